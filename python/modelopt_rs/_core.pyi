@@ -1,0 +1,81 @@
+"""The compiled kernels. Private: the public face is `modelopt_rs.reduce`, `modelopt_rs.quant` and the rest.
+
+Every function checks all of its arguments before it writes anything, releases the GIL while it computes,
+and gives the same bits for every `threads` and every instruction set. `x` is any array of float32, float64,
+float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: Final[str]
+
+Array: TypeAlias = NDArray[Any]
+Axis: TypeAlias = int | Sequence[int] | None
+Bf16: TypeAlias = Literal["bf16"] | None
+# bits, scheme, axis, group_size
+Spec: TypeAlias = tuple[int, str, int | None, int | None]
+# codes, scale, zero_point, offset
+Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
+
+class FormatError(ValueError): ...
+class LimitError(FormatError): ...
+class UnsupportedError(FormatError): ...
+class InternalError(RuntimeError): ...
+
+# Reductions: one value for `axis=None`, else an array.
+def minmax(x: Any, axis: Axis, keepdims: bool, nan: str, dtype: Bf16, threads: int | None) -> tuple[Any, Any]: ...
+def absmax(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def sum(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def mean(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def var(x: Any, axis: Axis, keepdims: bool, ddof: float, dtype: Bf16, threads: int | None) -> Any: ...
+def norm(x: Any, axis: Axis, keepdims: bool, ord: float, dtype: Bf16, threads: int | None) -> Any: ...
+def count_nonzero(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def count_nonfinite(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def histogram(
+    x: Any, bins: int, range: tuple[float, float] | None, dtype: Bf16, threads: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]: ...
+def quantile(x: Any, q: NDArray[np.float64], dtype: Bf16, threads: int | None) -> NDArray[np.float64]: ...
+def kth_magnitude(x: Any, k: int, dtype: Bf16, threads: int | None) -> Any: ...
+def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float, float, float, float, float]:
+    """(sum x², sum y², sum x·y, sum (x-y)², max |x-y|) of two arrays of one shape, summed in float64."""
+
+# Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
+# `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).
+def quantize(
+    x: Any, out: Parts, spec: Spec, nonfinite: str, offset_binary: bool, dtype: Bf16, threads: int | None
+) -> None: ...
+def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
+def fake_quantize(
+    x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...
+def unpack(packed: Array, bits: int, n: int, out: Array, threads: int | None) -> None: ...
+
+# Threads and instruction set.
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def swap_thread_override(n: int | None) -> int | None:
+    """Set this thread's own default (None: none) and return the one it replaces."""
+
+def isa() -> str:
+    """The instruction set in use: 'portable', 'avx2' or 'avx512'."""
+
+def set_isa(name: str) -> None:
+    """Choose the instruction set (tests); ValueError if the CPU lacks it."""
+
+def set_fault(on: bool) -> None:
+    """While on, every entry point panics (tests that a panic becomes InternalError)."""
+
+# Files.
+def parse_safetensors_header(
+    header: bytes, data_len: int, max_tensors: int
+) -> tuple[list[str], list[str], list[tuple[int, ...]], NDArray[np.int64], dict[str, str]]:
+    """(names, dtypes, shapes, begin offsets, metadata) in the order of the data; FormatError where it is malformed.
+
+    Messages are without the file's name: the caller puts it in front. Checks everything: duplicate names and
+    keys, depth, known dtypes, shape x item size = extent without overflow, exact cover of `data_len` bytes.
+    """

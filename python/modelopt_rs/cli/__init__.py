@@ -1,0 +1,37 @@
+"""The command line `modelopt-rs`. Only it needs the extra `cli` (click, rich)."""
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 ok, 1 input, output or run-time failure, 2 usage, 3 malformed input or a limit, 70 internal error,
+    130 interrupted, 143 terminated.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default those of the process.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli import main
+    >>> main(["--version"])  # doctest: +ELLIPSIS
+    modelopt-rs ...
+    0
+    """
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError:
+        print(
+            'modelopt-rs: the command line needs its extra: pip install "modelopt_rs[cli]"', file=sys.stderr
+        )
+        return 1
+    from modelopt_rs.cli.app import run
+
+    return run(sys.argv[1:] if argv is None else argv)

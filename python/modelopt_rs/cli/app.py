@@ -1,0 +1,117 @@
+"""The commands put together, and what becomes of an error: one line on stderr and an exit code."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from modelopt_rs import FormatError, InternalError, __version__
+from modelopt_rs.cli.compare import compare
+from modelopt_rs.cli.demo import demo
+from modelopt_rs.cli.dequantize import dequantize
+from modelopt_rs.cli.inspect import inspect
+from modelopt_rs.cli.quantize import quantize
+from modelopt_rs.cli.show import printable
+from modelopt_rs.pipeline import OptionError
+
+__all__ = ["app", "run"]
+
+OK, FAILURE, USAGE, MALFORMED, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 70, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM: leaves through every `with` and `finally` on its way out, as KeyboardInterrupt does."""
+
+
+# Without arguments: an error like any other wrong use, not click's page of help.
+@click.group(
+    no_args_is_help=False,
+    epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 70 internal error, "
+    "130 interrupted, 143 terminated.",
+)
+@click.version_option(__version__, message="modelopt-rs %(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def app() -> None:
+    """Make model files smaller: quantize, compare and inspect safetensors models in bounded memory."""
+
+
+for command in (inspect, quantize, dequantize, compare, demo):
+    app.add_command(command)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line `argv` and return the exit code."""
+    # Read here, not by click: it also holds for an error in the arguments before or after it.
+    debug = "--debug" in argv
+    # A name that the terminal's encoding lacks, or bytes in a path that are none, must not end the program.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with _sigterm():
+            with app.make_context("modelopt-rs", list(argv)) as context:
+                app.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except BrokenPipeError:
+        # Who read our output has gone. What is still buffered must not raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILURE
+    except BaseException as e:
+        if isinstance(e, SystemExit | GeneratorExit):
+            raise
+        code, message = explain(e)
+        if debug:
+            traceback.print_exc()
+        print(f"modelopt-rs: {printable(message)}", file=sys.stderr)
+        return code
+    return OK
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of an error, and what to say about it."""
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            return INTERRUPTED, "interrupted"
+        case Terminated():
+            return TERMINATED, "terminated"
+        case click.ClickException():
+            return USAGE, error.format_message()
+        case OptionError():
+            return USAGE, str(error)
+        case FormatError():
+            return MALFORMED, str(error)
+        case OSError() if error.strerror is not None:
+            where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
+            return FAILURE, f"{where}{error.strerror}"
+        case MemoryError():
+            return FAILURE, str(error) or "out of memory"
+        case OSError() | ValueError():
+            return FAILURE, str(error)
+        case InternalError():
+            return INTERNAL, str(error)
+    return INTERNAL, f"internal error, please report it: {type(error).__name__}: {error}"
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Make SIGTERM clean up like SIGINT. Only a main thread may say what a signal does."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,51 @@
+"""`modelopt-rs dequantize`."""
+
+import click
+
+from modelopt_rs.cli.options import common, model, output
+from modelopt_rs.cli.quantize import show_totals
+from modelopt_rs.cli.show import progress, write_report
+from modelopt_rs.pipeline import dequantize_file
+
+__all__ = ["dequantize"]
+
+
+@click.command()
+@model
+@output(required=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="What the quantized weights become.",
+)
+@common
+def dequantize(
+    model: str,
+    output: str,
+    dtype: str,
+    max_memory: int,
+    threads: int | None,
+    report_path: str | None,
+    no_verify: bool,
+    overwrite: bool,
+) -> None:
+    """Turn a quantized model back into plain floats that any safetensors reader loads.
+
+    \b
+    modelopt-rs dequantize small.safetensors -o plain.safetensors --dtype float16
+    """  # noqa: D301
+    with progress("dequantize") as callback:
+        report = dequantize_file(
+            model,
+            output,
+            dtype=dtype,
+            max_memory=max_memory,
+            threads=threads,
+            verify=not no_verify,
+            overwrite=overwrite,
+            progress=callback,
+        )
+    write_report(report_path, report.to_json())
+    show_totals(report)

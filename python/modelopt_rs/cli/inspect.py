@@ -1,0 +1,49 @@
+"""`modelopt-rs inspect`."""
+
+import click
+
+from modelopt_rs.cli.options import common, model
+from modelopt_rs.cli.show import line, number, progress, write_report
+from modelopt_rs.pipeline import inspect_file
+from modelopt_rs.pipeline.report import TensorStatistics
+
+__all__ = ["inspect"]
+
+# The name has a line of its own: names alone may be wider than 80 columns.
+FORM = "  {:6}{:14}{:>14}{:>10}{:>10}{:>10}{:>7}{:>7}"
+HEADER = FORM.format("dtype", "shape", "bytes", "min", "max", "absmax", "zeros", "nonfin")
+
+
+@click.command()
+@model
+@common
+def inspect(model: str, max_memory: int, threads: int | None, report_path: str | None) -> None:
+    """Show a model's tensors: shape, dtype, bytes, smallest and largest value, zeros, non-finite values.
+
+    FILE|DIR is a safetensors file, a Hugging Face model directory, or a sharded checkpoint. min, max and
+    absmax pass over NaN.
+
+    \b
+    modelopt-rs inspect model.safetensors --json tensors.json
+    """  # noqa: D301
+    with progress("inspect") as callback:
+        report = inspect_file(model, max_memory=max_memory, threads=threads, progress=callback)
+    write_report(report_path, report.to_json())
+    line("tensor")
+    line(HEADER)
+    for tensor in report.tensors:
+        line(tensor.name)
+        line(_figures(tensor))
+    line()
+    line(
+        f"{len(report.tensors):,} tensors, {report.elements:,} elements, {report.bytes:,} bytes, "
+        f"{report.nonfinite:,} non-finite"
+    )
+
+
+def _figures(t: TensorStatistics) -> str:
+    shape = "x".join(str(n) for n in t.shape) or "scalar"
+    zeros = "-" if t.sparsity is None else f"{100 * t.sparsity:.1f}%"
+    nonfinite = "-" if t.nonfinite is None else f"{t.nonfinite:,}"
+    values = (number(value, 3) for value in (t.min, t.max, t.absmax))
+    return FORM.format(t.dtype, shape, f"{t.bytes:,}", *values, zeros, nonfinite)

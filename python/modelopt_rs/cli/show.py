@@ -1,0 +1,109 @@
+"""What the commands print: text without surprises from a file, tables that fit 80 columns, and progress."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from modelopt_rs.files.atomic import AtomicFile
+from modelopt_rs.pipeline.tiles import Progress as Callback
+
+__all__ = ["decibels", "line", "number", "printable", "progress", "table", "write_report"]
+
+PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
+
+
+def printable(text: str) -> str:
+    """Return text of a file with what could steer a terminal written as an escape.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.show import printable
+    >>> print(printable("a\x1b[31mb"))
+    a\\x1b[31mb
+    """  # noqa: D301
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number in few characters; '-' for None."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def decibels(value: float | None) -> str:
+    """Return an SQNR; 'exact' where nothing differs, '-' where there is none."""
+    if value is None:
+        return "-"
+    return "exact" if value == math.inf else f"{value:.2f}"
+
+
+def line(text: str = "") -> None:
+    """Print one line on stdout as it is, however long."""
+    _console().print(Text(printable(text)), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    """Print a table; the columns `left` hold text and are folded to fit, the others hold numbers."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        if i in left:
+            grid.add_column(Text(column), overflow="fold", no_wrap=False)
+        else:
+            grid.add_column(Text(column), justify="right", no_wrap=True)
+    for row in rows:
+        # Text, not str: rich would read [brackets] in a name as markup.
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    _console().print(grid)
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+@contextmanager
+def progress(verb: str) -> Iterator[Callback]:
+    """Give a callback that shows how far the work is: a bar on a terminal, else a plain line now and then."""
+    if not sys.stderr.isatty():
+        yield _plain_progress(verb)
+        return
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress(verb: str) -> Callback:
+    shown = time.monotonic()
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PLAIN_SECONDS:
+            shown = time.monotonic()
+            line(f"{verb}: {100 * done // max(total, 1)} % of {total:,} bytes")
+
+    return show
+
+
+def write_report(path: str | None, text: str) -> None:
+    """Write a JSON report, whole or not at all, if one was asked for."""
+    if path is None:
+        return
+    data = text.encode()
+    with AtomicFile(path, nbytes=len(data)) as file:
+        file.write_at(data, 0)
+        file.commit()

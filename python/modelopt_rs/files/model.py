@@ -1,0 +1,115 @@
+"""What a model file is to the rest of the package: a source of named tensors in row tiles, and a sink.
+
+A new format is one `Source` and one `Sink`; a new operation is one transform in `modelopt_rs.pipeline`;
+neither knows the other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
+
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Sink", "Source", "TensorInfo", "Tile"]
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a model file: its name, its dtype as the format spells it, its shape and its bytes.
+
+    `dtype` is safetensors' spelling for every format ("F32", "F16", "BF16", "F64", "I8", "U8", "I64" ...).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the tensor has: the product of all axes but the last (1 for 0-d and 1-d)."""
+        rows = 1
+        for n in self.shape[:-1]:
+            rows *= n
+        return rows
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row (0 where the tensor is empty)."""
+        return self.nbytes // self.rows if self.rows else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Consecutive rows of one tensor: `array` is 2-D (rows, length of the last axis).
+
+    bfloat16 comes as uint16 (pass `dtype="bf16"` to the array functions); every other dtype as NumPy's own.
+    """
+
+    first_row: int
+    array: Array
+
+
+class Source(Protocol):
+    """A model file or directory that is open for reading."""
+
+    path: Path
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name, in the order of the file."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's own metadata."""
+
+    def read(self, name: str) -> Array:
+        """Return one tensor, whole, in its own shape."""
+
+    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class Sink(Protocol):
+    """A model file that is being written to a temporary; nothing shows at its path before `commit`.
+
+    It is made with the list of all its tensors (`Sequence[TensorInfo]`), so that the header goes first.
+    Leaving the `with` block without `commit` removes the temporary.
+    """
+
+    path: Path
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """The tensors that must be written before `commit`."""
+
+    def write(self, name: str, array: Array) -> None:
+        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order."""
+
+    def commit(self, *, verify: bool = True) -> None:
+        """Check that all is written, flush, and put the temporary in the place of `path` at once.
+
+        With `verify` it is read back first with the strict parser, and each tensor's digest compared.
+        """
+
+    def abort(self) -> None:
+        """Remove the temporary; `path` stays as it was."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...

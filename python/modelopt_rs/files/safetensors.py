@@ -1,0 +1,269 @@
+"""safetensors files: read a tensor in row tiles."""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._core import FormatError, LimitError
+from modelopt_rs.files.messages import quote
+from modelopt_rs.files.model import Array, TensorInfo, Tile
+
+__all__ = [
+    "BIT_TWINS",
+    "MAX_HEADER",
+    "MAX_TENSORS",
+    "SafetensorsSource",
+    "numpy_dtype",
+    "open_regular",
+    "read_into",
+]
+
+MAX_HEADER = 64 << 20
+MAX_TENSORS = 1_000_000
+
+# What NumPy has no dtype for comes as the unsigned integer of its size.
+_DTYPES = {
+    name: np.dtype(numpy_name)
+    for name, numpy_name in {
+        "BOOL": "?",
+        "U8": "<u1",
+        "I8": "<i1",
+        "F8_E4M3": "<u1",
+        "F8_E5M2": "<u1",
+        "F8_E8M0": "<u1",
+        "F8_E4M3FNUZ": "<u1",
+        "F8_E5M2FNUZ": "<u1",
+        "U16": "<u2",
+        "I16": "<i2",
+        "F16": "<f2",
+        "BF16": "<u2",
+        "U32": "<u4",
+        "I32": "<i4",
+        "F32": "<f4",
+        "U64": "<u8",
+        "I64": "<i8",
+        "F64": "<f8",
+        "C64": "<c8",
+    }.items()
+}
+
+
+# The dtypes of ml_dtypes that have the bits of one of the format.
+BIT_TWINS = {
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of the arrays of a safetensors dtype; ValueError if it is unknown."""
+    try:
+        return _DTYPES[dtype]
+    except KeyError:
+        raise ValueError(f"dtype {quote(dtype)} is not supported") from None
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a file for reading and return its descriptor; ValueError unless it is a regular file.
+
+    Never blocks, as opening a FIFO otherwise would. Symbolic links are followed: the caches of model hubs
+    are made of them.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{os.fspath(path)}: not a regular file")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
+    """Fill a C-contiguous array with the file's bytes from `offset` on."""
+    view = buffer.reshape(-1).view(np.uint8).data
+    while len(view):
+        try:
+            n = os.preadv(fd, [view], offset)
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        if n == 0:
+            raise FormatError(f"{path}: file shrank while reading")
+        view = view[n:]
+        offset += n
+
+
+class SafetensorsSource:
+    """One safetensors file, open for reading.
+
+    The header is checked whole before anything else; bytes are read by `pread`, never mapped, so that a file
+    which shrinks is an error and not a crash. A file that is replaced while it is open stays readable.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+    max_header : int
+        The largest header to accept, in bytes.
+    max_tensors : int
+        The most tensors to accept.
+    fd : int, optional
+        A descriptor of the file that is open already; `close` closes it.
+
+    Raises
+    ------
+    FormatError
+        If the file is malformed. `LimitError`: it is over a limit. `UnsupportedError`: it has a dtype
+        that isn't known.
+    ValueError
+        If it isn't a regular file.
+    OSError
+        If it can't be opened or read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_header: int = MAX_HEADER,
+        max_tensors: int = MAX_TENSORS,
+        fd: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._fd = open_regular(path) if fd is None else fd
+        self._free: list[Array] = []  # buffers of tiles that are not in use
+        try:
+            header, self._data_begin, data_len = self._read_header(max_header)
+            try:
+                parsed = _core.parse_safetensors_header(header, data_len, max_tensors)
+            except FormatError as e:
+                raise type(e)(f"{self.path}: {e}") from None
+        except BaseException:
+            self.close()
+            raise
+        names, dtypes, shapes, offsets, metadata = parsed
+        # The tensors cover the data without a hole: each ends where the next begins.
+        begins = offsets.tolist()
+        sizes = np.diff(offsets, append=data_len).tolist()
+        self._begins = dict(zip(names, begins, strict=True))
+        self._tensors = dict(zip(names, map(TensorInfo, names, dtypes, shapes, sizes), strict=True))
+        self._metadata = metadata
+
+    def _read_header(self, max_header: int) -> tuple[bytes, int, int]:
+        """Return the header, where the data begin, and how many bytes of data there are."""
+        size = os.fstat(self._fd).st_size
+        if size < 8:
+            raise FormatError(f"{self.path}: {size} bytes are less than the 8 of the header length")
+        length = np.empty(1, "<u8")
+        read_into(self._fd, length, 0, self.path)
+        n = int(length[0])
+        if n > size - 8:
+            raise FormatError(f"{self.path}: header length {n:,} exceeds file length {size:,}")
+        if n > max_header:
+            raise LimitError(f"{self.path}: header length {n:,} exceeds max_header={max_header:,}")
+        header = os.pread(self._fd, n, 8)
+        if len(header) != n:
+            raise FormatError(f"{self.path}: file shrank while reading")
+        return header, 8 + n, size - 8 - n
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name, in the order of the data."""
+        return MappingProxyType(self._tensors)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's `__metadata__`."""
+        return MappingProxyType(self._metadata)
+
+    def read(self, name: str) -> Array:
+        """Return one tensor, whole, as a new array of its own shape.
+
+        Parameters
+        ----------
+        name : str
+            One of `tensors`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such tensor.
+        FormatError
+            If the file became shorter since it was opened.
+        """
+        info = self._info(name)
+        array = np.empty(info.shape, numpy_dtype(info.dtype))
+        read_into(self._fd, array, self._data_begin + self._begins[name], self.path)
+        return array
+
+    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+        """Yield a tensor's rows in order, as many at a time as fit `max_bytes`, but at least one.
+
+        Parameters
+        ----------
+        name : str
+            One of `tensors`. One without elements yields nothing.
+        max_bytes : int
+            The largest array to yield.
+
+        Yields
+        ------
+        Tile
+            Its array is overwritten when the next is asked for, and may be after the last one.
+        """
+        info = self._info(name)
+        return self._tiles(info, self._data_begin + self._begins[name], max_bytes)
+
+    def _tiles(self, info: TensorInfo, offset: int, max_bytes: int) -> Iterator[Tile]:
+        if info.nbytes == 0:
+            return
+        row_nbytes = info.row_nbytes
+        step = max(1, min(info.rows, max_bytes // row_nbytes))
+        columns = info.shape[-1] if info.shape else 1
+        buffer = self._take(step * row_nbytes)
+        try:
+            for first in range(0, info.rows, step):
+                used = buffer[: min(step, info.rows - first) * row_nbytes]
+                read_into(self._fd, used, offset + first * row_nbytes, self.path)
+                yield Tile(first, used.view(numpy_dtype(info.dtype)).reshape(-1, columns))
+        finally:
+            self._free.append(buffer)
+
+    def _take(self, nbytes: int) -> Array:
+        """Return a buffer that no other iterator uses, at least `nbytes` long."""
+        if self._free and self._free[-1].nbytes >= nbytes:
+            return self._free.pop()
+        self._free.clear()  # too small: not kept beside a larger one
+        return np.empty(nbytes, np.uint8)
+
+    def _info(self, name: str) -> TensorInfo:
+        if self._fd < 0:
+            raise ValueError(f"{self.path}: the file is closed")
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise KeyError(f"{self.path}: no tensor {quote(name)}") from None
+
+    def close(self) -> None:
+        """Close the file. Nothing can be read after it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()

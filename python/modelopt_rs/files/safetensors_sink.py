@@ -1,0 +1,239 @@
+"""safetensors files: write tensors in row tiles, verify, put in place."""
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from math import prod
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from modelopt_rs._core import FormatError
+from modelopt_rs.files.atomic import AtomicFile
+from modelopt_rs.files.messages import listing, quote
+from modelopt_rs.files.model import Array, TensorInfo
+from modelopt_rs.files.safetensors import BIT_TWINS, SafetensorsSource, numpy_dtype
+
+__all__ = ["SafetensorsSink"]
+
+_UPSTREAM_MAX_HEADER = 100_000_000  # the format's own reader takes no longer one
+_MAX_NAME = 64 << 10
+_MAX_AXES = 32
+_VERIFY_TILE = 4 << 20
+
+
+class SafetensorsSink:
+    """A safetensors file that is being written to a temporary; nothing shows at `path` before `commit`.
+
+    The same tensors and bytes make the same file. Tensors stand in descending order of item size, and in the
+    order given within one item size: so each is aligned to its items, as readers that map the file need it.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The destination; it may be the file that is being read.
+    tensors : sequence of TensorInfo
+        All tensors of the file.
+    metadata : mapping of str to str
+        Goes into the header as `__metadata__`; left out if empty.
+    durable : bool
+        Whether `commit` waits until the file is on the disk.
+
+    Raises
+    ------
+    ValueError
+        If the tensors can't be a safetensors file.
+    OSError
+        ENOSPC if the file doesn't fit the free space, and whatever the file system says.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tensors: Sequence[TensorInfo],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        durable: bool = True,
+    ) -> None:
+        self._tensors = tuple(sorted(tensors, key=lambda info: -_check(info).itemsize))
+        self._by_name = {info.name: info for info in self._tensors}
+        if len(self._by_name) != len(self._tensors):
+            raise ValueError("SafetensorsSink: two tensors have one name")
+        self._metadata = dict(metadata or {})
+        header, self._begins = _header(self._tensors, self._metadata)
+        self._header_nbytes = len(header) - 8
+        self._written = dict.fromkeys(self._by_name, 0)
+        self._crc = dict.fromkeys(self._by_name, 0)
+        nbytes = len(header) + sum(info.nbytes for info in self._tensors)
+        self._file = AtomicFile(path, nbytes=nbytes, durable=durable)
+        self.path = self._file.path
+        try:
+            self._file.write_at(header, 0)
+        except BaseException:
+            self._file.abort()
+            raise
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """The tensors that must be written before `commit`, in the order of the file."""
+        return self._tensors
+
+    def write(self, name: str, array: Array) -> None:
+        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order.
+
+        Parameters
+        ----------
+        name : str
+            One of `tensors`.
+        array : ndarray
+            Whole rows: its last axis is the tensor's. bfloat16 as uint16 or `ml_dtypes.bfloat16`, float8 as
+            uint8 or the dtype of `ml_dtypes`.
+
+        Raises
+        ------
+        TypeError
+            If the dtype isn't the tensor's.
+        ValueError
+            If there is no such tensor, or the rows don't fit it.
+        OSError
+            If the bytes can't be written.
+        """
+        if name not in self._by_name:
+            raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
+        if self._file.fd < 0:
+            raise ValueError(f"{self.path}: the file is committed or aborted")
+        info = self._by_name[name]
+        data = _as_bytes(info, array)
+        done = self._written[name]
+        if done + data.nbytes > info.nbytes:
+            raise ValueError(
+                f"write: tensor {quote(name)} has {info.nbytes:,} bytes, got {data.nbytes:,} after {done:,}"
+            )
+        self._file.write_at(data, self._begins[name] + done)
+        self._crc[name] = zlib.crc32(data.data, self._crc[name])
+        self._written[name] = done + data.nbytes
+
+    def commit(self, *, verify: bool = True) -> None:
+        """Check that all is written, flush, read it back, and put the file in the place of `path` at once.
+
+        Parameters
+        ----------
+        verify : bool
+            Whether to read the temporary back with the strict parser and compare each tensor's checksum.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing.
+        OSError
+            EIO if what is read back isn't what was written, and whatever the file system says.
+        """
+        try:
+            missing = [
+                f"{quote(info.name)} has {self._written[info.name]:,} of {info.nbytes:,} bytes"
+                for info in self._tensors
+                if self._written[info.name] != info.nbytes
+            ]
+            if missing:
+                raise ValueError(f"{self.path}: not all is written: tensor {listing(missing)}")
+            self._file.sync()
+            if verify:
+                self._verify()
+            self._file.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _verify(self) -> None:
+        try:
+            with SafetensorsSource(
+                self.path,
+                max_header=self._header_nbytes,
+                max_tensors=len(self._tensors),
+                fd=os.dup(self._file.fd),
+            ) as source:
+                if source.tensors != self._by_name or source.metadata != self._metadata:
+                    raise FormatError("the header differs")
+                for name in self._by_name:
+                    crc = 0
+                    for tile in source.tiles(name, _VERIFY_TILE):
+                        crc = zlib.crc32(tile.array.data, crc)
+                    if crc != self._crc[name]:
+                        raise FormatError(f"tensor {quote(name)} differs")
+        except FormatError as e:
+            message = f"what was written reads back differently: {e}"
+            raise OSError(errno.EIO, message, str(self.path)) from e
+
+    def abort(self) -> None:
+        """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
+        self._file.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.abort()
+
+
+def _check(info: TensorInfo) -> np.dtype[Any]:
+    """Return the NumPy dtype of a tensor that can stand in a safetensors file."""
+    where = f"SafetensorsSink: tensor {quote(info.name)}"
+    try:
+        dtype = numpy_dtype(info.dtype)
+        length = len(info.name.encode())
+    except ValueError as e:  # UnicodeEncodeError is one
+        raise ValueError(f"{where}: {e}") from None
+    if info.name == "__metadata__" or length > _MAX_NAME:
+        raise ValueError(f"{where}: can't be a tensor's name")
+    if len(info.shape) > _MAX_AXES or any(n < 0 for n in info.shape):
+        raise ValueError(f"{where}: shape must have at most {_MAX_AXES} axes and none below 0")
+    expected = prod(info.shape) * dtype.itemsize
+    if info.nbytes != expected:
+        raise ValueError(f"{where}: {info.dtype} {info.shape} has {expected:,} bytes, not {info.nbytes:,}")
+    return dtype
+
+
+def _header(tensors: Sequence[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return the file's first bytes and where in the file each tensor begins."""
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"SafetensorsSink: metadata must be strings, got {key!r:.80}: {value!r:.80}")
+    begins = {}
+    end = 0
+    for info in tensors:
+        begins[info.name] = end
+        end += info.nbytes
+        entries[info.name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [begins[info.name], end],
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    # Spaces, so that the data begin at a multiple of 8.
+    text += b" " * (-len(text) % 8)
+    if len(text) > _UPSTREAM_MAX_HEADER:
+        raise ValueError(f"SafetensorsSink: header of {len(text):,} bytes, the format allows 100,000,000")
+    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + at for name, at in begins.items()}
+
+
+def _as_bytes(info: TensorInfo, array: Array) -> Array:
+    """Return whole rows of a tensor as their bytes, without a copy where they are contiguous."""
+    expected = numpy_dtype(info.dtype)
+    twin = BIT_TWINS.get(info.dtype)
+    if array.dtype != expected and array.dtype.name != twin:
+        wanted = f"{expected} or {twin}" if twin else str(expected)
+        raise TypeError(
+            f"write: tensor {quote(info.name)} is {info.dtype}, wants {wanted}, got {array.dtype}"
+        )
+    last = info.shape[-1] if info.shape else 1
+    if array.size and array.shape != info.shape and (array.ndim == 0 or array.shape[-1] != last):
+        raise ValueError(
+            f"write: tensor {quote(info.name)} has rows of {last:,}, got an array of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

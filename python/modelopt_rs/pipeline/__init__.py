@@ -1,0 +1,34 @@
+"""Operations on whole model files, in bounded memory: plan -> run -> verify -> report."""
+
+from modelopt_rs.pipeline.compare import compare_files
+from modelopt_rs.pipeline.dequantize import dequantize_file
+from modelopt_rs.pipeline.inspect import inspect_file
+from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.quantize import quantize_file
+from modelopt_rs.pipeline.report import (
+    CompareReport,
+    InspectReport,
+    Report,
+    TensorDifference,
+    TensorReport,
+    TensorStatistics,
+    Totals,
+)
+
+__all__ = [
+    "CompareReport",
+    "Decision",
+    "InspectReport",
+    "OptionError",
+    "QuantizeOptions",
+    "Report",
+    "TensorDifference",
+    "TensorReport",
+    "TensorStatistics",
+    "Totals",
+    "compare_files",
+    "dequantize_file",
+    "inspect_file",
+    "plan_quantize",
+    "quantize_file",
+]

@@ -1,0 +1,127 @@
+"""`compare_files`: how far the tensors of one model file are from those of another, quantized or not."""
+
+import os
+import time
+
+import numpy as np
+
+from modelopt_rs import _core, files
+from modelopt_rs.files import Dequantized, TensorInfo
+from modelopt_rs.files.model import Array
+from modelopt_rs.pipeline.inspect import FLOATS, INTEGERS
+from modelopt_rs.pipeline.report import CompareReport, ErrorFigures, TensorDifference, peak_memory
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, packed_memory, tile_bytes
+
+__all__ = ["compare_files"]
+
+
+def compare_files(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> CompareReport:
+    """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
+
+    Parameters
+    ----------
+    a, b : path
+        A safetensors file, a Hugging Face model directory, or a sharded checkpoint each; `a` is the
+        reference.
+    max_memory : int
+        The most bytes that the tiles of both may take.
+    threads : int, optional
+        Threads to compute with; never changes a result.
+    progress : callable, optional
+        Called with (bytes of `a` done, bytes in all, tensor name) as the work goes on.
+
+    Returns
+    -------
+    CompareReport
+        For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
+        and the cosine. Names that only one has, and shapes that differ, are listed.
+
+    Raises
+    ------
+    FormatError
+        If a file is malformed.
+    OSError
+        If the operating system refuses to read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> x = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     mo.files.save(f"{d}/a.safetensors", {"fc.weight": x})
+    ...     _ = mo.quantize_file(f"{d}/a.safetensors", f"{d}/b.safetensors", bits=8)
+    ...     report = mo.compare_files(f"{d}/a.safetensors", f"{d}/b.safetensors")
+    >>> report.sqnr_db > 40
+    True
+    """
+    start = time.perf_counter()
+    with files.open(a) as plain_a, files.open(b) as plain_b:
+        left, right = Dequantized(plain_a, threads=threads), Dequantized(plain_b, threads=threads)
+        both = [name for name in left.tensors if name in right.tensors]
+        shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
+        same = [name for name, (one, other) in shapes.items() if one == other]
+        known = [name for name in same if _readable(left.tensors[name]) and _readable(right.tensors[name])]
+        road = Road(max_memory, threads, progress, sum(left.tensors[name].nbytes for name in known))
+        figures = {name: _compare(left, right, name, road) for name in known}
+        only_in_a = tuple(name for name in left.tensors if name not in right.tensors)
+        only_in_b = tuple(name for name in right.tensors if name not in left.tensors)
+        tensors = tuple(
+            TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine)
+            for name, f in figures.items()
+        )
+    # Position ids and the like would drown the weights in the sums.
+    whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())
+    return CompareReport(
+        a=str(a),
+        b=str(b),
+        sqnr_db=whole.sqnr_db,
+        max_error=whole.max_error,
+        cosine=whole.cosine,
+        worst_tensor=min(figures, key=lambda name: figures[name].sqnr_db, default=None),
+        only_in_a=only_in_a,
+        only_in_b=only_in_b,
+        shape_mismatches=tuple((name, *shapes[name]) for name in both if name not in same),
+        not_compared=tuple(name for name in same if name not in figures),
+        seconds=time.perf_counter() - start,
+        peak_memory=peak_memory(),
+        tensors=tensors,
+    )
+
+
+def _readable(info: TensorInfo) -> bool:
+    return info.dtype in FLOATS or info.dtype in INTEGERS
+
+
+def _compare(left: Dequantized, right: Dequantized, name: str, road: Road) -> ErrorFigures:
+    a, b = left.tensors[name], right.tensors[name]
+    if a.nbytes == 0:
+        return ErrorFigures()
+    # Tiles of both with the same rows, and what `_float` makes of them.
+    columns = a.shape[-1] if a.shape else 1
+    (extra_a, kept_a), (extra_b, kept_b) = packed_memory(left, name), packed_memory(right, name)
+    extra = extra_a + extra_b + b.row_nbytes + 16 * columns
+    rows = tile_bytes(a, extra, road.max_memory - kept_a - kept_b) // a.row_nbytes
+    figures = ErrorFigures()
+    tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)
+    for one, other in tiles:
+        x, y = _float(one.array, a.dtype), _float(other.array, b.dtype)
+        figures += ErrorFigures(*_core.error_stats(x, y, None, road.threads))
+        road.advance(one.array.nbytes, name)
+    return figures
+
+
+def _float(array: Array, dtype: str) -> Array:
+    """Return a tile in a dtype that NumPy and the core both have."""
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of the float32 of the same value.
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array if dtype in FLOATS else array.astype(np.float64)

@@ -1,0 +1,238 @@
+"""`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs import _core, files
+from modelopt_rs.files import Sink, Source, TensorInfo
+from modelopt_rs.files.messages import quote
+from modelopt_rs.files.model import Array
+from modelopt_rs.files.pack_quantized import words
+from modelopt_rs.pipeline.plan import Decision, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.report import ErrorFigures, Report, TensorReport, total
+from modelopt_rs.pipeline.rows import RowQuantizer, bytes_per_row
+from modelopt_rs.pipeline.sinks import config_of, open_sink
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, copy_tensor, tile_bytes
+
+__all__ = ["quantize_file"]
+
+
+def quantize_file(
+    source_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    bits: int = 8,
+    scheme: str = "symmetric",
+    group_size: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    nonfinite: str = "raise",
+    durable: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize the linear layers of a model file to 8, 4 or 2 bits.
+
+    The output has the pack-quantized layout of compressed-tensors, which transformers and vLLM load. Nothing
+    shows at `out_path` before all of it is written and read back; whatever goes wrong, what was there stays.
+
+    Parameters
+    ----------
+    source_path : path
+        A safetensors file, a Hugging Face model directory, or a sharded checkpoint.
+    out_path : path
+        Where to write: a file for a file, a directory for a directory.
+    bits : {8, 4, 2}
+        Bits of a code.
+    scheme : {"symmetric", "asymmetric"}
+        Whether the range is around zero, or has a zero point of its own.
+    group_size : int, optional
+        Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
+        By default 0 at 8 bits, 32 at 4 and 2 bits.
+    include, exclude : sequence of str
+        Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
+    max_memory : int
+        The most bytes that tiles and their results may take at a time.
+    threads : int, optional
+        Threads to compute with; never changes a byte of the output.
+    dry_run : bool
+        Decide and report, write nothing.
+    verify : bool
+        Read the output back before it takes its place, and compare.
+    overwrite : bool
+        Replace what is at `out_path`.
+    nonfinite : {"raise", "saturate"}
+        What to do with weights that are NaN or infinite.
+    durable : bool
+        Wait until the output is on the disk.
+    progress : callable, optional
+        Called with (bytes done, bytes in all, tensor name) as the work goes on.
+
+    Returns
+    -------
+    Report
+        What was decided for every tensor and why, sizes, and how far the quantized weights are off.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong, or (`OptionError` apart) a weight to be quantized is not finite.
+    FormatError
+        If the source is malformed.
+    OSError
+        If the operating system refuses to read or write.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     mo.files.save(f"{d}/model.safetensors", {"fc.weight": w})
+    ...     report = mo.quantize_file(f"{d}/model.safetensors", f"{d}/small.safetensors", bits=4)
+    >>> report.totals.changed
+    1
+    >>> report.totals.ratio > 6
+    True
+    """
+    start = time.perf_counter()
+    options = QuantizeOptions(
+        bits=bits, scheme=scheme, group_size=group_size, include=include, exclude=exclude, nonfinite=nonfinite
+    )
+    figures: dict[str, ErrorFigures] = {}
+    with files.open(source_path) as source:
+        tensors = source.tensors
+        plan = plan_quantize(tensors, config_of(source), options)
+        outputs = {name: _outputs(tensors[name], decision, options) for name, decision in plan.items()}
+        if not dry_run:
+            road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
+            sink = open_sink(
+                source,
+                out_path,
+                outputs,
+                specs={name: options.spec for name in plan if plan[name].action == "quantize"},
+                quantization_config=_quantization_config(tensors, plan, options),
+                overwrite=overwrite,
+                durable=durable,
+            )
+            with sink:
+                figures = _run(source, sink, plan, options, road)
+                sink.commit(verify=verify)
+        rows = [_tensor_report(tensors[name], plan[name], outputs[name], figures.get(name)) for name in plan]
+    return Report(
+        command="quantize",
+        source=str(source_path),
+        output=str(out_path),
+        dry_run=dry_run,
+        options=options.as_dict(),
+        totals=total(rows, figures, time.perf_counter() - start),
+        tensors=tuple(rows),
+    )
+
+
+def _run(
+    source: Source, sink: Sink, plan: Mapping[str, Decision], options: QuantizeOptions, road: Road
+) -> dict[str, ErrorFigures]:
+    figures = {}
+    for name, decision in plan.items():
+        if decision.action == "quantize":
+            figures[name] = _quantize_tensor(source, sink, name, options, road)
+        else:
+            copy_tensor(source, sink, name, road)
+    return figures
+
+
+def _outputs(info: TensorInfo, decision: Decision, options: QuantizeOptions) -> list[TensorInfo]:
+    """List the tensors that one tensor of the source becomes."""
+    if decision.action == "copy":
+        return [info]
+    return files.packed_tensors(info.name, info.shape, options.spec)
+
+
+def _quantize_tensor(
+    source: Source, sink: Sink, name: str, options: QuantizeOptions, road: Road
+) -> ErrorFigures:
+    info = source.tensors[name]
+    # Zero points are packed along the first axis, so that they are kept until the last row is done.
+    zero_points: list[Array] = []
+    kept = 0 if options.spec.symmetric else 3 * info.rows * options.spec.groups(info.shape[1])
+    size = tile_bytes(info, bytes_per_row(info, options), road.max_memory - kept)
+    quantizer = RowQuantizer(info, options, size // info.row_nbytes, road.threads)
+    figures = ErrorFigures()
+    for tile in source.tiles(name, size):
+        try:
+            packed, scale, zero_point = quantizer(tile.array)
+        except ValueError as error:
+            raise ValueError(
+                f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}: {error}"
+            ) from error
+        figures += quantizer.figures(tile.array)
+        sink.write(f"{name}_packed", packed)
+        sink.write(f"{name}_scale", scale)
+        if zero_point is not None:
+            zero_points.append(zero_point.copy())
+        road.advance(tile.array.nbytes, name)
+    sink.write(f"{name}_shape", np.array(info.shape, np.int64))
+    if zero_points:
+        sink.write(
+            f"{name}_zero_point", pack_zero_points(np.concatenate(zero_points), options.bits, road.threads)
+        )
+    return figures
+
+
+def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Array:
+    """Pack unsigned zero points [out, groups] along the first axis, as the layout wants them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.pipeline.quantize import pack_zero_points
+    >>> pack_zero_points(np.full((4, 1), 1, np.uint8), 8, None)
+    array([[16843009]], dtype=int32)
+    """
+    columns = np.ascontiguousarray(zero_points.T)
+    stream = np.zeros((len(columns), words(len(zero_points), bits)), np.int32)
+    packed = np.empty((len(columns), -(-len(zero_points) * bits // 8)), np.uint8)
+    _core.pack(columns, bits, packed, threads)
+    np.copyto(stream.view(np.uint8)[:, : packed.shape[1]], packed)
+    return np.ascontiguousarray(stream.T)
+
+
+def _quantization_config(
+    tensors: Mapping[str, TensorInfo], plan: Mapping[str, Decision], options: QuantizeOptions
+) -> dict[str, Any]:
+    """Describe the output to its loaders, which look for the codes of every layer that is not ignored."""
+    left = [
+        name.removesuffix(".weight")
+        for name, decision in plan.items()
+        if decision.action == "copy" and name.endswith(".weight") and len(tensors[name].shape) == 2
+    ]
+    # A head that is tied to the embedding is a layer of the model, but not in the file.
+    if not any("lm_head" in name.split(".") for name in tensors):
+        left.append("lm_head")
+    return files.quantization_config({options.spec: ["Linear"]}, ignore=left)
+
+
+def _tensor_report(
+    info: TensorInfo, decision: Decision, outputs: Sequence[TensorInfo], figures: ErrorFigures | None
+) -> TensorReport:
+    return TensorReport(
+        name=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        decision=decision.action,
+        reason=decision.reason,
+        bytes_before=info.nbytes,
+        bytes_after=sum(output.nbytes for output in outputs),
+        sqnr_db=None if figures is None else figures.sqnr_db,
+        max_error=None if figures is None else figures.max_error,
+    )

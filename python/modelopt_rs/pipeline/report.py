@@ -1,0 +1,244 @@
+"""What an operation on a model file reports: plain dataclasses, and their JSON.
+
+The JSON of a report is its fields by name, in order, with `"schema": 1` first. A later version may add
+fields; it raises the number if it renames, retypes or drops one. Bytes are integers, times are seconds. A
+number that does not exist (the SQNR of a tensor that was not quantized) or that JSON can't hold (an infinite
+SQNR: not one value changed) is null.
+"""
+
+import json
+import math
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "CompareReport",
+    "ErrorFigures",
+    "InspectReport",
+    "Report",
+    "TensorDifference",
+    "TensorReport",
+    "TensorStatistics",
+    "Totals",
+    "peak_memory",
+]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFigures:
+    """How far y is from its reference x: sums over elements, which add up over tiles and tensors."""
+
+    xx: float = 0.0
+    yy: float = 0.0
+    xy: float = 0.0
+    dd: float = 0.0
+    max_error: float = 0.0
+
+    def __add__(self, other: "ErrorFigures") -> "ErrorFigures":
+        # max() would drop a NaN that stands on its right.
+        worst = math.nan if math.isnan(other.max_error) else max(self.max_error, other.max_error)
+        return ErrorFigures(
+            self.xx + other.xx, self.yy + other.yy, self.xy + other.xy, self.dd + other.dd, worst
+        )
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise, 10 log10(sum x² / sum (x-y)²): infinite where nothing changed."""
+        if self.dd == 0.0:
+            return math.inf
+        ratio = self.xx / self.dd
+        return 10.0 * math.log10(ratio) if ratio > 0.0 else (-math.inf if ratio == 0.0 else math.nan)
+
+    @property
+    def cosine(self) -> float:
+        """The cosine of the angle between x and y; 1 where both are zero."""
+        if self.dd == 0.0:
+            return 1.0
+        length = math.sqrt(self.xx) * math.sqrt(self.yy)
+        return self.xy / length if length > 0.0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """What was decided for one tensor, why, and what came of it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    decision: str
+    reason: str
+    bytes_before: int
+    bytes_after: int
+    sqnr_db: float | None = None
+    max_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of a report. `worst_tensor` is the quantized tensor of the lowest SQNR."""
+
+    changed: int
+    left: int
+    bytes_before: int
+    bytes_after: int
+    ratio: float
+    sqnr_db: float | None
+    max_error: float | None
+    worst_tensor: str | None
+    worst_sqnr_db: float | None
+    seconds: float
+    gb_per_s: float
+    peak_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The report of `quantize_file` and `dequantize_file`; `options` are those that change bytes."""
+
+    command: str
+    source: str
+    output: str
+    dry_run: bool
+    options: dict[str, Any]
+    totals: Totals
+    tensors: tuple[TensorReport, ...]
+
+    def to_json(self) -> str:
+        """Return the report as a JSON text."""
+        return to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """One tensor of a file.
+
+    `min`, `max` and `absmax` are over the values that are numbers, infinities included. They are None where
+    the tensor has no such value or its dtype is not read. `sparsity` is the share of elements that are zero.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    min: float | None
+    max: float | None
+    absmax: float | None
+    sparsity: float | None
+    nonfinite: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectReport:
+    """The report of `inspect_file`."""
+
+    source: str
+    bytes: int
+    elements: int
+    nonfinite: int
+    seconds: float
+    peak_memory: int
+    tensors: tuple[TensorStatistics, ...]
+
+    def to_json(self) -> str:
+        """Return the report as a JSON text."""
+        return to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """How far tensor `name` of the second file is from that of the first."""
+
+    name: str
+    shape: tuple[int, ...]
+    sqnr_db: float
+    max_error: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompareReport:
+    """The report of `compare_files`. `shape_mismatches` has (name, shape in a, shape in b)."""
+
+    a: str
+    b: str
+    sqnr_db: float
+    max_error: float
+    cosine: float
+    worst_tensor: str | None
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+    shape_mismatches: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    not_compared: tuple[str, ...]
+    seconds: float
+    peak_memory: int
+    tensors: tuple[TensorDifference, ...]
+
+    def to_json(self) -> str:
+        """Return the report as a JSON text."""
+        return to_json(self)
+
+
+def total(tensors: Iterable[TensorReport], figures: dict[str, ErrorFigures], seconds: float) -> Totals:
+    """Add up a report. `figures` has the error figures of the tensors that were changed."""
+    tensors = tuple(tensors)
+    before = sum(t.bytes_before for t in tensors)
+    after = sum(t.bytes_after for t in tensors)
+    changed = sum(t.decision != "copy" for t in tensors)
+    worst = min(figures, key=lambda name: figures[name].sqnr_db, default=None)
+    whole = sum(figures.values(), ErrorFigures())
+    return Totals(
+        changed=changed,
+        left=len(tensors) - changed,
+        bytes_before=before,
+        bytes_after=after,
+        ratio=before / after if after else 1.0,
+        sqnr_db=whole.sqnr_db if figures else None,
+        max_error=whole.max_error if figures else None,
+        worst_tensor=worst,
+        worst_sqnr_db=figures[worst].sqnr_db if worst is not None else None,
+        seconds=seconds,
+        gb_per_s=before / seconds / 1e9 if seconds > 0.0 else 0.0,
+        peak_memory=peak_memory(),
+    )
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had resident so far.
+
+    Examples
+    --------
+    >>> from modelopt_rs.pipeline.report import peak_memory
+    >>> peak_memory() > 1_000_000
+    True
+    """
+    # Not ru_maxrss where there is a choice: Linux hands it down through fork and exec, so that a small child
+    # of a large process reports the size of its parent.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def to_json(report: Any) -> str:
+    """Return any report of this module as a JSON text that ends with a newline."""
+    return json.dumps({"schema": SCHEMA, **_plain(report)}, indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,92 @@
+"""How large a tile may be, how far a run has come, and the transform that changes nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from modelopt_rs.files import Dequantized, Sink, Source, TensorInfo
+from modelopt_rs.files.messages import quote
+from modelopt_rs.files.pack_quantized import words
+from modelopt_rs.pipeline.plan import OptionError
+
+__all__ = ["DEFAULT_MEMORY", "TILE_BYTES", "Progress", "Road", "copy_tensor", "packed_memory", "tile_bytes"]
+
+# Bytes done, bytes in all, the tensor at hand.
+Progress: TypeAlias = Callable[[int, int, str], None]
+
+DEFAULT_MEMORY = 256 * 2**20
+# A tile of input is at most this large even where the budget allows more: the tile, its codes and its
+# dequantized copy then stay in the caches between the passes over them.
+TILE_BYTES = 4 * 2**20
+
+
+@dataclass(slots=True)
+class Road:
+    """What every step of one run shares: its limits, and how far it has come."""
+
+    max_memory: int
+    threads: int | None
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def advance(self, nbytes: int, name: str) -> None:
+        """Tell the caller that `nbytes` more of the input are done."""
+        self.done += nbytes
+        if self.progress is not None:
+            self.progress(self.done, self.total, name)
+
+
+def tile_bytes(info: TensorInfo, extra_per_row: int, max_memory: int) -> int:
+    """Return how many bytes of a tensor to read at a time.
+
+    Parameters
+    ----------
+    info : TensorInfo
+    extra_per_row : int
+        Bytes that a transform holds for each row besides the input.
+    max_memory : int
+        The most bytes that input and extra may take together.
+
+    Raises
+    ------
+    OptionError
+        If a single row does not fit.
+
+    Examples
+    --------
+    >>> from modelopt_rs.files.model import TensorInfo
+    >>> from modelopt_rs.pipeline.tiles import tile_bytes
+    >>> tile_bytes(TensorInfo("fc.weight", "F32", (4, 8), 128), 32, max_memory=130)
+    64
+    """
+    row = info.row_nbytes
+    need = row + extra_per_row
+    if need > max_memory:
+        raise OptionError(
+            f"tensor {quote(info.name)}: one row needs {need:,} bytes, max_memory leaves {max_memory:,}"
+        )
+    rows = min(max_memory // max(need, 1), TILE_BYTES // max(row, 1))
+    return max(rows, 1) * row
+
+
+def packed_memory(source: Source, name: str) -> tuple[int, int]:
+    """Return the bytes that reading a packed weight holds for each row, and for all; else (0, 0)."""
+    if not isinstance(source, Dequantized) or name not in source.specs:
+        return 0, 0
+    spec = source.specs[name]
+    rows, columns = source.tensors[name].shape
+    groups = spec.groups(columns)
+    # Codes with and without padding; scales stored and as float32; zero points packed and unpacked.
+    return 8 * words(columns, spec.bits) + 13 * groups, 0 if spec.symmetric else 3 * rows * groups
+
+
+def copy_tensor(source: Source, sink: Sink, name: str, road: Road) -> None:
+    """Copy one tensor as the source shows it."""
+    info = source.tensors[name]
+    if info.nbytes == 0:
+        return
+    extra, kept = packed_memory(source, name)
+    for tile in source.tiles(name, tile_bytes(info, extra, road.max_memory - kept)):
+        sink.write(name, tile.array)
+        road.advance(tile.array.nbytes, name)

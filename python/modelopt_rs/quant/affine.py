@@ -1,0 +1,333 @@
+"""Affine quantization of arrays: `quantize`, `dequantize`, `fake_quantize` and the `QuantizedArray` between them."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from modelopt_rs import _core
+
+__all__ = ["QuantizedArray", "dequantize", "fake_quantize", "quantize"]
+
+Array: TypeAlias = NDArray[Any]
+Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
+Nonfinite: TypeAlias = Literal["raise", "saturate"]
+Bf16: TypeAlias = Literal["bf16"] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedArray:
+    """An array as small integer codes with the scales that turn them back into numbers.
+
+    ``x ≈ (code - zero_point) * scale + offset``, computed in the dtype of `scale`.
+
+    Attributes
+    ----------
+    codes : ndarray
+        8 bits: int8 (symmetric) or uint8, in the shape of the array. 4 and 2 bits: uint8, the last axis packed:
+        element 0 in the low bits, each row begins on a byte, padding bits are zero, negative codes in two's
+        complement.
+    scale : ndarray of float32 (float64 for a float64 array)
+        Shape () for one scale, (C,) for an axis, ``shape[:-1] + (ceil(shape[-1] / group_size),)`` for groups.
+    zero_point : ndarray of uint8 or None
+        In the shape of `scale`; scheme "asymmetric" only.
+    offset : ndarray or None
+        As `scale`; scheme "minmax" only.
+    bits : {8, 4, 2}
+        Bits of a code.
+    scheme : {"symmetric", "asymmetric", "minmax"}
+        How the codes were made; see `quantize`.
+    shape : tuple of int
+        The shape of the array.
+    axis, group_size : int or None
+        Which elements share a scale; both None: all of them.
+    """
+
+    codes: Array
+    scale: Array
+    zero_point: Array | None
+    offset: Array | None
+    bits: int
+    scheme: Scheme
+    shape: tuple[int, ...]
+    axis: int | None
+    group_size: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales, zero points and offsets together."""
+        parts = (self.codes, self.scale, self.zero_point, self.offset)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def dequantize(
+        self, dtype: DTypeLike | Literal["bf16"] = np.float32, out: Array | None = None, *, threads: int | None = None
+    ) -> Array:
+        """Return the numbers that the codes stand for; see `modelopt_rs.dequantize`."""
+        return dequantize(self, dtype=dtype, out=out, threads=threads)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("QuantizedArray: copy must not be False, got False; the numbers are made from codes")
+        return self.dequantize(np.float32 if dtype is None else dtype)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("QuantizedArray: a 0-d array has no length")
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice) -> "QuantizedArray":
+        """Take rows: an index or a slice of the first axis, without unpacking (a view)."""
+        if not isinstance(rows, (int, np.integer, slice)):
+            raise TypeError(f"QuantizedArray: index must be an integer or a slice, got {type(rows).__name__}")
+        if len(self.shape) < 2:
+            raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
+        if not isinstance(rows, slice):
+            i = range(self.shape[0])[rows]
+            taken = self[i : i + 1]
+            return taken._without_first_axis()
+        shape = (len(range(*rows.indices(self.shape[0]))), *self.shape[1:])
+        return replace(self, codes=self.codes[rows], shape=shape, **self._parts_of(rows))
+
+    def _parts_of(self, rows: slice) -> dict[str, Array | None]:
+        parts = {"scale": self.scale, "zero_point": self.zero_point, "offset": self.offset}
+        if self.group_size is None and self.axis not in (0, -len(self.shape)):
+            return {**parts}
+        return {name: None if part is None else part[rows] for name, part in parts.items()}
+
+    def _without_first_axis(self) -> "QuantizedArray":
+        """One row of one: an axis that was the first becomes one scale for all."""
+        axis = None if self.axis is None else self.axis % len(self.shape)
+        parts: dict[str, Array | None] = {}
+        for name, part in (("scale", self.scale), ("zero_point", self.zero_point), ("offset", self.offset)):
+            grouped = part is not None and (self.group_size is not None or axis == 0)
+            parts[name] = part[0, ...] if part is not None and grouped else part
+        axis = None if axis in (None, 0) else axis - 1
+        return replace(self, codes=self.codes[0], shape=self.shape[1:], axis=axis, **parts)
+
+    def __repr__(self) -> str:
+        cut = "whole array"
+        if self.axis is not None:
+            cut = f"axis={self.axis}"
+        elif self.group_size is not None:
+            cut = f"group_size={self.group_size}"
+        return f"QuantizedArray(shape={self.shape}, bits={self.bits}, scheme={self.scheme!r}, {cut})"
+
+
+def quantize(
+    x: Array,
+    *,
+    bits: int = 8,
+    scheme: Scheme = "symmetric",
+    axis: int | None = None,
+    group_size: int | None = None,
+    nonfinite: Nonfinite = "raise",
+    out: QuantizedArray | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> QuantizedArray:
+    """Quantize an array to 8, 4 or 2 bits.
+
+    ``code = clamp(round((x - offset) / scale) + zero_point)``, rounding half to even, clamped before the cast.
+
+    - "symmetric": ``scale = absmax / (2**(bits-1) - 1)``, codes in ``±(2**(bits-1) - 1)``.
+    - "asymmetric": the range is widened to include 0; ``scale = (max - min) / (2**bits - 1)``,
+      ``zero_point = round(-min / scale)``, codes from 0 to ``2**bits - 1`` (ONNX, torch).
+    - "minmax": the same codes over exactly ``[min, max]``, ``offset = min``: the textbook formula, made safe (an
+      int8 cast of codes up to 255 would wrap).
+
+    The range and the scale are computed in float64, the codes in the dtype of the scale. An all-zero (for minmax:
+    constant) part has scale 1. A scale is never below the smallest normal number.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16 or bfloat16
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    bits : {8, 4, 2}
+        Bits of a code; 4 and 2 are packed.
+    scheme : {"symmetric", "asymmetric", "minmax"}
+        As above.
+    axis : int, optional
+        The axis that keeps a scale for each of its indices (as in ONNX and torch).
+    group_size : int, optional
+        A scale for each `group_size` consecutive elements of the last axis; a short last group is a group.
+    nonfinite : {"raise", "saturate"}
+        What to do with NaN and infinities: refuse them, or map NaN to the code of zero and infinities to the limits,
+        with ranges over the finite numbers.
+    out : QuantizedArray, optional
+        Rewritten and returned; made by a call with the same shape, dtype and options. Costs one more read of `x`
+        where `nonfinite` is "raise", because nothing may be written before all is checked.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    QuantizedArray
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of floats.
+    ValueError
+        If an option is out of its range, `x` is not finite, or `out` does not fit.
+
+    References
+    ----------
+    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", equation 1 (arXiv 1712.05877).
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> x = np.array([[-1.0, 0.5, 0.25, 1.0]], dtype=np.float32)
+    >>> mo.quantize(x).codes
+    array([[-127,   64,   32,  127]], dtype=int8)
+    >>> q = mo.quantize(x, bits=4, group_size=2)
+    >>> q.codes.shape, q.scale.shape
+    ((1, 2), (1, 2))
+    >>> float(np.abs(np.asarray(q) - x).max()) <= float(q.scale.max()) / 2
+    True
+    """
+    if out is None:
+        out = _empty(x, bits, scheme, axis, group_size)
+    else:
+        _check_out(out, bits, scheme, axis, group_size)
+        if nonfinite == "raise":
+            nonfinite = "raise-first"  # type: ignore[assignment]  # the core's own name
+    parts = (out.codes, out.scale, out.zero_point, out.offset)
+    _core.quantize(x, parts, (bits, scheme, axis, group_size), nonfinite, False, dtype, threads)
+    return out
+
+
+def _empty(x: Array, bits: int, scheme: Scheme, axis: int | None, group_size: int | None) -> QuantizedArray:
+    """Allocate for `x`; what is wrong with the options is left for the core to say."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
+    shape = x.shape
+    if isinstance(bits, bool) or bits not in (8, 4, 2):
+        raise ValueError(f"quantize: bits must be 8, 4 or 2, got {bits!r}")
+    codes_shape = shape if bits == 8 else (*shape[:-1], -(-(shape[-1] if shape else 1) * bits // 8))
+    parts: tuple[int, ...] = ()
+    if axis is not None and shape and -len(shape) <= axis < len(shape):
+        parts = (shape[axis],)
+    elif group_size is not None and shape and group_size > 0:
+        parts = (*shape[:-1], -(-shape[-1] // group_size))
+    wide = np.float64 if x.dtype == np.float64 else np.float32
+    return QuantizedArray(
+        codes=np.empty(codes_shape, np.int8 if bits == 8 and scheme == "symmetric" else np.uint8),
+        scale=np.empty(parts, wide),
+        zero_point=np.empty(parts, np.uint8) if scheme == "asymmetric" else None,
+        offset=np.empty(parts, wide) if scheme == "minmax" else None,
+        bits=bits,
+        scheme=scheme,
+        shape=shape,
+        axis=axis,
+        group_size=group_size,
+    )
+
+
+def _check_out(out: QuantizedArray, bits: int, scheme: str, axis: int | None, group_size: int | None) -> None:
+    if not isinstance(out, QuantizedArray):
+        raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
+    got = (out.bits, out.scheme, out.axis, out.group_size)
+    if got != (bits, scheme, axis, group_size):
+        names = ("bits", "scheme", "axis", "group_size")
+        want = ", ".join(f"{k}={v!r}" for k, v in zip(names, (bits, scheme, axis, group_size), strict=True))
+        have = ", ".join(f"{k}={v!r}" for k, v in zip(names, got, strict=True))
+        raise ValueError(f"quantize: out must have {want}, got {have}")
+
+
+def dequantize(
+    q: QuantizedArray,
+    *,
+    dtype: DTypeLike | Literal["bf16"] = np.float32,
+    out: Array | None = None,
+    threads: int | None = None,
+) -> Array:
+    """Return the numbers that the codes stand for.
+
+    ``x = (code - zero_point) * scale + offset``, in the dtype of the scale, then rounded once to `dtype`.
+
+    Parameters
+    ----------
+    q : QuantizedArray
+        Not written.
+    dtype : dtype
+        float32, float64, float16, bfloat16 (`ml_dtypes`), or "bf16" for bfloat16 bits as uint16. Not used with `out`,
+        but for "bf16".
+    out : ndarray, optional
+        C-contiguous, of q's shape: written and returned.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is not one of these.
+    ValueError
+        If `out` has another shape, is read-only or not contiguous, or overlaps `q`.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> q = mo.quantize(np.linspace(-1, 1, 5, dtype=np.float32), bits=4)
+    >>> mo.dequantize(q).round(2)
+    array([-1.  , -0.57,  0.  ,  0.57,  1.  ], dtype=float32)
+    """
+    if not isinstance(q, QuantizedArray):
+        raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")
+    bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
+    if out is None:
+        out = np.empty(q.shape, np.uint16 if bf16 else dtype)
+    parts = (q.codes, q.scale, q.zero_point, q.offset)
+    if isinstance(out, np.ndarray) and out.shape != q.shape:
+        raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")
+    _core.dequantize(parts, (q.bits, q.scheme, q.axis, q.group_size), out, False, bf16, threads)
+    return out
+
+
+def fake_quantize(
+    x: Array,
+    *,
+    bits: int = 8,
+    scheme: Scheme = "symmetric",
+    axis: int | None = None,
+    group_size: int | None = None,
+    nonfinite: Nonfinite = "raise",
+    out: Array | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Array:
+    """Quantize and dequantize at once: `x` as it would come back, in its own dtype.
+
+    The same bits as ``quantize(x, ...).dequantize(x.dtype)``, without the codes. See `quantize` for the parameters.
+
+    Parameters
+    ----------
+    x, bits, scheme, axis, group_size, nonfinite, dtype, threads
+        As for `quantize`.
+    out : ndarray, optional
+        C-contiguous, of x's shape and dtype, apart from `x`: written and returned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `quantize`.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.fake_quantize(np.array([0.0, 0.3, 1.0], dtype=np.float32), bits=2)
+    array([0., 0., 1.], dtype=float32)
+    """
+    given: Literal["raise", "saturate", "raise-first"] = nonfinite
+    if out is None:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"fake_quantize: x must be a NumPy array, got {type(x).__name__}")
+        out = np.empty(x.shape, x.dtype)
+    elif nonfinite == "raise":
+        given = "raise-first"
+    _core.fake_quantize(x, out, (bits, scheme, axis, group_size), given, dtype, threads)
+    return out

@@ -1,0 +1,98 @@
+"""Packing of 4- and 2-bit codes into bytes."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs import _core
+
+__all__ = ["pack", "unpack"]
+
+Array: TypeAlias = NDArray[Any]
+
+
+def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | None = None) -> Array:
+    """Pack codes, one a byte, along the last axis.
+
+    Element 0 goes to the low bits; each row begins on a byte; padding bits are zero; negative codes become two's
+    complement (the INT4 and INT2 layout of ONNX).
+
+    Parameters
+    ----------
+    codes : ndarray of int8 or uint8
+        int8: from ``-2**(bits-1)`` to ``2**(bits-1) - 1``; uint8: from 0 to ``2**bits - 1``. Not written.
+    bits : {8, 4, 2}
+        Bits of a code.
+    out : ndarray of uint8, optional
+        C-contiguous, ``codes.shape[:-1] + (ceil(codes.shape[-1] * bits / 8),)``: written and returned.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Raises
+    ------
+    TypeError
+        If `codes` has another dtype.
+    ValueError
+        If a code does not fit `bits`, or `out` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.quant.pack(np.array([1, 2, 3], dtype=np.uint8), 4)
+    array([33,  3], dtype=uint8)
+    """
+    if out is None:
+        if not isinstance(codes, np.ndarray):
+            raise TypeError(f"pack: codes must be a NumPy array, got {type(codes).__name__}")
+        last = codes.shape[-1] if codes.ndim else 1
+        out = np.empty((*codes.shape[:-1], -(-last * bits // 8)), np.uint8)
+    _core.pack(codes, bits, out, threads)
+    return out
+
+
+def unpack(
+    packed: Array, bits: int, n: int, *, signed: bool = False, out: Array | None = None, threads: int | None = None
+) -> Array:
+    """Unpack codes, one a byte: undoes `pack`.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8
+        ``ceil(n * bits / 8)`` bytes in the last axis, padding bits zero. Not written.
+    bits : {8, 4, 2}
+        Bits of a code.
+    n : int
+        Codes in a row.
+    signed : bool
+        Whether codes are two's complement; the result is then int8.
+    out : ndarray of uint8 (int8 where signed), optional
+        C-contiguous, ``packed.shape[:-1] + (n,)``: written and returned.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Raises
+    ------
+    TypeError
+        If `packed` has another dtype.
+    ValueError
+        If the last axis has another length, or padding bits are set.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.quant.unpack(np.array([33, 3], dtype=np.uint8), 4, 3)
+    array([1, 2, 3], dtype=uint8)
+    """
+    if n < 0:
+        raise ValueError(f"unpack: n must be at least 0, got {n}")
+    if out is None:
+        if not isinstance(packed, np.ndarray):
+            raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
+        # Checked again, with everything else, in the core; here so that a wrong n allocates nothing.
+        if bits in (8, 4, 2) and (not packed.ndim or packed.shape[-1] != -(-n * bits // 8)):
+            want = f"{-(-n * bits // 8)} bytes in its last axis for {n} codes"
+            raise ValueError(f"unpack: packed must have {want}, got shape {packed.shape}")
+        out = np.empty((*packed.shape[:-1], n), np.int8 if signed else np.uint8)
+    _core.unpack(packed, bits, n, out, threads)
+    return out

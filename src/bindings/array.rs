@@ -1,0 +1,325 @@
+//! NumPy arrays as slices: the checks, the borrows, and the only `unsafe` of the bindings.
+//!
+//! An [`Array`] has passed all checks: C-contiguous, aligned, native bytes, a known dtype. What is read and does not
+//! lie so is copied by NumPy first; what is written is refused. [`borrow`] registers the memory of one call, so that
+//! a second call that writes the same memory from another thread is refused instead of racing.
+
+use std::sync::Mutex;
+
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::error::{Error, Result};
+use crate::real::{Bf16, Element, F16};
+
+/// The dtypes that kernels know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    U8,
+    I8,
+}
+
+/// A type of the kernels and its dtype.
+pub trait Item: Copy + Send + Sync + 'static {
+    const DTYPE: Dtype;
+}
+macro_rules! item {
+    ($($t:ty => $dtype:ident),*) => {$(impl Item for $t { const DTYPE: Dtype = Dtype::$dtype; })*};
+}
+item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8);
+
+/// Bind `$t` to the float type of `$array` and evaluate `$body`; the dtype was checked to be a float.
+macro_rules! match_dtype {
+    ($array:expr, $t:ident => $body:expr) => {
+        match $array.dtype {
+            $crate::bindings::array::Dtype::F32 => { type $t = f32; $body }
+            $crate::bindings::array::Dtype::F64 => { type $t = f64; $body }
+            $crate::bindings::array::Dtype::F16 => { type $t = $crate::real::F16; $body }
+            $crate::bindings::array::Dtype::Bf16 => { type $t = $crate::real::Bf16; $body }
+            _ => unreachable!("checked to be a float"),
+        }
+    };
+}
+pub(crate) use match_dtype;
+
+/// How messages name an argument: `quantize: x`.
+#[derive(Debug, Clone, Copy)]
+pub struct Name(pub &'static str, pub &'static str);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.0, self.1)
+    }
+}
+
+/// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
+pub struct Array<'py> {
+    pub object: Bound<'py, PyUntypedArray>,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub name: Name,
+    writeable: bool,
+}
+
+const FLOATS: &str = "float32, float64, float16 or bfloat16";
+
+impl<'py> Array<'py> {
+    /// An input of floats (`bf16`: uint16 is read as bfloat16).
+    pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = float_dtype(name, array, bf16)?;
+        Ok(Self::new(name, in_order(array)?, dtype, false))
+    }
+
+    /// An input of bytes: uint8 or int8.
+    pub fn bytes(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = byte_dtype(name, array)?;
+        Ok(Self::new(name, in_order(array)?, dtype, false))
+    }
+
+    /// An output of floats.
+    pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = float_dtype(name, array, bf16)?;
+        Self::output(name, array, dtype)
+    }
+
+    /// An output of bytes.
+    pub fn bytes_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = byte_dtype(name, array)?;
+        Self::output(name, array, dtype)
+    }
+
+    fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
+        Self { dtype, shape: object.shape().to_vec(), object, name, writeable }
+    }
+
+    fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        let flags = array.getattr("flags")?;
+        if !flags.getattr("writeable")?.is_truthy()? {
+            return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
+        }
+        if !is_in_order(array)? {
+            let text = format!("{name} must be C-contiguous and aligned, got another layout; pass a contiguous array");
+            return Err(Error::Layout(text).into());
+        }
+        Ok(Self::new(name, array.clone(), dtype, true))
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.object.len()
+    }
+
+    /// Length of the last axis (1 for 0-d).
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Refuse another shape.
+    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        let (name, want, got) = (self.name, tuple(shape), tuple(&self.shape));
+        Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
+    }
+
+    /// Refuse another dtype.
+    pub fn expect_dtype(&self, dtype: Dtype, what: &str) -> PyResult<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        let got = self.object.dtype();
+        Err(Error::Dtype(format!("{} must have dtype {what}, got {got}", self.name)).into())
+    }
+
+    /// The bytes that it lies in.
+    fn extent(&self) -> Extent {
+        let start = data(&self.object);
+        Extent { start, end: start + self.len() * self.object.dtype().itemsize(), writes: self.writeable }
+    }
+
+    /// The elements.
+    pub fn slice<T: Item>(&self) -> &[T] {
+        let start = self.pointer::<T>();
+        // SAFETY: NumPy owns `len` elements from `start` on (C-contiguous, checked); `pointer` has checked type and
+        // alignment and gives a dangling but aligned pointer where there are none; every bit pattern is a value of T;
+        // `self` holds a reference, and no other call of ours writes there while `borrow` is held.
+        unsafe { std::slice::from_raw_parts(start, self.len()) }
+    }
+
+    /// The elements, to be written.
+    pub fn slice_mut<T: Item>(&mut self) -> &mut [T] {
+        assert!(self.writeable, "an output");
+        let start = self.pointer::<T>();
+        // SAFETY: as for `slice`, and `output` has checked that it is writeable; `borrow` has checked that no other
+        // array of this or another running call overlaps, and `&mut self` that no other slice of it is alive.
+        unsafe { std::slice::from_raw_parts_mut(start, self.len()) }
+    }
+
+    fn pointer<T: Item>(&self) -> *mut T {
+        let signed_bytes = T::DTYPE == Dtype::U8 && self.dtype == Dtype::I8;
+        assert!(T::DTYPE == self.dtype || signed_bytes, "dtype was matched");
+        let start = data(&self.object) as *mut T;
+        if self.len() == 0 { std::ptr::NonNull::dangling().as_ptr() } else { start }
+    }
+}
+
+/// The address of the first element.
+fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
+    // SAFETY: the pointer is that of a live array object, whose layout is NumPy's stable ABI; only a field is read.
+    unsafe { (*array.as_array_ptr()).fields.data as usize }
+}
+
+/// As NumPy writes a shape.
+pub fn tuple(shape: &[usize]) -> String {
+    match shape {
+        [n] => format!("({n},)"),
+        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// An ndarray; a masked array is refused, because its mask would be lost.
+fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+    let kind = object.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string());
+    match object.cast::<PyUntypedArray>() {
+        Ok(array) if kind != "MaskedArray" => Ok(array),
+        _ => {
+            let fix = if kind == "MaskedArray" { "; its mask would be lost" } else { "" };
+            Err(Error::Dtype(format!("{name} must be a NumPy array, got {kind}{fix}")).into())
+        }
+    }
+}
+
+fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    let itemsize = descr.itemsize();
+    if let Some(other) = bf16.filter(|&text| text != "bf16") {
+        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.0)).into());
+    }
+    if descr.byteorder() == b'>' {
+        let (fix, got) = (descr.call_method1("newbyteorder", ("=",))?.getattr("str")?, descr.getattr("str")?);
+        let text = format!("{name} has big-endian dtype '{got}'; use a.astype('{fix}')");
+        return Err(Error::Dtype(text).into());
+    }
+    match (descr.kind(), itemsize, bf16) {
+        (b'u', 2, Some(_)) => Ok(Dtype::Bf16),
+        (b'f', 4, None) => Ok(Dtype::F32),
+        (b'f', 8, None) => Ok(Dtype::F64),
+        (b'f', 2, None) => Ok(Dtype::F16),
+        (b'V', 2, _) if descr.getattr("name")?.cast::<PyString>()?.to_cow()? == "bfloat16" => Ok(Dtype::Bf16),
+        (b'u', 2, None) => {
+            let text = format!(
+                "{name} must have dtype {FLOATS}, got uint16; for bfloat16 bits pass dtype=\"bf16\" or \
+                 x.view(ml_dtypes.bfloat16)"
+            );
+            Err(Error::Dtype(text).into())
+        }
+        (_, _, Some(_)) => {
+            Err(Error::Dtype(format!("{name} must have dtype uint16 where dtype=\"bf16\", got {descr}")).into())
+        }
+        _ => Err(Error::Dtype(format!("{name} must have dtype {FLOATS}, got {descr}")).into()),
+    }
+}
+
+fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    match (descr.kind(), descr.itemsize()) {
+        (b'u', 1) => Ok(Dtype::U8),
+        (b'i', 1) => Ok(Dtype::I8),
+        _ => Err(Error::Dtype(format!("{name} must have dtype uint8 or int8, got {descr}")).into()),
+    }
+}
+
+fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
+    let align = array.dtype().itemsize().clamp(1, 8);
+    Ok(array.is_c_contiguous() && (array.len() == 0 || data(array).is_multiple_of(align)))
+}
+
+/// The array itself where it lies as kernels need it, else a copy that does.
+fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if is_in_order(array)? {
+        return Ok(array.clone());
+    }
+    Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    start: usize,
+    end: usize,
+    writes: bool,
+}
+
+impl Extent {
+    fn conflicts(&self, other: &Self) -> bool {
+        (self.writes || other.writes) && self.start < other.end && other.start < self.end
+    }
+}
+
+/// The memory of all calls that are running. Locked only while the GIL is held, so a fork never copies it locked.
+static RUNNING: Mutex<Vec<Extent>> = Mutex::new(Vec::new());
+
+/// Registered memory; given back when dropped.
+pub struct Borrow(Vec<Extent>);
+
+/// Register the memory of one call: refused where its own arrays overlap what it writes, or another call is there.
+pub fn borrow(arrays: &[&Array<'_>]) -> Result<Borrow> {
+    let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
+    for (i, a) in extents.iter().enumerate() {
+        if let Some(j) = extents[..i].iter().position(|b| a.conflicts(b)) {
+            let (first, second) = (arrays[i].name, arrays[j].name);
+            return Err(Error::Layout(format!("{first} and {} overlap in memory", second.1)));
+        }
+    }
+    let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(i) = extents.iter().position(|a| running.iter().any(|b| a.conflicts(b))) {
+        return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)));
+    }
+    running.extend(&extents);
+    Ok(Borrow(extents))
+}
+
+impl Drop for Borrow {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for extent in &self.0 {
+            if let Some(i) = running.iter().position(|other| other == extent) {
+                running.swap_remove(i);
+            }
+        }
+    }
+}
+
+/// A result as a new NumPy array of `shape`, or as a NumPy scalar where that is ().
+pub fn result<'py, T: Element>(
+    py: Python<'py>,
+    values: &[T],
+    shape: &[usize],
+    descr: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // The bits, in NumPy's own integers, seen as the dtype: this serves bfloat16, which NumPy does not know.
+    let bits: Bound<'py, PyAny> = match T::BITS {
+        16 => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64() as u16)).into_any(),
+        32 => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64() as u32)).into_any(),
+        _ => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64())).into_any(),
+    };
+    shaped(&bits.call_method1("view", (descr,))?, shape)
+}
+
+/// `array` in `shape`; as a scalar where that is ().
+pub fn shaped<'py>(array: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
+    if shape.is_empty() {
+        return array.get_item(0);
+    }
+    array.call_method1("reshape", (shape,))
+}

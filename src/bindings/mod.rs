@@ -1,0 +1,24 @@
+//! The Python module `modelopt_rs._core`: each function borrows, checks, matches the dtype, releases the GIL, calls.
+//!
+//! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
+
+mod array;
+mod error;
+mod files;
+mod quant;
+mod reduce;
+mod threads;
+
+use pyo3::prelude::*;
+
+/// The compiled kernels.
+#[pymodule(gil_used = true)]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    threads::init()?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    error::register(m)?;
+    reduce::register(m)?;
+    quant::register(m)?;
+    threads::register(m)?;
+    files::register(m)
+}

@@ -1,0 +1,239 @@
+//! Which instruction set: detected once, overridden by `MODELOPT_RS_ISA`, applied by the `kernel!` macro.
+//!
+//! A kernel is one plain body. `kernel!` compiles it once per instruction set (the body is inlined into functions
+//! that differ in nothing but `#[target_feature]`) and calls the one that this CPU has. The bodies hold no
+//! intrinsics, and Rust neither reorders nor contracts float arithmetic, so every set gives the same bits.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Isa {
+    /// What every CPU of the target has: SSE2 on x86-64, NEON on 64-bit Arm.
+    Portable = 1,
+    /// AVX2 with FMA and F16C, as x86-64-v3.
+    Avx2 = 2,
+    /// AVX-512 F, BW, CD, DQ and VL, as x86-64-v4.
+    Avx512 = 3,
+}
+
+/// The environment variable that overrides the detection.
+pub const VARIABLE: &str = "MODELOPT_RS_ISA";
+
+static CURRENT: AtomicU8 = AtomicU8::new(0);
+
+impl Isa {
+    /// All of them, narrowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The name that `MODELOPT_RS_ISA` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this CPU has it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let found = match self {
+            Self::Portable => true,
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("bmi2")
+            }
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512cd")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = self == Self::Portable;
+        found
+    }
+
+    /// The widest that this CPU has.
+    fn best() -> Self {
+        *Self::ALL.iter().rfind(|isa| isa.is_available()).unwrap_or(&Self::Portable)
+    }
+}
+
+/// Look `name` up and check that this CPU has it.
+pub fn parse(name: &str) -> Result<Isa, String> {
+    let known = Isa::ALL.map(Isa::name).join(", ");
+    let isa = Isa::ALL
+        .into_iter()
+        .find(|isa| isa.name() == name)
+        .ok_or_else(|| format!("must be one of {known}, got {name:?}"))?;
+    if isa.is_available() { Ok(isa) } else { Err(format!("is {name:?}, which this CPU does not have")) }
+}
+
+/// Read `MODELOPT_RS_ISA`; an error names the variable.
+pub fn init_from_env() -> Result<(), String> {
+    match std::env::var(VARIABLE) {
+        Ok(name) => parse(&name).map(set).map_err(|why| format!("{VARIABLE} {why}")),
+        Err(std::env::VarError::NotPresent) => Ok(()),
+        Err(why) => Err(format!("{VARIABLE}: {why}")),
+    }
+}
+
+/// Use `isa` from now on (it must be available: `parse` has checked it).
+pub fn set(isa: Isa) {
+    assert!(isa.is_available(), "{} is not available", isa.name());
+    CURRENT.store(isa as u8, Ordering::Relaxed);
+}
+
+/// The instruction set in use. Never one that this CPU lacks.
+#[inline]
+pub fn current() -> Isa {
+    match CURRENT.load(Ordering::Relaxed) {
+        1 => Isa::Portable,
+        2 => Isa::Avx2,
+        3 => Isa::Avx512,
+        _ => {
+            let best = Isa::best();
+            set(best);
+            best
+        }
+    }
+}
+
+/// Define a kernel: a function whose body is compiled once per instruction set.
+///
+/// Generic parameters are `name: path` (carry a constant as an associated constant of a trait). What the body
+/// calls must be `#[inline(always)]`, or it is compiled for the baseline.
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(< $($g:ident : $bound:path),+ >)? ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?
+        $body:block
+    ) => {
+        $(#[$meta])*
+        $vis fn $name $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
+            #[inline(always)]
+            fn body $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi2")]
+            fn avx2 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
+                body $(::< $($g),+ >)? ( $($arg),* )
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+            fn avx512 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
+                body $(::< $($g),+ >)? ( $($arg),* )
+            }
+
+            match $crate::isa::current() {
+                $crate::isa::Isa::Portable => body $(::< $($g),+ >)? ( $($arg),* ),
+                // SAFETY: `current` returns a set only after `is_available` has found all of its features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx2 => unsafe { avx2 $(::< $($g),+ >)? ( $($arg),* ) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 => unsafe { avx512 $(::< $($g),+ >)? ( $($arg),* ) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => body $(::< $($g),+ >)? ( $($arg),* ),
+            }
+        }
+    };
+}
+pub(crate) use kernel;
+
+/// Run `f` in the default floating-point environment, whatever a library has set in this thread.
+///
+/// A library built with `-ffast-math` sets flush-to-zero and denormals-are-zero in the thread that loads it, and
+/// threads started from there inherit it: without this, bits would depend on who loaded what before.
+pub fn with_default_float_environment<R>(f: impl FnOnce() -> R) -> R {
+    let _restored_on_drop = FloatEnvironment::enter();
+    f()
+}
+
+struct FloatEnvironment {
+    #[cfg(target_arch = "x86_64")]
+    saved: u32,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl FloatEnvironment {
+    /// All exceptions masked, round to nearest even, no flush-to-zero: what a new process starts with.
+    const DEFAULT: u32 = 0x1f80;
+    /// The six sticky exception flags: they change no result.
+    const FLAGS: u32 = 0x3f;
+
+    fn enter() -> Self {
+        let saved = Self::get();
+        if saved & !Self::FLAGS != Self::DEFAULT {
+            Self::set(Self::DEFAULT);
+        }
+        Self { saved }
+    }
+
+    fn get() -> u32 {
+        let mut value = 0u32;
+        // SAFETY: stmxcsr (SSE, part of the x86-64 baseline) writes four bytes to `value`.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut value, options(nostack, preserves_flags)) };
+        value
+    }
+
+    fn set(value: u32) {
+        // SAFETY: ldmxcsr reads four bytes from `value`, which holds no reserved bits: it is DEFAULT or what
+        // stmxcsr gave. The default is the environment that Rust assumes.
+        unsafe {
+            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags, readonly));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Drop for FloatEnvironment {
+    fn drop(&mut self) {
+        if self.saved & !Self::FLAGS != Self::DEFAULT {
+            Self::set(self.saved);
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl FloatEnvironment {
+    fn enter() -> Self {
+        Self {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_best_is_available() {
+        assert!(Isa::best().is_available());
+        assert!(current().is_available());
+    }
+
+    #[test]
+    fn test_unknown_name_is_refused_with_the_known_ones() {
+        let why = parse("sse9").unwrap_err();
+        assert!(why.contains("portable, avx2, avx512") && why.contains("sse9"), "{why}");
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn test_b9_flush_to_zero_is_lifted_and_restored() {
+        let flush_and_daz = FloatEnvironment::DEFAULT | 0x8040;
+        FloatEnvironment::set(flush_and_daz);
+        let inside = with_default_float_environment(FloatEnvironment::get) & !FloatEnvironment::FLAGS;
+        let after = FloatEnvironment::get() & !FloatEnvironment::FLAGS;
+        FloatEnvironment::set(FloatEnvironment::DEFAULT);
+        assert_eq!((inside, after), (FloatEnvironment::DEFAULT, flush_and_daz));
+    }
+}

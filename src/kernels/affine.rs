@@ -1,0 +1,94 @@
+//! Affine quantization: q = clamp(round((x - offset) / scale) + zero point), x' = (q - zero point) * scale + offset.
+//!
+//! One formula serves the three schemes: `offset` is 0 but for minmax, the zero point 0 but for asymmetric.
+//! Ranges and scales are computed in f64. It divides by the scale: multiplying by 1 / scale would round twice and
+//! put ties, and numbers near them, on the wrong side.
+
+mod dequantize;
+mod params;
+mod quantize;
+
+pub use dequantize::dequantize;
+pub use params::{Param, Scheme};
+pub use quantize::{fake_quantize, quantize};
+
+use crate::real::Real;
+
+/// How an array is cut into parts that share a scale: seen as (outer, channels, inner) for a channel axis,
+/// as rows of `cols` for groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granularity {
+    /// One scale.
+    Whole,
+    /// A scale for each index of the middle axis of (outer, channels, inner).
+    Channel {
+        /// Product of the axes before.
+        outer: usize,
+        /// Length of the axis.
+        channels: usize,
+        /// Product of the axes after.
+        inner: usize,
+    },
+    /// A scale for each `size` consecutive elements of a row; the last group of a row may be short.
+    Group {
+        /// Elements in a group.
+        size: usize,
+    },
+}
+
+/// What to quantize to, and how the array lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spec {
+    /// 8, 4 or 2.
+    pub bits: u32,
+    /// The scheme.
+    pub scheme: Scheme,
+    /// Which elements share a scale.
+    pub granularity: Granularity,
+    /// Length of the last axis: a row, which begins on a byte.
+    pub cols: usize,
+    /// Symmetric codes stored as q + 2^(bits-1) instead of two's complement.
+    pub offset_binary: bool,
+}
+
+/// The parameters, one for each part, as they lie in the output arrays; empty where the scheme has none.
+#[derive(Debug)]
+pub struct Params<'a, C> {
+    /// Scales.
+    pub scale: &'a mut [C],
+    /// Zero points (asymmetric).
+    pub zero_point: &'a mut [u8],
+    /// Offsets (minmax).
+    pub offset: &'a mut [C],
+}
+
+/// As [`Params`], to read.
+#[derive(Debug, Clone, Copy)]
+pub struct ParamsRef<'a, C> {
+    /// Scales.
+    pub scale: &'a [C],
+    /// Zero points (asymmetric).
+    pub zero_point: &'a [u8],
+    /// Offsets (minmax).
+    pub offset: &'a [C],
+}
+
+impl<C: Real> ParamsRef<'_, C> {
+    #[inline(always)]
+    fn get(&self, i: usize) -> (C, u8, C) {
+        let zero_point = if self.zero_point.is_empty() { 0 } else { self.zero_point[i] };
+        let offset = if self.offset.is_empty() { C::from_i16(0) } else { self.offset[i] };
+        (self.scale[i], zero_point, offset)
+    }
+}
+
+impl Spec {
+    /// How many scales an array of `n` elements has.
+    pub fn parts(&self, n: usize) -> usize {
+        match self.granularity {
+            Granularity::Whole => 1,
+            Granularity::Channel { channels, .. } => channels,
+            Granularity::Group { size } => n.checked_div(self.cols).unwrap_or(0) * self.cols.div_ceil(size),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! From a range to scale, zero point and offset.
+
+use crate::kernels::reduce;
+use crate::real::{Element, Real};
+
+/// The three schemes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// scale = absmax / (2^(b-1) - 1); no zero point.
+    Symmetric,
+    /// The range, widened to include 0, over 2^b - 1; an integer zero point (ONNX, torch).
+    Asymmetric,
+    /// Exactly [min, max] over 2^b - 1; offset = min.
+    MinMax,
+}
+
+impl Scheme {
+    /// The scheme of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "symmetric" => Some(Self::Symmetric),
+            "asymmetric" => Some(Self::Asymmetric),
+            "minmax" => Some(Self::MinMax),
+            _ => None,
+        }
+    }
+}
+
+/// All that a quantizing loop needs of one part.
+#[derive(Debug, Clone, Copy)]
+pub struct Param<C> {
+    /// The scale as stored.
+    pub scale: C,
+    /// The offset as stored.
+    pub offset: C,
+    /// The zero point as stored.
+    pub zero_point: u8,
+    /// 1, or 1/2 where max - min overflows: then x, offset and scale are halved, exactly, before they are used.
+    half: C,
+    half_offset: C,
+    half_scale: C,
+    low: C,
+    high: C,
+    nan: C,
+    bias: u8,
+}
+
+impl<C: Real> Param<C> {
+    /// From the range of one part (as keys; the identity of the minimum where there was no finite number).
+    #[inline(always)]
+    pub fn new<T: Element<Compute = C>>(scheme: Scheme, bits: u32, range: Range<T>) -> Self {
+        let levels = ((1u32 << bits) - 1) as f64;
+        let top = ((1u32 << (bits - 1)) - 1) as f64;
+        let (min, max) = range.bounds();
+        let scale = |range: f64| {
+            let scale = C::from_f64(range);
+            if range == 0.0 {
+                C::from_i16(1)
+            } else if scale < C::MIN_POSITIVE {
+                C::MIN_POSITIVE
+            } else {
+                scale
+            }
+        };
+        match scheme {
+            Scheme::Symmetric => {
+                let absmax = if -min > max { -min } else { max };
+                Self::from_parts(scheme, bits, scale(absmax / top), 0, C::from_i16(0))
+            }
+            Scheme::Asymmetric => {
+                let (min, max) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
+                let scale = scale(max / levels - min / levels);
+                let zero = -min / scale.to_f64();
+                let zero = if zero < levels { zero } else { levels };
+                Self::from_parts(scheme, bits, scale, zero.round_to_byte(), C::from_i16(0))
+            }
+            Scheme::MinMax => {
+                // Of f64 the difference itself may overflow, the difference of the quotients not.
+                let width = max - min;
+                let step = if width < f64::INFINITY { width / levels } else { max / levels - min / levels };
+                let mut param = Self::from_parts(scheme, bits, scale(step), 0, C::from_f64(min));
+                if !(C::from_f64(width) < C::from_f64(f64::INFINITY)) {
+                    param.halve();
+                }
+                param
+            }
+        }
+    }
+
+    /// From stored values.
+    #[inline(always)]
+    pub fn from_parts(scheme: Scheme, bits: u32, scale: C, zero_point: u8, offset: C) -> Self {
+        let top = (1i16 << (bits - 1)) - 1;
+        let levels = (1i16 << bits) - 1;
+        let zero = zero_point as i16;
+        let (low, high) = match scheme {
+            Scheme::Symmetric => (-top, top),
+            _ => (-zero, levels - zero),
+        };
+        let mut param = Self {
+            scale,
+            offset,
+            zero_point,
+            half: C::from_i16(1),
+            half_offset: offset,
+            half_scale: scale,
+            low: C::from_i16(low),
+            high: C::from_i16(high),
+            nan: C::from_i16(0),
+            bias: zero_point,
+        };
+        if scheme == Scheme::MinMax {
+            // A NaN becomes the code nearest to the value 0.
+            param.nan = (C::from_i16(0) - offset) / scale;
+        }
+        param
+    }
+
+    fn halve(&mut self) {
+        self.half = C::from_f64(0.5);
+        self.half_offset = self.offset * self.half;
+        self.half_scale = self.scale * self.half;
+    }
+
+    /// Add `bias` to each stored code (offset binary).
+    #[inline(always)]
+    pub fn with_bias(mut self, bias: u8) -> Self {
+        self.bias = self.bias.wrapping_add(bias);
+        self
+    }
+
+    /// The code of a number: two's complement, or unsigned, in the low bits.
+    #[inline(always)]
+    pub fn code(&self, x: C) -> u8 {
+        let t = (x * self.half - self.half_offset) / self.half_scale;
+        // Comparisons with the bound second: NaN falls through to what is said of it.
+        let t = if t != t { self.nan } else { t };
+        let t = if t > self.low { t } else { self.low };
+        let t = if t < self.high { t } else { self.high };
+        t.round_to_byte().wrapping_add(self.bias)
+    }
+
+    /// The number of a code as `code` gave it before the bias of offset binary: exact up to one rounding each of
+    /// the product and the sum.
+    #[inline(always)]
+    pub fn value(&self, quantized: C) -> C {
+        quantized * self.scale + self.offset
+    }
+
+    /// Quantize and dequantize.
+    #[inline(always)]
+    pub fn fake(&self, x: C, signed: bool) -> C {
+        let code = self.code(x);
+        let q = if signed { code as i8 as i16 } else { code as i16 - self.zero_point as i16 };
+        self.value(C::from_i16(q))
+    }
+}
+
+/// A range, as the keys of its ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Range<T: Element>(pub [T::Key; 2]);
+
+impl<T: Element> Range<T> {
+    /// The ends; (0, 0) where nothing was finite.
+    #[inline(always)]
+    fn bounds(self) -> (f64, f64) {
+        let [low, high] = self.0;
+        if low > high { (0.0, 0.0) } else { (T::from_key(low).to_f64(), T::from_key(high).to_f64()) }
+    }
+
+    /// Whether one end is infinite or NaN.
+    #[inline(always)]
+    pub fn is_nonfinite(self) -> bool {
+        use crate::real::Key;
+        let [low, high] = self.0;
+        low <= high && (low.magnitude() >= T::INFINITY_KEY || high.magnitude() >= T::INFINITY_KEY)
+    }
+
+    /// The range of nothing.
+    pub const EMPTY: Self = Self(<reduce::MinMax as reduce::Op<T>>::IDENTITY);
+}

@@ -1,0 +1,8 @@
+//! The kernels: pure Rust on slices, one file per operation, each ending with its tests.
+
+pub mod affine;
+pub mod compare;
+pub mod histogram;
+pub mod pack;
+pub mod reduce;
+pub mod select;

@@ -1,0 +1,245 @@
+//! The thread pool and the only ways to use it: [`for_each`], [`map`] and [`fold`] over fixed chunks.
+//!
+//! A caller hands over an iterator of work items (disjoint slices, mostly from `chunks_mut`); workers take the next
+//! one whenever they are free, so uneven work balances itself. How the work is cut never depends on the number of
+//! threads, and results come back in the order of the items: the number of threads cannot change a bit.
+//!
+//! The calling thread works too; with one thread, or one item, no pool is ever started. One pool serves the process
+//! that made it: a forked child (which has none of the threads) makes its own. The cells are atomic pointers, so a
+//! fork can never copy a lock that is held.
+
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use once_cell::race::OnceBox;
+
+use crate::isa;
+
+/// Elements in one piece of work: 128 KiB of float32, so that a second look at a chunk finds it in the L2 cache.
+pub const CHUNK: usize = 1 << 15;
+
+/// More threads than this are refused (a typo, not a machine).
+pub const MAX_THREADS: usize = 1024;
+
+/// The environment variable for the default number of threads.
+pub const VARIABLE: &str = "MODELOPT_RS_NUM_THREADS";
+
+/// 0: not set, the CPUs of this process.
+static DEFAULT_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Set when worker threads could not be started and the work ran in the calling thread instead.
+static SPAWN_FAILED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// This thread's own default (0: none).
+    static OVERRIDE: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread is inside a parallel section: what it calls then runs inline.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Read `MODELOPT_RS_NUM_THREADS`; an error names the variable.
+pub fn init_from_env() -> Result<(), String> {
+    let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
+    let text = text.to_string_lossy();
+    match text.trim().parse::<usize>() {
+        Ok(n) if (1..=MAX_THREADS).contains(&n) => {
+            set_num_threads(n);
+            Ok(())
+        }
+        _ => Err(format!("{VARIABLE} must be an integer from 1 to {MAX_THREADS}, got {text:?}")),
+    }
+}
+
+/// Set the process's default (1 to `MAX_THREADS`).
+pub fn set_num_threads(n: usize) {
+    DEFAULT_THREADS.store(n, Ordering::Relaxed);
+}
+
+/// Set this thread's own default (0: none) and return the one before.
+pub fn swap_override(n: usize) -> usize {
+    OVERRIDE.replace(n)
+}
+
+/// The number of threads of a call that names none.
+pub fn num_threads() -> usize {
+    match (OVERRIDE.get(), DEFAULT_THREADS.load(Ordering::Relaxed)) {
+        (0, 0) => {
+            // Asks the kernel (affinity, cgroup quota), so the answer is kept.
+            let n = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS);
+            DEFAULT_THREADS.store(n, Ordering::Relaxed);
+            n
+        }
+        (0, n) | (n, _) => n,
+    }
+}
+
+/// Whether a pool could not be started since this was last asked.
+pub fn take_spawn_failure() -> bool {
+    SPAWN_FAILED.load(Ordering::Relaxed) && SPAWN_FAILED.swap(false, Ordering::Relaxed)
+}
+
+/// A pool and the process that it belongs to. Pools are never dropped: a call may be inside.
+struct Pool {
+    pid: u32,
+    workers: usize,
+    pool: rayon::ThreadPool,
+    next: OnceBox<Pool>,
+}
+
+static POOLS: OnceBox<Pool> = OnceBox::new();
+
+/// This process's pool with at least `workers` threads, or None if they could not be started.
+fn pool(workers: usize) -> Option<&'static rayon::ThreadPool> {
+    let pid = std::process::id();
+    let mut cell = &POOLS;
+    let mut largest = 0;
+    loop {
+        match cell.get() {
+            Some(found) if found.pid == pid && found.workers >= workers => return Some(&found.pool),
+            Some(found) => {
+                if found.pid == pid {
+                    largest = found.workers;
+                }
+                cell = &found.next;
+            }
+            None => {
+                // At least doubled, so that asking for one more each time cannot pile pools up.
+                let size = workers.max(2 * largest).min(MAX_THREADS).max(workers);
+                let made = rayon::ThreadPoolBuilder::new()
+                    .num_threads(size)
+                    .thread_name(|i| format!("modelopt-rs-{i}"))
+                    .build();
+                let Ok(pool) = made else {
+                    SPAWN_FAILED.store(true, Ordering::Relaxed);
+                    return None;
+                };
+                // Two threads may race here: the loser's pool is dropped, and the loop looks again.
+                let _ = cell.set(Box::new(Pool { pid, workers: size, pool, next: OnceBox::new() }));
+            }
+        }
+    }
+}
+
+/// Marks this thread as inside a parallel section, also while a panic unwinds.
+struct Inside(bool);
+
+impl Inside {
+    fn enter() -> Self {
+        Self(INSIDE.replace(true))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(self.0);
+    }
+}
+
+/// Run `worker` in up to `threads` threads at once, this one among them, and return when all are done.
+fn run_workers(threads: usize, worker: impl Fn() + Sync) {
+    let pool = if threads > 1 && !INSIDE.get() { pool(threads - 1) } else { None };
+    let work = || {
+        let _inside = Inside::enter();
+        isa::with_default_float_environment(&worker);
+    };
+    match pool {
+        None => work(),
+        Some(pool) => pool.in_place_scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|_| work());
+            }
+            work();
+        }),
+    }
+}
+
+/// The next item, its lock held for no longer than taking it.
+fn take<I>(items: &Mutex<impl Iterator<Item = I>>) -> Option<I> {
+    // Only an iterator that panicked can have poisoned the lock; then the panic is already on its way out.
+    items.lock().ok()?.next()
+}
+
+/// Call `f` on every item. `items` should be cut into pieces of about [`CHUNK`] elements.
+pub fn for_each<I: Send>(threads: usize, items: impl ExactSizeIterator<Item = I> + Send, f: impl Fn(I) + Sync) {
+    let threads = threads.min(items.len());
+    let items = Mutex::new(items);
+    run_workers(threads, || {
+        while let Some(item) = take(&items) {
+            f(item);
+        }
+    });
+}
+
+/// Call `f` on every item and return what it gives, in the order of the items.
+pub fn map<I: Send, R: Send>(
+    threads: usize,
+    items: impl ExactSizeIterator<Item = I> + Send,
+    f: impl Fn(I) -> R + Sync,
+) -> Vec<R> {
+    let mut results: Vec<Option<R>> = (0..items.len()).map(|_| None).collect();
+    for_each(threads, items.zip(results.iter_mut()), |(item, slot)| *slot = Some(f(item)));
+    results.into_iter().flatten().collect()
+}
+
+/// Fold every item into a state that each worker makes for itself; return the states.
+///
+/// Which items a state has seen depends on timing: merge states only by what is exactly associative and commutative
+/// (counts, minima), never by float sums.
+pub fn fold<I: Send, S: Send>(
+    threads: usize,
+    items: impl ExactSizeIterator<Item = I> + Send,
+    init: impl Fn() -> S + Sync,
+    f: impl Fn(&mut S, I) + Sync,
+) -> Vec<S> {
+    let threads = threads.min(items.len());
+    let items = Mutex::new(items);
+    let states = Mutex::new(Vec::new());
+    run_workers(threads, || {
+        let mut state = init();
+        while let Some(item) = take(&items) {
+            f(&mut state, item);
+        }
+        if let Ok(mut states) = states.lock() {
+            states.push(state);
+        }
+    });
+    states.into_inner().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_map_keeps_the_order_of_the_items_for_any_number_of_threads() {
+        let want: Vec<usize> = (0..1000).map(|i| i * i).collect();
+        for threads in 1..9 {
+            assert_eq!(map(threads, 0..1000usize, |i| i * i), want);
+        }
+    }
+
+    #[test]
+    fn test_fold_sees_every_item_once() {
+        for threads in 1..9 {
+            let states = fold(threads, 0..1000usize, || 0, |sum, i| *sum += i);
+            assert_eq!(states.iter().sum::<usize>(), 499_500);
+        }
+    }
+
+    #[test]
+    fn test_d7_a_nested_call_runs_inline() {
+        let inner = map(4, 0..8, |_| {
+            let me = std::thread::current().id();
+            map(4, 0..8, move |_| std::thread::current().id() == me)
+        });
+        assert!(inner.into_iter().flatten().all(|same| same));
+    }
+
+    #[test]
+    fn test_d8_a_panic_in_a_worker_reaches_the_caller_and_the_pool_goes_on() {
+        let caught = std::panic::catch_unwind(|| for_each(4, 0..64, |i| assert!(i != 40, "on purpose")));
+        assert!(caught.is_err());
+        assert_eq!(map(4, 0..4, |i| i), [0, 1, 2, 3]);
+    }
+}
