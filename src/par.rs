@@ -83,7 +83,7 @@ pub fn take_spawn_failure() -> bool {
 struct Pool {
     pid: u32,
     workers: usize,
-    pool: rayon::ThreadPool,
+    threads: rayon::ThreadPool,
     next: OnceBox<Pool>,
 }
 
@@ -96,7 +96,7 @@ fn pool(workers: usize) -> Option<&'static rayon::ThreadPool> {
     let mut largest = 0;
     loop {
         match cell.get() {
-            Some(found) if found.pid == pid && found.workers >= workers => return Some(&found.pool),
+            Some(found) if found.pid == pid && found.workers >= workers => return Some(&found.threads),
             Some(found) => {
                 if found.pid == pid {
                     largest = found.workers;
@@ -110,12 +110,12 @@ fn pool(workers: usize) -> Option<&'static rayon::ThreadPool> {
                     .num_threads(size)
                     .thread_name(|i| format!("modelopt-rs-{i}"))
                     .build();
-                let Ok(pool) = made else {
+                let Ok(threads) = made else {
                     SPAWN_FAILED.store(true, Ordering::Relaxed);
                     return None;
                 };
                 // Two threads may race here: the loser's pool is dropped, and the loop looks again.
-                let _ = cell.set(Box::new(Pool { pid, workers: size, pool, next: OnceBox::new() }));
+                let _ = cell.set(Box::new(Pool { pid, workers: size, threads, next: OnceBox::new() }));
             }
         }
     }

@@ -4,8 +4,15 @@
 //! for subnormal numbers in any floating-point environment, and keep NaN a NaN.
 
 /// A float that is computed in.
-pub trait Real: Element<Compute = Self> + PartialOrd + std::ops::Add<Output = Self> + std::ops::Sub<Output = Self>
-    + std::ops::Mul<Output = Self> + std::ops::Div<Output = Self> + Send + Sync
+pub trait Real:
+    Element<Compute = Self>
+    + PartialOrd
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + Send
+    + Sync
 {
     /// The smallest normal number: the floor of a scale.
     const MIN_POSITIVE: Self;
@@ -64,8 +71,10 @@ pub trait Key: Copy + Ord + Send + Sync + std::fmt::Debug + 'static {
     /// Zero: neutral for the maximum of magnitudes.
     const ZERO: Self;
     /// -x - 1.
+    #[must_use]
     fn not(self) -> Self;
     /// The magnitude of a key: the key itself, or its complement where it is negative.
+    #[must_use]
     #[inline(always)]
     fn magnitude(self) -> Self {
         if self < Self::ZERO { self.not() } else { self }

@@ -52,7 +52,6 @@ def round_to_16_bits(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     even_below = patterns[below].view(np.uint16) % 2 == 0
     take_below = (down < up) | ((down == up) & even_below)
     result = np.where(take_below, patterns[below], patterns[above]).astype(dtype)
-    result = np.where(x == 0, x.astype(dtype), result)
     result = np.where((result == 0) & np.signbit(x), np.array(-0.0, dtype), result)
     return np.where(np.isnan(x), np.array(np.nan, dtype), result)
 
@@ -171,8 +170,8 @@ def kth_magnitude(x: np.ndarray, k: int) -> np.generic:
 
 # ----------------------------------------------------------------------------------------------- quantization
 # Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-# arXiv:1712.05877, 2.1; Krishnamoorthi, Quantizing deep convolutional networks, arXiv:1806.08342, 2; the ONNX
-# operators QuantizeLinear and DynamicQuantizeLinear (the rounding: half to even; the zero point: integer, from
+# arXiv:1712.05877, 2.1; Krishnamoorthi, Quantizing deep convolutional networks, arXiv:1806.08342, 2; the
+# operators QuantizeLinear and DynamicQuantizeLinear of ONNX (rounding half to even; an integer zero point, from
 # the range widened to include 0).
 
 
@@ -263,20 +262,20 @@ def dequantize(a: Affine, dtype: Any, axis: Any = None, group_size: Any = None) 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Element 0 in the low bits of byte 0, two's complement; each row starts on a byte."""
     per_byte = 8 // bits
-    n = codes.shape[-1]
-    out = np.zeros((*codes.shape[:-1], math.ceil(n / per_byte)), np.uint8)
-    for i in range(n):
-        unsigned = codes[..., i].astype(np.int64) % 2**bits
-        out[..., i // per_byte] |= (unsigned << (bits * (i % per_byte))).astype(np.uint8)
+    out = np.zeros((*codes.shape[:-1], math.ceil(codes.shape[-1] / per_byte)), np.uint8)
+    for place in range(per_byte):
+        unsigned = codes[..., place::per_byte].astype(np.int64) % 2**bits
+        out[..., : unsigned.shape[-1]] |= (unsigned << (bits * place)).astype(np.uint8)
     return out
 
 
 def unpack(packed: np.ndarray, bits: int, n: int, signed: bool = False) -> np.ndarray:
     per_byte = 8 // bits
     out = np.zeros((*packed.shape[:-1], n), np.int64)
-    for i in range(n):
-        code = (packed[..., i // per_byte].astype(np.int64) >> (bits * (i % per_byte))) % 2**bits
-        out[..., i] = np.where(signed & (code >= 2 ** (bits - 1)), code - 2**bits, code)
+    for place in range(per_byte):
+        row = out[..., place::per_byte]
+        code = (packed[..., : row.shape[-1]].astype(np.int64) >> (bits * place)) % 2**bits
+        row[...] = np.where(signed & (code >= 2 ** (bits - 1)), code - 2**bits, code)
     return out.astype(np.int8 if signed else np.uint8)
 
 

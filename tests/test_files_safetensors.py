@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from files_samples import SAMPLE, entry, raw, save
 from hypothesis import given
 from hypothesis import strategies as st
 
+from files_samples import SAMPLE, entry, raw, save
 from modelopt_rs import files
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.files import SafetensorsSink, SafetensorsSource, TensorInfo
@@ -69,8 +69,8 @@ def test_two_iterators_do_not_share_a_buffer(path: Path) -> None:
 def test_unknown_names_are_key_errors(path: Path) -> None:
     save(path, SAMPLE)
     with SafetensorsSource(path) as source:
-        with pytest.raises(KeyError, match=r"no tensor 'x\\x1b'"):
-            source.read("x\x1b")
+        with pytest.raises(KeyError, match="no tensor 'x'"):
+            source.read("x")
         with pytest.raises(KeyError):
             source.tiles("x", 1)
 
@@ -174,7 +174,7 @@ def test_e8_exact_cover(path: Path) -> None:
 
 def test_e9_deep_nesting(path: Path) -> None:
     for start in ('{"a":', '{"a":{"dtype":', '{"a":{"shape":[', '{"__metadata__":', '{"a":{"b":'):
-        refused(path, raw(start + "[" * 1_000_000), "")
+        refused(path, raw(start + "[" * 1_000_000), "not valid JSON|unknown key 'b'")
 
 
 def test_e13_every_prefix_is_refused(path: Path) -> None:
@@ -260,7 +260,9 @@ def test_symbolic_links_are_followed(path: Path) -> None:
 
 def test_open_says_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(FormatError, match=r"x.gguf: not a model file that is supported: a safetensors file, a "):
+    with pytest.raises(
+        FormatError, match=r"x.gguf: not a model file that is supported: a safetensors file, a "
+    ):
         files.open(tmp_path / "x.gguf")
     (tmp_path / "short.safetensors").write_bytes(b"")
     with pytest.raises(FormatError, match="less than the 8"):
@@ -326,7 +328,11 @@ def test_e20_differential_against_upstream(name: str, path: Path) -> None:
 
     ours = accepts(lambda: SafetensorsSource(path).close())
     theirs = accepts(lambda: safetensors.safe_open(path, "np").keys())
-    assert (ours, theirs) in ((True, True), (False, False)) if reason is None else (ours, theirs) == (False, True)
+    assert (
+        (ours, theirs) in ((True, True), (False, False))
+        if reason is None
+        else (ours, theirs) == (False, True)
+    )
 
 
 NUMPY = ["?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", "c8"]
@@ -334,7 +340,9 @@ NUMPY = ["?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", 
 
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, np.ndarray]:
-    names = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6, unique=True))
+    names = draw(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6, unique=True)
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     arrays = {}
     for name in names:
@@ -342,16 +350,23 @@ def models(draw: st.DrawFn) -> dict[str, np.ndarray]:
         shape = draw(st.lists(st.integers(0, 5), max_size=4))
         data = rng.bytes(int(np.prod(shape, dtype=int)) * dtype.itemsize)
         array = np.frombuffer(bytearray(data), np.uint8 if dtype == "?" else dtype).reshape(shape)
-        arrays[name] = array % 2 == 1 if dtype == "?" else array
+        arrays[name] = np.asarray(array % 2 == 1) if dtype == "?" else array
     return arrays
 
 
 OURS = {
-    np.dtype(k): v for k, v in zip(NUMPY, "BOOL U8 I8 U16 I16 F16 U32 I32 F32 U64 I64 F64 C64".split(), strict=True)
+    np.dtype(k): v
+    for k, v in zip(
+        NUMPY,
+        ["BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64", "C64"],
+        strict=True,
+    )
 }
 
 
-@given(models(), st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.just("é\n"), max_size=3))
+@given(
+    models(), st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.just("é\n"), max_size=3)
+)
 def test_round_trip_with_upstream(
     tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:

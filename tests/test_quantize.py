@@ -67,7 +67,7 @@ def assert_error_law(x, q, grain, back=None):
         assert (error <= bound).all(), f"{(error / scale).max()} scales"
 
 
-# ----------------------------------------------------------------------------------------------------------- laws
+# ------------------------------------------------------------------------------------------------------- laws
 
 
 @given(float32s(), any_kind, any_grain)
@@ -108,7 +108,7 @@ def test_a1_every_dtype_equals_the_oracle(bits, scheme, grain, dtype):
         for target in ref.DTYPES:
             with np.errstate(over="ignore"):
                 want = ref.dequantize(a, target, **grain)
-            np.testing.assert_array_equal(ref.bits_of(q.dequantize(target)), ref.bits_of(want))
+            assert ref.bits_of(q.dequantize(target)) == ref.bits_of(want)
 
 
 @each_kind
@@ -178,11 +178,13 @@ def test_a5_every_power_of_two_as_a_range(bits, scheme, dtype):
 
 def assert_finite_or_refused(x, bits, scheme):
     """Only a range beyond the largest number may be refused, so never a symmetric one."""
-    if scheme != "symmetric" and not np.isfinite(float(x.max()) / 2 ** (x.dtype == np.float32) - float(x.min())):
-        with pytest.raises(ValueError, match=r"range"):
-            mo.quantize(x, bits=bits, scheme=scheme)
-        return
-    q = mo.quantize(x, bits=bits, scheme=scheme)
+    beyond = float(x.max()) / 2 - float(x.min()) / 2 > np.finfo(x.dtype).max / 2
+    try:
+        q = mo.quantize(x, bits=bits, scheme=scheme)
+    except ValueError:
+        if beyond and scheme != "symmetric":
+            return
+        raise
     assert np.isfinite(q.scale)
     assert np.isfinite(q.dequantize(x.dtype)).all()
     assert_error_law(x, q, {})
@@ -191,9 +193,7 @@ def assert_finite_or_refused(x, bits, scheme):
 @each_kind
 def test_a6_the_largest_float32_range_is_finite_or_refused(bits, scheme):
     for pair in ((-3e38, 3e38), (-BIG, BIG), (0, BIG), (-BIG, 0), (-BIG, 1)):
-        x = np.array([*pair, 1e38, -1e38, 0, 1], np.float32)
-        if pair[0] == 0:
-            x[3] = 0
+        x = np.clip([*pair, 1e38, -1e38, 0, 1], *pair).astype(np.float32)
         assert_finite_or_refused(x, bits, scheme)
 
 
@@ -243,7 +243,7 @@ def test_a7_all_65536_inputs_of_16_bits(dtype, bits, scheme, isa):
             assert_equals_oracle(q, ref.quantize(x, bits, scheme, **grain))
 
 
-# ---------------------------------------------------------------------------------------------------- not finite
+# ------------------------------------------------------------------------------------------------- not finite
 
 
 @each_dtype
@@ -325,7 +325,7 @@ def test_a2_saturate_with_nothing_finite_is_the_unit_scale(bits, scheme, value, 
         assert np.isfinite(q.dequantize()).all()
 
 
-# ---------------------------------------------------------------------------------------------- shapes and dtypes
+# ------------------------------------------------------------------------------------------ shapes and dtypes
 
 
 @each_dtype
@@ -415,6 +415,8 @@ def test_out_is_rewritten_and_returned(bits, scheme, grain):
     assert q.dequantize(np.float64, out=out) is out
     np.testing.assert_array_equal(out, q.dequantize(np.float64))
     np.testing.assert_array_equal(mo.dequantize(q, dtype=np.float64), out)
+    mo.dequantize(q, out=out)  # the dtype of out decides
+    np.testing.assert_array_equal(out, q.dequantize(np.float64))
 
 
 @each_kind
@@ -444,7 +446,7 @@ def test_quantize_of_a_quantized_result_is_stable():
             np.testing.assert_array_equal(again.codes, q.codes)
 
 
-# ------------------------------------------------------------------------------------------------ rounding stores
+# -------------------------------------------------------------------------------------------- rounding stores
 
 
 def exactly(x):
@@ -453,7 +455,7 @@ def exactly(x):
 
 
 def near_ties(drop):
-    """float32 patterns: each high part with its tie, the tie's neighbours, and the ends, `drop` bits below."""
+    """float32 patterns: each high part with its tie, the tie's neighbours and the ends."""
     high = np.arange(1 << (32 - drop), dtype=np.uint64) << drop
     if drop == 13:  # float16: each 8th of the 2^19 patterns
         high = high[::8] + np.uint64(1 << 13) * (np.arange(high[::8].size, dtype=np.uint64) % 8)
@@ -484,7 +486,7 @@ def test_a13_float64_is_rounded_once(dtype, isa):
     x = np.concatenate([middle, middle * (1 + 2.0**-45), middle * (1 - 2.0**-45)])
     x = x[x != 0]
     got = exactly(x).dequantize(dtype)
-    np.testing.assert_array_equal(ref.bits_of(got), ref.bits_of(ref.cast(x, np.dtype(dtype))))
+    assert ref.bits_of(got) == ref.bits_of(ref.cast(x, np.dtype(dtype)))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ref.BF16], ids=str)
@@ -526,7 +528,15 @@ def test_a14_bfloat16_by_ml_dtypes_and_as_uint16_are_the_same():
         np.testing.assert_array_equal(out, as_raw)
 
 
-A14 = ["sum", "minmax", "quantile", "histogram", "kth_magnitude", "quantize-minmax4-all", "fake_quantize-minmax4-all"]
+A14 = [
+    "sum",
+    "minmax",
+    "quantile",
+    "histogram",
+    "kth_magnitude",
+    "quantize-minmax4-all",
+    "fake_quantize-minmax4-all",
+]
 
 
 @pytest.mark.parametrize("name", A14)
@@ -546,7 +556,7 @@ def as_list(bits):
     return [b for b in bits if b is not None] if isinstance(bits[0], tuple) else [bits]
 
 
-# ------------------------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------------------- what is refused
 
 X = ref.wild(12, np.float32).reshape(3, 4)
 
@@ -655,23 +665,18 @@ ERRORS = {
         ValueError,
         r"^dequantize: out must have shape \(3, 4\).*got \(12,\)",
     ),
-    "dequantize out of another dtype": (
-        lambda: q_of().dequantize(out=np.empty((3, 4), np.float64)),
-        TypeError,
-        r"^dequantize: out must .*float32.*got .*float64",
-    ),
     "dequantize threads": (
         lambda: q_of().dequantize(threads=0),
         ValueError,
         r"^dequantize: threads must be .*got 0",
     ),
     "0-d with an axis": (
-        lambda: mo.quantize(np.float32(1).reshape(()), axis=0),
+        lambda: mo.quantize(np.array(1, np.float32), axis=0),
         ValueError,
         r"^quantize: axis",
     ),
     "0-d with groups": (
-        lambda: mo.quantize(np.float32(1).reshape(()), group_size=2),
+        lambda: mo.quantize(np.array(1, np.float32), group_size=2),
         ValueError,
         r"^quantize: group_size",
     ),

@@ -57,8 +57,9 @@ def test_a7_kth_magnitude_of_all_16_bit_floats(dtype):
     order = np.sort(np.abs(np.concatenate([magnitudes, [0.0]])))  # both zeros
     for k in [*range(0, order.size, 997), order.size - 1]:
         assert float(reduce.kth_magnitude(x, k)) == order[k]
-    assert np.isnan(reduce.kth_magnitude(x, order.size))
-    assert np.isnan(reduce.kth_magnitude(x, x.size - 1))
+    for k in (order.size, x.size - 1):
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            assert np.isnan(reduce.kth_magnitude(x, k))
 
 
 @pytest.mark.parametrize("dtype", ref.DTYPES, ids=str)
@@ -196,28 +197,28 @@ ERRORS = {
     "histogram: range turned": (
         lambda: reduce.histogram(X, 2, (1, 0)),
         ValueError,
-        r"^histogram: range must be ",
+        r"^histogram: range must (be|have) ",
     ),
     "histogram: range NaN": (
         lambda: reduce.histogram(X, 2, (np.nan, 1)),
         ValueError,
-        r"^histogram: range must be ",
+        r"^histogram: range must (be|have) ",
     ),
     "histogram: range inf": (
         lambda: reduce.histogram(X, 2, (0, np.inf)),
         ValueError,
-        r"^histogram: range must be ",
+        r"^histogram: range must (be|have) ",
     ),
     "histogram: range of 3": (lambda: reduce.histogram(X, 2, (0, 1, 2)), (TypeError, ValueError), r"range"),
     "histogram: NaN": (
         lambda: reduce.histogram(ref.poisoned(X), 2),
         ValueError,
-        r"^histogram: x .*non-finite",
+        r"^histogram: .* must be finite",
     ),
     "histogram: inf": (
         lambda: reduce.histogram(np.array([1, np.inf]), 2),
         ValueError,
-        r"^histogram: x has 1 non-finite value",
+        r"^histogram: .* must be finite",
     ),
 }
 

@@ -1,15 +1,13 @@
 //! NumPy arrays as slices: the checks, the borrows, and the only `unsafe` of the bindings.
 //!
 //! An [`Array`] has passed all checks: C-contiguous, aligned, native bytes, a known dtype. What is read and does not
-//! lie so is copied by NumPy first; what is written is refused. [`borrow`] registers the memory of one call, so that
-//! a second call that writes the same memory from another thread is refused instead of racing.
-
-use std::sync::Mutex;
+//! lie so is copied by NumPy first; what is written is refused. `borrow` then registers the memory of the call.
 
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::borrow::Extent;
 use crate::error::{Error, Result};
 use crate::real::{Bf16, Element, F16};
 
@@ -37,10 +35,22 @@ item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8);
 macro_rules! match_dtype {
     ($array:expr, $t:ident => $body:expr) => {
         match $array.dtype {
-            $crate::bindings::array::Dtype::F32 => { type $t = f32; $body }
-            $crate::bindings::array::Dtype::F64 => { type $t = f64; $body }
-            $crate::bindings::array::Dtype::F16 => { type $t = $crate::real::F16; $body }
-            $crate::bindings::array::Dtype::Bf16 => { type $t = $crate::real::Bf16; $body }
+            $crate::bindings::array::Dtype::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::bindings::array::Dtype::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::bindings::array::Dtype::F16 => {
+                type $t = $crate::real::F16;
+                $body
+            }
+            $crate::bindings::array::Dtype::Bf16 => {
+                type $t = $crate::real::Bf16;
+                $body
+            }
             _ => unreachable!("checked to be a float"),
         }
     };
@@ -106,7 +116,7 @@ impl<'py> Array<'py> {
         if !flags.getattr("writeable")?.is_truthy()? {
             return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
         }
-        if !is_in_order(array)? {
+        if !is_in_order(array) {
             let text = format!("{name} must be C-contiguous and aligned, got another layout; pass a contiguous array");
             return Err(Error::Layout(text).into());
         }
@@ -142,7 +152,7 @@ impl<'py> Array<'py> {
     }
 
     /// The bytes that it lies in.
-    fn extent(&self) -> Extent {
+    pub fn extent(&self) -> Extent {
         let start = data(&self.object);
         Extent { start, end: start + self.len() * self.object.dtype().itemsize(), writes: self.writeable }
     }
@@ -239,65 +249,17 @@ fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> 
     }
 }
 
-fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
+fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> bool {
     let align = array.dtype().itemsize().clamp(1, 8);
-    Ok(array.is_c_contiguous() && (array.len() == 0 || data(array).is_multiple_of(align)))
+    array.is_c_contiguous() && (array.len() == 0 || data(array).is_multiple_of(align))
 }
 
 /// The array itself where it lies as kernels need it, else a copy that does.
 fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    if is_in_order(array)? {
+    if is_in_order(array) {
         return Ok(array.clone());
     }
     Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
-}
-
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    start: usize,
-    end: usize,
-    writes: bool,
-}
-
-impl Extent {
-    fn conflicts(&self, other: &Self) -> bool {
-        (self.writes || other.writes) && self.start < other.end && other.start < self.end
-    }
-}
-
-/// The memory of all calls that are running. Locked only while the GIL is held, so a fork never copies it locked.
-static RUNNING: Mutex<Vec<Extent>> = Mutex::new(Vec::new());
-
-/// Registered memory; given back when dropped.
-pub struct Borrow(Vec<Extent>);
-
-/// Register the memory of one call: refused where its own arrays overlap what it writes, or another call is there.
-pub fn borrow(arrays: &[&Array<'_>]) -> Result<Borrow> {
-    let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
-    for (i, a) in extents.iter().enumerate() {
-        if let Some(j) = extents[..i].iter().position(|b| a.conflicts(b)) {
-            let (first, second) = (arrays[i].name, arrays[j].name);
-            return Err(Error::Layout(format!("{first} and {} overlap in memory", second.1)));
-        }
-    }
-    let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(i) = extents.iter().position(|a| running.iter().any(|b| a.conflicts(b))) {
-        return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)));
-    }
-    running.extend(&extents);
-    Ok(Borrow(extents))
-}
-
-impl Drop for Borrow {
-    fn drop(&mut self) {
-        let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for extent in &self.0 {
-            if let Some(i) = running.iter().position(|other| other == extent) {
-                running.swap_remove(i);
-            }
-        }
-    }
 }
 
 /// A result as a new NumPy array of `shape`, or as a NumPy scalar where that is ().

@@ -3,8 +3,12 @@
 //! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
 
 mod array;
+mod borrow;
 mod error;
 mod files;
+mod order;
+mod packing;
+mod parts;
 mod quant;
 mod reduce;
 mod threads;
@@ -18,7 +22,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     error::register(m)?;
     reduce::register(m)?;
+    order::register(m)?;
     quant::register(m)?;
+    packing::register(m)?;
     threads::register(m)?;
     files::register(m)
 }

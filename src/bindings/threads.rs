@@ -19,9 +19,11 @@ fn check(what: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
         return Err(refused());
     }
     let index = n.call_method0("__index__").map_err(|_| refused())?;
-    index.extract::<usize>().ok().filter(|n| (1..=par::MAX_THREADS).contains(n)).ok_or_else(|| {
-        PyValueError::new_err(format!("{what} must be from 1 to {}, got {index}", par::MAX_THREADS))
-    })
+    index
+        .extract::<usize>()
+        .ok()
+        .filter(|n| (1..=par::MAX_THREADS).contains(n))
+        .ok_or_else(|| PyValueError::new_err(format!("{what} must be from 1 to {}, got {index}", par::MAX_THREADS)))
 }
 
 fn type_name(x: &Bound<'_, PyAny>) -> String {

@@ -110,8 +110,7 @@ pub fn parse_header(json: &[u8], data_len: u64, max_tensors: usize) -> Result<He
     if let Some(error) = reader.error {
         return Err(error);
     }
-    parsed
-        .map_err(|e| HeaderError::format(format!("header is not valid JSON: {}", escape(&e.to_string()))))?;
+    parsed.map_err(|e| HeaderError::format(format!("header is not valid JSON: {}", escape(&e.to_string()))))?;
     let mut header = reader.header;
     check_names(&header.tensors)?;
     check_keys(&header.metadata)?;
@@ -154,11 +153,7 @@ fn check_cover(tensors: &[Tensor], data_len: u64) -> Result<(), HeaderError> {
     for t in tensors {
         let fail = |what: String| Err(HeaderError::format(format!("{}: {what}", place(&t.name, t.record))));
         if t.end < t.begin {
-            return fail(format!(
-                "data_offsets end {} is before begin {}",
-                thousands(t.end),
-                thousands(t.begin)
-            ));
+            return fail(format!("data_offsets end {} is before begin {}", thousands(t.end), thousands(t.begin)));
         }
         if t.end > data_len {
             let (end, len) = (thousands(t.end), thousands(data_len));
@@ -170,21 +165,14 @@ fn check_cover(tensors: &[Tensor], data_len: u64) -> Result<(), HeaderError> {
             return fail(format!("{} {:?} needs {size} bytes, data_offsets give {extent}", t.dtype, t.shape));
         }
         if t.begin != covered {
-            let word =
-                if t.begin < covered { "overlaps the tensor before it" } else { "leaves a hole before it" };
-            return fail(format!(
-                "data offset {} {word}, expected {}",
-                thousands(t.begin),
-                thousands(covered)
-            ));
+            let word = if t.begin < covered { "overlaps the tensor before it" } else { "leaves a hole before it" };
+            return fail(format!("data offset {} {word}, expected {}", thousands(t.begin), thousands(covered)));
         }
         covered = t.end;
     }
     if covered != data_len {
         let (covered, len) = (thousands(covered), thousands(data_len));
-        return Err(HeaderError::format(format!(
-            "tensors end at data offset {covered}, data length is {len}"
-        )));
+        return Err(HeaderError::format(format!("tensors end at data offset {covered}, data length is {len}")));
     }
     Ok(())
 }
@@ -255,12 +243,7 @@ mod tests {
         let what = "tensor 'blk.0.w' (record 0): offset+size 9,000,000 exceeds data length 8,500,000";
         refused(&json, 8_500_000, Format, what);
         refused(&format!(r#"{{"a":{}}}"#, entry("U8", "[4]", 8, 4)), 8, Format, "end 4 is before begin 8");
-        refused(
-            &format!(r#"{{"a":{}}}"#, entry("U8", "[5]", 0, 4)),
-            4,
-            Format,
-            "needs 5 bytes, data_offsets give 4",
-        );
+        refused(&format!(r#"{{"a":{}}}"#, entry("U8", "[5]", 0, 4)), 4, Format, "needs 5 bytes, data_offsets give 4");
     }
 
     #[test]
@@ -274,18 +257,8 @@ mod tests {
         // These wrap to 0 and to 8 bytes in 64 bits.
         refused(&format!(r#"{{"a":{}}}"#, entry("F32", "[4294967296,4294967296]", 0, 0)), 0, Format, "2^63");
         refused(&format!(r#"{{"a":{}}}"#, entry("F32", "[4611686018427387906]", 0, 8)), 8, Format, "2^63");
-        refused(
-            &format!(r#"{{"a":{}}}"#, entry("U8", "[18446744073709551615]", 0, u64::MAX)),
-            8,
-            Format,
-            "exceeds",
-        );
-        refused(
-            r#"{"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}}"#,
-            0,
-            Format,
-            "JSON",
-        );
+        refused(&format!(r#"{{"a":{}}}"#, entry("U8", "[18446744073709551615]", 0, u64::MAX)), 8, Format, "exceeds");
+        refused(r#"{"a":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}}"#, 0, Format, "JSON");
     }
 
     #[test]
@@ -341,19 +314,13 @@ mod tests {
         assert!(two((4, 8), (0, 4), 8).is_ok());
         assert!(two((0, 4), (4, 4), 4).is_ok());
         assert!(
-            two((0, 4), (0, 4), 4)
-                .unwrap_err()
-                .contains("data offset 0 overlaps the tensor before it, expected 4")
+            two((0, 4), (0, 4), 4).unwrap_err().contains("data offset 0 overlaps the tensor before it, expected 4")
         );
         assert!(two((0, 4), (3, 8), 8).unwrap_err().contains("overlaps"));
         assert!(two((0, 4), (2, 2), 4).unwrap_err().contains("overlaps"));
-        assert!(
-            two((0, 4), (5, 8), 8).unwrap_err().contains("data offset 5 leaves a hole before it, expected 4")
-        );
+        assert!(two((0, 4), (5, 8), 8).unwrap_err().contains("data offset 5 leaves a hole before it, expected 4"));
         assert!(two((1, 4), (4, 8), 8).unwrap_err().contains("leaves a hole"));
-        assert!(
-            two((0, 4), (4, 8), 9).unwrap_err().contains("tensors end at data offset 8, data length is 9")
-        );
+        assert!(two((0, 4), (4, 8), 9).unwrap_err().contains("tensors end at data offset 8, data length is 9"));
         refused("{}", 1, Format, "tensors end at data offset 0, data length is 1");
     }
 
@@ -388,12 +355,7 @@ mod tests {
 
     #[test]
     fn e16_names_are_escaped_and_bounded() {
-        refused(
-            r#"{"\u001b[2J\u0000":{"x":1}}"#,
-            0,
-            Format,
-            r"tensor '\u{1b}[2J\0' (record 0): unknown key 'x'",
-        );
+        refused(r#"{"\u001b[2J\u0000":{"x":1}}"#, 0, Format, r"tensor '\u{1b}[2J\0' (record 0): unknown key 'x'");
         let long = "n".repeat((64 << 10) + 1);
         refused(
             &format!(r#"{{"{long}":{}}}"#, entry("U8", "[0]", 0, 0)),
@@ -412,12 +374,7 @@ mod tests {
     fn e19_unknown_dtypes_are_named() {
         for dtype in ["F4", "F6_E2M3", "F128", "f32", ""] {
             let json = format!(r#"{{"a":{}}}"#, entry(dtype, "[0]", 0, 0));
-            refused(
-                &json,
-                0,
-                Unsupported,
-                &format!("tensor 'a' (record 0): dtype '{dtype}' is not supported"),
-            );
+            refused(&json, 0, Unsupported, &format!("tensor 'a' (record 0): dtype '{dtype}' is not supported"));
         }
     }
 

@@ -5,12 +5,15 @@
 //! put ties, and numbers near them, on the wrong side.
 
 mod dequantize;
+mod fake;
+mod groups;
 mod params;
 mod quantize;
 
 pub use dequantize::dequantize;
+pub use fake::fake_quantize;
 pub use params::{Param, Scheme};
-pub use quantize::{fake_quantize, quantize};
+pub use quantize::quantize;
 
 use crate::real::Real;
 

@@ -126,9 +126,18 @@ kernel! {
 macro_rules! match_width {
     ($bits:expr, $w:ident => $body:expr) => {
         match $bits {
-            8 => { type $w = $crate::kernels::pack::W8; $body }
-            4 => { type $w = $crate::kernels::pack::W4; $body }
-            _ => { type $w = $crate::kernels::pack::W2; $body }
+            8 => {
+                type $w = $crate::kernels::pack::W8;
+                $body
+            }
+            4 => {
+                type $w = $crate::kernels::pack::W4;
+                $body
+            }
+            _ => {
+                type $w = $crate::kernels::pack::W2;
+                $body
+            }
         }
     };
 }

@@ -1,9 +1,13 @@
 //! Reductions along one axis: an [`Op`] says how two numbers become one, everything else stands here once.
 //!
 //! An array is seen as (outer, n, inner) and reduced over n. A chunk is reduced in [`LANES`] fixed lanes that are
-//! joined as a tree; chunks are joined in index order. Sums run in f64 with the rounding errors carried along
-//! (Knuth's two-sum in every lane; Ogita, Rump and Oishi 2005, "Accurate sum and dot product", algorithm 4.1), which
-//! costs nothing where memory is the bound.
+//! joined as a tree; chunks are joined in index order.
+
+mod moments;
+mod ops;
+
+pub use moments::{Moments, moments_axis};
+pub use ops::{AbsMax, AbsSum, Counts, FiniteMinMax, MinMax, NanMinMax, SquareSum, Sum, total};
 
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
@@ -40,130 +44,6 @@ pub trait Op<T: Element>: Copy + Send + Sync {
 
 /// The state of an operation.
 pub type State<T, O> = [<O as Op<T>>::Scalar; 2];
-
-/// Smallest and largest key; NaN keys lie outside the infinities, so that NaN shows in one of the two.
-#[derive(Clone, Copy)]
-pub struct MinMax;
-/// As `MinMax`, NaN left out.
-#[derive(Clone, Copy)]
-pub struct NanMinMax;
-/// As `MinMax`, NaN and the infinities left out.
-#[derive(Clone, Copy)]
-pub struct FiniteMinMax;
-/// Largest magnitude; NaN's is above infinity's.
-#[derive(Clone, Copy)]
-pub struct AbsMax;
-/// (sum, carried error).
-#[derive(Clone, Copy)]
-pub struct Sum;
-/// Sum of |x|.
-#[derive(Clone, Copy)]
-pub struct AbsSum;
-/// Sum of x².
-#[derive(Clone, Copy)]
-pub struct SquareSum;
-/// (not zero, not finite).
-#[derive(Clone, Copy)]
-pub struct Counts;
-
-impl<T: Element> Op<T> for MinMax {
-    type Scalar = T::Key;
-    const IDENTITY: [T::Key; 2] = [T::Key::MAX, T::Key::MIN];
-    #[inline(always)]
-    fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
-        let key = x.key();
-        [s[0].min(key), s[1].max(key)]
-    }
-    #[inline(always)]
-    fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
-        [a[0].min(b[0]), a[1].max(b[1])]
-    }
-}
-
-macro_rules! filtered_minmax {
-    ($op:ident, |$magnitude:ident, $infinity:ident| $keep:expr) => {
-        impl<T: Element> Op<T> for $op {
-            type Scalar = T::Key;
-            const IDENTITY: [T::Key; 2] = [T::Key::MAX, T::Key::MIN];
-            #[inline(always)]
-            fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
-                let (key, $magnitude, $infinity) = (x.key(), x.magnitude(), T::INFINITY_KEY);
-                let low = if $keep { key } else { T::Key::MAX };
-                let high = if $keep { key } else { T::Key::MIN };
-                [s[0].min(low), s[1].max(high)]
-            }
-            #[inline(always)]
-            fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
-                <MinMax as Op<T>>::merge(a, b)
-            }
-        }
-    };
-}
-filtered_minmax!(NanMinMax, |magnitude, infinity| magnitude <= infinity);
-filtered_minmax!(FiniteMinMax, |magnitude, infinity| magnitude < infinity);
-
-impl<T: Element> Op<T> for AbsMax {
-    type Scalar = T::Key;
-    const IDENTITY: [T::Key; 2] = [T::Key::ZERO; 2];
-    #[inline(always)]
-    fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
-        [s[0].max(x.magnitude()), s[1]]
-    }
-    #[inline(always)]
-    fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
-        [a[0].max(b[0]), a[1]]
-    }
-}
-
-/// Add `x` to `sum`, the rounding error to `error`.
-#[inline(always)]
-fn two_sum([sum, error]: [f64; 2], x: f64) -> [f64; 2] {
-    let total = sum + x;
-    let back = total - sum;
-    [total, error + ((sum - (total - back)) + (x - back))]
-}
-
-macro_rules! sum_op {
-    ($op:ident, |$x:ident| $term:expr) => {
-        impl<T: Element> Op<T> for $op {
-            type Scalar = f64;
-            const IDENTITY: [f64; 2] = [0.0; 2];
-            #[inline(always)]
-            fn step(s: [f64; 2], x: T) -> [f64; 2] {
-                let $x = x.to_f64();
-                two_sum(s, $term)
-            }
-            #[inline(always)]
-            fn merge(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
-                let [sum, error] = two_sum(a, b[0]);
-                [sum, error + b[1]]
-            }
-        }
-    };
-}
-sum_op!(Sum, |x| x);
-sum_op!(AbsSum, |x| x.abs());
-sum_op!(SquareSum, |x| x * x);
-
-/// The value of a carried sum. Where the sum is not finite, the error is meaningless and the sum says it all.
-pub fn total([sum, error]: [f64; 2]) -> f64 {
-    let corrected = sum + error;
-    if sum.is_finite() && corrected.is_finite() { corrected } else { sum }
-}
-
-impl<T: Element> Op<T> for Counts {
-    type Scalar = u64;
-    const IDENTITY: [u64; 2] = [0; 2];
-    #[inline(always)]
-    fn step(s: [u64; 2], x: T) -> [u64; 2] {
-        let magnitude = x.magnitude();
-        [s[0] + (magnitude != T::Key::ZERO) as u64, s[1] + (magnitude >= T::INFINITY_KEY) as u64]
-    }
-    #[inline(always)]
-    fn merge(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
-        [a[0] + b[0], a[1] + b[1]]
-    }
-}
 
 /// Reduce one contiguous piece: the text that every instruction set runs.
 #[inline(always)]
@@ -279,128 +159,6 @@ fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State
             }
         }
     }
-}
-
-/// Number, mean and sum of squared deviations.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Moments {
-    /// How many numbers.
-    pub n: f64,
-    /// Their mean.
-    pub mean: f64,
-    /// The sum of their squared deviations from the mean.
-    pub m2: f64,
-}
-
-impl Moments {
-    /// Join two sets (Chan, Golub and LeVeque 1979, "Updating formulae", equation 2.1).
-    #[must_use]
-    pub fn merge(self, other: Self) -> Self {
-        if self.n == 0.0 {
-            return other;
-        }
-        let n = self.n + other.n;
-        let delta = other.mean - self.mean;
-        Self {
-            n,
-            mean: self.mean + delta * (other.n / n),
-            m2: self.m2 + other.m2 + delta * delta * (self.n * other.n / n),
-        }
-    }
-}
-
-kernel! {
-    /// Sum and sum of squares of the deviations from `mean` (the first corrects the rounding of `mean`).
-    fn deviations<T: Element>(x: &[T], mean: f64) -> [f64; 2] {
-        let mut sum = [0.0f64; LANES];
-        let mut squares = [0.0f64; LANES];
-        let (blocks, tail) = x.as_chunks::<LANES>();
-        for block in blocks {
-            for i in 0..LANES {
-                let d = block[i].to_f64() - mean;
-                sum[i] += d;
-                squares[i] += d * d;
-            }
-        }
-        for (i, v) in tail.iter().enumerate() {
-            let d = v.to_f64() - mean;
-            sum[i] += d;
-            squares[i] += d * d;
-        }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                sum[i] += sum[i + width];
-                squares[i] += squares[i + width];
-            }
-            width /= 2;
-        }
-        [sum[0], squares[0]]
-    }
-}
-
-/// The moments of one row; the second look at each chunk finds it in the cache.
-fn moments_row<T: Element>(x: &[T], threads: usize) -> Moments {
-    par::map(threads, x.chunks(CHUNK), |chunk| {
-        let n = chunk.len() as f64;
-        let mean = total(reduce_chunk::<T, Sum>(chunk)) / n;
-        let [sum, squares] = deviations(chunk, mean);
-        Moments { n, mean: mean + sum / n, m2: squares - sum * sum / n }
-    })
-    .into_iter()
-    .fold(Moments::default(), Moments::merge)
-}
-
-/// Moments over the middle axis: `outer * inner` of them.
-pub fn moments_axis<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
-    let View { outer, n, inner } = view;
-    if n == 0 || x.is_empty() {
-        return vec![Moments::default(); outer * inner];
-    }
-    if inner > 1 {
-        return moments_strided(x, view, threads);
-    }
-    if n > CHUNK {
-        return x.chunks_exact(n).map(|row| moments_row(row, threads)).collect();
-    }
-    let rows = CHUNK / n;
-    let batches = par::map(threads, x.chunks(rows * n), |x| {
-        x.chunks_exact(n).map(|row| moments_row(row, 1)).collect::<Vec<_>>()
-    });
-    batches.into_iter().flatten().collect()
-}
-
-/// Moments where the reduced axis is not the last: pieces of rows, each column by column in f64.
-fn moments_strided<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
-    let View { n, inner, .. } = view;
-    let rows = (CHUNK / inner).max(1);
-    let mut out = Vec::with_capacity(view.outer * inner);
-    for block in x.chunks_exact(n * inner) {
-        let parts = par::map(threads, block.chunks(rows * inner), |piece| {
-            let n = (piece.len() / inner) as f64;
-            let mut mean = vec![0.0f64; inner];
-            for row in piece.chunks_exact(inner) {
-                mean.iter_mut().zip(row).for_each(|(m, v)| *m += v.to_f64());
-            }
-            mean.iter_mut().for_each(|m| *m /= n);
-            let (mut sum, mut squares) = (vec![0.0f64; inner], vec![0.0f64; inner]);
-            for row in piece.chunks_exact(inner) {
-                for (((s, q), m), v) in sum.iter_mut().zip(&mut squares).zip(&mean).zip(row) {
-                    let d = v.to_f64() - m;
-                    *s += d;
-                    *q += d * d;
-                }
-            }
-            let column = |i: usize| Moments { n, mean: mean[i] + sum[i] / n, m2: squares[i] - sum[i] * sum[i] / n };
-            (0..inner).map(column).collect::<Vec<_>>()
-        });
-        let mut merged = vec![Moments::default(); inner];
-        for part in parts {
-            merged.iter_mut().zip(part).for_each(|(a, b)| *a = a.merge(b));
-        }
-        out.extend(merged);
-    }
-    out
 }
 
 /// The number of a minimum or maximum key, or None if it is a NaN's.

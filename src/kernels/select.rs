@@ -30,11 +30,9 @@ fn rank_bits<T: Element>(x: T, order: Order) -> u64 {
     match order {
         Order::Magnitude => bits & (top - 1),
         Order::Value => {
-            if bits & top == 0 {
-                bits | top
-            } else {
-                !bits & (top | (top - 1))
-            }
+            // All bits of a negative number are turned, of another only the sign; without a branch on the sign.
+            let negative = (bits >> (T::BITS - 1)).wrapping_neg();
+            bits ^ ((negative & (top - 1)) | top)
         }
     }
 }
@@ -111,7 +109,9 @@ fn split<T: Element>(
         }
         let path = (prefix << width) | digit as u64;
         if shift == 0 {
-            inside.iter().for_each(|&(i, _)| found[i] = from_rank_bits(path, order));
+            for &(i, _) in &inside {
+                found[i] = from_rank_bits(path, order);
+            }
         } else {
             // Equal digits, so that the last is no shorter than it must be: 51 bits are 17 + 17 + 17.
             let next = shift.div_ceil(shift.div_ceil(LATER));

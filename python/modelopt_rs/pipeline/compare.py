@@ -10,7 +10,7 @@ from modelopt_rs.files import Dequantized, TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.pipeline.inspect import FLOATS, INTEGERS
 from modelopt_rs.pipeline.report import CompareReport, ErrorFigures, TensorDifference, peak_memory
-from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, packed_memory, tile_bytes
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, packed_memory, tile_bytes, widened
 
 __all__ = ["compare_files"]
 
@@ -56,8 +56,11 @@ def compare_files(
     >>> import numpy as np
     >>> import modelopt_rs as mo
     >>> x = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", x.shape, x.nbytes)
     >>> with tempfile.TemporaryDirectory() as d:
-    ...     mo.files.save(f"{d}/a.safetensors", {"fc.weight": x})
+    ...     with mo.files.SafetensorsSink(f"{d}/a.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", x)
+    ...         sink.commit()
     ...     _ = mo.quantize_file(f"{d}/a.safetensors", f"{d}/b.safetensors", bits=8)
     ...     report = mo.compare_files(f"{d}/a.safetensors", f"{d}/b.safetensors")
     >>> report.sqnr_db > 40
@@ -109,7 +112,7 @@ def _compare(left: Dequantized, right: Dequantized, name: str, road: Road) -> Er
     columns = a.shape[-1] if a.shape else 1
     (extra_a, kept_a), (extra_b, kept_b) = packed_memory(left, name), packed_memory(right, name)
     extra = extra_a + extra_b + b.row_nbytes + 16 * columns
-    rows = tile_bytes(a, extra, road.max_memory - kept_a - kept_b) // a.row_nbytes
+    rows = tile_bytes(a, extra, road.max_memory, kept=kept_a + kept_b) // a.row_nbytes
     figures = ErrorFigures()
     tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)
     for one, other in tiles:
@@ -121,7 +124,4 @@ def _compare(left: Dequantized, right: Dequantized, name: str, road: Road) -> Er
 
 def _float(array: Array, dtype: str) -> Array:
     """Return a tile in a dtype that NumPy and the core both have."""
-    if dtype == "BF16":
-        # A bfloat16 is the upper half of the float32 of the same value.
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array if dtype in FLOATS else array.astype(np.float64)
+    return widened(array, dtype) if dtype in FLOATS else array.astype(np.float64)

@@ -74,8 +74,11 @@ def dequantize_file(
     >>> import numpy as np
     >>> import modelopt_rs as mo
     >>> w = np.ones((32, 32), np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
     >>> with tempfile.TemporaryDirectory() as d:
-    ...     mo.files.save(f"{d}/a.safetensors", {"fc.weight": w})
+    ...     with mo.files.SafetensorsSink(f"{d}/a.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
     ...     _ = mo.quantize_file(f"{d}/a.safetensors", f"{d}/b.safetensors", bits=4)
     ...     report = mo.dequantize_file(f"{d}/b.safetensors", f"{d}/c.safetensors")
     ...     mo.compare_files(f"{d}/a.safetensors", f"{d}/c.safetensors").max_error < 1e-6

@@ -11,7 +11,7 @@ from modelopt_rs import _core, files
 from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.pipeline.report import InspectReport, TensorStatistics, peak_memory
-from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, tile_bytes
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, tile_bytes, widened
 
 __all__ = ["inspect_file"]
 
@@ -57,8 +57,11 @@ def inspect_file(
     >>> import numpy as np
     >>> import modelopt_rs as mo
     >>> w = np.array([[0.0, -2.0], [1.0, np.nan]], np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
     >>> with tempfile.TemporaryDirectory() as d:
-    ...     mo.files.save(f"{d}/model.safetensors", {"fc.weight": w})
+    ...     with mo.files.SafetensorsSink(f"{d}/model.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
     ...     tensor = mo.inspect_file(f"{d}/model.safetensors").tensors[0]
     >>> tensor.min, tensor.max, tensor.absmax, tensor.sparsity, tensor.nonfinite
     (-2.0, 1.0, 2.0, 0.25, 1)
@@ -113,7 +116,7 @@ def _float_figures(array: Array, dtype: str, threads: int | None) -> tuple[float
     low, high = _core.minmax(array, None, False, "ignore", bf16, threads)
     nonzero = _core.count_nonzero(array, None, False, bf16, threads)
     nonfinite = _core.count_nonfinite(array, None, False, bf16, threads)
-    return float(low), float(high), int(nonzero), int(nonfinite)
+    return float(widened(low, dtype)), float(widened(high, dtype)), int(nonzero), int(nonfinite)
 
 
 def _integer_figures(array: Array, dtype: str, threads: int | None) -> tuple[float, float, int, int]:

@@ -36,6 +36,7 @@ ROUTER = re.compile(r"gate|router")
 HEAD = re.compile(
     r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|output_projection|vocab_projector"
 )
+TIED = re.compile(r"lm_head|embed_out|decoder|embed_tokens|word_embeddings|wte|shared|tok_embeddings")
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
@@ -230,13 +231,13 @@ def _check_included(
 
 
 def _check_tied(plan: Mapping[str, Decision], included: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """A loader that ties the head to the embedding keeps one of the two: then neither may be packed alone."""
+    """A loader that ties the head to the embedding keeps one of the two: then neither may be packed."""
     if not config.get("tie_word_embeddings", False):
         return
-    for name in included:
-        parts = name.removesuffix(".weight").split(".")
-        if plan[name].action == "quantize" and "lm_head" in parts:
+    for name, glob in included.items():
+        part = name.removesuffix(".weight").split(".")[-1]
+        if plan[name].action == "quantize" and TIED.fullmatch(part):
             raise OptionError(
-                f"include {included[name]!r}: tensor {quote(name)} is tied to the embedding by config.json's "
+                f"include {glob!r}: tensor {quote(name)} is tied to the embedding by config.json's "
                 "tie_word_embeddings; exclude it"
             )

@@ -96,8 +96,11 @@ def quantize_file(
     >>> import numpy as np
     >>> import modelopt_rs as mo
     >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
     >>> with tempfile.TemporaryDirectory() as d:
-    ...     mo.files.save(f"{d}/model.safetensors", {"fc.weight": w})
+    ...     with mo.files.SafetensorsSink(f"{d}/model.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
     ...     report = mo.quantize_file(f"{d}/model.safetensors", f"{d}/small.safetensors", bits=4)
     >>> report.totals.changed
     1
@@ -162,10 +165,9 @@ def _quantize_tensor(
     source: Source, sink: Sink, name: str, options: QuantizeOptions, road: Road
 ) -> ErrorFigures:
     info = source.tensors[name]
-    # Zero points are packed along the first axis, so that they are kept until the last row is done.
-    zero_points: list[Array] = []
-    kept = 0 if options.spec.symmetric else 3 * info.rows * options.spec.groups(info.shape[1])
-    size = tile_bytes(info, bytes_per_row(info, options), road.max_memory - kept)
+    # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
+    unit = 1 if options.spec.symmetric else 32 // options.bits
+    size = tile_bytes(info, bytes_per_row(info, options), road.max_memory, unit=unit)
     quantizer = RowQuantizer(info, options, size // info.row_nbytes, road.threads)
     figures = ErrorFigures()
     for tile in source.tiles(name, size):
@@ -179,13 +181,9 @@ def _quantize_tensor(
         sink.write(f"{name}_packed", packed)
         sink.write(f"{name}_scale", scale)
         if zero_point is not None:
-            zero_points.append(zero_point.copy())
+            sink.write(f"{name}_zero_point", pack_zero_points(zero_point, options.bits, road.threads))
         road.advance(tile.array.nbytes, name)
     sink.write(f"{name}_shape", np.array(info.shape, np.int64))
-    if zero_points:
-        sink.write(
-            f"{name}_zero_point", pack_zero_points(np.concatenate(zero_points), options.bits, road.threads)
-        )
     return figures
 
 

@@ -20,7 +20,7 @@ def bytes_per_row(info: TensorInfo, options: QuantizeOptions) -> int:
     """Return how many bytes a `RowQuantizer` holds for each row that it takes at a time."""
     columns = info.shape[1]
     codes = 4 * words(columns, options.bits) + -(-columns * options.bits // 8)
-    scales = 5 * options.spec.groups(columns)
+    scales = (4 if options.spec.symmetric else 8) * options.spec.groups(columns)
     return codes + scales + 4 * columns
 
 
@@ -84,6 +84,6 @@ class RowQuantizer:
         _core.dequantize(self._parts(rows), self._spec, dense, self._symmetric, None, self._threads)
         return ErrorFigures(*_core.error_stats(array, dense, FLOATS[self._dtype], self._threads))
 
-    def _parts(self, rows: int) -> _core.Parts:
+    def _parts(self, rows: int) -> "_core.Parts":
         zero_point = None if self._zero_point is None else self._zero_point[:rows]
         return self._codes[:rows], self._scale[:rows], zero_point, None

@@ -4,12 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from modelopt_rs.files import Dequantized, Sink, Source, TensorInfo
 from modelopt_rs.files.messages import quote
+from modelopt_rs.files.model import Array
 from modelopt_rs.files.pack_quantized import words
 from modelopt_rs.pipeline.plan import OptionError
 
-__all__ = ["DEFAULT_MEMORY", "TILE_BYTES", "Progress", "Road", "copy_tensor", "packed_memory", "tile_bytes"]
+__all__ = [
+    "DEFAULT_MEMORY",
+    "TILE_BYTES",
+    "Progress",
+    "Road",
+    "copy_tensor",
+    "packed_memory",
+    "tile_bytes",
+    "widened",
+]
 
 # Bytes done, bytes in all, the tensor at hand.
 Progress: TypeAlias = Callable[[int, int, str], None]
@@ -37,7 +49,7 @@ class Road:
             self.progress(self.done, self.total, name)
 
 
-def tile_bytes(info: TensorInfo, extra_per_row: int, max_memory: int) -> int:
+def tile_bytes(info: TensorInfo, extra_per_row: int, max_memory: int, *, kept: int = 0, unit: int = 1) -> int:
     """Return how many bytes of a tensor to read at a time.
 
     Parameters
@@ -47,27 +59,46 @@ def tile_bytes(info: TensorInfo, extra_per_row: int, max_memory: int) -> int:
         Bytes that a transform holds for each row besides the input.
     max_memory : int
         The most bytes that input and extra may take together.
+    kept : int
+        Bytes that it holds for the whole tensor.
+    unit : int
+        Every tile but the last has a multiple of so many rows.
 
     Raises
     ------
     OptionError
-        If a single row does not fit.
+        If a single unit does not fit.
 
     Examples
     --------
-    >>> from modelopt_rs.files.model import TensorInfo
+    >>> from modelopt_rs.files import TensorInfo
     >>> from modelopt_rs.pipeline.tiles import tile_bytes
     >>> tile_bytes(TensorInfo("fc.weight", "F32", (4, 8), 128), 32, max_memory=130)
     64
     """
     row = info.row_nbytes
-    need = row + extra_per_row
+    unit = max(min(unit, info.rows), 1)
+    per_unit = unit * max(row + extra_per_row, 1)
+    need = per_unit + kept
     if need > max_memory:
-        raise OptionError(
-            f"tensor {quote(info.name)}: one row needs {need:,} bytes, max_memory leaves {max_memory:,}"
-        )
-    rows = min(max_memory // max(need, 1), TILE_BYTES // max(row, 1))
-    return max(rows, 1) * row
+        rows = "one row needs" if unit == 1 else f"{unit} rows need"
+        raise OptionError(f"tensor {quote(info.name)}: {rows} {need:,} bytes, max_memory is {max_memory:,}")
+    units = min((max_memory - kept) // per_unit, TILE_BYTES // max(unit * row, 1))
+    return max(units, 1) * unit * row
+
+
+def widened(array: Array, dtype: str) -> Array:
+    """Return values of a bfloat16 tensor, which come as uint16, as float32; any others as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.pipeline.tiles import widened
+    >>> widened(np.array([0x3F80], np.uint16), "BF16")
+    array([1.], dtype=float32)
+    """
+    # A bfloat16 is the upper half of the float32 of the same value.
+    return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else array
 
 
 def packed_memory(source: Source, name: str) -> tuple[int, int]:
@@ -87,6 +118,6 @@ def copy_tensor(source: Source, sink: Sink, name: str, road: Road) -> None:
     if info.nbytes == 0:
         return
     extra, kept = packed_memory(source, name)
-    for tile in source.tiles(name, tile_bytes(info, extra, road.max_memory - kept)):
+    for tile in source.tiles(name, tile_bytes(info, extra, road.max_memory, kept=kept)):
         sink.write(name, tile.array)
         road.advance(tile.array.nbytes, name)

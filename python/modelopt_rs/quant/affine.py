@@ -16,7 +16,8 @@ Nonfinite: TypeAlias = Literal["raise", "saturate"]
 Bf16: TypeAlias = Literal["bf16"] | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: a frozen dataclass takes three times as long to make, and small calls would show it.
+@dataclass(slots=True, eq=False)
 class QuantizedArray:
     """An array as small integer codes with the scales that turn them back into numbers.
 

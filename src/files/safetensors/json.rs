@@ -122,8 +122,7 @@ impl<'de> Visitor<'de> for EntrySeed<'_> {
             }
         }
         let (Some(dtype), Some(shape), Some(offsets)) = (dtype, shape, offsets) else {
-            return reader
-                .fail(ErrorKind::Format, format!("{}: must have dtype, shape and data_offsets", at()));
+            return reader.fail(ErrorKind::Format, format!("{}: must have dtype, shape and data_offsets", at()));
         };
         let (shape, axes) = shape;
         if axes > MAX_AXES {

@@ -7,7 +7,7 @@ use crate::par::{self, CHUNK};
 use crate::real::{Element, Real};
 
 /// Codes that are unpacked at a time, in registers or L1.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]

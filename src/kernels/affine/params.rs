@@ -78,11 +78,7 @@ impl<C: Real> Param<C> {
                 // Of f64 the difference itself may overflow, the difference of the quotients not.
                 let width = max - min;
                 let step = if width < f64::INFINITY { width / levels } else { max / levels - min / levels };
-                let mut param = Self::from_parts(scheme, bits, scale(step), 0, C::from_f64(min));
-                if !(C::from_f64(width) < C::from_f64(f64::INFINITY)) {
-                    param.halve();
-                }
-                param
+                Self::from_parts(scheme, bits, scale(step), 0, C::from_f64(min))
             }
         }
     }
@@ -97,32 +93,27 @@ impl<C: Real> Param<C> {
             Scheme::Symmetric => (-top, top),
             _ => (-zero, levels - zero),
         };
-        let mut param = Self {
+        // Where max - min may overflow everything is halved first; of numbers of that size this is exact.
+        let twice = scale * C::from_i16(levels) * C::from_i16(2);
+        let half = if twice < C::from_f64(f64::INFINITY) { C::from_i16(1) } else { C::from_f64(0.5) };
+        let half = if scheme == Scheme::MinMax { half } else { C::from_i16(1) };
+        Self {
             scale,
             offset,
             zero_point,
-            half: C::from_i16(1),
-            half_offset: offset,
-            half_scale: scale,
+            half,
+            half_offset: offset * half,
+            half_scale: scale * half,
             low: C::from_i16(low),
             high: C::from_i16(high),
-            nan: C::from_i16(0),
+            // A NaN becomes the code of 0; of minmax the nearest.
+            nan: (C::from_i16(0) - offset) / scale,
             bias: zero_point,
-        };
-        if scheme == Scheme::MinMax {
-            // A NaN becomes the code nearest to the value 0.
-            param.nan = (C::from_i16(0) - offset) / scale;
         }
-        param
-    }
-
-    fn halve(&mut self) {
-        self.half = C::from_f64(0.5);
-        self.half_offset = self.offset * self.half;
-        self.half_scale = self.scale * self.half;
     }
 
     /// Add `bias` to each stored code (offset binary).
+    #[must_use]
     #[inline(always)]
     pub fn with_bias(mut self, bias: u8) -> Self {
         self.bias = self.bias.wrapping_add(bias);
@@ -133,8 +124,7 @@ impl<C: Real> Param<C> {
     #[inline(always)]
     pub fn code(&self, x: C) -> u8 {
         let t = (x * self.half - self.half_offset) / self.half_scale;
-        // Comparisons with the bound second: NaN falls through to what is said of it.
-        let t = if t != t { self.nan } else { t };
+        let t = if t == t { t } else { self.nan };
         let t = if t > self.low { t } else { self.low };
         let t = if t < self.high { t } else { self.high };
         t.round_to_byte().wrapping_add(self.bias)

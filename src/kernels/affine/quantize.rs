@@ -1,14 +1,15 @@
 //! Quantize: ranges, then codes; in one pass over memory where a part fits the cache.
 
-use super::{Granularity, Param, Params, Scheme, Spec, params::Range};
+use super::groups::{All, Finite, flat_groups, groups};
+use super::{Granularity, Param, Params, ParamsRef, Scheme, Spec, params::Range};
 use crate::isa::kernel;
 use crate::kernels::pack::{Width, match_width, pack_codes, packed_len};
-use crate::kernels::reduce::{self, FiniteMinMax, MinMax, View, reduce_lanes};
+use crate::kernels::reduce::{self, FiniteMinMax, MinMax, View};
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Real};
 
 /// Elements whose codes wait in registers or L1 before they are packed.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 /// A part of up to this many bytes is quantized right after its range was found, from the cache.
 const CACHED_BYTES: usize = 1 << 19;
@@ -19,7 +20,7 @@ pub struct NonFinite;
 
 /// Quantize consecutive elements that share a part.
 #[inline(always)]
-fn run<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
+pub(super) fn run<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
     if W::BITS == 8 {
         for (code, v) in codes.iter_mut().zip(x) {
             *code = param.code(v.load());
@@ -43,15 +44,8 @@ fn run<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8
 }
 
 kernel! {
-    fn run_chunk<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
+    pub(super) fn run_chunk<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
         run::<T, W>(x, param, codes);
-    }
-}
-kernel! {
-    fn fake_chunk<T: Element>(x: &[T], param: &Param<T::Compute>, signed: bool, out: &mut [T]) {
-        for (out, v) in out.iter_mut().zip(x) {
-            *out = T::store(param.fake(v.load(), signed));
-        }
     }
 }
 kernel! {
@@ -62,58 +56,16 @@ kernel! {
         }
     }
 }
-kernel! {
-    /// Whole groups of `size`, without padding between them: ranges, parameters, codes, a batch at a time.
-    fn group_chunk<T: Element, W: Width, R: RangeOf>(x: &[T], size: usize, spec: Spec, out: GroupOut<'_, T::Compute>) -> bool {
-        let GroupOut { codes, mut params } = out;
-        let mut finite = true;
-        for (i, (group, codes)) in x.chunks(size).zip(codes.chunks_mut(packed_len(size, W::BITS))).enumerate() {
-            let range = R::range(group);
-            finite &= !range.is_nonfinite();
-            let param = Param::new(spec.scheme, W::BITS, range);
-            params.set(i, &param);
-            run::<T, W>(group, &param.with_bias(spec.bias()), codes);
-        }
-        finite
-    }
-}
-
-/// What a piece of groups is written to.
-struct GroupOut<'a, C> {
-    codes: &'a mut [u8],
-    params: Params<'a, C>,
-}
-
-/// Which numbers make a range.
-trait RangeOf: Copy {
-    fn range<T: Element>(x: &[T]) -> Range<T>;
-}
-
-/// All: a NaN or infinity shows in the range.
-#[derive(Clone, Copy)]
-struct All;
-
-/// The finite ones.
-#[derive(Clone, Copy)]
-struct Finite;
-
-impl RangeOf for All {
-    #[inline(always)]
-    fn range<T: Element>(x: &[T]) -> Range<T> {
-        Range(reduce_lanes::<T, MinMax>(x))
-    }
-}
-
-impl RangeOf for Finite {
-    #[inline(always)]
-    fn range<T: Element>(x: &[T]) -> Range<T> {
-        Range(reduce_lanes::<T, FiniteMinMax>(x))
-    }
-}
-
 impl<C: Real> Params<'_, C> {
     #[inline(always)]
-    fn set(&mut self, i: usize, param: &Param<C>) {
+    pub(super) fn get(&self, spec: Spec, i: usize) -> Param<C> {
+        let (scale, zero_point, offset) =
+            ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }.get(i);
+        Param::from_parts(spec.scheme, spec.bits, scale, zero_point, offset).with_bias(spec.bias())
+    }
+
+    #[inline(always)]
+    pub(super) fn set(&mut self, i: usize, param: &Param<C>) {
         self.scale[i] = param.scale;
         if let Some(zero_point) = self.zero_point.get_mut(i) {
             *zero_point = param.zero_point;
@@ -124,7 +76,7 @@ impl<C: Real> Params<'_, C> {
     }
 
     /// Cut into pieces of `n` parts.
-    fn pieces(&mut self, n: usize) -> impl ExactSizeIterator<Item = Params<'_, C>> + Send {
+    pub(super) fn pieces(&mut self, n: usize) -> impl ExactSizeIterator<Item = Params<'_, C>> + Send {
         let count = self.scale.len().div_ceil(n);
         let mut zero_point = self.zero_point.chunks_mut(n);
         let mut offset = self.offset.chunks_mut(n);
@@ -140,11 +92,11 @@ impl<C: Real> Params<'_, C> {
 impl Spec {
     /// What offset binary adds to a two's complement code.
     #[inline(always)]
-    fn bias(&self) -> u8 {
+    pub(super) fn bias(&self) -> u8 {
         if self.offset_binary && self.scheme == Scheme::Symmetric { 1 << (self.bits - 1) } else { 0 }
     }
 
-    fn row_bytes(&self) -> usize {
+    pub(super) fn row_bytes(&self) -> usize {
         packed_len(self.cols, self.bits)
     }
 
@@ -212,7 +164,7 @@ fn params_of_nothing<C: Real>(spec: Spec, params: &mut Params<'_, C>) {
 }
 
 /// The parameters of the whole array or of each channel.
-fn part_params<T: Element>(
+pub(super) fn part_params<T: Element>(
     x: &[T],
     spec: Spec,
     saturate: bool,
@@ -241,13 +193,7 @@ fn part_params<T: Element>(
 }
 
 /// Codes where the parameters are known: runs of `inner` elements share a part, or each element has its own.
-fn write_codes<T: Element>(
-    x: &[T],
-    spec: Spec,
-    params: &[Param<T::Compute>],
-    codes: &mut [u8],
-    threads: usize,
-) {
+fn write_codes<T: Element>(x: &[T], spec: Spec, params: &[Param<T::Compute>], codes: &mut [u8], threads: usize) {
     let (_, channels, inner) = dimensions(spec, x.len());
     let per_byte = 8 / spec.bits as usize;
     if inner == 1 && channels > 1 {
@@ -297,109 +243,4 @@ fn by_row<T: Element>(
             match_width!(spec.bits, W => pack_codes::<W>(&unpacked, packed));
         }
     });
-}
-
-/// Groups along the rows.
-fn groups<T: Element, R: RangeOf + Sync>(
-    x: &[T],
-    size: usize,
-    spec: Spec,
-    codes: &mut [u8],
-    params: &mut Params<'_, T::Compute>,
-    threads: usize,
-) -> Result<(), NonFinite> {
-    let per_byte = 8 / spec.bits as usize;
-    if spec.cols.is_multiple_of(size) && size.is_multiple_of(per_byte) {
-        return flat_groups::<T, R>(x, size, spec, codes, params, threads);
-    }
-    // Groups that do not fill their bytes, or a short last group: row by row, one code a byte, then packed.
-    let cols = spec.cols;
-    let in_row = cols.div_ceil(size);
-    let rows = (CHUNK / cols).max(1);
-    let pieces = x.chunks(rows * cols).zip(codes.chunks_mut(rows * spec.row_bytes())).zip(params.pieces(rows * in_row));
-    let finite = par::map(threads, pieces, |((x, codes), mut params)| {
-        let mut unpacked = vec![0u8; cols];
-        let mut finite = true;
-        for (r, (row, packed)) in x.chunks_exact(cols).zip(codes.chunks_exact_mut(spec.row_bytes())).enumerate() {
-            for (g, (group, codes)) in row.chunks(size).zip(unpacked.chunks_mut(size)).enumerate() {
-                let range = R::range(group);
-                finite &= !range.is_nonfinite();
-                let param = Param::new(spec.scheme, spec.bits, range);
-                params.set(r * in_row + g, &param);
-                run_chunk::<T, crate::kernels::pack::W8>(group, &param.with_bias(spec.bias()), codes);
-            }
-            match_width!(spec.bits, W => pack_codes::<W>(&unpacked, packed));
-        }
-        finite
-    });
-    if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) }
-}
-
-/// Equal groups without padding anywhere: pieces of several groups.
-fn flat_groups<T: Element, R: RangeOf + Sync>(
-    x: &[T],
-    size: usize,
-    spec: Spec,
-    codes: &mut [u8],
-    params: &mut Params<'_, T::Compute>,
-    threads: usize,
-) -> Result<(), NonFinite> {
-    let bytes = packed_len(size, spec.bits);
-    let count = (CHUNK / size).max(1);
-    let pieces = x.chunks(count * size).zip(codes.chunks_mut(count * bytes)).zip(params.pieces(count));
-    let finite = par::map(threads, pieces, |((x, codes), params)| {
-        let out = GroupOut { codes, params };
-        match_width!(spec.bits, W => group_chunk::<T, W, R>(x, size, spec, out))
-    });
-    if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) }
-}
-
-/// Quantize and dequantize without storing codes. With an error, `out` may hold part of the answer only where a
-/// group was not finite; the caller looks first.
-pub fn fake_quantize<T: Element>(
-    x: &[T],
-    spec: Spec,
-    saturate: bool,
-    out: &mut [T],
-    threads: usize,
-) -> Result<(), NonFinite> {
-    if x.is_empty() {
-        return Ok(());
-    }
-    let signed = spec.scheme == Scheme::Symmetric;
-    if let Granularity::Group { size } = spec.granularity {
-        let cols = spec.cols;
-        let rows = (CHUNK / cols).max(1);
-        let finite = par::map(threads, x.chunks(rows * cols).zip(out.chunks_mut(rows * cols)), |(x, out)| {
-            let mut finite = true;
-            for (row, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
-                for (group, out) in row.chunks(size).zip(out.chunks_mut(size)) {
-                    let range = if saturate { Finite::range(group) } else { All::range(group) };
-                    finite &= !range.is_nonfinite();
-                    fake_chunk(group, &Param::new(spec.scheme, spec.bits, range), signed, out);
-                }
-            }
-            finite
-        });
-        return if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) };
-    }
-    let params = part_params(x, spec, saturate, threads)?;
-    let (_, channels, inner) = dimensions(spec, x.len());
-    let piece = inner.min(CHUNK);
-    if inner >= CHUNK {
-        for (i, (x, out)) in x.chunks(inner).zip(out.chunks_mut(inner)).enumerate() {
-            par::for_each(threads, x.chunks(piece).zip(out.chunks_mut(piece)), |(x, out)| {
-                fake_chunk(x, &params[i % channels], signed, out);
-            });
-        }
-    } else {
-        let runs = CHUNK / inner;
-        let pieces = x.chunks(runs * inner).zip(out.chunks_mut(runs * inner)).enumerate();
-        par::for_each(threads, pieces, |(p, (x, out))| {
-            for (i, (x, out)) in x.chunks(inner).zip(out.chunks_mut(inner)).enumerate() {
-                fake_chunk(x, &params[(p * runs + i) % channels], signed, out);
-            }
-        });
-    }
-    Ok(())
 }

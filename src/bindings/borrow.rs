@@ -1,0 +1,54 @@
+//! Who reads and writes which memory: a call that would write what another call uses is refused instead of racing.
+
+use std::sync::Mutex;
+
+use super::array::Array;
+use crate::error::{Error, Result};
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub start: usize,
+    pub end: usize,
+    pub writes: bool,
+}
+
+impl Extent {
+    fn conflicts(&self, other: &Self) -> bool {
+        (self.writes || other.writes) && self.start < other.end && other.start < self.end
+    }
+}
+
+/// The memory of all calls that are running. Locked only while the GIL is held, so a fork never copies it locked.
+static RUNNING: Mutex<Vec<Extent>> = Mutex::new(Vec::new());
+
+/// Registered memory; given back when dropped.
+pub struct Borrow(Vec<Extent>);
+
+/// Register the memory of one call: refused where its own arrays overlap what it writes, or another call is there.
+pub fn borrow(arrays: &[&Array<'_>]) -> Result<Borrow> {
+    let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
+    for (i, a) in extents.iter().enumerate() {
+        if let Some(j) = extents[..i].iter().position(|b| a.conflicts(b)) {
+            let (first, second) = (arrays[i].name, arrays[j].name);
+            return Err(Error::Layout(format!("{first} and {} overlap in memory", second.1)));
+        }
+    }
+    let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(i) = extents.iter().position(|a| running.iter().any(|b| a.conflicts(b))) {
+        return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)));
+    }
+    running.extend(&extents);
+    Ok(Borrow(extents))
+}
+
+impl Drop for Borrow {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for extent in &self.0 {
+            if let Some(i) = running.iter().position(|other| other == extent) {
+                running.swap_remove(i);
+            }
+        }
+    }
+}

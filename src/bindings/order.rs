@@ -1,0 +1,162 @@
+//! Order statistics, histograms, and the comparison of two arrays.
+
+use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::array::{Array, Name, match_dtype, result};
+use super::borrow::borrow;
+use super::error::{compute, entry};
+use super::threads::resolve;
+use crate::error::Error;
+use crate::kernels::reduce::{self as kernel, MinMax};
+use crate::kernels::{compare, histogram as hist, select};
+use crate::real::Element;
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+/// Bins at most: the edges and counts then take 1 GiB.
+const MAX_BINS: i64 = 1 << 26;
+
+#[pyfunction]
+#[pyo3(signature = (x, bins, range, dtype, threads))]
+fn histogram<'py>(
+    x: &Obj<'py>,
+    bins: i64,
+    range: Option<(f64, f64)>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<(Obj<'py>, Obj<'py>)> {
+    entry("histogram", || {
+        let py = x.py();
+        let array = Array::float(Name("histogram", "x"), x, dtype)?;
+        let threads = resolve("histogram", threads)?;
+        if !(1..=MAX_BINS).contains(&bins) {
+            return Err(Error::Value(format!("histogram: bins must be from 1 to {MAX_BINS}, got {bins}")).into());
+        }
+        let _borrow = borrow(&[&array])?;
+        match_dtype!(array, T => {
+            let x = array.slice::<T>();
+            let found = match range {
+                Some(range) => range,
+                None if x.is_empty() => (0.0, 1.0),
+                None => {
+                    let [low, high] = compute(py, || kernel::reduce_all::<T, MinMax>(x, threads))?;
+                    let end = |key| kernel::number::<T>(key).map_or(f64::NAN, T::to_f64);
+                    (end(low), end(high))
+                }
+            };
+            let (low, high) = found;
+            if !(low.is_finite() && high.is_finite()) {
+                let text = format!("histogram: range must be finite, got ({low}, {high}); pass range=(low, high)");
+                return Err(Error::Value(text).into());
+            }
+            if low > high {
+                let text = format!("histogram: range must have low <= high, got ({low}, {high})");
+                return Err(Error::Value(text).into());
+            }
+            let (low, high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
+            // NumPy's own edges, so that the bins are its bins.
+            let edges = py.import("numpy")?.call_method1("linspace", (low, high, bins + 1))?;
+            let edges: PyReadonlyArray1<'py, f64> = edges.extract()?;
+            let slice = edges.as_slice()?;
+            let counts = compute(py, || hist::histogram(x, slice, threads))?;
+            let counts = PyArray1::from_iter(py, counts.into_iter().map(|count| count as i64));
+            Ok((counts.into_any(), edges.as_any().clone()))
+        })
+    })
+}
+
+#[pyfunction]
+fn quantile<'py>(
+    x: &Obj<'py>,
+    q: PyReadonlyArray1<'py, f64>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<Obj<'py>> {
+    entry("quantile", || {
+        let py = x.py();
+        let array = Array::float(Name("quantile", "x"), x, dtype)?;
+        let threads = resolve("quantile", threads)?;
+        let q = q.as_array();
+        if array.len() == 0 {
+            return Err(Error::Value("quantile: x must not be empty".into()).into());
+        }
+        if let Some(bad) = q.iter().find(|q| !(0.0..=1.0).contains(*q)) {
+            return Err(Error::Value(format!("quantile: q must be from 0 to 1, got {bad}")).into());
+        }
+        let last = (array.len() - 1) as f64;
+        // NumPy's linear method: between the neighbours of the virtual index q (n - 1).
+        let places: Vec<f64> = q.iter().map(|q| q * last).collect();
+        let ranks: Vec<u64> = places.iter().flat_map(|p| [p.floor() as u64, p.ceil() as u64]).collect();
+        let _borrow = borrow(&[&array])?;
+        let values: Vec<f64> = match_dtype!(array, T => {
+            let x = array.slice::<T>();
+            compute(py, || {
+                let [low, high] = kernel::reduce_all::<T, MinMax>(x, threads);
+                if kernel::number::<T>(low).is_none() || kernel::number::<T>(high).is_none() {
+                    return vec![f64::NAN; places.len()];
+                }
+                let found = select::select(x, select::Order::Value, &ranks, threads);
+                let pairs = found.chunks_exact(2).zip(&places);
+                pairs.map(|(pair, place)| interpolate(pair[0].to_f64(), pair[1].to_f64(), place.fract())).collect()
+            })?
+        });
+        Ok(PyArray1::from_vec(py, values).into_any())
+    })
+}
+
+/// Between a and b as `numpy.quantile` does it: from the nearer end, so that the ends are met exactly.
+fn interpolate(a: f64, b: f64, t: f64) -> f64 {
+    if a == b {
+        return a;
+    }
+    let difference = b - a;
+    if t >= 0.5 { b - difference * (1.0 - t) } else { a + difference * t }
+}
+
+#[pyfunction]
+fn kth_magnitude<'py>(x: &Obj<'py>, k: i64, dtype: Option<&str>, threads: Option<&Obj<'py>>) -> PyResult<Obj<'py>> {
+    entry("kth_magnitude", || {
+        let array = Array::float(Name("kth_magnitude", "x"), x, dtype)?;
+        let threads = resolve("kth_magnitude", threads)?;
+        let n = array.len();
+        let k = u64::try_from(k).ok().filter(|&k| k < n as u64).ok_or_else(|| {
+            Error::Value(format!("kth_magnitude: k must be from 0 to below the {n} elements, got {k}"))
+        })?;
+        let _borrow = borrow(&[&array])?;
+        match_dtype!(array, T => {
+            let slice = array.slice::<T>();
+            let found = compute(x.py(), || select::select(slice, select::Order::Magnitude, &[k], threads))?;
+            result(x.py(), &found, &[], array.object.dtype().as_any())
+        })
+    })
+}
+
+#[pyfunction]
+fn error_stats<'py>(
+    x: &Obj<'py>,
+    y: &Obj<'py>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<(f64, f64, f64, f64, f64)> {
+    entry("error_stats", || {
+        let a = Array::float(Name("error_stats", "x"), x, dtype)?;
+        let b = Array::float(Name("error_stats", "y"), y, None)?;
+        let threads = resolve("error_stats", threads)?;
+        b.expect_shape(&a.shape)?;
+        let _borrow = borrow(&[&a, &b])?;
+        let s = match_dtype!(a, A => match_dtype!(b, B => {
+            let (a, b) = (a.slice::<A>(), b.slice::<B>());
+            compute(x.py(), || compare::stats(a, b, threads))?
+        }));
+        Ok((s.xx, s.yy, s.xy, s.dd, s.max))
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(histogram, m)?)?;
+    m.add_function(wrap_pyfunction!(quantile, m)?)?;
+    m.add_function(wrap_pyfunction!(kth_magnitude, m)?)?;
+    m.add_function(wrap_pyfunction!(error_stats, m)?)
+}

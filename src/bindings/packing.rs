@@ -1,0 +1,76 @@
+//! Packing of codes.
+
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::array::{Array, Dtype, Name, tuple};
+use super::borrow::borrow;
+use super::error::{compute, entry};
+use super::parts::check_bits;
+use super::threads::resolve;
+use crate::error::Error;
+use crate::kernels::pack::{self as packing, packed_len};
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+#[pyfunction]
+fn pack<'py>(codes: &Obj<'py>, bits: u32, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+    entry("pack", || {
+        let threads = resolve("pack", threads)?;
+        check_bits("pack", bits)?;
+        let codes = Array::bytes(Name("pack", "codes"), codes)?;
+        let mut target = Array::bytes_out(Name("pack", "out"), out)?;
+        let (mut shape, cols) = (codes.shape.clone(), codes.cols());
+        match shape.last_mut() {
+            Some(last) => *last = packed_len(cols, bits),
+            None => shape.push(1),
+        }
+        target.expect_shape(&shape)?;
+        let _borrow = borrow(&[&codes, &target])?;
+        let signed = codes.dtype == Dtype::I8;
+        let (source, packed) = (codes.slice::<u8>(), target.slice_mut::<u8>());
+        let bad = compute(out.py(), || packing::first_out_of_range(source, bits, signed, threads))?;
+        if let Some(i) = bad {
+            let got = if signed { i64::from(source[i] as i8) } else { i64::from(source[i]) };
+            let half = 1i64 << (bits - 1);
+            let (low, high) = if signed { (-half, half - 1) } else { (0, 2 * half - 1) };
+            let text = format!("pack: codes must be from {low} to {high} for {bits} bits, got {got} at flat index {i}");
+            return Err(Error::Value(text).into());
+        }
+        compute(out.py(), || packing::pack(source, cols, bits, packed, threads))
+    })
+}
+
+#[pyfunction]
+fn unpack<'py>(packed: &Obj<'py>, bits: u32, n: usize, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+    entry("unpack", || {
+        let threads = resolve("unpack", threads)?;
+        check_bits("unpack", bits)?;
+        let packed = Array::bytes(Name("unpack", "packed"), packed)?;
+        let mut target = Array::bytes_out(Name("unpack", "out"), out)?;
+        let want = packed_len(n, bits);
+        if packed.shape.last() != Some(&want) {
+            let got = tuple(&packed.shape);
+            let text = format!("unpack: packed must have {want} bytes in its last axis for {n} codes, got shape {got}");
+            return Err(Error::Shape(text).into());
+        }
+        let mut shape = packed.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = n;
+        }
+        target.expect_shape(&shape)?;
+        let _borrow = borrow(&[&packed, &target])?;
+        let signed = target.dtype == Dtype::I8;
+        let (source, codes) = (packed.slice::<u8>(), target.slice_mut::<u8>());
+        if let Some(row) = compute(out.py(), || packing::first_bad_padding(source, n, bits))? {
+            let text = format!("unpack: packed must have zero padding bits, got others at the end of row {row}");
+            return Err(Error::Value(text).into());
+        }
+        compute(out.py(), || packing::unpack(source, n, bits, codes, signed, threads))
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(pack, m)?)?;
+    m.add_function(wrap_pyfunction!(unpack, m)?)
+}
