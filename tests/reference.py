@@ -170,7 +170,7 @@ def kth_magnitude(x: np.ndarray, k: int) -> np.generic:
 
 # ----------------------------------------------------------------------------------------------- quantization
 # Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-# arXiv:1712.05877, 2.1; Krishnamoorthi, Quantizing deep convolutional networks, arXiv:1806.08342, 2; the
+# arXiv:1712.05877, 2.1. Krishnamoorthi, Quantizing deep convolutional networks, arXiv:1806.08342, 2. The
 # operators QuantizeLinear and DynamicQuantizeLinear of ONNX (rounding half to even; an integer zero point, from
 # the range widened to include 0).
 
@@ -421,7 +421,7 @@ def _pack_calls(mo: Any) -> dict[str, Call]:
         calls[f"pack{bits}"] = Call(
             "quant.pack",
             lambda c, threads=None, b=bits: mo.quant.pack(c, b, threads=threads),
-            lambda c, b=bits: c % 2**b,
+            lambda c, b=bits: c & (2**b - 1),
             True,
         )
         for signed in (False, True):

@@ -335,7 +335,24 @@ def test_e20_differential_against_upstream(name: str, path: Path) -> None:
     )
 
 
-NUMPY = ["?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", "c8"]
+OURS = {
+    np.dtype(numpy): dtype
+    for numpy, dtype in {
+        "?": "BOOL",
+        "u1": "U8",
+        "i1": "I8",
+        "u2": "U16",
+        "i2": "I16",
+        "f2": "F16",
+        "u4": "U32",
+        "i4": "I32",
+        "f4": "F32",
+        "u8": "U64",
+        "i8": "I64",
+        "f8": "F64",
+        "c8": "C64",
+    }.items()
+}
 
 
 @st.composite
@@ -346,22 +363,12 @@ def models(draw: st.DrawFn) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     arrays = {}
     for name in names:
-        dtype = np.dtype(draw(st.sampled_from(NUMPY)))
+        dtype = draw(st.sampled_from(list(OURS)))
         shape = draw(st.lists(st.integers(0, 5), max_size=4))
         data = rng.bytes(int(np.prod(shape, dtype=int)) * dtype.itemsize)
-        array = np.frombuffer(bytearray(data), np.uint8 if dtype == "?" else dtype).reshape(shape)
-        arrays[name] = np.asarray(array % 2 == 1) if dtype == "?" else array
+        array = np.frombuffer(bytearray(data), np.uint8 if dtype.kind == "b" else dtype).reshape(shape)
+        arrays[name] = np.asarray(array % 2 == 1) if dtype.kind == "b" else array
     return arrays
-
-
-OURS = {
-    np.dtype(k): v
-    for k, v in zip(
-        NUMPY,
-        ["BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64", "C64"],
-        strict=True,
-    )
-}
 
 
 @given(

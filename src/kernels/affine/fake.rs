@@ -1,6 +1,6 @@
 //! Quantize and dequantize at once.
 
-use super::groups::{All, Finite, RangeOf};
+use super::groups::{All, Finite, range};
 use super::quantize::{NonFinite, dimensions, part_params};
 use super::{Granularity, Param, Scheme, Spec};
 use crate::isa::kernel;
@@ -34,7 +34,11 @@ pub fn fake_quantize<T: Element>(
             let mut finite = true;
             for (row, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
                 for (group, out) in row.chunks(size).zip(out.chunks_mut(size)) {
-                    let range = if saturate { Finite::range(group) } else { All::range(group) };
+                    let range = if saturate {
+                        range::<T, Finite>(group, spec.scheme)
+                    } else {
+                        range::<T, All>(group, spec.scheme)
+                    };
                     finite &= !range.is_nonfinite();
                     fake_chunk(group, &Param::new(spec.scheme, spec.bits, range), signed, out);
                 }

@@ -46,41 +46,11 @@ pub struct Param<C> {
 }
 
 impl<C: Real> Param<C> {
-    /// From the range of one part (as keys; the identity of the minimum where there was no finite number).
+    /// From the range of one part.
     #[inline(always)]
     pub fn new<T: Element<Compute = C>>(scheme: Scheme, bits: u32, range: Range<T>) -> Self {
-        let levels = ((1u32 << bits) - 1) as f64;
-        let top = ((1u32 << (bits - 1)) - 1) as f64;
-        let (min, max) = range.bounds();
-        let scale = |range: f64| {
-            let scale = C::from_f64(range);
-            if range == 0.0 {
-                C::from_i16(1)
-            } else if scale < C::MIN_POSITIVE {
-                C::MIN_POSITIVE
-            } else {
-                scale
-            }
-        };
-        match scheme {
-            Scheme::Symmetric => {
-                let absmax = if -min > max { -min } else { max };
-                Self::from_parts(scheme, bits, scale(absmax / top), 0, C::from_i16(0))
-            }
-            Scheme::Asymmetric => {
-                let (min, max) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
-                let scale = scale(max / levels - min / levels);
-                let zero = -min / scale.to_f64();
-                let zero = if zero < levels { zero } else { levels };
-                Self::from_parts(scheme, bits, scale, zero.round_to_byte(), C::from_i16(0))
-            }
-            Scheme::MinMax => {
-                // Of f64 the difference itself may overflow, the difference of the quotients not.
-                let width = max - min;
-                let step = if width < f64::INFINITY { width / levels } else { max / levels - min / levels };
-                Self::from_parts(scheme, bits, scale(step), 0, C::from_f64(min))
-            }
-        }
+        let (scale, zero_point, offset) = stored(scheme, bits, range);
+        Self::from_parts(scheme, bits, scale, zero_point, offset)
     }
 
     /// From stored values.
@@ -107,7 +77,7 @@ impl<C: Real> Param<C> {
             low: C::from_i16(low),
             high: C::from_i16(high),
             // A NaN becomes the code of 0; of minmax the nearest.
-            nan: (C::from_i16(0) - offset) / scale,
+            nan: if scheme == Scheme::MinMax { (C::from_i16(0) - offset) / scale } else { C::from_i16(0) },
             bias: zero_point,
         }
     }
@@ -143,6 +113,40 @@ impl<C: Real> Param<C> {
         let code = self.code(x);
         let q = if signed { code as i8 as i16 } else { code as i16 - self.zero_point as i16 };
         self.value(C::from_i16(q))
+    }
+}
+
+/// Scale, zero point and offset of a range. Without branches on the numbers: a loop over ranges vectorises.
+#[inline(always)]
+pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> (T::Compute, u8, T::Compute) {
+    let levels = ((1u32 << bits) - 1) as f64;
+    let top = ((1u32 << (bits - 1)) - 1) as f64;
+    let (min, max) = range.bounds();
+    let scale = |range: f64| {
+        let floor = T::Compute::MIN_POSITIVE;
+        let scale = T::Compute::from_f64(range);
+        let scale = if scale < floor { floor } else { scale };
+        if range == 0.0 { T::Compute::from_i16(1) } else { scale }
+    };
+    let none = T::Compute::from_i16(0);
+    match scheme {
+        Scheme::Symmetric => {
+            let absmax = if -min > max { -min } else { max };
+            (scale(absmax / top), 0, none)
+        }
+        Scheme::Asymmetric => {
+            let (min, max) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
+            let scale = scale(max / levels - min / levels);
+            let zero = -min / scale.to_f64();
+            let zero = if zero < levels { zero } else { levels };
+            (scale, zero.round_to_byte(), none)
+        }
+        Scheme::MinMax => {
+            // Of f64 the difference itself may overflow, the difference of the quotients not.
+            let width = max - min;
+            let step = if width < f64::INFINITY { width / levels } else { max / levels - min / levels };
+            (scale(step), 0, T::Compute::from_f64(min))
+        }
     }
 }
 
