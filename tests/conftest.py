@@ -71,9 +71,7 @@ def mxcsr(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         "unsigned get_mxcsr(void) { return _mm_getcsr(); }\n"
     )
     try:
-        subprocess.run(
-            ["gcc", "-O0", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True
-        )
+        subprocess.run(["gcc", "-O0", "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("gcc is not installed")
     return ctypes.CDLL(str(library))

@@ -30,9 +30,7 @@ def infos(arrays: dict[str, np.ndarray]) -> list[TensorInfo]:
     return [TensorInfo(n, DTYPES[a.dtype.name], a.shape, a.nbytes) for n, a in arrays.items()]
 
 
-def save(
-    path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None, **options: Any
-) -> None:
+def save(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None, **options: Any) -> None:
     with SafetensorsSink(path, infos(arrays), metadata, **options) as sink:
         for name, array in arrays.items():
             sink.write(name, array)

@@ -360,9 +360,7 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
 
     def call(function: str, prepare: Any = itself, **kwargs: Any) -> Call:
         f = getattr(r, function)
-        return Call(
-            f"reduce.{function}", lambda x, threads=None, **kw: f(x, threads=threads, **kwargs, **kw), prepare
-        )
+        return Call(f"reduce.{function}", lambda x, threads=None, **kw: f(x, threads=threads, **kwargs, **kw), prepare)
 
     calls = {name: call(f, **kw) for name, (f, kw) in plain.items()}
     calls |= {f"{name}-axis0": call(f, columns, axis=0, **kw) for name, (f, kw) in plain.items()}

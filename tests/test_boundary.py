@@ -229,9 +229,7 @@ def test_c6_a_bool_array_with_other_bytes_than_0_and_1_is_refused_too(name):
 @pytest.mark.parametrize("swapped", [">f4", ">f8", ">f2"])
 def test_c4_a_byte_swapped_input_is_refused_with_the_way_out(name, swapped):
     native = "=" + swapped[1:]
-    with pytest.raises(
-        TypeError, match=rf"^{name}: x has big-endian dtype '{swapped}'; use x.astype\('{native}'\)"
-    ):
+    with pytest.raises(TypeError, match=rf"^{name}: x has big-endian dtype '{swapped}'; use x.astype\('{native}'\)"):
         FUNCTIONS[name].run(X.ravel().astype(swapped))
 
 
@@ -574,17 +572,35 @@ assert mo.reduce.sum(x, threads=2) == 1 << 26
     )
 
 
-def test_c11_shapes_whose_product_overflows_are_errors():
-    for call in (
-        lambda: mo.reduce.sum(np.empty((0, 2**58), np.float32), axis=0),
-        lambda: mo.reduce.minmax(np.broadcast_to(np.float32(1), (1, 2**60)), axis=0),
-        lambda: mo.quantize(np.broadcast_to(np.float32(1), (2**31, 2**31)), group_size=1),
-        lambda: mo.fake_quantize(np.broadcast_to(np.float32(1), (2**31, 2**30)), axis=0),
-        lambda: mo.quant.unpack(np.empty((2**60, 0), np.uint8), 2, 2**60),
-        lambda: mo.quant.pack(np.broadcast_to(np.uint8(1), (2**31, 2**31)), 2),
-    ):
-        with pytest.raises((ValueError, MemoryError)):
-            call()
+HUGE = {
+    "sum": "mo.reduce.sum(np.empty((0, 2**58), np.float32), axis=0)",
+    "minmax": "mo.reduce.minmax(np.broadcast_to(np.float32(1), (1, 2**60)), axis=0)",
+    "kth_magnitude": "mo.reduce.kth_magnitude(np.broadcast_to(np.float32(1), (2**30, 2**30)), 5)",
+    "histogram": "mo.reduce.histogram(np.ones(3), 2**56)",
+    "quantize-group": "mo.quantize(np.broadcast_to(np.float32(1), (2**31, 2**31)), group_size=1)",
+    "quantize-axis": "mo.quantize(np.empty((0, 2**58), np.float32), axis=1)",
+    "fake_quantize": "mo.fake_quantize(np.broadcast_to(np.float32(1), (2**31, 2**30)), axis=0)",
+    "unpack": "mo.quant.unpack(np.empty((2**60, 0), np.uint8), 2, 2**60)",
+    "pack": "mo.quant.pack(np.broadcast_to(np.uint8(1), (2**31, 2**31)), 2)",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_c10_c11_shapes_beyond_any_memory_are_errors_and_no_abort(name):
+    """In its own process each: an allocation that fails in Rust would abort it."""
+    run(
+        f"""
+import numpy as np
+import modelopt_rs as mo
+try:
+    {HUGE[name]}
+except (ValueError, MemoryError):
+    pass
+else:
+    raise SystemExit("no error")
+assert mo.reduce.sum(np.ones(3, np.float32)) == 3
+"""
+    )
 
 
 def test_c13_a_subinterpreter_gets_an_import_error_and_the_main_one_goes_on():
@@ -642,9 +658,7 @@ def test_c2_a_panic_in_any_entry_is_an_internal_error_and_the_next_call_works(na
 
 def test_c2_every_function_of_the_core_goes_through_the_gate():
     """Whatever the arguments: the fault stands before they are looked at, or they are refused."""
-    entries = [
-        n for n in dir(_core) if not n.startswith("_") and n != "set_fault" and callable(getattr(_core, n))
-    ]
+    entries = [n for n in dir(_core) if not n.startswith("_") and n != "set_fault" and callable(getattr(_core, n))]
     entries = [n for n in entries if not isinstance(getattr(_core, n), type)]
     assert len(entries) > 15
     _core.set_fault(True)

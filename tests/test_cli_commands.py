@@ -145,9 +145,7 @@ def test_overwrite(run: Run, model: Path, tmp_path: Path) -> None:
 def test_directory_there_and_back(run: Run, tmp_path: Path) -> None:
     source = directory(tmp_path / "a", bert())
     run("quantize", source, "-o", tmp_path / "b", "--bits", "4")
-    out = run(
-        "dequantize", tmp_path / "b", "-o", tmp_path / "c", "--dtype", "float16", "--max-memory", "1MiB"
-    )
+    out = run("dequantize", tmp_path / "b", "-o", tmp_path / "c", "--dtype", "float16", "--max-memory", "1MiB")
     assert "dequantized  2 tensors" in out
     assert set(files_of(source)) == set(files_of(tmp_path / "c"))
     assert read(tmp_path / "c" / "model.safetensors")[LINEAR[0]][0] == "F16"
@@ -172,9 +170,7 @@ def test_compare(run: Run, model: Path, tmp_path: Path) -> None:
     row = next(line for line in lines if line.startswith("classifier.weight"))
     assert row.split() == ["classifier.weight", "exact", "0", "1.000000"]
     assert max(map(len, lines[:-1])) <= 80
-    assert re.match(
-        r"all 7 compared tensors: SQNR [\d.]+ dB, largest error [\d.]+, cosine 0.99\d+", lines[-1]
-    )
+    assert re.match(r"all 7 compared tensors: SQNR [\d.]+ dB, largest error [\d.]+, cosine 0.99\d+", lines[-1])
 
 
 def test_compare_lists_what_differs(run: Run, tmp_path: Path) -> None:

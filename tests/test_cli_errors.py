@@ -120,9 +120,7 @@ def test_output_exists(fail: Fail, model: Path, tmp_path: Path) -> None:
     assert fail(1, "quantize", model, "-o", tmp_path / "b").startswith(f"{tmp_path / 'b'}: the file exists")
     source = directory(tmp_path / "d", bert())
     directory(tmp_path / "e", bert())
-    assert fail(1, "quantize", source, "-o", tmp_path / "e").startswith(
-        f"{tmp_path / 'e'}: the directory is not empty"
-    )
+    assert fail(1, "quantize", source, "-o", tmp_path / "e").startswith(f"{tmp_path / 'e'}: the directory is not empty")
 
 
 def test_output_in_no_directory(fail: Fail, model: Path, tmp_path: Path) -> None:

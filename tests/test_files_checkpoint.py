@@ -81,9 +81,7 @@ def test_a_single_file_in_a_directory(tmp_path: Path) -> None:
         assert (source.config, source.index_name) == (None, None)
         assert set(source.tensors) == set(ARRAYS)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(
-        FormatError, match=r"neither model.safetensors nor model.safetensors.index.json is in"
-    ):
+    with pytest.raises(FormatError, match=r"neither model.safetensors nor model.safetensors.index.json is in"):
         files.open(tmp_path)
     with pytest.raises(FileNotFoundError):
         files.open(tmp_path / INDEX)
@@ -117,9 +115,7 @@ def test_e18_all_problems_are_reported_together(model: Path) -> None:
 
 def test_e18_tensor_in_two_shards(model: Path) -> None:
     save(model / SHARDS[1], ARRAYS)
-    with pytest.raises(
-        FormatError, match=r"tensor 'layer\.0\.weight' is in shards 'model-00001.*' and 'model-00002"
-    ):
+    with pytest.raises(FormatError, match=r"tensor 'layer\.0\.weight' is in shards 'model-00001.*' and 'model-00002"):
         CheckpointSource(model)
 
 
@@ -138,9 +134,7 @@ def test_e18_damaged_shard(model: Path) -> None:
     (model / SHARDS[0]).write_bytes(raw("{"))
     (model / SHARDS[1]).unlink()
     os.mkfifo(model / SHARDS[1])
-    with pytest.raises(
-        FormatError, match=r"00001.*header is not valid JSON.*; .*00002.*: not a regular file"
-    ):
+    with pytest.raises(FormatError, match=r"00001.*header is not valid JSON.*; .*00002.*: not a regular file"):
         CheckpointSource(model)
 
 
@@ -184,9 +178,7 @@ def test_writes_the_same_directory(model: Path, tmp_path: Path) -> None:
     before = tree(model)
     assert {name for name in before if "modelopt-" not in name} == set(out)
     assert json.loads(out[INDEX]) == json.loads(before[INDEX])
-    assert all(
-        out[name] == before[name] for name in ("config.json", "tokenizer.json", "1_Pooling/config.json")
-    )
+    assert all(out[name] == before[name] for name in ("config.json", "tokenizer.json", "1_Pooling/config.json"))
     assert (tmp_path / "out" / "tokenizer.json").stat().st_mode & 0o777 == 0o600
     assert not left_over(tmp_path)
 
@@ -235,9 +227,7 @@ def test_f4_stale_directories_are_removed(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "rename", "link", "fchmod"])
-def test_f7_every_call_may_fail(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_f7_every_call_may_fail(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     old = make_sharded(tmp_path / "out")
     before = tree(old)
 
@@ -277,9 +267,7 @@ def test_overwrite(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert not left_over(tmp_path)
 
 
-def test_two_renames_put_the_old_directory_back(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_renames_put_the_old_directory_back(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = make_sharded(tmp_path / "out")
     before = tree(old)
     monkeypatch.setattr(atomic_directory, "_exchange", lambda a, b: False)

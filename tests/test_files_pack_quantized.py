@@ -58,9 +58,7 @@ def make(spec: PackedSpec, rows: int, columns: int, name: str = "fc.weight", see
     if spec.symmetric:
         zero[:] = top // 2
     else:
-        tensors[f"{name}_zero_point"] = np.ascontiguousarray(
-            pack_rows(np.ascontiguousarray(zero.T), spec.bits).T
-        )
+        tensors[f"{name}_zero_point"] = np.ascontiguousarray(pack_rows(np.ascontiguousarray(zero.T), spec.bits).T)
     size = spec.group_size or columns
     zeros, scales = (np.repeat(a, size, axis=1)[:, :columns] for a in (zero.astype(np.float32), scale))
     return Weight(tensors, (codes.astype(np.float32) - zeros) * scales)

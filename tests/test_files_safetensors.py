@@ -260,9 +260,7 @@ def test_symbolic_links_are_followed(path: Path) -> None:
 
 def test_open_says_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(
-        FormatError, match=r"x.gguf: not a model file that is supported: a safetensors file, a "
-    ):
+    with pytest.raises(FormatError, match=r"x.gguf: not a model file that is supported: a safetensors file, a "):
         files.open(tmp_path / "x.gguf")
     (tmp_path / "short.safetensors").write_bytes(b"")
     with pytest.raises(FormatError, match="less than the 8"):
@@ -328,11 +326,7 @@ def test_e20_differential_against_upstream(name: str, path: Path) -> None:
 
     ours = accepts(lambda: SafetensorsSource(path).close())
     theirs = accepts(lambda: safetensors.safe_open(path, "np").keys())
-    assert (
-        (ours, theirs) in ((True, True), (False, False))
-        if reason is None
-        else (ours, theirs) == (False, True)
-    )
+    assert (ours, theirs) in ((True, True), (False, False)) if reason is None else (ours, theirs) == (False, True)
 
 
 OURS = {
@@ -357,9 +351,7 @@ OURS = {
 
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, np.ndarray]:
-    names = draw(
-        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6, unique=True)
-    )
+    names = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=6, unique=True))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     arrays = {}
     for name in names:
@@ -371,9 +363,7 @@ def models(draw: st.DrawFn) -> dict[str, np.ndarray]:
     return arrays
 
 
-@given(
-    models(), st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.just("é\n"), max_size=3)
-)
+@given(models(), st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.just("é\n"), max_size=3))
 def test_round_trip_with_upstream(
     tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:

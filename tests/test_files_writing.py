@@ -85,9 +85,7 @@ def test_data_are_aligned(path: Path) -> None:
         (np.float32(1).reshape(()), ValueError, "has rows of 3"),
     ],
 )
-def test_wrong_arrays_change_nothing(
-    path: Path, array: np.ndarray, error: type[Exception], match: str
-) -> None:
+def test_wrong_arrays_change_nothing(path: Path, array: np.ndarray, error: type[Exception], match: str) -> None:
     with SafetensorsSink(path, [TensorInfo("w", "F32", (2, 3), 24)]) as sink:
         with pytest.raises(error, match=match):
             sink.write("w", array)
@@ -124,9 +122,7 @@ def test_missing_rows_are_refused(path: Path) -> None:
     path.write_bytes(OLD)
     with SafetensorsSink(path, infos(SAMPLE)) as sink:
         sink.write("a.weight", SAMPLE["a.weight"][:1])
-        with pytest.raises(
-            ValueError, match=r"not all is written: tensor 'b' has 0 of 16 bytes; 'a.weight' has 12"
-        ):
+        with pytest.raises(ValueError, match=r"not all is written: tensor 'b' has 0 of 16 bytes; 'a.weight' has 12"):
             sink.commit()
         with pytest.raises(ValueError, match="committed or aborted"):
             sink.write("b", SAMPLE["b"])
@@ -136,9 +132,7 @@ def test_missing_rows_are_refused(path: Path) -> None:
 def test_ml_dtypes_are_taken_by_their_bits(path: Path) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     arrays = {"w": np.ones(3, ml_dtypes.bfloat16), "v": np.ones(3, ml_dtypes.float8_e4m3fn)}
-    with SafetensorsSink(
-        path, [TensorInfo("w", "BF16", (3,), 6), TensorInfo("v", "F8_E4M3", (3,), 3)]
-    ) as sink:
+    with SafetensorsSink(path, [TensorInfo("w", "BF16", (3,), 6), TensorInfo("v", "F8_E4M3", (3,), 3)]) as sink:
         for name, array in arrays.items():
             sink.write(name, array)
         sink.commit()
@@ -456,9 +450,7 @@ def test_f5_symbolic_links(tmp_path: Path, temporary: str) -> None:
 def test_f6_input_is_output(tmp_path: Path, temporary: str, way: str) -> None:
     path = tmp_path / "a"
     save(path, SAMPLE)
-    destination = {"same": path, "dotted": tmp_path / "." / ".." / tmp_path.name / "a"}.get(
-        way, tmp_path / "b"
-    )
+    destination = {"same": path, "dotted": tmp_path / "." / ".." / tmp_path.name / "a"}.get(way, tmp_path / "b")
     if way == "symlink":
         destination.symlink_to(path)
     elif way == "hardlink":

@@ -35,9 +35,7 @@ def test_a8_unpack_undoes_pack_for_every_length(bits, dtype, isa):
 
 @pytest.mark.parametrize("dtype", SIGNS.values(), ids=SIGNS)
 @pytest.mark.parametrize("bits", ref.BITS)
-@pytest.mark.parametrize(
-    "shape", [(), (1,), (0,), (3, 5), (2, 3, 7), (4, 0), (0, 5), (5, 257), (2, 70_001)], ids=str
-)
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 5), (2, 3, 7), (4, 0), (0, 5), (5, 257), (2, 70_001)], ids=str)
 def test_a8_pack_equals_the_oracle(bits, dtype, shape):
     """Each row starts on a byte; the padding bits are zero; a 0-d array packs to shape (1,)."""
     codes = codes_of(shape, bits, dtype)

@@ -27,9 +27,7 @@ from pipeline_models import (
 @pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
 @pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 32), (2, 16), (4, 0)])
 @pytest.mark.parametrize("memory", [1 << 28, 1 << 13])
-def test_values_are_those_of_the_layout(
-    tmp_path: Path, scheme: str, bits: int, group: int, memory: int
-) -> None:
+def test_values_are_those_of_the_layout(tmp_path: Path, scheme: str, bits: int, group: int, memory: int) -> None:
     a, b, c = (tmp_path / f"{name}.safetensors" for name in "abc")
     write(a, bert(), {"format": "pt"})
     mo.quantize_file(a, b, bits=bits, scheme=scheme, group_size=group, durable=False)

@@ -113,9 +113,7 @@ def test_compare_lists_what_differs(tmp_path: Path) -> None:
     assert report.worst_tensor == "ids"
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("F32", "BF16"), ("BF16", "BF16"), ("F16", "BF16"), ("F64", "F16")]
-)
+@pytest.mark.parametrize(("one", "other"), [("F32", "BF16"), ("BF16", "BF16"), ("F16", "BF16"), ("F64", "F16")])
 def test_compare_across_dtypes(tmp_path: Path, one: str, other: str) -> None:
     x = np.array([[1.0, -0.5, 2.0, 0.25]], np.float32)
 

@@ -126,9 +126,7 @@ def test_globs() -> None:
     assert plan(include=["emb.*"])["emb.embeddings.weight"] == "included by 'emb.*'"
     assert plan(exclude=["a.*"]) == {"b.fc.weight": linear}
     assert plan(include=["a.*"], exclude=["*.fc.weight"]) == {}
-    with pytest.raises(
-        OptionError, match=r"include 'emb.norm[*]': tensor 'emb.norm.weight' can't be quantized"
-    ):
+    with pytest.raises(OptionError, match=r"include 'emb.norm[*]': tensor 'emb.norm.weight' can't be quantized"):
         plan(include=["emb.norm*"])
     for option in ("include", "exclude"):
         with pytest.raises(OptionError, match=rf"{option} 'typo[*]' matches no tensor"):
@@ -145,9 +143,7 @@ def test_a_tied_head_stays() -> None:
 
 
 def test_a_quantized_model_is_refused() -> None:
-    with pytest.raises(
-        UnsupportedError, match=r"quantized already .*'fc.weight_packed'.*: dequantize it first"
-    ):
+    with pytest.raises(UnsupportedError, match=r"quantized already .*'fc.weight_packed'.*: dequantize it first"):
         decide(info("fc.weight_packed", dtype="I32"))
     with pytest.raises(UnsupportedError, match="quantized already"):
         decide(info("fc.weight"), {"quantization_config": {"quant_method": "gptq"}})

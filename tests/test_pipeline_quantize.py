@@ -110,9 +110,7 @@ def test_a_hugging_face_directory_comes_along(tmp_path: Path) -> None:
     assert quantization["format"] == "pack-quantized"
     (group,) = quantization["config_groups"].values()
     assert group["targets"] == ["Linear"]
-    assert {
-        key: group["weights"][key] for key in ("num_bits", "type", "symmetric", "strategy", "group_size")
-    } == {
+    assert {key: group["weights"][key] for key in ("num_bits", "type", "symmetric", "strategy", "group_size")} == {
         "num_bits": 4,
         "type": "int",
         "symmetric": True,
@@ -155,9 +153,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize(("bits", "scheme", "group"), list(GOLDEN))
-def test_f10_same_bytes_for_any_threads_and_tiles(
-    tmp_path: Path, bits: int, scheme: str, group: int | None
-) -> None:
+def test_f10_same_bytes_for_any_threads_and_tiles(tmp_path: Path, bits: int, scheme: str, group: int | None) -> None:
     model = {
         **bert(),
         "big.weight": ("F32", weights((700, 2048), 9)),
@@ -302,9 +298,7 @@ def test_f6_a_directory_may_not_replace_itself(tmp_path: Path) -> None:
 def test_progress_adds_up(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", bert())
     seen: list[tuple[int, int, str]] = []
-    mo.quantize_file(
-        source, tmp_path / "b.safetensors", progress=lambda *step: seen.append(step), durable=False
-    )
+    mo.quantize_file(source, tmp_path / "b.safetensors", progress=lambda *step: seen.append(step), durable=False)
     assert seen[-1][0] == seen[-1][1] == sum(array.nbytes for _, array in bert().values())
     assert [step[0] for step in seen] == sorted(step[0] for step in seen)
     assert {step[2] for step in seen} == set(bert())
@@ -319,9 +313,7 @@ def test_odd_tensors_are_copied(tmp_path: Path) -> None:
         "none.weight": ("F32", np.zeros((4, 0), np.float32)),
     }
     model = dict(sorted(model.items(), key=lambda kv: -np.dtype(NUMPY[kv[1][0]]).itemsize))
-    report = mo.quantize_file(
-        write(tmp_path / "a.safetensors", model), tmp_path / "b.safetensors", durable=False
-    )
+    report = mo.quantize_file(write(tmp_path / "a.safetensors", model), tmp_path / "b.safetensors", durable=False)
     out = read(tmp_path / "b.safetensors")
     assert {name: (d, a.tolist()) for name, (d, a) in out.items()} == {
         name: (d, a.tolist()) for name, (d, a) in model.items()
@@ -332,9 +324,7 @@ def test_odd_tensors_are_copied(tmp_path: Path) -> None:
 
 def test_a_row_that_exceeds_the_memory(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", {"fc.weight": ("F32", weights((4, 4096)))})
-    with pytest.raises(
-        OptionError, match=r"tensor 'fc.weight': one row needs [\d,]+ bytes, max_memory is 20,000"
-    ):
+    with pytest.raises(OptionError, match=r"tensor 'fc.weight': one row needs [\d,]+ bytes, max_memory is 20,000"):
         mo.quantize_file(source, tmp_path / "b.safetensors", max_memory=20_000)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
@@ -342,9 +332,7 @@ def test_a_row_that_exceeds_the_memory(tmp_path: Path) -> None:
 def sparse(path: Path, rows: int, columns: int) -> Path:
     """A file with one float32 weight of zeros that takes no room on the disk."""
     nbytes = 4 * rows * columns
-    text = json.dumps(
-        {"fc.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, nbytes]}}
-    ).encode()
+    text = json.dumps({"fc.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, nbytes]}}).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -363,9 +351,7 @@ def test_f9_memory_is_bounded(tmp_path: Path, bits: int, scheme: str) -> None:
         "print(mo.compare_files(sys.argv[1], sys.argv[2], max_memory=32 * 2**20).peak_memory)\n"
     )
     arguments = [str(source), str(tmp_path / "b.safetensors"), str(bits), scheme]
-    out = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert int(out.stdout) < (32 + 64) * 2**20
 
 

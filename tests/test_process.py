@@ -240,8 +240,7 @@ inside.wait()
     )
     for _ in range(4):
         children = [
-            subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-            for _ in range(5)
+            subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(5)
         ]
         for child in children:
             _, errors = child.communicate(timeout=60)
@@ -307,9 +306,7 @@ def test_d6_one_cpu_by_affinity_means_one_thread():
     cpu = min(os.sched_getaffinity(0))
     environment = {k: v for k, v in os.environ.items() if k != "MODELOPT_RS_NUM_THREADS"}
     script = PREAMBLE + "assert mo.get_num_threads() == 1\nwork(None)\nassert tasks() == 1"
-    subprocess.run(
-        ["taskset", "-c", str(cpu), sys.executable, "-c", script], check=True, env=environment, timeout=60
-    )
+    subprocess.run(["taskset", "-c", str(cpu), sys.executable, "-c", script], check=True, env=environment, timeout=60)
 
 
 def test_d6_the_environment_variable_sets_the_number():
@@ -330,15 +327,15 @@ def test_d6_garbage_in_an_environment_variable_is_a_value_error_that_names_it(va
     assert text in last
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
-def test_b11_the_environment_variable_chooses_the_instruction_set(isa, isas):
-    if isa not in isas:
-        done = run("work()", env={"MODELOPT_RS_ISA": isa}, code=1)
+@pytest.mark.parametrize("chosen", ["portable", "avx2", "avx512"])
+def test_b11_the_environment_variable_chooses_the_instruction_set(chosen, isas):
+    if chosen not in isas:
+        done = run("work()", env={"MODELOPT_RS_ISA": chosen}, code=1)
         assert "MODELOPT_RS_ISA" in done.stderr
     else:
         run(
-            f"from modelopt_rs import _core; assert _core.isa() == {isa!r}; work()",
-            env={"MODELOPT_RS_ISA": isa},
+            f"from modelopt_rs import _core; assert _core.isa() == {chosen!r}; work()",
+            env={"MODELOPT_RS_ISA": chosen},
         )
 
 

@@ -66,9 +66,7 @@ def test_b1_a_reduction_equals_its_oracle_at_every_small_length(name, isa):
 
 
 @pytest.mark.parametrize("name", ORACLES)
-@pytest.mark.parametrize(
-    "shape", [(ref.CHUNK + 1,), (3, ref.CHUNK - 1), (ref.CHUNK // 2 + 1, 3), (2, 1, 20_000)]
-)
+@pytest.mark.parametrize("shape", [(ref.CHUNK + 1,), (3, ref.CHUNK - 1), (ref.CHUNK // 2 + 1, 3), (2, 1, 20_000)])
 def test_b1_a_reduction_equals_its_oracle_across_chunks(name, shape):
     x = ref.wild(math.prod(shape), np.float32).reshape(shape)
     for axis in (None, 0, -1) if name in SELECTS or len(shape) < 3 else (None, -1):
@@ -79,9 +77,7 @@ def test_b1_a_reduction_equals_its_oracle_across_chunks(name, shape):
 
 
 @given(
-    hnp.arrays(
-        np.float32, hnp.array_shapes(max_dims=4, max_side=5), elements=st.floats(width=32, allow_nan=True)
-    ),
+    hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=5), elements=st.floats(width=32, allow_nan=True)),
     st.sampled_from(["min", "max", "nanmin", "nanmax", "absmax", "count_nonzero", "count_nonfinite"]),
     st.integers(-4, 3),
 )
@@ -212,9 +208,7 @@ def test_b13_a_sum_of_condition_1000_is_within_2_ulp(dtype):
     within_ulps(reduce.sum(x), exact, 2)
 
 
-@pytest.mark.parametrize(
-    "pattern", [(1e8, 1, -1e8), (1e8, -1e8, 1), (1, 1e8, -1e8), (2.0**24, 1, -(2.0**24))]
-)
+@pytest.mark.parametrize("pattern", [(1e8, 1, -1e8), (1e8, -1e8, 1), (1, 1e8, -1e8), (2.0**24, 1, -(2.0**24))])
 @pytest.mark.parametrize("repeats", [1, 21, 85, 20_001])
 def test_b13_a_float32_sum_keeps_what_float32_arithmetic_would_lose(pattern, repeats):
     x = np.tile(np.array(pattern, np.float32), repeats)
@@ -254,9 +248,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-@pytest.mark.parametrize(
-    "name", ["minmax", "nanminmax", *SELECTS[:1], "sum", "mean", "var", "norm", "count_nonzero"]
-)
+@pytest.mark.parametrize("name", ["minmax", "nanminmax", *SELECTS[:1], "sum", "mean", "var", "norm", "count_nonzero"])
 def test_a_wrong_argument_of_a_reduction_is_named(name, case):
     kwargs, error, match = ERRORS[case]
     with pytest.raises(error, match=f"^{name}: {match}"):

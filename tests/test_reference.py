@@ -10,9 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import reference as ref
 
-finite = hnp.arrays(
-    np.float64, hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-1e6, 1e6, width=32)
-)
+finite = hnp.arrays(np.float64, hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-1e6, 1e6, width=32))
 AXES = [None, 0, -1, (0, -1)]
 
 
@@ -63,9 +61,7 @@ def test_kth_magnitude_agrees_with_partition(x, k):
 
 def test_a13_rounding_to_float16_agrees_with_numpy():
     high = np.arange(1 << 16, dtype=np.uint32) << 16
-    x = np.concatenate([high + low for low in (0, 1, 0x0FFF, 0x1000, 0x1001, 0x3000, 0xF000)]).view(
-        np.float32
-    )
+    x = np.concatenate([high + low for low in (0, 1, 0x0FFF, 0x1000, 0x1001, 0x3000, 0xF000)]).view(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         want = x.astype(np.float16)
         got = ref.round_to_16_bits(x.astype(np.float64), np.dtype(np.float16))

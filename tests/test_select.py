@@ -228,8 +228,3 @@ def test_a_wrong_argument_of_a_selection_is_named(case):
     call, error, match = ERRORS[case]
     with pytest.raises(error, match=match):
         call()
-
-
-def test_c11_more_bins_than_memory_is_an_error_and_no_abort():
-    with pytest.raises((ValueError, MemoryError)):
-        reduce.histogram(X, 2**61)

@@ -5,21 +5,46 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__version__: Final[str]
+from modelopt_rs._types import Array, Axis, Bf16, Parts, Spec
 
-Array: TypeAlias = NDArray[Any]
-Axis: TypeAlias = int | Sequence[int] | None
-Bf16: TypeAlias = Literal["bf16"] | None
-# bits, scheme, axis, group_size
-Spec: TypeAlias = tuple[int, str, int | None, int | None]
-# codes, scale, zero_point, offset
-Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
+__all__ = [
+    "FormatError",
+    "InternalError",
+    "LimitError",
+    "UnsupportedError",
+    "__version__",
+    "absmax",
+    "count_nonfinite",
+    "count_nonzero",
+    "dequantize",
+    "error_stats",
+    "fake_quantize",
+    "get_num_threads",
+    "histogram",
+    "isa",
+    "kth_magnitude",
+    "mean",
+    "minmax",
+    "norm",
+    "pack",
+    "parse_safetensors_header",
+    "quantile",
+    "quantize",
+    "set_fault",
+    "set_isa",
+    "set_num_threads",
+    "sum",
+    "swap_thread_override",
+    "unpack",
+    "var",
+]
+
+__version__: Final[str]
 
 class FormatError(ValueError): ...
 class LimitError(FormatError): ...
@@ -49,9 +74,7 @@ def quantize(
     x: Any, out: Parts, spec: Spec, nonfinite: str, offset_binary: bool, dtype: Bf16, threads: int | None
 ) -> None: ...
 def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
-def fake_quantize(
-    x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None
-) -> None: ...
+def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...
 def unpack(packed: Array, bits: int, n: int, out: Array, threads: int | None) -> None: ...
 

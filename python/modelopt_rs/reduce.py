@@ -4,12 +4,13 @@ NaN propagates. Sums run in float64 with the rounding errors carried along, so t
 the length. Order statistics are exact and neither sort nor copy the array.
 """
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modelopt_rs import _core
+from modelopt_rs._types import Array, Axis, Bf16
 
 __all__ = [
     "absmax",
@@ -25,10 +26,6 @@ __all__ = [
     "sum",
     "var",
 ]
-
-Array: TypeAlias = NDArray[Any]
-Axis: TypeAlias = int | tuple[int, ...] | None
-Bf16: TypeAlias = Literal["bf16"] | None
 
 
 def minmax(

@@ -30,13 +30,15 @@ fn parse_safetensors_header<'py>(
         let names = PyList::empty(py);
         let dtypes = PyList::empty(py);
         let shapes = PyList::empty(py);
-        for tensor in &header.tensors {
-            names.append(&tensor.name)?;
+        let begins: Vec<i64> = header.tensors.iter().map(|tensor| tensor.begin as i64).collect();
+        // By value: each tensor's text is freed as soon as Python has it.
+        for tensor in header.tensors {
+            names.append(tensor.name)?;
             // Interned: a million tensors share a dozen strings.
             dtypes.append(PyString::intern(py, tensor.dtype))?;
             shapes.append(PyTuple::new(py, &tensor.shape)?)?;
         }
-        let begins = PyArray1::from_iter(py, header.tensors.iter().map(|tensor| tensor.begin as i64));
+        let begins = PyArray1::from_vec(py, begins);
         let metadata = PyDict::new(py);
         for (key, value) in &header.metadata {
             metadata.set_item(key, value)?;

@@ -35,9 +35,7 @@ fn axes(function: &str, axis: &Obj<'_>, ndim: usize) -> PyResult<Option<Vec<usiz
     let given: Vec<isize> = match axis.cast::<PyTuple>() {
         Ok(tuple) => tuple.extract()?,
         Err(_) => vec![axis.extract().map_err(|_| {
-            PyTypeError::new_err(format!(
-                "{function}: axis must be None, an integer or a tuple of integers, got {axis}"
-            ))
+            PyTypeError::new_err(format!("{function}: axis must be None, an integer or integers, got {axis}"))
         })?],
     };
     let mut axes = Vec::new();

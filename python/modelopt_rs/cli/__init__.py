@@ -28,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ImportError:
-        print(
-            'modelopt-rs: the command line needs its extra: pip install "modelopt_rs[cli]"', file=sys.stderr
-        )
+        print('modelopt-rs: the command line needs its extra: pip install "modelopt_rs[cli]"', file=sys.stderr)
         return 1
     from modelopt_rs.cli.app import run
 

@@ -22,6 +22,7 @@ __all__ = ["dequantize"]
 )
 @common
 def dequantize(
+    *,
     model: str,
     output: str,
     dtype: str,

@@ -62,9 +62,7 @@ def common(command: Command) -> Command:
     """Give a command the options that all have."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
-        click.option(
-            "--json", "report_path", type=click.Path(), metavar="REPORT", help="Write the report as JSON."
-        ),
+        click.option("--json", "report_path", type=click.Path(), metavar="REPORT", help="Write the report as JSON."),
         click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to compute with."),
         click.option(
             "--max-memory",

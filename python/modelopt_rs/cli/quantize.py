@@ -14,9 +14,7 @@ __all__ = ["quantize", "show_totals"]
 @click.command()
 @model
 @output(required=False)
-@click.option(
-    "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."
-)
+@click.option("--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code.")
 @click.option(
     "--scheme",
     default="symmetric",
@@ -32,11 +30,10 @@ __all__ = ["quantize", "show_totals"]
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Quantize these tensors too. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tensors alone; wins. Repeatable.")
-@click.option(
-    "--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing.")
 @common
 def quantize(
+    *,
     model: str,
     output: str | None,
     bits: str,
@@ -98,10 +95,7 @@ def show_totals(report: Report) -> None:
     """Print what a report adds up to."""
     totals = report.totals
     line(f"{report.source} -> {report.output}" if report.output else report.source)
-    line(
-        f"{report.command}d  {totals.changed:,} tensors"
-        + (" (dry run: nothing written)" if report.dry_run else "")
-    )
+    line(f"{report.command}d  {totals.changed:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
     reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
     for reason, count in reasons.most_common():
         line(f"left  {count:,} tensors: {reason}")

@@ -35,9 +35,7 @@ def printable(text: str) -> str:
     >>> print(printable("a\x1b[31mb"))
     a\\x1b[31mb
     """  # noqa: D301
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -84,9 +84,7 @@ class CheckpointSink:
         check_free(self.path, copied + sum(info.nbytes for info in self._tensors))
         with ExitStack() as stack:
             self._directory = stack.enter_context(AtomicDirectory(path, overwrite=overwrite, durable=durable))
-            self._sinks = {
-                shard: stack.enter_context(self._open_shard(shard, metadata)) for shard in source.shards
-            }
+            self._sinks = {shard: stack.enter_context(self._open_shard(shard, metadata)) for shard in source.shards}
             self._opened = stack.pop_all()
 
     def _assign(self, origins: Mapping[str, str]) -> dict[str, str]:

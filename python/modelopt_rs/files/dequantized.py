@@ -78,9 +78,7 @@ class Dequantized:
             if weight == name or not is_weight(weight):
                 continue
             if weight in source.tensors or info.dtype != "I32":
-                raise FormatError(
-                    f"{self.path}: tensor {quote(name)} must be I32 and in place of {quote(weight)}"
-                )
+                raise FormatError(f"{self.path}: tensor {quote(name)} must be I32 and in place of {quote(weight)}")
             shape = _read_shape(source, weight)
             specs[weight] = _find_spec(source, weight, shape, [named[weight]] if weight in named else allowed)
             shown[name] = TensorInfo(weight, dtype, shape, item * shape[0] * shape[1])

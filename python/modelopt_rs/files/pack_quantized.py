@@ -78,9 +78,7 @@ def words(n: int, bits: int) -> int:
     return -(-n * bits // 32)
 
 
-def packed_tensors(
-    name: str, shape: Sequence[int], spec: PackedSpec, scale_dtype: str = "F32"
-) -> list[TensorInfo]:
+def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtype: str = "F32") -> list[TensorInfo]:
     """Return the tensors that stand for one weight: packed, scale, shape and, if asymmetric, zero point.
 
     Parameters
@@ -131,9 +129,7 @@ def packed_tensors(
     return tensors
 
 
-def quantization_config(
-    targets: Mapping[PackedSpec, Sequence[str]], ignore: Sequence[str] = ()
-) -> dict[str, Any]:
+def quantization_config(targets: Mapping[PackedSpec, Sequence[str]], ignore: Sequence[str] = ()) -> dict[str, Any]:
     """Return what goes into `config.json` under "quantization_config".
 
     Parameters

@@ -78,8 +78,7 @@ def compare_files(
         only_in_a = tuple(name for name in left.tensors if name not in right.tensors)
         only_in_b = tuple(name for name in right.tensors if name not in left.tensors)
         tensors = tuple(
-            TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine)
-            for name, f in figures.items()
+            TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine) for name, f in figures.items()
         )
     # Position ids and the like would drown the weights in the sums.
     whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())

@@ -121,9 +121,7 @@ def _check_supported(view: Dequantized) -> None:
     config = config_of(view.source).get("quantization_config")
     if config and not view.specs:
         method = config.get("quant_method") if isinstance(config, dict) else None
-        raise UnsupportedError(
-            f"{view.path}: quantization_config of method {method!r} has no packed weights to read"
-        )
+        raise UnsupportedError(f"{view.path}: quantization_config of method {method!r} has no packed weights to read")
 
 
 def _tensor_report(view: Dequantized, name: str) -> TensorReport:

@@ -28,14 +28,10 @@ FLOATS: Final[dict[str, Literal["bf16"] | None]] = {
 DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
 
 # By the last part of the module's name, as the architectures of transformers spell them.
-EMBEDDING = re.compile(
-    r"(\w*_)?embeddings?|embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|relative_attention_bias"
-)
+EMBEDDING = re.compile(r"(\w*_)?embeddings?|embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|relative_attention_bias")
 ROUTER = re.compile(r"gate|router")
 # Anywhere in the module's name: a head may have several layers (`classifier.dense`).
-HEAD = re.compile(
-    r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|output_projection|vocab_projector"
-)
+HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|output_projection|vocab_projector")
 TIED = re.compile(r"lm_head|embed_out|decoder|embed_tokens|word_embeddings|wte|shared|tok_embeddings")
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -89,9 +85,7 @@ class QuantizeOptions:
         if self.bits not in BITS:
             raise OptionError(f"bits must be 8, 4 or 2, got {self.bits}")
         if self.scheme == "minmax":
-            raise OptionError(
-                "scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'"
-            )
+            raise OptionError("scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'")
         if self.scheme not in ("symmetric", "asymmetric"):
             raise OptionError(f"scheme must be 'symmetric' or 'asymmetric', got {self.scheme!r}")
         if self.group_size is not None and self.group_size < 0:
@@ -219,9 +213,7 @@ def _kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_included(
-    plan: Mapping[str, Decision], options: QuantizeOptions, tensors: Mapping[str, TensorInfo]
-) -> None:
+def _check_included(plan: Mapping[str, Decision], options: QuantizeOptions, tensors: Mapping[str, TensorInfo]) -> None:
     """Refuse a glob that can't have any effect; one that also matches a bias or a norm is welcome."""
     for glob in options.include:
         refused = [(name, why_not(tensors[name], options)) for name in plan if fnmatchcase(name, glob)]

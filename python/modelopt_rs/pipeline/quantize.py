@@ -161,9 +161,7 @@ def _outputs(info: TensorInfo, decision: Decision, options: QuantizeOptions) -> 
     return files.packed_tensors(info.name, info.shape, options.spec)
 
 
-def _quantize_tensor(
-    source: Source, sink: Sink, name: str, options: QuantizeOptions, road: Road
-) -> ErrorFigures:
+def _quantize_tensor(source: Source, sink: Sink, name: str, options: QuantizeOptions, road: Road) -> ErrorFigures:
     info = source.tensors[name]
     # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
     unit = 1 if options.spec.symmetric else 32 // options.bits
@@ -174,9 +172,7 @@ def _quantize_tensor(
         try:
             packed, scale, zero_point = quantizer(tile.array)
         except ValueError as error:
-            raise ValueError(
-                f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}: {error}"
-            ) from error
+            raise ValueError(f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}: {error}") from error
         figures += quantizer.figures(tile.array)
         sink.write(f"{name}_packed", packed)
         sink.write(f"{name}_scale", scale)

@@ -9,6 +9,7 @@ SQNR: not one value changed) is null.
 import json
 import math
 import resource
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -42,9 +43,7 @@ class ErrorFigures:
     def __add__(self, other: "ErrorFigures") -> "ErrorFigures":
         # max() would drop a NaN that stands on its right.
         worst = math.nan if math.isnan(other.max_error) else max(self.max_error, other.max_error)
-        return ErrorFigures(
-            self.xx + other.xx, self.yy + other.yy, self.xy + other.xy, self.dd + other.dd, worst
-        )
+        return ErrorFigures(self.xx + other.xx, self.yy + other.yy, self.xy + other.xy, self.dd + other.dd, worst)
 
     @property
     def sqnr_db(self) -> float:
@@ -224,7 +223,8 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def to_json(report: Any) -> str:

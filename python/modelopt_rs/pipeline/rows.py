@@ -7,6 +7,7 @@ same bytes. What is held for each row besides the input is counted in one place,
 import numpy as np
 
 from modelopt_rs import _core
+from modelopt_rs._types import Parts
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.files.pack_quantized import words
@@ -84,6 +85,6 @@ class RowQuantizer:
         _core.dequantize(self._parts(rows), self._spec, dense, self._symmetric, None, self._threads)
         return ErrorFigures(*_core.error_stats(array, dense, FLOATS[self._dtype], self._threads))
 
-    def _parts(self, rows: int) -> "_core.Parts":
+    def _parts(self, rows: int) -> Parts:
         zero_point = None if self._zero_point is None else self._zero_point[:rows]
         return self._codes[:rows], self._scale[:rows], zero_point, None

@@ -1,19 +1,15 @@
 """Affine quantization of arrays: `quantize`, `dequantize`, `fake_quantize` and the `QuantizedArray` between them."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
+from modelopt_rs._types import Array, Bf16, Nonfinite, Scheme
 
 __all__ = ["QuantizedArray", "dequantize", "fake_quantize", "quantize"]
-
-Array: TypeAlias = NDArray[Any]
-Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
-Nonfinite: TypeAlias = Literal["raise", "saturate"]
-Bf16: TypeAlias = Literal["bf16"] | None
 
 
 # Not frozen: a frozen dataclass takes three times as long to make, and small calls would show it.
@@ -83,28 +79,21 @@ class QuantizedArray:
             raise TypeError(f"QuantizedArray: index must be an integer or a slice, got {type(rows).__name__}")
         if len(self.shape) < 2:
             raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
-        if not isinstance(rows, slice):
-            i = range(self.shape[0])[rows]
-            taken = self[i : i + 1]
-            return taken._without_first_axis()
-        shape = (len(range(*rows.indices(self.shape[0]))), *self.shape[1:])
-        return replace(self, codes=self.codes[rows], shape=shape, **self._parts_of(rows))
-
-    def _parts_of(self, rows: slice) -> dict[str, Array | None]:
-        parts = {"scale": self.scale, "zero_point": self.zero_point, "offset": self.offset}
-        if self.group_size is None and self.axis not in (0, -len(self.shape)):
-            return {**parts}
-        return {name: None if part is None else part[rows] for name, part in parts.items()}
-
-    def _without_first_axis(self) -> "QuantizedArray":
-        """One row of one: an axis that was the first becomes one scale for all."""
         axis = None if self.axis is None else self.axis % len(self.shape)
-        parts: dict[str, Array | None] = {}
-        for name, part in (("scale", self.scale), ("zero_point", self.zero_point), ("offset", self.offset)):
-            grouped = part is not None and (self.group_size is not None or axis == 0)
-            parts[name] = part[0, ...] if part is not None and grouped else part
-        axis = None if axis in (None, 0) else axis - 1
-        return replace(self, codes=self.codes[0], shape=self.shape[1:], axis=axis, **parts)
+        by_row = axis == 0 or self.group_size is not None
+
+        def take(part: Array | None) -> Array | None:
+            return part[rows, ...] if part is not None and by_row else part
+
+        if isinstance(rows, slice):
+            shape = (len(range(*rows.indices(self.shape[0]))), *self.shape[1:])
+        else:
+            # One row: an axis that was the first becomes one scale for all.
+            shape = self.shape[1:]
+            axis = None if axis in (None, 0) else axis - 1
+        scale = self.scale[rows, ...] if by_row else self.scale
+        parts = (self.codes[rows], scale, take(self.zero_point), take(self.offset))
+        return QuantizedArray(*parts, self.bits, self.scheme, shape, axis, self.group_size)
 
     def __repr__(self) -> str:
         cut = "whole array"

@@ -1,15 +1,11 @@
 """Packing of 4- and 2-bit codes into bytes."""
 
-from typing import Any, TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
 from modelopt_rs import _core
+from modelopt_rs._types import Array
 
 __all__ = ["pack", "unpack"]
-
-Array: TypeAlias = NDArray[Any]
 
 
 def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | None = None) -> Array:
