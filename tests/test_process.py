@@ -33,7 +33,12 @@ def work(threads=4):
 
 
 def tasks():
-    return len(os.listdir("/proc/self/task"))
+    # those started since the imports: OpenBLAS and the watchdog have theirs
+    return len(os.listdir("/proc/self/task")) - before
+
+
+before = 0
+before = tasks()
 """
 
 
@@ -58,7 +63,7 @@ def test_d1_100_forks_after_the_pool_has_started_give_the_parents_result():
     """D2 too: the work is cut into many chunks."""
     run("""
 want = work()
-assert tasks() > 1
+assert tasks() > 0
 for i in range(100):
     pid = os.fork()
     if pid == 0:
@@ -178,12 +183,12 @@ for call in (
 def test_d7_one_thread_never_starts_a_pool():
     run("""
 want = work(1)
-assert tasks() == 1, tasks()
+assert tasks() == 0, tasks()
 with mo.num_threads(1):
     assert work(None) == want
 mo.set_num_threads(1)
 assert work(None) == want
-assert tasks() == 1, tasks()
+assert tasks() == 0, tasks()
 """)
 
 
@@ -192,17 +197,16 @@ def test_d7_small_work_never_starts_a_pool():
 for n in (0, 1, 1000):
     mo.quantize(x[:n], threads=8)
     mo.reduce.sum(x[:n], threads=8)
-assert tasks() == 1, tasks()
+assert tasks() == 0, tasks()
 """)
 
 
 def test_d7_the_pool_grows_no_further_than_asked():
     run("""
-before = tasks()
-for _ in range(50):
+for _ in range(15):
     for threads in range(1, 9):
         work(threads)
-assert tasks() - before < 40, tasks()
+assert tasks() < 40, tasks()
 """)
 
 
@@ -305,13 +309,13 @@ def test_d6_one_cpu_by_affinity_means_one_thread():
         pytest.skip("taskset is not installed")
     cpu = min(os.sched_getaffinity(0))
     environment = {k: v for k, v in os.environ.items() if k != "MODELOPT_RS_NUM_THREADS"}
-    script = PREAMBLE + "assert mo.get_num_threads() == 1\nwork(None)\nassert tasks() == 1"
+    script = PREAMBLE + "assert mo.get_num_threads() == 1\nwork(None)\nassert tasks() == 0"
     subprocess.run(["taskset", "-c", str(cpu), sys.executable, "-c", script], check=True, env=environment, timeout=60)
 
 
 def test_d6_the_environment_variable_sets_the_number():
     run("assert mo.get_num_threads() == 3", env={"MODELOPT_RS_NUM_THREADS": "3"})
-    run("work(None); assert tasks() == 1", env={"MODELOPT_RS_NUM_THREADS": "1"})
+    run("work(None); assert tasks() == 0", env={"MODELOPT_RS_NUM_THREADS": "1"})
 
 
 @pytest.mark.parametrize(
@@ -340,10 +344,8 @@ def test_b11_the_environment_variable_chooses_the_instruction_set(chosen, isas):
 
 
 def test_d6_threads_that_cannot_start_mean_serial_work_and_a_warning():
-    if os.geteuid() == 0:
-        become = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
-    else:
-        become = ""
+    nobody = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
+    become = nobody if os.geteuid() == 0 else ""  # the limit does not bind root
     run(f"""
 import resource, warnings
 want = work(1)

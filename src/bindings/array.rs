@@ -216,8 +216,8 @@ fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>
         return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.0)).into());
     }
     if descr.byteorder() == b'>' {
-        let (fix, got) = (descr.call_method1("newbyteorder", ("=",))?.getattr("str")?, descr.getattr("str")?);
-        let text = format!("{name} has big-endian dtype '{got}'; use a.astype('{fix}')");
+        let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));
+        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.1);
         return Err(Error::Dtype(text).into());
     }
     match (descr.kind(), itemsize, bf16) {

@@ -30,7 +30,8 @@ pub fn borrow(arrays: &[&Array<'_>]) -> Result<Borrow> {
     let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
     for (i, a) in extents.iter().enumerate() {
         if let Some(j) = extents[..i].iter().position(|b| a.conflicts(b)) {
-            let (first, second) = (arrays[i].name, arrays[j].name);
+            let (first, second) = if a.writes { (i, j) } else { (j, i) };
+            let (first, second) = (arrays[first].name, arrays[second].name);
             return Err(Error::Layout(format!("{first} and {} overlap in memory", second.1)));
         }
     }

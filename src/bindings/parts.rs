@@ -85,17 +85,18 @@ pub struct Parts<'py> {
 
 impl<'py> Parts<'py> {
     pub fn new(function: &'static str, given: &GivenParts<'py>, plan: &Plan, out: bool) -> PyResult<Self> {
+        let name = |arg: [&'static str; 2]| Name(function, arg[usize::from(out)]);
         let float = |arg, array: &Obj<'py>| {
-            let name = Name(function, arg);
+            let name = name(arg);
             if out { Array::float_out(name, array, None) } else { Array::float(name, array, None) }
         };
         let bytes = |arg, array: &Obj<'py>| {
-            let name = Name(function, arg);
+            let name = name(arg);
             if out { Array::bytes_out(name, array) } else { Array::bytes(name, array) }
         };
-        let codes = bytes("codes", &given.0)?;
+        let codes = bytes(["codes", "out.codes"], &given.0)?;
         codes.expect_shape(&plan.codes)?;
-        let scale = float("scale", &given.1)?;
+        let scale = float(["scale", "out.scale"], &given.1)?;
         scale.expect_shape(&plan.parts)?;
         if !matches!(scale.dtype, Dtype::F32 | Dtype::F64) {
             return Err(Error::Dtype(format!("{function}: scale must have dtype float32 or float64")).into());
@@ -109,8 +110,8 @@ impl<'py> Parts<'py> {
         };
         needs("zero_point", plan.spec.scheme == Scheme::Asymmetric, given.2.is_some())?;
         needs("offset", plan.spec.scheme == Scheme::MinMax, given.3.is_some())?;
-        let zero_point = given.2.as_ref().map(|array| bytes("zero_point", array)).transpose()?;
-        let offset = given.3.as_ref().map(|array| float("offset", array)).transpose()?;
+        let zero_point = given.2.as_ref().map(|array| bytes(["zero_point", "out.zero_point"], array)).transpose()?;
+        let offset = given.3.as_ref().map(|array| float(["offset", "out.offset"], array)).transpose()?;
         for part in [&zero_point, &offset].into_iter().flatten() {
             part.expect_shape(&plan.parts)?;
         }

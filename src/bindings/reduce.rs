@@ -127,6 +127,11 @@ impl<'py> Call<'py> {
     }
 }
 
+/// The same NaN whatever computed it.
+fn one_nan(x: f64) -> f64 {
+    if x.is_nan() { f64::NAN } else { x }
+}
+
 /// The total of each part under one of the sums.
 macro_rules! sums {
     ($call:expr, $op:ident) => {
@@ -234,7 +239,7 @@ fn var<'py>(
             let (x, view, threads) = (call.x.slice::<T>(), call.view, call.threads);
             compute(call.x.object.py(), || kernel::moments_axis(x, view, threads))?
         });
-        call.f64(&moments.into_iter().map(|m| m.m2 / (m.n - ddof)).collect::<Vec<_>>())
+        call.f64(&moments.into_iter().map(|m| one_nan(m.m2 / (m.n - ddof))).collect::<Vec<_>>())
     })
 }
 
@@ -256,7 +261,7 @@ fn norm<'py>(
         } else if ord == f64::INFINITY {
             call.refuse_empty()?;
             match_dtype!(call.x, T => {
-                call.states::<T, AbsMax>()?.into_iter().map(|[key, _]| T::from_key(key).to_f64()).collect()
+                call.states::<T, AbsMax>()?.into_iter().map(|[key, _]| one_nan(T::from_key(key).to_f64())).collect()
             })
         } else {
             return Err(Error::Value(format!("norm: ord must be 1, 2 or inf, got {ord}")).into());

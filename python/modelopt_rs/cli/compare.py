@@ -39,6 +39,6 @@ def compare(a: str, b: str, max_memory: int, threads: int | None, report_path: s
         line(f"not compared, a dtype that is not read: {name}")
     line()
     line(
-        f"all {len(report.tensors):,} compared tensors: SQNR {decibels(report.sqnr_db)} dB, "
+        f"all {len(report.tensors):,} compared tensors: SQNR {decibels(report.sqnr_db, ' dB')}, "
         f"largest error {number(report.max_error)}, cosine {report.cosine:.6f}"
     )

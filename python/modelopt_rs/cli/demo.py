@@ -75,7 +75,7 @@ def _show(totals: dict[int, dict[str, Any]]) -> None:
         ("bytes after", lambda t: f"{t['bytes_after']:,}"),
         ("ratio", lambda t: f"{t['ratio']:.2f}"),
         ("SQNR, dB", lambda t: decibels(t["sqnr_db"])),
-        ("worst tensor", lambda t: f"{t['worst_tensor']} ({decibels(t['worst_sqnr_db'])} dB)"),
+        ("worst tensor", lambda t: f"{t['worst_tensor']} ({decibels(t['worst_sqnr_db'], ' dB')})"),
         ("seconds", lambda t: f"{t['seconds']:.2f}"),
         ("GB/s of input", lambda t: f"{t['gb_per_s']:.2f}"),
         ("peak memory", lambda t: f"{t['peak_memory'] / 2**20:.0f} MiB"),

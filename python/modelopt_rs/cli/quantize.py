@@ -20,7 +20,7 @@ __all__ = ["quantize", "show_totals"]
     default="symmetric",
     show_default=True,
     metavar="NAME",
-    help="symmetric, or asymmetric: with a zero point.",
+    help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).",
 )
 @click.option(
     "--group-size",
@@ -101,8 +101,8 @@ def show_totals(report: Report) -> None:
         line(f"left  {count:,} tensors: {reason}")
     line(f"bytes  {totals.bytes_before:,} -> {totals.bytes_after:,} (ratio {totals.ratio:.2f})")
     if totals.sqnr_db is not None:
-        line(f"SQNR  {decibels(totals.sqnr_db)} dB, largest error {number(totals.max_error)}")
-        line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db)} dB")
+        line(f"SQNR  {decibels(totals.sqnr_db, ' dB')}, largest error {number(totals.max_error)}")
+        line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db, ' dB')}")
     if not report.dry_run:
         line(
             f"time  {totals.seconds:.2f} s, {totals.gb_per_s:.2f} GB/s of input, "

@@ -43,11 +43,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def decibels(value: float | None) -> str:
-    """Return an SQNR; 'exact' where nothing differs, '-' where there is none."""
+def decibels(value: float | None, unit: str = "") -> str:
+    """Return an SQNR with its unit; 'exact' where nothing differs, '-' where there is none."""
     if value is None:
         return "-"
-    return "exact" if value == math.inf else f"{value:.2f}"
+    return "exact" if value == math.inf else f"{value:.2f}{unit}"
 
 
 def line(text: str = "") -> None:

@@ -29,7 +29,7 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 DEFAULT_MEMORY = 256 * 2**20
 # A tile of input is at most this large even where the budget allows more: the tile, its codes and its
 # dequantized copy then stay in the caches between the passes over them.
-TILE_BYTES = 4 * 2**20
+TILE_BYTES = 2 * 2**20
 
 
 @dataclass(slots=True)

@@ -115,6 +115,10 @@ sum_op!(SquareSum, |x| x * x);
 /// The value of a carried sum. Where the sum is not finite, the error is meaningless and the sum says it all.
 pub fn total([sum, error]: [f64; 2]) -> f64 {
     let corrected = sum + error;
+    if sum.is_nan() {
+        // One NaN: which sign and payload comes out of an addition depends on the instruction set.
+        return f64::NAN;
+    }
     if sum.is_finite() && corrected.is_finite() { corrected } else { sum }
 }
 

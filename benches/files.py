@@ -1,0 +1,177 @@
+"""`modelopt-rs quantize` on a large checkpoint: `python benches/files.py [--size GIB] [--json FILE]`.
+
+Makes a synthetic checkpoint (one 1 GiB tensor, the rest 64 MiB each), quantizes it to 4 bits in a process of its own,
+and prints seconds, GB/s of input and the process's peak memory against `--max-memory` + 64 MiB. The file is in the
+page cache. Each run is paired with the plain road of the same bytes: read the input, write and sync the output.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+MIB, GIB = 2**20, 2**30
+BUDGET_MIB, SLACK_MIB = 256, 64
+TARGET_GB_PER_S = 1.0
+BLOCK = 4 * MIB  # small: a child's ru_maxrss starts from what its parent held
+
+
+@dataclass
+class Run:
+    seconds: float
+    gb_per_s: float
+    peak_mib: float
+    plain_seconds: float
+    bytes_out: int
+
+
+def tensors(nbytes: int, itemsize: int) -> dict[str, tuple[int, int]]:
+    """Names and shapes: a 1 GiB tensor where `nbytes` allows one, 64 MiB ones for the rest."""
+    columns, found, left = 4096, {}, nbytes
+    if nbytes >= GIB:
+        found["model.layers.0.mlp.up_proj.weight"] = (GIB // itemsize // (4 * columns), 4 * columns)
+        left -= GIB
+    for i in range(1, left // (64 * MIB) + 1):
+        found[f"model.layers.{i}.self_attn.q_proj.weight"] = (64 * MIB // itemsize // columns, columns)
+    return found
+
+
+def make(path: Path, nbytes: int, dtype: str) -> None:
+    """Stream a safetensors file to disk: one block of normal numbers, rolled a little each time."""
+    itemsize = 4 if dtype == "F32" else 2
+    header, at = {}, 0
+    for name, shape in tensors(nbytes, itemsize).items():
+        end = at + shape[0] * shape[1] * itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    block = np.random.default_rng(5).standard_normal(BLOCK // itemsize, dtype=np.float32) * np.float32(0.02)
+    if dtype == "BF16":
+        block = (block.view(np.uint32) >> 16).astype(np.uint16)
+    elif dtype == "F16":
+        block = block.astype(np.float16)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for i in range(0, at, BLOCK):
+            file.write(np.roll(block, i // BLOCK).data)
+        file.flush()
+        os.fsync(file.fileno())  # or its writing back would compete with what is timed
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def plain(source: Path, target: Path, bytes_out: int) -> float:
+    """Read `source` by blocks; write and sync `bytes_out` bytes."""
+    start, block = time.perf_counter(), bytearray(BLOCK)
+    with source.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
+    with target.open("wb", buffering=0) as file:
+        for i in range(0, bytes_out, BLOCK):
+            file.write(memoryview(block)[: min(BLOCK, bytes_out - i)])
+        os.fsync(file.fileno())
+    taken = time.perf_counter() - start
+    target.unlink()
+    return taken
+
+
+def quantize(source: Path, target: Path, threads: int) -> tuple[float, float]:
+    """Run the command line; return seconds of the whole process and its peak memory in MiB."""
+    command = [sys.executable, "-m", "modelopt_rs", "quantize", str(source), "-o", str(target)]
+    command += ["--bits", "4", "--no-verify", "--max-memory", f"{BUDGET_MIB}MiB", "--threads", str(threads)]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        taken = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(f"quantize exited with {process.returncode}:\n{log.read().decode(errors='replace')}")
+    return taken, usage.ru_maxrss / 1024
+
+
+def check(source: Path, target: Path) -> None:
+    """The first rows of the first tensor, read back from the output's own bytes, against the input."""
+    import modelopt_rs as mo
+
+    def parts(path: Path) -> tuple[dict[str, dict], int]:
+        with path.open("rb") as file:
+            n = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(n)), 8 + n
+
+    def rows(path: Path, name: str, kind: str, n: int) -> np.ndarray:
+        header, base = parts(path)
+        entry = header[name]
+        begin, columns = base + entry["data_offsets"][0], entry["shape"][1]
+        return np.fromfile(path, kind, n * columns, offset=begin).reshape(n, columns)
+
+    before, _ = parts(source)
+    name = next(iter(before))
+    kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[before[name]["dtype"]]
+    x = rows(source, name, kind, 4)
+    x = (x.astype(np.uint32) << 16).view(np.float32) if kind == "<u2" else x.astype(np.float32)
+    after, _ = parts(target)
+    scale_kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[after[f"{name}_scale"]["dtype"]]
+    scale = rows(target, f"{name}_scale", scale_kind, 4)
+    scale = (scale.astype(np.uint32) << 16).view(np.float32) if scale_kind == "<u2" else scale.astype(np.float32)
+    packed = rows(target, f"{name}_packed", "<i4", 4).view(np.uint8)
+    codes = mo.quant.unpack(packed, 4, x.shape[1]).astype(np.float32) - 8  # stored as code + 8
+    back = codes * np.repeat(scale, x.shape[1] // scale.shape[1], axis=1)
+    error, limit = np.abs(back - x), np.repeat(scale, x.shape[1] // scale.shape[1], axis=1) * 0.55
+    if not (error <= limit).all():
+        raise SystemExit(f"{name} does not come back: largest error {error.max()}, largest scale {scale.max()}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=float, default=4, metavar="GIB", help="of the checkpoint (default 4)")
+    parser.add_argument("--dtype", choices=["F32", "F16", "BF16"], default="F32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dir", type=Path, help="where to make it (default: the directory for temporary files)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs as JSON too")
+    args = parser.parse_args()
+    runs = []
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        source, target = Path(folder, "model.safetensors"), Path(folder, "small.safetensors")
+        make(source, int(args.size * GIB), args.dtype)
+        nbytes = size(source)
+        for i in range(args.rounds):
+            taken, peak = quantize(source, target, args.threads)
+            bytes_out = size(target)
+            if i == 0:
+                check(source, target)
+            target.unlink()
+            road = plain(source, Path(folder, "plain"), bytes_out)
+            runs.append(Run(taken, nbytes / taken / 1e9, peak, road, bytes_out))
+    speed = statistics.median(r.gb_per_s for r in runs)
+    peak = max(r.peak_mib for r in runs)
+    ratio = statistics.median(r.seconds / r.plain_seconds for r in runs)
+    for r in runs:
+        print(
+            f"{nbytes / GIB:.2f} GiB {args.dtype} -> {r.bytes_out / GIB:.2f} GiB in {r.seconds:.2f} s: "
+            f"{r.gb_per_s:.2f} GB/s of input, peak {r.peak_mib:.0f} MiB; plain road {r.plain_seconds:.2f} s"
+        )
+    limit, fast = BUDGET_MIB + SLACK_MIB, speed >= TARGET_GB_PER_S
+    print(f"speed   {speed:.2f} GB/s (median), target >= {TARGET_GB_PER_S:g}: {'met' if fast else 'NOT MET'}")
+    print(f"memory  {peak:.0f} MiB (largest), target <= {limit}: {'met' if peak <= limit else 'NOT MET'}")
+    print(f"        {ratio:.2f} x the time of the plain road (median of the pairs)")
+    if args.json:
+        args.json.write_text(json.dumps({"bytes": nbytes, "runs": [asdict(r) for r in runs]}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
