@@ -9,6 +9,7 @@ import argparse
 import gc
 import importlib.util
 import json
+import math
 import os
 import statistics
 import sys
@@ -28,6 +29,7 @@ THREADS = 2
 COLUMNS = 16_000  # the rows of the int8 per-row bench; a multiple of 32
 GROUP = 32
 SMALL_US = 3.0
+WRONG = "WRONG ANSWER"
 INSTALL = "python -m pip install '.[bench]'"  # from the repository's root
 Thunk = Callable[[], Any]
 
@@ -89,7 +91,11 @@ def paired(ours: Thunk, theirs: Thunk, rounds: int) -> tuple[list[float], list[f
 
 
 def measure(case: Case, rounds: int) -> Row:
-    case.check(case.ours(), case.theirs())  # and warm up
+    try:
+        case.check(case.ours(), case.theirs())  # and warm up
+    except AssertionError as wrong:
+        print(f"{case.work} against {case.peer}: {wrong}", file=sys.stderr)
+        return Row(case.work, case.peer, math.nan, math.nan, math.nan, WRONG, False)
     a, b = paired(case.ours, case.theirs, rounds)
     over, under = (a, b) if case.at_most else (b, a)
     ratio = statistics.median(x / y for x, y in zip(over, under, strict=True))
@@ -153,6 +159,11 @@ def numpy_cases(x: np.ndarray) -> Iterator[Case]:
         low, high = x.min(), x.max()
         return np.round((x - low) / (high - low) * 255).astype(np.uint8)
 
+    def true_norm(ours: Any, theirs: Any) -> None:
+        """NumPy's is a float32 dot product, 0.5 % off at 64 M elements: ours is held to float64's."""
+        close(1e-2)(ours, theirs)
+        close(1e-6)(ours, math.sqrt(sum(float(np.square(row, dtype=np.float64).sum()) for row in x)))
+
     k, reduce = x.size // 2, mo.reduce
     magnitude = float(np.abs(x).sum(dtype=np.float64))
     yield Case(
@@ -160,8 +171,7 @@ def numpy_cases(x: np.ndarray) -> Iterator[Case]:
     )
     yield Case("minmax", "np.min, np.max", 2, lambda: reduce.minmax(x), lambda: (np.min(x), np.max(x)), equal)
     yield Case("sum", "np.sum", 1.5, lambda: reduce.sum(x), lambda: np.sum(x), close(0, 1e-6 * magnitude))
-    # NumPy's norm is a float32 dot product: its own error reaches 1e-4.
-    yield Case("norm", "np.linalg.norm", 1.5, lambda: reduce.norm(x), lambda: np.linalg.norm(x), close(1e-3))
+    yield Case("norm", "np.linalg.norm", 1.5, lambda: reduce.norm(x), lambda: np.linalg.norm(x), true_norm)
     yield Case(
         "kth_magnitude at half",
         "np.partition",
@@ -472,24 +482,23 @@ def main() -> int:
 
     def add(section: str, row: Row) -> None:
         rows[section].append(row)
-        if sys.stderr.isatty():
-            print(f"{section}: {row.work}: {row.ratio:.2f}", file=sys.stderr)
+        print(f"{section}: {row.work} | {row.peer}: {row.ratio:.2f}", file=sys.stderr, flush=True)
 
     print(f"{x.size:,} float32 elements, {THREADS} threads of {os.cpu_count()} cores, median of {rounds} pairs")
     mo.set_num_threads(THREADS)
     for case in peer_cases(x):
         add("peers", measure(case, rounds))
-    for section, row in memory_rows(x, rounds):
-        add(section, row)
     for row in small_rows(rounds):
         add("small", row)
+    for section, row in memory_rows(x, rounds):
+        add(section, row)
     show(rows)
     short = [row for section in rows.values() for row in section if row.met is False]
     print(f"\n{len(short)} of {sum(map(len, rows.values()))} rows short of their target")
     if args.json:
         report = {section: [asdict(row) for row in found] for section, found in rows.items()}
         args.json.write_text(json.dumps({"elements": x.size, "rounds": rounds, **report}, indent=1) + "\n")
-    return 0
+    return int(any(row.target == WRONG for section in rows.values() for row in section))
 
 
 if __name__ == "__main__":

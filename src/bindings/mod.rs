@@ -3,6 +3,7 @@
 //! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
 
 mod array;
+mod axes;
 mod borrow;
 mod error;
 mod files;
