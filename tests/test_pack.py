@@ -144,7 +144,7 @@ ERRORS = {
     "unpack: n a float": (lambda: unpack(P, 4, 3.0), TypeError, r"^unpack: n must be"),
     "unpack: n = 2^62": (lambda: unpack(P, 4, 2**62), ValueError, r"^unpack: "),
     "unpack: n = 2^64 - 1": (lambda: unpack(P, 4, 2**64 - 1), ValueError, r"^unpack: "),
-    "unpack: n enormous": (lambda: unpack(P, 2, 2**80), ValueError, r"^unpack: n"),
+    "unpack: n enormous": (lambda: unpack(P, 2, 2**80), ValueError, r"^unpack: "),
     "unpack: int8": (lambda: unpack(P.view(np.int8), 4, 3), TypeError, r"^unpack: packed must .*int8"),
     "unpack: 0-d": (lambda: unpack(np.array(1, np.uint8), 4, 1), ValueError, r"^unpack: packed must"),
     "unpack: out dtype": (

@@ -35,6 +35,7 @@ __all__ = [
     "parse_safetensors_header",
     "quantile",
     "quantize",
+    "quantized_shapes",
     "set_fault",
     "set_isa",
     "set_num_threads",
@@ -70,6 +71,9 @@ def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float
 
 # Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
 # `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).
+def quantized_shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and of scales; an error where the specification does not fit the shape."""
+
 def quantize(
     x: Any, out: Parts, spec: Spec, nonfinite: str, offset_binary: bool, dtype: Bf16, threads: int | None
 ) -> None: ...

@@ -535,7 +535,10 @@ def quantile(x: Array, q: ArrayLike, *, dtype: Bf16 = None, threads: int | None 
     >>> float(mo.reduce.quantile(np.array([4.0, 1.0, 2.0, 3.0]), 0.5))
     2.5
     """
-    wanted = np.asarray(q, dtype=np.float64)
+    try:
+        wanted = np.asarray(q, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"quantile: q must be a number or an array of numbers, got {q!r}") from None
     return _core.quantile(x, wanted.ravel(), dtype, threads).reshape(wanted.shape)[()]
 
 

@@ -73,6 +73,8 @@ pub struct Array<'py> {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub name: Name,
+    /// What was given, where `object` is a copy of it.
+    pub original: Option<Bound<'py, PyUntypedArray>>,
     writeable: bool,
 }
 
@@ -83,14 +85,14 @@ impl<'py> Array<'py> {
     pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, array, bf16)?;
-        Ok(Self::new(name, in_order(array)?, dtype, false))
+        Self::input(name, array, dtype)
     }
 
     /// An input of bytes: uint8 or int8.
     pub fn bytes(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = byte_dtype(name, array)?;
-        Ok(Self::new(name, in_order(array)?, dtype, false))
+        Self::input(name, array, dtype)
     }
 
     /// An output of floats.
@@ -107,8 +109,14 @@ impl<'py> Array<'py> {
         Self::output(name, array, dtype)
     }
 
+    fn input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        let object = in_order(array)?;
+        let original = (!object.is(array)).then(|| array.clone());
+        Ok(Self { original, ..Self::new(name, object, dtype, false) })
+    }
+
     fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
-        Self { dtype, shape: object.shape().to_vec(), object, name, writeable }
+        Self { dtype, shape: object.shape().to_vec(), object, name, original: None, writeable }
     }
 
     fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {

@@ -1,9 +1,9 @@
 //! The `axis=` argument.
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::arg::int;
 use crate::error::Error;
 
 /// The axes that `axis` names, ascending; None for all.
@@ -11,16 +11,15 @@ pub fn axes(function: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyResult<Op
     if axis.is_none() {
         return Ok(None);
     }
-    let given: Vec<isize> = match axis.cast::<PyTuple>() {
-        Ok(tuple) => tuple.extract()?,
-        Err(_) => vec![axis.extract().map_err(|_| {
-            PyTypeError::new_err(format!("{function}: axis must be None, an integer or integers, got {axis}"))
-        })?],
+    let one = |axis: &Bound<'_, PyAny>| int(function, "axis", "within the axes of x", axis);
+    let given: Vec<i64> = match axis.cast::<PyTuple>() {
+        Ok(tuple) => tuple.iter().map(|axis| one(&axis)).collect::<PyResult<_>>()?,
+        Err(_) => vec![one(axis)?],
     };
-    let mut axes = Vec::new();
+    let mut axes = Vec::with_capacity(given.len());
     for axis in given {
-        let index = if axis < 0 { axis + ndim as isize } else { axis };
-        if !(0..ndim as isize).contains(&index) {
+        let index = if axis < 0 { axis.saturating_add(ndim as i64) } else { axis };
+        if !(0..ndim as i64).contains(&index) {
             let text = format!("{function}: axis must be within the {ndim} axes of x, got {axis}");
             return Err(Error::Value(text).into());
         }

@@ -2,6 +2,7 @@
 //!
 //! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
 
+mod arg;
 mod array;
 mod axes;
 mod borrow;

@@ -4,6 +4,7 @@ use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
+use super::arg::int;
 use super::array::{Array, Name, match_dtype, result};
 use super::borrow::borrow;
 use super::error::{compute, entry};
@@ -22,7 +23,7 @@ const MAX_BINS: i64 = 1 << 26;
 #[pyo3(signature = (x, bins, range, dtype, threads))]
 fn histogram<'py>(
     x: &Obj<'py>,
-    bins: i64,
+    bins: &Obj<'py>,
     range: Option<(f64, f64)>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
@@ -31,6 +32,7 @@ fn histogram<'py>(
         let py = x.py();
         let array = Array::float(Name("histogram", "x"), x, dtype)?;
         let threads = resolve("histogram", threads)?;
+        let bins = int("histogram", "bins", "from 1 to 67,108,864", bins)?;
         if !(1..=MAX_BINS).contains(&bins) {
             return Err(Error::Value(format!("histogram: bins must be from 1 to {MAX_BINS}, got {bins}")).into());
         }
@@ -116,11 +118,17 @@ fn interpolate(a: f64, b: f64, t: f64) -> f64 {
 }
 
 #[pyfunction]
-fn kth_magnitude<'py>(x: &Obj<'py>, k: i64, dtype: Option<&str>, threads: Option<&Obj<'py>>) -> PyResult<Obj<'py>> {
+fn kth_magnitude<'py>(
+    x: &Obj<'py>,
+    k: &Obj<'py>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<Obj<'py>> {
     entry("kth_magnitude", || {
         let array = Array::float(Name("kth_magnitude", "x"), x, dtype)?;
         let threads = resolve("kth_magnitude", threads)?;
         let n = array.len();
+        let k = int("kth_magnitude", "k", "from 0 to below the number of elements", k)?;
         let k = u64::try_from(k).ok().filter(|&k| k < n as u64).ok_or_else(|| {
             Error::Value(format!("kth_magnitude: k must be from 0 to below the {n} elements, got {k}"))
         })?;

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
+use super::arg::int;
 use super::array::{Array, Dtype, Name, tuple};
 use super::borrow::borrow;
 use super::error::{compute, entry};
@@ -14,12 +15,13 @@ use crate::kernels::pack::{self as packing, packed_len};
 type Obj<'py> = Bound<'py, PyAny>;
 
 #[pyfunction]
-fn pack<'py>(codes: &Obj<'py>, bits: u32, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+fn pack<'py>(codes: &Obj<'py>, bits: &Obj<'py>, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
     entry("pack", || {
         let threads = resolve("pack", threads)?;
-        check_bits("pack", bits)?;
+        let bits = check_bits("pack", bits)?;
         let codes = Array::bytes(Name("pack", "codes"), codes)?;
         let mut target = Array::bytes_out(Name("pack", "out"), out)?;
+        target.expect_dtype(Dtype::U8, "uint8")?;
         let (mut shape, cols) = (codes.shape.clone(), codes.cols());
         match shape.last_mut() {
             Some(last) => *last = packed_len(cols, bits),
@@ -42,11 +44,20 @@ fn pack<'py>(codes: &Obj<'py>, bits: u32, out: &Obj<'py>, threads: Option<&Obj<'
 }
 
 #[pyfunction]
-fn unpack<'py>(packed: &Obj<'py>, bits: u32, n: usize, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+fn unpack<'py>(
+    packed: &Obj<'py>,
+    bits: &Obj<'py>,
+    n: &Obj<'py>,
+    out: &Obj<'py>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
     entry("unpack", || {
         let threads = resolve("unpack", threads)?;
-        check_bits("unpack", bits)?;
+        let bits = check_bits("unpack", bits)?;
+        let n = int("unpack", "n", "at least 0 and no longer than memory", n)?;
+        let n = usize::try_from(n).map_err(|_| Error::Value(format!("unpack: n must be at least 0, got {n}")))?;
         let packed = Array::bytes(Name("unpack", "packed"), packed)?;
+        packed.expect_dtype(Dtype::U8, "uint8")?;
         let mut target = Array::bytes_out(Name("unpack", "out"), out)?;
         let want = packed_len(n, bits);
         if packed.shape.last() != Some(&want) {

@@ -2,8 +2,9 @@
 
 use pyo3::prelude::*;
 
+use super::arg::{int, optional_int, text};
 use super::array::{Array, Dtype, Item, Name};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::kernels::affine::{Granularity, Params, ParamsRef, Scheme, Spec};
 use crate::kernels::pack::packed_len;
 use crate::real::Real;
@@ -11,7 +12,7 @@ use crate::real::Real;
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// `(bits, scheme, axis, group_size)`.
-pub type GivenSpec = (u32, String, Option<isize>, Option<isize>);
+pub type GivenSpec<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
 /// `(codes, scale, zero_point, offset)`.
 pub type GivenParts<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
 
@@ -22,28 +23,30 @@ pub struct Plan {
     pub parts: Vec<usize>,
 }
 
-pub fn check_bits(function: &str, bits: u32) -> Result<()> {
-    if matches!(bits, 8 | 4 | 2) {
-        return Ok(());
+pub fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
+    match int(function, "bits", "8, 4 or 2", bits)? {
+        bits @ (8 | 4 | 2) => Ok(bits as u32),
+        bits => Err(Error::Value(format!("{function}: bits must be 8, 4 or 2, got {bits}")).into()),
     }
-    Err(Error::Value(format!("{function}: bits must be 8, 4 or 2, got {bits}")))
 }
 
-pub fn plan(function: &str, given: &GivenSpec, shape: &[usize], offset_binary: bool) -> Result<Plan> {
-    let (bits, ref scheme, axis, group_size) = *given;
-    check_bits(function, bits)?;
-    let scheme = Scheme::parse(scheme).ok_or_else(|| {
+pub fn plan(function: &str, given: &GivenSpec<'_>, shape: &[usize], offset_binary: bool) -> PyResult<Plan> {
+    let bits = check_bits(function, &given.0)?;
+    let scheme = text(function, "scheme", &given.1)?;
+    let axis = optional_int(function, "axis", "within the axes of x", &given.2)?;
+    let group_size = optional_int(function, "group_size", "at least 1 and no longer than memory", &given.3)?;
+    let scheme = Scheme::parse(&scheme).ok_or_else(|| {
         Error::Value(format!("{function}: scheme must be 'symmetric', 'asymmetric' or 'minmax', got {scheme:?}"))
     })?;
     let cols = shape.last().copied().unwrap_or(1);
     let (granularity, parts) = match (axis, group_size) {
         (None, None) => (Granularity::Whole, vec![]),
         (Some(axis), None) => {
-            let ndim = shape.len() as isize;
-            let index = if axis < 0 { axis + ndim } else { axis };
+            let ndim = shape.len() as i64;
+            let index = if axis < 0 { axis.saturating_add(ndim) } else { axis };
             if !(0..ndim).contains(&index) {
                 let text = format!("{function}: axis must be within the {ndim} axes of x, got {axis}");
-                return Err(Error::Value(text));
+                return Err(Error::Value(text).into());
             }
             let i = index as usize;
             let (outer, inner) = (shape[..i].iter().product(), shape[i + 1..].iter().product());
@@ -52,7 +55,7 @@ pub fn plan(function: &str, given: &GivenSpec, shape: &[usize], offset_binary: b
         (None, Some(size)) => {
             if size < 1 || shape.is_empty() {
                 let text = format!("{function}: group_size must be at least 1, of an array with axes, got {size}");
-                return Err(Error::Value(text));
+                return Err(Error::Value(text).into());
             }
             let mut parts = shape.to_vec();
             if let Some(last) = parts.last_mut() {
@@ -63,7 +66,7 @@ pub fn plan(function: &str, given: &GivenSpec, shape: &[usize], offset_binary: b
         (Some(_), Some(_)) => {
             let text =
                 format!("{function}: axis and group_size must not both be given; groups lie along the last axis");
-            return Err(Error::Value(text));
+            return Err(Error::Value(text).into());
         }
     };
     let mut codes = shape.to_vec();

@@ -2,14 +2,15 @@
 
 use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyModule, PyTuple};
 
+use super::arg::text;
 use super::array::{Array, Dtype, Name, match_dtype, tuple};
 use super::borrow::borrow;
 use super::error::{compute, entry};
 use super::parts::{GivenParts, GivenSpec, Parts, plan};
 use super::threads::resolve;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::kernels::affine;
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::Element;
@@ -32,12 +33,13 @@ enum NonFinite {
 }
 
 impl NonFinite {
-    fn parse(function: &str, text: &str) -> Result<Self> {
-        match text {
+    fn parse(function: &str, given: &Obj<'_>) -> PyResult<Self> {
+        let text = text(function, "nonfinite", given)?;
+        match text.as_str() {
             "raise" => Ok(Self::Raise),
             "raise-first" => Ok(Self::RaiseFirst),
             "saturate" => Ok(Self::Saturate),
-            _ => Err(Error::Value(format!("{function}: nonfinite must be 'raise' or 'saturate', got {text:?}"))),
+            _ => Err(Error::Value(format!("{function}: nonfinite must be 'raise' or 'saturate', got {text:?}")).into()),
         }
     }
 }
@@ -63,8 +65,8 @@ fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads
 fn quantize<'py>(
     x: &Obj<'py>,
     out: GivenParts<'py>,
-    spec: GivenSpec,
-    nonfinite: &str,
+    spec: GivenSpec<'py>,
+    nonfinite: &Obj<'py>,
     offset_binary: bool,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
@@ -98,7 +100,7 @@ fn quantize<'py>(
 #[pyfunction]
 fn dequantize<'py>(
     parts: GivenParts<'py>,
-    spec: GivenSpec,
+    spec: GivenSpec<'py>,
     out: &Obj<'py>,
     offset_binary: bool,
     dtype: Option<&str>,
@@ -129,8 +131,8 @@ fn dequantize<'py>(
 fn fake_quantize<'py>(
     x: &Obj<'py>,
     out: &Obj<'py>,
-    spec: GivenSpec,
-    nonfinite: &str,
+    spec: GivenSpec<'py>,
+    nonfinite: &Obj<'py>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
@@ -158,7 +160,21 @@ fn fake_quantize<'py>(
     })
 }
 
+/// The shapes of codes and scales, and all that can be wrong with a specification.
+#[pyfunction]
+fn quantized_shapes<'py>(
+    py: Python<'py>,
+    shape: Vec<usize>,
+    spec: GivenSpec<'py>,
+) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
+    entry("quantize", || {
+        let plan = plan("quantize", &spec, &shape, false)?;
+        Ok((PyTuple::new(py, plan.codes)?, PyTuple::new(py, plan.parts)?))
+    })
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(quantized_shapes, m)?)?;
     m.add_function(wrap_pyfunction!(quantize, m)?)?;
     m.add_function(wrap_pyfunction!(dequantize, m)?)?;
     m.add_function(wrap_pyfunction!(fake_quantize, m)?)

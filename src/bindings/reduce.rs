@@ -1,9 +1,11 @@
 //! Reductions and order statistics.
 
 use numpy::{PyArray1, PyUntypedArrayMethods};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
+use super::arg::number;
 use super::array::{Array, Item, Name, match_dtype, result, shaped};
 use super::axes::axes;
 use super::borrow::borrow;
@@ -73,7 +75,17 @@ impl<'py> Call<'py> {
         Ok(())
     }
 
+    /// Ask for the memory of the results first: an allocation that fails on the way could only abort.
+    fn reserve(&self) -> PyResult<()> {
+        let bytes = self.view.outer.saturating_mul(self.view.inner).saturating_mul(64);
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+            let text = format!("{}: no memory for the {bytes} bytes that the results take", self.x.name.0);
+            PyMemoryError::new_err(text)
+        })
+    }
+
     fn states<T: Element + Item, O: Op<T>>(&self) -> PyResult<Vec<State<T, O>>> {
+        self.reserve()?;
         let _borrow = borrow(&[&self.x])?;
         let (x, view, threads) = (self.x.slice::<T>(), self.view, self.threads);
         compute(self.x.object.py(), || {
@@ -197,17 +209,19 @@ fn var<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
     keepdims: bool,
-    ddof: f64,
+    ddof: &Obj<'py>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("var", || {
         let call = Call::new("var", x, (axis, keepdims), dtype, threads)?;
         call.refuse_empty()?;
+        let ddof = number("var", "ddof", ddof)?;
         if !(ddof < call.view.n as f64) {
             let text = format!("var: ddof must be less than the {} elements, got {ddof}", call.view.n);
             return Err(Error::Value(text).into());
         }
+        call.reserve()?;
         let _borrow = borrow(&[&call.x])?;
         let moments: Vec<Moments> = match_dtype!(call.x, T => {
             let (x, view, threads) = (call.x.slice::<T>(), call.view, call.threads);
@@ -222,12 +236,13 @@ fn norm<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
     keepdims: bool,
-    ord: f64,
+    ord: &Obj<'py>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("norm", || {
         let call = Call::new("norm", x, (axis, keepdims), dtype, threads)?;
+        let ord = number("norm", "ord", ord)?;
         let values = if ord == 1.0 {
             sums!(call, AbsSum)
         } else if ord == 2.0 {

@@ -192,18 +192,11 @@ def quantize(
 
 
 def _empty(x: Array, bits: int, scheme: Scheme, axis: int | None, group_size: int | None) -> QuantizedArray:
-    """Allocate for `x`; what is wrong with the options is left for the core to say."""
+    """Allocate for `x`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
     shape = x.shape
-    if isinstance(bits, bool) or bits not in (8, 4, 2):
-        raise ValueError(f"quantize: bits must be 8, 4 or 2, got {bits!r}")
-    codes_shape = shape if bits == 8 else (*shape[:-1], -(-(shape[-1] if shape else 1) * bits // 8))
-    parts: tuple[int, ...] = ()
-    if axis is not None and shape and -len(shape) <= axis < len(shape):
-        parts = (shape[axis],)
-    elif group_size is not None and shape and group_size > 0:
-        parts = (*shape[:-1], -(-shape[-1] // group_size))
+    codes_shape, parts = _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
     wide = np.float64 if x.dtype == np.float64 else np.float32
     return QuantizedArray(
         codes=np.empty(codes_shape, np.int8 if bits == 8 and scheme == "symmetric" else np.uint8),
@@ -270,7 +263,11 @@ def dequantize(
         raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")
     bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
     if out is None:
-        out = np.empty(q.shape, np.uint16 if bf16 else dtype)
+        wanted = np.dtype(np.uint16 if bf16 else dtype)
+        if not bf16 and wanted.name not in ("float32", "float64", "float16", "bfloat16"):
+            floats = "float32, float64, float16, bfloat16 or 'bf16'"
+            raise TypeError(f"dequantize: dtype must be {floats}, got {wanted}")
+        out = np.empty(q.shape, wanted)
     parts = (q.codes, q.scale, q.zero_point, q.offset)
     if isinstance(out, np.ndarray) and out.shape != q.shape:
         raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")

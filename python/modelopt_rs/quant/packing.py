@@ -41,8 +41,10 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
     if out is None:
         if not isinstance(codes, np.ndarray):
             raise TypeError(f"pack: codes must be a NumPy array, got {type(codes).__name__}")
+        # An impossible `bits` is for the core to refuse: it gets an `out` of no size.
         last = codes.shape[-1] if codes.ndim else 1
-        out = np.empty((*codes.shape[:-1], -(-last * bits // 8)), np.uint8)
+        fits = isinstance(bits, int) and bits in (8, 4, 2)
+        out = np.empty((*codes.shape[:-1], -(-last * bits // 8)) if fits else (0,), np.uint8)
     _core.pack(codes, bits, out, threads)
     return out
 
@@ -80,15 +82,13 @@ def unpack(
     >>> mo.quant.unpack(np.array([33, 3], dtype=np.uint8), 4, 3)
     array([1, 2, 3], dtype=uint8)
     """
-    if n < 0:
-        raise ValueError(f"unpack: n must be at least 0, got {n}")
     if out is None:
         if not isinstance(packed, np.ndarray):
             raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
-        # Checked again, with everything else, in the core; here so that a wrong n allocates nothing.
-        if bits in (8, 4, 2) and (not packed.ndim or packed.shape[-1] != -(-n * bits // 8)):
-            want = f"{-(-n * bits // 8)} bytes in its last axis for {n} codes"
-            raise ValueError(f"unpack: packed must have {want}, got shape {packed.shape}")
-        out = np.empty((*packed.shape[:-1], n), np.int8 if signed else np.uint8)
+        # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
+        fits = isinstance(n, int) and packed.ndim and bits in (8, 4, 2) and packed.shape[-1] == -(-n * bits // 8)
+        out = np.empty((*packed.shape[:-1], n) if fits else (0,), np.int8 if signed else np.uint8)
+    elif isinstance(out, np.ndarray) and out.dtype != (np.int8 if signed else np.uint8):
+        raise TypeError(f"unpack: out must have dtype {'int8' if signed else 'uint8'}, got {out.dtype}")
     _core.unpack(packed, bits, n, out, threads)
     return out

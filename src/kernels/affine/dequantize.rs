@@ -1,6 +1,6 @@
 //! Dequantize: straight from packed codes to any float.
 
-use super::{Granularity, ParamsRef, Scheme, Spec, quantize::dimensions};
+use super::{Granularity, Param, ParamsRef, Scheme, Spec, quantize::dimensions};
 use crate::isa::kernel;
 use crate::kernels::pack::{W8, Width, match_width, packed_len, unpack_codes};
 use crate::par::{self, CHUNK};
@@ -11,33 +11,42 @@ const BLOCK: usize = 32;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
-struct Coding {
+struct Coding<C> {
     flip: u8,
     zero: i16,
+    /// 2 where the product with the scale may overflow before the offset brings it back (minmax over more than the
+    /// largest number): then scale and offset are halved. Else 1.
+    double: C,
+    scale: C,
+    offset: C,
 }
 
 impl Spec {
-    fn coding(&self, zero_point: u8) -> Coding {
+    #[inline(always)]
+    fn coding<C: Real>(&self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
         let half = 1u8 << (self.bits - 1);
-        match (self.scheme, self.offset_binary) {
-            (Scheme::Symmetric, false) => Coding { flip: half, zero: half as i16 },
-            (Scheme::Symmetric, true) => Coding { flip: 0, zero: half as i16 },
-            _ => Coding { flip: 0, zero: zero_point as i16 },
-        }
+        let (flip, zero) = match (self.scheme, self.offset_binary) {
+            (Scheme::Symmetric, false) => (half, half as i16),
+            (Scheme::Symmetric, true) => (0, half as i16),
+            _ => (0, zero_point as i16),
+        };
+        let param = Param::from_parts(self.scheme, self.bits, scale, zero_point, offset);
+        let (double, scale, offset) = param.to_value();
+        Coding { flip, zero, double, scale, offset }
     }
 }
 
 #[inline(always)]
-fn number<C: Real, O: Element>(code: u8, coding: Coding, scale: C, offset: C) -> O {
-    (C::from_i16((code ^ coding.flip) as i16 - coding.zero) * scale + offset).store_as()
+fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
+    ((C::from_i16((code ^ coding.flip) as i16 - coding.zero) * coding.scale + coding.offset) * coding.double).store_as()
 }
 
 /// Consecutive codes that share a part.
 #[inline(always)]
-fn run<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding, scale: C, offset: C, out: &mut [O]) {
+fn run<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     if W::BITS == 8 {
         for (out, &code) in out.iter_mut().zip(codes) {
-            *out = number(code, coding, scale, offset);
+            *out = number(code, coding);
         }
         return;
     }
@@ -48,13 +57,13 @@ fn run<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding, scale: C, of
     for (out, packed) in blocks.iter_mut().zip(packed.chunks_exact(bytes)) {
         unpack_codes::<W>(packed, &mut unpacked, 0);
         for (out, &code) in out.iter_mut().zip(&unpacked) {
-            *out = number(code, coding, scale, offset);
+            *out = number(code, coding);
         }
     }
     let rest = &mut unpacked[..tail.len()];
     unpack_codes::<W>(packed_tail, rest, 0);
     for (out, &code) in tail.iter_mut().zip(rest.iter()) {
-        *out = number(code, coding, scale, offset);
+        *out = number(code, coding);
     }
 }
 
@@ -72,14 +81,13 @@ kernel! {
     fn groups_chunk<C: Real, O: Element, W: Width>(piece: Piece<'_, C>, out: &mut [O]) {
         let bytes = packed_len(piece.size, W::BITS);
         for (i, (codes, out)) in piece.codes.chunks(bytes).zip(out.chunks_mut(piece.size)).enumerate() {
-            let (scale, zero_point, offset) = piece.params.get(piece.first + i);
-            run::<C, O, W>(codes, piece.spec.coding(zero_point), scale, offset, out);
+            run::<C, O, W>(codes, piece.spec.coding(piece.params.get(piece.first + i)), out);
         }
     }
 }
 kernel! {
-    fn run_chunk<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding, scale: C, offset: C, out: &mut [O]) {
-        run::<C, O, W>(codes, coding, scale, offset, out);
+    fn run_chunk<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
+        run::<C, O, W>(codes, coding, out);
     }
 }
 
@@ -139,8 +147,8 @@ fn part_of_run(spec: Spec, i: usize) -> usize {
 }
 
 fn one_run<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C>, part: usize, out: &mut [O]) {
-    let (scale, zero_point, offset) = params.get(part);
-    match_width!(spec.bits, W => run_chunk::<C, O, W>(codes, spec.coding(zero_point), scale, offset, out));
+    let coding = spec.coding(params.get(part));
+    match_width!(spec.bits, W => run_chunk::<C, O, W>(codes, coding, out));
 }
 
 /// Runs from number `first` on, of `size` each, whose parts come again from 0 at most once within them.
@@ -187,8 +195,7 @@ fn by_row<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C
                     Granularity::Group { .. } => row * in_row + g,
                     _ => (row * cols + g * size) / inner % channels,
                 };
-                let (scale, zero_point, offset) = params.get(part);
-                run_chunk::<C, O, W8>(codes, spec.coding(zero_point), scale, offset, out);
+                run_chunk::<C, O, W8>(codes, spec.coding(params.get(part)), out);
             }
         }
     });

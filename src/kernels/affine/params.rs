@@ -37,6 +37,7 @@ pub struct Param<C> {
     pub zero_point: u8,
     /// 1, or 1/2 where max - min overflows: then x, offset and scale are halved, exactly, before they are used.
     half: C,
+    double: C,
     half_offset: C,
     half_scale: C,
     low: C,
@@ -72,6 +73,7 @@ impl<C: Real> Param<C> {
             offset,
             zero_point,
             half,
+            double: C::from_i16(1) / half,
             half_offset: offset * half,
             half_scale: scale * half,
             low: C::from_i16(low),
@@ -104,7 +106,13 @@ impl<C: Real> Param<C> {
     /// the product and the sum.
     #[inline(always)]
     pub fn value(&self, quantized: C) -> C {
-        quantized * self.scale + self.offset
+        (quantized * self.half_scale + self.half_offset) * self.double
+    }
+
+    /// What `value` takes: (factor, scale, offset).
+    #[inline(always)]
+    pub fn to_value(&self) -> (C, C, C) {
+        (self.double, self.half_scale, self.half_offset)
     }
 
     /// Quantize and dequantize.
@@ -122,9 +130,10 @@ pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> 
     let levels = ((1u32 << bits) - 1) as f64;
     let top = ((1u32 << (bits - 1)) - 1) as f64;
     let (min, max) = range.bounds();
-    let scale = |range: f64| {
+    // The range itself says whether there is one: the step may underflow to 0 where it is not.
+    let scale = |range: f64, step: f64| {
         let floor = T::Compute::MIN_POSITIVE;
-        let scale = T::Compute::from_f64(range);
+        let scale = T::Compute::from_f64(step);
         let scale = if scale < floor { floor } else { scale };
         if range == 0.0 { T::Compute::from_i16(1) } else { scale }
     };
@@ -132,22 +141,24 @@ pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> 
     match scheme {
         Scheme::Symmetric => {
             let absmax = if -min > max { -min } else { max };
-            (scale(absmax / top), 0, none)
+            (scale(absmax, absmax / top), 0, none)
         }
         Scheme::Asymmetric => {
             let (min, max) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
-            let scale = scale(max / levels - min / levels);
+            let scale = scale(max - min, step(min, max, levels));
             let zero = -min / scale.to_f64();
             let zero = if zero < levels { zero } else { levels };
             (scale, zero.round_to_byte(), none)
         }
-        Scheme::MinMax => {
-            // Of f64 the difference itself may overflow, the difference of the quotients not.
-            let width = max - min;
-            let step = if width < f64::INFINITY { width / levels } else { max / levels - min / levels };
-            (scale(step), 0, T::Compute::from_f64(min))
-        }
+        Scheme::MinMax => (scale(max - min, step(min, max, levels)), 0, T::Compute::from_f64(min)),
     }
+}
+
+/// (max - min) / levels: of f64 the difference itself may overflow, the difference of the quotients not.
+#[inline(always)]
+fn step(min: f64, max: f64, levels: f64) -> f64 {
+    let width = max - min;
+    if width < f64::INFINITY { width / levels } else { max / levels - min / levels }
 }
 
 /// A range, as the keys of its ends.

@@ -196,7 +196,7 @@ pub(super) fn part_params<T: Element>(
 fn write_codes<T: Element>(x: &[T], spec: Spec, params: &[Param<T::Compute>], codes: &mut [u8], threads: usize) {
     let (_, channels, inner) = dimensions(spec, x.len());
     let per_byte = 8 / spec.bits as usize;
-    if inner == 1 && channels > 1 {
+    if inner == 1 && spec.cols == channels && channels > 1 {
         return by_row(x, spec, codes, threads, |_, row, codes| per_element(row, params, codes));
     }
     if !spec.is_flat() {

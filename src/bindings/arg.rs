@@ -1,0 +1,36 @@
+//! Plain arguments: integers, numbers and words, with messages that name them.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+fn refused(function: &str, arg: &str, what: &str, got: &Obj<'_>) -> PyErr {
+    let got = got.repr().map_or_else(|_| "?".into(), |text| text.to_string());
+    PyTypeError::new_err(format!("{function}: {arg} must be {what}, got {got}"))
+}
+
+/// An integer; one that no i64 holds is out of range, which `range` describes.
+pub fn int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyResult<i64> {
+    if x.is_instance_of::<PyBool>() {
+        return Err(refused(function, arg, "an integer", x));
+    }
+    let index = x.call_method0("__index__").map_err(|_| refused(function, arg, "an integer", x))?;
+    index.extract().map_err(|_| PyValueError::new_err(format!("{function}: {arg} must be {range}, got {index}")))
+}
+
+/// An integer, or None.
+pub fn optional_int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyResult<Option<i64>> {
+    if x.is_none() { Ok(None) } else { int(function, arg, range, x).map(Some) }
+}
+
+/// A number.
+pub fn number(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<f64> {
+    x.extract().map_err(|_| refused(function, arg, "a number", x))
+}
+
+/// A word.
+pub fn text(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<String> {
+    x.extract().map_err(|_| refused(function, arg, "a string", x))
+}
