@@ -14,6 +14,8 @@ pub trait Real:
     + Send
     + Sync
 {
+    /// The largest finite number.
+    const MAX: Self;
     /// The smallest normal number: the floor of a scale.
     const MIN_POSITIVE: Self;
     /// Round a number of magnitude below 2^21 half to even and give the low byte of the integer.
@@ -235,6 +237,7 @@ element!(Bf16, f32, i16, bits 16, mantissa 7, to_bits |x: Bf16| x.0, from_bits B
     load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)));
 
 impl Real for f32 {
+    const MAX: Self = f32::MAX;
     const MIN_POSITIVE: Self = f32::MIN_POSITIVE;
     #[inline(always)]
     fn round_to_byte(self) -> u8 {
@@ -255,6 +258,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    const MAX: Self = f64::MAX;
     const MIN_POSITIVE: Self = f64::MIN_POSITIVE;
     #[inline(always)]
     fn round_to_byte(self) -> u8 {

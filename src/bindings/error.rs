@@ -31,7 +31,8 @@ impl From<Error> for PyErr {
 pub fn entry<R>(name: &str, f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     let guarded = || {
         assert!(!FAULT.load(Ordering::Relaxed), "injected fault");
-        f()
+        // The few operations outside the kernels (a mean's division, a quantile's interpolation) count as well.
+        isa::with_default_float_environment(f)
     };
     catch_unwind(AssertUnwindSafe(guarded)).unwrap_or_else(|panic| {
         let what = panic
@@ -43,9 +44,9 @@ pub fn entry<R>(name: &str, f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     })
 }
 
-/// Release the GIL once and compute, in the default floating-point environment.
+/// Release the GIL once and compute.
 pub fn compute<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) -> PyResult<R> {
-    let result = py.detach(|| isa::with_default_float_environment(f));
+    let result = py.detach(f);
     if par::take_spawn_failure() {
         let warning = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
         let text = c"modelopt_rs: worker threads could not be started; the work ran in the calling thread alone";

@@ -257,7 +257,7 @@ def dequantize(
     >>> import numpy as np, modelopt_rs as mo
     >>> q = mo.quantize(np.linspace(-1, 1, 5, dtype=np.float32), bits=4)
     >>> mo.dequantize(q).round(2)
-    array([-1.  , -0.57,  0.  ,  0.57,  1.  ], dtype=float32)
+    array([-1.  , -0.43,  0.  ,  0.43,  1.  ], dtype=float32)
     """
     if not isinstance(q, QuantizedArray):
         raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")

@@ -1,5 +1,6 @@
 //! Dequantize: straight from packed codes to any float.
 
+use super::params::finite;
 use super::{Granularity, Param, ParamsRef, Scheme, Spec, quantize::dimensions};
 use crate::isa::kernel;
 use crate::kernels::pack::{W8, Width, match_width, packed_len, unpack_codes};
@@ -38,7 +39,8 @@ impl Spec {
 
 #[inline(always)]
 fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
-    ((C::from_i16((code ^ coding.flip) as i16 - coding.zero) * coding.scale + coding.offset) * coding.double).store_as()
+    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
+    finite((quantized * coding.scale + coding.offset) * coding.double).store_as()
 }
 
 /// Consecutive codes that share a part.

@@ -106,7 +106,7 @@ impl<C: Real> Param<C> {
     /// the product and the sum.
     #[inline(always)]
     pub fn value(&self, quantized: C) -> C {
-        (quantized * self.half_scale + self.half_offset) * self.double
+        finite((quantized * self.half_scale + self.half_offset) * self.double)
     }
 
     /// What `value` takes: (factor, scale, offset).
@@ -152,6 +152,14 @@ pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> 
         }
         Scheme::MinMax => (scale(max - min, step(min, max, levels)), 0, T::Compute::from_f64(min)),
     }
+}
+
+/// The last code may lie half a scale outside the range: next to the largest number that must not become infinite.
+#[inline(always)]
+pub(super) fn finite<C: Real>(x: C) -> C {
+    let x = if x > C::MAX { C::MAX } else { x };
+    let lowest = C::from_i16(0) - C::MAX;
+    if x < lowest { lowest } else { x }
 }
 
 /// (max - min) / levels: of f64 the difference itself may overflow, the difference of the quotients not.
