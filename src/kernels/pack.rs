@@ -63,7 +63,7 @@ pub(crate) fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
     }
 }
 
-/// Unpack codes to one byte each: `flip` is xored in and `bias` taken away (0x8, 0x8 makes two's complement of 4 bits).
+/// Unpack codes to one byte each; `sign` is the sign bit of a two's complement code (0: unsigned), which is extended.
 #[inline(always)]
 pub(crate) fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
     let n = codes.len();
