@@ -4,16 +4,16 @@
 //! Ranges and scales are computed in f64. It divides by the scale: multiplying by 1 / scale would round twice and
 //! put ties, and numbers near them, on the wrong side.
 
+mod code;
+mod cut;
 mod dequantize;
-mod fake;
 mod groups;
 mod params;
 mod quantize;
 
 pub use dequantize::dequantize;
-pub use fake::fake_quantize;
-pub use params::{Param, Scheme};
-pub use quantize::quantize;
+pub use params::Scheme;
+pub use quantize::{fake_quantize, quantize};
 
 use crate::real::Real;
 
@@ -82,6 +82,14 @@ impl<C: Real> ParamsRef<'_, C> {
         let zero_point = if self.zero_point.is_empty() { 0 } else { self.zero_point[i] };
         let offset = if self.offset.is_empty() { C::from_i16(0) } else { self.offset[i] };
         (self.scale[i], zero_point, offset)
+    }
+
+    /// Without the first `n` parts.
+    #[inline(always)]
+    fn from(&self, n: usize) -> Self {
+        let zero_point = if self.zero_point.is_empty() { self.zero_point } else { &self.zero_point[n..] };
+        let offset = if self.offset.is_empty() { self.offset } else { &self.offset[n..] };
+        Self { scale: &self.scale[n..], zero_point, offset }
     }
 }
 

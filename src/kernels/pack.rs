@@ -40,7 +40,7 @@ impl Width for W2 {
 
 /// Pack bytes that hold one code each (high bits are dropped) into `packed`.
 #[inline(always)]
-pub(crate) fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
+fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
     let whole = codes.len() / W::PER_BYTE;
     if W::BITS == 8 {
         packed.copy_from_slice(codes);
@@ -65,7 +65,7 @@ pub(crate) fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
 
 /// Unpack codes to one byte each; `sign` is the sign bit of a two's complement code (0: unsigned), which is extended.
 #[inline(always)]
-pub(crate) fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
+fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
     let n = codes.len();
     if W::BITS == 8 {
         codes.copy_from_slice(packed);
@@ -94,12 +94,12 @@ pub(crate) fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) 
 }
 
 kernel! {
-    fn pack_chunk<W: Width>(codes: &[u8], packed: &mut [u8]) {
+    pub(crate) fn pack_chunk<W: Width>(codes: &[u8], packed: &mut [u8]) {
         pack_codes::<W>(codes, packed);
     }
 }
 kernel! {
-    fn unpack_chunk<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
+    pub(crate) fn unpack_chunk<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
         unpack_codes::<W>(packed, codes, sign);
     }
 }

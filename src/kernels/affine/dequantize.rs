@@ -1,14 +1,13 @@
 //! Dequantize: straight from packed codes to any float.
 
+use super::code;
+use super::cut::Runs;
 use super::params::finite;
-use super::{Granularity, Param, ParamsRef, Scheme, Spec, quantize::dimensions};
+use super::{ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
-use crate::kernels::pack::{W8, Width, match_width, packed_len, unpack_codes};
-use crate::par::{self, CHUNK};
+use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
+use crate::par;
 use crate::real::{Element, Real};
-
-/// Codes that are unpacked at a time, in registers or L1.
-const BLOCK: usize = 32;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +30,8 @@ impl Spec {
             (Scheme::Symmetric, true) => (0, half as i16),
             _ => (0, zero_point as i16),
         };
-        let param = Param::from_parts(self.scheme, self.bits, scale, zero_point, offset);
-        let (double, scale, offset) = param.to_value();
-        Coding { flip, zero, double, scale, offset }
+        let factor = code::half(self.scheme, self.bits, scale);
+        Coding { flip, zero, double: C::from_i16(1) / factor, scale: scale * factor, offset: offset * factor }
     }
 }
 
@@ -43,53 +41,48 @@ fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
     finite((quantized * coding.scale + coding.offset) * coding.double).store_as()
 }
 
-/// Consecutive codes that share a part.
+/// Elements that are made at a time: a loop of so many is vectorised as one, also in short runs.
+const BLOCK: usize = 32;
+
+/// The numbers of codes that share a part.
 #[inline(always)]
-fn run<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
-    if W::BITS == 8 {
+fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
+    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
+    let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
+    for (out, codes) in blocks.iter_mut().zip(code_blocks) {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = number(code, coding);
         }
-        return;
     }
-    let mut unpacked = [0u8; BLOCK];
-    let bytes = BLOCK / W::PER_BYTE;
-    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
-    let (packed, packed_tail) = codes.split_at(blocks.len() * bytes);
-    for (out, packed) in blocks.iter_mut().zip(packed.chunks_exact(bytes)) {
-        unpack_codes::<W>(packed, &mut unpacked, 0);
-        for (out, &code) in out.iter_mut().zip(&unpacked) {
-            *out = number(code, coding);
-        }
-    }
-    let rest = &mut unpacked[..tail.len()];
-    unpack_codes::<W>(packed_tail, rest, 0);
-    for (out, &code) in tail.iter_mut().zip(rest.iter()) {
+    for (out, &code) in tail.iter_mut().zip(code_tail) {
         *out = number(code, coding);
     }
 }
 
-/// A piece of groups: the codes, how they are cut and what the groups have.
-#[derive(Clone, Copy)]
-struct Piece<'a, C> {
-    codes: &'a [u8],
-    size: usize,
-    spec: Spec,
-    params: ParamsRef<'a, C>,
-    first: usize,
-}
-
 kernel! {
-    fn groups_chunk<C: Real, O: Element, W: Width>(piece: Piece<'_, C>, out: &mut [O]) {
-        let bytes = packed_len(piece.size, W::BITS);
-        for (i, (codes, out)) in piece.codes.chunks(bytes).zip(out.chunks_mut(piece.size)).enumerate() {
-            run::<C, O, W>(codes, piece.spec.coding(piece.params.get(piece.first + i)), out);
+    /// The numbers of codes, one a byte.
+    pub(super) fn values<C: Real, O: Element>(
+        codes: &[u8],
+        runs: Runs,
+        spec: Spec,
+        params: ParamsRef<'_, C>,
+        out: &mut [O],
+    ) {
+        let (mut runs, mut at) = (runs, 0);
+        while at < out.len() {
+            if runs.is_by_element() {
+                let (part, n) = runs.next_elements(out.len() - at);
+                let params = params.from(part);
+                for (i, (out, &code)) in out[at..at + n].iter_mut().zip(&codes[at..at + n]).enumerate() {
+                    *out = number(code, spec.coding(params.get(i)));
+                }
+                at += n;
+            } else {
+                let (part, n) = runs.next(out.len() - at);
+                run(&codes[at..at + n], spec.coding(params.get(part)), &mut out[at..at + n]);
+                at += n;
+            }
         }
-    }
-}
-kernel! {
-    fn run_chunk<C: Real, O: Element, W: Width>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
-        run::<C, O, W>(codes, coding, out);
     }
 }
 
@@ -104,106 +97,23 @@ pub fn dequantize<C: Real, O: Element>(
     if out.is_empty() {
         return;
     }
-    let per_byte = 8 / spec.bits as usize;
-    let (_, channels, inner) = dimensions(spec, out.len());
-    let group = match spec.granularity {
-        Granularity::Group { size } if spec.cols.is_multiple_of(size) && size.is_multiple_of(per_byte) => Some(size),
-        Granularity::Group { .. } => None,
-        _ if inner > 1 && spec.is_flat() => Some(inner),
-        _ => None,
-    };
-    match group {
-        Some(size) if size <= CHUNK => {
-            let count = CHUNK / size;
-            let pieces = codes.chunks(count * packed_len(size, spec.bits)).zip(out.chunks_mut(count * size));
-            par::for_each(threads, pieces.enumerate(), |(piece, (codes, out))| {
-                if out.len() > channels * size && matches!(spec.granularity, Granularity::Channel { .. }) {
-                    // Channels repeat within the piece: one run at a time.
-                    let bytes = packed_len(size, spec.bits);
-                    for (i, (codes, out)) in codes.chunks(bytes).zip(out.chunks_mut(size)).enumerate() {
-                        one_run(codes, spec, params, (piece * count + i) % channels, out);
-                    }
-                } else {
-                    cut_at_wrap(codes, spec, params, [piece * count, size], out);
-                }
-            });
+    let cut = spec.cut(out.len());
+    let (mut out, mut codes) = (out, codes);
+    let items: Vec<_> = cut
+        .pieces(false)
+        .map(|piece| (piece, codes.split_off(..piece.bytes), out.split_off_mut(..piece.len)))
+        .map(|(piece, codes, out)| (piece, codes.unwrap_or_default(), out.unwrap_or_default()))
+        .collect();
+    par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
+        let runs = cut.runs_at(piece.start);
+        if spec.bits == 8 {
+            return values(packed, runs, spec, params, out);
         }
-        Some(size) => {
-            for (i, (codes, out)) in codes.chunks(size / per_byte).zip(out.chunks_mut(size)).enumerate() {
-                let pieces = codes.chunks(CHUNK / per_byte).zip(out.chunks_mut(CHUNK));
-                let part = part_of_run(spec, i);
-                par::for_each(threads, pieces, |(codes, out)| one_run(codes, spec, params, part, out));
-            }
+        let mut codes = vec![0; out.len()];
+        let row = cut.row.min(out.len());
+        for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, spec.bits))) {
+            match_width!(spec.bits, W => unpack_chunk::<W>(packed, codes, 0));
         }
-        None => by_row(codes, spec, params, out, threads),
-    }
-}
-
-/// The part of run `i`: channels come again for each index of the outer axes.
-fn part_of_run(spec: Spec, i: usize) -> usize {
-    match spec.granularity {
-        Granularity::Whole => 0,
-        Granularity::Channel { channels, .. } => i % channels,
-        Granularity::Group { .. } => i,
-    }
-}
-
-fn one_run<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C>, part: usize, out: &mut [O]) {
-    let coding = spec.coding(params.get(part));
-    match_width!(spec.bits, W => run_chunk::<C, O, W>(codes, coding, out));
-}
-
-/// Runs from number `first` on, of `size` each, whose parts come again from 0 at most once within them.
-fn cut_at_wrap<C: Real, O: Element>(
-    codes: &[u8],
-    spec: Spec,
-    params: ParamsRef<'_, C>,
-    [first, size]: [usize; 2],
-    out: &mut [O],
-) {
-    let first = part_of_run(spec, first);
-    let until_wrap = match spec.granularity {
-        Granularity::Channel { channels, .. } => (channels - first) * size,
-        _ => out.len(),
-    };
-    let (head, tail) = out.split_at_mut(until_wrap.min(out.len()));
-    let (head_codes, tail_codes) = codes.split_at(packed_len(head.len(), spec.bits));
-    for (codes, first, out) in [(head_codes, first, head), (tail_codes, 0, tail)] {
-        let piece = Piece { codes, size, spec, params, first };
-        match_width!(spec.bits, W => groups_chunk::<C, O, W>(piece, out));
-    }
-}
-
-/// The general way: rows with padding, groups that end within a byte, a part for each element.
-fn by_row<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C>, out: &mut [O], threads: usize) {
-    let cols = spec.cols;
-    let bytes = packed_len(cols, spec.bits);
-    let rows = (CHUNK / cols).max(1);
-    let pieces = codes.chunks(rows * bytes).zip(out.chunks_mut(rows * cols)).enumerate();
-    let (_, channels, inner) = dimensions(spec, out_len(codes, bytes, cols));
-    par::for_each(threads, pieces, |(piece, (codes, out))| {
-        let mut unpacked = vec![0u8; cols];
-        for (i, (codes, out)) in codes.chunks_exact(bytes).zip(out.chunks_exact_mut(cols)).enumerate() {
-            let row = piece * rows + i;
-            match_width!(spec.bits, W => unpack_codes::<W>(codes, &mut unpacked, 0));
-            let size = match spec.granularity {
-                Granularity::Group { size } => size,
-                _ if inner == 1 => 1,
-                _ => cols,
-            };
-            let in_row = cols.div_ceil(size);
-            for (g, (codes, out)) in unpacked.chunks(size).zip(out.chunks_mut(size)).enumerate() {
-                let part = match spec.granularity {
-                    Granularity::Group { .. } => row * in_row + g,
-                    _ => (row * cols + g * size) / inner % channels,
-                };
-                run_chunk::<C, O, W8>(codes, spec.coding(params.get(part)), out);
-            }
-        }
+        values(&codes, runs, spec, params, out);
     });
-}
-
-/// Elements of packed rows.
-fn out_len(codes: &[u8], bytes: usize, cols: usize) -> usize {
-    codes.len() / bytes * cols
 }

@@ -1,91 +1,83 @@
-//! Quantize: ranges, then codes; in one pass over memory where a part fits the cache.
+//! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
-use super::groups::{All, Finite, flat_groups, groups};
-use super::{Granularity, Param, Params, ParamsRef, Scheme, Spec, params::Range};
+use super::code::{Asymmetric, MinMax, Mode, Saturating, Symmetric, code_elements, code_run};
+use super::cut::{Cut, Piece, Runs};
+use super::dequantize::values;
+use super::groups::code_groups;
+use super::params::{Range, stored};
+use super::{Params, ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
-use crate::kernels::pack::{Width, match_width, pack_codes, packed_len};
-use crate::kernels::reduce::{self, FiniteMinMax, MinMax, View};
-use crate::par::{self, CHUNK};
+use crate::kernels::pack::{match_width, pack_chunk, packed_len};
+use crate::kernels::reduce::{self, FiniteMinMax};
+use crate::par;
 use crate::real::{Element, Real};
-
-/// Elements whose codes wait in registers or L1 before they are packed.
-const BLOCK: usize = 32;
-
-/// A part of up to this many bytes is quantized right after its range was found, from the cache.
-const CACHED_BYTES: usize = 1 << 19;
 
 /// Something was NaN or infinite (and was not to be saturated).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NonFinite;
 
-/// Quantize consecutive elements that share a part.
-#[inline(always)]
-pub(super) fn run<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
-    if W::BITS == 8 {
-        for (code, v) in codes.iter_mut().zip(x) {
-            *code = param.code(v.load());
-        }
-        return;
-    }
-    let mut block_codes = [0u8; BLOCK];
-    let (blocks, tail) = x.as_chunks::<BLOCK>();
-    let (packed, packed_tail) = codes.split_at_mut(blocks.len() * (BLOCK / W::PER_BYTE));
-    for (block, packed) in blocks.iter().zip(packed.chunks_exact_mut(BLOCK / W::PER_BYTE)) {
-        for (code, v) in block_codes.iter_mut().zip(block) {
-            *code = param.code(v.load());
-        }
-        pack_codes::<W>(&block_codes, packed);
-    }
-    let rest = &mut block_codes[..tail.len()];
-    for (code, v) in rest.iter_mut().zip(tail) {
-        *code = param.code(v.load());
-    }
-    pack_codes::<W>(rest, packed_tail);
+/// What the codes are made for.
+enum Out<'a, T> {
+    /// To be packed, each row on its own.
+    Packed(&'a mut [u8]),
+    /// To be turned back into numbers.
+    Values(&'a mut [T]),
 }
 
-kernel! {
-    pub(super) fn run_chunk<T: Element, W: Width>(x: &[T], param: &Param<T::Compute>, codes: &mut [u8]) {
-        run::<T, W>(x, param, codes);
+impl<T: Element> Out<'_, T> {
+    /// Cut off what belongs to a piece.
+    fn split_off(&mut self, piece: Piece) -> Self {
+        match self {
+            Self::Packed(bytes) => Self::Packed(bytes.split_off_mut(..piece.bytes).unwrap_or_default()),
+            Self::Values(values) => Self::Values(values.split_off_mut(..piece.len).unwrap_or_default()),
+        }
     }
-}
-kernel! {
-    /// One row whose elements have a part each.
-    fn per_element<T: Element>(x: &[T], params: &[Param<T::Compute>], codes: &mut [u8]) {
-        for ((code, v), param) in codes.iter_mut().zip(x).zip(params) {
-            *code = param.code(v.load());
+
+    /// Where the `n` codes of a piece go, one byte each: at once to where they stay, if they stay so.
+    fn codes<'a>(&'a mut self, bits: u32, n: usize, scratch: &'a mut Vec<u8>) -> &'a mut [u8] {
+        if let Self::Packed(bytes) = self
+            && bits == 8
+        {
+            return bytes;
+        }
+        scratch.resize(n, 0);
+        scratch
+    }
+
+    /// Make of the codes what they are for.
+    fn finish(self, codes: &[u8], row: usize, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
+        match self {
+            Self::Packed(_) if spec.bits == 8 => {}
+            Self::Packed(bytes) => {
+                let row = row.min(codes.len());
+                for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
+                    match_width!(spec.bits, W => pack_chunk::<W>(codes, bytes));
+                }
+            }
+            Self::Values(out) => values(codes, runs, spec, params, out),
         }
     }
 }
-impl<C: Real> Params<'_, C> {
+
+impl<C> Params<'_, C> {
+    /// Cut off the first `n` parts.
+    fn split_off(&mut self, n: usize) -> Self {
+        Self {
+            scale: self.scale.split_off_mut(..n).unwrap_or_default(),
+            zero_point: self.zero_point.split_off_mut(..n).unwrap_or_default(),
+            offset: self.offset.split_off_mut(..n).unwrap_or_default(),
+        }
+    }
+
+    /// The same, for a while.
+    fn reborrow(&mut self) -> Params<'_, C> {
+        Params { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
+    }
+
+    /// To read.
     #[inline(always)]
-    pub(super) fn get(&self, spec: Spec, i: usize) -> Param<C> {
-        let (scale, zero_point, offset) =
-            ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }.get(i);
-        Param::from_parts(spec.scheme, spec.bits, scale, zero_point, offset).with_bias(spec.bias())
-    }
-
-    #[inline(always)]
-    pub(super) fn set(&mut self, i: usize, param: &Param<C>) {
-        self.scale[i] = param.scale;
-        if let Some(zero_point) = self.zero_point.get_mut(i) {
-            *zero_point = param.zero_point;
-        }
-        if let Some(offset) = self.offset.get_mut(i) {
-            *offset = param.offset;
-        }
-    }
-
-    /// Cut into pieces of `n` parts.
-    pub(super) fn pieces(&mut self, n: usize) -> impl ExactSizeIterator<Item = Params<'_, C>> + Send {
-        let count = self.scale.len().div_ceil(n);
-        let mut zero_point = self.zero_point.chunks_mut(n);
-        let mut offset = self.offset.chunks_mut(n);
-        let mut scale = self.scale.chunks_mut(n);
-        (0..count).map(move |_| Params {
-            scale: scale.next().unwrap_or_default(),
-            zero_point: zero_point.next().unwrap_or_default(),
-            offset: offset.next().unwrap_or_default(),
-        })
+    pub(super) fn as_ref(&self) -> ParamsRef<'_, C> {
+        ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
     }
 }
 
@@ -94,15 +86,6 @@ impl Spec {
     #[inline(always)]
     pub(super) fn bias(&self) -> u8 {
         if self.offset_binary && self.scheme == Scheme::Symmetric { 1 << (self.bits - 1) } else { 0 }
-    }
-
-    pub(super) fn row_bytes(&self) -> usize {
-        packed_len(self.cols, self.bits)
-    }
-
-    /// Whether rows follow each other without padding bits.
-    pub(super) fn is_flat(&self) -> bool {
-        self.cols.is_multiple_of(8 / self.bits as usize)
     }
 }
 
@@ -118,129 +101,144 @@ pub fn quantize<T: Element>(
     params: &mut Params<'_, T::Compute>,
     threads: usize,
 ) -> Result<(), NonFinite> {
-    if x.is_empty() {
-        params_of_nothing(spec, params);
-        return Ok(());
-    }
-    if let Granularity::Group { size } = spec.granularity {
-        return if saturate {
-            groups::<T, Finite>(x, size, spec, codes, params, threads)
-        } else {
-            groups::<T, All>(x, size, spec, codes, params, threads)
-        };
-    }
-    let (outer, _, inner) = dimensions(spec, x.len());
-    if outer == 1 && inner > 1 && inner * size_of::<T>() <= CACHED_BYTES && spec.is_flat() {
-        // A channel is then a run of whole rows: the same as a group.
-        return if saturate {
-            flat_groups::<T, Finite>(x, inner, spec, codes, params, threads)
-        } else {
-            flat_groups::<T, All>(x, inner, spec, codes, params, threads)
-        };
-    }
-    let found = part_params(x, spec, saturate, threads)?;
-    for (i, param) in found.iter().enumerate() {
-        params.set(i, param);
-    }
-    let found: Vec<_> = found.into_iter().map(|param| param.with_bias(spec.bias())).collect();
-    write_codes(x, spec, &found, codes, threads);
-    Ok(())
+    run(x, spec, saturate, Out::Packed(codes), params, threads)
 }
 
-/// Outer, channels, inner of one scale or one for each channel.
-pub(super) fn dimensions(spec: Spec, n: usize) -> (usize, usize, usize) {
-    match spec.granularity {
-        Granularity::Channel { outer, channels, inner } => (outer, channels, inner),
-        _ => (1, 1, n),
-    }
-}
-
-/// The parameters of parts that hold no elements: as of an all-zero range.
-fn params_of_nothing<C: Real>(spec: Spec, params: &mut Params<'_, C>) {
-    let param = Param::new(spec.scheme, spec.bits, Range::<C>::EMPTY);
-    for i in 0..params.scale.len() {
-        params.set(i, &param);
-    }
-}
-
-/// The parameters of the whole array or of each channel.
-pub(super) fn part_params<T: Element>(
+/// Quantize and dequantize without storing codes. With an error, `out` may hold part of the answer: the caller looks
+/// first where that matters.
+pub fn fake_quantize<T: Element>(
     x: &[T],
     spec: Spec,
     saturate: bool,
+    out: &mut [T],
     threads: usize,
-) -> Result<Vec<Param<T::Compute>>, NonFinite> {
-    let (outer, channels, inner) = dimensions(spec, x.len());
-    let view = if inner == 1 {
-        View { outer: 1, n: outer, inner: channels }
+) -> Result<(), NonFinite> {
+    let parts = spec.parts(x.len());
+    let zero = T::Compute::from_i16(0);
+    let mut scale = vec![zero; parts];
+    let mut zero_point = vec![0; if spec.scheme == Scheme::Asymmetric { parts } else { 0 }];
+    let mut offset = vec![zero; if spec.scheme == Scheme::MinMax { parts } else { 0 }];
+    let mut params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
+    // Unsigned codes: they need no sign from their width.
+    run(x, Spec { offset_binary: true, ..spec }, saturate, Out::Values(out), &mut params, threads)
+}
+
+/// Choose the mode.
+fn run<T: Element>(
+    x: &[T],
+    spec: Spec,
+    saturate: bool,
+    out: Out<'_, T>,
+    params: &mut Params<'_, T::Compute>,
+    threads: usize,
+) -> Result<(), NonFinite> {
+    if x.is_empty() {
+        // Parts that hold nothing: as of an all-zero range.
+        let ranges = vec![Range::<T>::EMPTY; params.scale.len()];
+        store_params(&spec, &ranges, params);
+        return Ok(());
+    }
+    match (saturate, spec.scheme) {
+        (true, _) => pieces::<T, Saturating>(x, &spec, out, params, threads),
+        (_, Scheme::Symmetric) => pieces::<T, Symmetric>(x, &spec, out, params, threads),
+        (_, Scheme::Asymmetric) => pieces::<T, Asymmetric>(x, &spec, out, params, threads),
+        (_, Scheme::MinMax) => pieces::<T, MinMax>(x, &spec, out, params, threads),
+    }
+}
+
+/// Cut into pieces, and for each make the codes and what they are made for.
+fn pieces<T: Element, M: Mode>(
+    x: &[T],
+    spec: &Spec,
+    mut out: Out<'_, T>,
+    params: &mut Params<'_, T::Compute>,
+    threads: usize,
+) -> Result<(), NonFinite> {
+    let cut = spec.cut(x.len());
+    let piece_of = |piece: Piece| &x[piece.start..piece.start + piece.len];
+    if cut.has_cached_runs(size_of::<T>()) {
+        let mut params = params.reborrow();
+        let items: Vec<_> =
+            cut.pieces(true).map(|piece| (piece, out.split_off(piece), params.split_off(piece.parts))).collect();
+        let finite = par::map(threads, items.into_iter(), |(piece, mut out, mut params)| {
+            let mut scratch = Vec::new();
+            let codes = out.codes(spec.bits, piece.len, &mut scratch);
+            let finite = code_groups::<T, M>(piece_of(piece), cut, *spec, codes, params.reborrow());
+            out.finish(&scratch, cut.row, cut.own_runs(piece), *spec, params.as_ref());
+            finite
+        });
+        return if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) };
+    }
+    find_params::<T, M>(x, &cut, spec, params, threads)?;
+    let params = params.as_ref();
+    let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
+    par::for_each(threads, items.into_iter(), |(piece, mut out)| {
+        let mut scratch = Vec::new();
+        let runs = cut.runs_at(piece.start);
+        code_runs::<T, M>(piece_of(piece), runs, *spec, params, out.codes(spec.bits, piece.len, &mut scratch));
+        out.finish(&scratch, cut.row, runs, *spec, params);
+    });
+    Ok(())
+}
+
+kernel! {
+    /// Codes where the parameters are known.
+    fn code_runs<T: Element, M: Mode>(
+        x: &[T],
+        runs: Runs,
+        spec: Spec,
+        params: ParamsRef<'_, T::Compute>,
+        codes: &mut [u8],
+    ) {
+        let (mut runs, mut at) = (runs, 0);
+        while at < x.len() {
+            if runs.is_by_element() {
+                let (part, n) = runs.next_elements(x.len() - at);
+                code_elements::<T, M>(&x[at..at + n], &spec, params.from(part), &mut codes[at..at + n]);
+                at += n;
+            } else {
+                let (part, n) = runs.next(x.len() - at);
+                code_run::<T, M>(&x[at..at + n], &spec, params, part, &mut codes[at..at + n]);
+                at += n;
+            }
+        }
+    }
+}
+
+/// The parameters of parts whose ranges are found first.
+fn find_params<T: Element, M: Mode>(
+    x: &[T],
+    cut: &Cut,
+    spec: &Spec,
+    params: &mut Params<'_, T::Compute>,
+    threads: usize,
+) -> Result<(), NonFinite> {
+    let states = if M::SCHEME.is_some() {
+        reduce::reduce_axis::<T, reduce::MinMax>(x, cut.view(), threads)
     } else {
-        View { outer: outer * channels, n: inner, inner: 1 }
+        reduce::reduce_axis::<T, FiniteMinMax>(x, cut.view(), threads)
     };
-    let states = if saturate {
-        reduce::reduce_axis::<T, FiniteMinMax>(x, view, threads)
-    } else {
-        reduce::reduce_axis::<T, MinMax>(x, view, threads)
-    };
-    let mut ranges = vec![Range::<T>::EMPTY; channels];
-    for (i, state) in states.into_iter().enumerate() {
-        let range = &mut ranges[i % channels];
+    let mut ranges = vec![Range::<T>::EMPTY; params.scale.len()];
+    for (state, i) in states.into_iter().zip((0..ranges.len()).cycle()) {
+        let range = &mut ranges[i];
         range.0 = [range.0[0].min(state[0]), range.0[1].max(state[1])];
     }
     if ranges.iter().any(|range| range.is_nonfinite()) {
         return Err(NonFinite);
     }
-    Ok(ranges.into_iter().map(|range| Param::new(spec.scheme, spec.bits, range)).collect())
+    store_params(spec, &ranges, params);
+    Ok(())
 }
 
-/// Codes where the parameters are known: runs of `inner` elements share a part, or each element has its own.
-fn write_codes<T: Element>(x: &[T], spec: Spec, params: &[Param<T::Compute>], codes: &mut [u8], threads: usize) {
-    let (_, channels, inner) = dimensions(spec, x.len());
-    let per_byte = 8 / spec.bits as usize;
-    if inner == 1 && spec.cols == channels && channels > 1 {
-        return by_row(x, spec, codes, threads, |_, row, codes| per_element(row, params, codes));
-    }
-    if !spec.is_flat() {
-        let rows_in_run = (inner / spec.cols).max(1);
-        return by_row(x, spec, codes, threads, |r, row, codes| {
-            run_chunk::<T, crate::kernels::pack::W8>(row, &params[r / rows_in_run % channels], codes);
-        });
-    }
-    if inner >= CHUNK {
-        for (i, (x, codes)) in x.chunks(inner).zip(codes.chunks_mut(inner / per_byte)).enumerate() {
-            let pieces = x.chunks(CHUNK).zip(codes.chunks_mut(CHUNK / per_byte));
-            let param = &params[i % channels];
-            par::for_each(threads, pieces, |(x, codes)| {
-                match_width!(spec.bits, W => run_chunk::<T, W>(x, param, codes));
-            });
+fn store_params<T: Element>(spec: &Spec, ranges: &[Range<T>], params: &mut Params<'_, T::Compute>) {
+    for (i, range) in ranges.iter().enumerate() {
+        let (scale, zero_point, offset) = stored(spec.scheme, spec.bits, *range);
+        params.scale[i] = scale;
+        if let Some(slot) = params.zero_point.get_mut(i) {
+            *slot = zero_point;
         }
-    } else {
-        let runs = CHUNK / inner;
-        let pieces = x.chunks(runs * inner).zip(codes.chunks_mut(runs * inner / per_byte)).enumerate();
-        par::for_each(threads, pieces, |(piece, (x, codes))| {
-            for (i, (x, codes)) in x.chunks(inner).zip(codes.chunks_mut(inner / per_byte)).enumerate() {
-                let param = &params[(piece * runs + i) % channels];
-                match_width!(spec.bits, W => run_chunk::<T, W>(x, param, codes));
-            }
-        });
-    }
-}
-
-/// The general way: each row's codes one byte each, then packed. `f` gets the row's index.
-fn by_row<T: Element>(
-    x: &[T],
-    spec: Spec,
-    codes: &mut [u8],
-    threads: usize,
-    f: impl Fn(usize, &[T], &mut [u8]) + Sync,
-) {
-    let (cols, bytes) = (spec.cols, spec.row_bytes());
-    let rows = (CHUNK / cols).max(1);
-    let pieces = x.chunks(rows * cols).zip(codes.chunks_mut(rows * bytes)).enumerate();
-    par::for_each(threads, pieces, |(piece, (x, codes))| {
-        let mut unpacked = vec![0u8; cols];
-        for (i, (row, packed)) in x.chunks_exact(cols).zip(codes.chunks_exact_mut(bytes)).enumerate() {
-            f(piece * rows + i, row, &mut unpacked);
-            match_width!(spec.bits, W => pack_codes::<W>(&unpacked, packed));
+        if let Some(slot) = params.offset.get_mut(i) {
+            *slot = offset;
         }
-    });
+    }
 }

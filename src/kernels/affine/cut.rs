@@ -1,0 +1,175 @@
+//! How an array is cut: pieces of work, rows that begin on a byte, runs of elements that share a part.
+
+use super::{Granularity, Spec};
+use crate::kernels::pack::packed_len;
+use crate::kernels::reduce::View;
+use crate::par::CHUNK;
+
+/// A run of up to this many bytes is quantized right after its range was found, from the cache.
+const CACHED_BYTES: usize = 1 << 19;
+
+/// Longer runs than a piece keep the threads busy if there are so many.
+const ENOUGH_RUNS: usize = 16;
+
+/// The rows and runs of one array.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// Elements of the array.
+    n: usize,
+    /// Elements of a row, which begins on a byte; all of them where no row has padding bits.
+    pub(super) row: usize,
+    /// Elements that share a part (fewer at the end of a row where `anew`).
+    pub(super) run: usize,
+    /// Parts, after which the first comes again.
+    parts: usize,
+    /// Whether each row begins with a new run.
+    anew: bool,
+    bits: u32,
+}
+
+/// One piece of work: consecutive elements that begin on a byte.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// Its first element.
+    pub(super) start: usize,
+    /// Its elements.
+    pub(super) len: usize,
+    /// The bytes of its packed codes.
+    pub(super) bytes: usize,
+    /// Its runs, where it holds whole ones.
+    pub(super) parts: usize,
+}
+
+impl Spec {
+    /// How an array of `n` elements, at least one, is cut.
+    pub(super) fn cut(&self, n: usize) -> Cut {
+        let cols = self.cols;
+        let padded = !cols.is_multiple_of(8 / self.bits as usize);
+        let parts = self.parts(n);
+        let (run, anew) = match self.granularity {
+            Granularity::Whole => (n, false),
+            // The first axis of two: a row is a run.
+            Granularity::Channel { outer: 1, inner, .. } if inner == cols && inner > 1 => (inner, true),
+            Granularity::Channel { inner, .. } => (inner, false),
+            Granularity::Group { size } => (size, true),
+        };
+        let row = if padded || (anew && !cols.is_multiple_of(run)) { cols } else { n };
+        Cut { n, row, run, parts, anew, bits: self.bits }
+    }
+}
+
+impl Cut {
+    /// Whether runs are quantized right after their ranges were found, from the cache, run by run.
+    ///
+    /// Else the ranges come first, in another pass over memory: for long runs, runs that share a part, a part for each
+    /// element. (Long groups that end early in each row are looked at twice, but one after the other.)
+    pub(super) fn has_cached_runs(&self, element_bytes: usize) -> bool {
+        let cached = self.run * element_bytes <= CACHED_BYTES && (self.run <= CHUNK || self.parts >= ENOUGH_RUNS);
+        if cached {
+            self.anew || (self.run > 1 && self.row == self.n && self.is_even())
+        } else {
+            self.anew && !self.is_even()
+        }
+    }
+
+    /// Whether all runs have the same length and a part each.
+    fn is_even(&self) -> bool {
+        self.run * self.parts == self.n
+    }
+
+    /// The array as reduced over its runs: the results are those of the parts, again and again.
+    pub(super) fn view(&self) -> View {
+        if self.run == 1 {
+            View { outer: 1, n: self.n / self.parts, inner: self.parts }
+        } else {
+            View { outer: self.n / self.run, n: self.run, inner: 1 }
+        }
+    }
+
+    /// Pieces of about [`CHUNK`] elements; of whole runs where `whole_runs`.
+    pub(super) fn pieces(&self, whole_runs: bool) -> impl Iterator<Item = Piece> + use<> {
+        let cut = *self;
+        let per_byte = 8 / cut.bits as usize;
+        // Elements that end on a byte, and a run with them.
+        let unit = match (whole_runs, cut.run.is_multiple_of(per_byte)) {
+            (false, _) => per_byte,
+            (true, true) => cut.run,
+            (true, false) => cut.run * per_byte,
+        };
+        let within = (CHUNK / unit).max(1) * unit;
+        let rows = (CHUNK / cut.row).max(1);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            if start == cut.n {
+                return None;
+            }
+            let to_row_end = cut.row - start % cut.row;
+            let piece = if cut.row > within {
+                let len = within.min(to_row_end);
+                Piece { start, len, bytes: packed_len(len, cut.bits), parts: len.div_ceil(cut.run) }
+            } else {
+                let rows = rows.min((cut.n - start) / cut.row);
+                let (bytes, parts) = (rows * packed_len(cut.row, cut.bits), rows * cut.row.div_ceil(cut.run));
+                Piece { start, len: rows * cut.row, bytes, parts }
+            };
+            start += piece.len;
+            Some(piece)
+        })
+    }
+
+    /// The runs from element `start` on.
+    pub(super) fn runs_at(&self, start: usize) -> Runs {
+        let Cut { row, run, parts, .. } = *self;
+        let row = if self.anew { row } else { self.n };
+        let (before, within) = (start / row, start % row);
+        let part = (before * row.div_ceil(run) + within / run) % parts;
+        Runs { row, run, parts, part, to_run_end: run - within % run, to_row_end: row - within }
+    }
+
+    /// The runs of a piece of whole runs whose parts are counted from its own first.
+    pub(super) fn own_runs(&self, piece: Piece) -> Runs {
+        let runs = self.runs_at(piece.start);
+        Runs { part: 0, parts: piece.parts, ..runs }
+    }
+}
+
+/// Where one is among the runs: gives one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Runs {
+    row: usize,
+    run: usize,
+    parts: usize,
+    part: usize,
+    to_run_end: usize,
+    to_row_end: usize,
+}
+
+impl Runs {
+    /// The part of the next run, and its elements, of which at most `rest` are left.
+    #[inline(always)]
+    pub(super) fn next(&mut self, rest: usize) -> (usize, usize) {
+        let len = self.to_run_end.min(self.to_row_end).min(rest);
+        let part = self.part;
+        self.part = if part + 1 == self.parts { 0 } else { part + 1 };
+        self.to_run_end = self.run;
+        self.to_row_end -= len;
+        if self.to_row_end == 0 {
+            self.to_row_end = self.row;
+        }
+        (part, len)
+    }
+
+    /// Whether each element has its own part.
+    #[inline(always)]
+    pub(super) fn is_by_element(&self) -> bool {
+        self.run == 1
+    }
+
+    /// Elements whose parts follow each other, of which at most `rest` are left, and the first of these parts.
+    #[inline(always)]
+    pub(super) fn next_elements(&mut self, rest: usize) -> (usize, usize) {
+        let (part, len) = (self.part, (self.parts - self.part).min(rest));
+        self.part = if part + len == self.parts { 0 } else { part + len };
+        (part, len)
+    }
+}
