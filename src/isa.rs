@@ -149,6 +149,16 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
+/// Ask for the cache lines of `x`, to be had while something else is computed. Changes nothing else.
+#[inline(always)]
+pub fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks((64 / size_of::<T>()).max(1)) {
+        // SAFETY: SSE is part of the x86-64 baseline, and a prefetch of any address has no effect but on the cache.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+}
+
 /// Run `f` in the default floating-point environment, whatever a library has set in this thread.
 ///
 /// A library built with `-ffast-math` sets flush-to-zero and denormals-are-zero in the thread that loads it, and

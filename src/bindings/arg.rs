@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyInt};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -15,6 +15,12 @@ fn refused(function: &str, arg: &str, what: &str, got: &Obj<'_>) -> PyErr {
 pub fn int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyResult<i64> {
     if x.is_instance_of::<PyBool>() {
         return Err(refused(function, arg, "an integer", x));
+    }
+    // What is an int already needs no `__index__` (a tenth of a small call).
+    if x.is_exact_instance_of::<PyInt>()
+        && let Ok(value) = x.extract()
+    {
+        return Ok(value);
     }
     let index = x.call_method0("__index__").map_err(|_| refused(function, arg, "an integer", x))?;
     index.extract().map_err(|_| PyValueError::new_err(format!("{function}: {arg} must be {range}, got {index}")))

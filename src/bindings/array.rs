@@ -120,8 +120,7 @@ impl<'py> Array<'py> {
     }
 
     fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        let flags = array.getattr("flags")?;
-        if !flags.getattr("writeable")?.is_truthy()? {
+        if !is_writeable(array) {
             return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
         }
         if !is_in_order(array) {
@@ -151,7 +150,7 @@ impl<'py> Array<'py> {
     }
 
     /// Refuse another dtype.
-    pub fn expect_dtype(&self, dtype: Dtype, what: &str) -> PyResult<()> {
+    pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
         if self.dtype == dtype {
             return Ok(());
         }
@@ -197,6 +196,13 @@ fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
     unsafe { (*array.as_array_ptr()).fields.data as usize }
 }
 
+/// The flag of this name.
+fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
+    // SAFETY: as for `data`.
+    let flags = unsafe { (*array.as_array_ptr()).fields.flags };
+    flags & numpy::npyffi::NPY_ARRAY_WRITEABLE != 0
+}
+
 /// As NumPy writes a shape.
 pub fn tuple(shape: &[usize]) -> String {
     match shape {
@@ -207,6 +213,9 @@ pub fn tuple(shape: &[usize]) -> String {
 
 /// An ndarray; a masked array is refused, because its mask would be lost.
 fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+    if object.is_exact_instance_of::<PyUntypedArray>() {
+        return Ok(object.cast::<PyUntypedArray>()?);
+    }
     let kind = object.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string());
     match object.cast::<PyUntypedArray>() {
         Ok(array) if kind != "MaskedArray" => Ok(array),

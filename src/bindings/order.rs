@@ -7,7 +7,7 @@ use pyo3::types::PyModule;
 use super::arg::int;
 use super::array::{Array, Name, match_dtype, result};
 use super::borrow::borrow;
-use super::error::{compute, entry};
+use super::error::{ask_memory, compute, entry};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::reduce::{self as kernel, MinMax};
@@ -58,13 +58,12 @@ fn histogram<'py>(
                 return Err(Error::Value(text).into());
             }
             let (low, high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
-            // NumPy's own edges, so that the bins are its bins.
-            let edges = py.import("numpy")?.call_method1("linspace", (low, high, bins + 1))?;
-            let edges: PyReadonlyArray1<'py, f64> = edges.extract()?;
-            let slice = edges.as_slice()?;
-            let counts = compute(py, || hist::histogram(x, slice, threads))?;
+            // Edges, bins and counts, and the counters of each worker.
+            ask_memory("histogram", (bins as usize + 2) * 8 * (5 + threads))?;
+            let edges = hist::edges(low, high, bins as usize);
+            let counts = compute(py, || hist::histogram(x, &edges, threads))?;
             let counts = PyArray1::from_iter(py, counts.into_iter().map(|count| count as i64));
-            Ok((counts.into_any(), edges.as_any().clone()))
+            Ok((counts.into_any(), PyArray1::from_vec(py, edges).into_any()))
         })
     })
 }

@@ -23,6 +23,16 @@ pub struct Plan {
     pub parts: Vec<usize>,
 }
 
+impl Plan {
+    /// Bytes that the ranges of channels take on the way (those of groups come and go with each piece).
+    pub fn scratch(&self) -> usize {
+        match self.spec.granularity {
+            Granularity::Channel { channels, .. } => channels.saturating_mul(64),
+            _ => 0,
+        }
+    }
+}
+
 pub fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
     match int(function, "bits", "8, 4 or 2", bits)? {
         bits @ (8 | 4 | 2) => Ok(bits as u32),

@@ -7,11 +7,11 @@ use pyo3::types::{PyModule, PyTuple};
 use super::arg::text;
 use super::array::{Array, Dtype, Name, match_dtype, tuple};
 use super::borrow::borrow;
-use super::error::{compute, entry};
+use super::error::{ask_memory, compute, entry};
 use super::parts::{GivenParts, GivenSpec, Parts, plan};
 use super::threads::resolve;
 use crate::error::Error;
-use crate::kernels::affine;
+use crate::kernels::affine::{self, Policy};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::Element;
 
@@ -22,25 +22,14 @@ fn compute_dtype(x: &Array<'_>) -> (Dtype, &'static str) {
     if x.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") }
 }
 
-/// What to do with NaN and infinities.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum NonFinite {
-    /// An error, found on the way: the outputs are the caller's own and not yet anyone else's.
-    Raise,
-    /// An error, found before anything is written.
-    RaiseFirst,
-    Saturate,
-}
-
-impl NonFinite {
-    fn parse(function: &str, given: &Obj<'_>) -> PyResult<Self> {
-        let text = text(function, "nonfinite", given)?;
-        match text.as_str() {
-            "raise" => Ok(Self::Raise),
-            "raise-first" => Ok(Self::RaiseFirst),
-            "saturate" => Ok(Self::Saturate),
-            _ => Err(Error::Value(format!("{function}: nonfinite must be 'raise' or 'saturate', got {text:?}")).into()),
-        }
+fn policy(function: &str, given: &Obj<'_>) -> PyResult<Policy> {
+    let text = text(function, "nonfinite", given)?;
+    match text.as_str() {
+        // The outputs are the caller's own and not yet anyone else's.
+        "raise" => Ok(Policy::Raise),
+        "raise-first" => Ok(Policy::RaiseFirst),
+        "saturate" => Ok(Policy::Saturate),
+        _ => Err(Error::Value(format!("{function}: nonfinite must be 'raise' or 'saturate', got {text:?}")).into()),
     }
 }
 
@@ -74,22 +63,19 @@ fn quantize<'py>(
     entry("quantize", || {
         let py = x.py();
         let threads = resolve("quantize", threads)?;
-        let nonfinite = NonFinite::parse("quantize", nonfinite)?;
+        let policy = policy("quantize", nonfinite)?;
         let x = Array::float(Name("quantize", "x"), x, dtype)?;
         let plan = plan("quantize", &spec, &x.shape, offset_binary)?;
         let mut parts = Parts::new("quantize", &out, &plan, true)?;
         let (wanted, what) = compute_dtype(&x);
         parts.scale.expect_dtype(wanted, what)?;
         let _borrow = borrow(&std::iter::once(&x).chain(parts.arrays()).collect::<Vec<_>>())?;
+        ask_memory("quantize", plan.scratch())?;
         match_dtype!(x, T => {
             let (source, shape) = (x.slice::<T>(), &x.shape);
-            let (codes, mut params) = parts.write::<<T as Element>::Compute>();
+            let (codes, params) = parts.write::<<T as Element>::Compute>();
             compute(py, || {
-                if nonfinite == NonFinite::RaiseFirst && reduce_all::<T, Counts>(source, threads)[1] > 0 {
-                    return Err(nonfinite_error("quantize", source, shape, threads));
-                }
-                let saturate = nonfinite == NonFinite::Saturate;
-                affine::quantize(source, plan.spec, saturate, codes, &mut params, threads)
+                affine::quantize(source, plan.spec, policy, codes, params, threads)
                     .map_err(|_| nonfinite_error("quantize", source, shape, threads))
             })??;
         });
@@ -139,20 +125,18 @@ fn fake_quantize<'py>(
     entry("fake_quantize", || {
         let py = x.py();
         let threads = resolve("fake_quantize", threads)?;
-        let nonfinite = NonFinite::parse("fake_quantize", nonfinite)?;
+        let policy = policy("fake_quantize", nonfinite)?;
         let x = Array::float(Name("fake_quantize", "x"), x, dtype)?;
         let plan = plan("fake_quantize", &spec, &x.shape, false)?;
         let mut out = Array::float_out(Name("fake_quantize", "out"), out, dtype)?;
         out.expect_shape(&x.shape)?;
-        out.expect_dtype(x.dtype, &x.object.dtype().to_string())?;
+        out.expect_dtype(x.dtype, x.object.dtype())?;
         let _borrow = borrow(&[&x, &out])?;
+        ask_memory("fake_quantize", plan.scratch())?;
         match_dtype!(x, T => {
             let (source, shape, target) = (x.slice::<T>(), &x.shape, out.slice_mut::<T>());
             compute(py, || {
-                if nonfinite == NonFinite::RaiseFirst && reduce_all::<T, Counts>(source, threads)[1] > 0 {
-                    return Err(nonfinite_error("fake_quantize", source, shape, threads));
-                }
-                affine::fake_quantize(source, plan.spec, nonfinite == NonFinite::Saturate, target, threads)
+                affine::fake_quantize(source, plan.spec, policy, target, threads)
                     .map_err(|_| nonfinite_error("fake_quantize", source, shape, threads))
             })??;
         });

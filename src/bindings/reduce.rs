@@ -1,7 +1,6 @@
 //! Reductions and order statistics.
 
 use numpy::{PyArray1, PyUntypedArrayMethods};
-use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
@@ -9,7 +8,7 @@ use super::arg::number;
 use super::array::{Array, Item, Name, match_dtype, result, shaped};
 use super::axes::axes;
 use super::borrow::borrow;
-use super::error::{compute, entry};
+use super::error::{ask_memory, compute, entry};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::reduce::{
@@ -75,13 +74,9 @@ impl<'py> Call<'py> {
         Ok(())
     }
 
-    /// Ask for the memory of the results first: an allocation that fails on the way could only abort.
     fn reserve(&self) -> PyResult<()> {
-        let bytes = self.view.outer.saturating_mul(self.view.inner).saturating_mul(64);
-        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
-            let text = format!("{}: no memory for the {bytes} bytes that the results take", self.x.name.0);
-            PyMemoryError::new_err(text)
-        })
+        let results = self.view.outer.saturating_mul(self.view.inner);
+        ask_memory(self.x.name.0, results.saturating_mul(64))
     }
 
     fn states<T: Element + Item, O: Op<T>>(&self) -> PyResult<Vec<State<T, O>>> {

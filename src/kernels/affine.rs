@@ -13,7 +13,7 @@ mod quantize;
 
 pub use dequantize::dequantize;
 pub use params::Scheme;
-pub use quantize::{fake_quantize, quantize};
+pub use quantize::{NonFinite, Policy, fake_quantize, quantize};
 
 use crate::real::Real;
 
@@ -87,9 +87,32 @@ impl<C: Real> ParamsRef<'_, C> {
     /// Without the first `n` parts.
     #[inline(always)]
     fn from(&self, n: usize) -> Self {
-        let zero_point = if self.zero_point.is_empty() { self.zero_point } else { &self.zero_point[n..] };
-        let offset = if self.offset.is_empty() { self.offset } else { &self.offset[n..] };
-        Self { scale: &self.scale[n..], zero_point, offset }
+        let offset = self.offset.get(n..).unwrap_or_default();
+        Self { scale: &self.scale[n..], zero_point: self.zero_point.get(n..).unwrap_or_default(), offset }
+    }
+}
+
+impl<C: Real> Params<'_, C> {
+    /// To read.
+    #[inline(always)]
+    fn as_ref(&self) -> ParamsRef<'_, C> {
+        ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
+    }
+
+    /// Without the first `n` parts.
+    #[inline(always)]
+    fn from(&mut self, n: usize) -> Params<'_, C> {
+        let offset = self.offset.get_mut(n..).unwrap_or_default();
+        Params { scale: &mut self.scale[n..], zero_point: self.zero_point.get_mut(n..).unwrap_or_default(), offset }
+    }
+
+    /// Cut off the first `n` parts.
+    fn split_off(&mut self, n: usize) -> Self {
+        Self {
+            scale: self.scale.split_off_mut(..n).unwrap_or_default(),
+            zero_point: self.zero_point.split_off_mut(..n).unwrap_or_default(),
+            offset: self.offset.split_off_mut(..n).unwrap_or_default(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 """Affine quantization of arrays: `quantize`, `dequantize`, `fake_quantize` and the `QuantizedArray` between them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -191,24 +192,28 @@ def quantize(
     return out
 
 
+@lru_cache(maxsize=256)  # half the time of a small call
+def _shapes(
+    shape: tuple[int, ...], bits: int, scheme: Scheme, axis: int | None, group_size: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
+
+
 def _empty(x: Array, bits: int, scheme: Scheme, axis: int | None, group_size: int | None) -> QuantizedArray:
     """Allocate for `x`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
     shape = x.shape
-    codes_shape, parts = _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
-    wide = np.float64 if x.dtype == np.float64 else np.float32
-    return QuantizedArray(
-        codes=np.empty(codes_shape, np.int8 if bits == 8 and scheme == "symmetric" else np.uint8),
-        scale=np.empty(parts, wide),
-        zero_point=np.empty(parts, np.uint8) if scheme == "asymmetric" else None,
-        offset=np.empty(parts, wide) if scheme == "minmax" else None,
-        bits=bits,
-        scheme=scheme,
-        shape=shape,
-        axis=axis,
-        group_size=group_size,
-    )
+    try:
+        codes_shape, parts = _shapes(shape, bits, scheme, axis, group_size)
+    except TypeError:  # unhashable: whatever is wrong with it, the core says so
+        codes_shape, parts = _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
+    wide = np.float64 if x.dtype.char == "d" else np.float32
+    codes = np.empty(codes_shape, np.int8 if bits == 8 and scheme == "symmetric" else np.uint8)
+    zero_point = np.empty(parts, np.uint8) if scheme == "asymmetric" else None
+    offset = np.empty(parts, wide) if scheme == "minmax" else None
+    scale = np.empty(parts, wide)
+    return QuantizedArray(codes, scale, zero_point, offset, bits, scheme, shape, axis, group_size)
 
 
 def _check_out(out: QuantizedArray, bits: int, scheme: str, axis: int | None, group_size: int | None) -> None:
@@ -264,7 +269,7 @@ def dequantize(
     bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
     if out is None:
         wanted = np.dtype(np.uint16 if bf16 else dtype)
-        if not bf16 and wanted.name not in ("float32", "float64", "float16", "bfloat16"):
+        if not bf16 and wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
             floats = "float32, float64, float16, bfloat16 or 'bf16'"
             raise TypeError(f"dequantize: dtype must be {floats}, got {wanted}")
         out = np.empty(q.shape, wanted)

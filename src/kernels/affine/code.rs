@@ -4,6 +4,7 @@
 //! even. See `Real::over` for how a quotient is had at half the price of a division.
 
 use super::{ParamsRef, Scheme, Spec};
+use crate::isa;
 use crate::real::{Element, Real};
 
 /// How codes are made, known to the compiler.
@@ -118,20 +119,23 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
 /// Elements that are coded at a time: a loop of so many is vectorised as one.
 const BLOCK: usize = 32;
 
-/// The codes of consecutive elements that share part `part`.
+/// The codes of consecutive elements of `x` that share a part; what will be read later, of about the same length, is
+/// fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the time).
 #[inline(always)]
 pub(super) fn code_run<T: Element, M: Mode>(
-    x: &[T],
+    [x, ahead]: [&[T]; 2],
     spec: &Spec,
-    params: ParamsRef<'_, T::Compute>,
-    part: usize,
+    stored: (T::Compute, u8, T::Compute),
     codes: &mut [u8],
 ) {
-    let coder = Coder::new::<M>(spec, params.get(part));
+    let coder = Coder::new::<M>(spec, stored);
     let reciprocal = coder.half_scale.reciprocal();
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
-    for (block, codes) in blocks.iter().zip(code_blocks) {
+    for (i, (block, codes)) in blocks.iter().zip(code_blocks).enumerate() {
+        if let Some(ahead) = ahead.get(i * BLOCK..(i + 1) * BLOCK) {
+            isa::prefetch(ahead);
+        }
         for (code, v) in codes.iter_mut().zip(block) {
             *code = coder.code::<M>(coder.shifted::<M>(v.load()).over(reciprocal));
         }

@@ -29,40 +29,39 @@ kernel! {
     ) -> bool {
         let mut params = params;
         let (row, size) = (cut.row.min(x.len()), cut.run);
-        let in_row = row.div_ceil(size);
         // No more groups than the cache holds between the first loop and the last.
-        let in_batch = (CHUNK / 2 / size).clamp(1, BATCH);
+        let in_batch = (CHUNK / 2 / size).clamp(1, BATCH) * size;
         let mut finite = true;
-        for (i, (x, codes)) in x.chunks(row).zip(codes.chunks_mut(row)).enumerate() {
-            let whole = x.len() / size * size;
-            let (x, short) = x.split_at(whole);
-            let (codes, short_codes) = codes.split_at_mut(whole);
-            let mut first = i * in_row;
-            for (x, codes) in x.chunks(in_batch * size).zip(codes.chunks_mut(in_batch * size)) {
-                finite &= batch::<T, M, BATCH>(x, size, &spec, codes, &mut params, first);
+        let mut first = 0;
+        for (row, codes) in x.chunks(row).zip(codes.chunks_mut(row)) {
+            let (mut rest, short) = row.split_at(row.len() / size * size);
+            let (codes, short_codes) = codes.split_at_mut(rest.len());
+            for codes in codes.chunks_mut(in_batch) {
+                let (x, ahead) = rest.split_at(codes.len());
+                finite &= batch::<T, M, BATCH>([x, ahead], size, &spec, codes, params.from(first));
                 first += x.len() / size;
+                rest = ahead;
             }
             if !short.is_empty() {
-                finite &= batch::<T, M, 1>(short, short.len(), &spec, short_codes, &mut params, first);
+                finite &= batch::<T, M, 1>([short, &[]], short.len(), &spec, short_codes, params.from(first));
+                first += 1;
             }
         }
         finite
     }
 }
 
-/// Up to `N` groups, whose parts begin at `first`.
+/// Up to `N` groups of `x`, and what will be read after them.
 #[inline(always)]
 fn batch<T: Element, M: Mode, const N: usize>(
-    x: &[T],
+    [x, ahead]: [&[T]; 2],
     size: usize,
     spec: &Spec,
     codes: &mut [u8],
-    params: &mut Params<'_, T::Compute>,
-    first: usize,
+    mut params: Params<'_, T::Compute>,
 ) -> bool {
-    let count = x.len() / size;
     let mut ranges = [Range::<T>::EMPTY; N];
-    let ranges = &mut ranges[..count];
+    let ranges = &mut ranges[..x.len() / size];
     for (range, x) in ranges.iter_mut().zip(x.chunks_exact(size)) {
         *range = self::range::<T, M>(x);
     }
@@ -72,38 +71,33 @@ fn batch<T: Element, M: Mode, const N: usize>(
     }
     // The scheme by name in each arm: where the mode leaves it open, the loops are still compiled for one.
     match M::scheme(spec) {
-        Scheme::Symmetric => store_params(Scheme::Symmetric, spec.bits, ranges, params, first),
-        Scheme::Asymmetric => store_params(Scheme::Asymmetric, spec.bits, ranges, params, first),
-        Scheme::MinMax => store_params(Scheme::MinMax, spec.bits, ranges, params, first),
+        Scheme::Symmetric => store_params(Scheme::Symmetric, spec.bits, ranges, &mut params),
+        Scheme::Asymmetric => store_params(Scheme::Asymmetric, spec.bits, ranges, &mut params),
+        Scheme::MinMax => store_params(Scheme::MinMax, spec.bits, ranges, &mut params),
     }
     let params = params.as_ref();
     for (i, (x, codes)) in x.chunks_exact(size).zip(codes.chunks_exact_mut(size)).enumerate() {
-        code_run::<T, M>(x, spec, params, first + i, codes);
+        code_run::<T, M>([x, ahead.get(i * size..).unwrap_or_default()], spec, params.get(i), codes);
     }
     !nonfinite
 }
 
-/// Scales, zero points and offsets of a batch, each a loop over plain arrays.
+/// Scales, zero points and offsets of parts, each a loop over plain arrays.
 #[inline(always)]
-fn store_params<T: Element>(
+pub(super) fn store_params<T: Element>(
     scheme: Scheme,
     bits: u32,
     ranges: &[Range<T>],
     params: &mut Params<'_, T::Compute>,
-    first: usize,
 ) {
-    for (scale, range) in params.scale[first..].iter_mut().zip(ranges) {
+    for (scale, range) in params.scale.iter_mut().zip(ranges) {
         *scale = stored(scheme, bits, *range).0;
     }
-    if scheme == Scheme::Asymmetric {
-        for (zero_point, range) in params.zero_point[first..].iter_mut().zip(ranges) {
-            *zero_point = stored(scheme, bits, *range).1;
-        }
+    for (zero_point, range) in params.zero_point.iter_mut().zip(ranges) {
+        *zero_point = stored(scheme, bits, *range).1;
     }
-    if scheme == Scheme::MinMax {
-        for (offset, range) in params.offset[first..].iter_mut().zip(ranges) {
-            *offset = stored(scheme, bits, *range).2;
-        }
+    for (offset, range) in params.offset.iter_mut().zip(ranges) {
+        *offset = stored(scheme, bits, *range).2;
     }
 }
 

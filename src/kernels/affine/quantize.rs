@@ -3,12 +3,12 @@
 use super::code::{Asymmetric, MinMax, Mode, Saturating, Symmetric, code_elements, code_run};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::values;
-use super::groups::code_groups;
-use super::params::{Range, stored};
+use super::groups::{code_groups, store_params};
+use super::params::Range;
 use super::{Params, ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
-use crate::kernels::reduce::{self, FiniteMinMax};
+use crate::kernels::reduce;
 use crate::par;
 use crate::real::{Element, Real};
 
@@ -59,25 +59,25 @@ impl<T: Element> Out<'_, T> {
     }
 }
 
-impl<C> Params<'_, C> {
-    /// Cut off the first `n` parts.
-    fn split_off(&mut self, n: usize) -> Self {
+/// Parameters that no one else asked for.
+struct OwnParams<C> {
+    scale: Vec<C>,
+    zero_point: Vec<u8>,
+    offset: Vec<C>,
+}
+
+impl<C: Real> OwnParams<C> {
+    fn new(scheme: Scheme, parts: usize) -> Self {
+        let zero = C::from_i16(0);
         Self {
-            scale: self.scale.split_off_mut(..n).unwrap_or_default(),
-            zero_point: self.zero_point.split_off_mut(..n).unwrap_or_default(),
-            offset: self.offset.split_off_mut(..n).unwrap_or_default(),
+            scale: vec![zero; parts],
+            zero_point: vec![0; if scheme == Scheme::Asymmetric { parts } else { 0 }],
+            offset: vec![zero; if scheme == Scheme::MinMax { parts } else { 0 }],
         }
     }
 
-    /// The same, for a while.
-    fn reborrow(&mut self) -> Params<'_, C> {
-        Params { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
-    }
-
-    /// To read.
-    #[inline(always)]
-    pub(super) fn as_ref(&self) -> ParamsRef<'_, C> {
-        ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
+    fn as_params(&mut self) -> Params<'_, C> {
+        Params { scale: &mut self.scale, zero_point: &mut self.zero_point, offset: &mut self.offset }
     }
 }
 
@@ -89,96 +89,128 @@ impl Spec {
     }
 }
 
+/// What happens to NaN and infinities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// An error, found on the way: what was written until then is meaningless.
+    Raise,
+    /// An error, found before the first write.
+    RaiseFirst,
+    /// NaN gets the code of zero, infinities the limits, and ranges are of the finite numbers.
+    Saturate,
+}
+
 /// Quantize `x` (whole rows of `spec.cols`) into packed rows of `codes` and the parameters.
-///
-/// With `saturate`, NaN gets the code of zero, infinities the limits, and ranges are of finite numbers; else a
-/// number that is not finite ends in an error, and what was written is meaningless.
 pub fn quantize<T: Element>(
     x: &[T],
     spec: Spec,
-    saturate: bool,
+    policy: Policy,
     codes: &mut [u8],
-    params: &mut Params<'_, T::Compute>,
+    mut params: Params<'_, T::Compute>,
     threads: usize,
 ) -> Result<(), NonFinite> {
-    run(x, spec, saturate, Out::Packed(codes), params, threads)
+    if x.is_empty() {
+        // Parts that hold nothing: as of an all-zero range.
+        store_params(spec.scheme, spec.bits, &vec![Range::<T>::EMPTY; params.scale.len()], &mut params);
+        return Ok(());
+    }
+    run(x, spec, policy, Out::Packed(codes), Some(params), threads)
 }
 
-/// Quantize and dequantize without storing codes. With an error, `out` may hold part of the answer: the caller looks
-/// first where that matters.
+/// Quantize and dequantize without storing codes.
 pub fn fake_quantize<T: Element>(
     x: &[T],
     spec: Spec,
-    saturate: bool,
+    policy: Policy,
     out: &mut [T],
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let parts = spec.parts(x.len());
-    let zero = T::Compute::from_i16(0);
-    let mut scale = vec![zero; parts];
-    let mut zero_point = vec![0; if spec.scheme == Scheme::Asymmetric { parts } else { 0 }];
-    let mut offset = vec![zero; if spec.scheme == Scheme::MinMax { parts } else { 0 }];
-    let mut params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
+    if x.is_empty() {
+        return Ok(());
+    }
     // Unsigned codes: they need no sign from their width.
-    run(x, Spec { offset_binary: true, ..spec }, saturate, Out::Values(out), &mut params, threads)
+    run(x, Spec { offset_binary: true, ..spec }, policy, Out::Values(out), None, threads)
 }
 
 /// Choose the mode.
 fn run<T: Element>(
     x: &[T],
     spec: Spec,
-    saturate: bool,
+    policy: Policy,
     out: Out<'_, T>,
-    params: &mut Params<'_, T::Compute>,
-    threads: usize,
-) -> Result<(), NonFinite> {
-    if x.is_empty() {
-        // Parts that hold nothing: as of an all-zero range.
-        let ranges = vec![Range::<T>::EMPTY; params.scale.len()];
-        store_params(&spec, &ranges, params);
-        return Ok(());
-    }
-    match (saturate, spec.scheme) {
-        (true, _) => pieces::<T, Saturating>(x, &spec, out, params, threads),
-        (_, Scheme::Symmetric) => pieces::<T, Symmetric>(x, &spec, out, params, threads),
-        (_, Scheme::Asymmetric) => pieces::<T, Asymmetric>(x, &spec, out, params, threads),
-        (_, Scheme::MinMax) => pieces::<T, MinMax>(x, &spec, out, params, threads),
-    }
-}
-
-/// Cut into pieces, and for each make the codes and what they are made for.
-fn pieces<T: Element, M: Mode>(
-    x: &[T],
-    spec: &Spec,
-    mut out: Out<'_, T>,
-    params: &mut Params<'_, T::Compute>,
+    params: Option<Params<'_, T::Compute>>,
     threads: usize,
 ) -> Result<(), NonFinite> {
     let cut = spec.cut(x.len());
-    let piece_of = |piece: Piece| &x[piece.start..piece.start + piece.len];
     if cut.has_cached_runs(size_of::<T>()) {
-        let mut params = params.reborrow();
-        let items: Vec<_> =
-            cut.pieces(true).map(|piece| (piece, out.split_off(piece), params.split_off(piece.parts))).collect();
-        let finite = par::map(threads, items.into_iter(), |(piece, mut out, mut params)| {
-            let mut scratch = Vec::new();
-            let codes = out.codes(spec.bits, piece.len, &mut scratch);
-            let finite = code_groups::<T, M>(piece_of(piece), cut, *spec, codes, params.reborrow());
-            out.finish(&scratch, cut.row, cut.own_runs(piece), *spec, params.as_ref());
-            finite
-        });
-        return if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) };
+        if policy == Policy::RaiseFirst && reduce::reduce_all::<T, reduce::Counts>(x, threads)[1] > 0 {
+            return Err(NonFinite);
+        }
+        return match (policy, spec.scheme) {
+            (Policy::Saturate, _) => find_and_code::<T, Saturating>(x, cut, spec, out, params, threads),
+            (_, Scheme::Symmetric) => find_and_code::<T, Symmetric>(x, cut, spec, out, params, threads),
+            (_, Scheme::Asymmetric) => find_and_code::<T, Asymmetric>(x, cut, spec, out, params, threads),
+            (_, Scheme::MinMax) => find_and_code::<T, MinMax>(x, cut, spec, out, params, threads),
+        };
     }
-    find_params::<T, M>(x, &cut, spec, params, threads)?;
-    let params = params.as_ref();
+    let mut own = OwnParams::new(spec.scheme, if params.is_none() { spec.parts(x.len()) } else { 0 });
+    let mut params = params.unwrap_or_else(|| own.as_params());
+    let ranges = find_ranges(x, &cut, policy, params.scale.len(), threads);
+    if ranges.iter().any(|range| range.is_nonfinite()) {
+        return Err(NonFinite);
+    }
+    store_params(spec.scheme, spec.bits, &ranges, &mut params);
+    match (policy, spec.scheme) {
+        (Policy::Saturate, _) => code::<T, Saturating>(x, cut, spec, out, params.as_ref(), threads),
+        (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, spec, out, params.as_ref(), threads),
+        (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, cut, spec, out, params.as_ref(), threads),
+        (_, Scheme::MinMax) => code::<T, MinMax>(x, cut, spec, out, params.as_ref(), threads),
+    }
+    Ok(())
+}
+
+/// Ranges and codes, piece by piece.
+fn find_and_code<T: Element, M: Mode>(
+    x: &[T],
+    cut: Cut,
+    spec: Spec,
+    mut out: Out<'_, T>,
+    mut params: Option<Params<'_, T::Compute>>,
+    threads: usize,
+) -> Result<(), NonFinite> {
+    let items: Vec<_> = cut
+        .pieces(true)
+        .map(|piece| (piece, out.split_off(piece), params.as_mut().map(|params| params.split_off(piece.parts))))
+        .collect();
+    let finite = par::map(threads, items.into_iter(), |(piece, mut out, params)| {
+        let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
+        let mut params = params.unwrap_or_else(|| own.as_params());
+        let mut scratch = Vec::new();
+        let codes = out.codes(spec.bits, piece.len, &mut scratch);
+        let finite = code_groups::<T, M>(&x[piece.start..piece.start + piece.len], cut, spec, codes, params.from(0));
+        out.finish(&scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
+        finite
+    });
+    if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) }
+}
+
+/// Codes where the parameters are known, piece by piece.
+fn code<T: Element, M: Mode>(
+    x: &[T],
+    cut: Cut,
+    spec: Spec,
+    mut out: Out<'_, T>,
+    params: ParamsRef<'_, T::Compute>,
+    threads: usize,
+) {
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let mut scratch = Vec::new();
         let runs = cut.runs_at(piece.start);
-        code_runs::<T, M>(piece_of(piece), runs, *spec, params, out.codes(spec.bits, piece.len, &mut scratch));
-        out.finish(&scratch, cut.row, runs, *spec, params);
+        let codes = out.codes(spec.bits, piece.len, &mut scratch);
+        code_runs::<T, M>(&x[piece.start..piece.start + piece.len], runs, spec, params, codes);
+        out.finish(&scratch, cut.row, runs, spec, params);
     });
-    Ok(())
 }
 
 kernel! {
@@ -198,47 +230,24 @@ kernel! {
                 at += n;
             } else {
                 let (part, n) = runs.next(x.len() - at);
-                code_run::<T, M>(&x[at..at + n], &spec, params, part, &mut codes[at..at + n]);
+                code_run::<T, M>([&x[at..at + n], &[]], &spec, params.get(part), &mut codes[at..at + n]);
                 at += n;
             }
         }
     }
 }
 
-/// The parameters of parts whose ranges are found first.
-fn find_params<T: Element, M: Mode>(
-    x: &[T],
-    cut: &Cut,
-    spec: &Spec,
-    params: &mut Params<'_, T::Compute>,
-    threads: usize,
-) -> Result<(), NonFinite> {
-    let states = if M::SCHEME.is_some() {
-        reduce::reduce_axis::<T, reduce::MinMax>(x, cut.view(), threads)
+/// The ranges of all parts, each wherever it comes again.
+fn find_ranges<T: Element>(x: &[T], cut: &Cut, policy: Policy, parts: usize, threads: usize) -> Vec<Range<T>> {
+    let states = if policy == Policy::Saturate {
+        reduce::reduce_axis::<T, reduce::FiniteMinMax>(x, cut.view(), threads)
     } else {
-        reduce::reduce_axis::<T, FiniteMinMax>(x, cut.view(), threads)
+        reduce::reduce_axis::<T, reduce::MinMax>(x, cut.view(), threads)
     };
-    let mut ranges = vec![Range::<T>::EMPTY; params.scale.len()];
-    for (state, i) in states.into_iter().zip((0..ranges.len()).cycle()) {
+    let mut ranges = vec![Range::<T>::EMPTY; parts];
+    for (state, i) in states.into_iter().zip((0..parts).cycle()) {
         let range = &mut ranges[i];
         range.0 = [range.0[0].min(state[0]), range.0[1].max(state[1])];
     }
-    if ranges.iter().any(|range| range.is_nonfinite()) {
-        return Err(NonFinite);
-    }
-    store_params(spec, &ranges, params);
-    Ok(())
-}
-
-fn store_params<T: Element>(spec: &Spec, ranges: &[Range<T>], params: &mut Params<'_, T::Compute>) {
-    for (i, range) in ranges.iter().enumerate() {
-        let (scale, zero_point, offset) = stored(spec.scheme, spec.bits, *range);
-        params.scale[i] = scale;
-        if let Some(slot) = params.zero_point.get_mut(i) {
-            *slot = zero_point;
-        }
-        if let Some(slot) = params.offset.get_mut(i) {
-            *slot = offset;
-        }
-    }
+    ranges
 }
