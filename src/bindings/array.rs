@@ -9,7 +9,7 @@ use pyo3::types::PyString;
 
 use super::borrow::Extent;
 use crate::error::{Error, Result};
-use crate::real::{Bf16, Element, F16};
+use crate::real::{Bf16, F16};
 
 /// The dtypes that kernels know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,28 +277,4 @@ fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUn
         return Ok(array.clone());
     }
     Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
-}
-
-/// A result as a new NumPy array of `shape`, or as a NumPy scalar where that is ().
-pub fn result<'py, T: Element>(
-    py: Python<'py>,
-    values: &[T],
-    shape: &[usize],
-    descr: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    // The bits, in NumPy's own integers, seen as the dtype: this serves bfloat16, which NumPy does not know.
-    let bits: Bound<'py, PyAny> = match T::BITS {
-        16 => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64() as u16)).into_any(),
-        32 => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64() as u32)).into_any(),
-        _ => numpy::PyArray1::from_iter(py, values.iter().map(|v| v.to_bits64())).into_any(),
-    };
-    shaped(&bits.call_method1("view", (descr,))?, shape)
-}
-
-/// `array` in `shape`; as a scalar where that is ().
-pub fn shaped<'py>(array: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
-    if shape.is_empty() {
-        return array.get_item(0);
-    }
-    array.call_method1("reshape", (shape,))
 }

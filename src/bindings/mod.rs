@@ -13,6 +13,7 @@ mod packing;
 mod parts;
 mod quant;
 mod reduce;
+mod result;
 mod threads;
 
 use pyo3::prelude::*;

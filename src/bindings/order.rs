@@ -5,9 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::int;
-use super::array::{Array, Name, match_dtype, result};
+use super::array::{Array, Name, match_dtype};
 use super::borrow::borrow;
 use super::error::{ask_memory, compute, entry};
+use super::result::result;
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::reduce::{self as kernel, MinMax};

@@ -5,10 +5,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::number;
-use super::array::{Array, Item, Name, match_dtype, result, shaped};
+use super::array::{Array, Item, Name, match_dtype};
 use super::axes::axes;
 use super::borrow::borrow;
 use super::error::{ask_memory, compute, entry};
+use super::result::{result, shaped};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::reduce::{

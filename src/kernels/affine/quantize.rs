@@ -8,7 +8,7 @@ use super::params::Range;
 use super::{Params, ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
-use crate::kernels::reduce;
+use crate::kernels::reduce::{self, Op};
 use crate::par;
 use crate::real::{Element, Real};
 
@@ -146,22 +146,27 @@ fn run<T: Element>(
         if policy == Policy::RaiseFirst && reduce::reduce_all::<T, reduce::Counts>(x, threads)[1] > 0 {
             return Err(NonFinite);
         }
-        return match (policy, spec.scheme) {
-            (Policy::Saturate, _) => find_and_code::<T, Saturating>(x, cut, spec, out, params, threads),
-            (_, Scheme::Symmetric) => find_and_code::<T, Symmetric>(x, cut, spec, out, params, threads),
-            (_, Scheme::Asymmetric) => find_and_code::<T, Asymmetric>(x, cut, spec, out, params, threads),
-            (_, Scheme::MinMax) => find_and_code::<T, MinMax>(x, cut, spec, out, params, threads),
+        let saturate = policy == Policy::Saturate;
+        return match spec.scheme {
+            Scheme::Symmetric => find_and_code::<T, Symmetric>(x, cut, spec, saturate, out, params, threads),
+            Scheme::Asymmetric => find_and_code::<T, Asymmetric>(x, cut, spec, saturate, out, params, threads),
+            Scheme::MinMax => find_and_code::<T, MinMax>(x, cut, spec, saturate, out, params, threads),
         };
     }
     let mut own = OwnParams::new(spec.scheme, if params.is_none() { spec.parts(x.len()) } else { 0 });
     let mut params = params.unwrap_or_else(|| own.as_params());
-    let ranges = find_ranges(x, &cut, policy, params.scale.len(), threads);
-    if ranges.iter().any(|range| range.is_nonfinite()) {
-        return Err(NonFinite);
+    let parts = params.scale.len();
+    let mut ranges = find_ranges::<T, reduce::MinMax>(x, &cut, parts, threads);
+    let finite = !ranges.iter().any(|range| range.is_nonfinite());
+    if !finite {
+        if policy != Policy::Saturate {
+            return Err(NonFinite);
+        }
+        ranges = find_ranges::<T, reduce::FiniteMinMax>(x, &cut, parts, threads);
     }
     store_params(spec.scheme, spec.bits, &ranges, &mut params);
-    match (policy, spec.scheme) {
-        (Policy::Saturate, _) => code::<T, Saturating>(x, cut, spec, out, params.as_ref(), threads),
+    match (finite, spec.scheme) {
+        (false, _) => code::<T, Saturating>(x, cut, spec, out, params.as_ref(), threads),
         (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, spec, out, params.as_ref(), threads),
         (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, cut, spec, out, params.as_ref(), threads),
         (_, Scheme::MinMax) => code::<T, MinMax>(x, cut, spec, out, params.as_ref(), threads),
@@ -174,6 +179,7 @@ fn find_and_code<T: Element, M: Mode>(
     x: &[T],
     cut: Cut,
     spec: Spec,
+    saturate: bool,
     mut out: Out<'_, T>,
     mut params: Option<Params<'_, T::Compute>>,
     threads: usize,
@@ -187,7 +193,11 @@ fn find_and_code<T: Element, M: Mode>(
         let mut params = params.unwrap_or_else(|| own.as_params());
         let mut scratch = Vec::new();
         let codes = out.codes(spec.bits, piece.len, &mut scratch);
-        let finite = code_groups::<T, M>(&x[piece.start..piece.start + piece.len], cut, spec, codes, params.from(0));
+        let x = &x[piece.start..piece.start + piece.len];
+        let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
+        if saturate && !finite {
+            finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
+        }
         out.finish(&scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
         finite
     });
@@ -238,14 +248,14 @@ kernel! {
 }
 
 /// The ranges of all parts, each wherever it comes again.
-fn find_ranges<T: Element>(x: &[T], cut: &Cut, policy: Policy, parts: usize, threads: usize) -> Vec<Range<T>> {
-    let states = if policy == Policy::Saturate {
-        reduce::reduce_axis::<T, reduce::FiniteMinMax>(x, cut.view(), threads)
-    } else {
-        reduce::reduce_axis::<T, reduce::MinMax>(x, cut.view(), threads)
-    };
+fn find_ranges<T: Element, O: Op<T, Scalar = T::Key>>(
+    x: &[T],
+    cut: &Cut,
+    parts: usize,
+    threads: usize,
+) -> Vec<Range<T>> {
     let mut ranges = vec![Range::<T>::EMPTY; parts];
-    for (state, i) in states.into_iter().zip((0..parts).cycle()) {
+    for (state, i) in reduce::reduce_axis::<T, O>(x, cut.view(), threads).into_iter().zip((0..parts).cycle()) {
         let range = &mut ranges[i];
         range.0 = [range.0[0].min(state[0]), range.0[1].max(state[1])];
     }
