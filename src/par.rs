@@ -36,6 +36,25 @@ thread_local! {
     static OVERRIDE: Cell<usize> = const { Cell::new(0) };
     /// Whether this thread is inside a parallel section: what it calls then runs inline.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// See [`with_scratch`].
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// More scratch than this is given back at once.
+const KEPT_SCRATCH: usize = 1 << 20;
+
+/// Lend `n` bytes of any contents, which this thread keeps from one piece of work to the next (new memory for each
+/// piece: 5 % to 8 % on top of 4-bit quantize and dequantize, and an allocation that could fail on the way).
+pub fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    let mut bytes = SCRATCH.take();
+    if bytes.len() < n {
+        bytes.resize(n, 0);
+    }
+    let result = f(&mut bytes[..n]);
+    if bytes.len() <= KEPT_SCRATCH {
+        SCRATCH.set(bytes);
+    }
+    result
 }
 
 /// Read `MODELOPT_RS_NUM_THREADS`; an error names the variable.

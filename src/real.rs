@@ -315,6 +315,33 @@ mod tests {
         assert!(Bf16::store_f64(f64::NAN).load().is_nan());
     }
 
+    /// Numbers with all 24 bits of significand in use, and quotients as near to a tie as such numbers allow.
+    #[test]
+    fn test_over_rounds_as_division_does() {
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..2_000_000 {
+            let bits = next();
+            let (mantissa, exponent) = (bits as u32 & 0x007f_ffff, 90 + (bits >> 32) as u32 % 80);
+            let divisor = f32::from_bits(exponent << 23 | mantissa);
+            let any = f32::from_bits((next() as u32 & 0x80ff_ffff) | exponent << 23);
+            // The product with k + 1/2, and its neighbours: their quotients round to a tie or next to it.
+            let tie = divisor * ((next() % 256) as f32 - 127.5);
+            for x in [any, tie, tie.next_up(), tie.next_down(), divisor, -divisor] {
+                let (got, want) = (x.over(divisor.reciprocal()), x / divisor);
+                assert_eq!(got.to_bits(), want.to_bits(), "{x:e} / {divisor:e}");
+            }
+        }
+        assert_eq!(f32::MAX.over(f32::MIN_POSITIVE.reciprocal()), f32::INFINITY);
+        assert_eq!(f32::MIN_POSITIVE.over(f32::MAX.reciprocal()), 0.0);
+        assert_eq!(1.0f64.over(3.0f64.reciprocal()), 1.0 / 3.0);
+    }
+
     #[test]
     fn test_keys_have_the_order_of_the_numbers() {
         let numbers = [f32::NEG_INFINITY, -2.0, -f32::MIN_POSITIVE, -1e-45, -0.0, 0.0, 1e-45, 1.0, 3e38, f32::INFINITY];

@@ -96,10 +96,8 @@ impl Cut {
             (true, true) => cut.run,
             (true, false) => cut.run * per_byte,
         };
-        // In a long array several chunks at a time: within a piece the next run can be fetched while one is coded.
-        let len = if whole_runs && cut.n >= 32 * CHUNK { 4 * CHUNK } else { CHUNK };
-        let within = (len / unit).max(1) * unit;
-        let rows = (len / cut.row).max(1);
+        let within = (CHUNK / unit).max(1) * unit;
+        let rows = (CHUNK / cut.row).max(1);
         let mut start = 0;
         std::iter::from_fn(move || {
             if start == cut.n {

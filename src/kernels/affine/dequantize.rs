@@ -109,11 +109,12 @@ pub fn dequantize<C: Real, O: Element>(
         if spec.bits == 8 {
             return values(packed, runs, spec, params, out);
         }
-        let mut codes = vec![0; out.len()];
         let row = cut.row.min(out.len());
-        for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, spec.bits))) {
-            match_width!(spec.bits, W => unpack_chunk::<W>(packed, codes, 0));
-        }
-        values(&codes, runs, spec, params, out);
+        par::with_scratch(out.len(), |codes| {
+            for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, spec.bits))) {
+                match_width!(spec.bits, W => unpack_chunk::<W>(packed, codes, 0));
+            }
+            values(codes, runs, spec, params, out);
+        });
     });
 }

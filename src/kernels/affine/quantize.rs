@@ -33,21 +33,23 @@ impl<T: Element> Out<'_, T> {
         }
     }
 
-    /// Where the `n` codes of a piece go, one byte each: at once to where they stay, if they stay so.
-    fn codes<'a>(&'a mut self, bits: u32, n: usize, scratch: &'a mut Vec<u8>) -> &'a mut [u8] {
-        if let Self::Packed(bytes) = self
-            && bits == 8
-        {
-            return bytes;
+    /// Bytes of scratch for `n` codes, one a byte; none where they stay so.
+    fn scratch(&self, bits: u32, n: usize) -> usize {
+        if matches!(self, Self::Packed(_)) && bits == 8 { 0 } else { n }
+    }
+
+    /// Where the codes go first.
+    fn codes<'a>(&'a mut self, scratch: &'a mut [u8]) -> &'a mut [u8] {
+        match self {
+            Self::Packed(bytes) if scratch.is_empty() => bytes,
+            _ => scratch,
         }
-        scratch.resize(n, 0);
-        scratch
     }
 
     /// Make of the codes what they are for.
     fn finish(self, codes: &[u8], row: usize, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
         match self {
-            Self::Packed(_) if spec.bits == 8 => {}
+            Self::Packed(_) if codes.is_empty() => {}
             Self::Packed(bytes) => {
                 let row = row.min(codes.len());
                 for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
@@ -191,15 +193,16 @@ fn find_and_code<T: Element, M: Mode>(
     let finite = par::map(threads, items.into_iter(), |(piece, mut out, params)| {
         let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
-        let mut scratch = Vec::new();
-        let codes = out.codes(spec.bits, piece.len, &mut scratch);
         let x = &x[piece.start..piece.start + piece.len];
-        let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
-        if saturate && !finite {
-            finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
-        }
-        out.finish(&scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
-        finite
+        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+            let codes = out.codes(scratch);
+            let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
+            if saturate && !finite {
+                finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
+            }
+            out.finish(scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
+            finite
+        })
     });
     if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) }
 }
@@ -215,11 +218,11 @@ fn code<T: Element, M: Mode>(
 ) {
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
-        let mut scratch = Vec::new();
-        let runs = cut.runs_at(piece.start);
-        let codes = out.codes(spec.bits, piece.len, &mut scratch);
-        code_runs::<T, M>(&x[piece.start..piece.start + piece.len], runs, spec, params, codes);
-        out.finish(&scratch, cut.row, runs, spec, params);
+        let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
+        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+            code_runs::<T, M>(x, runs, spec, params, out.codes(scratch));
+            out.finish(scratch, cut.row, runs, spec, params);
+        });
     });
 }
 
