@@ -73,6 +73,16 @@ def test_scheme_and_group_size(run: Run, model: Path, tmp_path: Path) -> None:
     assert out[f"{LINEAR[0]}_zero_point"][1].shape == (4, 4)
 
 
+def test_a2_nonfinite(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.ones((8, 64), np.float32)
+    values[3, 5] = np.nan
+    source = write(tmp_path / "nan.safetensors", {"fc.weight": ("F32", values)})
+    assert main(["quantize", str(source), "-o", str(tmp_path / "out.safetensors")]) == 1
+    assert 'x has 1 non-finite value, first at index (3, 5); pass nonfinite="saturate"' in capsys.readouterr().err
+    run("quantize", source, "-o", tmp_path / "out.safetensors", "--nonfinite", "saturate")
+    assert read(tmp_path / "out.safetensors")["fc.weight_packed"][1].shape == (8, 16)
+
+
 def test_include_and_exclude(run: Run, model: Path, tmp_path: Path) -> None:
     b = tmp_path / "b.safetensors"
     run(

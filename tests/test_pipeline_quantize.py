@@ -329,6 +329,16 @@ def test_a_row_that_exceeds_the_memory(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_f9_a_flat_tensor_larger_than_the_memory_is_cut_as_well(tmp_path: Path) -> None:
+    flat = weights((100_003,))
+    source = write(tmp_path / "a.safetensors", {"flat": ("F32", flat), "fc.weight": ("F32", weights((8, 64)))})
+    mo.quantize_file(source, tmp_path / "b.safetensors", max_memory=20_000, durable=False)
+    np.testing.assert_array_equal(read(tmp_path / "b.safetensors")["flat"][1], flat)
+    inspected = {t.name: t for t in mo.inspect_file(source, max_memory=20_000).tensors}
+    assert (inspected["flat"].min, inspected["flat"].max) == (flat.min(), flat.max())
+    assert mo.compare_files(source, source, max_memory=20_000).max_error == 0.0
+
+
 def sparse(path: Path, rows: int, columns: int) -> Path:
     """A file with one float32 weight of zeros that takes no room on the disk."""
     nbytes = 4 * rows * columns

@@ -242,7 +242,7 @@ threading.Thread(target=loop, daemon=True).start()
 inside.wait()
 """
     )
-    for _ in range(4):
+    for _ in range(10):  # 50 in all
         children = [
             subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(5)
         ]

@@ -241,6 +241,14 @@ def test_a7_all_65536_inputs_of_16_bits(dtype, bits, scheme, isa):
             assert_equals_oracle(q, ref.quantize(x, bits, scheme, **grain))
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric", "minmax"])
+def test_an_infinite_scale_shows_in_the_numbers(scheme):
+    """Only what rounding took beyond the largest number is brought back to it."""
+    q = mo.quantize(np.float32([-1.0, 0.5, 1.0]), scheme=scheme)
+    q.scale[...] = np.inf
+    assert not np.isfinite(q.dequantize()).all()
+
+
 # ------------------------------------------------------------------------------------------------- not finite
 
 

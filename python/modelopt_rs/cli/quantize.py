@@ -28,6 +28,13 @@ __all__ = ["quantize", "show_totals"]
     metavar="N",
     help="Elements of a row that share a scale; 0: the whole row.  [default: 0 at 8 bits, else 32]",
 )
+@click.option(
+    "--nonfinite",
+    type=click.Choice(["raise", "saturate"]),
+    default="raise",
+    show_default=True,
+    help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
+)
 @click.option("--include", multiple=True, metavar="GLOB", help="Quantize these tensors too. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tensors alone; wins. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing.")
@@ -39,6 +46,7 @@ def quantize(
     bits: str,
     scheme: str,
     group_size: int | None,
+    nonfinite: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     max_memory: int,
@@ -68,6 +76,7 @@ def quantize(
             bits=int(bits),
             scheme=scheme,
             group_size=group_size,
+            nonfinite=nonfinite,
             include=include,
             exclude=exclude,
             max_memory=max_memory,

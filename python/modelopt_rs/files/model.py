@@ -4,6 +4,7 @@ A new format is one `Source` and one `Sink`; a new operation is one transform in
 neither knows the other.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,14 @@ class TensorInfo:
     nbytes: int
 
     @property
+    def columns(self) -> int:
+        """Elements of a row: the length of the last axis, but 1 for a flat tensor, so that it can be cut as well."""
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
     def rows(self) -> int:
-        """How many rows the tensor has: the product of all axes but the last (1 for 0-d and 1-d)."""
-        rows = 1
-        for n in self.shape[:-1]:
-            rows *= n
-        return rows
+        """How many rows the tensor has: the product of all axes but the last (of a flat tensor, its elements)."""
+        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else math.prod(self.shape)
 
     @property
     def row_nbytes(self) -> int:
@@ -45,7 +48,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Consecutive rows of one tensor: `array` is 2-D (rows, length of the last axis).
+    """Consecutive rows of one tensor: `array` is 2-D, (rows, columns).
 
     bfloat16 comes as uint16 (pass `dtype="bf16"` to the array functions); every other dtype as NumPy's own.
     """

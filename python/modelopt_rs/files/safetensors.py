@@ -229,13 +229,12 @@ class SafetensorsSource:
             return
         row_nbytes = info.row_nbytes
         step = max(1, min(info.rows, max_bytes // row_nbytes))
-        columns = info.shape[-1] if info.shape else 1
         buffer = self._take(step * row_nbytes)
         try:
             for first in range(0, info.rows, step):
                 used = buffer[: min(step, info.rows - first) * row_nbytes]
                 read_into(self._fd, used, offset + first * row_nbytes, self.path)
-                yield Tile(first, used.view(numpy_dtype(info.dtype)).reshape(-1, columns))
+                yield Tile(first, used.view(numpy_dtype(info.dtype)).reshape(-1, info.columns))
         finally:
             self._free.append(buffer)
 

@@ -229,7 +229,8 @@ def _as_bytes(info: TensorInfo, array: Array) -> Array:
     if array.dtype != expected and array.dtype.name != twin:
         wanted = f"{expected} or {twin}" if twin else str(expected)
         raise TypeError(f"write: tensor {quote(info.name)} is {info.dtype}, wants {wanted}, got {array.dtype}")
-    last = info.shape[-1] if info.shape else 1
-    if array.size and array.shape != info.shape and (array.ndim == 0 or array.shape[-1] != last):
-        raise ValueError(f"write: tensor {quote(info.name)} has rows of {last:,}, got an array of shape {array.shape}")
+    is_flat = len(info.shape) == 1 and array.ndim == 1
+    if array.size and not is_flat and array.shape != info.shape and array.shape[-1:] != (info.columns,):
+        rows = f"rows of {info.columns:,}"
+        raise ValueError(f"write: tensor {quote(info.name)} has {rows}, got an array of shape {array.shape}")
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

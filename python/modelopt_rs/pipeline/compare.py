@@ -108,9 +108,8 @@ def _compare(left: Dequantized, right: Dequantized, name: str, road: Road) -> Er
     if a.nbytes == 0:
         return ErrorFigures()
     # Tiles of both with the same rows, and what `_float` makes of them.
-    columns = a.shape[-1] if a.shape else 1
     (extra_a, kept_a), (extra_b, kept_b) = packed_memory(left, name), packed_memory(right, name)
-    extra = extra_a + extra_b + b.row_nbytes + 16 * columns
+    extra = extra_a + extra_b + b.row_nbytes + 16 * a.columns
     rows = tile_bytes(a, extra, road.max_memory, kept=kept_a + kept_b) // a.row_nbytes
     figures = ErrorFigures()
     tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)

@@ -2,7 +2,6 @@
 
 use super::code;
 use super::cut::Runs;
-use super::params::finite;
 use super::{ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
@@ -19,6 +18,9 @@ struct Coding<C> {
     double: C,
     scale: C,
     offset: C,
+    /// The last code may lie half a scale outside the range: next to the largest number it must not become infinite
+    /// (unless the scale is).
+    limit: C,
 }
 
 impl Spec {
@@ -31,14 +33,19 @@ impl Spec {
             _ => (0, zero_point as i16),
         };
         let factor = code::half(self.scheme, self.bits, scale);
-        Coding { flip, zero, double: C::from_i16(1) / factor, scale: scale * factor, offset: offset * factor }
+        let infinity = C::from_f64(f64::INFINITY);
+        let limit = if scale < infinity { C::MAX } else { infinity };
+        Coding { flip, zero, double: C::from_i16(1) / factor, scale: scale * factor, offset: offset * factor, limit }
     }
 }
 
 #[inline(always)]
 fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
     let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
-    finite((quantized * coding.scale + coding.offset) * coding.double).store_as()
+    let x = (quantized * coding.scale + coding.offset) * coding.double;
+    let x = if x > coding.limit { coding.limit } else { x };
+    let lowest = C::from_i16(0) - coding.limit;
+    (if x < lowest { lowest } else { x }).store_as()
 }
 
 /// Elements that are made at a time: a loop of so many is vectorised as one, also in short runs.

@@ -56,14 +56,6 @@ pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> 
     }
 }
 
-/// The last code may lie half a scale outside the range: next to the largest number that must not become infinite.
-#[inline(always)]
-pub(super) fn finite<C: Real>(x: C) -> C {
-    let x = if x > C::MAX { C::MAX } else { x };
-    let lowest = C::from_i16(0) - C::MAX;
-    if x < lowest { lowest } else { x }
-}
-
 /// (max - min) / levels: of f64 the difference itself may overflow, the difference of the quotients not.
 #[inline(always)]
 fn step(min: f64, max: f64, levels: f64) -> f64 {
