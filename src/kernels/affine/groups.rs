@@ -2,15 +2,18 @@
 
 use super::code::{Mode, code_run};
 use super::cut::Cut;
-use super::params::{Range, stored};
+use super::params::{self, Range};
 use super::{Params, Scheme, Spec};
 use crate::isa::kernel;
-use crate::par::CHUNK;
 use crate::real::{Element, Key};
 
 /// Groups whose ranges, then parameters, then codes are computed together: loops that vectorise, where one group
 /// after the other waits for its own division (measured at groups of 32: 5 times slower).
 const BATCH: usize = 64;
+
+/// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
+/// beside what is fetched for the next batch.
+const IN_L1: usize = 1024;
 
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
@@ -29,8 +32,7 @@ kernel! {
     ) -> bool {
         let mut params = params;
         let (row, size) = (cut.row.min(x.len()), cut.run);
-        // No more groups than the cache holds between the first loop and the last.
-        let in_batch = (CHUNK / 2 / size).clamp(1, BATCH) * size;
+        let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
         let mut finite = true;
         let mut first = 0;
         for (row, codes) in x.chunks(row).zip(codes.chunks_mut(row)) {
@@ -91,13 +93,13 @@ pub(super) fn store_params<T: Element>(
     params: &mut Params<'_, T::Compute>,
 ) {
     for (scale, range) in params.scale.iter_mut().zip(ranges) {
-        *scale = stored(scheme, bits, *range).0;
+        *scale = params::scale(scheme, bits, *range);
     }
-    for (zero_point, range) in params.zero_point.iter_mut().zip(ranges) {
-        *zero_point = stored(scheme, bits, *range).1;
+    for ((zero_point, range), &scale) in params.zero_point.iter_mut().zip(ranges).zip(params.scale.iter()) {
+        *zero_point = params::zero_point(bits, *range, scale);
     }
     for (offset, range) in params.offset.iter_mut().zip(ranges) {
-        *offset = stored(scheme, bits, *range).2;
+        *offset = params::offset(*range);
     }
 }
 

@@ -26,34 +26,43 @@ impl Scheme {
     }
 }
 
-/// Scale, zero point and offset of a range. Without branches on the numbers: a loop over ranges vectorises.
+/// The largest code of `bits` bits, unsigned.
 #[inline(always)]
-pub(super) fn stored<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> (T::Compute, u8, T::Compute) {
-    let levels = ((1u32 << bits) - 1) as f64;
-    let top = ((1u32 << (bits - 1)) - 1) as f64;
-    let (min, max) = range.bounds();
-    // The range itself says whether there is one: the step may underflow to 0 where it is not.
-    let scale = |range: f64, step: f64| {
-        let floor = T::Compute::MIN_POSITIVE;
-        let scale = T::Compute::from_f64(step);
-        let scale = if scale < floor { floor } else { scale };
-        if range == 0.0 { T::Compute::from_i16(1) } else { scale }
-    };
-    let none = T::Compute::from_i16(0);
-    match scheme {
+fn levels(bits: u32) -> f64 {
+    ((1u32 << bits) - 1) as f64
+}
+
+/// The scale of a range. Without branches on the numbers: a loop over ranges vectorises.
+#[inline(always)]
+pub(super) fn scale<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> T::Compute {
+    let (min, max) = range.bounds(scheme);
+    let (width, step) = match scheme {
         Scheme::Symmetric => {
             let absmax = if -min > max { -min } else { max };
-            (scale(absmax, absmax / top), 0, none)
+            (absmax, absmax / levels(bits - 1))
         }
-        Scheme::Asymmetric => {
-            let (min, max) = (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 });
-            let scale = scale(max - min, step(min, max, levels));
-            let zero = -min / scale.to_f64();
-            let zero = if zero < levels { zero } else { levels };
-            (scale, zero.round_to_byte(), none)
-        }
-        Scheme::MinMax => (scale(max - min, step(min, max, levels)), 0, T::Compute::from_f64(min)),
-    }
+        Scheme::Asymmetric | Scheme::MinMax => (max - min, step(min, max, levels(bits))),
+    };
+    let scale = T::Compute::from_f64(step);
+    let floor = T::Compute::MIN_POSITIVE;
+    let scale = if scale < floor { floor } else { scale };
+    // The range itself says whether there is one: the step may underflow to 0 where it is not.
+    if width == 0.0 { T::Compute::from_i16(1) } else { scale }
+}
+
+/// The zero point of a range with this scale (asymmetric).
+#[inline(always)]
+pub(super) fn zero_point<T: Element>(bits: u32, range: Range<T>, scale: T::Compute) -> u8 {
+    let (min, _) = range.bounds(Scheme::Asymmetric);
+    let zero = -min / scale.to_f64();
+    let zero = if zero < levels(bits) { zero } else { levels(bits) };
+    zero.round_to_byte()
+}
+
+/// The offset of a range (minmax).
+#[inline(always)]
+pub(super) fn offset<T: Element>(range: Range<T>) -> T::Compute {
+    T::Compute::from_f64(range.bounds(Scheme::MinMax).0)
 }
 
 /// (max - min) / levels: of f64 the difference itself may overflow, the difference of the quotients not.
@@ -68,11 +77,16 @@ fn step(min: f64, max: f64, levels: f64) -> f64 {
 pub struct Range<T: Element>(pub [T::Key; 2]);
 
 impl<T: Element> Range<T> {
-    /// The ends; (0, 0) where nothing was finite.
+    /// The ends, of an asymmetric range around 0; (0, 0) where nothing was finite.
     #[inline(always)]
-    fn bounds(self) -> (f64, f64) {
+    fn bounds(self, scheme: Scheme) -> (f64, f64) {
         let [low, high] = self.0;
-        if low > high { (0.0, 0.0) } else { (T::from_key(low).to_f64(), T::from_key(high).to_f64()) }
+        let (min, max) = if low > high { (0.0, 0.0) } else { (T::from_key(low).to_f64(), T::from_key(high).to_f64()) };
+        if scheme == Scheme::Asymmetric {
+            (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 })
+        } else {
+            (min, max)
+        }
     }
 
     /// Whether one end is infinite or NaN.
