@@ -148,6 +148,27 @@ def test_e6_max_tensors(path: Path) -> None:
         assert len(source.tensors) == 4
 
 
+def test_e6_a_header_takes_at_most_four_times_its_size(path: Path) -> None:
+    """The smallest entries that there are, in a process of its own (the peak of this one is history)."""
+    n = 100_000
+    path.write_bytes(raw({f"{i}": entry("U8", (1,), i, i + 1) for i in range(n)}, bytes(n)))
+    script = """
+import sys
+from modelopt_rs.files import SafetensorsSource
+
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+before = status("VmRSS:")
+with SafetensorsSource(sys.argv[1]) as source:
+    assert len(source.tensors) == 100_000
+print(status("VmHWM:") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 4 * path.stat().st_size + (8 << 20)  # the slack of E1
+
+
 def test_e7_duplicates(path: Path) -> None:
     one = json.dumps(entry("U8", (4,), 0, 4))
     two = json.dumps(entry("U8", (4,), 4, 8))

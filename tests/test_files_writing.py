@@ -72,7 +72,7 @@ def test_data_are_aligned(path: Path) -> None:
     with SafetensorsSource(path) as source:
         assert n % 8 == 0
         for name, info in source.tensors.items():
-            assert source._begins[name] % arrays[name].itemsize == 0, info
+            assert source._find(name)[1] % arrays[name].itemsize == 0, info
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ __all__ = [
     "FormatError",
     "InternalError",
     "LimitError",
+    "SafetensorsHeader",
     "UnsupportedError",
     "__version__",
     "absmax",
@@ -32,7 +33,6 @@ __all__ = [
     "minmax",
     "norm",
     "pack",
-    "parse_safetensors_header",
     "quantile",
     "quantize",
     "quantized_shapes",
@@ -98,11 +98,20 @@ def set_fault(on: bool) -> None:
     """While on, every entry point panics (tests that a panic becomes InternalError)."""
 
 # Files.
-def parse_safetensors_header(
-    header: bytes, data_len: int, max_tensors: int
-) -> tuple[list[str], list[str], list[tuple[int, ...]], NDArray[np.int64], dict[str, str]]:
-    """(names, dtypes, shapes, begin offsets, metadata) in the order of the data; FormatError where it is malformed.
+@final
+class SafetensorsHeader:
+    """A checked header: its tensors in the order of the data.
 
-    Messages are without the file's name: the caller puts it in front. Checks everything: duplicate names and
-    keys, depth, known dtypes, shape x item size = extent without overflow, exact cover of `data_len` bytes.
+    FormatError where it is malformed; messages are without the file's name: the caller puts it in front.
+    Checks everything: duplicate names and keys, depth, known dtypes, shape x item size = extent without
+    overflow, exact cover of `data_len` bytes.
     """
+
+    def __new__(cls, header: bytes, data_len: int, max_tensors: int) -> Self: ...
+    def __len__(self) -> int: ...
+    def find(self, name: str) -> int | None:
+        """The place of a tensor."""
+    def name(self, i: int) -> str: ...
+    def tensor(self, i: int) -> tuple[str, tuple[int, ...], int, int]:
+        """(dtype, shape, begin, end) of a tensor; its bytes are counted from the end of the header."""
+    def metadata(self) -> dict[str, str]: ...

@@ -1,14 +1,11 @@
 //! Headers of model files.
 
-use numpy::PyArray1;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyModule, PyString, PyTuple};
+use pyo3::types::{PyDict, PyModule, PyString, PyTuple};
 
 use super::error::{FormatError, LimitError, UnsupportedError, entry};
-use crate::files::safetensors::{ErrorKind, HeaderError, parse_header};
-
-type Parsed<'py> =
-    (Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyArray1<i64>>, Bound<'py, PyDict>);
+use crate::files::safetensors::{ErrorKind, HeaderError, Table, parse_header};
 
 fn to_python(error: HeaderError) -> PyErr {
     match error.kind {
@@ -18,35 +15,66 @@ fn to_python(error: HeaderError) -> PyErr {
     }
 }
 
-#[pyfunction]
-fn parse_safetensors_header<'py>(
-    py: Python<'py>,
-    header: &[u8],
-    data_len: u64,
-    max_tensors: usize,
-) -> PyResult<Parsed<'py>> {
-    entry("parse_safetensors_header", || {
-        let header = py.detach(|| parse_header(header, data_len, max_tensors)).map_err(to_python)?;
-        let names = PyList::empty(py);
-        let dtypes = PyList::empty(py);
-        let shapes = PyList::empty(py);
-        let begins: Vec<i64> = header.tensors.iter().map(|tensor| tensor.begin as i64).collect();
-        // By value: each tensor's text is freed as soon as Python has it.
-        for tensor in header.tensors {
-            names.append(tensor.name)?;
-            // Interned: a million tensors share a dozen strings.
-            dtypes.append(PyString::intern(py, tensor.dtype))?;
-            shapes.append(PyTuple::new(py, &tensor.shape)?)?;
-        }
-        let begins = PyArray1::from_vec(py, begins);
+/// A header that was checked; its tensors become Python objects when they are asked for.
+#[pyclass(frozen, module = "modelopt_rs._core")]
+struct SafetensorsHeader {
+    table: Table,
+    metadata: Vec<(String, String)>,
+}
+
+#[pymethods]
+impl SafetensorsHeader {
+    #[new]
+    fn new(py: Python<'_>, header: &[u8], data_len: u64, max_tensors: usize) -> PyResult<Self> {
+        entry("SafetensorsHeader", || {
+            let max_tensors = max_tensors.min(u32::MAX as usize);
+            let parsed = py.detach(|| parse_header(header, data_len, max_tensors).map(|h| Table::new(h, data_len)));
+            let (table, metadata) = parsed.map_err(to_python)?;
+            Ok(Self { table, metadata })
+        })
+    }
+
+    fn __len__(&self) -> usize {
+        self.table.len()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.table.find(name)
+    }
+
+    fn name(&self, i: usize) -> PyResult<&str> {
+        self.check(i)?;
+        Ok(self.table.name(i))
+    }
+
+    #[allow(clippy::type_complexity, reason = "a Python tuple")]
+    fn tensor<'py>(
+        &self,
+        py: Python<'py>,
+        i: usize,
+    ) -> PyResult<(Bound<'py, PyString>, Bound<'py, PyTuple>, u64, u64)> {
+        self.check(i)?;
+        let (begin, end) = self.table.extent(i);
+        // Interned: a million tensors share a dozen strings.
+        let dtype = PyString::intern(py, self.table.dtype(i));
+        Ok((dtype, PyTuple::new(py, self.table.shape(i))?, begin, end))
+    }
+
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let metadata = PyDict::new(py);
-        for (key, value) in &header.metadata {
+        for (key, value) in &self.metadata {
             metadata.set_item(key, value)?;
         }
-        Ok((names, dtypes, shapes, begins, metadata))
-    })
+        Ok(metadata)
+    }
+}
+
+impl SafetensorsHeader {
+    fn check(&self, i: usize) -> PyResult<()> {
+        if i < self.table.len() { Ok(()) } else { Err(PyIndexError::new_err(i)) }
+    }
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(parse_safetensors_header, m)?)
+    m.add_class::<SafetensorsHeader>()
 }

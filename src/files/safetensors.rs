@@ -11,6 +11,9 @@ use self::json::Reader;
 use super::text::{escape, quote, thousands};
 
 mod json;
+mod table;
+
+pub use table::Table;
 
 /// The dtypes of whole bytes, with their sizes. F4, `F6_E2M3` and `F6_E3M2` are known to the format only.
 const DTYPES: [(&str, u64); 19] = [
@@ -39,17 +42,17 @@ const DTYPES: [(&str, u64); 19] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     /// Its name: any text, so never a file name.
-    pub name: String,
+    pub name: Box<str>,
     /// The format's spelling of its dtype.
     pub dtype: &'static str,
     /// Its shape; the product of the axes that aren't 0, in bytes, fits an `i64`.
-    pub shape: Vec<u64>,
+    pub shape: Box<[u64]>,
     /// Where its bytes begin, counted from the end of the header.
     pub begin: u64,
     /// Where its bytes end.
     pub end: u64,
     /// Its place in the header's text, counted from 0.
-    pub record: usize,
+    pub record: u32,
 }
 
 /// A header that was checked.
@@ -128,9 +131,9 @@ fn check_names(tensors: &[Tensor]) -> Result<(), HeaderError> {
             return Err(HeaderError::format(format!(
                 "tensor {} stands twice: record {} at data offset {} and record {} at data offset {}",
                 quote(&pair[0].name),
-                thousands(pair[0].record as u64),
+                thousands(pair[0].record.into()),
                 thousands(pair[0].begin),
-                thousands(pair[1].record as u64),
+                thousands(pair[1].record.into()),
                 thousands(pair[1].begin)
             )));
         }
@@ -193,8 +196,8 @@ fn byte_size(t: &Tensor) -> Result<u64, HeaderError> {
 }
 
 /// `tensor 'name' (record 1,234)`.
-fn place(name: &str, record: usize) -> String {
-    format!("tensor {} (record {})", quote(name), thousands(record as u64))
+fn place(name: &str, record: u32) -> String {
+    format!("tensor {} (record {})", quote(name), thousands(record.into()))
 }
 
 #[cfg(test)]
@@ -224,9 +227,9 @@ mod tests {
             "a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},
             "e":{"dtype":"I64","shape":[0,5],"data_offsets":[4,4]} }   "#;
         let header = parse(json, 16).unwrap();
-        let names: Vec<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<&str> = header.tensors.iter().map(|t| &*t.name).collect();
         assert_eq!(names, ["a", "e", "b"]);
-        assert_eq!(header.tensors[2].shape, [3, 2]);
+        assert_eq!(*header.tensors[2].shape, [3, 2]);
         assert_eq!((header.tensors[2].begin, header.tensors[2].end, header.tensors[2].record), (4, 16, 0));
         let metadata = [("format", "pt"), ("a\n", "é")].map(|(k, v)| (k.to_string(), v.to_string()));
         assert_eq!(header.metadata, metadata);

@@ -103,6 +103,26 @@ def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
         offset += n
 
 
+class _Tensors(Mapping[str, TensorInfo]):
+    """The tensors of a header, made when they are asked for: as Python objects they take six times its size."""
+
+    def __init__(self, header: _core.SafetensorsHeader) -> None:
+        self._header = header
+
+    def __len__(self) -> int:
+        return len(self._header)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._header.name, range(len(self._header)))
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        i = self._header.find(name) if isinstance(name, str) else None
+        if i is None:
+            raise KeyError(name)
+        dtype, shape, begin, end = self._header.tensor(i)
+        return TensorInfo(name, dtype, shape, end - begin)
+
+
 class SafetensorsSource:
     """One safetensors file, open for reading.
 
@@ -145,19 +165,14 @@ class SafetensorsSource:
         try:
             header, self._data_begin, data_len = self._read_header(max_header)
             try:
-                parsed = _core.parse_safetensors_header(header, data_len, max_tensors)
+                self._header = _core.SafetensorsHeader(header, data_len, max_tensors)
             except FormatError as e:
                 raise type(e)(f"{self.path}: {e}") from None
         except BaseException:
             self.close()
             raise
-        names, dtypes, shapes, offsets, metadata = parsed
-        # The tensors cover the data without a hole: each ends where the next begins.
-        begins = offsets.tolist()
-        sizes = np.diff(offsets, append=data_len).tolist()
-        self._begins = dict(zip(names, begins, strict=True))
-        self._tensors = dict(zip(names, map(TensorInfo, names, dtypes, shapes, sizes), strict=True))
-        self._metadata = metadata
+        self._tensors = _Tensors(self._header)
+        self._metadata = self._header.metadata()
 
     def _read_header(self, max_header: int) -> tuple[bytes, int, int]:
         """Return the header, where the data begin, and how many bytes of data there are."""
@@ -179,7 +194,7 @@ class SafetensorsSource:
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors by name, in the order of the data."""
-        return MappingProxyType(self._tensors)
+        return self._tensors
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -201,9 +216,9 @@ class SafetensorsSource:
         FormatError
             If the file became shorter since it was opened.
         """
-        info = self._info(name)
+        info, offset = self._find(name)
         array = np.empty(info.shape, numpy_dtype(info.dtype))
-        read_into(self._fd, array, self._data_begin + self._begins[name], self.path)
+        read_into(self._fd, array, offset, self.path)
         return array
 
     def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
@@ -221,8 +236,8 @@ class SafetensorsSource:
         Tile
             Its array is overwritten when the next is asked for, and may be after the last one.
         """
-        info = self._info(name)
-        return self._tiles(info, self._data_begin + self._begins[name], max_bytes)
+        info, offset = self._find(name)
+        return self._tiles(info, offset, max_bytes)
 
     def _tiles(self, info: TensorInfo, offset: int, max_bytes: int) -> Iterator[Tile]:
         if info.nbytes == 0:
@@ -245,13 +260,15 @@ class SafetensorsSource:
         self._free.clear()  # too small: not kept beside a larger one
         return np.empty(nbytes, np.uint8)
 
-    def _info(self, name: str) -> TensorInfo:
+    def _find(self, name: str) -> tuple[TensorInfo, int]:
+        """Return a tensor, and where its bytes begin in the file."""
         if self._fd < 0:
             raise ValueError(f"{self.path}: the file is closed")
-        try:
-            return self._tensors[name]
-        except KeyError:
-            raise KeyError(f"{self.path}: no tensor {quote(name)}") from None
+        i = self._header.find(name)
+        if i is None:
+            raise KeyError(f"{self.path}: no tensor {quote(name)}")
+        dtype, shape, begin, end = self._header.tensor(i)
+        return TensorInfo(name, dtype, shape, end - begin), self._data_begin + begin
 
     def close(self) -> None:
         """Close the file. Nothing can be read after it."""

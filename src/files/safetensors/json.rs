@@ -57,8 +57,8 @@ impl<'de> Visitor<'de> for &mut Reader {
                 map.next_value_seed(MetadataSeed(&mut self.header.metadata))?;
                 continue;
             }
-            let record = self.header.tensors.len();
-            if record == self.max_tensors {
+            let record = self.header.tensors.len() as u32;
+            if record as usize == self.max_tensors {
                 let max = thousands(self.max_tensors as u64);
                 return self.fail(ErrorKind::Limit, format!("more than {max} tensors"));
             }
@@ -67,7 +67,7 @@ impl<'de> Visitor<'de> for &mut Reader {
                 let place = place(&name, record);
                 return self.fail(ErrorKind::Limit, format!("{place}: name of {len} bytes, limit {max}"));
             }
-            let tensor = map.next_value_seed(EntrySeed { name, record, reader: self })?;
+            let tensor = map.next_value_seed(EntrySeed { name: name.into(), record, reader: self })?;
             self.header.tensors.push(tensor);
         }
         Ok(())
@@ -76,8 +76,8 @@ impl<'de> Visitor<'de> for &mut Reader {
 
 /// One tensor's object: exactly `dtype`, `shape` and `data_offsets`, in any order.
 struct EntrySeed<'a> {
-    name: String,
-    record: usize,
+    name: Box<str>,
+    record: u32,
     reader: &'a mut Reader,
 }
 
@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for EntrySeed<'_> {
             return reader.fail(ErrorKind::Format, format!("{}: data_offsets must be [begin, end]", at()));
         };
         let (begin, end) = (*begin, *end);
-        Ok(Tensor { name, dtype, shape, begin, end, record })
+        Ok(Tensor { name, dtype, shape: shape.into(), begin, end, record })
     }
 }
 
@@ -165,8 +165,6 @@ impl<'de> Visitor<'de> for Integers {
                 values.push(value);
             }
         }
-        // A million of these may be held at once, so without spare room.
-        values.shrink_to_fit();
         Ok((values, count))
     }
 }
