@@ -42,6 +42,7 @@ interop: build
 bench: build
 	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*"
 	$(BIN)/python benches/arrays.py
+	$(BIN)/python benches/optim.py
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels

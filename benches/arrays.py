@@ -466,22 +466,22 @@ HEADS = {
 }
 
 
+def table(rows: list[Row], unit: str = "ms") -> None:
+    scale, digits = (1e3, 2) if unit == "us" else (1, 1)
+    lines = [("work", "peer", f"ours {unit}", f"peer {unit}", "ratio", "target", "met")]
+    for r in rows:
+        times = (f"{t * scale:,.{digits}f}" for t in (r.ours_ms, r.peer_ms))
+        lines.append((r.work, r.peer, *times, f"{r.ratio:.2f}", r.target, {True: "yes", False: "NO"}.get(r.met, "-")))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (c.rjust(w) if 2 <= i <= 4 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        print("| " + " | ".join(cells) + " |")
+
+
 def show(rows: dict[str, list[Row]]) -> None:
     for section, head in HEADS.items():
-        unit, scale, digits = ("us", 1e3, 2) if section == "small" else ("ms", 1, 1)
         print(f"\n{head}")
-        table = [("work", "peer", f"ours {unit}", f"peer {unit}", "ratio", "target", "met")]
-        for r in rows[section]:
-            times = (f"{t * scale:,.{digits}f}" for t in (r.ours_ms, r.peer_ms))
-            table.append(
-                (r.work, r.peer, *times, f"{r.ratio:.2f}", r.target, {True: "yes", False: "NO"}.get(r.met, "-"))
-            )
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            cells = (
-                c.rjust(w) if 2 <= i <= 4 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-            )
-            print("| " + " | ".join(cells) + " |")
+        table(rows[section], "us" if section == "small" else "ms")
 
 
 def main() -> int:

@@ -47,6 +47,12 @@ pub trait Real:
     /// look for ties next to it was faster still, but only where the compiler made vectors of it.) f64 is divided.
     #[must_use]
     fn over(self, divisor: Self::Reciprocal) -> Self;
+    /// |x|.
+    #[must_use]
+    fn abs(self) -> Self;
+    /// The square root, rounded once.
+    #[must_use]
+    fn sqrt(self) -> Self;
     /// Round from f64, once.
     fn from_f64(x: f64) -> Self;
     /// An integer, exactly.
@@ -187,6 +193,14 @@ element!(Bf16, f32, i16, bits 16, mantissa 7, to_bits |x: Bf16| x.0, from_bits B
     load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)));
 
 impl Real for f32 {
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f32::abs(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
     const MAX: Self = f32::MAX;
     const MIN_POSITIVE: Self = f32::MIN_POSITIVE;
     const ROUNDING: Self = 12_582_912.0;
@@ -218,6 +232,14 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f64::abs(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
     const MAX: Self = f64::MAX;
     const MIN_POSITIVE: Self = f64::MIN_POSITIVE;
     const ROUNDING: Self = 6_755_399_441_055_744.0;

@@ -433,6 +433,45 @@ def _pack_calls(mo: Any) -> dict[str, Call]:
     return calls
 
 
+STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "sgd": ("sgd_step", 0, {}),
+    "sgd-momentum": ("sgd_step", 1, {"momentum": 0.9, "dampening": 0.1}),
+    "sgd-nesterov": ("sgd_step", 1, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": ("adagrad_step", 1, {"lr_decay": 0.01}),
+    "rmsprop": ("rmsprop_step", 1, {}),
+    "rmsprop-momentum": ("rmsprop_step", 2, {"momentum": 0.9}),
+    "rmsprop-centered": ("rmsprop_step", 3, {"momentum": 0.9}),
+    "adadelta": ("adadelta_step", 2, {}),
+    "adam": ("adam_step", 2, {"weight_decay": 0.1}),
+    "adam-amsgrad": ("adam_step", 3, {"maximize": True}),
+    "adam-optax": ("adam_step", 3, {"semantics": "optax"}),
+    "adamw": ("adamw_step", 2, {"clip_value": 1.0, "grad_scale": 4.0}),
+    "nadam": ("nadam_step", 2, {}),
+    "radam": ("radam_step", 2, {}),
+    "adamax": ("adamax_step", 2, {}),
+    "lion": ("lion_step", 1, {"weight_decay": 0.1}),
+}
+"""Each optimizer step with each way that its kernel differs in: function, states, options."""
+
+
+def steps(mo: Any) -> dict[str, Call]:
+    """Every optimizer step, as a call that gives copies of what it wrote."""
+
+    def call(function: str, count: int, options: dict[str, Any]) -> Call:
+        step = getattr(mo.optim, function)
+
+        def run(x: np.ndarray, threads: int | None = None, **kw: Any) -> tuple[np.ndarray, ...]:
+            x = np.asarray(x, order="C")
+            param = x.copy()
+            states = [np.full(x.shape, 0.25, np.float64 if x.dtype == np.float64 else np.float32) for _ in range(count)]
+            step(param, x[::-1], *states, step=3, lr=0.01, threads=threads, **options, **kw)
+            return (param, *states)
+
+        return Call(f"optim.{function}", run, np.atleast_1d)
+
+    return {name: call(*arguments) for name, arguments in STEPS.items()}
+
+
 def calls(mo: Any) -> dict[str, Call]:
-    """Every public call of the array level of the module `mo`, with each way that its kernels differ in."""
+    """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
     return _reduce_calls(mo) | _quant_calls(mo) | _pack_calls(mo)

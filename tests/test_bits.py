@@ -13,7 +13,7 @@ import modelopt_rs as mo
 import reference as ref
 from modelopt_rs import _core
 
-CALLS = ref.calls(mo)
+CALLS = ref.calls(mo) | ref.steps(mo)
 SHORT = range(258)
 LONG = sorted({2**k + d for k in range(9, 18) for d in (-1, 0, 1)} | {3 * ref.CHUNK + d for d in (-1, 1)})
 CASES = [(name, dtype) for name, call in CALLS.items() for dtype in (["uint8"] if call.codes else ref.DTYPES)]
@@ -103,6 +103,7 @@ def test_the_list_of_calls_is_complete():
     listed = {call.function for call in CALLS.values()}
     public = {f"reduce.{name}" for name in mo.reduce.__all__}
     public |= {name if hasattr(mo, name) else f"quant.{name}" for name in mo.quant.__all__}
+    public |= {f"optim.{name}" for name in mo.optim.__all__}
     assert listed == public - {"QuantizedArray"}
 
 

@@ -14,7 +14,7 @@ import modelopt_rs as mo
 import reference as ref
 from modelopt_rs import _core
 
-CALLS = ref.calls(mo)
+CALLS = ref.calls(mo) | ref.steps(mo)
 
 PREAMBLE = """
 import faulthandler

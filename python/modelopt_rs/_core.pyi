@@ -5,12 +5,13 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, Parts, Spec
+from modelopt_rs._types import Array, Axis, Bf16, Parts, Spec, Tensors
 
 __all__ = [
     "FormatError",
@@ -32,6 +33,7 @@ __all__ = [
     "mean",
     "minmax",
     "norm",
+    "optim_step",
     "pack",
     "quantile",
     "quantize",
@@ -96,6 +98,22 @@ def set_isa(name: str) -> None:
 
 def set_fault(on: bool) -> None:
     """While on, every entry point panics (tests that a panic becomes InternalError)."""
+
+# Optimizers.
+def optim_step(
+    function: str,
+    arrays: tuple[Tensors, Tensors, Sequence[tuple[str, Tensors]]],
+    common: tuple[float, float, float | None, float, bool, bool],
+    step: tuple[Sequence[float], int, bool, str],
+    error_if_nonfinite: bool,
+    dtype: str | None,
+    threads: int | None,
+) -> float:
+    """One step in place.
+
+    `arrays`: (param, grad, states by name); `common`: (lr, grad_scale, clip_value, weight_decay, decoupled,
+    maximize); `step`: (the algorithm's numbers, step, nesterov, semantics). What `nadam_step` returns, else 0.
+    """
 
 # Files.
 @final

@@ -1,5 +1,6 @@
 """The types that the signatures share."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
@@ -14,5 +15,8 @@ Spec: TypeAlias = tuple[int, str, int | None, int | None]
 """bits, scheme, axis, group_size."""
 Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 """codes, scale, zero_point, offset."""
+Semantics: TypeAlias = Literal["torch", "keras", "optax"]
+Tensors: TypeAlias = Array | Sequence[Array]
+"""One array, or a list of them."""
 
-__all__ = ["Array", "Axis", "Bf16", "Nonfinite", "Parts", "Scheme", "Spec"]
+__all__ = ["Array", "Axis", "Bf16", "Nonfinite", "Parts", "Scheme", "Semantics", "Spec", "Tensors"]

@@ -1,10 +1,47 @@
-//! Plain arguments: integers, numbers and words, with messages that name them.
+//! The names of arguments, and plain ones: integers, numbers and words, with messages that name them.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt};
 
 type Obj<'py> = Bound<'py, PyAny>;
+
+/// How messages name an argument: `quantize: x`, or one array of a list: `adam_step: grads[3]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Name {
+    pub function: &'static str,
+    pub arg: Arg,
+}
+
+/// The argument alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Arg(&'static str, Option<usize>);
+
+impl Name {
+    pub fn new(function: &'static str, arg: &'static str) -> Self {
+        Self { function, arg: Arg(arg, None) }
+    }
+
+    /// Array number `index` of a list.
+    pub fn of_list(function: &'static str, arg: &'static str, index: usize) -> Self {
+        Self { function, arg: Arg(arg, Some(index)) }
+    }
+}
+
+impl std::fmt::Display for Arg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.1 {
+            Some(index) => write!(f, "{}[{index}]", self.0),
+            None => f.write_str(self.0),
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.function, self.arg)
+    }
+}
 
 fn refused(function: &str, arg: &str, what: &str, got: &Obj<'_>) -> PyErr {
     let got = got.repr().map_or_else(|_| "?".into(), |text| text.to_string());

@@ -7,6 +7,7 @@ use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::arg::Name;
 use super::borrow::Extent;
 use crate::error::{Error, Result};
 use crate::real::{Bf16, F16};
@@ -56,16 +57,6 @@ macro_rules! match_dtype {
     };
 }
 pub(crate) use match_dtype;
-
-/// How messages name an argument: `quantize: x`.
-#[derive(Debug, Clone, Copy)]
-pub struct Name(pub &'static str, pub &'static str);
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.0, self.1)
-    }
-}
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
 pub struct Array<'py> {
@@ -149,6 +140,20 @@ impl<'py> Array<'py> {
         Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
     }
 
+    /// Refuse another shape than that of `other`.
+    pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
+        if self.shape == other.shape {
+            return Ok(());
+        }
+        let (name, like, want, got) = (self.name, other.name.arg, tuple(&other.shape), tuple(&self.shape));
+        Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
+    }
+
+    /// The dtype as NumPy writes it.
+    pub fn object_dtype(&self) -> impl std::fmt::Display + use<'py> {
+        self.object.dtype()
+    }
+
     /// Refuse another dtype.
     pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
         if self.dtype == dtype {
@@ -230,11 +235,11 @@ fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>
     let descr = array.dtype();
     let itemsize = descr.itemsize();
     if let Some(other) = bf16.filter(|&text| text != "bf16") {
-        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.0)).into());
+        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.function)).into());
     }
     if descr.byteorder() == b'>' {
         let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));
-        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.1);
+        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.arg);
         return Err(Error::Dtype(text).into());
     }
     match (descr.kind(), itemsize, bf16) {

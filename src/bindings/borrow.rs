@@ -1,6 +1,7 @@
 //! Who reads and writes which memory: a call that would write what another call uses is refused instead of racing.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::prelude::*;
 
@@ -15,17 +16,37 @@ pub struct Extent {
     pub writes: bool,
 }
 
-impl Extent {
-    fn conflicts(&self, other: &Self) -> bool {
-        (self.writes || other.writes) && self.start < other.end && other.start < self.end
-    }
-}
+/// The memory of all calls that are running, by call. Locked only while the GIL is held, so a fork never copies it
+/// locked.
+static RUNNING: Mutex<Vec<(u64, Vec<Extent>)>> = Mutex::new(Vec::new());
 
-/// The memory of all calls that are running. Locked only while the GIL is held, so a fork never copies it locked.
-static RUNNING: Mutex<Vec<Extent>> = Mutex::new(Vec::new());
+/// The number of the next call.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Registered memory; given back when dropped.
-pub struct Borrow(Vec<Extent>);
+pub struct Borrow(u64);
+
+/// Two extents of which one is written where the other is: the first such in the order of memory.
+///
+/// By sorting: a call may have thousands of arrays.
+fn conflict(extents: &[Extent]) -> Option<(usize, usize)> {
+    let mut order: Vec<usize> = (0..extents.len()).filter(|&i| extents[i].start < extents[i].end).collect();
+    order.sort_unstable_by_key(|&i| extents[i].start);
+    // The extents so far that reach farthest: of all, and of those that are written.
+    let (mut any, mut written): (Option<usize>, Option<usize>) = (None, None);
+    for i in order {
+        let farthest = if extents[i].writes { any } else { written };
+        if let Some(j) = farthest.filter(|&j| extents[j].end > extents[i].start) {
+            return Some((i.min(j), i.max(j)));
+        }
+        let farther = |j: Option<usize>| if j.is_some_and(|j| extents[j].end >= extents[i].end) { j } else { Some(i) };
+        any = farther(any);
+        if extents[i].writes {
+            written = farther(written);
+        }
+    }
+    None
+}
 
 /// An input that was copied first cannot spoil the answer, but its owner would find it changed.
 fn refuse_overlap_with_copied(arrays: &[&Array<'_>]) -> PyResult<()> {
@@ -33,7 +54,7 @@ fn refuse_overlap_with_copied(arrays: &[&Array<'_>]) -> PyResult<()> {
         for out in arrays.iter().filter(|array| array.extent().writes) {
             let numpy = out.object.py().import("numpy")?;
             if numpy.call_method1("shares_memory", (original, &out.object))?.is_truthy()? {
-                let text = format!("{} and {} overlap in memory", out.name, copied.name.1);
+                let text = format!("{} and {} overlap in memory", out.name, copied.name.arg);
                 return Err(Error::Layout(text).into());
             }
         }
@@ -44,29 +65,28 @@ fn refuse_overlap_with_copied(arrays: &[&Array<'_>]) -> PyResult<()> {
 /// Register the memory of one call: refused where its own arrays overlap what it writes, or another call is there.
 pub fn borrow(arrays: &[&Array<'_>]) -> PyResult<Borrow> {
     refuse_overlap_with_copied(arrays)?;
-    let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
-    for (i, a) in extents.iter().enumerate() {
-        if let Some(j) = extents[..i].iter().position(|b| a.conflicts(b)) {
-            let (first, second) = if a.writes { (i, j) } else { (j, i) };
-            let (first, second) = (arrays[first].name, arrays[second].name);
-            return Err(Error::Layout(format!("{first} and {} overlap in memory", second.1)).into());
-        }
+    let mut extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
+    if let Some((i, j)) = conflict(&extents) {
+        let (first, second) = if extents[i].writes { (i, j) } else { (j, i) };
+        let (first, second) = (arrays[first].name, arrays[second].name);
+        return Err(Error::Layout(format!("{first} and {} overlap in memory", second.arg)).into());
     }
     let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(i) = extents.iter().position(|a| running.iter().any(|b| a.conflicts(b))) {
-        return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)).into());
+    if !running.is_empty() {
+        extents.extend(running.iter().flat_map(|(_, others)| others));
+        if let Some((i, _)) = conflict(&extents) {
+            return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)).into());
+        }
+        extents.truncate(arrays.len());
     }
-    running.extend(&extents);
-    Ok(Borrow(extents))
+    let call = NEXT.fetch_add(1, Ordering::Relaxed);
+    running.push((call, extents));
+    Ok(Borrow(call))
 }
 
 impl Drop for Borrow {
     fn drop(&mut self) {
         let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for extent in &self.0 {
-            if let Some(i) = running.iter().position(|other| other == extent) {
-                running.swap_remove(i);
-            }
-        }
+        running.retain(|(call, _)| *call != self.0);
     }
 }

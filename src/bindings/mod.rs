@@ -8,12 +8,14 @@ mod axes;
 mod borrow;
 mod error;
 mod files;
+mod optim;
 mod order;
 mod packing;
 mod parts;
 mod quant;
 mod reduce;
 mod result;
+mod tensors;
 mod threads;
 
 use pyo3::prelude::*;
@@ -27,6 +29,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     reduce::register(m)?;
     order::register(m)?;
     quant::register(m)?;
+    optim::register(m)?;
     packing::register(m)?;
     threads::register(m)?;
     files::register(m)

@@ -4,8 +4,8 @@ use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::int;
-use super::array::{Array, Name, match_dtype};
+use super::arg::{Name, int};
+use super::array::{Array, match_dtype};
 use super::borrow::borrow;
 use super::error::{ask_memory, compute, entry};
 use super::result::result;
@@ -31,7 +31,7 @@ fn histogram<'py>(
 ) -> PyResult<(Obj<'py>, Obj<'py>)> {
     entry("histogram", || {
         let py = x.py();
-        let array = Array::float(Name("histogram", "x"), x, dtype)?;
+        let array = Array::float(Name::new("histogram", "x"), x, dtype)?;
         let threads = resolve("histogram", threads)?;
         let bins = int("histogram", "bins", "from 1 to 67,108,864", bins)?;
         if !(1..=MAX_BINS).contains(&bins) {
@@ -78,7 +78,7 @@ fn quantile<'py>(
 ) -> PyResult<Obj<'py>> {
     entry("quantile", || {
         let py = x.py();
-        let array = Array::float(Name("quantile", "x"), x, dtype)?;
+        let array = Array::float(Name::new("quantile", "x"), x, dtype)?;
         let threads = resolve("quantile", threads)?;
         let q = q.as_array();
         if array.len() == 0 {
@@ -125,7 +125,7 @@ fn kth_magnitude<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("kth_magnitude", || {
-        let array = Array::float(Name("kth_magnitude", "x"), x, dtype)?;
+        let array = Array::float(Name::new("kth_magnitude", "x"), x, dtype)?;
         let threads = resolve("kth_magnitude", threads)?;
         let n = array.len();
         let k = int("kth_magnitude", "k", "from 0 to below the number of elements", k)?;
@@ -149,8 +149,8 @@ fn error_stats<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<(f64, f64, f64, f64, f64)> {
     entry("error_stats", || {
-        let a = Array::float(Name("error_stats", "x"), x, dtype)?;
-        let b = Array::float(Name("error_stats", "y"), y, None)?;
+        let a = Array::float(Name::new("error_stats", "x"), x, dtype)?;
+        let b = Array::float(Name::new("error_stats", "y"), y, None)?;
         let threads = resolve("error_stats", threads)?;
         b.expect_shape(&a.shape)?;
         let _borrow = borrow(&[&a, &b])?;

@@ -3,8 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::int;
-use super::array::{Array, Dtype, Name, tuple};
+use super::arg::{Name, int};
+use super::array::{Array, Dtype, tuple};
 use super::borrow::borrow;
 use super::error::{compute, entry};
 use super::parts::check_bits;
@@ -19,8 +19,8 @@ fn pack<'py>(codes: &Obj<'py>, bits: &Obj<'py>, out: &Obj<'py>, threads: Option<
     entry("pack", || {
         let threads = resolve("pack", threads)?;
         let bits = check_bits("pack", bits)?;
-        let codes = Array::bytes(Name("pack", "codes"), codes)?;
-        let mut target = Array::bytes_out(Name("pack", "out"), out)?;
+        let codes = Array::bytes(Name::new("pack", "codes"), codes)?;
+        let mut target = Array::bytes_out(Name::new("pack", "out"), out)?;
         target.expect_dtype(Dtype::U8, "uint8")?;
         let (mut shape, cols) = (codes.shape.clone(), codes.cols());
         match shape.last_mut() {
@@ -56,9 +56,9 @@ fn unpack<'py>(
         let bits = check_bits("unpack", bits)?;
         let n = int("unpack", "n", "at least 0 and no longer than memory", n)?;
         let n = usize::try_from(n).map_err(|_| Error::Value(format!("unpack: n must be at least 0, got {n}")))?;
-        let packed = Array::bytes(Name("unpack", "packed"), packed)?;
+        let packed = Array::bytes(Name::new("unpack", "packed"), packed)?;
         packed.expect_dtype(Dtype::U8, "uint8")?;
-        let mut target = Array::bytes_out(Name("unpack", "out"), out)?;
+        let mut target = Array::bytes_out(Name::new("unpack", "out"), out)?;
         let want = packed_len(n, bits);
         if packed.shape.last() != Some(&want) {
             let got = tuple(&packed.shape);

@@ -2,8 +2,8 @@
 
 use pyo3::prelude::*;
 
-use super::arg::{int, optional_int, text};
-use super::array::{Array, Dtype, Item, Name};
+use super::arg::{Name, int, optional_int, text};
+use super::array::{Array, Dtype, Item};
 use crate::error::Error;
 use crate::kernels::affine::{Granularity, Params, ParamsRef, Scheme, Spec};
 use crate::kernels::pack::packed_len;
@@ -98,7 +98,7 @@ pub struct Parts<'py> {
 
 impl<'py> Parts<'py> {
     pub fn new(function: &'static str, given: &GivenParts<'py>, plan: &Plan, out: bool) -> PyResult<Self> {
-        let name = |arg: [&'static str; 2]| Name(function, arg[usize::from(out)]);
+        let name = |arg: [&'static str; 2]| Name::new(function, arg[usize::from(out)]);
         let float = |arg, array: &Obj<'py>| {
             let name = name(arg);
             if out { Array::float_out(name, array, None) } else { Array::float(name, array, None) }

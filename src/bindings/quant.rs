@@ -4,8 +4,8 @@ use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
 use pyo3::types::{PyModule, PyTuple};
 
-use super::arg::text;
-use super::array::{Array, Dtype, Name, match_dtype, tuple};
+use super::arg::{Name, text};
+use super::array::{Array, Dtype, match_dtype, tuple};
 use super::borrow::borrow;
 use super::error::{ask_memory, compute, entry};
 use super::parts::{GivenParts, GivenSpec, Parts, plan};
@@ -34,7 +34,7 @@ fn policy(function: &str, given: &Obj<'_>) -> PyResult<Policy> {
 }
 
 /// How many are not finite, and where the first lies.
-fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads: usize) -> Error {
+pub fn nonfinite_text<T: Element>(x: &[T], shape: &[usize], threads: usize) -> String {
     let [_, count] = reduce_all::<T, Counts>(x, threads);
     let flat = x.iter().position(|v| v.magnitude() >= T::INFINITY_KEY).unwrap_or(0);
     let mut index = vec![0; shape.len()];
@@ -44,10 +44,12 @@ fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads
         rest /= n;
     }
     let values = if count == 1 { "value" } else { "values" };
-    let place = tuple(&index);
-    Error::Value(format!(
-        "{function}: x has {count} non-finite {values}, first at index {place}; pass nonfinite=\"saturate\" to map them"
-    ))
+    format!("{count} non-finite {values}, first at index {}", tuple(&index))
+}
+
+fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads: usize) -> Error {
+    let text = nonfinite_text(x, shape, threads);
+    Error::Value(format!("{function}: x has {text}; pass nonfinite=\"saturate\" to map them"))
 }
 
 #[pyfunction]
@@ -64,7 +66,7 @@ fn quantize<'py>(
         let py = x.py();
         let threads = resolve("quantize", threads)?;
         let policy = policy("quantize", nonfinite)?;
-        let x = Array::float(Name("quantize", "x"), x, dtype)?;
+        let x = Array::float(Name::new("quantize", "x"), x, dtype)?;
         let plan = plan("quantize", &spec, &x.shape, offset_binary)?;
         let mut parts = Parts::new("quantize", &out, &plan, true)?;
         let (wanted, what) = compute_dtype(&x);
@@ -95,7 +97,7 @@ fn dequantize<'py>(
     entry("dequantize", || {
         let py = out.py();
         let threads = resolve("dequantize", threads)?;
-        let mut out = Array::float_out(Name("dequantize", "out"), out, dtype)?;
+        let mut out = Array::float_out(Name::new("dequantize", "out"), out, dtype)?;
         let plan = plan("dequantize", &spec, &out.shape, offset_binary)?;
         let parts = Parts::new("dequantize", &parts, &plan, false)?;
         let _borrow = borrow(&std::iter::once(&out).chain(parts.arrays()).collect::<Vec<_>>())?;
@@ -126,9 +128,9 @@ fn fake_quantize<'py>(
         let py = x.py();
         let threads = resolve("fake_quantize", threads)?;
         let policy = policy("fake_quantize", nonfinite)?;
-        let x = Array::float(Name("fake_quantize", "x"), x, dtype)?;
+        let x = Array::float(Name::new("fake_quantize", "x"), x, dtype)?;
         let plan = plan("fake_quantize", &spec, &x.shape, false)?;
-        let mut out = Array::float_out(Name("fake_quantize", "out"), out, dtype)?;
+        let mut out = Array::float_out(Name::new("fake_quantize", "out"), out, dtype)?;
         out.expect_shape(&x.shape)?;
         out.expect_dtype(x.dtype, x.object.dtype())?;
         let _borrow = borrow(&[&x, &out])?;

@@ -4,8 +4,8 @@ use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::number;
-use super::array::{Array, Item, Name, match_dtype};
+use super::arg::{Name, number};
+use super::array::{Array, Item, match_dtype};
 use super::axes::axes;
 use super::borrow::borrow;
 use super::error::{ask_memory, compute, entry};
@@ -38,7 +38,7 @@ impl<'py> Call<'py> {
         dtype: Option<&str>,
         threads: Option<&Obj<'py>>,
     ) -> PyResult<Self> {
-        let name = Name(function, "x");
+        let name = Name::new(function, "x");
         let threads = resolve(function, threads)?;
         let array = Array::float(name, x, dtype)?;
         let full = array.shape.clone();
@@ -77,7 +77,7 @@ impl<'py> Call<'py> {
 
     fn reserve(&self) -> PyResult<()> {
         let results = self.view.outer.saturating_mul(self.view.inner);
-        ask_memory(self.x.name.0, results.saturating_mul(64))
+        ask_memory(self.x.name.function, results.saturating_mul(64))
     }
 
     fn states<T: Element + Item, O: Op<T>>(&self) -> PyResult<Vec<State<T, O>>> {

@@ -3,6 +3,7 @@
 pub mod affine;
 pub mod compare;
 pub mod histogram;
+pub mod optim;
 pub mod pack;
 pub mod reduce;
 pub mod select;

@@ -1,0 +1,165 @@
+"""Optimizer steps against torch and NumPy, in one run: `python benches/optim.py [--elements N] [--rounds N]`.
+
+The answers are compared first, then both are timed in alternation, as in `arrays.py`; torch's step finds its gradients
+in place.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import modelopt_rs as mo
+from arrays import THREADS, Case, Row, Thunk, close, cores_at_hand, measure, table
+
+LR, DECAY, BETAS, EPS = 1e-3, 1e-2, (0.9, 0.999), 1e-8
+ADAMW_BYTES = 28  # an element: parameter, two states read and written, the gradient read
+
+
+class Ours:
+    """Copies of parameters and gradients, and the states that a step needs."""
+
+    def __init__(self, function: str, params: list[np.ndarray], grads: list[np.ndarray], states: int, **options: Any):
+        self.params, self.grads = [p.copy() for p in params], grads
+        self.states = [[np.zeros(p.shape, np.float32) for p in params] for _ in range(states)]
+        self.function, self.options, self.t = getattr(mo.optim, function), options, 0
+
+    def step(self) -> list[np.ndarray]:
+        self.t += 1
+        arguments = [self.params, self.grads, *self.states]
+        if len(self.params) == 1:
+            arguments = [argument[0] for argument in arguments]
+        self.function(*arguments, step=self.t, lr=LR, **self.options)
+        return self.params
+
+
+def torch_step(name: str, params: list[np.ndarray], grads: list[np.ndarray], **options: Any) -> Thunk:
+    import torch
+
+    torch.set_num_threads(THREADS)
+
+    def tensor(x: np.ndarray) -> Any:
+        return torch.from_numpy(x).view(torch.bfloat16) if x.dtype == np.uint16 else torch.from_numpy(x)
+
+    theirs = [torch.nn.Parameter(tensor(p.copy())) for p in params]
+    for p, g in zip(theirs, grads, strict=True):
+        p.grad = tensor(g)
+    optimizer = getattr(torch.optim, name)(theirs, lr=LR, **options)
+
+    def step() -> Any:
+        optimizer.step()
+        return theirs
+
+    return step
+
+
+def numpy_adamw(params: list[np.ndarray], grads: list[np.ndarray]) -> Thunk:
+    (p,), (g,) = [p.copy() for p in params], grads
+    m, v, t = np.zeros_like(p), np.zeros_like(p), 0
+
+    def step() -> list[np.ndarray]:
+        nonlocal p, m, v, t
+        t += 1
+        p *= 1 - LR * DECAY
+        m = BETAS[0] * m + (1 - BETAS[0]) * g
+        v = BETAS[1] * v + (1 - BETAS[1]) * g**2
+        p -= LR * (m / (1 - BETAS[0] ** t)) / (np.sqrt(v / (1 - BETAS[1] ** t)) + EPS)
+        return [p]
+
+    return step
+
+
+def same(ours: list[np.ndarray], theirs: Any) -> None:
+    for a, b in list(zip(ours, theirs, strict=True))[:50]:
+        close(1e-5, 1e-6)(a.reshape(-1)[:100_000], b if isinstance(b, np.ndarray) else b.detach().numpy()[:100_000])
+
+
+def some(ours: list[np.ndarray], theirs: Any) -> None:
+    """The first numbers, of arrays too large to compare whole."""
+    same([ours[0][:100_000]], [theirs[0][:100_000]])
+
+
+def same_bf16(ours: list[np.ndarray], theirs: Any) -> None:
+    """torch keeps bfloat16 states: after one step the parameters are within one unit of bfloat16."""
+    wide = (ours[0][:100_000].astype(np.uint32) << 16).view(np.float32)
+    close(2**-7, 1e-3)(wide, theirs[0].detach()[:100_000].float().numpy())
+
+
+def cases(n: int) -> Iterator[Case]:
+    rng = np.random.default_rng(3)
+
+    def arrays(count: int, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        one, other = ([rng.standard_normal(size, dtype=np.float32) for _ in range(count)] for _ in range(2))
+        return one, other
+
+    big = arrays(1, n)
+    for peer, target, options in (("fused=True", 1.0, {"fused": True}), ("foreach=True", 5.0, {"foreach": True})):
+        ours, theirs = Ours("adamw_step", *big, 2), torch_step("AdamW", *big, **options)
+        yield Case(f"AdamW f32, {n:,}", f"torch {peer}", target, ours.step, theirs, some)
+    yield Case(f"AdamW f32, {n:,}", "NumPy formula", 6.0, Ours("adamw_step", *big, 2).step, numpy_adamw(*big), some)
+    for function, name, count, options in (
+        ("sgd_step", "SGD", 1, {"momentum": 0.9}),
+        ("adagrad_step", "Adagrad", 1, {}),
+    ):
+        ours, theirs = Ours(function, *big, count, **options), torch_step(name, *big, fused=True, **options)
+        yield Case(f"{name} f32, {n:,}", "torch fused=True", 1.0, ours.step, theirs, some)
+    brain = [[(x.view(np.uint32) >> 16).astype(np.uint16) for x in xs] for xs in big]
+    ours, theirs = Ours("adamw_step", *brain, 2, dtype="bf16"), torch_step("AdamW", *brain, fused=True)
+    yield Case(f"AdamW bf16, f32 states, {n:,}", "torch fused=True, bf16 states", 1.3, ours.step, theirs, same_bf16)
+    del big, brain
+    for count, size, target in ((300, 16_384, 1.2), (2000, 256, 8.0)):
+        small = arrays(count, size)
+        for peer in ("fused", "foreach"):
+            ours, theirs = Ours("adamw_step", *small, 2), torch_step("AdamW", *small, **{peer: True})
+            yield Case(f"AdamW, {count:,} arrays of {size:,}", f"torch {peer}=True", target, ours.step, theirs, same)
+
+
+def small_case(calls: int = 1000) -> Case:
+    one = np.ones(1000, np.float32)
+    ours, theirs = Ours("adamw_step", [one], [one], 2), torch_step("AdamW", [one], [one], fused=True)
+
+    def many(run: Thunk) -> Thunk:
+        def loop() -> Any:
+            for _ in range(calls):
+                result = run()
+            return result
+
+        return loop
+
+    return Case("AdamW, 1,000 elements, 1,000 steps", "torch fused=True", 8.0, many(ours.step), many(theirs), same)
+
+
+def bound(n: int, rounds: int) -> Row:
+    """A copy in two threads of as many bytes as the step moves."""
+    from arrays import Plain
+
+    x = np.zeros((n // 16_000, 16_000), np.float32)
+    ours = Ours("adamw_step", [x.reshape(-1)], [np.ones(x.size, np.float32)], 2)
+    plain = Plain(x)
+    copies = lambda: plain.copy(ADAMW_BYTES * x.size / 2)  # noqa: E731
+    return measure(Case(f"AdamW f32, {x.size:,}", "copy of its bytes", 1.15, ours.step, copies, at_most=True), rounds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--elements", type=int, default=64_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    mo.set_num_threads(THREADS)
+    before = cores_at_hand()
+    rows = []
+    for case in cases(args.elements):
+        rows.append(measure(case, args.rounds))
+        print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
+    rows.append(measure(small_case(), args.rounds))
+    table(rows)
+    print("\nagainst the bound (ratio: ours / bound)")
+    table([bound(args.elements, args.rounds)])
+    print(f"\n{before:.2f} cores at hand before, {cores_at_hand():.2f} after, of {THREADS}")
+    return int(any(row.ratio != row.ratio for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Gradient descent, momentum and Lion. See `modelopt_rs.optim.adam` for what all have in common."""
+
+from modelopt_rs import _core
+from modelopt_rs._types import Bf16, Tensors
+
+__all__ = ["lion_step", "sgd_step"]
+
+
+def sgd_step(
+    param: Tensors,
+    grad: Tensors,
+    momentum_buffer: Tensors | None = None,
+    *,
+    step: int,
+    lr: float = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+    clip_value: float | None = None,
+    error_if_nonfinite: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> None:
+    """Step gradient descent in place, with momentum where there is a buffer.
+
+    ``param = param - lr g``; with momentum ``buf = momentum buf + (1 - dampening) g`` (in the first step ``buf = g``),
+    ``param - lr buf``, Nesterov ``param - lr (g + momentum buf)``
+
+    Parameters
+    ----------
+    param : ndarray or list of ndarray
+        float32, float64, float16 or bfloat16, C-contiguous. Written.
+    grad : ndarray or list of ndarray
+        In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
+    momentum_buffer : ndarray or list of ndarray
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+    step : int
+        The number of this step: the first is 1.
+    lr : float
+        The learning rate.
+    momentum, dampening : float
+        Greater than 0 only with a `momentum_buffer`.
+    nesterov : bool
+        Nesterov's momentum: needs momentum and no dampening.
+    weight_decay : float
+        L2: ``weight_decay * param`` is added to the gradient.
+    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+        As for `adam_step`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `adam_step`; then nothing was written.
+
+    References
+    ----------
+    Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning". As `torch.optim.SGD`.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> p, g = np.array([1.0, -2.0], np.float32), np.array([0.5, -0.5], np.float32)
+    >>> mo.optim.sgd_step(p, g, step=1, lr=0.1)
+    >>> p
+    array([ 0.95, -1.95], dtype=float32)
+    >>> buffer = np.zeros(2, np.float32)
+    >>> mo.optim.sgd_step([p], [g], [buffer], step=1, lr=0.1, momentum=0.9)
+    >>> buffer
+    array([ 0.5, -0.5], dtype=float32)
+    """
+    states = _sgd_states(momentum_buffer, momentum, dampening, nesterov)
+    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    _core.optim_step(
+        "sgd_step",
+        (param, grad, states),
+        common,
+        ([momentum, dampening], step, nesterov, "torch"),
+        error_if_nonfinite,
+        dtype,
+        threads,
+    )
+
+
+def _sgd_states(
+    momentum_buffer: Tensors | None, momentum: float, dampening: float, nesterov: bool
+) -> list[tuple[str, Tensors]]:
+    if nesterov and not (momentum > 0 and dampening == 0):
+        got = f"momentum={momentum!r}, dampening={dampening!r}"
+        raise ValueError(f"sgd_step: nesterov must be False without momentum or with dampening, got True with {got}")
+    if momentum_buffer is None:
+        if momentum != 0:
+            raise ValueError(f"sgd_step: momentum_buffer must be given with momentum={momentum!r}")
+        return []
+    return [("momentum_buffer", momentum_buffer)]
+
+
+def lion_step(
+    param: Tensors,
+    grad: Tensors,
+    exp_avg: Tensors,
+    *,
+    step: int,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float = 1.0,
+    clip_value: float | None = None,
+    error_if_nonfinite: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> None:
+    """Step Lion in place: by the sign of an interpolation between mean and gradient.
+
+    ``param = param - lr sign(betas[0] m + (1 - betas[0]) g); m = betas[1] m + (1 - betas[1]) g``; sign(0) is 0.
+
+    Parameters
+    ----------
+    param : ndarray or list of ndarray
+        float32, float64, float16 or bfloat16, C-contiguous. Written.
+    grad : ndarray or list of ndarray
+        In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
+    exp_avg : ndarray or list of ndarray
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+    step : int
+        The number of this step: the first is 1.
+    lr : float
+        The learning rate.
+    betas : pair of float
+        How much of the mean counts in the step, and stays; from 0 to below 1.
+    weight_decay : float
+        Decoupled: the parameter is multiplied by ``1 - lr * weight_decay`` first.
+    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+        As for `adam_step`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `adam_step`; then nothing was written.
+
+    References
+    ----------
+    Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1 (arXiv 2302.06675).
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> p, g = np.array([1.0, -2.0], np.float32), np.array([0.5, -0.5], np.float32)
+    >>> m = np.zeros(2, np.float32)
+    >>> mo.optim.lion_step(p, g, m, step=1, lr=0.1)
+    >>> p.round(4)
+    array([ 0.9, -1.9], dtype=float32)
+    """
+    states = [("exp_avg", exp_avg)]
+    common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
+    _core.optim_step(
+        "lion_step",
+        (param, grad, states),
+        common,
+        ([*betas], step, False, "torch"),
+        error_if_nonfinite,
+        dtype,
+        threads,
+    )

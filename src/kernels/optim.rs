@@ -1,0 +1,263 @@
+//! Optimizer steps: one pass over a parameter, its gradient and its states.
+//!
+//! An [`Algorithm`] says what one step makes of one element; everything else stands here once: what is done to every
+//! gradient first ([`Common`]), 16-bit parameters and gradients, lists of tensors. Hyper-parameters come in f64, what
+//! follows from them (bias corrections, step sizes) is computed in f64 and rounded once to the dtype of the states.
+
+mod adagrad;
+mod adam;
+mod lion;
+mod sgd;
+
+pub use adagrad::{Adadelta, Adagrad, RmsProp};
+pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
+pub use lion::Lion;
+pub use sgd::Sgd;
+
+use crate::isa::kernel;
+use crate::par::{self, CHUNK};
+use crate::real::{Bf16, Element, F16, Real};
+
+/// State arrays that an algorithm has at most.
+pub const MAX_STATES: usize = 3;
+
+/// Elements that are stepped at a time where something is converted: all buffers together are in the L1 cache.
+const BLOCK: usize = 1024;
+
+/// Elements of the pieces of a list that a thread takes at once: many small tensors are not worth a lock each.
+const BATCH: usize = CHUNK / 4;
+
+/// What one step makes of one element.
+pub trait Algorithm<C: Real>: Copy + Send + Sync {
+    /// How many state arrays it has.
+    const STATES: usize;
+    /// The parameter and the states after one step; states that it does not have come and go as 0.
+    fn step(&self, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]);
+}
+
+/// What is done to every gradient, and to the parameter, before the algorithm sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Common {
+    /// The learning rate.
+    pub lr: f64,
+    /// The gradient is divided by it.
+    pub grad_scale: f64,
+    /// The gradient is clamped to ± this, after its scale (infinity: not at all).
+    pub clip_value: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Whether the decay is of the parameter (`AdamW`: p (1 - lr wd)) or part of the gradient (L2: g + wd p).
+    pub decoupled: bool,
+    /// Ascend instead of descend.
+    pub maximize: bool,
+}
+
+/// The same, as the loop takes it.
+#[derive(Debug, Clone, Copy)]
+struct Prepared<C> {
+    scale: C,
+    clip: C,
+    l2: C,
+    has_l2: bool,
+    keep: C,
+}
+
+impl<C: Real> Prepared<C> {
+    fn new(common: &Common) -> Self {
+        let sign = if common.maximize { -1.0 } else { 1.0 };
+        let decay = common.weight_decay;
+        Self {
+            scale: C::from_f64(sign / common.grad_scale),
+            clip: C::from_f64(common.clip_value),
+            l2: C::from_f64(decay),
+            has_l2: decay != 0.0 && !common.decoupled,
+            keep: C::from_f64(if common.decoupled { 1.0 - common.lr * decay } else { 1.0 }),
+        }
+    }
+
+    /// One element. Comparisons are such that a NaN stays.
+    #[inline(always)]
+    fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let zero = C::from_i16(0);
+        let grad = grad * self.scale;
+        let grad = if grad > self.clip { self.clip } else { grad };
+        let lowest = zero - self.clip;
+        let grad = if grad < lowest { lowest } else { grad };
+        let grad = if self.has_l2 { grad + self.l2 * param } else { grad };
+        algorithm.step(param * self.keep, grad, states)
+    }
+}
+
+/// A parameter, in the dtype that it is stored in.
+#[derive(Debug)]
+pub enum Param<'a, C> {
+    /// In the dtype of the states.
+    Own(&'a mut [C]),
+    /// As float16.
+    F16(&'a mut [F16]),
+    /// As bfloat16.
+    Bf16(&'a mut [Bf16]),
+}
+
+/// A gradient, in the dtype that it is stored in.
+#[derive(Debug, Clone, Copy)]
+pub enum Grad<'a, C> {
+    /// In the dtype of the states.
+    Own(&'a [C]),
+    /// As float16.
+    F16(&'a [F16]),
+    /// As bfloat16.
+    Bf16(&'a [Bf16]),
+}
+
+/// One tensor of a list: arrays of equal length.
+#[derive(Debug)]
+pub struct Tensor<'a, C> {
+    /// Written.
+    pub param: Param<'a, C>,
+    /// Read.
+    pub grad: Grad<'a, C>,
+    /// Written; as many as the algorithm has, the others empty.
+    pub states: [&'a mut [C]; MAX_STATES],
+}
+
+impl<'a, C: Real> Tensor<'a, C> {
+    fn len(&self) -> usize {
+        match &self.param {
+            Param::Own(x) => x.len(),
+            Param::F16(x) => x.len(),
+            Param::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Cut off the first `n` elements.
+    #[inline(always)]
+    fn split_off(&mut self, n: usize) -> Tensor<'a, C> {
+        let param = match &mut self.param {
+            Param::Own(x) => Param::Own(x.split_off_mut(..n).unwrap_or_default()),
+            Param::F16(x) => Param::F16(x.split_off_mut(..n).unwrap_or_default()),
+            Param::Bf16(x) => Param::Bf16(x.split_off_mut(..n).unwrap_or_default()),
+        };
+        let grad = match &mut self.grad {
+            Grad::Own(x) => Grad::Own(x.split_off(..n).unwrap_or_default()),
+            Grad::F16(x) => Grad::F16(x.split_off(..n).unwrap_or_default()),
+            Grad::Bf16(x) => Grad::Bf16(x.split_off(..n).unwrap_or_default()),
+        };
+        let [a, b, c] = &mut self.states;
+        let states = [a, b, c].map(|state| state.split_off_mut(..n).unwrap_or_default());
+        Tensor { param, grad, states }
+    }
+}
+
+/// One step of all tensors, in one parallel region.
+pub fn step<C: Real, A: Algorithm<C>>(tensors: Vec<Tensor<'_, C>>, common: &Common, algorithm: A, threads: usize) {
+    let mut pieces = Vec::with_capacity(tensors.len());
+    for mut tensor in tensors {
+        while tensor.len() > CHUNK {
+            pieces.push(Some(tensor.split_off(CHUNK)));
+        }
+        pieces.push(Some(tensor));
+    }
+    // Cut where enough elements have come together.
+    let (mut batches, mut rest) = (Vec::new(), &mut pieces[..]);
+    while !rest.is_empty() {
+        let mut elements = 0;
+        let enough = rest.iter().position(|piece| {
+            elements += piece.as_ref().map_or(0, Tensor::len);
+            elements >= BATCH
+        });
+        let count = enough.map_or(rest.len(), |last| last + 1);
+        batches.extend(rest.split_off_mut(..count));
+    }
+    let prepared = Prepared::new(common);
+    par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C>>]| {
+        for piece in batch.iter_mut().filter_map(Option::take) {
+            step_piece(piece, prepared, algorithm);
+        }
+    });
+}
+
+kernel! {
+    /// One piece: at once where nothing must be converted, else in blocks.
+    fn step_piece<C: Real, A: Algorithm<C>>(piece: Tensor<'_, C>, prepared: Prepared<C>, algorithm: A) {
+        let mut piece = piece;
+        if let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad) {
+            return step_block(param, grad, &mut piece.states, &prepared, &algorithm);
+        }
+        let (mut params, mut grads) = ([C::from_i16(0); BLOCK], [C::from_i16(0); BLOCK]);
+        while piece.len() > 0 {
+            let n = piece.len().min(BLOCK);
+            let mut block = piece.split_off(n);
+            let (params, grads) = (&mut params[..n], &mut grads[..n]);
+            let grads: &[C] = match block.grad {
+                Grad::Own(x) => x,
+                Grad::F16(x) => load(x, grads),
+                Grad::Bf16(x) => load(x, grads),
+            };
+            match &mut block.param {
+                Param::Own(x) => step_block(x, grads, &mut block.states, &prepared, &algorithm),
+                Param::F16(x) => {
+                    load(x, params);
+                    step_block(params, grads, &mut block.states, &prepared, &algorithm);
+                    store(params, x);
+                }
+                Param::Bf16(x) => {
+                    load(x, params);
+                    step_block(params, grads, &mut block.states, &prepared, &algorithm);
+                    store(params, x);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn load<'a, T: Element, C: Real>(x: &[T], out: &'a mut [C]) -> &'a [C] {
+    for (out, v) in out.iter_mut().zip(x) {
+        *out = C::from_f64(v.to_f64());
+    }
+    out
+}
+
+#[inline(always)]
+fn store<T: Element, C: Real>(x: &[C], out: &mut [T]) {
+    for (out, v) in out.iter_mut().zip(x) {
+        *out = v.store_as();
+    }
+}
+
+/// The loop itself, over as many arrays as the algorithm has.
+#[inline(always)]
+fn step_block<C: Real, A: Algorithm<C>>(
+    param: &mut [C],
+    grad: &[C],
+    states: &mut [&mut [C]; MAX_STATES],
+    prepared: &Prepared<C>,
+    algorithm: &A,
+) {
+    let zero = C::from_i16(0);
+    let [a, b, c] = states;
+    let zipped = param.iter_mut().zip(grad);
+    match A::STATES {
+        0 => {
+            for (p, &g) in zipped {
+                (*p, _) = prepared.step(algorithm, *p, g, [zero; MAX_STATES]);
+            }
+        }
+        1 => {
+            for ((p, &g), a) in zipped.zip(a.iter_mut()) {
+                (*p, [*a, _, _]) = prepared.step(algorithm, *p, g, [*a, zero, zero]);
+            }
+        }
+        2 => {
+            for (((p, &g), a), b) in zipped.zip(a.iter_mut()).zip(b.iter_mut()) {
+                (*p, [*a, *b, _]) = prepared.step(algorithm, *p, g, [*a, *b, zero]);
+            }
+        }
+        _ => {
+            for ((((p, &g), a), b), c) in zipped.zip(a.iter_mut()).zip(b.iter_mut()).zip(c.iter_mut()) {
+                (*p, [*a, *b, *c]) = prepared.step(algorithm, *p, g, [*a, *b, *c]);
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Steps divided by the root of accumulated squares.
+
+use super::{Algorithm, Common, MAX_STATES};
+use crate::real::Real;
+
+/// `torch.optim.Adagrad`. State: the sum of squares.
+///
+/// Duchi, Hazan and Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization".
+#[derive(Debug, Clone, Copy)]
+pub struct Adagrad<C> {
+    lr: C,
+    eps: C,
+}
+
+impl<C: Real> Adagrad<C> {
+    /// `lr / (1 + (step - 1) lr_decay)` is the step size.
+    pub fn new(common: &Common, lr_decay: f64, eps: f64, step: u64) -> Self {
+        let lr = common.lr / (1.0 + (step - 1) as f64 * lr_decay);
+        Self { lr: C::from_f64(lr), eps: C::from_f64(eps) }
+    }
+}
+
+impl<C: Real> Algorithm<C> for Adagrad<C> {
+    const STATES: usize = 1;
+
+    #[inline(always)]
+    fn step(&self, param: C, grad: C, [sum, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let sum = sum + grad * grad;
+        (param - self.lr * grad / (sum.sqrt() + self.eps), [sum, b, c])
+    }
+}
+
+/// `torch.optim.RMSprop`. States: the mean square, then as there are the momentum buffer and the mean gradient.
+///
+/// Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, "Generating Sequences With Recurrent Neural Networks".
+#[derive(Debug, Clone, Copy)]
+pub struct RmsProp<C, const MOMENTUM: bool, const CENTERED: bool> {
+    lr: C,
+    alpha: C,
+    fresh: C,
+    eps: C,
+    momentum: C,
+}
+
+impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> RmsProp<C, MOMENTUM, CENTERED> {
+    /// `alpha` smooths the squares.
+    pub fn new(common: &Common, alpha: f64, eps: f64, momentum: f64) -> Self {
+        let [lr, alpha, fresh, eps, momentum] = [common.lr, alpha, 1.0 - alpha, eps, momentum].map(C::from_f64);
+        Self { lr, alpha, fresh, eps, momentum }
+    }
+}
+
+impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> Algorithm<C> for RmsProp<C, MOMENTUM, CENTERED> {
+    const STATES: usize = 1 + MOMENTUM as usize + CENTERED as usize;
+
+    #[inline(always)]
+    fn step(&self, param: C, grad: C, [square, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let (mut buffer, mut mean) = if MOMENTUM { (b, c) } else { (c, b) };
+        let square = self.alpha * square + self.fresh * (grad * grad);
+        let mut variance = square;
+        if CENTERED {
+            mean = mean + self.fresh * (grad - mean);
+            variance = square - mean * mean;
+            // Rounding may take it below 0, where torch gets a NaN.
+            let zero = C::from_i16(0);
+            variance = if variance < zero { zero } else { variance };
+        }
+        let direction = grad / (variance.sqrt() + self.eps);
+        if MOMENTUM {
+            buffer = self.momentum * buffer + direction;
+        }
+        let param = param - self.lr * if MOMENTUM { buffer } else { direction };
+        (param, if MOMENTUM { [square, buffer, mean] } else { [square, mean, buffer] })
+    }
+}
+
+/// `torch.optim.Adadelta`. States: the mean square of gradients, and of steps.
+///
+/// Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method" (arXiv 1212.5701).
+#[derive(Debug, Clone, Copy)]
+pub struct Adadelta<C> {
+    lr: C,
+    rho: C,
+    fresh: C,
+    eps: C,
+}
+
+impl<C: Real> Adadelta<C> {
+    /// `rho` smooths both squares.
+    pub fn new(common: &Common, rho: f64, eps: f64) -> Self {
+        let [lr, rho, fresh, eps] = [common.lr, rho, 1.0 - rho, eps].map(C::from_f64);
+        Self { lr, rho, fresh, eps }
+    }
+}
+
+impl<C: Real> Algorithm<C> for Adadelta<C> {
+    const STATES: usize = 2;
+
+    #[inline(always)]
+    fn step(&self, param: C, grad: C, [square, steps, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let square = self.rho * square + self.fresh * (grad * grad);
+        let delta = (steps + self.eps).sqrt() / (square + self.eps).sqrt() * grad;
+        let steps = self.rho * steps + self.fresh * (delta * delta);
+        (param - self.lr * delta, [square, steps, c])
+    }
+}
