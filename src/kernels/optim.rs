@@ -279,7 +279,9 @@ mod tests {
     fn stepped(lengths: &[usize], threads: usize) -> Vec<[Vec<u32>; 3]> {
         let mut all: Vec<_> = lengths.iter().map(|&n| [1, 2, 3, 4].map(|seed| numbers(n, seed))).collect();
         for [_, _, _, square] in &mut all {
-            square.iter_mut().for_each(|v| *v = v.abs());
+            for v in square {
+                *v = v.abs();
+            }
         }
         let tensors = all.iter_mut().map(|[param, grad, mean, square]| Tensor {
             param: Param::Own(param),
