@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, Row, Thunk, close, cores_at_hand, measure, table
+from arrays import THREADS, Case, Plain, Row, Thunk, close, cores_at_hand, measure, table
 
 LR, DECAY, BETAS, EPS = 1e-3, 1e-2, (0.9, 0.999), 1e-8
 ADAMW_BYTES = 28  # an element: parameter, two states read and written, the gradient read
@@ -133,8 +133,6 @@ def small_case(calls: int = 1000) -> Case:
 
 def bound(n: int, rounds: int) -> Row:
     """A copy in two threads of as many bytes as the step moves."""
-    from arrays import Plain
-
     x = np.zeros((n // 16_000, 16_000), np.float32)
     ours = Ours("adamw_step", [x.reshape(-1)], [np.ones(x.size, np.float32)], 2)
     plain = Plain(x)

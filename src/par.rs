@@ -1,4 +1,4 @@
-//! The thread pool and the only ways to use it: [`for_each`], [`map`] and [`fold`] over fixed chunks.
+//! The thread pool and the only ways to use it: [`for_each`], [`map`] and [`count`] over fixed chunks.
 //!
 //! A caller hands over an iterator of work items (disjoint slices, mostly from `chunks_mut`); workers take the next
 //! one whenever they are free, so uneven work balances itself. How the work is cut never depends on the number of
@@ -201,29 +201,32 @@ pub fn map<I: Send, R: Send>(
     results.into_iter().flatten().collect()
 }
 
-/// Fold every item into a state that each worker makes for itself; return the states.
+/// Count: `f` adds to `counters` counters, which each worker has for itself; return their sums.
 ///
-/// Which items a state has seen depends on timing: merge states only by what is exactly associative and commutative
-/// (counts, minima), never by float sums.
-pub fn fold<I: Send, S: Send>(
+/// Only counting can be shared out so: which items a worker sees depends on timing, but sums of integers do not.
+pub fn count<I: Send>(
     threads: usize,
     items: impl ExactSizeIterator<Item = I> + Send,
-    init: impl Fn() -> S + Sync,
-    f: impl Fn(&mut S, I) + Sync,
-) -> Vec<S> {
+    counters: usize,
+    f: impl Fn(&mut [u64], I) + Sync,
+) -> Vec<u64> {
     let threads = threads.min(items.len());
     let items = Mutex::new(items);
-    let states = Mutex::new(Vec::new());
+    let sums = Mutex::new(vec![]);
     run_workers(threads, || {
-        let mut state = init();
+        let mut counts = vec![0; counters];
         while let Some(item) = take(&items) {
-            f(&mut state, item);
+            f(&mut counts, item);
         }
-        if let Ok(mut states) = states.lock() {
-            states.push(state);
+        if let Ok(mut sums) = sums.lock() {
+            if sums.is_empty() {
+                *sums = counts;
+            } else {
+                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
         }
     });
-    states.into_inner().unwrap_or_default()
+    sums.into_inner().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -239,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn test_fold_sees_every_item_once() {
+    fn test_count_sees_every_item_once() {
         for threads in 1..9 {
-            let states = fold(threads, 0..1000usize, || 0, |sum, i| *sum += i);
-            assert_eq!(states.iter().sum::<usize>(), 499_500);
+            let sums = count(threads, 0..1000usize, 2, |sums, i| sums[i % 2] += i as u64);
+            assert_eq!(sums.iter().sum::<u64>(), 499_500);
         }
     }
 

@@ -113,7 +113,7 @@ def lion(p: Any, g: Any, s: State, t: int, o: dict[str, Any]) -> Any:
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
 MEANS = ("exp_avg", "exp_avg_sq")
-# By function: oracle, states, states that it may have besides, the defaults of its options.
+# By function: oracle, the states that it always has, the defaults of its options.
 ORACLES: dict[str, tuple[Any, tuple[str, ...], dict[str, Any]]] = {
     "sgd_step": (sgd, (), {"lr": 1e-3}),
     "adagrad_step": (adagrad, ("state_sum",), {"lr": 1e-2, "eps": 1e-10}),

@@ -1,8 +1,8 @@
 //! Affine quantization: q = clamp(round((x - offset) / scale) + zero point), x' = (q - zero point) * scale + offset.
 //!
 //! One formula serves the three schemes: `offset` is 0 but for minmax, the zero point 0 but for asymmetric.
-//! Ranges and scales are computed in f64. It divides by the scale: multiplying by 1 / scale would round twice and
-//! put ties, and numbers near them, on the wrong side.
+//! Ranges and scales are computed in f64. x is divided by the scale, with the bits of a division (`Real::over`):
+//! multiplying by a rounded 1 / scale would put ties, and numbers near them, on the wrong side.
 
 mod code;
 mod cut;
@@ -16,6 +16,10 @@ pub use params::Scheme;
 pub use quantize::{NonFinite, Policy, fake_quantize, quantize};
 
 use crate::real::Real;
+
+/// Elements that a loop takes at a time: one of so many, and no other number, is vectorised as a whole, also in short
+/// runs (16 are unrolled before they could be).
+const BLOCK: usize = 32;
 
 /// How an array is cut into parts that share a scale: seen as (outer, channels, inner) for a channel axis,
 /// as rows of `cols` for groups.

@@ -68,7 +68,7 @@ const TRUNCATING: u64 = 6_755_399_441_055_744.0f64.to_bits();
 /// cannot put it on the wrong side (as in NumPy). What lies outside, and NaN, is not counted.
 pub fn histogram<T: Element>(x: &[T], edges: &[f64], threads: usize) -> Vec<u64> {
     let bins = &Bins::new(edges);
-    let count = |counts: &mut Vec<u64>, chunk: &[T]| {
+    let mut counts = par::count(threads, x.chunks(CHUNK), edges.len(), |counts, chunk| {
         let mut guessed = [0; BLOCK];
         for block in chunk.chunks(BLOCK) {
             guess(block, bins, &mut guessed);
@@ -77,13 +77,9 @@ pub fn histogram<T: Element>(x: &[T], edges: &[f64], threads: usize) -> Vec<u64>
                 counts[bin + (v >= bins.upper[bin]) as usize - (v < bins.lower[bin]) as usize] += 1;
             }
         }
-    };
-    let mut all = vec![0; edges.len()];
-    for counts in par::fold(threads, x.chunks(CHUNK), || vec![0u64; edges.len()], count) {
-        all.iter_mut().zip(counts).for_each(|(a, c)| *a += c);
-    }
-    all.truncate(edges.len() - 1);
-    all
+    });
+    counts.resize(edges.len() - 1, 0);
+    counts
 }
 
 #[cfg(test)]

@@ -197,18 +197,27 @@ kernel! {
             };
             match &mut block.param {
                 Param::Own(x) => step_block(x, grads, &mut block.states, &prepared, &algorithm),
-                Param::F16(x) => {
-                    load(x, params);
-                    step_block(params, grads, &mut block.states, &prepared, &algorithm);
-                    store(params, x);
-                }
-                Param::Bf16(x) => {
-                    load(x, params);
-                    step_block(params, grads, &mut block.states, &prepared, &algorithm);
-                    store(params, x);
-                }
+                Param::F16(x) => step_stored(x, params, grads, &mut block.states, &prepared, &algorithm),
+                Param::Bf16(x) => step_stored(x, params, grads, &mut block.states, &prepared, &algorithm),
             }
         }
+    }
+}
+
+/// A block of parameters that are stored in another dtype, by way of the buffer `wide`.
+#[inline(always)]
+fn step_stored<T: Element, C: Real, A: Algorithm<C>>(
+    param: &mut [T],
+    wide: &mut [C],
+    grad: &[C],
+    states: &mut [&mut [C]; MAX_STATES],
+    prepared: &Prepared<C>,
+    algorithm: &A,
+) {
+    load(param, wide);
+    step_block(wide, grad, states, prepared, algorithm);
+    for (stored, v) in param.iter_mut().zip(wide) {
+        *stored = v.store_as();
     }
 }
 
@@ -218,13 +227,6 @@ fn load<'a, T: Element, C: Real>(x: &[T], out: &'a mut [C]) -> &'a [C] {
         *out = C::from_f64(v.to_f64());
     }
     out
-}
-
-#[inline(always)]
-fn store<T: Element, C: Real>(x: &[C], out: &mut [T]) {
-    for (out, v) in out.iter_mut().zip(x) {
-        *out = v.store_as();
-    }
 }
 
 /// The loop itself, over as many arrays as the algorithm has.

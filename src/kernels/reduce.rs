@@ -45,50 +45,35 @@ pub trait Op<T: Element>: Copy + Send + Sync {
 /// The state of an operation.
 pub type State<T, O> = [<O as Op<T>>::Scalar; 2];
 
-/// Reduce one contiguous piece to `LANES` fixed lanes, a power of two: the text that every instruction set runs.
-#[inline(always)]
-pub(crate) fn fill_lanes<T: Element, O: Op<T>, const LANES: usize>(
-    x: &[T],
-) -> ([O::Scalar; LANES], [O::Scalar; LANES]) {
-    let mut a = [O::IDENTITY[0]; LANES];
-    let mut b = [O::IDENTITY[1]; LANES];
-    let (blocks, tail) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for i in 0..LANES {
-            [a[i], b[i]] = O::step([a[i], b[i]], block[i]);
-        }
-    }
-    if !tail.is_empty() {
-        // In lanes of its own: an index known only at run time would keep the others out of the registers.
-        let (mut tail_a, mut tail_b) = ([O::IDENTITY[0]; LANES], [O::IDENTITY[1]; LANES]);
-        for ((a, b), &v) in tail_a.iter_mut().zip(&mut tail_b).zip(tail) {
-            [*a, *b] = O::step([*a, *b], v);
-        }
-        for i in 0..LANES {
-            [a[i], b[i]] = O::merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
-        }
-    }
-    (a, b)
-}
-
-/// Reduce one contiguous piece in `LANES` fixed lanes.
-#[inline(always)]
-pub(crate) fn reduce_lanes<T: Element, O: Op<T>, const LANES: usize>(x: &[T]) -> State<T, O> {
-    let (mut a, mut b) = fill_lanes::<T, O, LANES>(x);
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            [a[i], b[i]] = O::merge([a[i], b[i]], [a[i + width], b[i + width]]);
-        }
-        width /= 2;
-    }
-    [a[0], b[0]]
-}
-
 kernel! {
     /// Reduce one contiguous piece of at most [`CHUNK`] elements.
     pub fn reduce_chunk<T: Element, O: Op<T>>(x: &[T]) -> State<T, O> {
-        reduce_lanes::<T, O, LANES>(x)
+        let mut a = [O::IDENTITY[0]; LANES];
+        let mut b = [O::IDENTITY[1]; LANES];
+        let (blocks, tail) = x.as_chunks::<LANES>();
+        for block in blocks {
+            for i in 0..LANES {
+                [a[i], b[i]] = O::step([a[i], b[i]], block[i]);
+            }
+        }
+        if !tail.is_empty() {
+            // In lanes of its own: an index known only at run time would keep the others out of the registers.
+            let (mut tail_a, mut tail_b) = ([O::IDENTITY[0]; LANES], [O::IDENTITY[1]; LANES]);
+            for ((a, b), &v) in tail_a.iter_mut().zip(&mut tail_b).zip(tail) {
+                [*a, *b] = O::step([*a, *b], v);
+            }
+            for i in 0..LANES {
+                [a[i], b[i]] = O::merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
+            }
+        }
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                [a[i], b[i]] = O::merge([a[i], b[i]], [a[i + width], b[i + width]]);
+            }
+            width /= 2;
+        }
+        [a[0], b[0]]
     }
 }
 

@@ -102,20 +102,13 @@ impl Digit {
     fn count<T: Element>(self, x: &[T], threads: usize) -> Vec<u64> {
         let bins = 1usize << self.width;
         let first = self.shift + self.width == T::BITS;
-        let init = || vec![0u64; if first { bins * TURNS } else { bins + ELSEWHERE }];
-        let states = par::fold(threads, x.chunks(CHUNK), init, |counts, chunk| match (first, self.order) {
+        let counters = if first { bins * TURNS } else { bins + ELSEWHERE };
+        let mut counts = par::count(threads, x.chunks(CHUNK), counters, |counts, chunk| match (first, self.order) {
             (true, Order::Value) => self.count_all(Order::Value, chunk, counts),
             (true, Order::Magnitude) => self.count_all(Order::Magnitude, chunk, counts),
             (false, Order::Value) => self.count_some(Order::Value, chunk, counts),
             (false, Order::Magnitude) => self.count_some(Order::Magnitude, chunk, counts),
         });
-        let mut counts = states
-            .into_iter()
-            .reduce(|mut a, b| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                a
-            })
-            .unwrap_or_default();
         if first {
             return counts.as_chunks::<TURNS>().0.iter().map(|turns| turns.iter().sum()).collect();
         }

@@ -116,11 +116,15 @@ class _Tensors(Mapping[str, TensorInfo]):
         return map(self._header.name, range(len(self._header)))
 
     def __getitem__(self, name: str) -> TensorInfo:
+        return self.locate(name)[0]
+
+    def locate(self, name: str) -> tuple[TensorInfo, int]:
+        """Return a tensor, and where its bytes begin in the data."""
         i = self._header.find(name) if isinstance(name, str) else None
         if i is None:
             raise KeyError(name)
         dtype, shape, begin, end = self._header.tensor(i)
-        return TensorInfo(name, dtype, shape, end - begin)
+        return TensorInfo(name, dtype, shape, end - begin), begin
 
 
 class SafetensorsSource:
@@ -165,14 +169,14 @@ class SafetensorsSource:
         try:
             header, self._data_begin, data_len = self._read_header(max_header)
             try:
-                self._header = _core.SafetensorsHeader(header, data_len, max_tensors)
+                parsed = _core.SafetensorsHeader(header, data_len, max_tensors)
             except FormatError as e:
                 raise type(e)(f"{self.path}: {e}") from None
         except BaseException:
             self.close()
             raise
-        self._tensors = _Tensors(self._header)
-        self._metadata = self._header.metadata()
+        self._tensors = _Tensors(parsed)
+        self._metadata = parsed.metadata()
 
     def _read_header(self, max_header: int) -> tuple[bytes, int, int]:
         """Return the header, where the data begin, and how many bytes of data there are."""
@@ -264,11 +268,11 @@ class SafetensorsSource:
         """Return a tensor, and where its bytes begin in the file."""
         if self._fd < 0:
             raise ValueError(f"{self.path}: the file is closed")
-        i = self._header.find(name)
-        if i is None:
-            raise KeyError(f"{self.path}: no tensor {quote(name)}")
-        dtype, shape, begin, end = self._header.tensor(i)
-        return TensorInfo(name, dtype, shape, end - begin), self._data_begin + begin
+        try:
+            info, begin = self._tensors.locate(name)
+        except KeyError:
+            raise KeyError(f"{self.path}: no tensor {quote(name)}") from None
+        return info, self._data_begin + begin
 
     def close(self) -> None:
         """Close the file. Nothing can be read after it."""

@@ -3,7 +3,7 @@
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
 //! even. See `Real::over` for how a quotient is had at half the price of a division.
 
-use super::{ParamsRef, Scheme, Spec};
+use super::{BLOCK, ParamsRef, Scheme, Spec};
 use crate::isa;
 use crate::real::{Element, Real};
 
@@ -115,9 +115,6 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
     let half = if twice < C::from_f64(f64::INFINITY) { C::from_i16(1) } else { C::from_f64(0.5) };
     if scheme == Scheme::MinMax { half } else { C::from_i16(1) }
 }
-
-/// Elements that are coded at a time: a loop of so many is vectorised as one.
-const BLOCK: usize = 32;
 
 /// The codes of consecutive elements of `x` that share a part; what will be read later, of about the same length, is
 /// fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the time).

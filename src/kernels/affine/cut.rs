@@ -145,31 +145,29 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// The part of the next run, and its elements, of which at most `rest` are left.
-    #[inline(always)]
-    pub(super) fn next(&mut self, rest: usize) -> (usize, usize) {
-        let len = self.to_run_end.min(self.to_row_end).min(rest);
-        let part = self.part;
-        self.part = if part + 1 == self.parts { 0 } else { part + 1 };
-        self.to_run_end = self.run;
-        self.to_row_end -= len;
-        if self.to_row_end == 0 {
-            self.to_row_end = self.row;
-        }
-        (part, len)
-    }
-
     /// Whether each element has its own part.
     #[inline(always)]
     pub(super) fn is_by_element(&self) -> bool {
         self.run == 1
     }
 
-    /// Elements whose parts follow each other, of which at most `rest` are left, and the first of these parts.
+    /// The part of the next run, and its elements, of which at most `rest` are left. By element: the first of the next
+    /// parts that follow each other, and how many they are.
     #[inline(always)]
-    pub(super) fn next_elements(&mut self, rest: usize) -> (usize, usize) {
-        let (part, len) = (self.part, (self.parts - self.part).min(rest));
-        self.part = if part + len == self.parts { 0 } else { part + len };
+    pub(super) fn next(&mut self, rest: usize) -> (usize, usize) {
+        let part = self.part;
+        if self.is_by_element() {
+            let len = (self.parts - part).min(rest);
+            self.part = if part + len == self.parts { 0 } else { part + len };
+            return (part, len);
+        }
+        let len = self.to_run_end.min(self.to_row_end).min(rest);
+        self.part = if part + 1 == self.parts { 0 } else { part + 1 };
+        self.to_run_end = self.run;
+        self.to_row_end -= len;
+        if self.to_row_end == 0 {
+            self.to_row_end = self.row;
+        }
         (part, len)
     }
 }

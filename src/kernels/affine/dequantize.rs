@@ -2,7 +2,7 @@
 
 use super::code;
 use super::cut::Runs;
-use super::{ParamsRef, Scheme, Spec};
+use super::{BLOCK, ParamsRef, Scheme, Spec};
 use crate::isa::kernel;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
@@ -48,9 +48,6 @@ fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
     (if x < lowest { lowest } else { x }).store_as()
 }
 
-/// Elements that are made at a time: a loop of so many is vectorised as one, also in short runs.
-const BLOCK: usize = 32;
-
 /// The numbers of codes that share a part.
 #[inline(always)]
 fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
@@ -77,18 +74,17 @@ kernel! {
     ) {
         let (mut runs, mut at) = (runs, 0);
         while at < out.len() {
+            let (part, n) = runs.next(out.len() - at);
+            let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
             if runs.is_by_element() {
-                let (part, n) = runs.next_elements(out.len() - at);
                 let params = params.from(part);
-                for (i, (out, &code)) in out[at..at + n].iter_mut().zip(&codes[at..at + n]).enumerate() {
+                for (i, (out, &code)) in out.iter_mut().zip(codes).enumerate() {
                     *out = number(code, spec.coding(params.get(i)));
                 }
-                at += n;
             } else {
-                let (part, n) = runs.next(out.len() - at);
-                run(&codes[at..at + n], spec.coding(params.get(part)), &mut out[at..at + n]);
-                at += n;
+                run(codes, spec.coding(params.get(part)), out);
             }
+            at += n;
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::code::{Mode, code_run};
 use super::cut::Cut;
 use super::params::{self, Range};
-use super::{Params, Scheme, Spec};
+use super::{BLOCK, Params, Scheme, Spec};
 use crate::isa::kernel;
 use crate::real::{Element, Key};
 
@@ -17,9 +17,6 @@ const IN_L1: usize = 1024;
 
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
-
-/// Elements of such a block.
-const BLOCK: usize = 32;
 
 kernel! {
     /// The parameters and codes of a piece of whole runs; whether all its numbers were finite.
@@ -71,12 +68,7 @@ fn batch<T: Element, M: Mode, const N: usize>(
     for range in ranges.iter() {
         nonfinite |= range.is_nonfinite();
     }
-    // The scheme by name in each arm: where the mode leaves it open, the loops are still compiled for one.
-    match M::scheme(spec) {
-        Scheme::Symmetric => store_params(Scheme::Symmetric, spec.bits, ranges, &mut params),
-        Scheme::Asymmetric => store_params(Scheme::Asymmetric, spec.bits, ranges, &mut params),
-        Scheme::MinMax => store_params(Scheme::MinMax, spec.bits, ranges, &mut params),
-    }
+    store_params(M::scheme(spec), spec.bits, ranges, &mut params);
     let params = params.as_ref();
     for (i, (x, codes)) in x.chunks_exact(size).zip(codes.chunks_exact_mut(size)).enumerate() {
         code_run::<T, M>([x, ahead.get(i * size..).unwrap_or_default()], spec, params.get(i), codes);

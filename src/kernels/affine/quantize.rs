@@ -237,15 +237,14 @@ kernel! {
     ) {
         let (mut runs, mut at) = (runs, 0);
         while at < x.len() {
+            let (part, n) = runs.next(x.len() - at);
+            let (x, codes) = (&x[at..at + n], &mut codes[at..at + n]);
             if runs.is_by_element() {
-                let (part, n) = runs.next_elements(x.len() - at);
-                code_elements::<T, M>(&x[at..at + n], &spec, params.from(part), &mut codes[at..at + n]);
-                at += n;
+                code_elements::<T, M>(x, &spec, params.from(part), codes);
             } else {
-                let (part, n) = runs.next(x.len() - at);
-                code_run::<T, M>([&x[at..at + n], &[]], &spec, params.get(part), &mut codes[at..at + n]);
-                at += n;
+                code_run::<T, M>([x, &[]], &spec, params.get(part), codes);
             }
+            at += n;
         }
     }
 }
