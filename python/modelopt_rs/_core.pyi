@@ -104,7 +104,7 @@ def optim_step(
     function: str,
     arrays: tuple[Tensors, Tensors, Sequence[tuple[str, Tensors]]],
     common: tuple[float, float, float | None, float, bool, bool],
-    step: tuple[Sequence[float], int, bool, str],
+    step: tuple[Sequence[float | tuple[float, float]], int, bool, str],
     error_if_nonfinite: bool,
     dtype: str | None,
     threads: int | None,
@@ -112,7 +112,8 @@ def optim_step(
     """One step in place.
 
     `arrays`: (param, grad, states by name); `common`: (lr, grad_scale, clip_value, weight_decay, decoupled,
-    maximize); `step`: (the algorithm's numbers, step, nesterov, semantics). What `nadam_step` returns, else 0.
+    maximize); `step`: (the algorithm's numbers, betas as one pair, then step, nesterov, semantics). What
+    `nadam_step` returns, else 0.
     """
 
 # Files.

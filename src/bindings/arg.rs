@@ -73,6 +73,12 @@ pub fn number(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<f64> {
     x.extract().map_err(|_| refused(function, arg, "a number", x))
 }
 
+/// Two things, in whatever holds them.
+pub fn pair<'py>(function: &str, arg: &str, x: &Obj<'py>) -> PyResult<[Obj<'py>; 2]> {
+    let items: Option<Vec<_>> = x.try_iter().ok().and_then(|items| items.take(3).collect::<PyResult<_>>().ok());
+    items.and_then(|items| items.try_into().ok()).ok_or_else(|| refused(function, arg, "a pair of numbers", x))
+}
+
 /// A word.
 pub fn text(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<String> {
     x.extract().map_err(|_| refused(function, arg, "a string", x))

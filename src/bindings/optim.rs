@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::{int, number, text};
+use super::arg::{int, number, pair, text};
 use super::array::Dtype;
 use super::borrow::borrow;
 use super::error::{compute, entry};
@@ -18,7 +18,7 @@ use crate::real::Real;
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// Which numbers a hyper-parameter may be.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Allowed {
     NonNegative,
     Positive,
@@ -82,7 +82,7 @@ struct Step {
 
 /// `(lr, grad_scale, clip_value, weight_decay, decoupled, maximize)`.
 type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool, bool);
-/// `(numbers, step, nesterov, semantics)`.
+/// `(numbers, of which betas are one, step, nesterov, semantics)`.
 type GivenStep<'py> = (Vec<Obj<'py>>, Obj<'py>, bool, Obj<'py>);
 
 impl Step {
@@ -98,8 +98,12 @@ impl Step {
             decoupled: common.4,
             maximize: common.5,
         };
-        let pairs = kind.numbers.iter().zip(&step.0);
-        let numbers = pairs.map(|((name, allowed), x)| allowed.check(function, name, x)).collect::<PyResult<_>>()?;
+        let mut given = step.0.clone();
+        if kind.numbers.starts_with(&BETAS[..2]) {
+            given.splice(..1, pair(function, "betas", &step.0[0])?);
+        }
+        let numbers = kind.numbers.iter().zip(&given);
+        let numbers = numbers.map(|((name, allowed), x)| allowed.check(function, name, x)).collect::<PyResult<_>>()?;
         let number = int(function, "step", "from 1 to 2^53", &step.1)?;
         if !(1..=1 << 53).contains(&number) {
             return Err(Error::Value(format!("{function}: step must be from 1 to 2^53, got {number}")).into());

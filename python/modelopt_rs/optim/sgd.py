@@ -160,7 +160,7 @@ def lion_step(
         "lion_step",
         (param, grad, states),
         common,
-        ([*betas], step, False, "torch"),
+        ([betas], step, False, "torch"),
         error_if_nonfinite,
         dtype,
         threads,
