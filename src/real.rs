@@ -6,7 +6,7 @@
 mod narrow;
 
 use narrow::round_to_odd;
-pub use narrow::{Bf16, F16};
+pub use narrow::{Bf16, F16, select};
 
 /// A float that is computed in.
 pub trait Real:
@@ -93,6 +93,26 @@ pub trait Element: Copy + Send + Sync + 'static {
     const BITS: u32;
     /// Bits of the mantissa that are stored.
     const MANTISSA_BITS: u32;
+}
+
+/// A float of 16 bits.
+pub trait Half: Element<Compute = f32> {
+    /// From f32: one of the two nearest, by chance (32 random bits), so that on average nothing is lost.
+    fn store_by_chance(x: f32, random: u32) -> Self;
+}
+
+impl Half for F16 {
+    #[inline(always)]
+    fn store_by_chance(x: f32, random: u32) -> Self {
+        Self::from_f32_by_chance(x, random)
+    }
+}
+
+impl Half for Bf16 {
+    #[inline(always)]
+    fn store_by_chance(x: f32, random: u32) -> Self {
+        Self::from_f32_by_chance(x, random)
+    }
 }
 
 /// The signed integers that keys are.

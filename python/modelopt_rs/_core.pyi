@@ -5,13 +5,13 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, Parts, Spec, Tensors
+from modelopt_rs._types import Array, Axis, Bf16, OptimCall, Parts, Spec
+from modelopt_rs.optim.state import BlockState
 
 __all__ = [
     "FormatError",
@@ -100,21 +100,11 @@ def set_fault(on: bool) -> None:
     """While on, every entry point panics (tests that a panic becomes InternalError)."""
 
 # Optimizers.
-def optim_step(
-    function: str,
-    arrays: tuple[Tensors, Tensors, Sequence[tuple[str, Tensors]]],
-    common: tuple[float, float, float | None, float, bool, bool],
-    step: tuple[Sequence[float | tuple[float, float]], int, bool, str],
-    error_if_nonfinite: bool,
-    dtype: str | None,
-    threads: int | None,
-) -> float:
-    """One step in place.
+def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | None, threads: int | None) -> list[float]:
+    """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
-    `arrays`: (param, grad, states by name); `common`: (lr, grad_scale, clip_value, weight_decay, decoupled,
-    maximize); `step`: (the algorithm's numbers, betas as one pair, then step, nesterov, semantics). What
-    `nadam_step` returns, else 0.
-    """
+def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
+    """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
 
 # Files.
 @final

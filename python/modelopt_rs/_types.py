@@ -1,9 +1,12 @@
 """The types that the signatures share."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from modelopt_rs.optim.state import BlockState
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -18,5 +21,31 @@ Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
+States: TypeAlias = Union[Array, "BlockState", Sequence[Array], Sequence["BlockState"]]
+"""One state, or a list of them."""
+Masters: TypeAlias = Array | Sequence[Array | None] | None
+Coding: TypeAlias = Literal["float8", "dynamic", "four"]
+OptimCall: TypeAlias = tuple[
+    str,
+    tuple[Tensors, Tensors, Sequence[tuple[str, States]], Masters, int | None],
+    tuple[float, float, float | None, float, bool, bool],
+    tuple[Sequence[float | tuple[float, float]], int, bool, str],
+]
+"""function; (param, grad, states by name, master, rounding_seed); (lr, grad_scale, clip_value, weight_decay, decoupled,
+maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
 
-__all__ = ["Array", "Axis", "Bf16", "Nonfinite", "Parts", "Scheme", "Semantics", "Spec", "Tensors"]
+__all__ = [
+    "Array",
+    "Axis",
+    "Bf16",
+    "Coding",
+    "Masters",
+    "Nonfinite",
+    "OptimCall",
+    "Parts",
+    "Scheme",
+    "Semantics",
+    "Spec",
+    "States",
+    "Tensors",
+]

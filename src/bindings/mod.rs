@@ -15,6 +15,7 @@ mod parts;
 mod quant;
 mod reduce;
 mod result;
+mod states;
 mod tensors;
 mod threads;
 
@@ -30,6 +31,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     order::register(m)?;
     quant::register(m)?;
     optim::register(m)?;
+    states::register(m)?;
     packing::register(m)?;
     threads::register(m)?;
     files::register(m)

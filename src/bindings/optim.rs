@@ -7,11 +7,13 @@ use super::arg::{int, number, pair, text};
 use super::array::Dtype;
 use super::borrow::borrow;
 use super::error::{compute, entry};
+use super::states::Coded;
 use super::tensors::{GivenTensors, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Common, Lion, NAdam, RAdam, RmsProp, Semantics, Sgd, Tensor, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Coding, Common, Dynamic, Ema, Float8, Four, Lion, NAdam, Plain, RAdam, RmsProp,
+    Semantics, Sgd, Sum, Tensor, step as run,
 };
 use crate::real::Real;
 
@@ -46,10 +48,21 @@ struct Kind {
     states: &'static [&'static str],
 }
 
+impl Kind {
+    /// The names of what is written and of what is read, of one array and of a list.
+    fn names(&self) -> [[&'static str; 2]; 2] {
+        match self.function {
+            "ema_step" => [["average", "averages"], ["param", "params"]],
+            "accumulate_step" => [["total", "totals"], ["grad", "grads"]],
+            _ => [["param", "params"], ["grad", "grads"]],
+        }
+    }
+}
+
 const BETAS: [(&str, Allowed); 3] = [("betas[0]", BelowOne), ("betas[1]", BelowOne), ("eps", NonNegative)];
 
 #[rustfmt::skip]
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 12] = [
     Kind { function: "sgd_step", numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &["momentum_buffer"] },
     Kind { function: "adagrad_step", numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &["state_sum"] },
     Kind {
@@ -68,6 +81,8 @@ const KINDS: [Kind; 10] = [
     Kind { function: "radam_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq"] },
     Kind { function: "adamax_step", numbers: &BETAS, states: &["exp_avg", "exp_inf"] },
     Kind { function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &["exp_avg"] },
+    Kind { function: "ema_step", numbers: &[("decay", BelowOne)], states: &[] },
+    Kind { function: "accumulate_step", numbers: &[], states: &[] },
 ];
 
 /// Everything but the arrays, checked.
@@ -121,7 +136,7 @@ impl Step {
     }
 
     /// Call the kernel; what `nadam_step` returns, else 0.
-    fn run<C: Real>(&self, tensors: Vec<Tensor<'_, C>>, states: usize, threads: usize) -> f64 {
+    fn run<C: Real>(&self, tensors: Vec<Tensor<'_, C, Plain>>, states: usize, threads: usize) -> f64 {
         let (common, x, step) = (&self.common, &self.numbers[..], self.number);
         match (self.kind.function, states) {
             ("sgd_step", 0) => run(tensors, common, Sgd::<C, false>::new(common, 0.0, 0.0, false, step), threads),
@@ -141,6 +156,8 @@ impl Step {
             ("rmsprop_step", _) => {
                 run(tensors, common, RmsProp::<C, false, true>::new(common, x[0], x[1], x[2]), threads);
             }
+            ("ema_step", _) => run(tensors, common, Ema::new(x[0]), threads),
+            ("accumulate_step", _) => run(tensors, common, Sum, threads),
             ("adadelta_step", _) => run(tensors, common, Adadelta::new(common, x[0], x[1]), threads),
             ("nadam_step", _) => {
                 let (nadam, product) = NAdam::new(common, [x[0], x[1]], x[2], x[3], x[4], step);
@@ -161,39 +178,116 @@ impl Step {
         }
         0.0
     }
+
+    /// Whether the algorithm takes states in blocks: every one that does is compiled once more for each coding.
+    fn takes_blocks(&self, states: usize, coding: Coded) -> bool {
+        match (self.kind.function, states) {
+            ("adam_step" | "adamw_step", 2) => true,
+            ("sgd_step" | "adagrad_step" | "rmsprop_step" | "lion_step", 1) => coding != Coded::Four,
+            _ => false,
+        }
+    }
+
+    /// The same with states in 8 bits; [`Step::takes_blocks`] was asked.
+    fn run_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
+        let (common, x, step) = (&self.common, &self.numbers[..], self.number);
+        match self.kind.function {
+            "sgd_step" => run(tensors, common, Sgd::<f32, true>::new(common, x[0], x[1], self.nesterov, step), threads),
+            "adagrad_step" => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
+            "rmsprop_step" => {
+                run(tensors, common, RmsProp::<f32, false, false>::new(common, x[0], x[1], x[2]), threads);
+            }
+            "lion_step" => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
+            _ => self.run_adam_coded(tensors, threads),
+        }
+    }
+
+    /// Adam and `AdamW`, the only ones with states in 4 bits.
+    fn run_adam_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
+        let (common, x) = (&self.common, &self.numbers[..]);
+        let adam = Adam::<f32, false>::new(common, [x[0], x[1]], x[2], self.semantics, self.number);
+        run(tensors, common, adam, threads);
+    }
 }
 
+/// One call: `(function, arrays, common, step)`.
+type GivenCall<'py> = (String, GivenTensors<'py>, GivenCommon<'py>, GivenStep<'py>);
+
+/// A checked call.
+struct Ready<'py> {
+    step: Step,
+    tensors: Tensors<'py>,
+}
+
+impl Ready<'_> {
+    fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64> {
+        let (step, (states, coding)) = (&self.step, self.tensors.storage());
+        let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
+        match coding {
+            Some(Coded::Float8) => {
+                let blocks = self.tensors.blocks::<Float8>(step.number);
+                compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
+            }
+            Some(Coded::Dynamic) => {
+                let blocks = self.tensors.blocks::<Dynamic>(step.number);
+                compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
+            }
+            Some(Coded::Four) => {
+                let blocks = self.tensors.blocks::<Four>(step.number);
+                compute(py, || step.run_adam_coded(blocks, threads)).map(|()| 0.0)
+            }
+            None if wide => {
+                let slices = self.tensors.slices::<f64>(step.number);
+                compute(py, || step.run(slices, states, threads))
+            }
+            None => {
+                let slices = self.tensors.slices::<f32>(step.number);
+                compute(py, || step.run(slices, states, threads))
+            }
+        }
+    }
+}
+
+/// Why a state in blocks is refused.
+fn no_blocks(kind: &Kind, coding: Coded) -> String {
+    let name = kind.states[0];
+    let what = if coding == Coded::Four { "in 4 bits" } else { "in blocks" };
+    format!(
+        "{name} must be a float32 array, got a BlockState: this algorithm, or this form of it, has no states {what}"
+    )
+}
+
+/// Check all calls, then step them one after the other; what each returns.
 #[pyfunction]
 fn optim_step<'py>(
-    function: &str,
-    arrays: GivenTensors<'py>,
-    common: GivenCommon<'py>,
-    step: GivenStep<'py>,
+    py: Python<'py>,
+    calls: Vec<GivenCall<'py>>,
     error_if_nonfinite: bool,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
-) -> PyResult<f64> {
-    entry(function, || {
-        let py = arrays.0.py();
-        let threads = resolve(function, threads)?;
-        let step = Step::new(function, &common, &step)?;
-        let mut tensors = Tensors::new(step.kind.function, step.kind.states, &arrays, dtype)?;
-        let _borrow = borrow(&tensors.all())?;
+) -> PyResult<Vec<f64>> {
+    let name = calls.first().map_or("optim_step", |call| call.0.as_str()).to_owned();
+    entry(&name, || {
+        let threads = resolve(&name, threads)?;
+        let mut ready = Vec::with_capacity(calls.len());
+        for (function, arrays, common, step) in &calls {
+            let step = Step::new(function, common, step)?;
+            let tensors = Tensors::new(step.kind.function, step.kind.names(), step.kind.states, arrays, dtype)?;
+            if let (states, Some(coding)) = tensors.storage()
+                && !step.takes_blocks(states, coding)
+            {
+                return Err(Error::Value(format!("{function}: {}", no_blocks(step.kind, coding))).into());
+            }
+            ready.push(Ready { step, tensors });
+        }
+        let arrays: Vec<_> = ready.iter().flat_map(|call| call.tensors.all()).collect();
+        let _borrow = borrow(&arrays)?;
         if error_if_nonfinite {
-            tensors.refuse_nonfinite(py, threads)?;
-        }
-        let states = tensors.states.len();
-        match tensors.params.first().map(|param| param.dtype) {
-            None => Ok(step.run::<f32>(Vec::new(), states, threads)),
-            Some(Dtype::F64) => {
-                let slices = tensors.slices::<f64>();
-                compute(py, || step.run(slices, states, threads))
-            }
-            Some(_) => {
-                let slices = tensors.slices::<f32>();
-                compute(py, || step.run(slices, states, threads))
+            for call in &ready {
+                call.tensors.refuse_nonfinite(py, threads)?;
             }
         }
+        ready.iter_mut().map(|call| call.run(py, threads)).collect()
     })
 }
 

@@ -5,28 +5,32 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use super::arg::Name;
+use super::arg::{Name, int};
 use super::array::{Array, Dtype, Item, match_dtype};
 use super::error::compute;
 use super::quant::nonfinite_text;
+use super::states::{BlockState, Coded, States};
 use crate::error::Error;
-use crate::kernels::optim::{Grad, MAX_STATES, Param, Tensor};
+use crate::kernels::optim::{Blocks, Coding, Grad, MAX_STATES, Narrow, Noise, Param, Plain, Tensor};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::{Bf16, F16, Real};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// `(param, grad, states by name)`.
-pub type GivenTensors<'py> = (Obj<'py>, Obj<'py>, Vec<(String, Obj<'py>)>);
+/// `(param, grad, states by name, master, seed of stochastic rounding)`.
+pub type GivenTensors<'py> = (Obj<'py>, Obj<'py>, Vec<(String, Obj<'py>)>, Option<Obj<'py>>, Option<Obj<'py>>);
 
 /// The arrays of all tensors, checked.
 pub struct Tensors<'py> {
     pub params: Vec<Array<'py>>,
-    pub grads: Vec<Array<'py>>,
-    pub states: Vec<Vec<Array<'py>>>,
+    grads: Vec<Array<'py>>,
+    states: States<'py>,
+    /// Float32 copies of parameters in 16 bits; empty where there are none at all.
+    masters: Vec<Option<Array<'py>>>,
+    seed: Option<u64>,
 }
 
-/// One array, or a list of them; `single` and `many` are the names of the argument.
+/// One array (or state in blocks), or a list of them; `single` and `many` are the names of the argument.
 fn listed<'py>(
     function: &'static str,
     [single, many]: [&'static str; 2],
@@ -36,7 +40,7 @@ fn listed<'py>(
         let items = given.try_iter()?.enumerate();
         return items.map(|(i, item)| Ok((Name::of_list(function, many, i), item?))).collect();
     }
-    if given.is_instance_of::<PyUntypedArray>() {
+    if given.is_instance_of::<PyUntypedArray>() || BlockState::is(given) {
         return Ok(vec![(Name::new(function, single), given.clone())]);
     }
     let got = given.get_type().name()?;
@@ -45,24 +49,25 @@ fn listed<'py>(
 }
 
 impl<'py> Tensors<'py> {
-    /// `states`: the names of those that the function may have.
+    /// The names of parameters and gradients, of one and of many; of the states that the function may have.
     pub fn new(
         function: &'static str,
+        [of_params, of_grads]: [[&'static str; 2]; 2],
         states: &[&'static str],
         given: &GivenTensors<'py>,
         dtype: Option<&str>,
     ) -> PyResult<Self> {
         let known = states;
-        let params = listed(function, ["param", "params"], &given.0)?;
+        let params = listed(function, of_params, &given.0)?;
         let same_length = |what: &str, n: usize| {
             if n == params.len() {
                 return Ok(());
             }
             let want = params.len();
-            Err(Error::Value(format!("{function}: {what} must have {want} arrays like params, got {n}")))
+            Err(Error::Value(format!("{function}: {what} must have {want} arrays like {}, got {n}", of_params[1])))
         };
-        let grads = listed(function, ["grad", "grads"], &given.1)?;
-        same_length("grads", grads.len())?;
+        let grads = listed(function, of_grads, &given.1)?;
+        same_length(of_grads[1], grads.len())?;
         let float = |(name, object): &(Name, Obj<'py>), dtype| Array::float_out(*name, object, dtype);
         let params_checked = params.iter().map(|item| float(item, dtype)).collect::<PyResult<Vec<_>>>()?;
         let grads = grads.iter().map(|(name, object)| Array::float(*name, object, dtype));
@@ -72,9 +77,25 @@ impl<'py> Tensors<'py> {
             let name = *known.iter().find(|name| *name == state).expect("a state of this algorithm");
             let arrays = listed(function, [name, name], arrays)?;
             same_length(name, arrays.len())?;
-            states.push(arrays.iter().map(|item| float(item, None)).collect::<PyResult<Vec<_>>>()?);
+            states.push(arrays);
         }
-        let tensors = Self { params: params_checked, grads, states };
+        let states = States::new(&states)?;
+        let mut masters = Vec::new();
+        if let Some(given) = &given.3 {
+            let arrays = listed(function, ["master", "masters"], given)?;
+            same_length("masters", arrays.len())?;
+            let array = |(name, object): &(Name, Obj<'py>)| {
+                (!object.is_none()).then(|| Array::float_out(*name, object, None)).transpose()
+            };
+            masters = arrays.iter().map(array).collect::<PyResult<_>>()?;
+        }
+        let seed = given.4.as_ref().map(|seed| int(function, "rounding_seed", "at least 0 and below 2^63", seed));
+        let seed = seed.transpose()?;
+        if let Some(seed) = seed.filter(|&seed| seed < 0) {
+            let text = format!("{function}: rounding_seed must be at least 0 and below 2^63, got {seed}");
+            return Err(Error::Value(text).into());
+        }
+        let tensors = Self { params: params_checked, grads, states, masters, seed: seed.map(|seed| seed as u64) };
         tensors.check()?;
         Ok(tensors)
     }
@@ -92,12 +113,16 @@ impl<'py> Tensors<'py> {
                 );
                 return Err(Error::Dtype(text).into());
             }
-            let state = if wide(param.dtype) { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
-            for array in self.states.iter().map(|states| &states[i]) {
-                array.expect_shape_of(param)?;
-                // Written out only in an error: a dtype's text takes longer than the step of a small array.
-                let what = format_args!("{} for {} {}", state.1, param.name.arg, param.object_dtype());
-                array.expect_dtype(state.0, what)?;
+            self.states.check(i, param)?;
+            if let Some(master) = self.masters.get(i).and_then(Option::as_ref) {
+                if !matches!(param.dtype, Dtype::F16 | Dtype::Bf16) {
+                    let (got, want) = (param.object_dtype(), "float16 or bfloat16");
+                    return Err(
+                        Error::Dtype(format!("{} must have dtype {want} for a master, got {got}", param.name)).into()
+                    );
+                }
+                master.expect_shape_of(param)?;
+                master.expect_dtype(Dtype::F32, "float32")?;
             }
             let grad = &self.grads[i];
             grad.expect_shape_of(param)?;
@@ -111,8 +136,18 @@ impl<'py> Tensors<'py> {
         Ok(())
     }
 
+    /// How many states each tensor has, and how they are coded.
+    pub fn storage(&self) -> (usize, Option<Coded>) {
+        match &self.states {
+            States::Plain(states) => (states.len(), None),
+            States::Coded(coding, states) => (states.len(), Some(*coding)),
+        }
+    }
+
     pub fn all(&self) -> Vec<&Array<'py>> {
-        self.params.iter().chain(&self.grads).chain(self.states.iter().flatten()).collect()
+        let mut all: Vec<_> = self.params.iter().chain(&self.grads).chain(self.masters.iter().flatten()).collect();
+        self.states.add_to(&mut all);
+        all
     }
 
     /// An error for the first gradient that is not finite.
@@ -132,27 +167,59 @@ impl<'py> Tensors<'py> {
         Ok(())
     }
 
-    /// The same as slices.
-    pub fn slices<C: Real + Item>(&mut self) -> Vec<Tensor<'_, C>> {
-        let mut states: Vec<_> = self.states.iter_mut().map(|states| states.iter_mut()).collect();
-        let mut tensors = Vec::with_capacity(self.params.len());
-        for (param, grad) in self.params.iter_mut().zip(&self.grads) {
+    /// The same as slices; `step` is the number of the step.
+    pub fn slices<C: Real + Item>(&mut self, step: u64) -> Vec<Tensor<'_, C, Plain>> {
+        let States::Plain(states) = &mut self.states else { unreachable!("looked at `storage`") };
+        let mut states: Vec<_> = states.iter_mut().map(|states| states.iter_mut()).collect();
+        let pairs = pairs(&mut self.params, &self.grads, &mut self.masters, self.seed, step);
+        let tensor = |(param, grad)| {
             let mut slices: [&mut [C]; MAX_STATES] = Default::default();
             for (slice, states) in slices.iter_mut().zip(&mut states) {
                 *slice = states.next().map(Array::slice_mut::<C>).unwrap_or_default();
             }
-            let param = match param.dtype {
-                Dtype::F16 => Param::F16(param.slice_mut::<F16>()),
-                Dtype::Bf16 => Param::Bf16(param.slice_mut::<Bf16>()),
-                _ => Param::Own(param.slice_mut::<C>()),
-            };
-            let grad = match grad.dtype {
-                Dtype::F16 => Grad::F16(grad.slice::<F16>()),
-                Dtype::Bf16 => Grad::Bf16(grad.slice::<Bf16>()),
-                _ => Grad::Own(grad.slice::<C>()),
-            };
-            tensors.push(Tensor { param, grad, states: slices });
-        }
-        tensors
+            Tensor { param, grad, states: slices }
+        };
+        pairs.map(tensor).collect()
     }
+
+    /// The same with states in blocks.
+    pub fn blocks<K: Coding>(&mut self, step: u64) -> Vec<Tensor<'_, f32, K>> {
+        let States::Coded(_, states) = &mut self.states else { unreachable!("looked at `storage`") };
+        let mut states: Vec<_> = states.iter_mut().map(|states| states.iter_mut()).collect();
+        let pairs = pairs(&mut self.params, &self.grads, &mut self.masters, self.seed, step);
+        let tensor = |(param, grad)| {
+            let mut blocks: [Blocks<'_>; MAX_STATES] = Default::default();
+            for (block, states) in blocks.iter_mut().zip(&mut states) {
+                *block = states.next().map(BlockState::blocks).unwrap_or_default();
+            }
+            Tensor { param, grad, states: blocks }
+        };
+        pairs.map(tensor).collect()
+    }
+}
+
+/// Parameters and gradients as slices.
+fn pairs<'a, C: Real + Item>(
+    params: &'a mut [Array<'_>],
+    grads: &'a [Array<'_>],
+    masters: &'a mut [Option<Array<'_>>],
+    seed: Option<u64>,
+    step: u64,
+) -> impl Iterator<Item = (Param<'a, C>, Grad<'a, C>)> {
+    let mut masters = masters.iter_mut();
+    params.iter_mut().zip(grads).enumerate().map(move |(i, (param, grad))| {
+        let master = masters.next().and_then(Option::as_mut).map(Array::slice_mut::<C>).unwrap_or_default();
+        let noise = seed.map(|seed| Noise::new(seed, step, i as u64));
+        let param = match param.dtype {
+            Dtype::F16 => Param::F16(Narrow { stored: param.slice_mut::<F16>(), master, noise }),
+            Dtype::Bf16 => Param::Bf16(Narrow { stored: param.slice_mut::<Bf16>(), master, noise }),
+            _ => Param::Own(param.slice_mut::<C>()),
+        };
+        let grad = match grad.dtype {
+            Dtype::F16 => Grad::F16(grad.slice::<F16>()),
+            Dtype::Bf16 => Grad::Bf16(grad.slice::<Bf16>()),
+            _ => Grad::Own(grad.slice::<C>()),
+        };
+        (param, grad)
+    })
 }

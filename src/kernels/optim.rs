@@ -1,29 +1,37 @@
 //! Optimizer steps: one pass over a parameter, its gradient and its states.
 //!
 //! An [`Algorithm`] says what one step makes of one element; everything else stands here once: what is done to every
-//! gradient first ([`Common`]), 16-bit parameters and gradients, lists of tensors. Hyper-parameters come in f64, what
-//! follows from them (bias corrections, step sizes) is computed in f64 and rounded once to the dtype of the states.
+//! gradient first ([`Common`]), 16-bit parameters and gradients, states in codes, lists of tensors. Hyper-parameters come
+//! in f64, what follows from them (bias corrections, step sizes) is computed in f64 and rounded once.
 
 mod adagrad;
 mod adam;
+mod average;
+mod coded;
+mod coding;
 mod lion;
+mod noise;
 mod sgd;
+mod storage;
+mod tensor;
 
 pub use adagrad::{Adadelta, Adagrad, RmsProp};
 pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
+pub use average::{Ema, Sum};
+pub use coded::{Blocks, decode, encode};
+pub use coding::{Coding, Dynamic, Float8, Four};
 pub use lion::Lion;
+pub use noise::Noise;
 pub use sgd::Sgd;
+pub use storage::{Plain, Storage};
+pub use tensor::{Grad, Narrow, Param, Tensor};
 
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
-use crate::real::{Bf16, Element, F16, Real};
+use crate::real::Real;
 
 /// State arrays that an algorithm has at most.
 pub const MAX_STATES: usize = 3;
-
-/// Elements that are stepped at a time where something is converted: all buffers together are in the L1 cache. Not
-/// 1,024: buffers at a distance of 4 KiB look alike to the loads that come after stores (measured: 1.17 of the time).
-const BLOCK: usize = 960;
 
 /// Elements of the pieces of a list that a thread takes at once: many small tensors are not worth a lock each.
 const BATCH: usize = CHUNK / 4;
@@ -32,6 +40,8 @@ const BATCH: usize = CHUNK / 4;
 pub trait Algorithm<C: Real>: Copy + Send + Sync {
     /// How many state arrays it has.
     const STATES: usize;
+    /// Which of them can be negative.
+    const SIGNED: [bool; MAX_STATES];
     /// The parameter and the states after one step; states that it does not have come and go as 0.
     fn step(&self, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]);
 }
@@ -55,7 +65,7 @@ pub struct Common {
 
 /// The same, as the loop takes it.
 #[derive(Debug, Clone, Copy)]
-struct Prepared<C> {
+pub struct Prepared<C> {
     scale: C,
     clip: C,
     l2: C,
@@ -89,69 +99,13 @@ impl<C: Real> Prepared<C> {
     }
 }
 
-/// A parameter, in the dtype that it is stored in.
-#[derive(Debug)]
-pub enum Param<'a, C> {
-    /// In the dtype of the states.
-    Own(&'a mut [C]),
-    /// As float16.
-    F16(&'a mut [F16]),
-    /// As bfloat16.
-    Bf16(&'a mut [Bf16]),
-}
-
-/// A gradient, in the dtype that it is stored in.
-#[derive(Debug, Clone, Copy)]
-pub enum Grad<'a, C> {
-    /// In the dtype of the states.
-    Own(&'a [C]),
-    /// As float16.
-    F16(&'a [F16]),
-    /// As bfloat16.
-    Bf16(&'a [Bf16]),
-}
-
-/// One tensor of a list: arrays of equal length.
-#[derive(Debug)]
-pub struct Tensor<'a, C> {
-    /// Written.
-    pub param: Param<'a, C>,
-    /// Read.
-    pub grad: Grad<'a, C>,
-    /// Written; as many as the algorithm has, the others empty.
-    pub states: [&'a mut [C]; MAX_STATES],
-}
-
-impl<'a, C: Real> Tensor<'a, C> {
-    fn len(&self) -> usize {
-        match &self.param {
-            Param::Own(x) => x.len(),
-            Param::F16(x) => x.len(),
-            Param::Bf16(x) => x.len(),
-        }
-    }
-
-    /// Cut off the first `n` elements.
-    #[inline(always)]
-    fn split_off(&mut self, n: usize) -> Tensor<'a, C> {
-        let param = match &mut self.param {
-            Param::Own(x) => Param::Own(x.split_off_mut(..n).unwrap_or_default()),
-            Param::F16(x) => Param::F16(x.split_off_mut(..n).unwrap_or_default()),
-            Param::Bf16(x) => Param::Bf16(x.split_off_mut(..n).unwrap_or_default()),
-        };
-        let grad = match &mut self.grad {
-            Grad::Own(x) => Grad::Own(x.split_off(..n).unwrap_or_default()),
-            Grad::F16(x) => Grad::F16(x.split_off(..n).unwrap_or_default()),
-            Grad::Bf16(x) => Grad::Bf16(x.split_off(..n).unwrap_or_default()),
-        };
-        let [a, b, c] = &mut self.states;
-        let states = [a, b, c].map(|state| state.split_off_mut(..n).unwrap_or_default());
-        Tensor { param, grad, states }
-    }
-}
-
 /// One step of all tensors, in one parallel region.
-pub fn step<C: Real, A: Algorithm<C>>(tensors: Vec<Tensor<'_, C>>, common: &Common, algorithm: A, threads: usize) {
+pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
+    tensors: Vec<Tensor<'_, C, K>>,
+    common: &Common,
+    algorithm: A,
+    threads: usize,
+) {
     let mut pieces = Vec::with_capacity(tensors.len());
     for mut tensor in tensors {
         while tensor.len() > CHUNK {
@@ -171,95 +125,48 @@ pub fn step<C: Real, A: Algorithm<C>>(tensors: Vec<Tensor<'_, C>>, common: &Comm
         batches.extend(rest.split_off_mut(..count));
     }
     let prepared = Prepared::new(common);
-    par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C>>]| {
+    par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C, K>>]| {
         for piece in batch.iter_mut().filter_map(Option::take) {
             step_piece(piece, prepared, algorithm);
         }
     });
 }
 
+/// Elements of the buffers: the longest block.
+const BUFFER: usize = 960;
+
 kernel! {
     /// One piece: at once where nothing must be converted, else in blocks.
-    fn step_piece<C: Real, A: Algorithm<C>>(piece: Tensor<'_, C>, prepared: Prepared<C>, algorithm: A) {
+    fn step_piece<C: Real, K: Storage<C>, A: Algorithm<C>>(
+        piece: Tensor<'_, C, K>,
+        prepared: Prepared<C>,
+        algorithm: A,
+    ) {
         let mut piece = piece;
-        if let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad) {
-            return step_block(param, grad, &mut piece.states, &prepared, &algorithm);
+        let mut buffers = [[C::from_i16(0); BUFFER]; MAX_STATES];
+        if K::ANY_LENGTH && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad) {
+            return K::step_block(param, grad, &mut piece.states, &mut buffers, &prepared, &algorithm);
         }
-        let (mut params, mut grads) = ([C::from_i16(0); BLOCK], [C::from_i16(0); BLOCK]);
+        let (mut params, mut grads) = ([C::from_i16(0); BUFFER], [C::from_i16(0); BUFFER]);
         while piece.len() > 0 {
-            let n = piece.len().min(BLOCK);
+            let n = piece.len().min(K::BLOCK);
             let mut block = piece.split_off(n);
             let (params, grads) = (&mut params[..n], &mut grads[..n]);
-            let grads: &[C] = match block.grad {
+            let grad: &[C] = match block.grad {
                 Grad::Own(x) => x,
-                Grad::F16(x) => load(x, grads),
-                Grad::Bf16(x) => load(x, grads),
+                Grad::F16(x) => tensor::load(x, grads),
+                Grad::Bf16(x) => tensor::load(x, grads),
             };
-            match &mut block.param {
-                Param::Own(x) => step_block(x, grads, &mut block.states, &prepared, &algorithm),
-                Param::F16(x) => step_stored(x, params, grads, &mut block.states, &prepared, &algorithm),
-                Param::Bf16(x) => step_stored(x, params, grads, &mut block.states, &prepared, &algorithm),
-            }
-        }
-    }
-}
-
-/// A block of parameters that are stored in another dtype, by way of the buffer `wide`.
-#[inline(always)]
-fn step_stored<T: Element, C: Real, A: Algorithm<C>>(
-    param: &mut [T],
-    wide: &mut [C],
-    grad: &[C],
-    states: &mut [&mut [C]; MAX_STATES],
-    prepared: &Prepared<C>,
-    algorithm: &A,
-) {
-    load(param, wide);
-    step_block(wide, grad, states, prepared, algorithm);
-    for (stored, v) in param.iter_mut().zip(wide) {
-        *stored = v.store_as();
-    }
-}
-
-#[inline(always)]
-fn load<'a, T: Element, C: Real>(x: &[T], out: &'a mut [C]) -> &'a [C] {
-    for (out, v) in out.iter_mut().zip(x) {
-        *out = C::from_f64(v.to_f64());
-    }
-    out
-}
-
-/// The loop itself, over as many arrays as the algorithm has.
-#[inline(always)]
-fn step_block<C: Real, A: Algorithm<C>>(
-    param: &mut [C],
-    grad: &[C],
-    states: &mut [&mut [C]; MAX_STATES],
-    prepared: &Prepared<C>,
-    algorithm: &A,
-) {
-    let zero = C::from_i16(0);
-    let [a, b, c] = states;
-    let zipped = param.iter_mut().zip(grad);
-    match A::STATES {
-        0 => {
-            for (p, &g) in zipped {
-                (*p, _) = prepared.step(algorithm, *p, g, [zero; MAX_STATES]);
-            }
-        }
-        1 => {
-            for ((p, &g), a) in zipped.zip(a.iter_mut()) {
-                (*p, [*a, _, _]) = prepared.step(algorithm, *p, g, [*a, zero, zero]);
-            }
-        }
-        2 => {
-            for (((p, &g), a), b) in zipped.zip(a.iter_mut()).zip(b.iter_mut()) {
-                (*p, [*a, *b, _]) = prepared.step(algorithm, *p, g, [*a, *b, zero]);
-            }
-        }
-        _ => {
-            for ((((p, &g), a), b), c) in zipped.zip(a.iter_mut()).zip(b.iter_mut()).zip(c.iter_mut()) {
-                (*p, [*a, *b, *c]) = prepared.step(algorithm, *p, g, [*a, *b, *c]);
+            let param = match &mut block.param {
+                Param::Own(x) => &mut **x,
+                Param::F16(x) => x.wide(params),
+                Param::Bf16(x) => x.wide(params),
+            };
+            K::step_block(param, grad, &mut block.states, &mut buffers, &prepared, &algorithm);
+            match block.param {
+                Param::Own(_) => {}
+                Param::F16(x) => x.round(params),
+                Param::Bf16(x) => x.round(params),
             }
         }
     }
@@ -285,7 +192,7 @@ mod tests {
                 *v = v.abs();
             }
         }
-        let tensors = all.iter_mut().map(|[param, grad, mean, square]| Tensor {
+        let tensors = all.iter_mut().map(|[param, grad, mean, square]| Tensor::<f32, Plain> {
             param: Param::Own(param),
             grad: Grad::Own(grad),
             states: [mean, square, &mut []],

@@ -12,7 +12,7 @@ pub struct Bf16(pub u16);
 
 /// Branch-free choice by mask, which vectorises where `if` on mixed types does not.
 #[inline(always)]
-fn select(condition: bool, yes: u32, no: u32) -> u32 {
+pub fn select(condition: bool, yes: u32, no: u32) -> u32 {
     let mask = (condition as u32).wrapping_neg();
     (yes & mask) | (no & !mask)
 }
@@ -45,6 +45,23 @@ impl F16 {
         let finite = select(magnitude >= 0x4780_0000, 0x7c00, small);
         Self((select(magnitude > 0x7f80_0000, nan, finite) | sign) as u16)
     }
+
+    /// Up or down by chance: up with the probability that is the distance from below, in places of the last bit.
+    #[inline(always)]
+    pub(super) fn from_f32_by_chance(x: f32, random: u32) -> Self {
+        let bits = x.to_bits();
+        let sign = (bits >> 16) & 0x8000;
+        let magnitude = bits & 0x7fff_ffff;
+        let random = random & 0x1fff;
+        let rounded = magnitude.wrapping_sub(112 << 23).wrapping_add(random) >> 13;
+        // Below 2^-14 in units of 2^-24, under 1024, plus a fraction; above 1024 a float has 13 bits for the fraction.
+        let units = f32::from_bits(magnitude) * 16_777_216.0 + random as i32 as f32 / 8192.0;
+        let subnormal = (units + 1024.0).to_bits().wrapping_sub(1024f32.to_bits()) >> 13;
+        let nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
+        let small = select(magnitude < (113 << 23), subnormal, rounded);
+        let finite = select(magnitude >= 0x4780_0000, 0x7c00, small);
+        Self((select(magnitude > 0x7f80_0000, nan, finite) | sign) as u16)
+    }
 }
 
 impl Bf16 {
@@ -57,6 +74,15 @@ impl Bf16 {
     pub(super) fn from_f32(x: f32) -> Self {
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let nan = (bits >> 16) | 0x40;
+        Self(select(bits & 0x7fff_ffff > 0x7f80_0000, nan, rounded) as u16)
+    }
+
+    /// As [`F16::from_f32_by_chance`].
+    #[inline(always)]
+    pub(super) fn from_f32_by_chance(x: f32, random: u32) -> Self {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(random & 0xffff) >> 16;
         let nan = (bits >> 16) | 0x40;
         Self(select(bits & 0x7fff_ffff > 0x7f80_0000, nan, rounded) as u16)
     }

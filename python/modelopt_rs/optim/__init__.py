@@ -1,18 +1,42 @@
-"""Optimizer steps on NumPy arrays, in place: one pass over a parameter, its gradient and its states."""
+"""Optimizers on NumPy arrays, in place: one pass over a parameter, its gradient and its states.
 
+Functions (`adam_step` ...) step one array or a list of arrays; objects (`Adam` ...) hold parameters with their states.
+"""
+
+from modelopt_rs.optim import schedule
 from modelopt_rs.optim.adagrad import adadelta_step, adagrad_step, rmsprop_step
 from modelopt_rs.optim.adam import adam_step, adamax_step, adamw_step, nadam_step, radam_step
+from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
+from modelopt_rs.optim.optimizer import Optimizer
+from modelopt_rs.optim.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from modelopt_rs.optim.sgd import lion_step, sgd_step
+from modelopt_rs.optim.state import BlockState
 
 __all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "BlockState",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "accumulate_step",
     "adadelta_step",
     "adagrad_step",
     "adam_step",
     "adamax_step",
     "adamw_step",
+    "ema_step",
+    "global_norm",
     "lion_step",
     "nadam_step",
     "radam_step",
     "rmsprop_step",
+    "schedule",
     "sgd_step",
 ]

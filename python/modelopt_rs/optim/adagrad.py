@@ -1,7 +1,7 @@
 """Steps divided by the root of accumulated squares. See `modelopt_rs.optim.adam` for what all have in common."""
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Tensors
+from modelopt_rs._types import Bf16, Masters, States, Tensors
 
 __all__ = ["adadelta_step", "adagrad_step", "rmsprop_step"]
 
@@ -9,7 +9,7 @@ __all__ = ["adadelta_step", "adagrad_step", "rmsprop_step"]
 def adagrad_step(
     param: Tensors,
     grad: Tensors,
-    state_sum: Tensors,
+    state_sum: States,
     *,
     step: int,
     lr: float = 1e-2,
@@ -19,6 +19,8 @@ def adagrad_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -34,7 +36,7 @@ def adagrad_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     state_sum : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -45,7 +47,7 @@ def adagrad_step(
         Added to the root.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -70,10 +72,14 @@ def adagrad_step(
     states = [("state_sum", state_sum)]
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "adagrad_step",
-        (param, grad, states),
-        common,
-        ([lr_decay, eps], step, False, "torch"),
+        [
+            (
+                "adagrad_step",
+                (param, grad, states, master, rounding_seed),
+                common,
+                ([lr_decay, eps], step, False, "torch"),
+            )
+        ],
         error_if_nonfinite,
         dtype,
         threads,
@@ -83,9 +89,9 @@ def adagrad_step(
 def rmsprop_step(
     param: Tensors,
     grad: Tensors,
-    square_avg: Tensors,
-    momentum_buffer: Tensors | None = None,
-    grad_avg: Tensors | None = None,
+    square_avg: States,
+    momentum_buffer: States | None = None,
+    grad_avg: States | None = None,
     *,
     step: int,
     lr: float = 1e-2,
@@ -96,6 +102,8 @@ def rmsprop_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -114,7 +122,7 @@ def rmsprop_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     square_avg, momentum_buffer, grad_avg : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
         `grad_avg` makes it centered.
     step : int
         The number of this step: the first is 1.
@@ -128,7 +136,7 @@ def rmsprop_step(
         Greater than 0 only with a `momentum_buffer`, and the reverse.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -154,10 +162,14 @@ def rmsprop_step(
     states = _rmsprop_states(square_avg, momentum_buffer, grad_avg, momentum)
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "rmsprop_step",
-        (param, grad, states),
-        common,
-        ([alpha, eps, momentum], step, False, "torch"),
+        [
+            (
+                "rmsprop_step",
+                (param, grad, states, master, rounding_seed),
+                common,
+                ([alpha, eps, momentum], step, False, "torch"),
+            )
+        ],
         error_if_nonfinite,
         dtype,
         threads,
@@ -165,8 +177,8 @@ def rmsprop_step(
 
 
 def _rmsprop_states(
-    square_avg: Tensors, momentum_buffer: Tensors | None, grad_avg: Tensors | None, momentum: float
-) -> list[tuple[str, Tensors]]:
+    square_avg: States, momentum_buffer: States | None, grad_avg: States | None, momentum: float
+) -> list[tuple[str, States]]:
     if (momentum_buffer is not None) != (momentum != 0):
         what = "given" if momentum_buffer is None else "None"
         raise ValueError(f"rmsprop_step: momentum_buffer must be {what} with momentum={momentum!r}")
@@ -181,8 +193,8 @@ def _rmsprop_states(
 def adadelta_step(
     param: Tensors,
     grad: Tensors,
-    square_avg: Tensors,
-    acc_delta: Tensors,
+    square_avg: States,
+    acc_delta: States,
     *,
     step: int,
     lr: float = 1.0,
@@ -192,6 +204,8 @@ def adadelta_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -210,7 +224,7 @@ def adadelta_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     square_avg, acc_delta : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -221,7 +235,7 @@ def adadelta_step(
         Added under both roots.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -245,10 +259,7 @@ def adadelta_step(
     states = [("square_avg", square_avg), ("acc_delta", acc_delta)]
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "adadelta_step",
-        (param, grad, states),
-        common,
-        ([rho, eps], step, False, "torch"),
+        [("adadelta_step", (param, grad, states, master, rounding_seed), common, ([rho, eps], step, False, "torch"))],
         error_if_nonfinite,
         dtype,
         threads,

@@ -4,7 +4,7 @@ Hyper-parameters are torch's; what follows from them is computed in float64, eve
 """
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Semantics, Tensors
+from modelopt_rs._types import Bf16, Masters, Semantics, States, Tensors
 
 __all__ = ["adam_step", "adamax_step", "adamw_step", "nadam_step", "radam_step"]
 
@@ -12,9 +12,9 @@ __all__ = ["adam_step", "adamax_step", "adamw_step", "nadam_step", "radam_step"]
 def adam_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
-    exp_avg_sq: Tensors,
-    max_exp_avg_sq: Tensors | None = None,
+    exp_avg: States,
+    exp_avg_sq: States,
+    max_exp_avg_sq: States | None = None,
     *,
     step: int,
     lr: float = 1e-3,
@@ -25,6 +25,8 @@ def adam_step(
     semantics: Semantics = "torch",
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -43,7 +45,7 @@ def adam_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq, max_exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
         With `max_exp_avg_sq` it is AMSGrad.
     step : int
         The number of this step: the first is 1.
@@ -65,6 +67,11 @@ def adam_step(
         The gradient is divided by it on the way (a loss scale is taken back here); `grad` is not written.
     clip_value : float, optional
         The gradient is then clamped to ± this. NaN stays NaN.
+    master : ndarray or list of ndarray or None, optional
+        Float32 copies of parameters in 16 bits: these are stepped, and `param` becomes them, rounded. Written.
+    rounding_seed : int, optional
+        Round parameters in 16 bits by chance, up or down, so that on average small steps are not lost. The chance of an
+        element follows from this seed, `step`, its array's place in the list and its own place: always the same.
     error_if_nonfinite : bool
         Look at all gradients first and raise where one is NaN or infinite. Without it they go through, as in torch.
     dtype : "bf16", optional
@@ -99,10 +106,7 @@ def adam_step(
         states.append(("max_exp_avg_sq", max_exp_avg_sq))
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "adam_step",
-        (param, grad, states),
-        common,
-        ([betas, eps], step, False, semantics),
+        [("adam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
         error_if_nonfinite,
         dtype,
         threads,
@@ -112,9 +116,9 @@ def adam_step(
 def adamw_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
-    exp_avg_sq: Tensors,
-    max_exp_avg_sq: Tensors | None = None,
+    exp_avg: States,
+    exp_avg_sq: States,
+    max_exp_avg_sq: States | None = None,
     *,
     step: int,
     lr: float = 1e-3,
@@ -125,6 +129,8 @@ def adamw_step(
     semantics: Semantics = "torch",
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -143,7 +149,7 @@ def adamw_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq, max_exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
         With `max_exp_avg_sq` it is AMSGrad.
     step : int
         The number of this step: the first is 1.
@@ -159,7 +165,7 @@ def adamw_step(
         Where eps stands and what AMSGrad keeps: torch ``sqrt(v) / sqrt(1 - betas[1]**t) + eps``, the largest v as it
         is; keras ``sqrt(v) + eps`` with the correction in the step size (so its eps is larger by its root); optax
         ``sqrt(v / (1 - betas[1]**t)) + eps``, the largest of the corrected v (the paper's formula).
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -186,10 +192,7 @@ def adamw_step(
         states.append(("max_exp_avg_sq", max_exp_avg_sq))
     common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
     _core.optim_step(
-        "adamw_step",
-        (param, grad, states),
-        common,
-        ([betas, eps], step, False, semantics),
+        [("adamw_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
         error_if_nonfinite,
         dtype,
         threads,
@@ -199,8 +202,8 @@ def adamw_step(
 def nadam_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
-    exp_avg_sq: Tensors,
+    exp_avg: States,
+    exp_avg_sq: States,
     *,
     step: int,
     lr: float = 2e-3,
@@ -212,6 +215,8 @@ def nadam_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -230,7 +235,7 @@ def nadam_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -245,7 +250,7 @@ def nadam_step(
         What the call for the step before returned; 1 at first.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Returns
@@ -274,22 +279,27 @@ def nadam_step(
     """
     states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
-    return _core.optim_step(
-        "nadam_step",
-        (param, grad, states),
-        common,
-        ([betas, eps, momentum_decay, mu_product], step, False, "torch"),
+    (product,) = _core.optim_step(
+        [
+            (
+                "nadam_step",
+                (param, grad, states, master, rounding_seed),
+                common,
+                ([betas, eps, momentum_decay, mu_product], step, False, "torch"),
+            )
+        ],
         error_if_nonfinite,
         dtype,
         threads,
     )
+    return product
 
 
 def radam_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
-    exp_avg_sq: Tensors,
+    exp_avg: States,
+    exp_avg_sq: States,
     *,
     step: int,
     lr: float = 1e-3,
@@ -299,6 +309,8 @@ def radam_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -317,7 +329,7 @@ def radam_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -328,7 +340,7 @@ def radam_step(
         Added to the root.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -353,10 +365,7 @@ def radam_step(
     states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "radam_step",
-        (param, grad, states),
-        common,
-        ([betas, eps], step, False, "torch"),
+        [("radam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
         error_if_nonfinite,
         dtype,
         threads,
@@ -366,8 +375,8 @@ def radam_step(
 def adamax_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
-    exp_inf: Tensors,
+    exp_avg: States,
+    exp_inf: States,
     *,
     step: int,
     lr: float = 2e-3,
@@ -377,6 +386,8 @@ def adamax_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -394,7 +405,7 @@ def adamax_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_inf : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -405,7 +416,7 @@ def adamax_step(
         Added to the size of a gradient.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -429,10 +440,7 @@ def adamax_step(
     states = [("exp_avg", exp_avg), ("exp_inf", exp_inf)]
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "adamax_step",
-        (param, grad, states),
-        common,
-        ([betas, eps], step, False, "torch"),
+        [("adamax_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
         error_if_nonfinite,
         dtype,
         threads,

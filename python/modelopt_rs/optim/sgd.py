@@ -1,7 +1,7 @@
 """Gradient descent, momentum and Lion. See `modelopt_rs.optim.adam` for what all have in common."""
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Tensors
+from modelopt_rs._types import Bf16, Masters, States, Tensors
 
 __all__ = ["lion_step", "sgd_step"]
 
@@ -9,7 +9,7 @@ __all__ = ["lion_step", "sgd_step"]
 def sgd_step(
     param: Tensors,
     grad: Tensors,
-    momentum_buffer: Tensors | None = None,
+    momentum_buffer: States | None = None,
     *,
     step: int,
     lr: float = 1e-3,
@@ -20,6 +20,8 @@ def sgd_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -36,7 +38,7 @@ def sgd_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     momentum_buffer : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -47,7 +49,7 @@ def sgd_step(
         Nesterov's momentum: needs momentum and no dampening.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -74,10 +76,14 @@ def sgd_step(
     states = _sgd_states(momentum_buffer, momentum, dampening, nesterov)
     common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
     _core.optim_step(
-        "sgd_step",
-        (param, grad, states),
-        common,
-        ([momentum, dampening], step, nesterov, "torch"),
+        [
+            (
+                "sgd_step",
+                (param, grad, states, master, rounding_seed),
+                common,
+                ([momentum, dampening], step, nesterov, "torch"),
+            )
+        ],
         error_if_nonfinite,
         dtype,
         threads,
@@ -85,8 +91,8 @@ def sgd_step(
 
 
 def _sgd_states(
-    momentum_buffer: Tensors | None, momentum: float, dampening: float, nesterov: bool
-) -> list[tuple[str, Tensors]]:
+    momentum_buffer: States | None, momentum: float, dampening: float, nesterov: bool
+) -> list[tuple[str, States]]:
     if nesterov and not (momentum > 0 and dampening == 0):
         got = f"momentum={momentum!r}, dampening={dampening!r}"
         raise ValueError(f"sgd_step: nesterov must be False without momentum or with dampening, got True with {got}")
@@ -100,7 +106,7 @@ def _sgd_states(
 def lion_step(
     param: Tensors,
     grad: Tensors,
-    exp_avg: Tensors,
+    exp_avg: States,
     *,
     step: int,
     lr: float = 1e-4,
@@ -109,6 +115,8 @@ def lion_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
+    master: Masters = None,
+    rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -124,7 +132,7 @@ def lion_step(
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -133,7 +141,7 @@ def lion_step(
         How much of the mean counts in the step, and stays; from 0 to below 1.
     weight_decay : float
         Decoupled: the parameter is multiplied by ``1 - lr * weight_decay`` first.
-    maximize, grad_scale, clip_value, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -157,10 +165,7 @@ def lion_step(
     states = [("exp_avg", exp_avg)]
     common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
     _core.optim_step(
-        "lion_step",
-        (param, grad, states),
-        common,
-        ([betas], step, False, "torch"),
+        [("lion_step", (param, grad, states, master, rounding_seed), common, ([betas], step, False, "torch"))],
         error_if_nonfinite,
         dtype,
         threads,

@@ -22,6 +22,7 @@ impl<C: Real> Adagrad<C> {
 
 impl<C: Real> Algorithm<C> for Adagrad<C> {
     const STATES: usize = 1;
+    const SIGNED: [bool; MAX_STATES] = [false; MAX_STATES];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [sum, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
@@ -52,6 +53,7 @@ impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> RmsProp<C, MOMENTUM, C
 
 impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> Algorithm<C> for RmsProp<C, MOMENTUM, CENTERED> {
     const STATES: usize = 1 + MOMENTUM as usize + CENTERED as usize;
+    const SIGNED: [bool; MAX_STATES] = [false, true, true];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [square, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
@@ -95,6 +97,7 @@ impl<C: Real> Adadelta<C> {
 
 impl<C: Real> Algorithm<C> for Adadelta<C> {
     const STATES: usize = 2;
+    const SIGNED: [bool; MAX_STATES] = [false; MAX_STATES];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [square, steps, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {

@@ -105,6 +105,7 @@ impl<C: Real, const AMSGRAD: bool> Adam<C, AMSGRAD> {
 
 impl<C: Real, const AMSGRAD: bool> Algorithm<C> for Adam<C, AMSGRAD> {
     const STATES: usize = 2 + AMSGRAD as usize;
+    const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [mean, square, largest]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
@@ -155,6 +156,7 @@ impl<C: Real> NAdam<C> {
 
 impl<C: Real> Algorithm<C> for NAdam<C> {
     const STATES: usize = 2;
+    const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [mean, square, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
@@ -194,6 +196,7 @@ impl<C: Real> RAdam<C> {
 
 impl<C: Real> Algorithm<C> for RAdam<C> {
     const STATES: usize = 2;
+    const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [mean, square, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
@@ -222,6 +225,7 @@ impl<C: Real> Adamax<C> {
 
 impl<C: Real> Algorithm<C> for Adamax<C> {
     const STATES: usize = 2;
+    const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [mean, largest, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {

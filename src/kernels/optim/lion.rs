@@ -24,6 +24,7 @@ impl<C: Real> Lion<C> {
 
 impl<C: Real> Algorithm<C> for Lion<C> {
     const STATES: usize = 1;
+    const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [mean, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {

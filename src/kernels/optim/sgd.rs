@@ -27,6 +27,7 @@ impl<C: Real, const MOMENTUM: bool> Sgd<C, MOMENTUM> {
 
 impl<C: Real, const MOMENTUM: bool> Algorithm<C> for Sgd<C, MOMENTUM> {
     const STATES: usize = MOMENTUM as usize;
+    const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 
     #[inline(always)]
     fn step(&self, param: C, grad: C, [buffer, b, c]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {

@@ -1,0 +1,431 @@
+"""Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array, Bf16, Coding, OptimCall
+from modelopt_rs.optim.average import accumulate_step, global_norm
+from modelopt_rs.optim.checkpoint import load_states, save_states
+from modelopt_rs.optim.state import BlockState
+
+__all__ = ["Common", "Grads", "LearningRate", "Optimizer", "Params"]
+
+LearningRate: TypeAlias = float | Callable[[int], float]
+"""A number, or a schedule: a function of the number of the step, which is 1 for the first."""
+Group: TypeAlias = dict[str, Any]
+Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
+Grads: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None]
+
+
+class Common(TypedDict, total=False):
+    """What every optimizer takes as well, by keyword."""
+
+    maximize: bool
+    state_bits: Literal[32, 8, 4]
+    coding: Coding
+    state_min_size: int
+    master: bool
+    rounding_seed: int | None
+    dtype: Bf16
+    threads: int | None
+
+
+_COMMON: dict[str, Any] = {
+    "maximize": False,
+    "state_bits": 32,
+    "coding": "float8",
+    "state_min_size": 4096,
+    "master": False,
+    "rounding_seed": None,
+}
+
+
+class Optimizer:
+    """Parameters, grouped, with their states. Parameters are written in place; gradients never are.
+
+    Use one of its subclasses: `SGD`, `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`,
+    `Lion`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray, or list of dict
+        What `step` writes: float32, float64, float16 or bfloat16, C-contiguous. A list of dicts is parameter groups, as
+        in torch: each has "params" (an array, a list or a dict) and whatever options it has of its own.
+    maximize : bool
+        Ascend instead of descend.
+    state_bits : {32, 8, 4}
+        Bits of a state's element: float32 (float64 for float64 parameters), or codes in blocks (`BlockState`): 8 for
+        SGD with momentum, Adagrad, RMSprop (without momentum, not centered), Adam, AdamW and Lion, 4 for Adam and
+        AdamW.
+    coding : {"float8", "dynamic"}
+        How 8 bits are coded, see `BlockState`.
+    state_min_size : int
+        Parameters of fewer elements keep float32 states (biases and norms: small, and easily harmed).
+    master : bool
+        Keep float32 copies of parameters in 16 bits; the copies are stepped.
+    rounding_seed : int, optional
+        Round parameters in 16 bits by chance with this seed instead of to nearest.
+    dtype : "bf16", optional
+        Read uint16 parameters and gradients as bfloat16 bits.
+    threads : int, optional
+        Threads of all calls; never changes a result.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The options of each group, which may be changed between steps, and under "params" its arrays.
+    state : list of dict
+        For each parameter in order: "step" (how many it has had) and its states by name.
+    """
+
+    _function: ClassVar[str]
+    _numbers: ClassVar[tuple[str, ...]] = ()
+    _decoupled: ClassVar[bool] = False
+
+    @staticmethod
+    def _states(options: Group) -> tuple[str, ...]:
+        """The names of the states that these options need."""
+        raise NotImplementedError
+
+    def __init__(self, params: Params, defaults: Group, common: Common) -> None:
+        given: Group = dict(common)
+        self._dtype: Bf16 = given.pop("dtype", None)
+        self._threads: int | None = given.pop("threads", None)
+        if unknown := set(given) - set(_COMMON):
+            raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
+        self._defaults: Group = {**defaults, **_COMMON, **given}
+        self.param_groups: list[Group] = []
+        self._params: list[Array] = []
+        self._names: list[str] = []
+        self._group_of: list[Group] = []
+        self._single = isinstance(params, np.ndarray)
+        for group in self._groups(params):
+            self._add(group)
+        self.state: list[dict[str, Any]] = [
+            self._new_state(p, g) for p, g in zip(self._params, self._group_of, strict=True)
+        ]
+        self._totals: list[Array] | None = None
+        self._accumulated = 0
+        for group in self.param_groups:
+            _core.optim_step(
+                [self._call(group, 1, _lr(group, 1), [], [], {}, {"mu_product": 1.0})], False, None, None
+            )  # the options are checked
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _groups(self, params: Params) -> list[Group]:
+        if isinstance(params, list | tuple) and params and all(isinstance(group, dict) for group in params):
+            return list(params)
+        return [{"params": params}]
+
+    def _add(self, group: Group) -> None:
+        given = group.get("params")
+        named: Iterable[tuple[str, Any]]
+        if isinstance(given, np.ndarray):
+            named = [(str(len(self._params)), given)]
+        elif isinstance(given, Mapping):
+            named = list(given.items())
+        elif isinstance(given, list | tuple):
+            named = [(str(len(self._params) + i), p) for i, p in enumerate(given)]
+        else:
+            got = type(given).__name__
+            raise TypeError(
+                f"{self._name}: params must be an array, a list or dict of arrays or a list of groups, got {got}"
+            )
+        options = {k: v for k, v in group.items() if k != "params"}
+        if unknown := set(options) - set(self._defaults):
+            raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
+        full = {**self._defaults, **options}
+        if full["state_bits"] not in (32, 8, 4):
+            raise ValueError(f"{self._name}: state_bits must be 32, 8 or 4, got {full['state_bits']!r}")
+        for name, p in named:
+            if not isinstance(p, np.ndarray):
+                raise TypeError(f"{self._name}: params[{name!r}] must be a NumPy array, got {type(p).__name__}")
+            if name in self._names:
+                raise ValueError(f"{self._name}: params must have different names, got {name!r} twice")
+            self._params.append(p)
+            self._names.append(name)
+            self._group_of.append(full)
+        self.param_groups.append({"params": [p for _, p in named], **full})
+        # The group that is looked up and the one that is shown are one.
+        shown = self.param_groups[-1]
+        self._group_of = [shown if g is full else g for g in self._group_of]
+
+    def _new_state(self, param: Array, options: Group) -> dict[str, Any]:
+        state: dict[str, Any] = {"step": 0}
+        if "mu_product" in self._numbers:
+            state["mu_product"] = 1.0
+        wide = param.dtype == np.float64
+        coded = options["state_bits"] < 32 and not wide and param.size >= options["state_min_size"]
+        coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
+        for name in self._states(options):
+            if coded:
+                state[name] = BlockState.zeros(param.shape, coding=coding, signed=name in _SIGNED)
+            else:
+                state[name] = np.zeros(param.shape, np.float64 if wide else np.float32)
+            if (first := options.get("initial_accumulator_value", 0.0)) and name == "state_sum":
+                full = np.full(param.shape, first, np.float64 if wide else np.float32)
+                state[name] = BlockState.from_array(full, coding=coding, signed=False) if coded else full
+        if options["master"] and param.dtype.itemsize == 2:
+            bits16 = param.dtype == np.uint16
+            state["master"] = _widened(param) if bits16 else param.astype(np.float32)
+        return state
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def step(
+        self,
+        grads: Grads | None = None,
+        *,
+        grad_scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        error_if_nonfinite: bool = False,
+    ) -> None:
+        """Step all parameters that have a gradient.
+
+        Parameters
+        ----------
+        grads : ndarray, list or dict of ndarray, optional
+            As `params` were given: an array, a list in their order (of all groups), or a dict by their names. A
+            parameter whose gradient is None or missing is left as it is. Without it: the mean of what was accumulated.
+        grad_scale : float
+            Gradients are divided by it first.
+        clip_norm : float, optional
+            If the 2-norm of all gradients together, after their scale, is greater, they are scaled down to it.
+        clip_value : float, optional
+            Gradients are clamped to ± this after all scaling.
+        error_if_nonfinite : bool
+            Raise where a gradient is NaN or infinite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `adam_step`. All groups are checked before the first write: then nothing was changed.
+        """
+        if grads is None:
+            if not self._accumulated or self._totals is None:
+                raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
+            grads, grad_scale = list(self._totals), grad_scale * self._accumulated
+        given = self._aligned("step", grads)
+        if clip_norm is not None:
+            if not clip_norm > 0:
+                raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
+            norm = global_norm([g for _, g in given], dtype=self._dtype, threads=self._threads) / grad_scale
+            if norm > clip_norm and norm != float("inf"):
+                grad_scale *= norm / clip_norm
+        how = {"grad_scale": grad_scale, "clip_value": clip_value, "error_if_nonfinite": error_if_nonfinite}
+        self._launch(given, how)
+        self.zero_accumulated()
+
+    def accumulate(self, grads: Grads) -> None:
+        """Add gradients to what the next `step()` without gradients takes the mean of."""
+        given = self._aligned("accumulate", grads)
+        if self._totals is None:
+            self._totals = [
+                np.zeros(p.shape, np.float64 if p.dtype == np.float64 else np.float32) for p in self._params
+            ]
+        if given:
+            totals = [self._totals[i] for i, _ in given]
+            accumulate_step(totals, [g for _, g in given], dtype=self._dtype, threads=self._threads)
+        self._accumulated += 1
+
+    def zero_accumulated(self) -> None:
+        """Forget what was accumulated."""
+        if self._accumulated and self._totals is not None:
+            for total in self._totals:
+                total.fill(0)
+        self._accumulated = 0
+
+    def _aligned(self, method: str, grads: Grads) -> list[tuple[int, Array]]:
+        """Each gradient with the place of its parameter."""
+        where = f"{self._name}.{method}: grads"
+        if isinstance(grads, Mapping):
+            if unknown := set(grads) - set(self._names):
+                raise ValueError(f"{where} must have the names of params, got {sorted(unknown)[0]!r}")
+            given: list[Array | None] = [grads.get(name) for name in self._names]
+        elif isinstance(grads, list | tuple):
+            given = list(grads)
+        elif self._single:
+            given = [grads]  # type: ignore[list-item]
+        else:
+            raise TypeError(f"{where} must be a list or a dict like params, got {type(grads).__name__}")
+        if len(given) != len(self._params):
+            raise ValueError(f"{where} must have {len(self._params)} arrays like params, got {len(given)}")
+        return [(i, g) for i, g in enumerate(given) if g is not None]
+
+    def _batches(self, given: list[tuple[int, Array]]) -> Iterable[list[tuple[int, Array]]]:
+        """What one call can step: parameters of one group, step number, precision and kind of state."""
+        batches: dict[Any, list[tuple[int, Array]]] = {}
+        for i, g in given:
+            state = self.state[i]
+            kinds = tuple(x.coding if isinstance(x, BlockState) else "" for x in state.values() if not _is_number(x))
+            wide = self._params[i].dtype == np.float64
+            key = (id(self._group_of[i]), state["step"], state.get("mu_product"), wide, kinds[:1])
+            batches.setdefault(key, []).append((i, g))
+        return batches.values()
+
+    def _launch(self, given: list[tuple[int, Array]], how: dict[str, Any]) -> None:
+        """Check all, then step all."""
+        batches = list(self._batches(given))
+        calls = [self._batch_call(batch, how) for batch in batches]
+        products = _core.optim_step(calls, how["error_if_nonfinite"], self._dtype, self._threads)
+        for batch, product in zip(batches, products, strict=True):
+            for i, _ in batch:
+                self.state[i]["step"] += 1
+                if "mu_product" in self.state[i]:
+                    self.state[i]["mu_product"] = product
+
+    def _batch_call(self, batch: list[tuple[int, Array]], how: dict[str, Any]) -> OptimCall:
+        places = [i for i, _ in batch]
+        group, first = self._group_of[places[0]], self.state[places[0]]
+        step = first["step"] + 1
+        lr = _lr(group, step)
+        states = {name: [self.state[i][name] for i in places] for name in self._states(group)}
+        params, grads = [self._params[i] for i in places], [g for _, g in batch]
+        masters = [self.state[i].get("master") for i in places]
+        return self._call(group, step, lr, params, grads, states, {**how, **first}, masters)
+
+    def _call(
+        self,
+        options: Group,
+        step: int,
+        lr: float,
+        params: list[Array],
+        grads: list[Array],
+        states: dict[str, list[Any]],
+        how: dict[str, Any],
+        masters: list[Array | None] | None = None,
+    ) -> OptimCall:
+        common = (
+            lr,
+            how.get("grad_scale", 1.0),
+            how.get("clip_value"),
+            options.get("weight_decay", 0.0),
+            self._decoupled,
+            options["maximize"],
+        )
+        numbers = [how["mu_product"] if name == "mu_product" else options[name] for name in self._numbers]
+        masters = masters if masters and any(m is not None for m in masters) else None
+        arrays = (params, grads, list(states.items()), masters, options["rounding_seed"])
+        return (
+            self._function,
+            arrays,
+            common,
+            (numbers, step, options.get("nesterov", False), options.get("semantics", "torch")),
+        )
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give states and options in torch's form: ``{"state": {i: {name: value}}, "param_groups": [{...}]}``.
+
+        Parameters are numbered in order; "params" of a group are such numbers. Arrays are the optimizer's own, not
+        copies.
+        """
+        groups, first = [], 0
+        for group in self.param_groups:
+            n = len(group["params"])
+            groups.append(
+                {**{k: v for k, v in group.items() if k != "params"}, "params": list(range(first, first + n))}
+            )
+            first += n
+        return {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Copy states and options from a `state_dict` of an optimizer of this kind with as many parameters.
+
+        A state that is stored as numbers is coded where this optimizer keeps blocks, and the reverse. A parameter
+        without an entry starts anew. A learning rate given as a schedule stays.
+
+        Raises
+        ------
+        ValueError
+            If groups, parameters, names or shapes are others; then nothing was changed.
+        """
+        where = f"{self._name}.load_state_dict: state_dict"
+        groups, given = list(state_dict["param_groups"]), dict(state_dict["state"])
+        want, got = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
+        if want != got:
+            raise ValueError(f"{where} must have groups of {want} parameters, got {got}")
+        places = [i for group in groups for i in group["params"]]
+        fresh = [self._taken(where, k, given.get(i)) for k, i in enumerate(places)]
+        for group, new in zip(self.param_groups, groups, strict=True):
+            for name in self._defaults:
+                if name in new and name not in _PRECISION and not (name == "lr" and callable(group["lr"])):
+                    group[name] = new[name]
+        self.state[:] = fresh
+
+    def _taken(self, where: str, i: int, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A copy of a given state, in the form that this optimizer keeps."""
+        own = self._new_state(self._params[i], self._group_of[i])
+        if given is None:
+            return own
+        for name, value in own.items():
+            if name not in given:
+                if name == "master":
+                    continue
+                raise ValueError(f"{where} must have {name!r} for parameter {i}, got {', '.join(given)}")
+            new = given[name]
+            if _is_number(value):
+                own[name] = type(value)(new)
+                continue
+            if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
+                raise ValueError(
+                    f"{where} must have {name!r} of shape {value.shape} for parameter {i}, got {np.shape(new)}"
+                )
+            if isinstance(value, BlockState):
+                same = isinstance(new, BlockState) and new.coding == value.coding
+                numbers = (
+                    new.copy()
+                    if same
+                    else BlockState.from_array(np.asarray(new, np.float32), coding=value.coding, signed=value.signed)
+                )
+                own[name] = numbers
+            else:
+                value[...] = np.asarray(new)
+        return own
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write states, step numbers and options to a safetensors file, all or nothing.
+
+        `load` then goes on bit for bit, given the same parameters, which are not part of the file (master copies are).
+        A learning rate given as a schedule is not stored.
+        """
+        save_states(path, self._name, self._names, self.state, self.state_dict()["param_groups"])
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read what `save` has written for an optimizer of this kind with the same names of parameters.
+
+        Raises
+        ------
+        FormatError
+            If it is no such file. ValueError: it is of another optimizer. OSError: it can't be read. Nothing was
+            changed.
+        """
+        self.load_state_dict(load_states(path, self._name, self._names))
+
+
+_SIGNED = {"exp_avg", "momentum_buffer", "grad_avg"}
+"""States that can be negative."""
+_PRECISION = {"state_bits", "coding", "state_min_size", "master"}
+"""Options of how states are kept, which a loaded state does not change."""
+
+
+def _lr(group: Group, step: int) -> Any:
+    return group["lr"](step) if callable(group["lr"]) else group["lr"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _widened(bits: Array) -> Array:
+    """bfloat16 bits as float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

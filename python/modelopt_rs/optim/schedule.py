@@ -1,0 +1,140 @@
+"""Learning-rate schedules: each gives a plain function of the number of the step, which is 1 for the first.
+
+They are what an optimizer takes as `lr`, and compose as functions do. Those that torch has give what torch's scheduler
+gives when it is stepped after each optimizer step.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+__all__ = ["constant", "cosine", "exponential", "linear_warmup", "one_cycle", "polynomial", "step_decay"]
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+def _at_least(function: str, name: str, value: float, least: float) -> None:
+    if not value >= least or value == math.inf:
+        raise ValueError(f"{function}: {name} must be at least {least:g} and finite, got {value!r}")
+
+
+def constant(lr: float) -> Schedule:
+    """Always `lr`.
+
+    >>> constant(0.1)(7)
+    0.1
+    """
+    _at_least("constant", "lr", lr, 0)
+    return lambda step: lr
+
+
+def step_decay(lr: float, every: int, gamma: float = 0.1) -> Schedule:
+    """Multiply by `gamma` after each `every` steps, as `torch.optim.lr_scheduler.StepLR`: ``lr gamma**((t - 1) //
+    every)``.
+
+    >>> [step_decay(1.0, 2, 0.5)(t) for t in (1, 2, 3, 5)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    _at_least("step_decay", "lr", lr, 0)
+    _at_least("step_decay", "every", every, 1)
+    _at_least("step_decay", "gamma", gamma, 0)
+    return lambda step: lr * gamma ** ((step - 1) // every)
+
+
+def exponential(lr: float, gamma: float) -> Schedule:
+    """Multiply by `gamma` after each step, as `torch.optim.lr_scheduler.ExponentialLR`: ``lr gamma**(t - 1)``.
+
+    >>> exponential(1.0, 0.5)(3)
+    0.25
+    """
+    _at_least("exponential", "lr", lr, 0)
+    _at_least("exponential", "gamma", gamma, 0)
+    return lambda step: lr * gamma ** (step - 1)
+
+
+def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
+    """Half a wave from `lr` in step 1 to `final` in step ``steps + 1``, where it stays.
+
+    ``final + (lr - final) (1 + cos(pi (t - 1) / steps)) / 2``; Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient
+    Descent with Warm Restarts" (arXiv 1608.03983); as `torch.optim.lr_scheduler.CosineAnnealingLR` up to there.
+
+    >>> [round(cosine(1.0, 10)(t), 3) for t in (1, 6, 11, 20)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    _at_least("cosine", "lr", lr, 0)
+    _at_least("cosine", "steps", steps, 1)
+    _at_least("cosine", "final", final, 0)
+    return lambda step: final + (lr - final) * (1 + math.cos(math.pi * min(step - 1, steps) / steps)) / 2
+
+
+def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) -> Schedule:
+    """``final + (lr - final) (1 - (t - 1) / steps)**power`` up to step ``steps + 1``, where `final` stays.
+
+    With ``final=0`` as `torch.optim.lr_scheduler.PolynomialLR`.
+
+    >>> [polynomial(1.0, 4)(t) for t in (1, 2, 5, 9)]
+    [1.0, 0.75, 0.0, 0.0]
+    """
+    _at_least("polynomial", "lr", lr, 0)
+    _at_least("polynomial", "steps", steps, 1)
+    _at_least("polynomial", "power", power, 0)
+    _at_least("polynomial", "final", final, 0)
+    return lambda step: final + (lr - final) * (1 - min(step - 1, steps) / steps) ** power
+
+
+def linear_warmup(schedule: Schedule | float, steps: int, start: float = 0.0) -> Schedule:
+    """Lead linearly to a schedule (or a constant): from a part `start` of it in step 1 to all of it in step ``steps +
+    1``.
+
+    ``schedule(t) (start + (1 - start) (t - 1) / steps)``; as `torch.optim.lr_scheduler.LinearLR` with ``end_factor=1``.
+
+    >>> [linear_warmup(1.0, 4)(t) for t in (1, 2, 5, 6)]
+    [0.0, 0.25, 1.0, 1.0]
+    """
+    _at_least("linear_warmup", "steps", steps, 1)
+    if not 0 <= start <= 1:
+        raise ValueError(f"linear_warmup: start must be from 0 to 1, got {start!r}")
+    after = schedule if callable(schedule) else constant(schedule)
+    return lambda step: after(step) * (start + (1 - start) * min(step - 1, steps) / steps)
+
+
+def one_cycle(
+    max_lr: float,
+    steps: int,
+    *,
+    pct_start: float = 0.3,
+    anneal: Literal["cos", "linear"] = "cos",
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Up from ``max_lr / div_factor`` to `max_lr` in the first `pct_start` of `steps`, then down to almost nothing.
+
+    The end is the start over `final_div_factor`. As `torch.optim.lr_scheduler.OneCycleLR` with two phases; after the
+    last step its learning rate stays. Smith and Topin 2018, "Super-Convergence" (arXiv 1708.07120).
+
+    >>> [round(one_cycle(1.0, 11, pct_start=0.5)(t), 4) for t in (1, 5, 11)]
+    [0.04, 0.9711, 0.0]
+    """
+    _at_least("one_cycle", "max_lr", max_lr, 0)
+    _at_least("one_cycle", "steps", steps, 2)
+    if not 0 < pct_start < 1:
+        raise ValueError(f"one_cycle: pct_start must be between 0 and 1, got {pct_start!r}")
+    if anneal not in ("cos", "linear"):
+        raise ValueError(f"one_cycle: anneal must be 'cos' or 'linear', got {anneal!r}")
+    _at_least("one_cycle", "div_factor", div_factor, 1)
+    _at_least("one_cycle", "final_div_factor", final_div_factor, 1)
+    low = max_lr / div_factor
+    top = pct_start * steps - 1
+
+    def between(start: float, end: float, part: float) -> float:
+        if anneal == "linear":
+            return start + (end - start) * part
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+    def lr(step: int) -> float:
+        at = min(step, steps) - 1
+        if at <= top:
+            return between(low, max_lr, at / top if top else 1.0)
+        return between(max_lr, low / final_div_factor, (at - top) / (steps - 1 - top))
+
+    return lr

@@ -1,0 +1,129 @@
+"""Optimizer states in blocks of 8- or 4-bit codes."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array, Coding
+
+__all__ = ["BlockState"]
+
+_BLOCKS: dict[str, tuple[int, int]] = {"float8": (8, 256), "dynamic": (8, 256), "four": (4, 128)}
+
+
+class BlockState:
+    """An optimizer's state in codes of 8 or 4 bits, with the largest magnitude of each block as float32.
+
+    ``x[i] = absmax[i // block] * number(codes[i])``; 1.02 bytes an element with 8 bits (blocks of 256), 0.53 with 4
+    bits (blocks of 128). Step functions take it in the place of a float32 array and decode, step and code again in one
+    pass.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8
+        One code a byte, or two (the first in the low bits), 1-D, in C order of the array. Written by steps.
+    absmax : ndarray of float32
+        One number a block, 1-D. Written by steps.
+    shape : sequence of int
+        The shape of what is coded: that of the parameter.
+    coding : {"float8", "dynamic", "four"}
+        "float8": small floats, a sign, 4 bits of exponent and 3 of mantissa, or for what is not signed 5 and 3: an
+        error of at most 1/16 of the number, down to 2e-5 of the block's largest (5e-10 where not signed); smaller ones
+        have an error of at most 4e-6 (6e-11) of the largest. "dynamic": the maps of Dettmers et al., in the order of
+        bitsandbytes: finer for large numbers (under 1 %), coarser for small ones. "four": 4 bits, what is signed in the
+        dynamic map of 4 bits, what is not by its root in 16 even steps from 1/16.
+    signed : bool
+        Whether it can be negative: first moments and momenta. Second moments are not; with "float8" and "four" they are
+        never 0 where they were not.
+
+    Notes
+    -----
+    A NaN or an infinity spoils its block. A block whose largest magnitude is below 1e-37 becomes zeros.
+
+    References
+    ----------
+    Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization" (arXiv 2110.02861); Li, Chen and Zhu 2023,
+    "Memory Efficient Optimizers with 4-bit States" (arXiv 2309.01507), here with blocks for both moments.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> p, g = np.array([1.0, -2.0], np.float32), np.array([0.5, -0.5], np.float32)
+    >>> m = mo.optim.BlockState.zeros(p.shape, signed=True)
+    >>> v = mo.optim.BlockState.zeros(p.shape, signed=False)
+    >>> mo.optim.adamw_step(p, g, m, v, step=1, lr=0.1)
+    >>> p.round(3), m.dequantize().round(3)
+    (array([ 0.899, -1.898], dtype=float32), array([ 0.05, -0.05], dtype=float32))
+    """
+
+    __slots__ = ("absmax", "codes", "coding", "shape", "signed")
+
+    def __init__(self, codes: Array, absmax: Array, shape: Sequence[int], *, coding: Coding = "float8", signed: bool):
+        if coding not in _BLOCKS:
+            raise ValueError(f"BlockState: coding must be one of {', '.join(get_args(Coding))}, got {coding!r}")
+        self.codes, self.absmax, self.shape = codes, absmax, tuple(shape)
+        self.coding, self.signed = coding, bool(signed)
+
+    @classmethod
+    def zeros(cls, shape: Sequence[int], *, coding: Coding = "float8", signed: bool) -> "BlockState":
+        """Make a state of zeros: what an optimizer starts with."""
+        state = cls(np.empty(0, np.uint8), np.empty(0, np.float32), shape, coding=coding, signed=signed)
+        bits, block = _BLOCKS[coding]
+        size = state.size
+        # The code of 0: in the dynamic maps the middle, or two of it.
+        zero = {"float8": 0, "dynamic": 127 if signed else 0, "four": 0x77 if signed else 0}[coding]
+        state.codes = (
+            np.full(-(-size * bits // 8), zero, np.uint8) if zero else np.zeros(-(-size * bits // 8), np.uint8)
+        )
+        state.absmax = np.zeros(-(-size // block), np.float32)
+        return state
+
+    @classmethod
+    def from_array(
+        cls, x: Array, *, coding: Coding = "float8", signed: bool, threads: int | None = None
+    ) -> "BlockState":
+        """Code a float32 array, each number as the nearest that has a code."""
+        state = cls.zeros(np.shape(x), coding=coding, signed=signed)
+        _core.block_state("BlockState.from_array", state, x, True, threads)
+        return state
+
+    def dequantize(self, out: Array | None = None, threads: int | None = None) -> Array:
+        """Give the numbers as float32, in `out` if given."""
+        if out is None:
+            out = np.empty(self.shape, np.float32)
+        _core.block_state("BlockState.dequantize", self, out, False, threads)
+        return out
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code: 8 or 4."""
+        return _BLOCKS[self.coding][0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and scales."""
+        return int(self.codes.nbytes + self.absmax.nbytes)
+
+    def copy(self) -> "BlockState":
+        """Copy codes and scales."""
+        return BlockState(self.codes.copy(), self.absmax.copy(), self.shape, coding=self.coding, signed=self.signed)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("BlockState: copy must not be False: its numbers must be computed")
+        x = self.dequantize()
+        return x if dtype is None else x.astype(dtype)
+
+    def __repr__(self) -> str:
+        kind = "signed" if self.signed else "not signed"
+        return f"BlockState(shape={self.shape}, coding={self.coding!r}, {kind}, nbytes={self.nbytes:,})"

@@ -1,0 +1,223 @@
+//! States in blocks of codes: `BlockState` objects, checked, and their conversion to numbers and back.
+
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::arg::{Name, text};
+use super::array::{Array, Dtype, tuple};
+use super::borrow::borrow;
+use super::error::{compute, entry};
+use super::threads::resolve;
+use crate::error::Error;
+use crate::kernels::optim::{Blocks, Coding, decode, encode};
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+/// The codings by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coded {
+    Float8,
+    Dynamic,
+    Four,
+}
+
+/// Bind `$k` to the coding's type and evaluate `$body`.
+macro_rules! match_coding {
+    ($coding:expr, $k:ident => $body:expr) => {
+        match $coding {
+            Coded::Float8 => {
+                type $k = $crate::kernels::optim::Float8;
+                $body
+            }
+            Coded::Dynamic => {
+                type $k = $crate::kernels::optim::Dynamic;
+                $body
+            }
+            Coded::Four => {
+                type $k = $crate::kernels::optim::Four;
+                $body
+            }
+        }
+    };
+}
+
+impl Coded {
+    fn parse(name: Name, word: &str) -> PyResult<Self> {
+        match word {
+            "float8" => Ok(Self::Float8),
+            "dynamic" => Ok(Self::Dynamic),
+            "four" => Ok(Self::Four),
+            _ => {
+                let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
+                Err(Error::Value(text).into())
+            }
+        }
+    }
+
+    /// Bytes and blocks of so many elements.
+    fn sizes(self, elements: usize) -> (usize, usize) {
+        match_coding!(self, K => ((elements * K::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
+    }
+}
+
+/// A state in blocks, checked against its own shape.
+pub struct BlockState<'py> {
+    pub coding: Coded,
+    pub signed: bool,
+    pub shape: Vec<usize>,
+    codes: Array<'py>,
+    absmax: Array<'py>,
+}
+
+impl<'py> BlockState<'py> {
+    /// Whether this is one (a `modelopt_rs.optim.BlockState`).
+    pub fn is(given: &Obj<'_>) -> bool {
+        given.get_type().name().is_ok_and(|name| name == "BlockState")
+    }
+
+    pub fn new(name: Name, given: &Obj<'py>) -> PyResult<Self> {
+        let word = text(name.function, "coding", &given.getattr("coding")?)?;
+        let coding = Coded::parse(name, &word)?;
+        let shape: Vec<usize> = given.getattr("shape")?.extract()?;
+        let codes = Array::bytes_out(name, &given.getattr("codes")?)?;
+        let absmax = Array::float_out(name, &given.getattr("absmax")?, None)?;
+        absmax.expect_dtype(Dtype::F32, "float32 for absmax")?;
+        let elements = shape.iter().try_fold(1usize, |n, &k| n.checked_mul(k));
+        let (bytes, blocks) = coding.sizes(elements.filter(|&n| n < usize::MAX / 8).unwrap_or(usize::MAX / 8));
+        if (codes.len(), absmax.len()) != (bytes, blocks) {
+            let (got, got_blocks) = (codes.len(), absmax.len());
+            let text = format!(
+                "{name} must have {bytes} bytes of codes and {blocks} of absmax for its shape, got {got} and {got_blocks}"
+            );
+            return Err(Error::Shape(text).into());
+        }
+        Ok(Self { coding, signed: given.getattr("signed")?.extract()?, shape, codes, absmax })
+    }
+
+    pub fn arrays(&self) -> [&Array<'py>; 2] {
+        [&self.codes, &self.absmax]
+    }
+
+    pub fn blocks(&mut self) -> Blocks<'_> {
+        Blocks { codes: self.codes.slice_mut::<u8>(), absmax: self.absmax.slice_mut::<f32>() }
+    }
+}
+
+/// Each state of all tensors.
+pub enum States<'py> {
+    Plain(Vec<Vec<Array<'py>>>),
+    Coded(Coded, Vec<Vec<BlockState<'py>>>),
+}
+
+/// What can be negative: the others are second moments.
+const SIGNED: [&str; 3] = ["exp_avg", "momentum_buffer", "grad_avg"];
+
+impl<'py> States<'py> {
+    /// What was listed for each state.
+    pub fn new(listed: &[Vec<(Name, Obj<'py>)>]) -> PyResult<Self> {
+        let first = listed.iter().flatten().next();
+        if !first.is_some_and(|(_, state)| BlockState::is(state)) {
+            let arrays = |state: &Vec<(Name, Obj<'py>)>| {
+                state.iter().map(|(name, object)| Array::float_out(*name, object, None)).collect()
+            };
+            return Ok(Self::Plain(listed.iter().map(arrays).collect::<PyResult<_>>()?));
+        }
+        let mut coding = None;
+        let mut all = Vec::with_capacity(listed.len());
+        for state in listed {
+            let mut blocks = Vec::with_capacity(state.len());
+            for (name, object) in state {
+                if !BlockState::is(object) {
+                    let got = object.get_type().name()?;
+                    return Err(Error::Dtype(format!("{name} must be a BlockState like the others, got {got}")).into());
+                }
+                let state = BlockState::new(*name, object)?;
+                let wants = SIGNED.contains(&name.arg.word());
+                let coding = *coding.get_or_insert(state.coding);
+                if (state.coding, state.signed) != (coding, wants) {
+                    let (want, got) = (format!("{coding:?}, signed={wants}"), (state.coding, state.signed));
+                    let text = format!("{name} must be coded as {want}, got {:?}, signed={}", got.0, got.1);
+                    return Err(Error::Value(text.to_lowercase()).into());
+                }
+                blocks.push(state);
+            }
+            all.push(blocks);
+        }
+        Ok(Self::Coded(coding.unwrap_or(Coded::Float8), all))
+    }
+
+    /// Shapes and dtypes of the states of tensor `i`.
+    pub fn check(&self, i: usize, param: &Array<'py>) -> PyResult<()> {
+        let is_wide = param.dtype == Dtype::F64;
+        match self {
+            Self::Plain(states) => {
+                let want = if is_wide { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
+                for array in states.iter().map(|states| &states[i]) {
+                    array.expect_shape_of(param)?;
+                    // Written out only in an error: a dtype's text takes longer than the step of a small array.
+                    let what = format_args!("{} for {} {}", want.1, param.name.arg, param.object_dtype());
+                    array.expect_dtype(want.0, what)?;
+                }
+            }
+            Self::Coded(_, states) => {
+                let what = "float32, float16 or bfloat16 for states in blocks";
+                if is_wide {
+                    let text = format!("{} must have dtype {what}, got float64", param.name);
+                    return Err(Error::Dtype(text).into());
+                }
+                for state in states.iter().map(|states| &states[i]) {
+                    if state.shape != param.shape {
+                        let (want, got) = (tuple(&param.shape), tuple(&state.shape));
+                        let (name, like) = (state.arrays()[0].name, param.name.arg);
+                        return Err(
+                            Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")).into()
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Add all arrays.
+    pub fn add_to<'a>(&'a self, all: &mut Vec<&'a Array<'py>>) {
+        match self {
+            Self::Plain(states) => all.extend(states.iter().flatten()),
+            Self::Coded(_, states) => all.extend(states.iter().flatten().flat_map(BlockState::arrays)),
+        }
+    }
+}
+
+/// Write the numbers of a state to `out`, or (`store`) code `out` as the state.
+#[pyfunction]
+fn block_state<'py>(
+    function: &str,
+    state: &Obj<'py>,
+    array: &Obj<'py>,
+    store: bool,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
+    entry(function, || {
+        let threads = resolve(function, threads)?;
+        let (name, other) = (Name::new("BlockState", "state"), Name::new("BlockState", "array"));
+        let mut state = BlockState::new(name, state)?;
+        let mut array = if store { Array::float(other, array, None)? } else { Array::float_out(other, array, None)? };
+        array.expect_dtype(Dtype::F32, "float32")?;
+        array.expect_shape(&state.shape)?;
+        let [codes, absmax] = state.arrays();
+        let _borrow = borrow(&[codes, absmax, &array])?;
+        let (py, signed, coding) = (array.object.py(), state.signed, state.coding);
+        let blocks = state.blocks();
+        if store {
+            let x = array.slice::<f32>();
+            compute(py, || match_coding!(coding, K => encode::<K>(x, signed, blocks, threads)))
+        } else {
+            let x = array.slice_mut::<f32>();
+            compute(py, || match_coding!(coding, K => decode::<K>(blocks, signed, x, threads)))
+        }
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(block_state, m)?)
+}

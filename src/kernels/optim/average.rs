@@ -1,0 +1,44 @@
+//! Running averages and sums, which walk over lists of arrays as a step does.
+
+use super::{Algorithm, MAX_STATES};
+use crate::real::Real;
+
+/// An exponential moving average of parameters: `param` is the average, `grad` what is averaged.
+///
+/// Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging"; with a decay as in most trainings
+/// since Szegedy et al. 2016 (arXiv 1512.00567).
+#[derive(Debug, Clone, Copy)]
+pub struct Ema<C> {
+    fresh: C,
+}
+
+impl<C: Real> Ema<C> {
+    /// `decay` of the average stays.
+    pub fn new(decay: f64) -> Self {
+        Self { fresh: C::from_f64(1.0 - decay) }
+    }
+}
+
+impl<C: Real> Algorithm<C> for Ema<C> {
+    const STATES: usize = 0;
+    const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
+
+    #[inline(always)]
+    fn step(&self, average: C, param: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        (average + self.fresh * (param - average), states)
+    }
+}
+
+/// A sum of gradients: `param` is the sum.
+#[derive(Debug, Clone, Copy)]
+pub struct Sum;
+
+impl<C: Real> Algorithm<C> for Sum {
+    const STATES: usize = 0;
+    const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
+
+    #[inline(always)]
+    fn step(&self, sum: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        (sum + grad, states)
+    }
+}

@@ -1,0 +1,308 @@
+//! States in blocks of codes: 8 or 4 bits an element, and the largest magnitude of each block as float32.
+//!
+//! A block is decoded, stepped and coded again while it is in the L1 cache, so a step reads and writes each code once.
+//! All codings are arithmetic on whole vectors: a table of 256 numbers would need a gather for each element.
+
+use crate::real::select;
+
+/// How numbers in units of their block's largest magnitude become codes.
+///
+/// What can be negative is `signed`; the others (second moments) have all codes for the positive numbers.
+pub trait Coding: Send + Sync + 'static {
+    /// Bits of a code.
+    const BITS: usize;
+    /// Elements of a block.
+    const BLOCK: usize;
+    /// Whether the square root of what is not signed is stored: it has half the range.
+    const ROOT: bool;
+    /// What the largest magnitude becomes before it is coded.
+    fn top(signed: bool) -> f32;
+    /// The code of a number of magnitude up to [`Coding::top`].
+    fn encode(x: f32, signed: bool) -> u32;
+    /// The number of a code.
+    fn decode(code: u32, signed: bool) -> f32;
+}
+
+/// The numbers of one block (`out`: of the length of a block), and others after a short one.
+///
+/// Loops run over whole blocks, so that their length is a constant.
+#[inline(always)]
+pub fn load<K: Coding>(codes: &[u8], absmax: f32, signed: bool, out: &mut [f32]) {
+    let unit = absmax / K::top(signed);
+    let mut padded = [0; LONGEST];
+    let full = K::BLOCK * K::BITS / 8;
+    let codes = if codes.len() == full {
+        codes
+    } else {
+        padded[..codes.len()].copy_from_slice(codes);
+        &padded[..full]
+    };
+    let mut spread = [0; LONGEST];
+    let codes = if K::BITS == 8 {
+        codes
+    } else {
+        for (pair, byte) in spread.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+            *pair = [byte & 15, byte >> 4];
+        }
+        &spread[..K::BLOCK]
+    };
+    for (out, &code) in out[..K::BLOCK].iter_mut().zip(codes) {
+        let x = K::decode(code.into(), signed) * unit;
+        *out = if K::ROOT && !signed { x * x } else { x };
+    }
+}
+
+/// The longest block.
+const LONGEST: usize = 256;
+
+/// Blocks whose largest magnitude is smaller are stored as zeros: the reciprocal would overflow.
+const SMALLEST: f32 = 1e-37;
+
+/// The largest magnitude of a block, as it is stored; where roots are stored, `x` becomes its roots.
+#[inline(always)]
+pub fn absmax<K: Coding>(x: &mut [f32], signed: bool) -> f32 {
+    if K::ROOT && !signed {
+        for x in x.iter_mut() {
+            *x = x.sqrt();
+        }
+    }
+    let mut largest = 0;
+    for x in x.iter() {
+        largest = largest.max(x.to_bits() & 0x7fff_ffff);
+    }
+    let absmax = f32::from_bits(largest);
+    if absmax < SMALLEST { 0.0 } else { absmax }
+}
+
+/// Code one block, of zeros after a short one, with its largest magnitude.
+#[inline(always)]
+pub fn store<K: Coding>(x: &[f32], signed: bool, absmax: f32, codes: &mut [u8]) {
+    let scale = if absmax == 0.0 { 0.0 } else { K::top(signed) / absmax };
+    if K::BITS == 8 && codes.len() == K::BLOCK {
+        for (code, x) in codes[..K::BLOCK].iter_mut().zip(&x[..K::BLOCK]) {
+            *code = K::encode(*x * scale, signed) as u8;
+        }
+        return;
+    }
+    let mut bytes = [0; LONGEST];
+    for (code, x) in bytes.iter_mut().zip(&x[..K::BLOCK]) {
+        *code = K::encode(*x * scale, signed) as u8;
+    }
+    if K::BITS == 4 {
+        let pairs = bytes;
+        for (byte, [low, high]) in bytes.iter_mut().zip(pairs.as_chunks::<2>().0) {
+            *byte = low | high << 4;
+        }
+    }
+    codes.copy_from_slice(&bytes[..codes.len()]);
+}
+
+/// 8 bits as small floats with 3 bits of mantissa: a sign and 4 bits of exponent, or 5 bits of exponent; with subnormal
+/// numbers, without infinities. Relative error up to 1/16, over a range of 2^18 (2^34).
+///
+/// A second moment with 5 bits of exponent is as exact as its root with 4, of 4 bits of mantissa, and saves the root: a
+/// sixth of the whole step.
+#[derive(Debug, Clone, Copy)]
+pub struct Float8;
+
+impl Float8 {
+    /// Bits of an f32 below those of a code.
+    const SHIFT: u32 = 20;
+
+    /// The bits of the smallest normal number.
+    const fn normal(signed: bool) -> u32 {
+        (if signed { 113 } else { 97 }) << 23
+    }
+}
+
+impl Coding for Float8 {
+    const BITS: usize = 8;
+    const BLOCK: usize = 256;
+    const ROOT: bool = false;
+
+    #[inline(always)]
+    fn top(_signed: bool) -> f32 {
+        1.875
+    }
+
+    #[inline(always)]
+    fn encode(x: f32, signed: bool) -> u32 {
+        let magnitude = x.to_bits() & 0x7fff_ffff;
+        // Half to even at the last bit that is kept; a carry runs into the exponent, as it should.
+        let half = (1 << (Self::SHIFT - 1)) - 1 + ((magnitude >> Self::SHIFT) & 1);
+        let bias = Self::normal(signed) - (1 << 23);
+        let normal = magnitude.wrapping_add(half).wrapping_sub(bias) >> Self::SHIFT;
+        // Subnormal numbers are multiples of an eighth of the smallest normal one: the last place of this number.
+        let place = f32::from_bits(Self::normal(signed) + (Self::SHIFT << 23));
+        let subnormal = (f32::from_bits(magnitude) + place).to_bits().wrapping_sub(place.to_bits());
+        let code = select(magnitude < Self::normal(signed), subnormal, normal);
+        if signed {
+            code.min(127) | (x.to_bits() >> 24 & 0x80)
+        } else {
+            // Never 0 for what is not 0: a first moment over a second moment of 0 would be a huge step.
+            code.min(255).max((magnitude > 0) as u32)
+        }
+    }
+
+    #[inline(always)]
+    fn decode(code: u32, signed: bool) -> f32 {
+        let magnitude = if signed { code & 127 } else { code };
+        let bits = magnitude << Self::SHIFT;
+        let smallest = Self::normal(signed);
+        let normal = bits + smallest - (1 << 23);
+        let subnormal = (f32::from_bits(bits + smallest) - f32::from_bits(smallest)).to_bits();
+        let bits = select(magnitude < 8, subnormal, normal);
+        f32::from_bits(if signed { bits | (code & 128) << 24 } else { bits })
+    }
+}
+
+/// The signed and unsigned "dynamic" maps of Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization"
+/// (arXiv 2110.02861): decades from 1e-6 (8 bits) to 1, each cut evenly into twice as many parts as the one below; a
+/// code is the mean of its part. 0 and 1 have codes of their own. Codes are in the order of the numbers, as in
+/// bitsandbytes: a signed code is the middle (0) plus or minus a rank, an unsigned code a rank from 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Dynamic;
+
+/// The arithmetic of a dynamic map: the rank of a magnitude is 2^k + j for part j of the decade that has 2^k parts.
+struct Decades<const N: usize> {
+    /// k of the lowest decade.
+    first: u32,
+    /// 10^-i of each decade, then what makes the rank above all of them the number 1.
+    size: [f32; N],
+    inverse: [f32; N],
+    /// The midpoint between the largest number below a decade and its smallest.
+    begin: [f32; N],
+}
+
+impl<const N: usize> Decades<N> {
+    const fn new(first: u32) -> Self {
+        let (mut size, mut inverse, mut begin) = ([0.0; N], [0.0; N], [0.0; N]);
+        let mut below = 0.0;
+        let mut decade = 1.0;
+        let mut i = 2;
+        while i < N {
+            decade /= 10.0;
+            i += 1;
+        }
+        i = 0;
+        while i < N {
+            let parts = (1u64 << (first + i as u32)) as f64;
+            let smallest = if i + 1 < N { decade * (0.1 + 0.45 / parts) } else { 1.0 };
+            let of_one = if i + 1 < N { decade } else { 1.0 / (0.1 + 0.45 / parts) };
+            size[i] = of_one as f32;
+            inverse[i] = (1.0 / of_one) as f32;
+            begin[i] = ((below + smallest) / 2.0) as f32;
+            below = decade * (1.0 - 0.45 / parts);
+            decade *= 10.0;
+            i += 1;
+        }
+        Self { first, size, inverse, begin }
+    }
+
+    /// The rank of a magnitude from 0 to 1.
+    #[inline(always)]
+    fn rank(&self, x: f32) -> u32 {
+        let (mut inverse, mut parts) = (0.0, 0.0f32);
+        let mut count = (1u32 << self.first) as f32;
+        for i in 0..N {
+            let reached = x >= self.begin[i];
+            inverse = if reached { self.inverse[i] } else { inverse };
+            parts = if reached { count } else { parts };
+            count *= 2.0;
+        }
+        // The part, rounded down: by adding 1.5 x 2^23, which rounds to nearest, to half a part less.
+        let part = (x * inverse - 0.1) * (parts / 0.9) - 0.5;
+        let part = if part > 0.0 { part } else { 0.0 };
+        let part = if part < parts - 1.0 { part } else { parts - 1.0 };
+        let rank = (part + parts + 12_582_912.0).to_bits() & 0xffff;
+        select(parts > 0.0, rank, 0)
+    }
+
+    /// The magnitude of a rank.
+    #[inline(always)]
+    fn magnitude(&self, rank: u32) -> f32 {
+        let rank = rank as i32 as f32;
+        let mut size = 0.0;
+        let mut count = (1u32 << self.first) as f32;
+        for i in 0..N {
+            size = if rank >= count { self.size[i] } else { size };
+            count *= 2.0;
+        }
+        let bits = rank.to_bits();
+        // (rank - 2^k) / 2^k, and half a part: 2^-k / 2.
+        let part = f32::from_bits((bits & 0x007f_ffff) | 1.0f32.to_bits()) - 1.0;
+        let half = f32::from_bits((253 << 23) - (bits & 0x7f80_0000));
+        (0.1 + 0.9 * (part + half)) * size
+    }
+}
+
+const SIGNED8: Decades<8> = Decades::new(0);
+const UNSIGNED8: Decades<8> = Decades::new(1);
+const SIGNED4: Decades<4> = Decades::new(0);
+
+/// A signed code: the middle, plus or minus a rank. The highest rank, 1, is only positive.
+#[inline(always)]
+fn encode_signed<const N: usize>(decades: &Decades<N>, x: f32) -> u32 {
+    let middle = (1 << (N - 1)) - 1;
+    let rank = decades.rank(x.abs());
+    select(x < 0.0, middle - rank.min(middle), middle + rank)
+}
+
+#[inline(always)]
+fn decode_signed<const N: usize>(decades: &Decades<N>, code: u32) -> f32 {
+    let middle = (1 << (N - 1)) - 1;
+    let is_negative = code < middle;
+    let magnitude = decades.magnitude(select(is_negative, middle.wrapping_sub(code), code.wrapping_sub(middle)));
+    f32::from_bits(magnitude.to_bits() | (is_negative as u32) << 31)
+}
+
+impl Coding for Dynamic {
+    const BITS: usize = 8;
+    const BLOCK: usize = 256;
+    const ROOT: bool = false;
+
+    #[inline(always)]
+    fn top(_signed: bool) -> f32 {
+        1.0
+    }
+
+    #[inline(always)]
+    fn encode(x: f32, signed: bool) -> u32 {
+        if signed { encode_signed(&SIGNED8, x) } else { UNSIGNED8.rank(x).saturating_sub(1) }
+    }
+
+    #[inline(always)]
+    fn decode(code: u32, signed: bool) -> f32 {
+        if signed { decode_signed(&SIGNED8, code) } else { UNSIGNED8.magnitude(code + 1) }
+    }
+}
+
+/// 4 bits: Li, Chen and Zhu 2023, "Memory Efficient Optimizers with 4-bit States" (arXiv 2309.01507). First moments in
+/// the dynamic map of 4 bits, second moments evenly and without 0, which would make huge steps; of their roots here.
+#[derive(Debug, Clone, Copy)]
+pub struct Four;
+
+impl Coding for Four {
+    const BITS: usize = 4;
+    const BLOCK: usize = 128;
+    const ROOT: bool = true;
+
+    #[inline(always)]
+    fn top(signed: bool) -> f32 {
+        if signed { 1.0 } else { 16.0 }
+    }
+
+    #[inline(always)]
+    fn encode(x: f32, signed: bool) -> u32 {
+        if signed {
+            return encode_signed(&SIGNED4, x);
+        }
+        let x = if x > 1.0 { x } else { 1.0 };
+        ((x + 12_582_911.0).to_bits() & 0xff).min(15)
+    }
+
+    #[inline(always)]
+    fn decode(code: u32, signed: bool) -> f32 {
+        if signed { decode_signed(&SIGNED4, code) } else { (code + 1) as i32 as f32 }
+    }
+}
