@@ -108,7 +108,7 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
 ) {
     let mut pieces = Vec::with_capacity(tensors.len());
     for mut tensor in tensors {
-        while tensor.len() > CHUNK {
+        while tensor.elements() > CHUNK {
             pieces.push(Some(tensor.split_off(CHUNK)));
         }
         pieces.push(Some(tensor));
@@ -118,7 +118,7 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
     while !rest.is_empty() {
         let mut elements = 0;
         let enough = rest.iter().position(|piece| {
-            elements += piece.as_ref().map_or(0, Tensor::len);
+            elements += piece.as_ref().map_or(0, Tensor::elements);
             elements >= BATCH
         });
         let count = enough.map_or(rest.len(), |last| last + 1);
@@ -148,8 +148,8 @@ kernel! {
             return K::step_block(param, grad, &mut piece.states, &mut buffers, &prepared, &algorithm);
         }
         let (mut params, mut grads) = ([C::from_i16(0); BUFFER], [C::from_i16(0); BUFFER]);
-        while piece.len() > 0 {
-            let n = piece.len().min(K::BLOCK);
+        while piece.elements() > 0 {
+            let n = piece.elements().min(K::BLOCK);
             let mut block = piece.split_off(n);
             let (params, grads) = (&mut params[..n], &mut grads[..n]);
             let grad: &[C] = match block.grad {

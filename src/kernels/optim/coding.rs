@@ -191,7 +191,7 @@ impl<const N: usize> Decades<N> {
             let of_one = if i + 1 < N { decade } else { 1.0 / (0.1 + 0.45 / parts) };
             size[i] = of_one as f32;
             inverse[i] = (1.0 / of_one) as f32;
-            begin[i] = ((below + smallest) / 2.0) as f32;
+            begin[i] = f64::midpoint(below, smallest) as f32;
             below = decade * (1.0 - 0.45 / parts);
             decade *= 10.0;
             i += 1;

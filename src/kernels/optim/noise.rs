@@ -26,6 +26,7 @@ impl Noise {
     }
 
     /// Of the first `n` elements; what is left is that of the others.
+    #[must_use]
     pub const fn split_off(&mut self, n: usize) -> Self {
         let head = *self;
         self.first += n as u64;

@@ -36,6 +36,7 @@ impl<C: Real> Storage<C> for Plain {
     const ANY_LENGTH: bool = true;
 
     #[inline(always)]
+    #[expect(clippy::mut_mut, reason = "what a state is stays open in the trait")]
     fn split_off<'a: 'a>(state: &mut &'a mut [C], n: usize) -> &'a mut [C] {
         state.split_off_mut(..n).unwrap_or_default()
     }

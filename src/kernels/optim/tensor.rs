@@ -61,7 +61,7 @@ pub struct Tensor<'a, C: Real, K: Storage<C>> {
 
 impl<C: Real, K: Storage<C>> Tensor<'_, C, K> {
     /// How many elements.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         match &self.param {
             Param::Own(x) => x.len(),
             Param::F16(x) => x.stored.len(),
@@ -71,6 +71,7 @@ impl<C: Real, K: Storage<C>> Tensor<'_, C, K> {
 
     /// Cut off the first `n` elements: a multiple of the storage's block, or all.
     #[inline(always)]
+    #[must_use]
     pub fn split_off(&mut self, n: usize) -> Self {
         let param = match &mut self.param {
             Param::Own(x) => Param::Own(x.split_off_mut(..n).unwrap_or_default()),
