@@ -11,7 +11,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, Parts, Spec, Tensors
+from modelopt_rs._types import Array, Axis, Bf16, OptionalTensors, Parts, Spec, Tensors
 
 __all__ = [
     "FormatError",
@@ -21,6 +21,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "absmax",
+    "adafactor_step",
     "count_nonfinite",
     "count_nonzero",
     "dequantize",
@@ -114,6 +115,18 @@ def optim_step(
     `arrays`: (param, grad, states by name); `common`: (lr, grad_scale, clip_value, weight_decay, decoupled,
     maximize); `step`: (the algorithm's numbers, betas as one pair, then step, nesterov, semantics). What
     `nadam_step` returns, else 0.
+    """
+
+def adafactor_step(
+    arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors],
+    common: tuple[float, float, float | None, float, bool, bool],
+    numbers: tuple[int, float, tuple[float | None, float], float],
+    error_if_nonfinite: bool,
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """One step in place. `arrays`: (param, grad, row_var, col_var, variance); `common`: as for `optim_step`;
+    `numbers`: (step, beta2_decay, eps, d).
     """
 
 # Files.

@@ -18,5 +18,7 @@ Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
+OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
+"""The same, where some have none."""
 
-__all__ = ["Array", "Axis", "Bf16", "Nonfinite", "Parts", "Scheme", "Semantics", "Spec", "Tensors"]
+__all__ = ["Array", "Axis", "Bf16", "Nonfinite", "OptionalTensors", "Parts", "Scheme", "Semantics", "Spec", "Tensors"]

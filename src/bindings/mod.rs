@@ -9,6 +9,7 @@ mod borrow;
 mod error;
 mod files;
 mod optim;
+mod optim_factored;
 mod order;
 mod packing;
 mod parts;
@@ -30,6 +31,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     order::register(m)?;
     quant::register(m)?;
     optim::register(m)?;
+    optim_factored::register(m)?;
     packing::register(m)?;
     threads::register(m)?;
     files::register(m)

@@ -11,7 +11,8 @@ use super::tensors::{GivenTensors, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Common, Lion, NAdam, RAdam, RmsProp, Semantics, Sgd, Tensor, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Common, Lamb, Lion, MuonDirection, MuonStep, NAdam, RAdam, RmsProp, Semantics,
+    Sgd, Tensor, lamb, step as run,
 };
 use crate::real::Real;
 
@@ -19,19 +20,23 @@ type Obj<'py> = Bound<'py, PyAny>;
 
 /// Which numbers a hyper-parameter may be.
 #[derive(Clone, Copy, PartialEq)]
-enum Allowed {
+pub(super) enum Allowed {
     NonNegative,
     Positive,
     BelowOne,
+    NonPositive,
+    AtLeastOne,
 }
 
 impl Allowed {
-    fn check(self, function: &str, name: &str, given: &Obj<'_>) -> PyResult<f64> {
+    pub(super) fn check(self, function: &str, name: &str, given: &Obj<'_>) -> PyResult<f64> {
         let x = number(function, name, given)?;
         let (fits, what) = match self {
             Self::NonNegative => ((0.0..f64::INFINITY).contains(&x), "at least 0 and finite"),
             Self::Positive => (x > 0.0 && x < f64::INFINITY, "greater than 0 and finite"),
             Self::BelowOne => ((0.0..1.0).contains(&x), "from 0 to below 1"),
+            Self::NonPositive => (x <= 0.0 && x > f64::NEG_INFINITY, "at most 0 and finite"),
+            Self::AtLeastOne => ((1.0..f64::INFINITY).contains(&x), "at least 1 and finite"),
         };
         if fits { Ok(x) } else { Err(Error::Value(format!("{function}: {name} must be {what}, got {x}")).into()) }
     }
@@ -49,7 +54,7 @@ struct Kind {
 const BETAS: [(&str, Allowed); 3] = [("betas[0]", BelowOne), ("betas[1]", BelowOne), ("eps", NonNegative)];
 
 #[rustfmt::skip]
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 12] = [
     Kind { function: "sgd_step", numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &["momentum_buffer"] },
     Kind { function: "adagrad_step", numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &["state_sum"] },
     Kind {
@@ -68,6 +73,12 @@ const KINDS: [Kind; 10] = [
     Kind { function: "radam_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq"] },
     Kind { function: "adamax_step", numbers: &BETAS, states: &["exp_avg", "exp_inf"] },
     Kind { function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &["exp_avg"] },
+    Kind { function: "lamb_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq"] },
+    Kind {
+        function: "muon_step",
+        numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
+        states: &["momentum_buffer", "direction", "next"],
+    },
 ];
 
 /// Everything but the arrays, checked.
@@ -81,33 +92,44 @@ struct Step {
 }
 
 /// `(lr, grad_scale, clip_value, weight_decay, decoupled, maximize)`.
-type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool, bool);
+pub(super) type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool, bool);
 /// `(numbers, of which betas are one, step, nesterov, semantics)`.
 type GivenStep<'py> = (Vec<Obj<'py>>, Obj<'py>, bool, Obj<'py>);
+
+/// What all take, checked.
+pub(super) fn common(function: &str, given: &GivenCommon<'_>) -> PyResult<Common> {
+    let clip_value = given.2.as_ref().map(|x| Positive.check(function, "clip_value", x)).transpose()?;
+    Ok(Common {
+        lr: NonNegative.check(function, "lr", &given.0)?,
+        grad_scale: Positive.check(function, "grad_scale", &given.1)?,
+        clip_value: clip_value.unwrap_or(f64::INFINITY),
+        weight_decay: NonNegative.check(function, "weight_decay", &given.3)?,
+        decoupled: given.4,
+        maximize: given.5,
+    })
+}
+
+/// The number of a step.
+pub(super) fn step_number(function: &str, given: &Obj<'_>) -> PyResult<u64> {
+    let number = int(function, "step", "from 1 to 2^53", given)?;
+    if !(1..=1 << 53).contains(&number) {
+        return Err(Error::Value(format!("{function}: step must be from 1 to 2^53, got {number}")).into());
+    }
+    Ok(number as u64)
+}
 
 impl Step {
     fn new(function: &str, common: &GivenCommon<'_>, step: &GivenStep<'_>) -> PyResult<Self> {
         let kind = KINDS.iter().find(|kind| kind.function == function);
         let kind = kind.ok_or_else(|| Error::Value(format!("optim_step: unknown function {function:?}")))?;
-        let clip_value = common.2.as_ref().map(|x| Positive.check(function, "clip_value", x)).transpose()?;
-        let common = Common {
-            lr: NonNegative.check(function, "lr", &common.0)?,
-            grad_scale: Positive.check(function, "grad_scale", &common.1)?,
-            clip_value: clip_value.unwrap_or(f64::INFINITY),
-            weight_decay: NonNegative.check(function, "weight_decay", &common.3)?,
-            decoupled: common.4,
-            maximize: common.5,
-        };
+        let common = self::common(function, common)?;
         let mut given = step.0.clone();
         if kind.numbers.starts_with(&BETAS[..2]) {
             given.splice(..1, pair(function, "betas", &step.0[0])?);
         }
         let numbers = kind.numbers.iter().zip(&given);
         let numbers = numbers.map(|((name, allowed), x)| allowed.check(function, name, x)).collect::<PyResult<_>>()?;
-        let number = int(function, "step", "from 1 to 2^53", &step.1)?;
-        if !(1..=1 << 53).contains(&number) {
-            return Err(Error::Value(format!("{function}: step must be from 1 to 2^53, got {number}")).into());
-        }
+        let number = step_number(function, &step.1)?;
         let semantics = match text(function, "semantics", &step.3)?.as_str() {
             "torch" => Semantics::Torch,
             "keras" => Semantics::Keras,
@@ -117,7 +139,7 @@ impl Step {
                 return Err(Error::Value(text).into());
             }
         };
-        Ok(Self { kind, common, numbers, number: number as u64, nesterov: step.2, semantics })
+        Ok(Self { kind, common, numbers, number, nesterov: step.2, semantics })
     }
 
     /// Call the kernel; what `nadam_step` returns, else 0.
@@ -150,6 +172,13 @@ impl Step {
             ("radam_step", _) => run(tensors, common, RAdam::new(common, [x[0], x[1]], x[2], step), threads),
             ("adamax_step", _) => run(tensors, common, Adamax::new(common, [x[0], x[1]], x[2], step), threads),
             ("lion_step", _) => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
+            ("lamb_step", _) => lamb(tensors, common, Lamb::new(common, [x[0], x[1]], x[2], step), threads),
+            // Its two halves are told apart by the step; the first leaves the parameter as it is.
+            ("muon_step", _) if step == 1 => {
+                let common = Common { weight_decay: 0.0, ..*common };
+                run(tensors, &common, MuonDirection::new(x[0], self.nesterov), threads);
+            }
+            ("muon_step", _) => run(tensors, common, MuonStep::new(common), threads),
             (_, 3) => {
                 let adam = Adam::<C, true>::new(common, [x[0], x[1]], x[2], self.semantics, step);
                 run(tensors, common, adam, threads);

@@ -27,7 +27,7 @@ pub struct Tensors<'py> {
 }
 
 /// One array, or a list of them; `single` and `many` are the names of the argument.
-fn listed<'py>(
+pub(super) fn listed<'py>(
     function: &'static str,
     [single, many]: [&'static str; 2],
     given: &Obj<'py>,

@@ -4,14 +4,21 @@
 //! gradient first ([`Common`]), 16-bit parameters and gradients, lists of tensors. Hyper-parameters come in f64, what
 //! follows from them (bias corrections, step sizes) is computed in f64 and rounded once to the dtype of the states.
 
+mod adafactor;
 mod adagrad;
 mod adam;
+mod lamb;
 mod lion;
+mod muon;
 mod sgd;
+mod whole;
 
+pub use adafactor::{Adafactor, Factored, adafactor};
 pub use adagrad::{Adadelta, Adagrad, RmsProp};
 pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
+pub use lamb::{Lamb, lamb};
 pub use lion::Lion;
+pub use muon::{MuonDirection, MuonStep};
 pub use sgd::Sgd;
 
 use crate::isa::kernel;
@@ -76,14 +83,19 @@ impl<C: Real> Prepared<C> {
         }
     }
 
-    /// One element. Comparisons are such that a NaN stays.
+    /// The gradient after its scale and its clip. Comparisons are such that a NaN stays.
     #[inline(always)]
-    fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
-        let zero = C::from_i16(0);
+    fn grad(&self, grad: C) -> C {
         let grad = grad * self.scale;
         let grad = if grad > self.clip { self.clip } else { grad };
-        let lowest = zero - self.clip;
-        let grad = if grad < lowest { lowest } else { grad };
+        let lowest = C::from_i16(0) - self.clip;
+        if grad < lowest { lowest } else { grad }
+    }
+
+    /// One element.
+    #[inline(always)]
+    fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let grad = self.grad(grad);
         let grad = if self.has_l2 { grad + self.l2 * param } else { grad };
         algorithm.step(param * self.keep, grad, states)
     }
