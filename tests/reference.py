@@ -450,6 +450,7 @@ STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "radam": ("radam_step", 2, {}),
     "adamax": ("adamax_step", 2, {}),
     "lion": ("lion_step", 1, {"weight_decay": 0.1}),
+    "lamb": ("lamb_step", 2, {"weight_decay": 0.1}),
 }
 """Each optimizer step with each way that its kernel differs in: function, states, options."""
 
@@ -469,7 +470,21 @@ def steps(mo: Any) -> dict[str, Call]:
 
         return Call(f"optim.{function}", run, np.atleast_1d)
 
-    return {name: call(*arguments) for name, arguments in STEPS.items()}
+    def adafactor(x: np.ndarray, threads: int | None = None, **kw: Any) -> tuple[np.ndarray, ...]:
+        x = np.asarray(x, order="C")
+        param, dtype = x.copy(), np.float64 if x.dtype == np.float64 else np.float32
+        shapes = {"variance": x.shape}
+        if x.ndim > 1:
+            shapes = {"row_var": (x.shape[0], 1), "col_var": (1, x.shape[1])}
+        states = {name: np.full(shape, 0.25, dtype) for name, shape in shapes.items()}
+        mo.optim.adafactor_step(param, x[::-1], **states, step=3, threads=threads, **kw)
+        return (param, *states.values())
+
+    return {name: call(*arguments) for name, arguments in STEPS.items()} | {
+        "adafactor": Call("optim.adafactor_step", adafactor, np.atleast_1d),
+        "adafactor-rows": Call("optim.adafactor_step", adafactor, rows),
+        "adafactor-columns": Call("optim.adafactor_step", adafactor, columns),
+    }
 
 
 def calls(mo: Any) -> dict[str, Call]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, Parts, Spec
+from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, Spec, Tensors
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "absmax",
+    "adafactor_step",
     "count_nonfinite",
     "count_nonzero",
     "dequantize",
@@ -105,6 +106,19 @@ def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | No
 
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
+
+def adafactor_step(
+    arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
+    common: tuple[float, float, float | None, float, bool, bool],
+    numbers: tuple[int, float, tuple[float | None, float], float],
+    error_if_nonfinite: bool,
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """One step in place. `arrays`: (param, grad, row_var, col_var, variance, master,
+    rounding_seed); `common`: as for `optim_step`;
+    `numbers`: (step, beta2_decay, eps, d).
+    """
 
 # Files.
 @final

@@ -23,11 +23,12 @@ Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
 States: TypeAlias = Union[Array, "BlockState", Sequence[Array], Sequence["BlockState"]]
 """One state, or a list of them."""
-Masters: TypeAlias = Array | Sequence[Array | None] | None
+OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
+"""The same, where some have none."""
 Coding: TypeAlias = Literal["float8", "dynamic", "four"]
 OptimCall: TypeAlias = tuple[
     str,
-    tuple[Tensors, Tensors, Sequence[tuple[str, States]], Masters, int | None],
+    tuple[Tensors, Tensors, Sequence[tuple[str, States]], OptionalTensors, int | None],
     tuple[float, float, float | None, float, bool, bool],
     tuple[Sequence[float | tuple[float, float]], int, bool, str],
 ]
@@ -39,9 +40,9 @@ __all__ = [
     "Axis",
     "Bf16",
     "Coding",
-    "Masters",
     "Nonfinite",
     "OptimCall",
+    "OptionalTensors",
     "Parts",
     "Scheme",
     "Semantics",

@@ -2,6 +2,7 @@
 //!
 //! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
 
+mod algorithms;
 mod arg;
 mod array;
 mod axes;
@@ -9,6 +10,7 @@ mod borrow;
 mod error;
 mod files;
 mod optim;
+mod optim_factored;
 mod order;
 mod packing;
 mod parts;
@@ -32,6 +34,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     quant::register(m)?;
     optim::register(m)?;
     states::register(m)?;
+    optim_factored::register(m)?;
     packing::register(m)?;
     threads::register(m)?;
     files::register(m)

@@ -31,7 +31,7 @@ pub struct Tensors<'py> {
 }
 
 /// One array (or state in blocks), or a list of them; `single` and `many` are the names of the argument.
-fn listed<'py>(
+pub fn listed<'py>(
     function: &'static str,
     [single, many]: [&'static str; 2],
     given: &Obj<'py>,

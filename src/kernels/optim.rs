@@ -4,23 +4,30 @@
 //! gradient first ([`Common`]), 16-bit parameters and gradients, states in codes, lists of tensors. Hyper-parameters come
 //! in f64, what follows from them (bias corrections, step sizes) is computed in f64 and rounded once.
 
+mod adafactor;
 mod adagrad;
 mod adam;
 mod average;
 mod coded;
 mod coding;
+mod lamb;
 mod lion;
+mod muon;
 mod noise;
 mod sgd;
 mod storage;
 mod tensor;
+mod whole;
 
+pub use adafactor::{Adafactor, Factored, adafactor};
 pub use adagrad::{Adadelta, Adagrad, RmsProp};
 pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
 pub use average::{Ema, Sum};
 pub use coded::{Blocks, decode, encode};
 pub use coding::{Coding, Dynamic, Float8, Four};
+pub use lamb::{Lamb, lamb};
 pub use lion::Lion;
+pub use muon::{MuonDirection, MuonStep};
 pub use noise::Noise;
 pub use sgd::Sgd;
 pub use storage::{Plain, Storage};
@@ -86,14 +93,19 @@ impl<C: Real> Prepared<C> {
         }
     }
 
-    /// One element. Comparisons are such that a NaN stays.
+    /// The gradient after its scale and its clip. Comparisons are such that a NaN stays.
     #[inline(always)]
-    fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
-        let zero = C::from_i16(0);
+    fn grad(&self, grad: C) -> C {
         let grad = grad * self.scale;
         let grad = if grad > self.clip { self.clip } else { grad };
-        let lowest = zero - self.clip;
-        let grad = if grad < lowest { lowest } else { grad };
+        let lowest = C::from_i16(0) - self.clip;
+        if grad < lowest { lowest } else { grad }
+    }
+
+    /// One element.
+    #[inline(always)]
+    fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let grad = self.grad(grad);
         let grad = if self.has_l2 { grad + self.l2 * param } else { grad };
         algorithm.step(param * self.keep, grad, states)
     }
@@ -113,17 +125,7 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
         }
         pieces.push(Some(tensor));
     }
-    // Cut where enough elements have come together.
-    let (mut batches, mut rest) = (Vec::new(), &mut pieces[..]);
-    while !rest.is_empty() {
-        let mut elements = 0;
-        let enough = rest.iter().position(|piece| {
-            elements += piece.as_ref().map_or(0, Tensor::elements);
-            elements >= BATCH
-        });
-        let count = enough.map_or(rest.len(), |last| last + 1);
-        batches.extend(rest.split_off_mut(..count));
-    }
+    let batches = whole::batches(&mut pieces, |piece| piece.as_ref().map_or(0, Tensor::elements));
     let prepared = Prepared::new(common);
     par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C, K>>]| {
         for piece in batch.iter_mut().filter_map(Option::take) {

@@ -4,15 +4,19 @@ Functions (`adam_step` ...) step one array or a list of arrays; objects (`Adam` 
 """
 
 from modelopt_rs.optim import schedule
+from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.adagrad import adadelta_step, adagrad_step, rmsprop_step
 from modelopt_rs.optim.adam import adam_step, adamax_step, adamw_step, nadam_step, radam_step
 from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
+from modelopt_rs.optim.layerwise import lamb_step
+from modelopt_rs.optim.muon import muon_step
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from modelopt_rs.optim.optimizers import LAMB, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from modelopt_rs.optim.sgd import lion_step, sgd_step
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
+    "LAMB",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -27,13 +31,16 @@ __all__ = [
     "RMSprop",
     "accumulate_step",
     "adadelta_step",
+    "adafactor_step",
     "adagrad_step",
     "adam_step",
     "adamax_step",
     "adamw_step",
     "ema_step",
     "global_norm",
+    "lamb_step",
     "lion_step",
+    "muon_step",
     "nadam_step",
     "radam_step",
     "rmsprop_step",

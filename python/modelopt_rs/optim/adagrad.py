@@ -1,7 +1,7 @@
 """Steps divided by the root of accumulated squares. See `modelopt_rs.optim.adam` for what all have in common."""
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Masters, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
 
 __all__ = ["adadelta_step", "adagrad_step", "rmsprop_step"]
 
@@ -19,7 +19,7 @@ def adagrad_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -102,7 +102,7 @@ def rmsprop_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -204,7 +204,7 @@ def adadelta_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,

@@ -4,7 +4,7 @@ Hyper-parameters are torch's; what follows from them is computed in float64, eve
 """
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Masters, Semantics, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, Semantics, States, Tensors
 
 __all__ = ["adam_step", "adamax_step", "adamw_step", "nadam_step", "radam_step"]
 
@@ -25,7 +25,7 @@ def adam_step(
     semantics: Semantics = "torch",
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -129,7 +129,7 @@ def adamw_step(
     semantics: Semantics = "torch",
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -215,7 +215,7 @@ def nadam_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -309,7 +309,7 @@ def radam_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -386,7 +386,7 @@ def adamax_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from modelopt_rs._types import Semantics
 from modelopt_rs.optim.optimizer import Common, LearningRate, Optimizer, Params
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["LAMB", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -327,4 +327,27 @@ class Lion(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         options = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, options, common)
+
+
+class LAMB(Optimizer):
+    """LAMB: see `lamb_step`, and `Optimizer` for `params` and `common`."""
+
+    _function = "lamb_step"
+    _numbers = ("betas", "eps")
+
+    @staticmethod
+    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, options, common)

@@ -1,7 +1,7 @@
 """Gradient descent, momentum and Lion. See `modelopt_rs.optim.adam` for what all have in common."""
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, Masters, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
 
 __all__ = ["lion_step", "sgd_step"]
 
@@ -20,7 +20,7 @@ def sgd_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,
@@ -115,7 +115,7 @@ def lion_step(
     maximize: bool = False,
     grad_scale: float = 1.0,
     clip_value: float | None = None,
-    master: Masters = None,
+    master: OptionalTensors = None,
     rounding_seed: int | None = None,
     error_if_nonfinite: bool = False,
     dtype: Bf16 = None,

@@ -15,7 +15,7 @@ pub enum Semantics {
 }
 
 /// 1 - beta^step.
-fn correction(beta: f64, step: u64) -> f64 {
+pub(super) fn correction(beta: f64, step: u64) -> f64 {
     1.0 - power(beta, step)
 }
 
@@ -50,26 +50,26 @@ fn product([a, a_low]: [f64; 2], [b, b_low]: [f64; 2]) -> [f64; 2] {
 
 /// The two means that all of the family keep.
 #[derive(Debug, Clone, Copy)]
-struct Means<C> {
+pub(super) struct Means<C> {
     fresh1: C,
     beta2: C,
     fresh2: C,
 }
 
 impl<C: Real> Means<C> {
-    fn new([beta1, beta2]: [f64; 2]) -> Self {
+    pub(super) fn new([beta1, beta2]: [f64; 2]) -> Self {
         let [fresh1, beta2, fresh2] = [1.0 - beta1, beta2, 1.0 - beta2].map(C::from_f64);
         Self { fresh1, beta2, fresh2 }
     }
 
     /// m + (1 - beta1) (g - m), as torch writes it.
     #[inline(always)]
-    fn first(&self, mean: C, grad: C) -> C {
+    pub(super) fn first(&self, mean: C, grad: C) -> C {
         mean + self.fresh1 * (grad - mean)
     }
 
     #[inline(always)]
-    fn second(&self, square: C, grad: C) -> C {
+    pub(super) fn second(&self, square: C, grad: C) -> C {
         self.beta2 * square + self.fresh2 * (grad * grad)
     }
 }

@@ -1,5 +1,7 @@
 //! What a step works on: a parameter, its gradient and its states, each as it is stored, cut in step with each other.
 
+use std::ops::Range;
+
 use super::MAX_STATES;
 use super::noise::{self, Noise};
 use super::storage::Storage;
@@ -98,6 +100,23 @@ pub fn load<'a, T: Element, C: Real>(x: &[T], out: &'a mut [C]) -> &'a mut [C] {
 }
 
 impl<T: Half, C: Real> Narrow<'_, T, C> {
+    /// The numbers of elements `range`, in `out` where they must be converted.
+    #[inline(always)]
+    pub fn read<'a>(&'a self, range: Range<usize>, out: &'a mut [C]) -> &'a [C] {
+        if self.master.is_empty() { load(&self.stored[range], out) } else { &self.master[range] }
+    }
+
+    /// Elements `range` alone.
+    #[inline(always)]
+    pub fn part(&mut self, range: Range<usize>) -> Narrow<'_, T, C> {
+        let master = if self.master.is_empty() { &mut [] } else { &mut self.master[range.clone()] };
+        let noise = self.noise.map(|mut noise| {
+            let _before = noise.split_off(range.start);
+            noise
+        });
+        Narrow { stored: &mut self.stored[range], master, noise }
+    }
+
     /// The numbers to be stepped: the master copy, or `buffer`.
     #[inline(always)]
     pub fn wide<'a>(&'a mut self, buffer: &'a mut [C]) -> &'a mut [C] {

@@ -1,0 +1,192 @@
+//! Adafactor's step: its states have shapes of their own.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyModule, PyTuple};
+
+use super::algorithms::{Allowed, GivenCommon, common, step_number};
+use super::arg::{Name, pair};
+use super::array::{Array, Dtype, Item, tuple};
+use super::borrow::borrow;
+use super::error::{ask_memory, compute, entry};
+use super::tensors::{Tensors, listed};
+use super::threads::resolve;
+use crate::error::Error;
+use crate::kernels::optim::{Adafactor, Common, Factored, Tensor, adafactor};
+use crate::real::Real;
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+const FUNCTION: &str = "adafactor_step";
+const STATES: [&str; 3] = ["row_var", "col_var", "variance"];
+
+/// `(param, grad, row_var, col_var, variance, master, rounding_seed)`.
+type Given<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
+/// `(step, beta2_decay, eps, d)`.
+type GivenNumbers<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
+
+/// The numbers, checked.
+struct Numbers {
+    step: u64,
+    beta2_decay: f64,
+    eps: (Option<f64>, f64),
+    d: f64,
+}
+
+impl Numbers {
+    fn new(given: &GivenNumbers<'_>) -> PyResult<Self> {
+        let [first, second] = pair(FUNCTION, "eps", &given.2)?;
+        let floor = (!first.is_none()).then(|| Allowed::NonNegative.check(FUNCTION, "eps[0]", &first)).transpose()?;
+        Ok(Self {
+            step: step_number(FUNCTION, &given.0)?,
+            beta2_decay: Allowed::NonPositive.check(FUNCTION, "beta2_decay", &given.1)?,
+            eps: (floor, Allowed::NonNegative.check(FUNCTION, "eps[1]", &second)?),
+            d: Allowed::AtLeastOne.check(FUNCTION, "d", &given.3)?,
+        })
+    }
+}
+
+/// The second moments of one tensor: of rows and columns, or of elements.
+enum Moments<'py> {
+    Factored([Array<'py>; 2]),
+    Full(Array<'py>),
+}
+
+impl<'py> Moments<'py> {
+    /// Those of `param`, from what was given as each of `STATES`.
+    fn new(param: &Array<'py>, names: [Name; 3], given: [Option<&Obj<'py>>; 3]) -> PyResult<Self> {
+        let axes = param.shape.len();
+        let state = |i: usize, shape: &[usize]| {
+            let object = given[i].ok_or_else(|| {
+                let (like, want) = (param.name.arg, tuple(shape));
+                Error::Value(format!("{} must be given, of shape {want}, for {like} of {axes} axes", names[i]))
+            })?;
+            let array = Array::float_out(names[i], object, None)?;
+            array.expect_shape(shape)?;
+            let state = if param.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
+            array.expect_dtype(state.0, format_args!("{} for {} {}", state.1, param.name.arg, param.object_dtype()))?;
+            PyResult::Ok(array)
+        };
+        let absent = |i: usize| {
+            let text = || format!("{} must be None for {} of {axes} axes", names[i], param.name.arg);
+            if given[i].is_none() { Ok(()) } else { Err(Error::Value(text())) }
+        };
+        if axes < 2 {
+            absent(0)?;
+            absent(1)?;
+            return Ok(Self::Full(state(2, &param.shape)?));
+        }
+        absent(2)?;
+        let [mut row, mut col] = [param.shape.clone(), param.shape.clone()];
+        (row[axes - 1], col[axes - 2]) = (1, 1);
+        Ok(Self::Factored([state(0, &row)?, state(1, &col)?]))
+    }
+
+    fn arrays(&self) -> &[Array<'py>] {
+        match self {
+            Self::Factored(arrays) => arrays,
+            Self::Full(array) => std::slice::from_ref(array),
+        }
+    }
+}
+
+/// The states of all tensors, one by one.
+fn moments<'py>(params: &[Array<'py>], is_list: bool, given: [&Obj<'py>; 3]) -> PyResult<Vec<Moments<'py>>> {
+    let mut lists = Vec::with_capacity(STATES.len());
+    for (name, given) in STATES.into_iter().zip(given) {
+        let list = if given.is_none() { None } else { Some(listed(FUNCTION, [name, name], given)?) };
+        if let Some(list) = list.as_ref().filter(|list| list.len() != params.len()) {
+            let (want, got) = (params.len(), list.len());
+            return Err(
+                Error::Value(format!("{FUNCTION}: {name} must have {want} arrays like params, got {got}")).into()
+            );
+        }
+        lists.push(list);
+    }
+    let of_tensor = |(i, param): (usize, &Array<'py>)| {
+        let name = |name| if is_list { Name::of_list(FUNCTION, name, i) } else { Name::new(FUNCTION, name) };
+        let object = |j: usize| lists[j].as_ref().map(|list| &list[i].1).filter(|object| !object.is_none());
+        Moments::new(param, STATES.map(name), [object(0), object(1), object(2)])
+    };
+    params.iter().enumerate().map(of_tensor).collect()
+}
+
+/// The slices of all, and the step.
+fn run<C: Real + Item>(
+    py: Python<'_>,
+    tensors: &mut Tensors<'_>,
+    moments: &mut [Moments<'_>],
+    common: &Common,
+    numbers: &Numbers,
+    threads: usize,
+) -> PyResult<()> {
+    let sizes: Vec<[usize; 2]> = tensors.params.iter().map(|param| last_axes(&param.shape)).collect();
+    let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
+    for ((tensor, moments), [rows, cols]) in tensors.slices::<C>(numbers.step).into_iter().zip(moments).zip(sizes) {
+        match moments {
+            Moments::Full(variance) => {
+                let states = [variance.slice_mut::<C>(), &mut [], &mut []];
+                vectors.push(Tensor { states, ..tensor });
+            }
+            Moments::Factored([row, col]) => {
+                let (row, col) = (row.slice_mut::<C>(), col.slice_mut::<C>());
+                matrices.push(Factored { tensor, row, col, rows, cols });
+            }
+        }
+    }
+    let Numbers { step, beta2_decay, eps, d } = *numbers;
+    let rule = Adafactor::new::<C>(common, beta2_decay, eps, d, step);
+    compute(py, || adafactor(vectors, matrices, common, rule, threads))
+}
+
+/// The lengths of the last two axes, 1 where there are fewer.
+fn last_axes(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [.., rows, cols] => [*rows, *cols],
+        _ => [1, 1],
+    }
+}
+
+#[pyfunction]
+fn adafactor_step<'py>(
+    arrays: Given<'py>,
+    common: GivenCommon<'py>,
+    numbers: GivenNumbers<'py>,
+    error_if_nonfinite: bool,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
+    entry(FUNCTION, || {
+        let (param, grad, row_var, col_var, variance, master, seed) = arrays;
+        let py = param.py();
+        let threads = resolve(FUNCTION, threads)?;
+        let common = self::common(FUNCTION, &common)?;
+        let numbers = Numbers::new(&numbers)?;
+        let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
+        let mut tensors = Tensors::new(
+            FUNCTION,
+            [["param", "params"], ["grad", "grads"]],
+            &[],
+            &(param, grad, Vec::new(), master, seed),
+            dtype,
+        )?;
+        let mut moments = moments(&tensors.params, is_list, [&row_var, &col_var, &variance])?;
+        let mut all = tensors.all();
+        all.extend(moments.iter().flat_map(Moments::arrays));
+        let elements: usize = tensors.params.iter().map(Array::len).sum();
+        let _borrow = borrow(&all)?;
+        if error_if_nonfinite {
+            tensors.refuse_nonfinite(py, threads)?;
+        }
+        // Sums over parts of rows and columns, 8 bytes each: less than a byte for each element.
+        ask_memory(FUNCTION, elements)?;
+        match tensors.params.first().map(|param| param.dtype) {
+            None => Ok(()),
+            Some(Dtype::F64) => run::<f64>(py, &mut tensors, &mut moments, &common, &numbers, threads),
+            Some(_) => run::<f32>(py, &mut tensors, &mut moments, &common, &numbers, threads),
+        }
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(adafactor_step, m)?)
+}
