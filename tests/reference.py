@@ -451,6 +451,13 @@ STEPS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "adamax": ("adamax_step", 2, {}),
     "lion": ("lion_step", 1, {"weight_decay": 0.1}),
     "lamb": ("lamb_step", 2, {"weight_decay": 0.1}),
+    "adamw-float8": ("adamw_step", 2, {"coding": "float8"}),
+    "adamw-dynamic": ("adamw_step", 2, {"coding": "dynamic"}),
+    "adamw-four": ("adamw_step", 2, {"coding": "four"}),
+    "sgd-float8": ("sgd_step", 1, {"momentum": 0.9, "coding": "float8"}),
+    "adamw-stochastic": ("adamw_step", 2, {"rounding_seed": 7}),
+    "ema": ("ema_step", 0, {"decay": 0.9}),
+    "accumulate": ("accumulate_step", 0, {}),
 }
 """Each optimizer step with each way that its kernel differs in: function, states, options."""
 
@@ -460,13 +467,25 @@ def steps(mo: Any) -> dict[str, Call]:
 
     def call(function: str, count: int, options: dict[str, Any]) -> Call:
         step = getattr(mo.optim, function)
+        coding = options.get("coding")
+        options = {name: value for name, value in options.items() if name != "coding"}
+        if function not in ("ema_step", "accumulate_step"):
+            options |= {"step": 3, "lr": 0.01}
 
         def run(x: np.ndarray, threads: int | None = None, **kw: Any) -> tuple[np.ndarray, ...]:
             x = np.asarray(x, order="C")
+            if coding and x.dtype == np.float64:
+                x = x.astype(np.float32)  # float64 parameters have no states in codes
             param = x.copy()
             states = [np.full(x.shape, 0.25, np.float64 if x.dtype == np.float64 else np.float32) for _ in range(count)]
-            step(param, x[::-1], *states, step=3, lr=0.01, threads=threads, **options, **kw)
-            return (param, *states)
+            if not coding:
+                step(param, x[::-1], *states, threads=threads, **options, **kw)
+                return (param, *states)
+            blocks = [
+                mo.optim.BlockState.from_array(state, coding=coding, signed=i == 0) for i, state in enumerate(states)
+            ]
+            step(param, x[::-1], *blocks, threads=threads, **options, **kw)
+            return (param, *(part for block in blocks for part in (block.codes, block.absmax)))
 
         return Call(f"optim.{function}", run, np.atleast_1d)
 

@@ -11,7 +11,21 @@ from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
 from modelopt_rs.optim.layerwise import lamb_step
 from modelopt_rs.optim.muon import muon_step
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.optimizers import LAMB, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from modelopt_rs.optim.optimizers import (
+    LAMB,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
 from modelopt_rs.optim.sgd import lion_step, sgd_step
 from modelopt_rs.optim.state import BlockState
 
@@ -19,12 +33,14 @@ __all__ = [
     "LAMB",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
     "BlockState",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",

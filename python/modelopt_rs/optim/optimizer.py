@@ -12,7 +12,7 @@ from modelopt_rs.optim.average import accumulate_step, global_norm
 from modelopt_rs.optim.checkpoint import load_states, save_states
 from modelopt_rs.optim.state import BlockState
 
-__all__ = ["Common", "Grads", "LearningRate", "Optimizer", "Params"]
+__all__ = ["Common", "Grads", "Group", "LearningRate", "Optimizer", "Params", "learning_rate"]
 
 LearningRate: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of the step, which is 1 for the first."""
@@ -48,7 +48,7 @@ class Optimizer:
     """Parameters, grouped, with their states. Parameters are written in place; gradients never are.
 
     Use one of its subclasses: `SGD`, `Adagrad`, `RMSprop`, `Adadelta`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`,
-    `Lion`.
+    `Lion`, `LAMB`, `Adafactor`, `Muon`.
 
     Parameters
     ----------
@@ -91,6 +91,11 @@ class Optimizer:
         """The names of the states that these options need."""
         raise NotImplementedError
 
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        """What `state_bits` may be with these options."""
+        return (32,)
+
     def __init__(self, params: Params, defaults: Group, common: Common) -> None:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
@@ -111,9 +116,12 @@ class Optimizer:
         self._totals: list[Array] | None = None
         self._accumulated = 0
         for group in self.param_groups:
-            _core.optim_step(
-                [self._call(group, 1, _lr(group, 1), [], [], {}, {"mu_product": 1.0})], False, None, None
-            )  # the options are checked
+            self._check_options(group)
+
+    def _check_options(self, group: Group) -> None:
+        """Refuse now what the first step would refuse: a step of nothing."""
+        call = self._call(group, 1, learning_rate(group, 1), [], [], {}, {"mu_product": 1.0})
+        _core.optim_step([call], False, None, None)
 
     @property
     def _name(self) -> str:
@@ -142,8 +150,7 @@ class Optimizer:
         if unknown := set(options) - set(self._defaults):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
         full = {**self._defaults, **options}
-        if full["state_bits"] not in (32, 8, 4):
-            raise ValueError(f"{self._name}: state_bits must be 32, 8 or 4, got {full['state_bits']!r}")
+        self._check_precision(full)
         for name, p in named:
             if not isinstance(p, np.ndarray):
                 raise TypeError(f"{self._name}: params[{name!r}] must be a NumPy array, got {type(p).__name__}")
@@ -157,6 +164,20 @@ class Optimizer:
         shown = self.param_groups[-1]
         self._group_of = [shown if g is full else g for g in self._group_of]
 
+    def _check_precision(self, options: Group) -> None:
+        bits, allowed = options["state_bits"], self._bits(options)
+        if bits not in (32, 8, 4):
+            raise ValueError(f"{self._name}: state_bits must be 32, 8 or 4, got {bits!r}")
+        if bits not in allowed:
+            what = " or ".join(map(str, allowed))
+            raise ValueError(f"{self._name}: state_bits must be {what} for these options, got {bits}")
+        if options["coding"] not in ("float8", "dynamic"):
+            raise ValueError(f"{self._name}: coding must be 'float8' or 'dynamic', got {options['coding']!r}")
+
+    def _state_shapes(self, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
+        """The states of a parameter and their shapes."""
+        return dict.fromkeys(self._states(options), param.shape)
+
     def _new_state(self, param: Array, options: Group) -> dict[str, Any]:
         state: dict[str, Any] = {"step": 0}
         if "mu_product" in self._numbers:
@@ -164,14 +185,11 @@ class Optimizer:
         wide = param.dtype == np.float64
         coded = options["state_bits"] < 32 and not wide and param.size >= options["state_min_size"]
         coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
-        for name in self._states(options):
+        for name, shape in self._state_shapes(param, options).items():
             if coded:
-                state[name] = BlockState.zeros(param.shape, coding=coding, signed=name in _SIGNED)
+                state[name] = BlockState.zeros(shape, coding=coding, signed=name in _SIGNED)
             else:
-                state[name] = np.zeros(param.shape, np.float64 if wide else np.float32)
-            if (first := options.get("initial_accumulator_value", 0.0)) and name == "state_sum":
-                full = np.full(param.shape, first, np.float64 if wide else np.float32)
-                state[name] = BlockState.from_array(full, coding=coding, signed=False) if coded else full
+                state[name] = np.zeros(shape, np.float64 if wide else np.float32)
         if options["master"] and param.dtype.itemsize == 2:
             bits16 = param.dtype == np.uint16
             state["master"] = _widened(param) if bits16 else param.astype(np.float32)
@@ -258,7 +276,9 @@ class Optimizer:
             raise TypeError(f"{where} must be a list or a dict like params, got {type(grads).__name__}")
         if len(given) != len(self._params):
             raise ValueError(f"{where} must have {len(self._params)} arrays like params, got {len(given)}")
-        return [(i, g) for i, g in enumerate(given) if g is not None]
+        # NumPy makes a number of what was computed from an array without axes.
+        arrays = (np.asarray(g) if isinstance(g, np.generic) else g for g in given)
+        return [(i, g) for i, g in enumerate(arrays) if g is not None]
 
     def _batches(self, given: list[tuple[int, Array]]) -> Iterable[list[tuple[int, Array]]]:
         """What one call can step: parameters of one group, step number, precision and kind of state."""
@@ -274,19 +294,22 @@ class Optimizer:
     def _launch(self, given: list[tuple[int, Array]], how: dict[str, Any]) -> None:
         """Check all, then step all."""
         batches = list(self._batches(given))
-        calls = [self._batch_call(batch, how) for batch in batches]
-        products = _core.optim_step(calls, how["error_if_nonfinite"], self._dtype, self._threads)
-        for batch, product in zip(batches, products, strict=True):
+        for batch, product in zip(batches, self._run(batches, how), strict=True):
             for i, _ in batch:
                 self.state[i]["step"] += 1
                 if "mu_product" in self.state[i]:
                     self.state[i]["mu_product"] = product
 
+    def _run(self, batches: list[list[tuple[int, Array]]], how: dict[str, Any]) -> list[float]:
+        """Step batches; what `nadam_step` returns, else 0, for each."""
+        calls = [self._batch_call(batch, how) for batch in batches]
+        return _core.optim_step(calls, how["error_if_nonfinite"], self._dtype, self._threads)
+
     def _batch_call(self, batch: list[tuple[int, Array]], how: dict[str, Any]) -> OptimCall:
         places = [i for i, _ in batch]
         group, first = self._group_of[places[0]], self.state[places[0]]
         step = first["step"] + 1
-        lr = _lr(group, step)
+        lr = learning_rate(group, step)
         states = {name: [self.state[i][name] for i in places] for name in self._states(group)}
         params, grads = [self._params[i] for i in places], [g for _, g in batch]
         masters = [self.state[i].get("master") for i in places]
@@ -358,7 +381,8 @@ class Optimizer:
         fresh = [self._taken(where, k, given.get(i)) for k, i in enumerate(places)]
         for group, new in zip(self.param_groups, groups, strict=True):
             for name in self._defaults:
-                if name in new and name not in _PRECISION and not (name == "lr" and callable(group["lr"])):
+                keeps = name in _PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
+                if name in new and not keeps:
                     group[name] = new[name]
         self.state[:] = fresh
 
@@ -418,8 +442,10 @@ _PRECISION = {"state_bits", "coding", "state_min_size", "master"}
 """Options of how states are kept, which a loaded state does not change."""
 
 
-def _lr(group: Group, step: int) -> Any:
-    return group["lr"](step) if callable(group["lr"]) else group["lr"]
+def learning_rate(group: Group, step: int) -> float:
+    """That of a group in a step."""
+    lr: float = group["lr"](step) if callable(group["lr"]) else group["lr"]
+    return lr
 
 
 def _is_number(value: Any) -> bool:
@@ -428,4 +454,6 @@ def _is_number(value: Any) -> bool:
 
 def _widened(bits: Array) -> Array:
     """bfloat16 bits as float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = np.zeros((*bits.shape, 2), np.uint16)
+    wide[..., 1] = bits  # the upper half, as the CPUs we run on lay numbers out
+    return wide.view(np.float32).reshape(bits.shape)

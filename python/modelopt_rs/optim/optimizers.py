@@ -1,11 +1,30 @@
 """The optimizers as objects, with torch's names and defaults: each says which step function it runs on which states."""
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
-from modelopt_rs._types import Semantics
-from modelopt_rs.optim.optimizer import Common, LearningRate, Optimizer, Params
+import numpy as np
 
-__all__ = ["LAMB", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
+from modelopt_rs._types import Array, Semantics
+from modelopt_rs.optim.adafactor import adafactor_step
+from modelopt_rs.optim.muon import muon_step
+from modelopt_rs.optim.optimizer import Common, Group, LearningRate, Optimizer, Params, learning_rate
+from modelopt_rs.optim.state import BlockState
+
+__all__ = [
+    "LAMB",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+]
 
 
 class SGD(Optimizer):
@@ -26,8 +45,12 @@ class SGD(Optimizer):
     _numbers = ("momentum", "dampening")
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if options["momentum"] != 0 else ()
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32, 8) if options["momentum"] != 0 else (32, 8, 4)
 
     def __init__(
         self,
@@ -41,6 +64,11 @@ class SGD(Optimizer):
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov}, common)
+
+    def _check_options(self, group: Group) -> None:
+        if group["nesterov"] and not (group["momentum"] > 0 and group["dampening"] == 0):
+            raise ValueError("SGD: nesterov must be False without momentum or with dampening, got True")
+        super()._check_options(group)
 
 
 class Adagrad(Optimizer):
@@ -56,8 +84,12 @@ class Adagrad(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("state_sum",)
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32, 8)
 
     def __init__(
         self,
@@ -78,6 +110,17 @@ class Adagrad(Optimizer):
         }
         super().__init__(params, options, common)
 
+    def _new_state(self, param: Array, options: Group) -> dict[str, Any]:
+        state = super()._new_state(param, options)
+        total = state["state_sum"]
+        if (first := options["initial_accumulator_value"]) != 0:
+            if isinstance(total, BlockState):
+                full = np.full(param.shape, first, np.float32)
+                state["state_sum"] = BlockState.from_array(full, coding=total.coding, signed=False)
+            else:
+                total.fill(first)
+        return state
+
 
 class RMSprop(Optimizer):
     """RMSprop: see `rmsprop_step`, and `Optimizer` for `params` and `common`."""
@@ -90,12 +133,16 @@ class RMSprop(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return (
             "square_avg",
             *(("momentum_buffer",) if options["momentum"] != 0 else ()),
             *(("grad_avg",) if options["centered"] else ()),
         )
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32,) if options["momentum"] != 0 or options["centered"] else (32, 8)
 
     def __init__(
         self,
@@ -129,7 +176,7 @@ class Adadelta(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("square_avg", "acc_delta")
 
     def __init__(
@@ -165,8 +212,12 @@ class Adam(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32,) if options["amsgrad"] else (32, 8, 4)
 
     def __init__(
         self,
@@ -201,8 +252,12 @@ class AdamW(Optimizer):
     _decoupled = True
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32,) if options["amsgrad"] else (32, 8, 4)
 
     def __init__(
         self,
@@ -238,7 +293,7 @@ class NAdam(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def __init__(
@@ -265,7 +320,7 @@ class RAdam(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def __init__(
@@ -291,7 +346,7 @@ class Adamax(Optimizer):
     )
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_inf")
 
     def __init__(
@@ -315,8 +370,12 @@ class Lion(Optimizer):
     _decoupled = True
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg",)
+
+    @staticmethod
+    def _bits(options: Group) -> tuple[int, ...]:
+        return (32, 8)
 
     def __init__(
         self,
@@ -337,7 +396,7 @@ class LAMB(Optimizer):
     _numbers = ("betas", "eps")
 
     @staticmethod
-    def _states(options: dict[str, Any]) -> tuple[str, ...]:
+    def _states(options: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def __init__(
@@ -351,3 +410,98 @@ class LAMB(Optimizer):
     ) -> None:
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, options, common)
+
+
+class _Whole(Optimizer):
+    """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
+
+    def _step_batch(
+        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+    ) -> None:
+        raise NotImplementedError
+
+    def _check_options(self, group: Group) -> None:
+        self._step_batch(group, 1, ([], []), [], {})
+
+    def _run(self, batches: list[list[tuple[int, Array]]], how: dict[str, Any]) -> list[float]:
+        for batch in batches:
+            places = [i for i, _ in batch]
+            states = [self.state[i] for i in places]
+            arrays = ([self._params[i] for i in places], [g for _, g in batch])
+            self._step_batch(self._group_of[places[0]], states[0]["step"] + 1, arrays, states, how)
+        return [0.0] * len(batches)
+
+    def _how(self, states: list[Group]) -> dict[str, Any]:
+        masters = [s.get("master") for s in states]
+        given = masters if any(m is not None for m in masters) else None
+        return {"dtype": self._dtype, "threads": self._threads, "master": given}
+
+
+class Adafactor(_Whole):
+    """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
+        super().__init__(params, options, common)
+
+    def _state_shapes(self, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
+        if param.ndim < 2:
+            return {"variance": param.shape}
+        return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
+
+    def _step_batch(
+        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+    ) -> None:
+        row_var, col_var, variance = ([s.get(name) for s in states] for name in ("row_var", "col_var", "variance"))
+        options = {
+            name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
+        }
+        more = {"step": step, "lr": learning_rate(group, step), **self._how(states), **how}
+        adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, **options, **more)
+
+
+class Muon(_Whole):
+    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        newton_schulz = {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps}
+        super().__init__(params, {**options, **newton_schulz, "adjust_lr_fn": adjust_lr_fn}, common)
+
+    @staticmethod
+    def _states(options: Group) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def _check_options(self, group: Group) -> None:
+        if group["rounding_seed"] is not None:
+            raise ValueError(f"Muon: rounding_seed must be None, got {group['rounding_seed']!r}; use master=True")
+        super()._check_options(group)
+
+    def _step_batch(
+        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+    ) -> None:
+        own = ("weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn", "maximize")
+        buffers = [s["momentum_buffer"] for s in states]
+        more = {"lr": learning_rate(group, step), **self._how(states), **how}
+        muon_step(arrays[0], arrays[1], buffers, **{name: group[name] for name in own}, **more)
