@@ -474,11 +474,9 @@ def steps(mo: Any) -> dict[str, Call]:
 
         def run(x: np.ndarray, threads: int | None = None, **kw: Any) -> tuple[np.ndarray, ...]:
             x = np.asarray(x, order="C")
-            if coding and x.dtype == np.float64:
-                x = x.astype(np.float32)  # float64 parameters have no states in codes
             param = x.copy()
             states = [np.full(x.shape, 0.25, np.float64 if x.dtype == np.float64 else np.float32) for _ in range(count)]
-            if not coding:
+            if not coding or x.dtype == np.float64:  # which has no states in codes
                 step(param, x[::-1], *states, threads=threads, **options, **kw)
                 return (param, *states)
             blocks = [
