@@ -40,7 +40,7 @@ interop: build
 	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*"
 
 bench: build
-	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*"
+	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*"
 	$(BIN)/python benches/arrays.py
 	$(BIN)/python benches/optim.py
 

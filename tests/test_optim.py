@@ -1,7 +1,9 @@
 """Optimizer steps against extended precision, and their laws (B1 to B7, C1 to C5)."""
 
+import ctypes
 import inspect
 import itertools
+import mmap
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -204,6 +206,57 @@ def test_b3_a_gradient_in_any_layout_counts_by_its_indices_and_is_not_written(fu
         assert layout.tobytes() == before
 
 
+LAYOUTS = {
+    "transposed": lambda x: np.asfortranarray(x),
+    "reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "every third": lambda x: np.repeat(x, 3, axis=1)[:, ::3],
+    "swapped": lambda x: np.ascontiguousarray(x.T).T,
+    "misaligned": lambda x: np.frombuffer(bytearray(b"?" + x.tobytes()), x.dtype, offset=1).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("function", ORACLES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_b3_c3_c5_parameters_and_states_in_any_layout_are_stepped_by_their_indices(function, layout):
+    rng = np.random.default_rng(6)
+    param, grad = (rng.standard_normal((6, 8)).astype(np.float32) for _ in range(2))
+    want, states = param.copy(), state(function, param)
+    step(function, want, grad, states, 1)
+    place = LAYOUTS[layout]
+    got = place(param)
+    given = {name: place(np.zeros((6, 8), np.float32)) for name in states}
+    strides = got.strides
+    step(function, got, place(grad), given, 1)
+    assert got.strides == strides
+    assert ref.bits_of(got.copy("C")) == ref.bits_of(want)
+    assert [ref.bits_of(x.copy("C")) for x in given.values()] == [ref.bits_of(x) for x in states.values()]
+
+
+def test_b4_interleaved_views_of_one_buffer_are_accepted():
+    flat, grads = np.ones((4, 9), np.float32), np.ones((4, 9), np.float32)
+    mo.optim.sgd_step([flat[:, i::3] for i in range(3)], [grads[:, i::3] for i in range(3)], step=1, lr=0.5)
+    assert (flat == 0.5).all()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="needs mprotect")
+@pytest.mark.parametrize("function", ORACLES)
+def test_b2_nothing_is_touched_beyond_an_array(function):
+    """Each array ends where a page begins that may not be touched."""
+    page = mmap.PAGESIZE
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    areas = [mmap.mmap(-1, 3 * page) for _ in range(2 + len(state(function, np.ones(1, np.float32))))]
+    for area in areas:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+        for guard in (address, address + 2 * page):
+            assert protect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+    for n in range(258):
+        for at in (2 * page - 4 * n, page):  # up to the end, and from the beginning
+            whole = [np.ndarray(n, np.float32, area, at) for area in areas]
+            for x in whole:
+                x[...] = 0.5
+            step(function, whole[0], whole[1], dict(zip(state(function, whole[0]), whole[2:], strict=True)), 1)
+
+
 def test_b4_disjoint_slices_of_one_buffer_are_accepted():
     flat = np.ones(100, np.float32)
     parts = [flat[:30], flat[30:31], flat[31:]]
@@ -224,6 +277,11 @@ def read_only() -> np.ndarray:
     return x
 
 
+def one_place() -> np.ndarray:
+    """One row that is five."""
+    return np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (5, 4), (0, 4))
+
+
 P, G, M, V = arrays()
 WRONG_ARRAYS: list[tuple[list[Any], type[Exception], str]] = [
     ([[P], [G, G], [M], [V]], ValueError, "adam_step: grads must have 1 arrays like params, got 2"),
@@ -236,7 +294,18 @@ WRONG_ARRAYS: list[tuple[list[Any], type[Exception], str]] = [
     ([P, G, M, M], ValueError, "adam_step: exp_avg and exp_avg_sq overlap in memory"),
     ([read_only(), G, M, V], ValueError, "adam_step: param must be writeable, got a read-only array"),
     ([[P], [G], [read_only()], [V]], ValueError, "adam_step: exp_avg[0] must be writeable, got a read-only array"),
-    ([P.T, G.T, M.T, V.T], ValueError, "adam_step: param must be C-contiguous and aligned, got another layout"),
+    ([np.broadcast_to(P[0], (5, 4)), G, M, V], ValueError, "adam_step: param must be writeable, got a read-only array"),
+    (
+        [one_place(), G, M, V],
+        ValueError,
+        "adam_step: param must have a place for each element, got stride 0 along axis 0",
+    ),
+    ([P.T, P.T, M.T, V.T], ValueError, "adam_step: param and grad overlap in memory"),
+    (
+        [[P[:, ::2], P[:, 2:]], [G[:, ::2], G[:, 2:]], [M[:, ::2], M[:, 2:]], [V[:, ::2], V[:, 2:]]],
+        ValueError,
+        "adam_step: params[0] and params[1] overlap in memory",
+    ),
     ([P.astype(int), G, M, V], TypeError, "adam_step: param must have dtype float32, float64, float16 or bfloat16"),
     ([P, G.astype(">f4"), M, V], TypeError, "adam_step: grad has big-endian dtype '>f4'; use grad.astype('=f4')"),
     ([P, G.astype(float), M, V], TypeError, "adam_step: grad must have dtype float32, float16 or bfloat16 for param"),

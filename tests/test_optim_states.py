@@ -58,8 +58,8 @@ def test_every_code_is_the_code_of_its_number(coding, signed):
 
 @pytest.mark.parametrize(("coding", "signed"), KINDS)
 def test_a_number_gets_the_nearest_code(coding, signed):
-    """Numbers as good as in the middle may go either way; float8 makes 0 of what is below its codes, or (not signed) the
-    lowest."""
+    """Numbers as good as in the middle may go either way; float8 makes 0 of what is below its codes, or (not signed)
+    the lowest."""
     size = block(coding)
     values = np.sort(table(coding, signed).astype(np.float64))
     x = numbers(200 * size, signed).reshape(200, size)

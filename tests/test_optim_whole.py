@@ -352,7 +352,7 @@ WRONG_ARRAYS: list[tuple[str, list[Any], dict[str, Any], type[Exception], str]] 
     ("adafactor_step", [P, G[:3], ROW, COL], {}, ValueError, "grad must have shape (5, 4) like param, got (3, 4)"),
     ("muon_step", [P[0], G[0], M[0]], {}, ValueError, "param must be a matrix, got shape (4,)"),
     ("muon_step", [[P, P[None]], [G], [M]], {}, ValueError, "params[1] must be a matrix, got shape (1, 5, 4)"),
-    ("muon_step", [P, G, M.T], {}, ValueError, "momentum_buffer must be C-contiguous and aligned, got another layout"),
+    ("muon_step", [P, G, M.T], {}, ValueError, "momentum_buffer must have shape (5, 4) like param, got (4, 5)"),
     ("muon_step", [P, G, V[:3]], {}, ValueError, "momentum_buffer must have shape (5, 4) like param, got (3, 4)"),
     ("muon_step", [[P], [G], []], {}, ValueError, "momentum_buffer must have 1 arrays like params, got 0"),
     ("muon_step", [P, G, P], {}, ValueError, "param and momentum_buffer overlap in memory"),

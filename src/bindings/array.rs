@@ -5,71 +5,21 @@
 
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 use super::arg::Name;
 use super::borrow::Extent;
+use super::dtype::{Dtype, Item, byte_dtype, float_dtype, ndarray};
 use crate::error::{Error, Result};
-use crate::real::{Bf16, F16};
-
-/// The dtypes that kernels know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    F32,
-    F64,
-    F16,
-    Bf16,
-    U8,
-    I8,
-}
-
-/// A type of the kernels and its dtype.
-pub trait Item: Copy + Send + Sync + 'static {
-    const DTYPE: Dtype;
-}
-macro_rules! item {
-    ($($t:ty => $dtype:ident),*) => {$(impl Item for $t { const DTYPE: Dtype = Dtype::$dtype; })*};
-}
-item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8);
-
-/// Bind `$t` to the float type of `$array` and evaluate `$body`; the dtype was checked to be a float.
-macro_rules! match_dtype {
-    ($array:expr, $t:ident => $body:expr) => {
-        match $array.dtype {
-            $crate::bindings::array::Dtype::F32 => {
-                type $t = f32;
-                $body
-            }
-            $crate::bindings::array::Dtype::F64 => {
-                type $t = f64;
-                $body
-            }
-            $crate::bindings::array::Dtype::F16 => {
-                type $t = $crate::real::F16;
-                $body
-            }
-            $crate::bindings::array::Dtype::Bf16 => {
-                type $t = $crate::real::Bf16;
-                $body
-            }
-            _ => unreachable!("checked to be a float"),
-        }
-    };
-}
-pub(crate) use match_dtype;
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
 pub struct Array<'py> {
     pub object: Bound<'py, PyUntypedArray>,
     pub dtype: Dtype,
-    pub shape: Vec<usize>,
     pub name: Name,
     /// What was given, where `object` is a copy of it.
     pub original: Option<Bound<'py, PyUntypedArray>>,
     writeable: bool,
 }
-
-const FLOATS: &str = "float32, float64, float16 or bfloat16";
 
 impl<'py> Array<'py> {
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
@@ -93,6 +43,43 @@ impl<'py> Array<'py> {
         Self::output(name, array, dtype)
     }
 
+    /// What is read and written in place, in any layout: one that kernels do not take is worked on in a copy, which
+    /// [`Array::write_back`] puts in its place.
+    pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = float_dtype(name, array, bf16)?;
+        if !is_writeable(array) || is_in_order(array) {
+            return Self::output(name, array, dtype);
+        }
+        if let Some(axis) = repeated_axis(array) {
+            let text = format!("{name} must have a place for each element, got stride 0 along axis {axis}");
+            return Err(Error::Layout(text).into());
+        }
+        let copy = array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?;
+        Ok(Self { original: Some(array.clone()), ..Self::new(name, copy, dtype, true) })
+    }
+
+    /// Put what was computed in a copy in its place.
+    pub fn write_back(&self) -> PyResult<()> {
+        match &self.original {
+            Some(original) if self.writeable => {
+                original.call_method1("__setitem__", (self.object.py().Ellipsis(), &self.object))?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The array that was given.
+    pub fn given(&self) -> &Bound<'py, PyUntypedArray> {
+        self.original.as_ref().unwrap_or(&self.object)
+    }
+
+    /// Whether it is written.
+    pub fn is_written(&self) -> bool {
+        self.writeable
+    }
+
     /// An output of bytes.
     pub fn bytes_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
@@ -107,7 +94,7 @@ impl<'py> Array<'py> {
     }
 
     fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
-        Self { dtype, shape: object.shape().to_vec(), object, name, original: None, writeable }
+        Self { dtype, object, name, original: None, writeable }
     }
 
     fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
@@ -121,6 +108,11 @@ impl<'py> Array<'py> {
         Ok(Self::new(name, array.clone(), dtype, true))
     }
 
+    /// Its shape. Not to be kept while the GIL is released: another thread may set a new one.
+    pub fn shape(&self) -> &[usize] {
+        self.object.shape()
+    }
+
     /// How many elements.
     pub fn len(&self) -> usize {
         self.object.len()
@@ -128,24 +120,24 @@ impl<'py> Array<'py> {
 
     /// Length of the last axis (1 for 0-d).
     pub fn cols(&self) -> usize {
-        self.shape.last().copied().unwrap_or(1)
+        self.shape().last().copied().unwrap_or(1)
     }
 
     /// Refuse another shape.
     pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
-        if self.shape == shape {
+        if self.shape() == shape {
             return Ok(());
         }
-        let (name, want, got) = (self.name, tuple(shape), tuple(&self.shape));
+        let (name, want, got) = (self.name, tuple(shape), tuple(self.shape()));
         Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
     }
 
     /// Refuse another shape than that of `other`.
     pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
-        if self.shape == other.shape {
+        if self.shape() == other.shape() {
             return Ok(());
         }
-        let (name, like, want, got) = (self.name, other.name.arg, tuple(&other.shape), tuple(&self.shape));
+        let (name, like, want, got) = (self.name, other.name.arg, tuple(other.shape()), tuple(self.shape()));
         Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
     }
 
@@ -216,59 +208,9 @@ pub fn tuple(shape: &[usize]) -> String {
     }
 }
 
-/// An ndarray; a masked array is refused, because its mask would be lost.
-fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
-    if object.is_exact_instance_of::<PyUntypedArray>() {
-        return Ok(object.cast::<PyUntypedArray>()?);
-    }
-    let kind = object.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string());
-    match object.cast::<PyUntypedArray>() {
-        Ok(array) if kind != "MaskedArray" => Ok(array),
-        _ => {
-            let fix = if kind == "MaskedArray" { "; its mask would be lost" } else { "" };
-            Err(Error::Dtype(format!("{name} must be a NumPy array, got {kind}{fix}")).into())
-        }
-    }
-}
-
-fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>) -> PyResult<Dtype> {
-    let descr = array.dtype();
-    let itemsize = descr.itemsize();
-    if let Some(other) = bf16.filter(|&text| text != "bf16") {
-        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.function)).into());
-    }
-    if descr.byteorder() == b'>' {
-        let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));
-        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.arg);
-        return Err(Error::Dtype(text).into());
-    }
-    match (descr.kind(), itemsize, bf16) {
-        (b'u', 2, Some(_)) => Ok(Dtype::Bf16),
-        (b'f', 4, None) => Ok(Dtype::F32),
-        (b'f', 8, None) => Ok(Dtype::F64),
-        (b'f', 2, None) => Ok(Dtype::F16),
-        (b'V', 2, _) if descr.getattr("name")?.cast::<PyString>()?.to_cow()? == "bfloat16" => Ok(Dtype::Bf16),
-        (b'u', 2, None) => {
-            let text = format!(
-                "{name} must have dtype {FLOATS}, got uint16; for bfloat16 bits pass dtype=\"bf16\" or \
-                 x.view(ml_dtypes.bfloat16)"
-            );
-            Err(Error::Dtype(text).into())
-        }
-        (_, _, Some(_)) => {
-            Err(Error::Dtype(format!("{name} must have dtype uint16 where dtype=\"bf16\", got {descr}")).into())
-        }
-        _ => Err(Error::Dtype(format!("{name} must have dtype {FLOATS}, got {descr}")).into()),
-    }
-}
-
-fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
-    let descr = array.dtype();
-    match (descr.kind(), descr.itemsize()) {
-        (b'u', 1) => Ok(Dtype::U8),
-        (b'i', 1) => Ok(Dtype::I8),
-        _ => Err(Error::Dtype(format!("{name} must have dtype uint8 or int8, got {descr}")).into()),
-    }
+/// An axis along which one place is many elements.
+fn repeated_axis(array: &Bound<'_, PyUntypedArray>) -> Option<usize> {
+    array.shape().iter().zip(array.strides()).position(|(&n, &stride)| n > 1 && stride == 0)
 }
 
 fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> bool {

@@ -7,6 +7,7 @@ mod arg;
 mod array;
 mod axes;
 mod borrow;
+mod dtype;
 mod error;
 mod files;
 mod optim;

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::algorithms::{GivenCommon, GivenStep, Kind, Step};
-use super::array::Dtype;
 use super::borrow::borrow;
+use super::dtype::Dtype;
 use super::error::{compute, entry};
 use super::states::Coded;
 use super::tensors::{GivenTensors, Tensors};
@@ -179,7 +179,11 @@ fn optim_step<'py>(
                 call.tensors.refuse_nonfinite(py, threads)?;
             }
         }
-        ready.iter_mut().map(|call| call.run(py, threads)).collect()
+        let results = ready.iter_mut().map(|call| call.run(py, threads)).collect();
+        for array in ready.iter().flat_map(|call| call.tensors.all()) {
+            array.write_back()?;
+        }
+        results
     })
 }
 

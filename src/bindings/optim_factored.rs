@@ -5,8 +5,9 @@ use pyo3::types::{PyList, PyModule, PyTuple};
 
 use super::algorithms::{Allowed, GivenCommon, common, step_number};
 use super::arg::{Name, pair};
-use super::array::{Array, Dtype, Item, tuple};
+use super::array::{Array, tuple};
 use super::borrow::borrow;
+use super::dtype::{Dtype, Item};
 use super::error::{ask_memory, compute, entry};
 use super::tensors::{Tensors, listed};
 use super::threads::resolve;
@@ -54,13 +55,13 @@ enum Moments<'py> {
 impl<'py> Moments<'py> {
     /// Those of `param`, from what was given as each of `STATES`.
     fn new(param: &Array<'py>, names: [Name; 3], given: [Option<&Obj<'py>>; 3]) -> PyResult<Self> {
-        let axes = param.shape.len();
+        let axes = param.shape().len();
         let state = |i: usize, shape: &[usize]| {
             let object = given[i].ok_or_else(|| {
                 let (like, want) = (param.name.arg, tuple(shape));
                 Error::Value(format!("{} must be given, of shape {want}, for {like} of {axes} axes", names[i]))
             })?;
-            let array = Array::float_out(names[i], object, None)?;
+            let array = Array::float_inout(names[i], object, None)?;
             array.expect_shape(shape)?;
             let state = if param.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
             array.expect_dtype(state.0, format_args!("{} for {} {}", state.1, param.name.arg, param.object_dtype()))?;
@@ -73,10 +74,10 @@ impl<'py> Moments<'py> {
         if axes < 2 {
             absent(0)?;
             absent(1)?;
-            return Ok(Self::Full(state(2, &param.shape)?));
+            return Ok(Self::Full(state(2, param.shape())?));
         }
         absent(2)?;
-        let [mut row, mut col] = [param.shape.clone(), param.shape.clone()];
+        let [mut row, mut col] = [param.shape().to_vec(), param.shape().to_vec()];
         (row[axes - 1], col[axes - 2]) = (1, 1);
         Ok(Self::Factored([state(0, &row)?, state(1, &col)?]))
     }
@@ -119,7 +120,7 @@ fn run<C: Real + Item>(
     numbers: &Numbers,
     threads: usize,
 ) -> PyResult<()> {
-    let sizes: Vec<[usize; 2]> = tensors.params.iter().map(|param| last_axes(&param.shape)).collect();
+    let sizes: Vec<[usize; 2]> = tensors.params.iter().map(|param| last_axes(param.shape())).collect();
     let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
     for ((tensor, moments), [rows, cols]) in tensors.slices::<C>(numbers.step).into_iter().zip(moments).zip(sizes) {
         match moments {
@@ -179,11 +180,15 @@ fn adafactor_step<'py>(
         }
         // Sums over parts of rows and columns, 8 bytes each: less than a byte for each element.
         ask_memory(FUNCTION, elements)?;
-        match tensors.params.first().map(|param| param.dtype) {
+        let written = match tensors.params.first().map(|param| param.dtype) {
             None => Ok(()),
             Some(Dtype::F64) => run::<f64>(py, &mut tensors, &mut moments, &common, &numbers, threads),
             Some(_) => run::<f32>(py, &mut tensors, &mut moments, &common, &numbers, threads),
+        };
+        for array in tensors.all().into_iter().chain(moments.iter().flat_map(Moments::arrays)) {
+            array.write_back()?;
         }
+        written
     })
 }
 

@@ -5,8 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::{Name, int};
-use super::array::{Array, match_dtype};
+use super::array::Array;
 use super::borrow::borrow;
+use super::dtype::match_dtype;
 use super::error::{ask_memory, compute, entry};
 use super::result::result;
 use super::threads::resolve;
@@ -152,7 +153,7 @@ fn error_stats<'py>(
         let a = Array::float(Name::new("error_stats", "x"), x, dtype)?;
         let b = Array::float(Name::new("error_stats", "y"), y, None)?;
         let threads = resolve("error_stats", threads)?;
-        b.expect_shape(&a.shape)?;
+        b.expect_shape(a.shape())?;
         let _borrow = borrow(&[&a, &b])?;
         let s = match_dtype!(a, A => match_dtype!(b, B => {
             let (a, b) = (a.slice::<A>(), b.slice::<B>());

@@ -4,8 +4,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::{Name, int};
-use super::array::{Array, Dtype, tuple};
+use super::array::{Array, tuple};
 use super::borrow::borrow;
+use super::dtype::Dtype;
 use super::error::{compute, entry};
 use super::parts::check_bits;
 use super::threads::resolve;
@@ -22,7 +23,7 @@ fn pack<'py>(codes: &Obj<'py>, bits: &Obj<'py>, out: &Obj<'py>, threads: Option<
         let codes = Array::bytes(Name::new("pack", "codes"), codes)?;
         let mut target = Array::bytes_out(Name::new("pack", "out"), out)?;
         target.expect_dtype(Dtype::U8, "uint8")?;
-        let (mut shape, cols) = (codes.shape.clone(), codes.cols());
+        let (mut shape, cols) = (codes.shape().to_vec(), codes.cols());
         match shape.last_mut() {
             Some(last) => *last = packed_len(cols, bits),
             None => shape.push(1),
@@ -60,12 +61,12 @@ fn unpack<'py>(
         packed.expect_dtype(Dtype::U8, "uint8")?;
         let mut target = Array::bytes_out(Name::new("unpack", "out"), out)?;
         let want = packed_len(n, bits);
-        if packed.shape.last() != Some(&want) {
-            let got = tuple(&packed.shape);
+        if packed.shape().last() != Some(&want) {
+            let got = tuple(packed.shape());
             let text = format!("unpack: packed must have {want} bytes in its last axis for {n} codes, got shape {got}");
             return Err(Error::Shape(text).into());
         }
-        let mut shape = packed.shape.clone();
+        let mut shape = packed.shape().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = n;
         }

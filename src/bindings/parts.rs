@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 
 use super::arg::{Name, int, optional_int, text};
-use super::array::{Array, Dtype, Item};
+use super::array::Array;
+use super::dtype::{Dtype, Item};
 use crate::error::Error;
 use crate::kernels::affine::{Granularity, Params, ParamsRef, Scheme, Spec};
 use crate::kernels::pack::packed_len;

@@ -5,8 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyModule, PyTuple};
 
 use super::arg::{Name, text};
-use super::array::{Array, Dtype, match_dtype, tuple};
+use super::array::{Array, tuple};
 use super::borrow::borrow;
+use super::dtype::{Dtype, match_dtype};
 use super::error::{ask_memory, compute, entry};
 use super::parts::{GivenParts, GivenSpec, Parts, plan};
 use super::threads::resolve;
@@ -67,18 +68,18 @@ fn quantize<'py>(
         let threads = resolve("quantize", threads)?;
         let policy = policy("quantize", nonfinite)?;
         let x = Array::float(Name::new("quantize", "x"), x, dtype)?;
-        let plan = plan("quantize", &spec, &x.shape, offset_binary)?;
+        let plan = plan("quantize", &spec, x.shape(), offset_binary)?;
         let mut parts = Parts::new("quantize", &out, &plan, true)?;
         let (wanted, what) = compute_dtype(&x);
         parts.scale.expect_dtype(wanted, what)?;
         let _borrow = borrow(&std::iter::once(&x).chain(parts.arrays()).collect::<Vec<_>>())?;
         ask_memory("quantize", plan.scratch())?;
         match_dtype!(x, T => {
-            let (source, shape) = (x.slice::<T>(), &x.shape);
+            let (source, shape) = (x.slice::<T>(), x.shape().to_vec());
             let (codes, params) = parts.write::<<T as Element>::Compute>();
             compute(py, || {
                 affine::quantize(source, plan.spec, policy, codes, params, threads)
-                    .map_err(|_| nonfinite_error("quantize", source, shape, threads))
+                    .map_err(|_| nonfinite_error("quantize", source, &shape, threads))
             })??;
         });
         Ok(())
@@ -98,7 +99,7 @@ fn dequantize<'py>(
         let py = out.py();
         let threads = resolve("dequantize", threads)?;
         let mut out = Array::float_out(Name::new("dequantize", "out"), out, dtype)?;
-        let plan = plan("dequantize", &spec, &out.shape, offset_binary)?;
+        let plan = plan("dequantize", &spec, out.shape(), offset_binary)?;
         let parts = Parts::new("dequantize", &parts, &plan, false)?;
         let _borrow = borrow(&std::iter::once(&out).chain(parts.arrays()).collect::<Vec<_>>())?;
         match_dtype!(out, O => {
@@ -129,17 +130,17 @@ fn fake_quantize<'py>(
         let threads = resolve("fake_quantize", threads)?;
         let policy = policy("fake_quantize", nonfinite)?;
         let x = Array::float(Name::new("fake_quantize", "x"), x, dtype)?;
-        let plan = plan("fake_quantize", &spec, &x.shape, false)?;
+        let plan = plan("fake_quantize", &spec, x.shape(), false)?;
         let mut out = Array::float_out(Name::new("fake_quantize", "out"), out, dtype)?;
-        out.expect_shape(&x.shape)?;
+        out.expect_shape(x.shape())?;
         out.expect_dtype(x.dtype, x.object.dtype())?;
         let _borrow = borrow(&[&x, &out])?;
         ask_memory("fake_quantize", plan.scratch())?;
         match_dtype!(x, T => {
-            let (source, shape, target) = (x.slice::<T>(), &x.shape, out.slice_mut::<T>());
+            let (source, shape, target) = (x.slice::<T>(), x.shape().to_vec(), out.slice_mut::<T>());
             compute(py, || {
                 affine::fake_quantize(source, plan.spec, policy, target, threads)
-                    .map_err(|_| nonfinite_error("fake_quantize", source, shape, threads))
+                    .map_err(|_| nonfinite_error("fake_quantize", source, &shape, threads))
             })??;
         });
         Ok(())

@@ -5,9 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::{Name, number};
-use super::array::{Array, Item, match_dtype};
+use super::array::Array;
 use super::axes::axes;
 use super::borrow::borrow;
+use super::dtype::{Item, match_dtype};
 use super::error::{ask_memory, compute, entry};
 use super::result::{result, shaped};
 use super::threads::resolve;
@@ -41,7 +42,7 @@ impl<'py> Call<'py> {
         let name = Name::new(function, "x");
         let threads = resolve(function, threads)?;
         let array = Array::float(name, x, dtype)?;
-        let full = array.shape.clone();
+        let full = array.shape().to_vec();
         let Some(axes) = axes(function, options.0, full.len())? else {
             let shape = if options.1 { vec![1; full.len()] } else { vec![] };
             let view = View { outer: 1, n: array.len(), inner: 1 };

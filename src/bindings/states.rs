@@ -4,8 +4,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::{Name, text};
-use super::array::{Array, Dtype, tuple};
+use super::array::{Array, tuple};
 use super::borrow::borrow;
+use super::dtype::Dtype;
 use super::error::{compute, entry};
 use super::threads::resolve;
 use crate::error::Error;
@@ -118,7 +119,7 @@ impl<'py> States<'py> {
         let first = listed.iter().flatten().next();
         if !first.is_some_and(|(_, state)| BlockState::is(state)) {
             let arrays = |state: &Vec<(Name, Obj<'py>)>| {
-                state.iter().map(|(name, object)| Array::float_out(*name, object, None)).collect()
+                state.iter().map(|(name, object)| Array::float_inout(*name, object, None)).collect()
             };
             return Ok(Self::Plain(listed.iter().map(arrays).collect::<PyResult<_>>()?));
         }
@@ -166,8 +167,8 @@ impl<'py> States<'py> {
                     return Err(Error::Dtype(text).into());
                 }
                 for state in states.iter().map(|states| &states[i]) {
-                    if state.shape != param.shape {
-                        let (want, got) = (tuple(&param.shape), tuple(&state.shape));
+                    if state.shape != param.shape() {
+                        let (want, got) = (tuple(param.shape()), tuple(&state.shape));
                         let (name, like) = (state.arrays()[0].name, param.name.arg);
                         return Err(
                             Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")).into()

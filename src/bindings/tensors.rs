@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use super::arg::{Name, int};
-use super::array::{Array, Dtype, Item, match_dtype};
+use super::array::Array;
+use super::dtype::{Dtype, Item, match_dtype};
 use super::error::compute;
 use super::quant::nonfinite_text;
 use super::states::{BlockState, Coded, States};
@@ -68,7 +69,7 @@ impl<'py> Tensors<'py> {
         };
         let grads = listed(function, of_grads, &given.1)?;
         same_length(of_grads[1], grads.len())?;
-        let float = |(name, object): &(Name, Obj<'py>), dtype| Array::float_out(*name, object, dtype);
+        let float = |(name, object): &(Name, Obj<'py>), dtype| Array::float_inout(*name, object, dtype);
         let params_checked = params.iter().map(|item| float(item, dtype)).collect::<PyResult<Vec<_>>>()?;
         let grads = grads.iter().map(|(name, object)| Array::float(*name, object, dtype));
         let grads = grads.collect::<PyResult<Vec<_>>>()?;
@@ -85,7 +86,7 @@ impl<'py> Tensors<'py> {
             let arrays = listed(function, ["master", "masters"], given)?;
             same_length("masters", arrays.len())?;
             let array = |(name, object): &(Name, Obj<'py>)| {
-                (!object.is_none()).then(|| Array::float_out(*name, object, None)).transpose()
+                (!object.is_none()).then(|| Array::float_inout(*name, object, None)).transpose()
             };
             masters = arrays.iter().map(array).collect::<PyResult<_>>()?;
         }
@@ -154,10 +155,10 @@ impl<'py> Tensors<'py> {
     pub fn refuse_nonfinite(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
         for grad in &self.grads {
             match_dtype!(grad, T => {
-                let (x, shape) = (grad.slice::<T>(), &grad.shape);
+                let (x, shape) = (grad.slice::<T>(), grad.shape().to_vec());
                 let found = compute(py, || {
                     let bad = reduce_all::<T, Counts>(x, threads)[1] > 0;
-                    bad.then(|| nonfinite_text(x, shape, threads))
+                    bad.then(|| nonfinite_text(x, &shape, threads))
                 })?;
                 if let Some(text) = found {
                     return Err(Error::Value(format!("{} has {text}; nothing was changed", grad.name)).into());

@@ -118,13 +118,11 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
     algorithm: A,
     threads: usize,
 ) {
-    let mut pieces = Vec::with_capacity(tensors.len());
-    for mut tensor in tensors {
-        while tensor.elements() > CHUNK {
-            pieces.push(Some(tensor.split_off(CHUNK)));
-        }
-        pieces.push(Some(tensor));
-    }
+    let mut pieces: Vec<_> = if tensors.iter().all(|tensor| tensor.elements() <= CHUNK) {
+        tensors.into_iter().map(Some).collect() // in place: for thousands of small ones that counts
+    } else {
+        cut(tensors)
+    };
     let batches = whole::batches(&mut pieces, |piece| piece.as_ref().map_or(0, Tensor::elements));
     let prepared = Prepared::new(common);
     par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C, K>>]| {
@@ -132,6 +130,18 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
             step_piece(piece, prepared, algorithm);
         }
     });
+}
+
+/// Tensors in pieces of a chunk.
+fn cut<C: Real, K: Storage<C>>(tensors: Vec<Tensor<'_, C, K>>) -> Vec<Option<Tensor<'_, C, K>>> {
+    let mut pieces = Vec::with_capacity(tensors.len());
+    for mut tensor in tensors {
+        while tensor.elements() > CHUNK {
+            pieces.push(Some(tensor.split_off(CHUNK)));
+        }
+        pieces.push(Some(tensor));
+    }
+    pieces
 }
 
 /// Elements of the buffers: the longest block.

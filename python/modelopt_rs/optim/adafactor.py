@@ -44,7 +44,7 @@ def adafactor_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     row_var, col_var : ndarray or list, optional

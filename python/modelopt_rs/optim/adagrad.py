@@ -32,11 +32,11 @@ def adagrad_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     state_sum : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -118,11 +118,11 @@ def rmsprop_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     square_avg, momentum_buffer, grad_avg : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
         `grad_avg` makes it centered.
     step : int
         The number of this step: the first is 1.
@@ -220,11 +220,11 @@ def adadelta_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     square_avg, acc_delta : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float

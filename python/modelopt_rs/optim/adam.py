@@ -41,11 +41,11 @@ def adam_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq, max_exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
         With `max_exp_avg_sq` it is AMSGrad.
     step : int
         The number of this step: the first is 1.
@@ -84,7 +84,7 @@ def adam_step(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If a number is out of its range, arrays do not go together, overlap, are read-only or not contiguous, or a
+        If a number is out of its range, arrays do not go together, overlap or are read-only, or a
         gradient is not finite and `error_if_nonfinite` is set. Whatever is raised, nothing was written.
 
     References
@@ -145,11 +145,11 @@ def adamw_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq, max_exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
         With `max_exp_avg_sq` it is AMSGrad.
     step : int
         The number of this step: the first is 1.
@@ -231,11 +231,11 @@ def nadam_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -325,11 +325,11 @@ def radam_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_avg_sq : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -401,11 +401,11 @@ def adamax_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg, exp_inf : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float

@@ -17,7 +17,7 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     Parameters
     ----------
     average : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous; at first a copy of `param`. Written. In 16 bits small moves
+        float32, float64, float16 or bfloat16; at first a copy of `param`. Written. In 16 bits small moves
         are lost: keep averages as float32.
     param : ndarray or list of ndarray
         In the shape of `average`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
@@ -55,7 +55,7 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     Parameters
     ----------
     total : ndarray or list of ndarray
-        At first zeros: float32 (also for gradients in 16 bits) or float64, C-contiguous. Written.
+        At first zeros: float32 (also for gradients in 16 bits) or float64. Written.
     grad : ndarray or list of ndarray
         In the shape of `total`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     dtype, threads

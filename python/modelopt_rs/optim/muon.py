@@ -47,7 +47,7 @@ def muon_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        Matrices: float32, float64, float16 or bfloat16, C-contiguous. Written.
+        Matrices: float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     momentum_buffer : ndarray or list of ndarray

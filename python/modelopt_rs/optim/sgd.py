@@ -34,11 +34,11 @@ def sgd_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     momentum_buffer : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float
@@ -128,11 +128,11 @@ def lion_step(
     Parameters
     ----------
     param : ndarray or list of ndarray
-        float32, float64, float16 or bfloat16, C-contiguous. Written.
+        float32, float64, float16 or bfloat16. Written (if not C-contiguous, by way of a copy).
     grad : ndarray or list of ndarray
         In the shape of `param`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     exp_avg : ndarray or list of ndarray
-        The state, at first zeros: float64 for a float64 `param`, else float32, C-contiguous; or `BlockState`. Written.
+        The state, at first zeros: float64 for a float64 `param`, else float32; or `BlockState`. Written.
     step : int
         The number of this step: the first is 1.
     lr : float

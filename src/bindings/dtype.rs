@@ -1,0 +1,112 @@
+//! The dtypes of arrays: which kernels know, and the messages about the others.
+
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::arg::Name;
+use crate::error::Error;
+use crate::real::{Bf16, F16};
+
+/// The dtypes that kernels know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    U8,
+    I8,
+}
+
+/// A type of the kernels and its dtype.
+pub trait Item: Copy + Send + Sync + 'static {
+    const DTYPE: Dtype;
+}
+macro_rules! item {
+    ($($t:ty => $dtype:ident),*) => {$(impl Item for $t { const DTYPE: Dtype = Dtype::$dtype; })*};
+}
+item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8);
+
+/// Bind `$t` to the float type of `$array` and evaluate `$body`; the dtype was checked to be a float.
+macro_rules! match_dtype {
+    ($array:expr, $t:ident => $body:expr) => {
+        match $array.dtype {
+            $crate::bindings::dtype::Dtype::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::bindings::dtype::Dtype::F64 => {
+                type $t = f64;
+                $body
+            }
+            $crate::bindings::dtype::Dtype::F16 => {
+                type $t = $crate::real::F16;
+                $body
+            }
+            $crate::bindings::dtype::Dtype::Bf16 => {
+                type $t = $crate::real::Bf16;
+                $body
+            }
+            _ => unreachable!("checked to be a float"),
+        }
+    };
+}
+pub(crate) use match_dtype;
+
+const FLOATS: &str = "float32, float64, float16 or bfloat16";
+
+/// An ndarray; a masked array is refused, because its mask would be lost.
+pub fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+    if object.is_exact_instance_of::<PyUntypedArray>() {
+        return Ok(object.cast::<PyUntypedArray>()?);
+    }
+    let kind = object.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string());
+    match object.cast::<PyUntypedArray>() {
+        Ok(array) if kind != "MaskedArray" => Ok(array),
+        _ => {
+            let fix = if kind == "MaskedArray" { "; its mask would be lost" } else { "" };
+            Err(Error::Dtype(format!("{name} must be a NumPy array, got {kind}{fix}")).into())
+        }
+    }
+}
+
+pub fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    let itemsize = descr.itemsize();
+    if let Some(other) = bf16.filter(|&text| text != "bf16") {
+        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.function)).into());
+    }
+    if descr.byteorder() == b'>' {
+        let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));
+        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.arg);
+        return Err(Error::Dtype(text).into());
+    }
+    match (descr.kind(), itemsize, bf16) {
+        (b'u', 2, Some(_)) => Ok(Dtype::Bf16),
+        (b'f', 4, None) => Ok(Dtype::F32),
+        (b'f', 8, None) => Ok(Dtype::F64),
+        (b'f', 2, None) => Ok(Dtype::F16),
+        (b'V', 2, _) if descr.getattr("name")?.cast::<PyString>()?.to_cow()? == "bfloat16" => Ok(Dtype::Bf16),
+        (b'u', 2, None) => {
+            let text = format!(
+                "{name} must have dtype {FLOATS}, got uint16; for bfloat16 bits pass dtype=\"bf16\" or \
+                 x.view(ml_dtypes.bfloat16)"
+            );
+            Err(Error::Dtype(text).into())
+        }
+        (_, _, Some(_)) => {
+            Err(Error::Dtype(format!("{name} must have dtype uint16 where dtype=\"bf16\", got {descr}")).into())
+        }
+        _ => Err(Error::Dtype(format!("{name} must have dtype {FLOATS}, got {descr}")).into()),
+    }
+}
+
+pub fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    match (descr.kind(), descr.itemsize()) {
+        (b'u', 1) => Ok(Dtype::U8),
+        (b'i', 1) => Ok(Dtype::I8),
+        _ => Err(Error::Dtype(format!("{name} must have dtype uint8 or int8, got {descr}")).into()),
+    }
+}
