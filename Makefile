@@ -23,7 +23,7 @@ build: $(VENV)/.ready
 test: build
 	cargo test --locked --no-default-features --quiet
 	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs
+	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs --ignore=python/modelopt_rs/interop
 	$(BIN)/python -m doctest README.md
 
 lint: build
