@@ -169,7 +169,7 @@ class Optimizer(torch.optim.Optimizer):
             self._algorithm.launch(entries, how, None, self.defaults["threads"])
             for entry, (p, state) in zip(entries, stepped, strict=True):
                 self.state[p] = {**state, **_numbers(entry.state)}
-            torch.autograd.graph.increment_version([p for p, _ in stepped])
+                torch.autograd.graph.increment_version(p)
         return loss
 
     def _entry(self, i: int, p: torch.Tensor, options: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
