@@ -1,6 +1,7 @@
 """`modelopt_rs.interop.torch` against torch's own optimizers (extra `interop`)."""
 
 import copy
+import doctest
 import io
 import re
 from collections.abc import Iterator
@@ -361,7 +362,7 @@ def test_a_parameter_that_is_not_c_contiguous_has_no_states_in_blocks():
     optimizer.step()
     v.data = v.data.T
     before = v.detach().clone()
-    with pytest.raises(ValueError, match=r"^Adam.step: the state of params\[0\] must be of a C-contiguous parameter"):
+    with pytest.raises(ValueError, match=r"^Adam.step: params\[0\] must be C-contiguous, for its state is in blocks"):
         optimizer.step()
     assert torch.equal(v, before)
 
@@ -400,7 +401,7 @@ def bad_gradients() -> list[tuple[Any, Any, type[Exception], str]]:
     wide = torch.ones(3, 8)[:, ::2]
     what = "must be a dense tensor of float32, float64, float16 or bfloat16 on the CPU, got "
     return [
-        (ones, ones.to_sparse(), TypeError, f"the gradient of params[0] {what}torch.float32 (torch.sparse_coo, cpu)"),
+        (ones, ones.to_sparse(), TypeError, f"params[0].grad {what}torch.float32 (torch.sparse_coo, cpu)"),
         (ones * 1j, ones * 1j, TypeError, f"params[0] {what}torch.complex64"),
         (ones.to("meta"), ones.to("meta"), TypeError, f"params[0] {what}torch.float32 (torch.strided, meta)"),
         (wide, ones, ValueError, "params[0] must be dense, got shape (3, 4) with strides (8, 2); use p.data = "),
@@ -476,3 +477,35 @@ def test_what_cannot_be_loaded_is_refused_and_nothing_is_changed():
     for state, want in zip(after["state"].values(), kept.values(), strict=True):
         assert all(torch.equal(x, want[k]) if isinstance(x, torch.Tensor) else x == want[k] for k, x in state.items())
     assert not optimizer._optimizer_load_state_dict_pre_hooks
+
+
+def test_a_state_that_lacks_one_of_several_is_refused():
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = guest.Adam([w])
+    optimizer.step()
+    optimizer.param_groups[0]["amsgrad"] = True
+    before = w.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"^Adam.step: params\[0\] must have 'max_exp_avg_sq' in its state, got step, exp"
+    ):
+        optimizer.step()
+    assert torch.equal(w.detach(), before)
+
+
+def test_the_examples_run():
+    assert doctest.testmod(guest).failed == 0
+
+
+def test_torchs_product_of_momenta_may_have_become_0():
+    ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizers = [guest.NAdam([ours]), torch.optim.NAdam([theirs])]
+    for p, optimizer in zip((ours, theirs), optimizers, strict=True):
+        p.grad = torch.ones(3)
+        for _ in range(400):
+            optimizer.step()
+    assert optimizers[1].state[theirs]["mu_product"] == 0
+    optimizers[0].load_state_dict(optimizers[1].state_dict())
+    for optimizer in optimizers:
+        optimizer.step()
+    assert_near([ours], [theirs], 1e-5)

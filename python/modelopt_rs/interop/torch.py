@@ -40,6 +40,7 @@ _BF16 = np.dtype((type("bfloat", (np.void,), {}), 2))
 """Two bytes by the name bfloat16, by which the kernels know it: NumPy has none, and ml_dtypes may be absent."""
 _TORCH = {"state_sum": "sum"}
 """States that have another name in torch."""
+_NUMBERS = {"step": torch.float32, "mu_product": torch.float64}
 _NUMPY = {"sum": "state_sum"}
 
 
@@ -159,36 +160,36 @@ class Optimizer(torch.optim.Optimizer):
         stepped: list[tuple[torch.Tensor, dict[str, Any]]] = []
         for group in self.param_groups:
             options = _plain(group)
+            names = [_TORCH.get(name, name) for name in self._algorithm._states(options)]
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    entry, state = self._entry(i, p, options)
+                    entry, state = self._entry(f"{self._name}.step: params[{i}]", p, options, names)
                     entries.append(entry)
                     stepped.append((p, state))
         if entries:
             how = {} if scale is None else {"grad_scale": float(scale)}
             self._algorithm.launch(entries, how, None, self.defaults["threads"])
             for entry, (p, state) in zip(entries, stepped, strict=True):
-                self.state[p] = {**state, **_numbers(entry.state)}
+                for name in _NUMBERS.keys() & state.keys():
+                    state[name].fill_(entry.state[name])
+                self.state[p] = state
                 torch.autograd.graph.increment_version(p)
         return loss
 
-    def _entry(self, i: int, p: torch.Tensor, options: dict[str, Any]) -> tuple[Entry, dict[str, Any]]:
+    def _entry(
+        self, where: str, p: torch.Tensor, options: dict[str, Any], names: list[str]
+    ) -> tuple[Entry, dict[str, Any]]:
         """The parameter as arrays, and its state, which is the optimizer's only after the step."""
-        order = _order(f"{self._name}.step: params[{i}]", p)
-        param = _array(f"{self._name}.step: params[{i}]", p, order)
-        grad = _array(f"{self._name}.step: the gradient of params[{i}]", p.grad, order)
-        names, state = self._algorithm._states(options), self.state.get(p, {})
-        keys = {key.removesuffix(".codes") for key, x in state.items() if x is not None}
-        missing = [key for key in (_TORCH.get(name, name) for name in names) if key not in keys]
+        order = _order(where, p)
+        param, grad = _array(where, p, order), _array(where, p.grad, order, ".grad")
+        state = self.state.get(p, {})
+        missing = [key for key in names if key not in state and f"{key}.codes" not in state]
         # SGD's momentum may be turned on later; torch then begins with the gradient, as in a first step.
         if "step" not in state or (names and len(missing) == len(names)):
             state = _tensors(self._algorithm.new_state(param, _kept(options, order)), order)
         elif missing:
-            raise ValueError(
-                f"{self._name}.step: the state of params[{i}] must have {missing[0]!r}, got {', '.join(state)}"
-            )
-        arrays = _arrays(f"{self._name}.step: the state of params[{i}]", state, order, param.shape)
-        return Entry(options, param, grad, arrays), state
+            raise ValueError(f"{where} must have {missing[0]!r} in its state, got {', '.join(state)}")
+        return Entry(options, param, grad, _arrays(where, state, order, param.shape)), state
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -238,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
         given = {"step": float("momentum_buffer" in given), **given}
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         cast = {k: v.to(wide) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in given.items()}
-        arrays = _arrays(where.format("a state"), cast, order, param.shape)
+        arrays = _arrays(f"{self._name}.load_state_dict: parameter {place}", cast, order, param.shape)
         return _tensors(self._algorithm.taken(where, param, _kept(_plain(group), order), arrays), order)
 
 
@@ -263,21 +264,24 @@ def _order(where: str, p: torch.Tensor) -> list[int]:
     return order
 
 
-def _array(where: str, x: torch.Tensor, order: list[int]) -> Array:
+def _array(where: str, x: torch.Tensor, order: list[int], part: str = "") -> Array:
     """A tensor's memory, its axes in this order."""
     if x.device.type != "cpu" or x.layout != torch.strided or x.dtype not in _FLOATS:
         got = f"{x.dtype} ({x.layout}, {x.device})"
         raise TypeError(
-            f"{where} must be a dense tensor of float32, float64, float16 or bfloat16 on the CPU, got {got}"
+            f"{where}{part} must be a dense tensor of float32, float64, float16 or bfloat16 on the CPU, got {got}"
         )
-    x = x.detach()
+    x = x.detach() if x.requires_grad else x
     array: Array = x.view(torch.uint16).numpy().view(_BF16) if x.dtype == torch.bfloat16 else x.numpy()
-    return array.transpose(order)
+    return array if len(order) < 2 else array.transpose(order)
 
 
 def _tensors(state: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
     """A state in torch's names and forms."""
-    made = _numbers(state)
+    # The product in float64, which torch takes as well: float32 would not go on bit for bit.
+    made: dict[str, Any] = {
+        name: torch.tensor(float(state[name]), dtype=dtype) for name, dtype in _NUMBERS.items() if name in state
+    }
     back = np.argsort(order).tolist()
     for name, x in state.items():
         key = _TORCH.get(name, name)
@@ -286,14 +290,6 @@ def _tensors(state: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
             made[f"{key}.coding"] = x.coding
         elif isinstance(x, np.ndarray):
             made[key] = torch.from_numpy(x.transpose(back))
-    return made
-
-
-def _numbers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Its numbers; the product in float64, which torch takes as well: float32 would not go on bit for bit."""
-    made: dict[str, Any] = {"step": torch.tensor(float(state["step"]), dtype=torch.float32)}
-    if "mu_product" in state:
-        made["mu_product"] = torch.tensor(state["mu_product"], dtype=torch.float64)
     return made
 
 
@@ -308,13 +304,13 @@ def _arrays(where: str, state: Mapping[str, Any], order: list[int], shape: tuple
         if part == "codes":
             if order != sorted(order):
                 raise ValueError(
-                    f"{where} must be of a C-contiguous parameter to be in blocks, got axes in order {order}"
+                    f"{where} must be C-contiguous, for its state is in blocks, got its axes in the order {order}"
                 )
             codes, absmax, coding = x.numpy(), state[f"{name}.absmax"].numpy(), state[f"{name}.coding"]
             name = _NUMPY.get(name, name)
             made[name] = BlockState(codes, absmax, shape, coding=coding, signed=name in SIGNED)
         elif not part and key not in made and isinstance(x, torch.Tensor):
-            made[_NUMPY.get(key, key)] = _array(where, x, order if x.dim() == len(order) else list(range(x.dim())))
+            made[_NUMPY.get(key, key)] = _array(where, x, order if x.dim() == len(order) else [], f" state {key!r}")
     return made
 
 
