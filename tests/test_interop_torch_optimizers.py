@@ -4,6 +4,8 @@ import copy
 import doctest
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -439,7 +441,7 @@ def test_options_of_all_groups_are_checked_before_the_first_write():
         ("Adam", {"lr": -1.0}, ValueError, "adam_step: lr must be at least 0 and finite, got -1"),
         ("Adam", {"foreach": True}, TypeError, "Adam: unknown option 'foreach'"),
         ("Adam", {"state_bits": 16}, ValueError, "Adam: state_bits must be 32, 8 or 4, got 16"),
-        ("SGD", {"nesterov": True}, ValueError, "sgd_step: nesterov must be False without momentum"),
+        ("SGD", {"nesterov": True}, ValueError, "SGD: nesterov must be False without momentum"),
         ("RMSprop", {"alpha": 1.0}, ValueError, "rmsprop_step: alpha must be from 0 to below 1, got 1"),
     ],
 )
@@ -469,6 +471,8 @@ def test_what_cannot_be_loaded_is_refused_and_nothing_is_changed():
     ]:
         with pytest.raises(ValueError, match="^" + re.escape(message)):
             optimizer.load_state_dict({"state": state, "param_groups": [group]})
+    with pytest.raises(ValueError, match=r"^Adam: state_bits must be 32 for these options, got 8"):
+        optimizer.load_state_dict({"state": kept, "param_groups": [{**group, "amsgrad": True}]})
     for groups in ([group, group], [{**group, "params": [0]}]):
         with pytest.raises(ValueError, match="loaded state dict"):
             optimizer.load_state_dict({"state": kept, "param_groups": groups})
@@ -509,3 +513,8 @@ def test_torchs_product_of_momenta_may_have_become_0():
     for optimizer in optimizers:
         optimizer.step()
     assert_near([ours], [theirs], 1e-5)
+
+
+def test_the_base_package_does_not_import_torch():
+    code = "import sys, modelopt_rs; assert not {'torch', 'keras', 'modelopt_rs.interop'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

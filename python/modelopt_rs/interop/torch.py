@@ -202,7 +202,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If groups, parameters, names or shapes are others; then nothing was changed.
+            If groups, parameters, names or shapes are others, or an option is out of its range; then nothing was
+            changed.
         """
         # torch would cast each state to the dtype of its parameter: it is given none, between the hooks of others.
         states: dict[torch.Tensor, dict[str, Any]] = {}
@@ -213,6 +214,7 @@ class Optimizer(torch.optim.Optimizer):
             # Where the numbers of groups or parameters are others, torch raises.
             for group, mine, kept in zip(groups, self.param_groups, own, strict=False):
                 group.update(kept)
+                self._algorithm.check(_plain(group))
                 for place, p in zip(group["params"], mine["params"], strict=False):
                     if state := {k: v for k, v in given["state"].get(place, {}).items() if v is not None}:
                         states[p] = self._taken(place, p, group, state)
