@@ -23,7 +23,7 @@ build: $(VENV)/.ready
 test: build
 	cargo test --locked --no-default-features --quiet
 	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs
+	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs --ignore=python/modelopt_rs/interop
 	$(BIN)/python -m doctest README.md
 
 lint: build
@@ -37,7 +37,7 @@ lint: build
 	$(BIN)/stubtest modelopt_rs._core
 
 interop: build
-	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*"
+	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*" "keras==3.15.*" "jax==0.10.*" "optax==0.2.8"
 
 bench: build
 	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*"

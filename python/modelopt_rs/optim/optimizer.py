@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from modelopt_rs.optim.average import accumulate_step, global_norm
 from modelopt_rs.optim.checkpoint import load_states, save_states
 from modelopt_rs.optim.state import BlockState
 
-__all__ = ["Common", "Grads", "Group", "LearningRate", "Optimizer", "Params", "learning_rate"]
+__all__ = ["Common", "Entry", "Grads", "Group", "LearningRate", "Optimizer", "Params", "learning_rate"]
 
 LearningRate: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of the step, which is 1 for the first."""
@@ -32,6 +32,15 @@ class Common(TypedDict, total=False):
     rounding_seed: int | None
     dtype: Bf16
     threads: int | None
+
+
+class Entry(NamedTuple):
+    """What one parameter brings to a step."""
+
+    options: Group
+    param: Array
+    grad: Array
+    state: dict[str, Any]
 
 
 _COMMON: dict[str, Any] = {
@@ -111,16 +120,23 @@ class Optimizer:
         for group in self._groups(params):
             self._add(group)
         self.state: list[dict[str, Any]] = [
-            self._new_state(p, g) for p, g in zip(self._params, self._group_of, strict=True)
+            self.new_state(p, g) for p, g in zip(self._params, self._group_of, strict=True)
         ]
         self._totals: list[Array] | None = None
         self._accumulated = 0
         for group in self.param_groups:
             self._check_options(group)
 
-    def _check_options(self, group: Group) -> None:
-        """Refuse now what the first step would refuse: a step of nothing."""
-        call = self._call(group, 1, learning_rate(group, 1), [], [], {}, {"mu_product": 1.0})
+    @classmethod
+    def check(cls, options: Group) -> None:
+        """Refuse now what the first step would refuse."""
+        cls._check_precision(options)
+        cls._check_options(options)
+
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
+        """By a step of nothing."""
+        call = cls._call(group, 1, learning_rate(group, 1), [], [], {}, {"mu_product": 1.0})
         _core.optim_step([call], False, None, None)
 
     @property
@@ -164,33 +180,37 @@ class Optimizer:
         shown = self.param_groups[-1]
         self._group_of = [shown if g is full else g for g in self._group_of]
 
-    def _check_precision(self, options: Group) -> None:
-        bits, allowed = options["state_bits"], self._bits(options)
+    @classmethod
+    def _check_precision(cls, options: Group) -> None:
+        bits, allowed = options["state_bits"], cls._bits(options)
         if bits not in (32, 8, 4):
-            raise ValueError(f"{self._name}: state_bits must be 32, 8 or 4, got {bits!r}")
+            raise ValueError(f"{cls.__name__}: state_bits must be 32, 8 or 4, got {bits!r}")
         if bits not in allowed:
             what = " or ".join(map(str, allowed))
-            raise ValueError(f"{self._name}: state_bits must be {what} for these options, got {bits}")
+            raise ValueError(f"{cls.__name__}: state_bits must be {what} for these options, got {bits}")
         if options["coding"] not in ("float8", "dynamic"):
-            raise ValueError(f"{self._name}: coding must be 'float8' or 'dynamic', got {options['coding']!r}")
+            raise ValueError(f"{cls.__name__}: coding must be 'float8' or 'dynamic', got {options['coding']!r}")
 
-    def _state_shapes(self, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
+    @classmethod
+    def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
         """The states of a parameter and their shapes."""
-        return dict.fromkeys(self._states(options), param.shape)
+        return dict.fromkeys(cls._states(options), param.shape)
 
-    def _new_state(self, param: Array, options: Group) -> dict[str, Any]:
+    @classmethod
+    def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
+        """What a parameter starts with."""
         state: dict[str, Any] = {"step": 0}
-        if "mu_product" in self._numbers:
+        if "mu_product" in cls._numbers:
             state["mu_product"] = 1.0
         wide = param.dtype == np.float64
         coded = options["state_bits"] < 32 and not wide and param.size >= options["state_min_size"]
         coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
-        for name, shape in self._state_shapes(param, options).items():
+        for name, shape in cls._state_shapes(param, options).items():
             if coded:
-                state[name] = BlockState.zeros(shape, coding=coding, signed=name in _SIGNED)
+                state[name] = BlockState.zeros(shape, coding=coding, signed=name in SIGNED)
             else:
                 state[name] = np.zeros(shape, np.float64 if wide else np.float32)
-        if options["master"] and param.dtype.itemsize == 2:
+        if options.get("master") and param.dtype.itemsize == 2:
             bits16 = param.dtype == np.uint16
             state["master"] = _widened(param) if bits16 else param.astype(np.float32)
         return state
@@ -239,7 +259,8 @@ class Optimizer:
             if norm > clip_norm and norm != float("inf"):
                 grad_scale *= norm / clip_norm
         how = {"grad_scale": grad_scale, "clip_value": clip_value, "error_if_nonfinite": error_if_nonfinite}
-        self._launch(given, how)
+        entries = [Entry(self._group_of[i], self._params[i], g, self.state[i]) for i, g in given]
+        self.launch(entries, how, self._dtype, self._threads)
         self.zero_accumulated()
 
     def accumulate(self, grads: Grads) -> None:
@@ -280,43 +301,43 @@ class Optimizer:
         arrays = (np.asarray(g) if isinstance(g, np.generic) else g for g in given)
         return [(i, g) for i, g in enumerate(arrays) if g is not None]
 
-    def _batches(self, given: list[tuple[int, Array]]) -> Iterable[list[tuple[int, Array]]]:
-        """What one call can step: parameters of one group, step number, precision and kind of state."""
-        batches: dict[Any, list[tuple[int, Array]]] = {}
-        for i, g in given:
-            state = self.state[i]
+    @classmethod
+    def launch(cls, entries: Iterable[Entry], how: dict[str, Any], dtype: Bf16, threads: int | None) -> None:
+        """Check all, then step all; `how` has what `step` takes."""
+        batches: dict[Any, list[Entry]] = {}
+        for entry in entries:
+            # What one call can step: parameters of one group, step number, precision and kind of state.
+            state = entry.state
             kinds = tuple(x.coding if isinstance(x, BlockState) else "" for x in state.values() if not _is_number(x))
-            wide = self._params[i].dtype == np.float64
-            key = (id(self._group_of[i]), state["step"], state.get("mu_product"), wide, kinds[:1])
-            batches.setdefault(key, []).append((i, g))
-        return batches.values()
+            wide = entry.param.dtype == np.float64
+            key = (id(entry.options), state["step"], state.get("mu_product"), wide, kinds[:1])
+            batches.setdefault(key, []).append(entry)
+        products = cls._run(list(batches.values()), how, dtype, threads)
+        for batch, product in zip(batches.values(), products, strict=True):
+            for entry in batch:
+                entry.state["step"] += 1
+                if "mu_product" in entry.state:
+                    entry.state["mu_product"] = product
 
-    def _launch(self, given: list[tuple[int, Array]], how: dict[str, Any]) -> None:
-        """Check all, then step all."""
-        batches = list(self._batches(given))
-        for batch, product in zip(batches, self._run(batches, how), strict=True):
-            for i, _ in batch:
-                self.state[i]["step"] += 1
-                if "mu_product" in self.state[i]:
-                    self.state[i]["mu_product"] = product
-
-    def _run(self, batches: list[list[tuple[int, Array]]], how: dict[str, Any]) -> list[float]:
+    @classmethod
+    def _run(cls, batches: list[list[Entry]], how: dict[str, Any], dtype: Bf16, threads: int | None) -> list[float]:
         """Step batches; what `nadam_step` returns, else 0, for each."""
-        calls = [self._batch_call(batch, how) for batch in batches]
-        return _core.optim_step(calls, how["error_if_nonfinite"], self._dtype, self._threads)
+        calls = [cls._batch_call(batch, how) for batch in batches]
+        return _core.optim_step(calls, how.get("error_if_nonfinite", False), dtype, threads)
 
-    def _batch_call(self, batch: list[tuple[int, Array]], how: dict[str, Any]) -> OptimCall:
-        places = [i for i, _ in batch]
-        group, first = self._group_of[places[0]], self.state[places[0]]
+    @classmethod
+    def _batch_call(cls, batch: list[Entry], how: dict[str, Any]) -> OptimCall:
+        options, first = batch[0].options, batch[0].state
         step = first["step"] + 1
-        lr = learning_rate(group, step)
-        states = {name: [self.state[i][name] for i in places] for name in self._states(group)}
-        params, grads = [self._params[i] for i in places], [g for _, g in batch]
-        masters = [self.state[i].get("master") for i in places]
-        return self._call(group, step, lr, params, grads, states, {**how, **first}, masters)
+        states = {name: [entry.state[name] for entry in batch] for name in cls._states(options)}
+        params, grads = [entry.param for entry in batch], [entry.grad for entry in batch]
+        masters = [entry.state.get("master") for entry in batch]
+        lr = learning_rate(options, step)
+        return cls._call(options, step, lr, params, grads, states, {**how, **first}, masters)
 
+    @classmethod
     def _call(
-        self,
+        cls,
         options: Group,
         step: int,
         lr: float,
@@ -331,14 +352,14 @@ class Optimizer:
             how.get("grad_scale", 1.0),
             how.get("clip_value"),
             options.get("weight_decay", 0.0),
-            self._decoupled,
+            options.get("decoupled_weight_decay", cls._decoupled),
             options["maximize"],
         )
-        numbers = [how["mu_product"] if name == "mu_product" else options[name] for name in self._numbers]
+        numbers = [how["mu_product"] if name == "mu_product" else options[name] for name in cls._numbers]
         masters = masters if masters and any(m is not None for m in masters) else None
         arrays = (params, grads, list(states.items()), masters, options["rounding_seed"])
         return (
-            self._function,
+            cls._function,
             arrays,
             common,
             (numbers, step, options.get("nesterov", False), options.get("semantics", "torch")),
@@ -378,34 +399,39 @@ class Optimizer:
         if want != got:
             raise ValueError(f"{where} must have groups of {want} parameters, got {got}")
         places = [i for group in groups for i in group["params"]]
-        fresh = [self._taken(where, k, given.get(i)) for k, i in enumerate(places)]
+        own = zip(self._params, self._group_of, strict=True)
+        fresh = [
+            self.taken(f"{where} must have {{}} for parameter {k}", p, group, given.get(i))
+            for k, (i, (p, group)) in enumerate(zip(places, own, strict=True))
+        ]
         for group, new in zip(self.param_groups, groups, strict=True):
             for name in self._defaults:
-                keeps = name in _PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
+                keeps = name in PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
                 if name in new and not keeps:
                     group[name] = new[name]
         self.state[:] = fresh
 
-    def _taken(self, where: str, i: int, given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A copy of a given state, in the form that this optimizer keeps."""
-        own = self._new_state(self._params[i], self._group_of[i])
+    @classmethod
+    def taken(cls, where: str, param: Array, options: Group, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Copy a given state in the form that these options want; `where` is an error's text, {} what is wanted."""
+        own = cls.new_state(param, options)
         if given is None:
             return own
         for name, value in own.items():
             if name not in given:
                 if name == "master":
                     continue
-                raise ValueError(f"{where} must have {name!r} for parameter {i}, got {', '.join(given)}")
+                raise ValueError(f"{where.format(repr(name))}, got {', '.join(given)}")
             new = given[name]
             if _is_number(value):
                 own[name] = type(value)(new)
                 continue
             if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
-                raise ValueError(
-                    f"{where} must have {name!r} of shape {value.shape} for parameter {i}, got {np.shape(new)}"
-                )
+                raise ValueError(f"{where.format(f'{name!r} of shape {value.shape}')}, got {np.shape(new)}")
             if isinstance(value, BlockState):
                 same = isinstance(new, BlockState) and new.coding == value.coding
+                if same and (new.codes.shape, new.absmax.shape) != (value.codes.shape, value.absmax.shape):
+                    raise ValueError(f"{where.format(f'{name!r} of {value.nbytes} bytes')}, got {new.nbytes}")
                 numbers = (
                     new.copy()
                     if same
@@ -436,9 +462,9 @@ class Optimizer:
         self.load_state_dict(load_states(path, self._name, self._names))
 
 
-_SIGNED = {"exp_avg", "momentum_buffer", "grad_avg"}
+SIGNED = {"exp_avg", "momentum_buffer", "grad_avg"}
 """States that can be negative."""
-_PRECISION = {"state_bits", "coding", "state_min_size", "master"}
+PRECISION = {"state_bits", "coding", "state_min_size", "master"}
 """Options of how states are kept, which a loaded state does not change."""
 
 

@@ -4,10 +4,10 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from modelopt_rs._types import Array, Semantics
+from modelopt_rs._types import Array, Bf16, Semantics
 from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.muon import muon_step
-from modelopt_rs.optim.optimizer import Common, Group, LearningRate, Optimizer, Params, learning_rate
+from modelopt_rs.optim.optimizer import Common, Entry, Group, LearningRate, Optimizer, Params, learning_rate
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -65,7 +65,8 @@ class SGD(Optimizer):
         options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {**options, "nesterov": nesterov}, common)
 
-    def _check_options(self, group: Group) -> None:
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
         if group["nesterov"] and not (group["momentum"] > 0 and group["dampening"] == 0):
             raise ValueError("SGD: nesterov must be False without momentum or with dampening, got True")
         super()._check_options(group)
@@ -110,8 +111,10 @@ class Adagrad(Optimizer):
         }
         super().__init__(params, options, common)
 
-    def _new_state(self, param: Array, options: Group) -> dict[str, Any]:
-        state = super()._new_state(param, options)
+    @classmethod
+    def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
+        """What a parameter starts with."""
+        state = super().new_state(param, options)
         total = state["state_sum"]
         if (first := options["initial_accumulator_value"]) != 0:
             if isinstance(total, BlockState):
@@ -415,26 +418,30 @@ class LAMB(Optimizer):
 class _Whole(Optimizer):
     """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
 
+    @classmethod
     def _step_batch(
-        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
     ) -> None:
         raise NotImplementedError
 
-    def _check_options(self, group: Group) -> None:
-        self._step_batch(group, 1, ([], []), [], {})
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
+        cls._step_batch(group, 1, ([], []), [], {})
 
-    def _run(self, batches: list[list[tuple[int, Array]]], how: dict[str, Any]) -> list[float]:
+    @classmethod
+    def _run(cls, batches: list[list[Entry]], how: Group, dtype: Bf16, threads: int | None) -> list[float]:
         for batch in batches:
-            places = [i for i, _ in batch]
-            states = [self.state[i] for i in places]
-            arrays = ([self._params[i] for i in places], [g for _, g in batch])
-            self._step_batch(self._group_of[places[0]], states[0]["step"] + 1, arrays, states, how)
+            states = [entry.state for entry in batch]
+            masters = [state.get("master") for state in states]
+            more = {
+                "dtype": dtype,
+                "threads": threads,
+                "master": masters if any(m is not None for m in masters) else None,
+                **how,
+            }
+            arrays = ([entry.param for entry in batch], [entry.grad for entry in batch])
+            cls._step_batch(batch[0].options, states[0]["step"] + 1, arrays, states, more)
         return [0.0] * len(batches)
-
-    def _how(self, states: list[Group]) -> dict[str, Any]:
-        masters = [s.get("master") for s in states]
-        given = masters if any(m is not None for m in masters) else None
-        return {"dtype": self._dtype, "threads": self._threads, "master": given}
 
 
 class Adafactor(_Whole):
@@ -453,19 +460,21 @@ class Adafactor(_Whole):
         options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
         super().__init__(params, options, common)
 
-    def _state_shapes(self, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
+    @classmethod
+    def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
         if param.ndim < 2:
             return {"variance": param.shape}
         return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
 
+    @classmethod
     def _step_batch(
-        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
     ) -> None:
         row_var, col_var, variance = ([s.get(name) for s in states] for name in ("row_var", "col_var", "variance"))
         options = {
             name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
         }
-        more = {"step": step, "lr": learning_rate(group, step), **self._how(states), **how}
+        more = {"step": step, "lr": learning_rate(group, step), **how}
         adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, **options, **more)
 
 
@@ -493,15 +502,17 @@ class Muon(_Whole):
     def _states(options: Group) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
-    def _check_options(self, group: Group) -> None:
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
         if group["rounding_seed"] is not None:
             raise ValueError(f"Muon: rounding_seed must be None, got {group['rounding_seed']!r}; use master=True")
         super()._check_options(group)
 
+    @classmethod
     def _step_batch(
-        self, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
     ) -> None:
         own = ("weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn", "maximize")
         buffers = [s["momentum_buffer"] for s in states]
-        more = {"lr": learning_rate(group, step), **self._how(states), **how}
+        more = {"lr": learning_rate(group, step), **how}
         muon_step(arrays[0], arrays[1], buffers, **{name: group[name] for name in own}, **more)
