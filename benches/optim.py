@@ -108,7 +108,7 @@ def same(ours: list[np.ndarray], theirs: Any) -> None:
 
 
 def some(ours: list[np.ndarray], theirs: Any) -> None:
-    """The first numbers, of arrays too large to compare whole. (In the first step, codes of states change nothing yet.)"""
+    """The first numbers, of arrays too large to compare whole. (In a first step, codes of states change nothing.)"""
     same([ours[0][:100_000]], [theirs[0][:100_000]])
 
 

@@ -83,9 +83,8 @@ impl<C: Real> Means<C> {
 pub struct Adam<C, const AMSGRAD: bool> {
     means: Means<C>,
     step_size: C,
-    /// v is multiplied by it before its root, the root by the other: one of them corrects v.
-    before_root: C,
-    after_root: C,
+    /// What the largest v is kept of is multiplied by it.
+    before_largest: C,
     eps: C,
 }
 
@@ -93,13 +92,16 @@ impl<C: Real, const AMSGRAD: bool> Adam<C, AMSGRAD> {
     /// For step number `step`.
     pub fn new(common: &Common, betas: [f64; 2], eps: f64, semantics: Semantics, step: u64) -> Self {
         let [bc1, bc2] = betas.map(|beta| correction(beta, step));
-        let (step_size, before_root, after_root) = match semantics {
-            Semantics::Torch => (common.lr / bc1, 1.0, 1.0 / bc2.sqrt()),
-            Semantics::Keras => (common.lr * bc2.sqrt() / bc1, 1.0, 1.0),
-            Semantics::Optax => (common.lr / bc1, 1.0 / bc2, 1.0),
+        // The root's correction is taken out of the fraction: lr / bc1 m / (sqrt(v) / c + eps) is
+        // lr c / bc1 m / (sqrt(v) + c eps), and a product for each element less.
+        let corrected = bc2.sqrt();
+        let (step_size, before_largest, eps) = match semantics {
+            Semantics::Optax if AMSGRAD => (common.lr / bc1, 1.0 / bc2, eps),
+            Semantics::Torch | Semantics::Optax => (common.lr * corrected / bc1, 1.0, eps * corrected),
+            Semantics::Keras => (common.lr * corrected / bc1, 1.0, eps),
         };
-        let [step_size, before_root, after_root, eps] = [step_size, before_root, after_root, eps].map(C::from_f64);
-        Self { means: Means::new(betas), step_size, before_root, after_root, eps }
+        let [step_size, before_largest, eps] = [step_size, before_largest, eps].map(C::from_f64);
+        Self { means: Means::new(betas), step_size, before_largest, eps }
     }
 }
 
@@ -111,14 +113,14 @@ impl<C: Real, const AMSGRAD: bool> Algorithm<C> for Adam<C, AMSGRAD> {
     fn step(&self, param: C, grad: C, [mean, square, largest]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
         let mean = self.means.first(mean, grad);
         let square = self.means.second(square, grad);
-        let mut size = square * self.before_root;
-        let mut largest = largest;
+        let (mut size, mut largest) = (square, largest);
         if AMSGRAD {
+            size = size * self.before_largest;
             // A NaN stays, as in torch.maximum.
             largest = if largest >= size { largest } else { size };
             size = largest;
         }
-        let param = param - self.step_size * mean / (size.sqrt() * self.after_root + self.eps);
+        let param = param - self.step_size * mean / (size.sqrt() + self.eps);
         (param, [mean, square, largest])
     }
 }

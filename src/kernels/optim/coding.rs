@@ -140,9 +140,9 @@ impl Coding for Float8 {
         if !signed {
             return f32::from_bits((code << Self::SHIFT) + Self::first(false));
         }
-        let magnitude = code & 127;
-        let bits = select(magnitude > 0, (magnitude << Self::SHIFT) + Self::first(true), 0);
-        f32::from_bits(bits | (code & 128) << 24)
+        // The sign of the byte, extended, is that of the number; what it fills between is cut away.
+        let bits = ((code as i8 as i32 as u32) << Self::SHIFT) & (1 << 31 | 127 << Self::SHIFT);
+        f32::from_bits(select(bits << 1 > 0, bits + Self::first(true), bits))
     }
 }
 
