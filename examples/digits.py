@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def new_params(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Params:
     """Weights of He et al. 2015 (arXiv 1502.01852), biases of 0."""
     rng = np.random.default_rng(seed)
     params = {}
-    for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n, m) in enumerate(pairwise(sizes)):
         params[f"w{i}"] = (rng.standard_normal((n, m)) * np.sqrt(2 / n)).astype(np.float32)
         params[f"b{i}"] = np.zeros(m, np.float32)
     return params

@@ -69,7 +69,10 @@ def main() -> int:
             accuracies.append(accuracy(params, data.held_out_x, data.held_out_y))
         reached[title] = float(np.mean(accuracies))
         seconds, size = time.perf_counter() - start, state_bytes(optimizer)
-        print(f"| {title:15} | {reached[title]:13.2%} | {np.mean(losses):17.4f} | {size:21.2f} | {seconds:7.1f} |", flush=True)
+        print(
+            f"| {title:15} | {reached[title]:13.2%} | {np.mean(losses):17.4f} | {size:21.2f} | {seconds:7.1f} |",
+            flush=True,
+        )
     lost = reached["float32"] - min(reached["8 bits, float8"], reached["8 bits, dynamic"])
     if lost > MOST_LOST:
         print(f"8 bits must lose at most {MOST_LOST:.1%}, got {lost:.2%}", file=sys.stderr)

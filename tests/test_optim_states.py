@@ -82,9 +82,9 @@ def test_the_error_of_float8_is_as_documented(signed):
     x = numbers(1 << 16, signed)
     got = mo.optim.BlockState.from_array(x, signed=signed).dequantize()
     largest = np.repeat(np.abs(x.reshape(-1, 256)).max(1), 256)
-    floor = 2e-5 if signed else 3e-10
-    assert np.all(np.abs(got - x) <= np.maximum(np.abs(x) / 16 * (1 + 1e-6), floor * largest))
-    assert np.all((np.abs(x) < floor / 2 * largest) <= (got == 0 if signed else got > 0))
+    part = 16 if signed else 32
+    assert np.all(np.abs(got - x) <= np.maximum(np.abs(x) / part * (1 + 1e-5), 2e-5 * largest))
+    assert np.all((np.abs(x) < 1e-5 * largest) <= (got == 0 if signed else got > 0))
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -153,6 +153,7 @@ def start(states: dict[str, bool], n: int, coding: str, seed: int) -> dict[str, 
 
 @pytest.mark.parametrize(("function", "states", "options", "coding"), CASES, ids=str)
 def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states, options, coding):
+    """To the bit; but float8 codes by chance: then each state has one of the two codes around its number."""
     step = getattr(mo.optim, function)
     for n in LENGTHS:
         rng = np.random.default_rng(n)
@@ -168,7 +169,32 @@ def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states,
             assert ref.bits_of(got) == ref.bits_of(want), n
             for name, signed in states.items():
                 again = mo.optim.BlockState.from_array(now[name], coding=coding, signed=signed)
-                assert ref.bits_of((coded[name].codes, coded[name].absmax)) == ref.bits_of((again.codes, again.absmax))
+                assert ref.bits_of(coded[name].absmax) == ref.bits_of(again.absmax)
+                if coding != "float8":
+                    assert ref.bits_of(coded[name].codes) == ref.bits_of(again.codes)
+                    continue
+                error = np.abs(coded[name].dequantize() - now[name])
+                lowest = 2e-5 * np.repeat(again.absmax, block(coding))[:n]
+                assert np.all(error <= np.maximum(np.abs(now[name]) / (8 if signed else 16) * (1 + 1e-5), lowest))
+
+
+def test_float8_codes_of_steps_are_right_on_average():
+    """Of a million numbers the mean relative error is below 6 standard errors of a fair choice."""
+    n = 1 << 20
+    rng = np.random.default_rng(0)
+    p, coded, exact = np.zeros(n, np.float32), {}, {}
+    for name, signed in STEPS[0][1].items():
+        coded[name] = mo.optim.BlockState.zeros((n,), signed=signed)
+    for t in range(1, 6):
+        g = rng.standard_normal(n).astype(np.float32)
+        exact = {name: state.dequantize() for name, state in coded.items()}
+        mo.optim.adam_step(p.copy(), g, **exact, step=t)
+        mo.optim.adam_step(p, g, **coded, step=t)
+    for name, part in (("exp_avg", 8), ("exp_avg_sq", 16)):
+        x = exact[name]
+        large = np.abs(x) > 1e-3 * np.abs(x).max()
+        error = (coded[name].dequantize()[large] - x[large]) / np.abs(x[large])
+        assert abs(error.mean(dtype=np.float64)) <= 6 / part / 2 / np.sqrt(error.size), name
 
 
 @pytest.mark.parametrize(("function", "states", "options", "coding"), CASES, ids=str)

@@ -29,11 +29,13 @@ class BlockState:
     shape : sequence of int
         The shape of what is coded: that of the parameter.
     coding : {"float8", "dynamic", "four"}
-        "float8": small floats, a sign, 4 bits of exponent and 3 of mantissa, or for what is not signed 5 and 3: an
-        error of at most 1/16 of the number, down to 2e-5 of the block's largest (3e-10 where not signed); smaller ones
-        become 0 (3e-10 of the largest). "dynamic": the maps of Dettmers et al., in the order of bitsandbytes: finer for
-        large numbers (under 1 %), coarser for small ones. "four": 4 bits, what is signed in the dynamic map of 4 bits,
-        what is not by its root in 16 even steps from 1/16.
+        "float8" (8 bits): small floats, a sign, 4 bits of exponent and 3 of mantissa, or 4 and 4 where not signed, down
+        to 2e-5 of the block's largest; smaller ones become 0 (where not signed: the smallest). To nearest by
+        `from_array`, an error of at most 1/16 of the number (1/32); steps round by chance, by low bits of the other
+        numbers that they make: twice that, but 0 on average. "dynamic" (8 bits): the maps of Dettmers et al., in the
+        order of bitsandbytes: finer for large numbers (under 1 %), coarser for small ones, always to nearest. "four" (4
+        bits): what is signed in the dynamic map of 4 bits, what is not by its root in 16 even steps from 1/16, to
+        nearest.
     signed : bool
         Whether it can be negative: first moments and momenta. Second moments cannot; with "float8" and "four" they have
         no 0, but in a block of zeros.

@@ -1,6 +1,6 @@
 //! Steps of states in blocks of codes, and these states as numbers.
 
-use super::coding::{Coding, LONGEST, SMALLEST, magnitude, number, spread, store, stored, unit};
+use super::coding::{Coding, LONGEST, NEAREST, SMALLEST, magnitude, number, spread, store, stored, unit};
 use super::storage::Storage;
 use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
 use crate::isa::kernel;
@@ -47,9 +47,10 @@ impl<'a> Blocks<'a> {
 
 /// Code all blocks of `numbers`, which are as they are stored, with zeros up to the end of a block.
 #[inline(always)]
-fn store_all<K: Coding>(numbers: &[f32], signed: bool, state: &mut Blocks<'_>) {
-    for (numbers, (codes, largest)) in numbers.chunks_exact(K::BLOCK).zip(state.each::<K>()) {
-        store::<K>(numbers, signed, *largest, codes);
+fn store_all<K: Coding>(numbers: &[f32], noise: &[f32], signed: bool, state: &mut Blocks<'_>) {
+    let numbers = numbers[..SPAN].chunks_exact(K::BLOCK).zip(noise[..SPAN].chunks_exact(K::BLOCK));
+    for ((numbers, noise), (codes, largest)) in numbers.zip(state.each::<K>()) {
+        store::<K>(numbers, noise, signed, *largest, codes);
     }
 }
 
@@ -94,9 +95,9 @@ impl<K: Coding> Storage<f32> for K {
             a.set_largest(i, largest_a);
             b.set_largest(i, largest_b);
         }
-        for ((numbers, state), signed) in [numbers_a, numbers_b].into_iter().zip([a, b]).zip(A::SIGNED).take(A::STATES)
-        {
-            store_all::<K>(&numbers[..SPAN], signed, state);
+        store_all::<K>(numbers_a, numbers_b, A::SIGNED[0], a);
+        if A::STATES > 1 {
+            store_all::<K>(numbers_b, numbers_a, A::SIGNED[1], b);
         }
     }
 }
@@ -127,11 +128,9 @@ kernel! {
             let a = stored::<K>(a, A::SIGNED[0]);
             largest[0] = magnitude(a).max(largest[0]);
             (param[i], numbers_a[i]) = (p, a);
-            if A::STATES > 1 {
-                let b = stored::<K>(b, A::SIGNED[1]);
-                largest[1] = magnitude(b).max(largest[1]);
-                numbers_b[i] = b;
-            }
+            let b = if A::STATES > 1 { stored::<K>(b, A::SIGNED[1]) } else { p };
+            largest[1] = magnitude(b).max(largest[1]);
+            numbers_b[i] = b;
         }
         largest
     }
@@ -204,7 +203,7 @@ kernel! {
             state.set_largest(i, largest);
             let bytes = K::BLOCK * K::BITS / 8;
             let end = state.codes.len().min((i + 1) * bytes);
-            store::<K>(&numbers, signed, state.absmax[i], &mut state.codes[i * bytes..end]);
+            store::<K>(&numbers, &[NEAREST; LONGEST], signed, state.absmax[i], &mut state.codes[i * bytes..end]);
         }
     }
 }
