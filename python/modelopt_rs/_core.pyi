@@ -21,6 +21,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "absmax",
+    "block_state",
     "adafactor_step",
     "count_nonfinite",
     "count_nonzero",
