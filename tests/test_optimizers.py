@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+import sys
+import threading
 from typing import Any
 
 import ml_dtypes
@@ -416,6 +418,44 @@ def test_all_groups_are_checked_before_the_first_is_written():
     assert (p == 1).all()
     assert (q == 1).all()
     assert not any(s["step"] or s["exp_avg"].any() for s in optimizer.state)
+
+
+def test_c8_two_threads_that_step_one_parameter_are_told_or_take_turns():
+    """Each step that is not refused takes 1 away: none is lost."""
+    p, g = np.zeros(40_000, np.float32), np.ones(40_000, np.float32)
+    done = [0, 0]
+
+    def many(i: int) -> None:
+        for _ in range(3000):
+            try:
+                mo.optim.sgd_step(p, g, step=1, lr=1.0, threads=1)
+                done[i] += 1
+            except ValueError as error:
+                assert str(error) == "sgd_step: param is in use by another call"  # noqa: PT017
+
+    threads = [threading.Thread(target=many, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (p == -sum(done)).all()
+    assert sum(done) >= 3000
+
+
+def test_c15_steps_leak_no_reference_whether_they_work_or_fail():
+    p, g = np.ones(300, np.float32), np.ones(300, np.float32)
+    m, v = (mo.optim.BlockState.zeros((300,), signed=signed) for signed in (True, False))
+    held = [p, g, m, v, m.codes, m.absmax]
+    before = [sys.getrefcount(x) for x in held]
+    for _ in range(2000):
+        mo.optim.adam_step([p], [g], [m], [v], step=1)
+        with pytest.raises(ValueError, match="lr must be"):
+            mo.optim.adam_step([p], [g], [m], [v], step=1, lr=-1.0)
+        with pytest.raises(ValueError, match="overlap"):
+            mo.optim.adam_step([p], [p], [m], [v], step=1)
+        with pytest.raises(ValueError, match="must have shape"):
+            mo.optim.adam_step([p], [g[:3]], [m], [v], step=1)
+    assert [sys.getrefcount(x) for x in held] == before
 
 
 # -------------------------------------------------------------------------------------------------- schedules

@@ -16,7 +16,7 @@ pub struct Blocks<'a> {
 }
 
 /// Elements that are stepped at a time: several blocks, whose largest magnitudes are looked for at the same time (one by
-/// one each waits for its own: half as much again). Not 1,024: see [`Plain`].
+/// one each waits for its own: half as much again). Not 1,024: see `storage.rs`.
 const SPAN: usize = 768;
 
 impl<'a> Blocks<'a> {
