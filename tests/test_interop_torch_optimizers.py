@@ -518,3 +518,18 @@ def test_torchs_product_of_momenta_may_have_become_0():
 def test_the_base_package_does_not_import_torch():
     code = "import sys, modelopt_rs; assert not {'torch', 'keras', 'modelopt_rs.interop'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_lamb_which_torch_does_not_have_steps_as_that_of_arrays():
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(shape).astype(np.float32) for shape in ((20, 30), (7,))]
+    params = [torch.nn.Parameter(torch.from_numpy(x.copy())) for x in start]
+    arrays = [x.copy() for x in start]
+    theirs, ours = guest.LAMB(params, lr=0.1, weight_decay=0.01), mo.optim.LAMB(arrays, lr=0.1, weight_decay=0.01)
+    for _ in range(5):
+        grads = [rng.standard_normal(x.shape).astype(np.float32) for x in start]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = torch.from_numpy(g)
+        theirs.step()
+        ours.step(grads)
+    assert [p.detach().numpy().tobytes() for p in params] == [x.tobytes() for x in arrays]

@@ -17,6 +17,7 @@ from modelopt_rs.optim.optimizer import PRECISION, SIGNED, Entry
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
+    "LAMB",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -505,3 +506,20 @@ class Lion(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, common)
+
+
+class LAMB(Optimizer):
+    """LAMB, which torch doesn't have: see `Optimizer` for `params` and `common`."""
+
+    _algorithm = optim.LAMB
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, common)
