@@ -180,8 +180,8 @@ fn optim_step<'py>(
             }
         }
         let results = ready.iter_mut().map(|call| call.run(py, threads)).collect();
-        for array in ready.iter().flat_map(|call| call.tensors.all()) {
-            array.write_back()?;
+        for call in &ready {
+            call.tensors.write_back()?;
         }
         results
     })

@@ -185,7 +185,8 @@ fn adafactor_step<'py>(
             Some(Dtype::F64) => run::<f64>(py, &mut tensors, &mut moments, &common, &numbers, threads),
             Some(_) => run::<f32>(py, &mut tensors, &mut moments, &common, &numbers, threads),
         };
-        for array in tensors.all().into_iter().chain(moments.iter().flat_map(Moments::arrays)) {
+        tensors.write_back()?;
+        for array in moments.iter().flat_map(Moments::arrays) {
             array.write_back()?;
         }
         written

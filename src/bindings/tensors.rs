@@ -151,6 +151,16 @@ impl<'py> Tensors<'py> {
         all
     }
 
+    /// Put what was stepped in a copy in its place.
+    pub fn write_back(&self) -> PyResult<()> {
+        let states = match &self.states {
+            States::Plain(states) => &states[..],
+            States::Coded(..) => &[],
+        };
+        let written = self.params.iter().chain(self.masters.iter().flatten()).chain(states.iter().flatten());
+        written.filter(|array| array.original.is_some()).try_for_each(Array::write_back)
+    }
+
     /// An error for the first gradient that is not finite.
     pub fn refuse_nonfinite(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
         for grad in &self.grads {
