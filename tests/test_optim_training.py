@@ -117,3 +117,16 @@ def test_k_small_batches_step_as_one_large_one(data):
         second.step()
     for name, p in whole.items():
         np.testing.assert_allclose(parts[name], p, atol=1e-5)
+
+
+def test_the_gradients_of_the_model_are_those_of_its_loss(data):
+    params = {name: p.astype(np.float64) for name, p in digits.new_params(SIZES).items()}
+    x, y = data.x[:50].astype(np.float64), data.y[:50]
+    rng = np.random.default_rng(1)
+    way = {name: rng.standard_normal(p.shape) for name, p in params.items()}
+    near = [
+        digits.loss_and_grads({name: p + h * way[name] for name, p in params.items()}, x, y)[0] for h in (1e-6, -1e-6)
+    ]
+    grads = digits.loss_and_grads(params, x, y)[1]
+    slope = sum(float((grads[name] * way[name]).sum()) for name in params)
+    assert (near[0] - near[1]) / 2e-6 == pytest.approx(slope, rel=1e-5)
