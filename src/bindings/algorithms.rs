@@ -41,13 +41,16 @@ pub struct Kind {
     pub states: &'static [&'static str],
 }
 
+/// The names of what nearly all write and read, of one array and of a list.
+pub const PARAM_AND_GRAD: [[&str; 2]; 2] = [["param", "params"], ["grad", "grads"]];
+
 impl Kind {
     /// The names of what is written and of what is read, of one array and of a list.
     pub fn names(&self) -> [[&'static str; 2]; 2] {
         match self.function {
             "ema_step" => [["average", "averages"], ["param", "params"]],
             "accumulate_step" => [["total", "totals"], ["grad", "grads"]],
-            _ => [["param", "params"], ["grad", "grads"]],
+            _ => PARAM_AND_GRAD,
         }
     }
 }

@@ -53,12 +53,12 @@ fn conflict(extents: &[Extent]) -> Option<(usize, usize)> {
 /// Asks `NumPy`, which knows that interleaved views do not overlap; where that is too hard to tell, they do.
 fn refuse_overlap_with_copied(arrays: &[&Array<'_>]) -> PyResult<()> {
     for (i, copied) in arrays.iter().enumerate().filter(|(_, array)| array.original.is_some()) {
+        let numpy = copied.object.py().import("numpy")?;
         for (j, other) in arrays.iter().enumerate() {
             let pair_of_copies = other.original.is_some() && j < i; // seen from the other one
             if i == j || pair_of_copies || !(copied.is_written() || other.is_written()) {
                 continue;
             }
-            let numpy = other.object.py().import("numpy")?;
             let found = numpy.call_method1("shares_memory", (copied.given(), other.given(), HARDEST));
             if found.is_ok_and(|found| !found.is_truthy().unwrap_or(true)) {
                 continue;
@@ -75,7 +75,9 @@ fn refuse_overlap_with_copied(arrays: &[&Array<'_>]) -> PyResult<()> {
 /// How much `NumPy` may look at to tell whether two views overlap.
 const HARDEST: usize = 1_000_000;
 
-/// Register the memory of one call (copies are its own, and are made and put back with the GIL held): refused where its own arrays overlap what it writes, or another call is there.
+/// Register the memory of one call: refused where its own arrays overlap what it writes, or another call is there.
+///
+/// Copies are the call's own; they are made and put back with the GIL held.
 pub fn borrow(arrays: &[&Array<'_>]) -> PyResult<Borrow> {
     refuse_overlap_with_copied(arrays)?;
     let mut extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();

@@ -3,13 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
 
-use super::algorithms::{Allowed, GivenCommon, common, step_number};
+use super::algorithms::{Allowed, GivenCommon, PARAM_AND_GRAD, common, step_number};
 use super::arg::{Name, pair};
 use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, Item};
 use super::error::{ask_memory, compute, entry};
-use super::tensors::{Tensors, listed};
+use super::states::expect_dtype_for;
+use super::tensors::{Tensors, expect_count, listed};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{Adafactor, Common, Factored, Tensor, adafactor};
@@ -63,8 +64,7 @@ impl<'py> Moments<'py> {
             })?;
             let array = Array::float_inout(names[i], object, None)?;
             array.expect_shape(shape)?;
-            let state = if param.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
-            array.expect_dtype(state.0, format_args!("{} for {} {}", state.1, param.name.arg, param.object_dtype()))?;
+            expect_dtype_for(&array, param)?;
             PyResult::Ok(array)
         };
         let absent = |i: usize| {
@@ -95,11 +95,8 @@ fn moments<'py>(params: &[Array<'py>], is_list: bool, given: [&Obj<'py>; 3]) -> 
     let mut lists = Vec::with_capacity(STATES.len());
     for (name, given) in STATES.into_iter().zip(given) {
         let list = if given.is_none() { None } else { Some(listed(FUNCTION, [name, name], given)?) };
-        if let Some(list) = list.as_ref().filter(|list| list.len() != params.len()) {
-            let (want, got) = (params.len(), list.len());
-            return Err(
-                Error::Value(format!("{FUNCTION}: {name} must have {want} arrays like params, got {got}")).into()
-            );
+        if let Some(list) = &list {
+            expect_count(FUNCTION, name, list.len(), "params", params.len())?;
         }
         lists.push(list);
     }
@@ -163,13 +160,8 @@ fn adafactor_step<'py>(
         let common = self::common(FUNCTION, &common)?;
         let numbers = Numbers::new(&numbers)?;
         let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
-        let mut tensors = Tensors::new(
-            FUNCTION,
-            [["param", "params"], ["grad", "grads"]],
-            &[],
-            &(param, grad, Vec::new(), master, seed),
-            dtype,
-        )?;
+        let given = (param, grad, Vec::new(), master, seed);
+        let mut tensors = Tensors::new(FUNCTION, PARAM_AND_GRAD, &[], &given, dtype)?;
         let mut moments = moments(&tensors.params, is_list, [&row_var, &col_var, &variance])?;
         let mut all = tensors.all();
         all.extend(moments.iter().flat_map(Moments::arrays));

@@ -43,16 +43,20 @@ macro_rules! match_coding {
 }
 
 impl Coded {
-    fn parse(name: Name, word: &str) -> PyResult<Self> {
-        match word {
-            "float8" => Ok(Self::Float8),
-            "dynamic" => Ok(Self::Dynamic),
-            "four" => Ok(Self::Four),
-            _ => {
-                let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
-                Err(Error::Value(text).into())
-            }
+    fn word(self) -> &'static str {
+        match self {
+            Self::Float8 => "float8",
+            Self::Dynamic => "dynamic",
+            Self::Four => "four",
         }
+    }
+
+    fn parse(name: Name, word: &str) -> PyResult<Self> {
+        let known = [Self::Float8, Self::Dynamic, Self::Four].into_iter().find(|coding| coding.word() == word);
+        known.ok_or_else(|| {
+            let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
+            Error::Value(text).into()
+        })
     }
 
     /// Bytes and blocks of so many elements.
@@ -110,6 +114,13 @@ pub enum States<'py> {
     Coded(Coded, Vec<Vec<BlockState<'py>>>),
 }
 
+/// Refuse another dtype of a state than that of its parameter asks for.
+pub fn expect_dtype_for(state: &Array<'_>, param: &Array<'_>) -> PyResult<()> {
+    let (dtype, word) = if param.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
+    // Written out only in an error: a dtype's text takes longer than the step of a small array.
+    state.expect_dtype(dtype, format_args!("{word} for {} {}", param.name.arg, param.object_dtype()))
+}
+
 /// What can be negative: the others are second moments.
 const SIGNED: [&str; 3] = ["exp_avg", "momentum_buffer", "grad_avg"];
 
@@ -136,9 +147,9 @@ impl<'py> States<'py> {
                 let wants = SIGNED.contains(&name.arg.word());
                 let coding = *coding.get_or_insert(state.coding);
                 if (state.coding, state.signed) != (coding, wants) {
-                    let (want, got) = (format!("{coding:?}, signed={wants}"), (state.coding, state.signed));
-                    let text = format!("{name} must be coded as {want}, got {:?}, signed={}", got.0, got.1);
-                    return Err(Error::Value(text.to_lowercase()).into());
+                    let (want, got, signed) = (coding.word(), state.coding.word(), state.signed);
+                    let text = format!("{name} must be coded as {want}, signed={wants}, got {got}, signed={signed}");
+                    return Err(Error::Value(text).into());
                 }
                 blocks.push(state);
             }
@@ -152,12 +163,9 @@ impl<'py> States<'py> {
         let is_wide = param.dtype == Dtype::F64;
         match self {
             Self::Plain(states) => {
-                let want = if is_wide { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
                 for array in states.iter().map(|states| &states[i]) {
                     array.expect_shape_of(param)?;
-                    // Written out only in an error: a dtype's text takes longer than the step of a small array.
-                    let what = format_args!("{} for {} {}", want.1, param.name.arg, param.object_dtype());
-                    array.expect_dtype(want.0, what)?;
+                    expect_dtype_for(array, param)?;
                 }
             }
             Self::Coded(_, states) => {

@@ -11,7 +11,7 @@ use super::dtype::{Dtype, Item, match_dtype};
 use super::error::compute;
 use super::quant::nonfinite_text;
 use super::states::{BlockState, Coded, States};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::kernels::optim::{Blocks, Coding, Grad, MAX_STATES, Narrow, Noise, Param, Plain, Tensor};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::{Bf16, F16, Real};
@@ -49,6 +49,14 @@ pub fn listed<'py>(
     Err(PyTypeError::new_err(text))
 }
 
+/// Refuse a list of `n` arrays where another, `like`, has `want`.
+pub fn expect_count(function: &str, what: &str, n: usize, like: &str, want: usize) -> Result<()> {
+    if n == want {
+        return Ok(());
+    }
+    Err(Error::Value(format!("{function}: {what} must have {want} arrays like {like}, got {n}")))
+}
+
 impl<'py> Tensors<'py> {
     /// The names of parameters and gradients, of one and of many; of the states that the function may have.
     pub fn new(
@@ -60,13 +68,7 @@ impl<'py> Tensors<'py> {
     ) -> PyResult<Self> {
         let known = states;
         let params = listed(function, of_params, &given.0)?;
-        let same_length = |what: &str, n: usize| {
-            if n == params.len() {
-                return Ok(());
-            }
-            let want = params.len();
-            Err(Error::Value(format!("{function}: {what} must have {want} arrays like {}, got {n}", of_params[1])))
-        };
+        let same_length = |what, n| expect_count(function, what, n, of_params[1], params.len());
         let grads = listed(function, of_grads, &given.1)?;
         same_length(of_grads[1], grads.len())?;
         let float = |(name, object): &(Name, Obj<'py>), dtype| Array::float_inout(*name, object, dtype);

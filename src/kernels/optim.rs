@@ -127,7 +127,7 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
     let mut pieces: Vec<_> = if tensors.iter().all(|tensor| tensor.elements() <= CHUNK) {
         tensors.into_iter().map(Some).collect() // in place: for thousands of small ones that counts
     } else {
-        cut(tensors)
+        tensors.into_iter().flat_map(whole::pieces).map(Some).collect()
     };
     let batches = whole::batches(&mut pieces, |piece| piece.as_ref().map_or(0, Tensor::elements));
     let prepared = Prepared::new(common);
@@ -138,19 +138,8 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
     });
 }
 
-/// Tensors in pieces of a chunk.
-fn cut<C: Real, K: Storage<C>>(tensors: Vec<Tensor<'_, C, K>>) -> Vec<Option<Tensor<'_, C, K>>> {
-    let mut pieces = Vec::with_capacity(tensors.len());
-    for mut tensor in tensors {
-        while tensor.elements() > CHUNK {
-            pieces.push(Some(tensor.split_off(CHUNK)));
-        }
-        pieces.push(Some(tensor));
-    }
-    pieces
-}
-
-/// Elements of the buffers: the longest block.
+/// Elements of the buffers, the longest block: all together are in the L1 cache. Not 1,024: buffers at a distance of 4 KiB
+/// look alike to the loads that come after stores (measured: 1.17 of the time).
 const BUFFER: usize = 960;
 
 kernel! {

@@ -10,7 +10,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import Array, Source, TensorInfo, Tile
+from modelopt_rs.files.model import Array, Source, TensorInfo, Tile, bf16_to_float32
 from modelopt_rs.files.pack_quantized import (
     BITS,
     METADATA_KEY,
@@ -252,7 +252,7 @@ def _finite(tile: Tile, dtype: str, where: str) -> Array:
     """Return scales as float32; they must be finite."""
     scale = tile.array
     if dtype == "BF16":
-        scale = (scale.astype(np.uint32) << 16).view(np.float32)
+        scale = bf16_to_float32(scale)
     scale = np.ascontiguousarray(scale, np.float32)
     if not np.isfinite(scale).all():
         row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(scale)))

@@ -11,11 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Sink", "Source", "TensorInfo", "Tile"]
+__all__ = ["Array", "Sink", "Source", "TensorInfo", "Tile", "bf16_to_float32"]
 
 Array: TypeAlias = NDArray[Any]
+
+
+def bf16_to_float32(bits: Array) -> Array:
+    """Make float32 of bfloat16 bits in uint16: they are its upper half."""
+    return np.asarray(bits.astype(np.uint32) << 16).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from modelopt_rs._types import Array, Bf16, Tensors
 
 __all__ = ["accumulate_step", "ema_step", "global_norm"]
 
+_PLAIN = (0.0, 1.0, None, 0.0, False, False)
+"""lr, grad_scale, clip_value, weight_decay, decoupled, maximize."""
+
 
 def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = None, threads: int | None = None) -> None:
     """Move an exponential moving average of weights towards the weights.
@@ -42,9 +45,6 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     _core.optim_step(
         [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))], False, dtype, threads
     )
-
-
-_PLAIN = (0.0, 1.0, None, 0.0, False, False)
 
 
 def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, threads: int | None = None) -> None:

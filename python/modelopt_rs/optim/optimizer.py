@@ -8,6 +8,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding, OptimCall
+from modelopt_rs.files.model import bf16_to_float32
 from modelopt_rs.optim.average import accumulate_step, global_norm
 from modelopt_rs.optim.checkpoint import load_states, save_states
 from modelopt_rs.optim.state import BlockState
@@ -62,8 +63,8 @@ class Optimizer:
     Parameters
     ----------
     params : ndarray, list or dict of ndarray, or list of dict
-        What `step` writes: float32, float64, float16 or bfloat16, C-contiguous. A list of dicts is parameter groups, as
-        in torch: each has "params" (an array, a list or a dict) and whatever options it has of its own.
+        What `step` writes: float32, float64, float16 or bfloat16. A list of dicts is parameter groups, as in torch:
+        each has "params" (an array, a list or a dict) and whatever options it has of its own.
     maximize : bool
         Ascend instead of descend.
     state_bits : {32, 8, 4}
@@ -124,8 +125,6 @@ class Optimizer:
         ]
         self._totals: list[Array] | None = None
         self._accumulated = 0
-        for group in self.param_groups:
-            self._check_options(group)
 
     @classmethod
     def check(cls, options: Group) -> None:
@@ -165,20 +164,19 @@ class Optimizer:
         options = {k: v for k, v in group.items() if k != "params"}
         if unknown := set(options) - set(self._defaults):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
-        full = {**self._defaults, **options}
-        self._check_precision(full)
+        full: Group = {"params": [p for _, p in named], **self._defaults, **options}
+        self.check(full)
+        taken = set(self._names)
         for name, p in named:
             if not isinstance(p, np.ndarray):
                 raise TypeError(f"{self._name}: params[{name!r}] must be a NumPy array, got {type(p).__name__}")
-            if name in self._names:
+            if name in taken:
                 raise ValueError(f"{self._name}: params must have different names, got {name!r} twice")
+            taken.add(name)
             self._params.append(p)
             self._names.append(name)
             self._group_of.append(full)
-        self.param_groups.append({"params": [p for _, p in named], **full})
-        # The group that is looked up and the one that is shown are one.
-        shown = self.param_groups[-1]
-        self._group_of = [shown if g is full else g for g in self._group_of]
+        self.param_groups.append(full)
 
     @classmethod
     def _check_precision(cls, options: Group) -> None:
@@ -202,17 +200,16 @@ class Optimizer:
         state: dict[str, Any] = {"step": 0}
         if "mu_product" in cls._numbers:
             state["mu_product"] = 1.0
-        wide = param.dtype == np.float64
-        coded = options["state_bits"] < 32 and not wide and param.size >= options["state_min_size"]
+        coded = options["state_bits"] < 32 and _wide(param) is np.float32 and param.size >= options["state_min_size"]
         coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
         for name, shape in cls._state_shapes(param, options).items():
             if coded:
                 state[name] = BlockState.zeros(shape, coding=coding, signed=name in SIGNED)
             else:
-                state[name] = np.zeros(shape, np.float64 if wide else np.float32)
+                state[name] = np.zeros(shape, _wide(param))
         if options.get("master") and param.dtype.itemsize == 2:
-            bits16 = param.dtype == np.uint16
-            state["master"] = _widened(param) if bits16 else param.astype(np.float32)
+            bits = param.dtype == np.uint16
+            state["master"] = bf16_to_float32(param) if bits else param.astype(np.float32)
         return state
 
     # ------------------------------------------------------------------------------------------------ steps
@@ -267,9 +264,7 @@ class Optimizer:
         """Add gradients to what the next `step()` without gradients takes the mean of."""
         given = self._aligned("accumulate", grads)
         if self._totals is None:
-            self._totals = [
-                np.zeros(p.shape, np.float64 if p.dtype == np.float64 else np.float32) for p in self._params
-            ]
+            self._totals = [np.zeros(p.shape, _wide(p)) for p in self._params]
         if given:
             totals = [self._totals[i] for i, _ in given]
             accumulate_step(totals, [g for _, g in given], dtype=self._dtype, threads=self._threads)
@@ -309,8 +304,7 @@ class Optimizer:
             # What one call can step: parameters of one group, step number, precision and kind of state.
             state = entry.state
             kinds = tuple(x.coding if isinstance(x, BlockState) else "" for x in state.values() if not _is_number(x))
-            wide = entry.param.dtype == np.float64
-            key = (id(entry.options), state["step"], state.get("mu_product"), wide, kinds[:1])
+            key = (id(entry.options), state["step"], state.get("mu_product"), _wide(entry.param), kinds[:1])
             batches.setdefault(key, []).append(entry)
         products = cls._run(list(batches.values()), how, dtype, threads)
         for batch, product in zip(batches.values(), products, strict=True):
@@ -478,8 +472,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _widened(bits: Array) -> Array:
-    """bfloat16 bits as float32."""
-    wide = np.zeros((*bits.shape, 2), np.uint16)
-    wide[..., 1] = bits  # the upper half, as the CPUs we run on lay numbers out
-    return wide.view(np.float32).reshape(bits.shape)
+def _wide(param: Array) -> Any:
+    """The dtype of what a parameter has beside it: states and sums."""
+    return np.float64 if param.dtype == np.float64 else np.float32

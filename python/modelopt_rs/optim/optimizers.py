@@ -79,10 +79,7 @@ class Adagrad(Optimizer):
     """
 
     _function = "adagrad_step"
-    _numbers = (
-        "lr_decay",
-        "eps",
-    )
+    _numbers = ("lr_decay", "eps")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -129,11 +126,7 @@ class RMSprop(Optimizer):
     """RMSprop: see `rmsprop_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "rmsprop_step"
-    _numbers = (
-        "alpha",
-        "eps",
-        "momentum",
-    )
+    _numbers = ("alpha", "eps", "momentum")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -173,10 +166,7 @@ class Adadelta(Optimizer):
     """Adadelta: see `adadelta_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "adadelta_step"
-    _numbers = (
-        "rho",
-        "eps",
-    )
+    _numbers = ("rho", "eps")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -209,10 +199,7 @@ class Adam(Optimizer):
     """
 
     _function = "adam_step"
-    _numbers = (
-        "betas",
-        "eps",
-    )
+    _numbers = ("betas", "eps")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -248,10 +235,7 @@ class AdamW(Optimizer):
     """AdamW, or AMSGrad with its decay: see `adamw_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "adamw_step"
-    _numbers = (
-        "betas",
-        "eps",
-    )
+    _numbers = ("betas", "eps")
     _decoupled = True
 
     @staticmethod
@@ -288,12 +272,7 @@ class NAdam(Optimizer):
     """NAdam: see `nadam_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "nadam_step"
-    _numbers = (
-        "betas",
-        "eps",
-        "momentum_decay",
-        "mu_product",
-    )
+    _numbers = ("betas", "eps", "momentum_decay", "mu_product")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -317,10 +296,7 @@ class RAdam(Optimizer):
     """RAdam: see `radam_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "radam_step"
-    _numbers = (
-        "betas",
-        "eps",
-    )
+    _numbers = ("betas", "eps")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:
@@ -343,10 +319,7 @@ class Adamax(Optimizer):
     """Adamax: see `adamax_step`, and `Optimizer` for `params` and `common`."""
 
     _function = "adamax_step"
-    _numbers = (
-        "betas",
-        "eps",
-    )
+    _numbers = ("betas", "eps")
 
     @staticmethod
     def _states(options: Group) -> tuple[str, ...]:

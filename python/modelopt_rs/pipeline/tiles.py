@@ -4,11 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from modelopt_rs.files import Dequantized, Sink, Source, TensorInfo
 from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import Array
+from modelopt_rs.files.model import Array, bf16_to_float32
 from modelopt_rs.files.pack_quantized import words
 from modelopt_rs.pipeline.plan import OptionError
 
@@ -98,7 +96,7 @@ def widened(array: Array, dtype: str) -> Array:
     array([1.], dtype=float32)
     """
     # A bfloat16 is the upper half of the float32 of the same value.
-    return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else array
+    return bf16_to_float32(array) if dtype == "BF16" else array
 
 
 def packed_memory(source: Source, name: str) -> tuple[int, int]:

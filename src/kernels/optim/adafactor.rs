@@ -13,7 +13,7 @@ mod vector;
 
 pub use matrix::Factored;
 
-use super::whole::root_mean;
+use super::whole::{Squares, root_mean};
 use super::{Common, Plain, Prepared, Tensor};
 use crate::real::Real;
 
@@ -38,9 +38,6 @@ struct Rule<C> {
     /// The largest that one over the root of a moment may be: 1 / eps.
     limit: C,
 }
-
-/// Sums of squares: of the parameter and of its update.
-type Squares = [f64; 2];
 
 impl Adafactor {
     /// For step number `step`; `eps`: the floor of the moments' roots (None: the dtype's epsilon), and of the

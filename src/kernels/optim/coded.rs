@@ -1,10 +1,14 @@
 //! Steps of states in blocks of codes, and these states as numbers.
 
-use super::coding::{Coding, LONGEST, NEAREST, SMALLEST, magnitude, number, spread, store, stored, unit};
+use super::coding::{Coding, LONGEST, NEAREST, absmax, number, spread, store, stored, unit};
 use super::storage::Storage;
 use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
+use crate::real::Element;
+
+/// A magnitude by its bits.
+type Key = <f32 as Element>::Key;
 
 /// Codes and scales of one state.
 #[derive(Debug, Default)]
@@ -15,8 +19,8 @@ pub struct Blocks<'a> {
     pub absmax: &'a mut [f32],
 }
 
-/// Elements that are stepped at a time: several blocks, whose largest magnitudes are looked for at the same time (one by
-/// one each waits for its own: half as much again). Not 1,024: see `storage.rs`.
+/// Elements that are stepped at a time: several blocks, all stepped before the first is coded, which would wait for its
+/// largest magnitude. Not 1,024: see [`BUFFER`].
 const SPAN: usize = 768;
 
 impl<'a> Blocks<'a> {
@@ -27,15 +31,6 @@ impl<'a> Blocks<'a> {
         let Some(&absmax) = self.absmax.get(i) else { return (buffer, 0.0) };
         let codes = &self.codes[i * bytes..self.codes.len().min((i + 1) * bytes)];
         (spread::<K>(codes, buffer), unit::<K>(absmax, signed))
-    }
-
-    /// Keep the largest magnitude of block number `i`, by its bits.
-    #[inline(always)]
-    fn set_largest(&mut self, i: usize, largest: u32) {
-        if let Some(absmax) = self.absmax.get_mut(i) {
-            let x = f32::from_bits(largest);
-            *absmax = if x < SMALLEST { 0.0 } else { x };
-        }
     }
 
     /// Each block's codes and its largest magnitude.
@@ -92,8 +87,10 @@ impl<K: Coding> Storage<f32> for K {
             } else {
                 step_short::<A, K>(param, grad, codes, units, numbers, *prepared, *algorithm)
             };
-            a.set_largest(i, largest_a);
-            b.set_largest(i, largest_b);
+            a.absmax[i] = absmax(largest_a);
+            if A::STATES > 1 {
+                b.absmax[i] = absmax(largest_b);
+            }
         }
         store_all::<K>(numbers_a, numbers_b, A::SIGNED[0], a);
         if A::STATES > 1 {
@@ -105,8 +102,9 @@ impl<K: Coding> Storage<f32> for K {
 kernel! {
     /// Step one block; the new states go to `numbers`, as they are stored, and their largest magnitudes come back.
     ///
-    /// Decoded in the loop that steps: its divisions and roots leave the other units idle. A kernel of its own: within the
-    /// other loops the compiler keeps this one's constants on the stack, each a load for every vector (1.1 of the time).
+    /// Decoded in the loop that steps: its divisions and roots leave the other units idle. A kernel of its own: within
+    /// the other loops the compiler keeps this one's constants on the stack, each a load for every vector (1.1 of the
+    /// time).
     fn step_one<A: Algorithm<f32>, K: Coding>(
         param: &mut [f32],
         grad: &[f32],
@@ -115,21 +113,21 @@ kernel! {
         numbers: [&mut [f32]; 2],
         prepared: Prepared<f32>,
         algorithm: A,
-    ) -> [u32; 2] {
+    ) -> [Key; 2] {
         let ([codes_a, codes_b], [numbers_a, numbers_b]) = (codes, numbers);
         let (codes_a, codes_b) = (&codes_a[..K::BLOCK], &codes_b[..K::BLOCK]);
         let (numbers_a, numbers_b) = (&mut numbers_a[..K::BLOCK], &mut numbers_b[..K::BLOCK]);
         let (param, grad) = (&mut param[..K::BLOCK], &grad[..K::BLOCK]);
         let mut largest = [0; 2];
         for i in 0..K::BLOCK {
-            let a = if A::STATES > 0 { number::<K>(codes_a[i], units[0], A::SIGNED[0]) } else { 0.0 };
+            let a = number::<K>(codes_a[i], units[0], A::SIGNED[0]);
             let b = if A::STATES > 1 { number::<K>(codes_b[i], units[1], A::SIGNED[1]) } else { 0.0 };
             let (p, [a, b, _]) = prepared.step(&algorithm, param[i], grad[i], [a, b, 0.0]);
             let a = stored::<K>(a, A::SIGNED[0]);
-            largest[0] = magnitude(a).max(largest[0]);
+            largest[0] = a.magnitude().max(largest[0]);
             (param[i], numbers_a[i]) = (p, a);
             let b = if A::STATES > 1 { stored::<K>(b, A::SIGNED[1]) } else { p };
-            largest[1] = magnitude(b).max(largest[1]);
+            largest[1] = b.magnitude().max(largest[1]);
             numbers_b[i] = b;
         }
         largest
@@ -146,7 +144,7 @@ fn step_short<A: Algorithm<f32>, K: Coding>(
     [numbers_a, numbers_b]: [&mut [f32]; 2],
     prepared: Prepared<f32>,
     algorithm: A,
-) -> [u32; 2] {
+) -> [Key; 2] {
     let n = param.len();
     let (mut params, mut grads) = ([0.0; LONGEST], [0.0; LONGEST]);
     params[..n].copy_from_slice(param);
@@ -156,7 +154,7 @@ fn step_short<A: Algorithm<f32>, K: Coding>(
     param.copy_from_slice(&params[..n]);
     [numbers_a, numbers_b].map(|numbers| {
         numbers[n..].fill(0.0);
-        numbers[..n].iter().fold(0, |largest, &x| magnitude(x).max(largest))
+        numbers[..n].iter().fold(0, |largest, x| x.magnitude().max(largest))
     })
 }
 
@@ -193,17 +191,15 @@ kernel! {
 kernel! {
     fn encode_piece<K: Coding>(x: &[f32], signed: bool, state: Blocks<'_>) {
         let mut state = state;
-        for (i, x) in x.chunks(K::BLOCK).enumerate() {
+        for (x, (codes, scale)) in x.chunks(K::BLOCK).zip(state.each::<K>()) {
             let mut numbers = [0.0; LONGEST];
             let mut largest = 0;
             for (number, &x) in numbers.iter_mut().zip(x) {
                 *number = stored::<K>(x, signed);
-                largest = magnitude(*number).max(largest);
+                largest = number.magnitude().max(largest);
             }
-            state.set_largest(i, largest);
-            let bytes = K::BLOCK * K::BITS / 8;
-            let end = state.codes.len().min((i + 1) * bytes);
-            store::<K>(&numbers, &[NEAREST; LONGEST], signed, state.absmax[i], &mut state.codes[i * bytes..end]);
+            *scale = absmax(largest);
+            store::<K>(&numbers, &[NEAREST; LONGEST], signed, *scale, codes);
         }
     }
 }

@@ -9,6 +9,8 @@ mod float8;
 pub use dynamic::{Dynamic, Four};
 pub use float8::Float8;
 
+use crate::real::Element;
+
 /// How numbers in units of their block's largest magnitude become codes.
 ///
 /// What can be negative is `signed`; the others (second moments) have all codes for the positive numbers.
@@ -21,8 +23,8 @@ pub trait Coding: Send + Sync + 'static {
     const ROOT: bool;
     /// What the largest magnitude becomes before it is coded.
     fn top(signed: bool) -> f32;
-    /// The code of a number of magnitude below [`Coding::top`]: up or down by chance by 20 random bits, or to nearest by
-    /// [`NEAREST`] (also where a coding has no use for chance).
+    /// The code of a number of magnitude below [`Coding::top`]: up or down by chance by 20 random bits, or to nearest
+    /// by [`NEAREST`] (also where a coding has no use for chance).
     fn encode(x: f32, signed: bool, random: u32) -> u32;
     /// The number of a code.
     fn decode(code: u32, signed: bool) -> f32;
@@ -66,7 +68,7 @@ pub const NEAREST: f32 = f32::from_bits(0x800);
 pub const LONGEST: usize = 256;
 
 /// Blocks whose largest magnitude is smaller are stored as zeros: the reciprocal would overflow.
-pub const SMALLEST: f32 = 1e-37;
+const SMALLEST: f32 = 1e-37;
 
 /// A number as it is stored: itself, or its root.
 #[inline(always)]
@@ -74,16 +76,17 @@ pub fn stored<K: Coding>(x: f32, signed: bool) -> f32 {
     if K::ROOT && !signed { x.sqrt() } else { x }
 }
 
-/// The bits of |x|: their order is that of the magnitudes, with NaN above all.
+/// The largest magnitude of a block as it is kept.
 #[inline(always)]
-pub fn magnitude(x: f32) -> u32 {
-    x.to_bits() & 0x7fff_ffff
+pub fn absmax(largest: <f32 as Element>::Key) -> f32 {
+    let x = f32::from_key(largest);
+    if x < SMALLEST { 0.0 } else { x }
 }
 
 /// Code one block of what is [`stored`], with its largest magnitude.
 ///
-/// The lowest 12 bits of `noise` are the chance of each number: those above are not even enough (of numbers of all sizes a
-/// mantissa is rather small, which would make second moments smaller by 3e-4 in each step).
+/// The lowest 12 bits of `noise` are the chance of each number: those above are not even enough (of numbers of all
+/// sizes a mantissa is rather small, which would make second moments smaller by 3e-4 in each step).
 #[inline(always)]
 pub fn store<K: Coding>(x: &[f32], noise: &[f32], signed: bool, absmax: f32, codes: &mut [u8]) {
     // Just below, so that no chance takes the largest above all codes.

@@ -4,10 +4,9 @@
 //! so that it needs no room of its own.
 
 use super::adam::{Means, correction};
-use super::whole::{batches, read_grad, read_param, root_mean, square_sum, write_param};
+use super::whole::{Squares, look_then_apply, read_grad, read_param, root_mean, square_sum, write_param};
 use super::{BUFFER, Common, Plain, Prepared, Tensor};
 use crate::isa::kernel;
-use crate::par::{self, CHUNK};
 use crate::real::Real;
 
 /// You et al. 2020, "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", algorithm 2 (arXiv
@@ -38,54 +37,27 @@ impl<C: Real> Lamb<C> {
     }
 }
 
-/// A piece of tensor number `owner`.
-struct Piece<'a, C: Real> {
-    tensor: Tensor<'a, C, Plain>,
-    owner: usize,
-    /// Of the parameter and of the direction.
-    squares: [f64; 2],
-}
-
 /// One step of all tensors, in two parallel regions.
 pub fn lamb<C: Real>(tensors: Vec<Tensor<'_, C, Plain>>, common: &Common, lamb: Lamb<C>, threads: usize) {
-    let mut squares = vec![[0.0; 2]; tensors.len()];
-    let mut pieces = Vec::with_capacity(tensors.len());
-    for (owner, mut tensor) in tensors.into_iter().enumerate() {
-        while tensor.elements() > CHUNK {
-            pieces.push(Piece { tensor: tensor.split_off(CHUNK), owner, squares: [0.0; 2] });
-        }
-        pieces.push(Piece { tensor, owner, squares: [0.0; 2] });
-    }
     let prepared = Prepared::new(common);
-    let cut = batches(&mut pieces, |piece| piece.tensor.elements());
-    par::for_each(threads, cut.into_iter(), |batch| {
-        for piece in batch {
-            piece.squares = look(&mut piece.tensor, prepared, lamb);
-        }
-    });
-    for piece in &pieces {
-        let [param, direction] = &mut squares[piece.owner];
-        *param += piece.squares[0];
-        *direction += piece.squares[1];
-    }
-    let factors: Vec<C> = squares.into_iter().map(|squares| C::from_f64(common.lr * ratio(squares))).collect();
-    let cut = batches(&mut pieces, |piece| piece.tensor.elements());
-    par::for_each(threads, cut.into_iter(), |batch| {
-        for piece in batch {
-            apply(&mut piece.tensor, lamb, factors[piece.owner]);
-        }
-    });
+    look_then_apply(
+        tensors,
+        |piece| look(piece, prepared, lamb),
+        |squares, _| C::from_f64(common.lr * ratio(squares)),
+        |piece, factor| apply(piece, lamb, factor),
+        threads,
+    );
 }
 
 /// Of the norms of the parameter and of its direction.
-fn ratio(squares: [f64; 2]) -> f64 {
+fn ratio(squares: Squares) -> f64 {
     let [param, direction] = squares.map(|sum| root_mean(sum, 1.0));
     if param == 0.0 || direction == 0.0 { 1.0 } else { param / direction }
 }
 
 kernel! {
     /// Update the states; the squares of the parameter and of its direction.
-    fn look<C: Real>(piece: &mut Tensor<'_, C, Plain>, prepared: Prepared<C>, lamb: Lamb<C>) -> [f64; 2] {
+    fn look<C: Real>(piece: &mut Tensor<'_, C, Plain>, prepared: Prepared<C>, lamb: Lamb<C>) -> Squares {
         let n = piece.elements();
         let [mut params, mut grads, mut directions] = [[C::from_i16(0); BUFFER]; 3];
         let [means, squares, _] = &mut piece.states;
@@ -129,6 +101,7 @@ mod tests {
     use super::*;
     use crate::isa::{self, Isa};
     use crate::kernels::optim::{Grad, Param};
+    use crate::par::CHUNK;
 
     const COMMON: Common =
         Common { lr: 0.5, grad_scale: 1.0, clip_value: 1.0, weight_decay: 0.1, decoupled: false, maximize: false };

@@ -25,12 +25,10 @@ impl Noise {
         Self { key, first: 0 }
     }
 
-    /// Of the first `n` elements; what is left is that of the others.
+    /// Of the elements after the first `n`.
     #[must_use]
-    pub const fn split_off(&mut self, n: usize) -> Self {
-        let head = *self;
-        self.first += n as u64;
-        head
+    pub const fn after(self, n: usize) -> Self {
+        Self { key: self.key, first: self.first + n as u64 }
     }
 
     /// Two words of key for elements whose indices have the same upper half, and the lower half of the first.
@@ -74,10 +72,10 @@ mod tests {
 
     #[test]
     fn test_a_cut_changes_no_bits_and_tensors_and_steps_differ() {
-        let mut noise = Noise::new(3, 5, 2);
+        let noise = Noise::new(3, 5, 2);
         let want: Vec<u32> = (0..100).map(|i| bits(noise.words(), i)).collect();
-        let head = noise.split_off(60);
-        let got = (0..60).map(|i| bits(head.words(), i)).chain((0..40).map(|i| bits(noise.words(), i)));
+        let rest = noise.after(60);
+        let got = (0..60).map(|i| bits(noise.words(), i)).chain((0..40).map(|i| bits(rest.words(), i)));
         assert_eq!(got.collect::<Vec<_>>(), want);
         let firsts = [(3, 5, 2), (3, 5, 3), (3, 6, 2), (4, 5, 2)].map(|(a, b, c)| bits(Noise::new(a, b, c).words(), 0));
         assert!((0..4).all(|i| (0..i).all(|j| firsts[i] != firsts[j])), "{firsts:?}");

@@ -32,10 +32,12 @@ pub struct Narrow<'a, T, C> {
 impl<T, C> Narrow<'_, T, C> {
     #[inline(always)]
     fn split_off(&mut self, n: usize) -> Self {
+        let noise = self.noise;
+        self.noise = noise.map(|noise| noise.after(n));
         Self {
             stored: self.stored.split_off_mut(..n).unwrap_or_default(),
             master: self.master.split_off_mut(..n).unwrap_or_default(),
-            noise: self.noise.as_mut().map(|noise| noise.split_off(n)),
+            noise,
         }
     }
 }
@@ -110,10 +112,7 @@ impl<T: Half, C: Real> Narrow<'_, T, C> {
     #[inline(always)]
     pub fn part(&mut self, range: Range<usize>) -> Narrow<'_, T, C> {
         let master = if self.master.is_empty() { &mut [] } else { &mut self.master[range.clone()] };
-        let noise = self.noise.map(|mut noise| {
-            let _before = noise.split_off(range.start);
-            noise
-        });
+        let noise = self.noise.map(|noise| noise.after(range.start));
         Narrow { stored: &mut self.stored[range], master, noise }
     }
 

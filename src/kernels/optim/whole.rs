@@ -1,10 +1,61 @@
-//! What the optimizers share that look at a whole tensor before they change it: blocks of any dtype, sums, batches.
+//! What the optimizers share that look at a whole tensor before they change it: cuts, sums, blocks of any dtype.
 
 use std::ops::Range;
 
 use super::tensor::load;
-use super::{BATCH, Grad, Narrow, Param, Prepared};
+use super::{BATCH, Grad, Narrow, Param, Plain, Prepared, Storage, Tensor};
+use crate::par::{self, CHUNK};
 use crate::real::{Half, Real};
+
+/// A tensor in pieces of a chunk.
+pub(super) fn pieces<C: Real, K: Storage<C>>(tensor: Tensor<'_, C, K>) -> impl Iterator<Item = Tensor<'_, C, K>> {
+    let mut rest = Some(tensor);
+    std::iter::from_fn(move || match &mut rest {
+        Some(tensor) if tensor.elements() > CHUNK => Some(tensor.split_off(CHUNK)),
+        _ => rest.take(),
+    })
+}
+
+/// Sums of squares of one tensor: of the parameter and of its update.
+pub(super) type Squares = [f64; 2];
+
+/// A piece of tensor number `owner`.
+struct Piece<'a, C: Real> {
+    tensor: Tensor<'a, C, Plain>,
+    owner: usize,
+    squares: Squares,
+}
+
+/// Two passes over tensors, each one parallel region: `look` gives the squares of a piece, `apply` steps a piece by what
+/// `factor` makes of its tensor's squares, joined in index order, and of its length.
+pub(super) fn look_then_apply<C: Real>(
+    tensors: Vec<Tensor<'_, C, Plain>>,
+    look: impl Fn(&mut Tensor<'_, C, Plain>) -> Squares + Sync,
+    factor: impl Fn(Squares, usize) -> C,
+    apply: impl Fn(&mut Tensor<'_, C, Plain>, C) + Sync,
+    threads: usize,
+) {
+    let lens: Vec<usize> = tensors.iter().map(Tensor::elements).collect();
+    let of_tensor = |(owner, tensor)| pieces(tensor).map(move |tensor| Piece { tensor, owner, squares: [0.0; 2] });
+    let mut all: Vec<_> = tensors.into_iter().enumerate().flat_map(of_tensor).collect();
+    par::for_each(threads, batches(&mut all, |piece| piece.tensor.elements()).into_iter(), |batch| {
+        for piece in batch {
+            piece.squares = look(&mut piece.tensor);
+        }
+    });
+    let mut squares = vec![[0.0; 2]; lens.len()];
+    for piece in &all {
+        for (sum, square) in squares[piece.owner].iter_mut().zip(piece.squares) {
+            *sum += square;
+        }
+    }
+    let factors: Vec<C> = squares.into_iter().zip(lens).map(|(squares, len)| factor(squares, len)).collect();
+    par::for_each(threads, batches(&mut all, |piece| piece.tensor.elements()).into_iter(), |batch| {
+        for piece in batch {
+            apply(&mut piece.tensor, factors[piece.owner]);
+        }
+    });
+}
 
 /// Lanes of a sum: four 256-bit registers of f64.
 const LANES: usize = 16;

@@ -1,8 +1,8 @@
 //! Tensors with two axes or more: a moment for each row and for each column of the last two.
 
-use super::{Adafactor, Rule, Squares, sums};
+use super::{Adafactor, Rule, sums};
 use crate::isa::kernel;
-use crate::kernels::optim::whole::{batches, read_grad, square_sum, write_param};
+use crate::kernels::optim::whole::{Squares, batches, read_grad, square_sum, write_param};
 use crate::kernels::optim::{BUFFER, Plain, Tensor};
 use crate::par::{self, CHUNK};
 use crate::real::Real;

@@ -1,47 +1,20 @@
 //! Tensors with at most one axis: a moment for each element.
 
-use super::{Adafactor, Rule, Squares};
+use super::{Adafactor, Rule};
 use crate::isa::kernel;
-use crate::kernels::optim::whole::{batches, read_grad, read_param, square_sum, write_param};
+use crate::kernels::optim::whole::{Squares, look_then_apply, read_grad, read_param, square_sum, write_param};
 use crate::kernels::optim::{BUFFER, Plain, Tensor};
-use crate::par::{self, CHUNK};
 use crate::real::Real;
-
-/// A piece of tensor number `owner`.
-struct Piece<'a, C: Real> {
-    tensor: Tensor<'a, C, Plain>,
-    owner: usize,
-    squares: Squares,
-}
 
 /// One step, in two parallel regions.
 pub(super) fn step<C: Real>(tensors: Vec<Tensor<'_, C, Plain>>, adafactor: &Adafactor, rule: Rule<C>, threads: usize) {
-    let lens: Vec<usize> = tensors.iter().map(Tensor::elements).collect();
-    let mut squares = vec![[0.0; 2]; tensors.len()];
-    let mut pieces = Vec::with_capacity(tensors.len());
-    for (owner, mut tensor) in tensors.into_iter().enumerate() {
-        while tensor.elements() > CHUNK {
-            pieces.push(Piece { tensor: tensor.split_off(CHUNK), owner, squares: [0.0; 2] });
-        }
-        pieces.push(Piece { tensor, owner, squares: [0.0; 2] });
-    }
-    let cut = batches(&mut pieces, |piece| piece.tensor.elements());
-    par::for_each(threads, cut.into_iter(), |batch| {
-        for piece in batch {
-            piece.squares = look(&mut piece.tensor, rule);
-        }
-    });
-    for piece in &pieces {
-        let [param, update] = &mut squares[piece.owner];
-        *param += piece.squares[0];
-        *update += piece.squares[1];
-    }
-    let cut = batches(&mut pieces, |piece| piece.tensor.elements());
-    par::for_each(threads, cut.into_iter(), |batch| {
-        for piece in batch {
-            apply(&mut piece.tensor, rule, adafactor.factor(squares[piece.owner], lens[piece.owner]));
-        }
-    });
+    look_then_apply(
+        tensors,
+        |piece| look(piece, rule),
+        |squares, len| adafactor.factor(squares, len),
+        |piece, factor| apply(piece, rule, factor),
+        threads,
+    );
 }
 
 /// Gradients to updates.
