@@ -181,11 +181,22 @@ fn take<I>(items: &Mutex<impl Iterator<Item = I>>) -> Option<I> {
 
 /// Call `f` on every item. `items` should be cut into pieces of about [`CHUNK`] elements.
 pub fn for_each<I: Send>(threads: usize, items: impl ExactSizeIterator<Item = I> + Send, f: impl Fn(I) + Sync) {
+    for_each_with(threads, items, || (), |(), item| f(item));
+}
+
+/// Call `f` on every item, with memory of any contents that each worker makes once for itself.
+pub fn for_each_with<I: Send, S>(
+    threads: usize,
+    items: impl ExactSizeIterator<Item = I> + Send,
+    make: impl Fn() -> S + Sync,
+    f: impl Fn(&mut S, I) + Sync,
+) {
     let threads = threads.min(items.len());
     let items = Mutex::new(items);
     run_workers(threads, || {
+        let mut scratch = make();
         while let Some(item) = take(&items) {
-            f(item);
+            f(&mut scratch, item);
         }
     });
 }

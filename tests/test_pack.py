@@ -120,9 +120,9 @@ def test_out_is_written_and_returned(bits):
 C = np.array([[1, 2, 3], [3, 2, 1]], np.uint8)
 P = np.array([[0x21, 0x03]], np.uint8)
 ERRORS = {
-    "pack: bits 3": (lambda: pack(C, 3), ValueError, r"^pack: bits must be 8, 4 or 2, got 3"),
-    "pack: bits 0": (lambda: pack(C, 0), ValueError, r"^pack: bits must be 8, 4 or 2, got 0"),
-    "pack: bits enormous": (lambda: pack(C, 2**80), ValueError, r"^pack: bits must be 8, 4 or 2"),
+    "pack: bits 3": (lambda: pack(C, 3), ValueError, r"^pack: bits must be 8, 4, 2 or 1, got 3"),
+    "pack: bits 0": (lambda: pack(C, 0), ValueError, r"^pack: bits must be 8, 4, 2 or 1, got 0"),
+    "pack: bits enormous": (lambda: pack(C, 2**80), ValueError, r"^pack: bits must be 8, 4, 2 or 1"),
     "pack: bits a float": (lambda: pack(C, 4.0), TypeError, r"^pack: bits must be"),
     "pack: float codes": (lambda: pack(C.astype(np.float32), 4), TypeError, r"^pack: codes must .*float32"),
     "pack: int32 codes": (lambda: pack(C.astype(np.int32), 4), TypeError, r"^pack: codes must .*int32"),
@@ -139,7 +139,7 @@ ERRORS = {
         r"^pack: out must .*int8",
     ),
     "pack: threads": (lambda: pack(C, 4, threads=0), ValueError, r"^pack: threads must be .*got 0"),
-    "unpack: bits 16": (lambda: unpack(P, 16, 3), ValueError, r"^unpack: bits must be 8, 4 or 2, got 16"),
+    "unpack: bits 16": (lambda: unpack(P, 16, 3), ValueError, r"^unpack: bits must be 8, 4, 2 or 1, got 16"),
     "unpack: n < 0": (lambda: unpack(P, 4, -1), ValueError, r"^unpack: n must be .*got -1"),
     "unpack: n a float": (lambda: unpack(P, 4, 3.0), TypeError, r"^unpack: n must be"),
     "unpack: n = 2^62": (lambda: unpack(P, 4, 2**62), ValueError, r"^unpack: "),

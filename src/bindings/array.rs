@@ -48,6 +48,17 @@ impl<'py> Array<'py> {
     pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, array, bf16)?;
+        Self::inout(name, array, dtype)
+    }
+
+    /// The same for bytes.
+    pub fn bytes_inout(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = byte_dtype(name, array)?;
+        Self::inout(name, array, dtype)
+    }
+
+    fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
         if !is_writeable(array) || is_in_order(array) {
             return Self::output(name, array, dtype);
         }
@@ -191,6 +202,17 @@ impl<'py> Array<'py> {
 fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
     // SAFETY: the pointer is that of a live array object, whose layout is NumPy's stable ABI; only a field is read.
     unsafe { (*array.as_array_ptr()).fields.data as usize }
+}
+
+/// Whether two arrays are the same elements in the same order.
+pub fn are_same(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    match (a.cast::<PyUntypedArray>(), b.cast::<PyUntypedArray>()) {
+        (Ok(a), Ok(b)) => {
+            let same_places = data(a) == data(b) && a.shape() == b.shape() && a.strides() == b.strides();
+            same_places && a.dtype().is_equiv_to(&b.dtype())
+        }
+        _ => false,
+    }
 }
 
 /// The flag of this name.

@@ -6,12 +6,12 @@ use pyo3::types::PyTuple;
 use super::arg::int;
 use crate::error::Error;
 
-/// The axes that `axis` names, ascending; None for all.
-pub fn axes(function: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyResult<Option<Vec<usize>>> {
+/// The axes of the argument `of` that `axis` names, ascending; None for all.
+pub fn axes(function: &str, of: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyResult<Option<Vec<usize>>> {
     if axis.is_none() {
         return Ok(None);
     }
-    let one = |axis: &Bound<'_, PyAny>| int(function, "axis", "within the axes of x", axis);
+    let one = |axis: &Bound<'_, PyAny>| int(function, "axis", &format!("within the axes of {of}"), axis);
     let given: Vec<i64> = match axis.cast::<PyTuple>() {
         Ok(tuple) => tuple.iter().map(|axis| one(&axis)).collect::<PyResult<_>>()?,
         Err(_) => vec![one(axis)?],
@@ -20,7 +20,7 @@ pub fn axes(function: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyResult<Op
     for axis in given {
         let index = if axis < 0 { axis.saturating_add(ndim as i64) } else { axis };
         if !(0..ndim as i64).contains(&index) {
-            let text = format!("{function}: axis must be within the {ndim} axes of x, got {axis}");
+            let text = format!("{function}: axis must be within the {ndim} axes of {of}, got {axis}");
             return Err(Error::Value(text).into());
         }
         if axes.contains(&(index as usize)) {

@@ -15,6 +15,7 @@ mod optim_factored;
 mod order;
 mod packing;
 mod parts;
+mod prune;
 mod quant;
 mod reduce;
 mod result;
@@ -37,6 +38,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     states::register(m)?;
     optim_factored::register(m)?;
     packing::register(m)?;
+    prune::register(m)?;
     threads::register(m)?;
     files::register(m)
 }

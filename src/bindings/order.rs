@@ -100,9 +100,10 @@ fn quantile<'py>(
                 if kernel::number::<T>(low).is_none() || kernel::number::<T>(high).is_none() {
                     return vec![f64::NAN; places.len()];
                 }
-                let found = select::select(x, select::Order::Value, &ranks, threads);
+                let found = select::select(&[x], select::Order::Value, &ranks, threads);
                 let pairs = found.chunks_exact(2).zip(&places);
-                pairs.map(|(pair, place)| interpolate(pair[0].to_f64(), pair[1].to_f64(), place.fract())).collect()
+                let between = |pair: &[select::Found<T>], t| interpolate(pair[0].value.to_f64(), pair[1].value.to_f64(), t);
+                pairs.map(|(pair, place)| between(pair, place.fract())).collect()
             })?
         });
         Ok(PyArray1::from_vec(py, values).into_any())
@@ -136,8 +137,8 @@ fn kth_magnitude<'py>(
         let _borrow = borrow(&[&array])?;
         match_dtype!(array, T => {
             let slice = array.slice::<T>();
-            let found = compute(x.py(), || select::select(slice, select::Order::Magnitude, &[k], threads))?;
-            result(x.py(), &found, &[], array.object.dtype().as_any())
+            let found = compute(x.py(), || select::select(&[slice], select::Order::Magnitude, &[k], threads))?;
+            result(x.py(), &[found[0].value], &[], array.object.dtype().as_any())
         })
     })
 }

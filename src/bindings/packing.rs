@@ -8,12 +8,18 @@ use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::Dtype;
 use super::error::{compute, entry};
-use super::parts::check_bits;
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::pack::{self as packing, packed_len};
 
 type Obj<'py> = Bound<'py, PyAny>;
+
+fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
+    match int(function, "bits", "8, 4, 2 or 1", bits)? {
+        bits @ (8 | 4 | 2 | 1) => Ok(bits as u32),
+        bits => Err(Error::Value(format!("{function}: bits must be 8, 4, 2 or 1, got {bits}")).into()),
+    }
+}
 
 #[pyfunction]
 fn pack<'py>(codes: &Obj<'py>, bits: &Obj<'py>, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {

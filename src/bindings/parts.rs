@@ -34,7 +34,7 @@ impl Plan {
     }
 }
 
-pub fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
+fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
     match int(function, "bits", "8, 4 or 2", bits)? {
         bits @ (8 | 4 | 2) => Ok(bits as u32),
         bits => Err(Error::Value(format!("{function}: bits must be 8, 4 or 2, got {bits}")).into()),

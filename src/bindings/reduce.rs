@@ -43,7 +43,7 @@ impl<'py> Call<'py> {
         let threads = resolve(function, threads)?;
         let array = Array::float(name, x, dtype)?;
         let full = array.shape().to_vec();
-        let Some(axes) = axes(function, options.0, full.len())? else {
+        let Some(axes) = axes(function, "x", options.0, full.len())? else {
             let shape = if options.1 { vec![1; full.len()] } else { vec![] };
             let view = View { outer: 1, n: array.len(), inner: 1 };
             return Ok(Self { x: array, view, shape, threads });

@@ -5,5 +5,6 @@ pub mod compare;
 pub mod histogram;
 pub mod optim;
 pub mod pack;
+pub mod prune;
 pub mod reduce;
 pub mod select;

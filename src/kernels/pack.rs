@@ -1,4 +1,4 @@
-//! Packing of 4- and 2-bit codes: element 0 in the low bits, each row begins on a byte, padding bits are zero.
+//! Packing of 4-, 2- and 1-bit codes: element 0 in the low bits, each row begins on a byte, padding bits are zero.
 
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
@@ -28,6 +28,9 @@ pub struct W4;
 /// 2 bits.
 #[derive(Clone, Copy)]
 pub struct W2;
+/// 1 bit: masks.
+#[derive(Clone, Copy)]
+pub struct W1;
 impl Width for W8 {
     const BITS: u32 = 8;
 }
@@ -36,6 +39,9 @@ impl Width for W4 {
 }
 impl Width for W2 {
     const BITS: u32 = 2;
+}
+impl Width for W1 {
+    const BITS: u32 = 1;
 }
 
 /// Pack bytes that hold one code each (high bits are dropped) into `packed`.
@@ -48,6 +54,12 @@ fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
         for (byte, pair) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
             let w = u16::from_le_bytes(*pair) & 0x0f0f;
             *byte = (w | (w >> 4)) as u8;
+        }
+    } else if W::BITS == 1 {
+        for (byte, eight) in packed.iter_mut().zip(codes.as_chunks::<8>().0) {
+            // The product moves bit 0 of byte i to bit 56 + i; no two bits meet.
+            let w = u64::from_le_bytes(*eight) & 0x0101_0101_0101_0101;
+            *byte = (w.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
         }
     } else {
         for (byte, four) in packed.iter_mut().zip(codes.as_chunks::<4>().0) {
@@ -75,6 +87,12 @@ fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
         for (pair, &byte) in codes.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
             let w = byte as u16;
             *pair = ((w | (w << 4)) & 0x0f0f).to_le_bytes();
+        }
+    } else if W::BITS == 1 {
+        for (eight, &byte) in codes.as_chunks_mut::<8>().0.iter_mut().zip(packed) {
+            // Bit i alone in byte i; 0x7f added carries any bit to the highest.
+            let w = (byte as u64).wrapping_mul(0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+            *eight = ((w + 0x7f7f_7f7f_7f7f_7f7f) >> 7 & 0x0101_0101_0101_0101).to_le_bytes();
         }
     } else {
         for (four, &byte) in codes.as_chunks_mut::<4>().0.iter_mut().zip(packed) {
@@ -143,11 +161,23 @@ macro_rules! match_width {
 }
 pub(crate) use match_width;
 
+/// The same for what is packed only: also 1 bit.
+macro_rules! match_packed_width {
+    ($bits:expr, $w:ident => $body:expr) => {
+        if $bits == 1 {
+            type $w = W1;
+            $body
+        } else {
+            match_width!($bits, $w => $body)
+        }
+    };
+}
+
 /// Rows of codes, one byte each, to packed rows.
 pub fn pack(codes: &[u8], cols: usize, bits: u32, packed: &mut [u8], threads: usize) {
     let row_bytes = packed_len(cols, bits);
     for_rows(codes, packed, [cols, row_bytes], 8 / bits as usize, threads, |codes, packed| {
-        match_width!(bits, W => pack_chunk::<W>(codes, packed));
+        match_packed_width!(bits, W => pack_chunk::<W>(codes, packed));
     });
 }
 
@@ -161,13 +191,13 @@ pub fn unpack(packed: &[u8], cols: usize, bits: u32, codes: &mut [u8], signed: b
     let per_byte = 8 / bits as usize;
     if cols.is_multiple_of(per_byte) {
         let items = packed.chunks(CHUNK).zip(codes.chunks_mut(CHUNK * per_byte));
-        par::for_each(threads, items, |(p, c)| match_width!(bits, W => unpack_chunk::<W>(p, c, sign)));
+        par::for_each(threads, items, |(p, c)| match_packed_width!(bits, W => unpack_chunk::<W>(p, c, sign)));
     } else {
         let rows = (CHUNK / cols).max(1);
         let items = packed.chunks(rows * row_bytes).zip(codes.chunks_mut(rows * cols));
         par::for_each(threads, items, |(p, c)| {
             for (p, c) in p.chunks_exact(row_bytes).zip(c.chunks_exact_mut(cols)) {
-                match_width!(bits, W => unpack_chunk::<W>(p, c, sign));
+                match_packed_width!(bits, W => unpack_chunk::<W>(p, c, sign));
             }
         });
     }
@@ -224,7 +254,7 @@ mod tests {
 
     #[test]
     fn test_a8_unpack_undoes_pack_for_every_length() {
-        for bits in [2u32, 4, 8] {
+        for bits in [1u32, 2, 4, 8] {
             for n in 0..1025usize {
                 let codes: Vec<u8> = (0..n).map(|i| (i * 7 + i / 3) as u8 & (0xff >> (8 - bits))).collect();
                 let mut packed = vec![0xaa; packed_len(n, bits)];

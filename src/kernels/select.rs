@@ -99,11 +99,12 @@ impl Digit {
     }
 
     /// How many keys have each value of the digit.
-    fn count<T: Element>(self, x: &[T], threads: usize) -> Vec<u64> {
+    fn count<T: Element>(self, x: &[&[T]], threads: usize) -> Vec<u64> {
         let bins = 1usize << self.width;
         let first = self.shift + self.width == T::BITS;
         let counters = if first { bins * TURNS } else { bins + ELSEWHERE };
-        let mut counts = par::count(threads, x.chunks(CHUNK), counters, |counts, chunk| match (first, self.order) {
+        let chunks: Vec<&[T]> = x.iter().flat_map(|x| x.chunks(CHUNK)).collect();
+        let mut counts = par::count(threads, chunks.into_iter(), counters, |counts, chunk| match (first, self.order) {
             (true, Order::Value) => self.count_all(Order::Value, chunk, counts),
             (true, Order::Magnitude) => self.count_all(Order::Magnitude, chunk, counts),
             (false, Order::Value) => self.count_some(Order::Value, chunk, counts),
@@ -117,18 +118,34 @@ impl Digit {
     }
 }
 
-/// The elements of the given 0-based ranks (each below the length), in the order of `ranks`.
-pub fn select<T: Element>(x: &[T], order: Order, ranks: &[u64], threads: usize) -> Vec<T> {
-    let mut found = vec![from_rank_bits(0, order); ranks.len()];
+/// An element of a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found<T> {
+    /// The element.
+    pub value: T,
+    /// How many elements have the same key and a lower rank.
+    pub before: u64,
+    /// How many elements have the same key, this one among them.
+    pub equal: u64,
+}
+
+/// The elements of the given 0-based ranks (each below the length of all arrays together), in the order of `ranks`.
+pub fn select<T: Element>(x: &[&[T]], order: Order, ranks: &[u64], threads: usize) -> Vec<Found<T>> {
+    let nothing = Found { value: from_rank_bits(0, order), before: 0, equal: 0 };
+    let mut found = vec![nothing; ranks.len()];
     let wanted: Vec<(usize, u64)> = ranks.iter().copied().enumerate().collect();
-    let first = width(x.len(), if T::BITS == 16 { 16 } else { FIRST });
+    let first = width(length(x), if T::BITS == 16 { 16 } else { FIRST });
     let digit = Digit { order, prefix: 0, shift: T::BITS - first, width: first };
     split(x, digit, &wanted, &mut found, threads);
     found
 }
 
+fn length<T>(x: &[&[T]]) -> usize {
+    x.iter().map(|x| x.len()).sum()
+}
+
 /// Find `wanted` (index into `found`, rank among the keys of the prefix) by this digit, then the next.
-fn split<T: Element>(x: &[T], digit: Digit, wanted: &[(usize, u64)], found: &mut [T], threads: usize) {
+fn split<T: Element>(x: &[&[T]], digit: Digit, wanted: &[(usize, u64)], found: &mut [Found<T>], threads: usize) {
     let mut before = 0u64;
     for (value, count) in digit.count(x, threads).into_iter().enumerate() {
         if count == 0 {
@@ -145,12 +162,12 @@ fn split<T: Element>(x: &[T], digit: Digit, wanted: &[(usize, u64)], found: &mut
         }
         let prefix = (digit.prefix << digit.width) | value as u64;
         if digit.shift == 0 {
-            for &(i, _) in &inside {
-                found[i] = from_rank_bits(prefix, digit.order);
+            for &(i, rank) in &inside {
+                found[i] = Found { value: from_rank_bits(prefix, digit.order), before: rank, equal: count };
             }
         } else {
             // Equal digits, so that the last is no shorter than it must be: 51 bits are 17 + 17 + 17.
-            let width = digit.shift.div_ceil(digit.shift.div_ceil(width(x.len(), LATER)));
+            let width = digit.shift.div_ceil(digit.shift.div_ceil(width(length(x), LATER)));
             split(x, Digit { prefix, shift: digit.shift - width, width, ..digit }, &inside, found, threads);
         }
     }
@@ -179,8 +196,14 @@ mod tests {
             let mut sorted = x.to_vec();
             sorted.sort_by_key(|&v| rank_bits(v, order));
             for threads in [1, 3] {
-                for (got, &rank) in select(x, order, &ranks, threads).into_iter().zip(&ranks) {
-                    assert_eq!(got.to_f64().abs(), sorted[rank as usize].to_f64().abs(), "{order:?} {rank}");
+                // In two arrays, as if they were one.
+                let parts = x.split_at(x.len() / 3);
+                for (got, &rank) in select(&[parts.0, parts.1], order, &ranks, threads).into_iter().zip(&ranks) {
+                    assert_eq!(got.value.to_f64().abs(), sorted[rank as usize].to_f64().abs(), "{order:?} {rank}");
+                    let key = rank_bits(got.value, order);
+                    let lower = sorted.iter().filter(|&&v| rank_bits(v, order) < key).count() as u64;
+                    let equal = sorted.iter().filter(|&&v| rank_bits(v, order) == key).count() as u64;
+                    assert_eq!((got.before, got.equal), (rank - lower, equal), "{order:?} {rank}");
                 }
             }
         }
@@ -199,7 +222,8 @@ mod tests {
     #[test]
     fn test_value_order_has_negative_numbers_first_and_keeps_signs() {
         let x = [3.0f32, -1.0, f32::NEG_INFINITY, -0.0, 2.0];
-        assert_eq!(select(&x, Order::Value, &[0, 1, 3, 4], 1), [f32::NEG_INFINITY, -1.0, 2.0, 3.0]);
-        assert_eq!(select(&x, Order::Magnitude, &[1, 4], 1), [1.0, f32::INFINITY]);
+        let values = |order, ranks: &[u64]| select(&[&x], order, ranks, 1).iter().map(|v| v.value).collect::<Vec<_>>();
+        assert_eq!(values(Order::Value, &[0, 1, 3, 4]), [f32::NEG_INFINITY, -1.0, 2.0, 3.0]);
+        assert_eq!(values(Order::Magnitude, &[1, 4]), [1.0, f32::INFINITY]);
     }
 }

@@ -1,4 +1,4 @@
-"""Packing of 4- and 2-bit codes into bytes."""
+"""Packing of 4-, 2- and 1-bit codes into bytes."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
     """Pack codes, one a byte, along the last axis.
 
     Element 0 goes to the low bits; each row begins on a byte; padding bits are zero; negative codes become two's
-    complement (the INT4 and INT2 layout of ONNX).
+    complement (the INT4 and INT2 layout of ONNX). 1 bit is `numpy.packbits` with ``bitorder="little"``.
 
     Parameters
     ----------
     codes : ndarray of int8 or uint8
         int8: from ``-2**(bits-1)`` to ``2**(bits-1) - 1``; uint8: from 0 to ``2**bits - 1``. Not written.
-    bits : {8, 4, 2}
+    bits : {8, 4, 2, 1}
         Bits of a code.
     out : ndarray of uint8, optional
         C-contiguous, ``codes.shape[:-1] + (ceil(codes.shape[-1] * bits / 8),)``: written and returned.
@@ -43,7 +43,7 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
             raise TypeError(f"pack: codes must be a NumPy array, got {type(codes).__name__}")
         # An impossible `bits` is for the core to refuse: it gets an `out` of no size.
         last = codes.shape[-1] if codes.ndim else 1
-        fits = isinstance(bits, int) and bits in (8, 4, 2)
+        fits = isinstance(bits, int) and bits in (8, 4, 2, 1)
         out = np.empty((*codes.shape[:-1], -(-last * bits // 8)) if fits else (0,), np.uint8)
     _core.pack(codes, bits, out, threads)
     return out
@@ -58,7 +58,7 @@ def unpack(
     ----------
     packed : ndarray of uint8
         ``ceil(n * bits / 8)`` bytes in the last axis, padding bits zero. Not written.
-    bits : {8, 4, 2}
+    bits : {8, 4, 2, 1}
         Bits of a code.
     n : int
         Codes in a row.
@@ -86,7 +86,7 @@ def unpack(
         if not isinstance(packed, np.ndarray):
             raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
         # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
-        fits = isinstance(n, int) and packed.ndim and bits in (8, 4, 2) and packed.shape[-1] == -(-n * bits // 8)
+        fits = isinstance(n, int) and packed.ndim and bits in (8, 4, 2, 1) and packed.shape[-1] == -(-n * bits // 8)
         out = np.empty((*packed.shape[:-1], n) if fits else (0,), np.int8 if signed else np.uint8)
     elif isinstance(out, np.ndarray) and out.dtype != (np.int8 if signed else np.uint8):
         raise TypeError(f"unpack: out must have dtype {'int8' if signed else 'uint8'}, got {out.dtype}")

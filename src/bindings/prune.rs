@@ -1,0 +1,427 @@
+//! Pruning of single weights.
+
+use numpy::PyUntypedArrayMethods;
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::arg::{Name, int, number, text};
+use super::array::{Array, are_same, tuple};
+use super::axes::axes;
+use super::borrow::{Borrow, borrow};
+use super::dtype::{Dtype, Item, match_dtype, ndarray};
+use super::error::{ask_memory, compute, entry};
+use super::tensors::{expect_count, listed};
+use super::threads::resolve;
+use crate::error::{Error, Result};
+use crate::kernels::prune::{self as kernel, Groups, Job, LONG_ROW, Magnitude, Mask, Scaled, Weights};
+use crate::kernels::reduce::{AbsMax, reduce_all};
+use crate::real::{Element, Key};
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+/// When NaN is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nan {
+    /// Never: it is the largest.
+    Largest,
+    /// Before anything is written.
+    RaiseFirst,
+    /// Also after: what was written is not yet anyone else's.
+    Raise,
+}
+
+fn nan_rule(function: &str, given: &Obj<'_>) -> PyResult<Nan> {
+    let text = text(function, "nan", given)?;
+    match text.as_str() {
+        "largest" => Ok(Nan::Largest),
+        "raise" => Ok(Nan::Raise),
+        "raise-first" => Ok(Nan::RaiseFirst),
+        _ => Err(Error::Value(format!("{function}: nan must be 'raise' or 'largest', got {text:?}")).into()),
+    }
+}
+
+/// Weights and what is written for them, checked: the weights with zeros, or (bytes) a mask.
+struct Pair<'py> {
+    /// None where they are written in place.
+    w: Option<Array<'py>>,
+    out: Array<'py>,
+    /// Which axes of what was given the axes are.
+    order: Vec<usize>,
+}
+
+impl<'py> Pair<'py> {
+    /// `names` of the weights and of the output; `order` of the axes.
+    fn new(
+        names: (Name, Name),
+        w: &Obj<'py>,
+        out: &Obj<'py>,
+        order: Vec<usize>,
+        dtype: Option<&str>,
+    ) -> PyResult<Self> {
+        let turned = |object: &Obj<'py>| -> PyResult<Obj<'py>> {
+            if order.is_sorted() { Ok(object.clone()) } else { object.call_method1("transpose", (order.clone(),)) }
+        };
+        ndarray(names.0, w)?;
+        let target = ndarray(names.1, out)?;
+        if are_same(w, out) {
+            let out = Array::float_inout(names.0, &turned(w)?, dtype)?;
+            return Ok(Self { w: None, out, order });
+        }
+        let given = Array::float(names.0, w, dtype)?;
+        if target.shape() != given.shape() {
+            let (want, got) = (tuple(given.shape()), tuple(target.shape()));
+            let (out, like) = (names.1, names.0.arg);
+            return Err(Error::Shape(format!("{out} must have shape {want} like {like}, got {got}")).into());
+        }
+        let w = if order.is_sorted() { given } else { Array::float(names.0, &turned(w)?, dtype)? };
+        let out = turned(out)?;
+        let is_mask = out.getattr("dtype")?.getattr("itemsize")?.extract::<usize>()? == 1;
+        let out = if is_mask { Array::bytes_inout(names.1, &out)? } else { Array::float_inout(names.1, &out, dtype)? };
+        if !is_mask {
+            out.expect_dtype(w.dtype, w.object_dtype())?;
+        }
+        Ok(Self { w: Some(w), out, order })
+    }
+
+    fn weights(&self) -> &Array<'py> {
+        self.w.as_ref().unwrap_or(&self.out)
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = &Array<'py>> {
+        self.w.iter().chain([&self.out])
+    }
+
+    /// The error about NaN.
+    fn nan_error(&self, threads: usize) -> PyErr {
+        let w = self.weights();
+        let (count, at) = match_dtype!(w, T => {
+            let x = w.slice::<T>();
+            let is_nan = |v: &T| v.magnitude() > T::INFINITY_KEY;
+            let count = crate::par::map(threads, x.chunks(crate::par::CHUNK), |x| x.iter().filter(|v| is_nan(v)).count());
+            (count.into_iter().sum::<usize>(), x.iter().position(is_nan).unwrap_or(0))
+        });
+        let (mut index, mut rest) = (vec![0; self.order.len()], at);
+        for (&axis, &n) in self.order.iter().zip(w.shape()).rev() {
+            (index[axis], rest) = (rest % n, rest / n);
+        }
+        let text = format!("{} has {count} NaN, first at index {}", w.name, tuple(&index));
+        Error::Value(format!("{text}; pass nan=\"largest\" to keep NaN as the largest")).into()
+    }
+
+    fn has_nan(&self, py: Python<'py>, threads: usize) -> PyResult<bool> {
+        let w = self.weights();
+        match_dtype!(w, T => {
+            let x = w.slice::<T>();
+            compute(py, || reduce_all::<T, AbsMax>(x, threads)[0] > T::INFINITY_KEY)
+        })
+    }
+
+    fn job<T: Element + Item>(&mut self) -> AnyJob<'_, T> {
+        let x = self.w.as_ref().map(Array::slice::<T>);
+        if self.out.dtype == Dtype::U8 {
+            AnyJob::Mask(Job { x, out: self.out.slice_mut::<u8>() })
+        } else {
+            AnyJob::Weights(Job { x, out: self.out.slice_mut::<T>() })
+        }
+    }
+}
+
+/// A job of either output.
+enum AnyJob<'a, T: Element> {
+    Weights(Job<'a, T, Weights>),
+    Mask(Job<'a, T, Mask>),
+}
+
+/// `$f` of the job, whichever it is.
+macro_rules! with_job {
+    ($any:expr, $job:ident => $body:expr) => {
+        match $any {
+            AnyJob::Weights($job) => $body,
+            AnyJob::Mask($job) => $body,
+        }
+    };
+}
+
+/// One pair, borrowed, and how it is worked on.
+struct Call<'py> {
+    pair: Pair<'py>,
+    nan: Nan,
+    threads: usize,
+    _borrow: Borrow,
+}
+
+/// `(nan, dtype, threads)`.
+type Options<'py> = (Obj<'py>, Option<String>, Option<Obj<'py>>);
+
+impl<'py> Call<'py> {
+    fn new(
+        function: &'static str,
+        (w, out): (&Obj<'py>, &Obj<'py>),
+        order: Option<Vec<usize>>,
+        (nan, dtype, threads): &Options<'py>,
+    ) -> PyResult<Self> {
+        let names = (Name::new(function, "w"), Name::new(function, "out"));
+        let (threads, nan) = (resolve(function, threads.as_ref())?, nan_rule(function, nan)?);
+        let ndim = ndarray(names.0, w)?.shape().len();
+        let pair = Pair::new(names, w, out, order.unwrap_or_else(|| (0..ndim).collect()), dtype.as_deref())?;
+        let borrow = borrow(&pair.arrays().collect::<Vec<_>>())?;
+        Ok(Self { pair, nan, threads, _borrow: borrow })
+    }
+
+    /// Refuse NaN before the first write, where that is asked for, or the kernel cannot tell (`always`).
+    fn check_nan(&self, py: Python<'py>, always: bool) -> PyResult<()> {
+        let now = self.nan == Nan::RaiseFirst || (always && self.nan == Nan::Raise);
+        if now && self.pair.has_nan(py, self.threads)? { Err(self.pair.nan_error(self.threads)) } else { Ok(()) }
+    }
+
+    /// Refuse NaN that the kernel has seen; put what was computed in a copy in its place.
+    fn finish(&self, saw_nan: bool) -> PyResult<()> {
+        if saw_nan && self.nan != Nan::Largest {
+            return Err(self.pair.nan_error(self.threads));
+        }
+        self.pair.out.write_back()
+    }
+}
+
+/// How many of `n` go: half to even, as Python rounds.
+fn pruned(n: usize, sparsity: f64) -> u64 {
+    (sparsity * n as f64).round_ties_even() as u64
+}
+
+fn check_sparsity(function: &str, sparsity: &Obj<'_>) -> PyResult<f64> {
+    let value = number(function, "sparsity", sparsity)?;
+    if (0.0..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::Value(format!("{function}: sparsity must be from 0 to 1, got {value}")).into())
+}
+
+#[pyfunction]
+fn threshold<'py>(w: &Obj<'py>, eps: &Obj<'py>, out: &Obj<'py>, options: Options<'py>) -> PyResult<()> {
+    entry("threshold", || {
+        let py = w.py();
+        let eps = number("threshold", "eps", eps)?;
+        if !(eps >= 0.0) {
+            return Err(Error::Value(format!("threshold: eps must be at least 0, got {eps}")).into());
+        }
+        let mut call = Call::new("threshold", (w, out), None, &options)?;
+        call.check_nan(py, false)?;
+        let threads = call.threads;
+        let nan = match_dtype!(call.pair.weights(), T => {
+            // The largest number that is no larger.
+            let near = T::store_f64(eps);
+            let bound = if near.to_f64() > eps { near.magnitude() - <T as Element>::Key::ONE } else { near.magnitude() };
+            with_job!(call.pair.job::<T>(), job => compute(py, || kernel::keep_above(job, bound, threads))?)
+        });
+        call.finish(nan)
+    })
+}
+
+/// The order of axes that puts `reduced` last.
+fn last(reduced: &[usize], ndim: usize) -> Vec<usize> {
+    (0..ndim).filter(|axis| !reduced.contains(axis)).chain(reduced.iter().copied()).collect()
+}
+
+#[pyfunction]
+fn magnitude<'py>(
+    w: &Obj<'py>,
+    sparsity: &Obj<'py>,
+    axis: &Obj<'py>,
+    out: &Obj<'py>,
+    options: Options<'py>,
+) -> PyResult<()> {
+    entry("magnitude", || {
+        let py = w.py();
+        let sparsity = check_sparsity("magnitude", sparsity)?;
+        let shape = ndarray(Name::new("magnitude", "w"), w)?.shape().to_vec();
+        let axes = axes("magnitude", "w", axis, shape.len())?;
+        let order = axes.as_ref().map(|axes| last(axes, shape.len()));
+        let mut call = Call::new("magnitude", (w, out), order, &options)?;
+        call.check_nan(py, false)?;
+        let n = axes.map_or(call.pair.out.len(), |axes| axes.iter().map(|&axis| shape[axis]).product());
+        let (prune, threads) = (pruned(n, sparsity), call.threads);
+        if call.pair.out.len() == 0 {
+            return Ok(());
+        }
+        ask_memory("magnitude", n.min(LONG_ROW) * 8 * threads)?;
+        let nan = match_dtype!(call.pair.weights(), T => with_job!(call.pair.job::<T>(), job => compute(py, || {
+            if n <= LONG_ROW {
+                return kernel::rows(job, n, prune as usize, Magnitude, threads);
+            }
+            job.pieces(n).map(|row| kernel::magnitude(vec![row], prune, threads)).fold(false, |a, b| a | b)
+        })?));
+        call.finish(nan)
+    })
+}
+
+#[pyfunction]
+fn global_magnitude<'py>(
+    arrays: &Obj<'py>,
+    sparsity: &Obj<'py>,
+    out: &Obj<'py>,
+    options: Options<'py>,
+) -> PyResult<()> {
+    const FUNCTION: &str = "global_magnitude";
+    entry(FUNCTION, || {
+        let (py, (nan, dtype, threads)) = (arrays.py(), options);
+        let (nan, threads) = (nan_rule(FUNCTION, &nan)?, resolve(FUNCTION, threads.as_ref())?);
+        let sparsity = check_sparsity(FUNCTION, sparsity)?;
+        let sources = listed(FUNCTION, ["arrays", "arrays"], arrays)?;
+        let targets = listed(FUNCTION, ["out", "out"], out)?;
+        expect_count(FUNCTION, "out", targets.len(), "arrays", sources.len())?;
+        let mut pairs = Vec::with_capacity(sources.len());
+        for ((name, w), (out_name, out)) in sources.iter().zip(&targets) {
+            let ndim = ndarray(*name, w)?.shape().len();
+            pairs.push(Pair::new((*name, *out_name), w, out, (0..ndim).collect(), dtype.as_deref())?);
+        }
+        let Some((first, rest)) = pairs.split_first() else { return Ok(()) };
+        for pair in rest {
+            let like = format!("{} like arrays[0]", first.weights().object_dtype());
+            pair.weights().expect_dtype(first.weights().dtype, like)?;
+            if pair.out.dtype != first.out.dtype {
+                let (want, got) = (first.out.object_dtype(), pair.out.object_dtype());
+                let text = format!("{} must have dtype {want} like out[0], got {got}", pair.out.name);
+                return Err(Error::Dtype(text).into());
+            }
+        }
+        let _borrow = borrow(&pairs.iter().flat_map(Pair::arrays).collect::<Vec<_>>())?;
+        if nan != Nan::Largest {
+            for pair in &pairs {
+                if pair.has_nan(py, threads)? {
+                    return Err(pair.nan_error(threads));
+                }
+            }
+        }
+        let prune = pruned(pairs.iter().map(|pair| pair.out.len()).sum(), sparsity);
+        match_dtype!(pairs[0].weights(), T => {
+            let (mut weights, mut masks) = (Vec::new(), Vec::new());
+            for pair in &mut pairs {
+                match pair.job::<T>() {
+                    AnyJob::Weights(job) => weights.push(job),
+                    AnyJob::Mask(job) => masks.push(job),
+                }
+            }
+            compute(py, || kernel::magnitude(weights, prune * u64::from(masks.is_empty()), threads))?;
+            compute(py, || kernel::magnitude(masks, prune, threads))?;
+        });
+        pairs.iter().try_for_each(|pair| pair.out.write_back())
+    })
+}
+
+/// `keep` and `group`.
+fn check_groups(function: &str, keep: &Obj<'_>, group: &Obj<'_>) -> PyResult<(usize, usize)> {
+    let group = int(function, "group", "from 2 to 32", group)?;
+    if !(2..=32).contains(&group) {
+        return Err(Error::Value(format!("{function}: group must be from 2 to 32, got {group}")).into());
+    }
+    let keep = int(function, "keep", "from 1 to below group", keep)?;
+    if !(1..group).contains(&keep) {
+        return Err(
+            Error::Value(format!("{function}: keep must be from 1 to below group ({group}), got {keep}")).into()
+        );
+    }
+    Ok((keep as usize, group as usize))
+}
+
+/// The groups of an array of this shape along `axis`.
+fn plan_groups(function: &str, shape: &[usize], axis: usize, (keep, group): (usize, usize)) -> Result<Groups> {
+    let n = shape[axis];
+    if !n.is_multiple_of(group) {
+        let text = format!("{function}: w must have a multiple of {group} elements along axis {axis}, got {n}");
+        return Err(Error::Shape(text));
+    }
+    Ok(Groups { keep, group, n, inner: shape[axis + 1..].iter().product() })
+}
+
+#[pyfunction]
+fn n_of_m<'py>(
+    w: &Obj<'py>,
+    keep: &Obj<'py>,
+    group: &Obj<'py>,
+    axis: &Obj<'py>,
+    out: &Obj<'py>,
+    options: Options<'py>,
+) -> PyResult<()> {
+    entry("n_of_m", || {
+        let py = w.py();
+        let sizes = check_groups("n_of_m", keep, group)?;
+        let shape = ndarray(Name::new("n_of_m", "w"), w)?.shape().to_vec();
+        let axis = match axes("n_of_m", "w", axis, shape.len())?.as_deref() {
+            Some([axis]) => *axis,
+            _ => return Err(Error::Value(format!("n_of_m: axis must be one axis of w, got {axis}")).into()),
+        };
+        let mut plan = plan_groups("n_of_m", &shape, axis, sizes)?;
+        let mut call = Call::new("n_of_m", (w, out), None, &options)?;
+        call.check_nan(py, false)?;
+        if plan.inner == 1 {
+            // Rows of whole groups: as one.
+            plan.n = call.pair.out.len();
+        }
+        let threads = call.threads;
+        let nan = match_dtype!(call.pair.weights(), T => {
+            with_job!(call.pair.job::<T>(), job => compute(py, || kernel::groups(job, plan, Magnitude, threads))?)
+        });
+        call.finish(nan)
+    })
+}
+
+/// Sparsity, or keep and group.
+type Share<'py> = (Option<Obj<'py>>, Option<(Obj<'py>, Obj<'py>)>);
+
+#[pyfunction]
+fn wanda<'py>(
+    w: &Obj<'py>,
+    x_norm: &Obj<'py>,
+    share: Share<'py>,
+    out: &Obj<'py>,
+    options: Options<'py>,
+) -> PyResult<()> {
+    entry("wanda", || {
+        let py = w.py();
+        let shape = ndarray(Name::new("wanda", "w"), w)?.shape().to_vec();
+        let &[_, n] = &shape[..] else {
+            let text = format!("wanda: w must have 2 dimensions (out, in), got shape {}", tuple(&shape));
+            return Err(Error::Shape(text).into());
+        };
+        let x_norm = Array::float(Name::new("wanda", "x_norm"), x_norm, None)?;
+        x_norm.expect_shape(&[n])?;
+        let sparsity = share.0.as_ref().map(|sparsity| check_sparsity("wanda", sparsity)).transpose()?;
+        let groups = share.1.as_ref().map(|(keep, group)| check_groups("wanda", keep, group)).transpose()?;
+        let plan = groups.map(|sizes| plan_groups("wanda", &shape, 1, sizes)).transpose()?;
+        let mut call = Call::new("wanda", (w, out), None, &options)?;
+        let double = call.pair.weights().dtype == Dtype::F64;
+        let (want, what) = if double { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
+        x_norm.expect_dtype(want, format!("{what} for w {}", call.pair.weights().object_dtype()))?;
+        let _borrow = borrow(&[&x_norm])?;
+        let bad = match_dtype!(x_norm, C => {
+            x_norm.slice::<C>().iter().map(|v| v.to_f64()).position(|v| !(v >= 0.0 && v.is_finite()))
+        });
+        if let Some(i) = bad {
+            let text = format!("wanda: x_norm must be finite and at least 0, is not at index {i}");
+            return Err(Error::Value(text).into());
+        }
+        call.check_nan(py, true)?;
+        if call.pair.out.len() == 0 {
+            return Ok(());
+        }
+        let threads = call.threads;
+        ask_memory("wanda", n * 8 * threads)?;
+        let prune = sparsity.map_or(0, |sparsity| pruned(n, sparsity)) as usize;
+        match_dtype!(call.pair.weights(), T => {
+            let scale = Scaled(x_norm.slice::<<T as Element>::Compute>());
+            with_job!(call.pair.job::<T>(), job => compute(py, || match plan {
+                Some(plan) => kernel::groups(job, plan, scale, threads),
+                None => kernel::rows(job, n, prune, scale, threads),
+            })?)
+        });
+        call.finish(false)
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(threshold, m)?)?;
+    m.add_function(wrap_pyfunction!(magnitude, m)?)?;
+    m.add_function(wrap_pyfunction!(global_magnitude, m)?)?;
+    m.add_function(wrap_pyfunction!(n_of_m, m)?)?;
+    m.add_function(wrap_pyfunction!(wanda, m)?)
+}
