@@ -10,7 +10,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, Spec, Tensors
+from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneOptions, Spec, Tensors
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -22,18 +22,26 @@ __all__ = [
     "__version__",
     "absmax",
     "adafactor_step",
+    "apply_mask",
     "block_state",
+    "compress",
+    "compress_groups",
     "count_nonfinite",
     "count_nonzero",
+    "decompress",
+    "decompress_groups",
     "dequantize",
     "error_stats",
     "fake_quantize",
     "get_num_threads",
+    "global_magnitude",
     "histogram",
     "isa",
     "kth_magnitude",
+    "magnitude",
     "mean",
     "minmax",
+    "n_of_m",
     "norm",
     "optim_step",
     "pack",
@@ -45,8 +53,10 @@ __all__ = [
     "set_num_threads",
     "sum",
     "swap_thread_override",
+    "threshold",
     "unpack",
     "var",
+    "wanda",
 ]
 
 __version__: Final[str]
@@ -72,6 +82,24 @@ def quantile(x: Any, q: NDArray[np.float64], dtype: Bf16, threads: int | None) -
 def kth_magnitude(x: Any, k: int, dtype: Bf16, threads: int | None) -> Any: ...
 def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float, float, float, float, float]:
     """(sum x², sum y², sum x·y, sum (x-y)², max |x-y|) of two arrays of one shape, summed in float64."""
+
+# Pruning. What is written: the weights, or a mask as bytes (1: stays). nan "raise-first": before the first write.
+def threshold(w: Any, eps: float, out: Array, options: PruneOptions) -> None: ...
+def magnitude(w: Any, sparsity: float, axis: Axis, out: Array, options: PruneOptions) -> None: ...
+def global_magnitude(arrays: Any, sparsity: float, out: Any, options: PruneOptions) -> None: ...
+def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneOptions) -> None: ...
+def wanda(
+    w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneOptions
+) -> None: ...
+def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
+
+# Storage of pruned arrays: (row_offsets, values, bitmask, or None and columns); (values, places, keep, group).
+def compress(
+    w: Any, out: tuple[Array, Array, Array | None, Array | None], dtype: Bf16, threads: int | None
+) -> None: ...
+def decompress(parts: tuple[Array, Array, Array], out: Array, dtype: Bf16, threads: int | None) -> None: ...
+def compress_groups(w: Any, out: tuple[Array, Array, int, int], dtype: Bf16, threads: int | None) -> None: ...
+def decompress_groups(parts: tuple[Array, Array, int, int], out: Array, dtype: Bf16, threads: int | None) -> None: ...
 
 # Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
 # `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).

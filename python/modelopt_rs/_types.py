@@ -18,6 +18,10 @@ Spec: TypeAlias = tuple[int, str, int | None, int | None]
 """bits, scheme, axis, group_size."""
 Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 """codes, scale, zero_point, offset."""
+Nan: TypeAlias = Literal["raise", "largest"]
+MaskKind: TypeAlias = Literal["bool", "bits"] | None
+PruneOptions: TypeAlias = tuple[str, Bf16, int | None]
+"""nan, dtype, threads."""
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
@@ -40,10 +44,13 @@ __all__ = [
     "Axis",
     "Bf16",
     "Coding",
+    "MaskKind",
+    "Nan",
     "Nonfinite",
     "OptimCall",
     "OptionalTensors",
     "Parts",
+    "PruneOptions",
     "Scheme",
     "Semantics",
     "Spec",

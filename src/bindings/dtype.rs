@@ -17,6 +17,8 @@ pub enum Dtype {
     Bf16,
     U8,
     I8,
+    I32,
+    I64,
 }
 
 /// A type of the kernels and its dtype.
@@ -26,7 +28,7 @@ pub trait Item: Copy + Send + Sync + 'static {
 macro_rules! item {
     ($($t:ty => $dtype:ident),*) => {$(impl Item for $t { const DTYPE: Dtype = Dtype::$dtype; })*};
 }
-item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8);
+item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8, i32 => I32, i64 => I64);
 
 /// Bind `$t` to the float type of `$array` and evaluate `$body`; the dtype was checked to be a float.
 macro_rules! match_dtype {
@@ -108,5 +110,14 @@ pub fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dty
         (b'u', 1) => Ok(Dtype::U8),
         (b'i', 1) => Ok(Dtype::I8),
         _ => Err(Error::Dtype(format!("{name} must have dtype uint8 or int8, got {descr}")).into()),
+    }
+}
+
+pub fn int_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    match (descr.kind(), descr.itemsize(), descr.byteorder()) {
+        (b'i', 4, b'<' | b'=') => Ok(Dtype::I32),
+        (b'i', 8, b'<' | b'=') => Ok(Dtype::I64),
+        _ => Err(Error::Dtype(format!("{name} must have dtype int32 or int64, got {descr}")).into()),
     }
 }

@@ -19,6 +19,7 @@ mod prune;
 mod quant;
 mod reduce;
 mod result;
+mod sparse;
 mod states;
 mod tensors;
 mod threads;
@@ -39,6 +40,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     optim_factored::register(m)?;
     packing::register(m)?;
     prune::register(m)?;
+    sparse::register(m)?;
     threads::register(m)?;
     files::register(m)
 }

@@ -418,10 +418,32 @@ fn wanda<'py>(
     })
 }
 
+/// Weights where `mask` is not 0.
+#[pyfunction]
+fn apply_mask<'py>(w: &Obj<'py>, mask: &Obj<'py>, out: &Obj<'py>, options: Options<'py>) -> PyResult<()> {
+    entry("apply_mask", || {
+        let py = w.py();
+        let mut call = Call::new("apply_mask", (w, out), None, &options)?;
+        let mask = Array::bytes(Name::new("apply_mask", "mask"), mask)?;
+        mask.expect_shape_of(call.pair.weights())?;
+        let _borrow = borrow(&[&mask])?;
+        let (threads, flags) = (call.threads, mask.slice::<u8>());
+        match_dtype!(call.pair.weights(), T => match call.pair.job::<T>() {
+            AnyJob::Weights(Job { x, out }) => compute(py, || kernel::apply_mask(x, flags, out, threads))?,
+            AnyJob::Mask(_) => {
+                let (name, want) = (call.pair.out.name, call.pair.weights().object_dtype());
+                return Err(Error::Dtype(format!("{name} must have dtype {want} like w, got bytes")).into());
+            }
+        });
+        call.finish(false)
+    })
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(threshold, m)?)?;
     m.add_function(wrap_pyfunction!(magnitude, m)?)?;
     m.add_function(wrap_pyfunction!(global_magnitude, m)?)?;
     m.add_function(wrap_pyfunction!(n_of_m, m)?)?;
-    m.add_function(wrap_pyfunction!(wanda, m)?)
+    m.add_function(wrap_pyfunction!(wanda, m)?)?;
+    m.add_function(wrap_pyfunction!(apply_mask, m)?)
 }

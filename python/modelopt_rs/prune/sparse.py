@@ -1,0 +1,234 @@
+"""Storage of pruned weights that is really smaller: a bitmask, N:M, compressed rows."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs import _core, reduce
+from modelopt_rs._types import Array, Bf16
+from modelopt_rs.prune.unstructured import packed_shape
+
+__all__ = ["BitmaskArray", "GroupsArray", "compress", "to_csr"]
+
+
+@dataclass(frozen=True, eq=False)
+class BitmaskArray:
+    """An array as its non-zero elements and a bit for each element.
+
+    Attributes
+    ----------
+    values : ndarray
+        The elements that are not zero, in C order.
+    bitmask : ndarray of uint8
+        Lowest bit first, each row of the last axis beginning on a byte (`numpy.packbits`, ``bitorder="little"``).
+    row_offsets : ndarray of int64
+        Where the values of each row begin; one more at the end.
+    shape : tuple of int
+        The shape of the array.
+    """
+
+    values: Array
+    bitmask: NDArray[np.uint8]
+    row_offsets: NDArray[np.int64]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return self.values.nbytes + self.bitmask.nbytes + self.row_offsets.nbytes
+
+    def decompress(self, *, out: Array | None = None, dtype: Bf16 = None, threads: int | None = None) -> Array:
+        """Return the array, bit for bit but for -0, which became 0.
+
+        Raises
+        ------
+        ValueError
+            If the parts do not go together, or `out` has another shape; nothing is written.
+        """
+        result = np.empty(self.shape, self.values.dtype) if out is None else out
+        _check_shape(result, self.shape)
+        _core.decompress((self.row_offsets, self.values, self.bitmask), result, dtype, threads)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class GroupsArray:
+    """An array of N:M sparsity as `keep` values of each `group` and their places.
+
+    Attributes
+    ----------
+    values : ndarray
+        ``shape[:-1] + (shape[-1] // group * keep,)``.
+    indices : ndarray of uint8
+        The place of each value in its group, ascending, packed by `modelopt_rs.quant.pack` to 2 bits (group to 4), 4
+        bits (to 16) or 8 (to 32).
+    keep, group : int
+        `keep` values of each `group` elements.
+    shape : tuple of int
+        The shape of the array.
+    """
+
+    values: Array
+    indices: NDArray[np.uint8]
+    keep: int
+    group: int
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return self.values.nbytes + self.indices.nbytes
+
+    def decompress(self, *, out: Array | None = None, dtype: Bf16 = None, threads: int | None = None) -> Array:
+        """Return the array, bit for bit but for -0, which may have become 0.
+
+        Raises
+        ------
+        ValueError
+            If the parts do not go together, or `out` has another shape; nothing is written.
+        """
+        result = np.empty(self.shape, self.values.dtype) if out is None else out
+        _check_shape(result, self.shape)
+        places = np.empty(self.values.shape, np.uint8)
+        _core.unpack(self.indices, _index_bits(self.group), self.values.shape[-1], places, threads)
+        _core.decompress_groups((self.values, places, self.keep, self.group), result, dtype, threads)
+        return result
+
+
+def _check_shape(out: Array, shape: tuple[int, ...]) -> None:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"decompress: out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"decompress: out must have shape {shape}, got {out.shape}")
+
+
+def _index_bits(group: int) -> int:
+    return 2 if group <= 4 else 4 if group <= 16 else 8
+
+
+def _row_offsets(w: Array, dtype: Bf16, threads: int | None) -> NDArray[np.int64]:
+    rows = w.reshape(prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1)
+    counts = reduce.count_nonzero(rows, axis=1, dtype=dtype, threads=threads)
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def compress(
+    w: Array,
+    *,
+    keep: int | None = None,
+    group: int | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> BitmaskArray | GroupsArray:
+    """Store a pruned array without its zeros.
+
+    By default as a bitmask: the weights that are not zero and a bit for each weight; a float32 matrix of half zeros
+    takes 0.53 of its size, of 90 % zeros 0.13. With `keep` and `group` as N:M: `keep` values of each `group` and their
+    places; 2 of 4 takes 0.56 of the size in float32, 0.63 in 16 bits.
+
+    Parameters
+    ----------
+    w : ndarray of float32, float64, float16 or bfloat16
+        Any shape and strides. Not written. NaN counts as not zero, -0 as zero.
+    keep, group : int, optional
+        Store N:M, along the last axis; no group may have more than `keep` weights that are not zero.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    BitmaskArray or GroupsArray
+        With `decompress` and `nbytes`.
+
+    Raises
+    ------
+    TypeError
+        If `w` is no array of floats.
+    ValueError
+        If a group has more than `keep` weights that are not zero, or `group` does not divide the last axis.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> small = mo.prune.compress(np.array([[0.0, 7.0, 0.0, 5.0]]))
+    >>> small.values, small.bitmask
+    (array([7., 5.]), array([[10]], dtype=uint8))
+    >>> small.decompress()
+    array([[0., 7., 0., 5.]])
+    """
+    if not isinstance(w, np.ndarray):
+        raise TypeError(f"compress: w must be a NumPy array, got {type(w).__name__}")
+    if (keep is None) != (group is None):
+        raise ValueError(f"compress: keep and group must come together, got keep={keep}, group={group}")
+    if keep is None or group is None:
+        offsets = _row_offsets(w, dtype, threads)
+        values = np.empty(int(offsets[-1]), w.dtype)
+        bitmask = np.empty(packed_shape(w.shape), np.uint8)
+        _core.compress(w, (offsets, values, bitmask, None), dtype, threads)
+        return BitmaskArray(values, bitmask, offsets, w.shape)
+    if not (2 <= group <= 32 and 1 <= keep < group):
+        raise ValueError(f"compress: group must be from 2 to 32 and keep from 1 to below it, got {keep} of {group}")
+    if not w.ndim or w.shape[-1] % group:
+        raise ValueError(f"compress: w must have a multiple of {group} elements in its last axis, got shape {w.shape}")
+    values = np.empty((*w.shape[:-1], w.shape[-1] // group * keep), w.dtype)
+    places = np.empty(values.shape, np.uint8)
+    _core.compress_groups(w, (values, places, keep, group), dtype, threads)
+    bits = _index_bits(group)
+    indices = np.empty((*values.shape[:-1], -(-values.shape[-1] * bits // 8)), np.uint8)
+    _core.pack(places, bits, indices, threads)
+    return GroupsArray(values, indices, keep, group, w.shape)
+
+
+def to_csr(
+    w: Array, *, dtype: Bf16 = None, threads: int | None = None
+) -> tuple[Array, NDArray[np.int32], NDArray[np.int64]]:
+    """Return the compressed rows of a matrix, as SciPy takes them.
+
+    ``scipy.sparse.csr_array((data, indices, indptr), shape=w.shape)``
+
+    Parameters
+    ----------
+    w : ndarray of float32, float64, float16 or bfloat16
+        (rows, columns), any strides. Not written. NaN counts as not zero, -0 as zero.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    data : ndarray
+        The elements that are not zero, row by row.
+    indices : ndarray of int32
+        The column of each.
+    indptr : ndarray of int64
+        Where each row begins; one more at the end.
+
+    Raises
+    ------
+    TypeError
+        If `w` is no array of floats.
+    ValueError
+        If `w` is no matrix, or has 2**31 columns or more.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.prune.to_csr(np.array([[0.0, 7.0], [5.0, 0.0]]))
+    (array([7., 5.]), array([1, 0], dtype=int32), array([0, 1, 2]))
+    """
+    if not isinstance(w, np.ndarray):
+        raise TypeError(f"to_csr: w must be a NumPy array, got {type(w).__name__}")
+    if w.ndim != 2 or w.shape[1] >= 2**31:
+        raise ValueError(f"to_csr: w must be a matrix of fewer than 2**31 columns, got shape {w.shape}")
+    offsets = _row_offsets(w, dtype, threads)
+    values = np.empty(int(offsets[-1]), w.dtype)
+    columns = np.empty(len(values), np.int32)
+    _core.compress(w, (offsets, values, None, columns), dtype, threads)
+    return values, columns, offsets

@@ -1,0 +1,145 @@
+"""Pruning by weight and activation (Wanda)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs import _core, reduce
+from modelopt_rs._types import Array, Bf16, MaskKind, Nan
+from modelopt_rs.prune.unstructured import prune_into
+
+__all__ = ["ColumnNorms", "wanda"]
+
+
+class ColumnNorms:
+    """Norms of the columns of activations that come in batches.
+
+    ``norm[j] = sqrt(sum of x[..., j]**2)`` over all rows so far, summed in float64; one float64 for each column is all
+    that is kept.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> norms = mo.prune.ColumnNorms()
+    >>> norms.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
+    >>> norms.norm()
+    array([5., 1.], dtype=float32)
+    """
+
+    def __init__(self) -> None:
+        self.square_sum: NDArray[np.float64] | None = None
+        self.rows = 0
+
+    def update(self, x: Array, *, dtype: Bf16 = None, threads: int | None = None) -> None:
+        """Take activations in, of shape (..., columns); nothing is kept of them.
+
+        Raises
+        ------
+        TypeError
+            If `x` is no array of floats.
+        ValueError
+            If it has another number of columns than before, or a value that is not finite: nothing is taken in then.
+        """
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"ColumnNorms: x must be a NumPy array, got {type(x).__name__}")
+        if x.ndim == 0:
+            raise ValueError("ColumnNorms: x must have shape (..., columns), got shape ()")
+        if self.square_sum is not None and x.shape[-1] != len(self.square_sum):
+            raise ValueError(f"ColumnNorms: x must have {len(self.square_sum)} columns as before, got {x.shape[-1]}")
+        norm = reduce.norm(x.reshape(-1, x.shape[-1]), axis=0, dtype=dtype, threads=threads)
+        bad = np.flatnonzero(~np.isfinite(norm))
+        if len(bad):
+            raise ValueError(f"ColumnNorms: x must be finite, is not in column {bad[0]}")
+        squares = np.square(norm)
+        self.square_sum = squares if self.square_sum is None else self.square_sum + squares
+        self.rows += x.size // max(x.shape[-1], 1)
+
+    def merge(self, other: "ColumnNorms") -> None:
+        """Take in what another has seen."""
+        if other.square_sum is None:
+            return
+        if self.square_sum is not None and len(self.square_sum) != len(other.square_sum):
+            want, got = len(self.square_sum), len(other.square_sum)
+            raise ValueError(f"ColumnNorms: other must have {want} columns, got {got}")
+        self.square_sum = other.square_sum.copy() if self.square_sum is None else self.square_sum + other.square_sum
+        self.rows += other.rows
+
+    def norm(self) -> NDArray[np.float32]:
+        """Return the norm of each column, as `wanda` takes it."""
+        if self.square_sum is None:
+            raise ValueError("ColumnNorms: norm must come after an update, got none")
+        return np.sqrt(self.square_sum).astype(np.float32)
+
+
+def wanda(
+    w: Array,
+    x_norm: Array,
+    sparsity: float | None = None,
+    *,
+    keep: int | None = None,
+    group: int | None = None,
+    mask: MaskKind = None,
+    nan: Nan = "raise",
+    out: Array | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Array:
+    """Prune each row by weight times activation.
+
+    ``score[i, j] = |w[i, j]| * x_norm[j]``; of each row the lowest ``round(sparsity * columns)`` go, or all but the
+    `keep` highest of each `group`. Among equal scores the lowest index goes first. No weight is changed but to zero.
+
+    Parameters
+    ----------
+    w : ndarray of float32, float64, float16 or bfloat16
+        (out, in), any strides. Not written, unless it is `out` as well.
+    x_norm : ndarray of float32 (float64 for float64 weights)
+        (in,): the norm of each input over the calibration data, see `ColumnNorms`. Not written.
+    sparsity : float
+        The share of each row that goes, from 0 to 1.
+    keep, group : int
+        Instead of `sparsity`: N:M, see `n_of_m`.
+    mask : None, "bool" or "bits"
+        Return which weights stay instead; see `threshold`.
+    nan : "raise" or "largest"
+        What NaN is: an error, or larger than all numbers, so that it stays.
+    out : ndarray, optional
+        Written and returned: the shape and dtype of `w` (or of the mask). `w` itself: in place.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Raises
+    ------
+    TypeError
+        If `w` is no array of floats, or `x_norm` or `out` have another dtype.
+    ValueError
+        If shapes do not fit, neither or both of `sparsity` and `group` are given, `x_norm` is negative or not finite,
+        or `w` holds NaN; nothing is written.
+
+    References
+    ----------
+    Sun, Liu, Bair, Kolter 2023, "A simple and effective pruning approach for large language models", arXiv 2306.11695,
+    equation 1.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> w = np.array([[1.0, -2.0, 3.0, 4.0]], dtype=np.float32)
+    >>> mo.prune.wanda(w, np.array([9.0, 1.0, 1.0, 1.0], dtype=np.float32), 0.5)
+    array([[1., 0., 0., 4.]], dtype=float32)
+    """
+    if (sparsity is None) == (group is None):
+        got = "neither" if sparsity is None else "both"
+        raise ValueError(f"wanda: sparsity or keep and group must be given, got {got}")
+    if (keep is None) != (group is None):
+        raise ValueError(f"wanda: keep and group must come together, got keep={keep}, group={group}")
+    groups = None if keep is None or group is None else (keep, group)
+    return prune_into(
+        "wanda",
+        w,
+        lambda to, how: _core.wanda(w, x_norm, (sparsity, groups), to, how),
+        mask,
+        out,
+        (nan, dtype, threads),
+    )
