@@ -6,15 +6,19 @@
 
 mod block;
 mod groups;
+mod mask;
 mod rows;
 mod score;
+mod slots;
 mod sparse;
 mod whole;
 
 pub use groups::{Groups, groups};
+pub use mask::apply_mask;
 pub use rows::{LONG_ROW, rows};
 pub use score::{Magnitude, Scaled, Score};
-pub use sparse::{Places, apply_mask, compress, compress_groups, decompress, decompress_groups};
+pub use slots::{compress_groups, decompress_groups};
+pub use sparse::{Places, compress, decompress};
 pub use whole::{keep_above, magnitude};
 
 use crate::real::Element;

@@ -3,7 +3,10 @@
 //! The top digit of every key is counted; the bin that holds the wanted rank is then split by its next bits, in another
 //! pass that counts the keys of that bin. Two passes serve a long float32 array (15 + 17 bits), one 16 bits, four float64; a short
 //! array takes narrower digits, because clearing the counters would take longer than counting. Counts are exact, so
-//! neither threads nor instruction sets matter. The counting loops are scalar by nature.
+//! neither threads nor instruction sets matter. The counting loops are scalar by nature; one magnitude of a long array is
+//! found without them, by a sample (`bracket`).
+
+mod bracket;
 
 use crate::par::{self, CHUNK};
 use crate::real::Element;
@@ -131,6 +134,11 @@ pub struct Found<T> {
 
 /// The elements of the given 0-based ranks (each below the length of all arrays together), in the order of `ranks`.
 pub fn select<T: Element>(x: &[&[T]], order: Order, ranks: &[u64], threads: usize) -> Vec<Found<T>> {
+    if let (&[rank], Order::Magnitude) = (ranks, order)
+        && let Some(found) = bracket::by_magnitude(x, length(x), rank, threads)
+    {
+        return vec![found];
+    }
     let nothing = Found { value: from_rank_bits(0, order), before: 0, equal: 0 };
     let mut found = vec![nothing; ranks.len()];
     let wanted: Vec<(usize, u64)> = ranks.iter().copied().enumerate().collect();

@@ -150,22 +150,30 @@ fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize>(
     largest > S::INFINITY
 }
 
+/// A band of groups: `group` rows of `inner` elements.
+#[inline(always)]
+fn across<T: Element, S: Score<T>, O: Output<T>>(mut job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
+    let mut nan = false;
+    let (by_32, by_8) = (plan.inner / 32 * 32, plan.inner / 8 * 8);
+    for first in (0..by_32).step_by(32) {
+        nan |= columns::<T, S, O, 32>(&mut job, score, first, plan);
+    }
+    for first in (by_32..by_8).step_by(8) {
+        nan |= columns::<T, S, O, 8>(&mut job, score, first, plan);
+    }
+    for first in by_8..plan.inner {
+        nan |= columns::<T, S, O, 1>(&mut job, score, first, plan);
+    }
+    nan
+}
+
 kernel! {
-    /// A band of groups: `group` rows of `inner` elements. Whether any key is NaN's.
+    /// A band of groups. Whether any key is NaN's.
     fn band<T: Element, S: Score<T>, O: Output<T>>(job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
-        let mut job = job;
-        let mut nan = false;
-        let (by_32, by_8) = (plan.inner / 32 * 32, plan.inner / 8 * 8);
-        for first in (0..by_32).step_by(32) {
-            nan |= columns::<T, S, O, 32>(&mut job, score, first, plan);
+        match plan.group {
+            4 => across(job, score, Groups { group: 4, ..plan }),
+            _ => across(job, score, plan),
         }
-        for first in (by_32..by_8).step_by(8) {
-            nan |= columns::<T, S, O, 8>(&mut job, score, first, plan);
-        }
-        for first in by_8..plan.inner {
-            nan |= columns::<T, S, O, 1>(&mut job, score, first, plan);
-        }
-        nan
     }
 }
 

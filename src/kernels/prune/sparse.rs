@@ -3,14 +3,13 @@
 //! Rows are worked on by themselves. Values are moved one by one, without a branch: a mask changes from weight to weight, so
 //! that each branch would be guessed wrong half of the time. (-0 counts as zero and comes back as 0.)
 
-use super::groups::LARGEST;
 use crate::isa::kernel;
 use crate::kernels::pack::{W1, pack_chunk, packed_len, unpack_chunk};
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
 
 /// Weights that are moved together through a buffer; whole bytes of a mask.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// Where the weights of a row stand.
 pub enum Places<'a> {
@@ -25,19 +24,48 @@ fn is_zero<T: Element>(x: T) -> bool {
     x.magnitude() == T::Key::ZERO
 }
 
+/// Move what is flagged (1, else 0) to the front of `kept`; how many that is.
+///
+/// Flags are made in a loop of their own, which vectorises: made and used in one loop, they took five times as long.
+#[inline(always)]
+pub(super) fn gather<T: Copy>(x: &[T], flags: &[u8], kept: &mut [T; BLOCK]) -> usize {
+    let mut n = 0;
+    for (&x, &flag) in x.iter().zip(flags) {
+        kept[n & (BLOCK - 1)] = x;
+        n += flag as usize;
+    }
+    n
+}
+
+/// Undo [`gather`]: the next of `values` where there is a flag, else 0.
+#[inline(always)]
+pub(super) fn scatter<T: Element>(values: &[T; BLOCK], flags: &[u8], out: &mut [T]) -> usize {
+    let mut n = 0;
+    for (out, &flag) in out.iter_mut().zip(flags) {
+        let value = values[n & (BLOCK - 1)].to_bits64();
+        *out = T::from_bits64(value & (flag as u64).wrapping_neg());
+        n += flag as usize;
+    }
+    n
+}
+
+#[inline(always)]
+pub(super) fn flag_nonzero<T: Element>(x: &[T], flags: &mut [u8]) {
+    for (flag, &x) in flags.iter_mut().zip(x) {
+        *flag = !is_zero(x) as u8;
+    }
+}
+
 kernel! {
     /// The values of a row, and a bit for each weight. Whether there were as many values as `values` has room for.
     fn row_to_bits<T: Element>(x: &[T], values: &mut [T], bits: &mut [u8]) -> bool {
+        let (mut kept, mut flags) = ([T::from_bits64(0); BLOCK], [0; BLOCK]);
         let mut rest = values;
         for (x, bits) in x.chunks(BLOCK).zip(bits.chunks_mut(BLOCK / 8)) {
-            let (mut kept, mut flags) = ([T::from_bits64(0); BLOCK + 1], [0; BLOCK]);
-            let mut n = 0;
-            for (&x, flag) in x.iter().zip(&mut flags) {
-                kept[n & (BLOCK - 1)] = x;
-                *flag = !is_zero(x) as u8;
-                n += *flag as usize;
-            }
-            pack_chunk::<W1>(&flags[..x.len()], bits);
+            let flags = &mut flags[..x.len()];
+            flag_nonzero(x, flags);
+            pack_chunk::<W1>(flags, bits);
+            let n = gather(x, flags, &mut kept);
             let Some((values, after)) = rest.split_at_mut_checked(n) else { return false };
             values.copy_from_slice(&kept[..n]);
             rest = after;
@@ -64,19 +92,14 @@ kernel! {
 kernel! {
     /// A row from its values and bits; as many bits are set as there are values.
     fn row_from_bits<T: Element>(values: &[T], bits: &[u8], out: &mut [T]) {
+        let (mut next, mut flags) = ([T::from_bits64(0); BLOCK], [0; BLOCK]);
         let mut rest = values;
         for (out, bits) in out.chunks_mut(BLOCK).zip(bits.chunks(BLOCK / 8)) {
-            let (mut next, mut flags) = ([T::from_bits64(0); BLOCK], [0; BLOCK]);
-            unpack_chunk::<W1>(bits, &mut flags[..out.len()], 0);
+            let flags = &mut flags[..out.len()];
+            unpack_chunk::<W1>(bits, flags, 0);
             let few = rest.len().min(BLOCK);
             next[..few].copy_from_slice(&rest[..few]);
-            let mut n = 0;
-            for (out, &flag) in out.iter_mut().zip(&flags) {
-                let value = next[n & (BLOCK - 1)];
-                *out = if flag == 1 { value } else { T::from_bits64(0) };
-                n += flag as usize;
-            }
-            rest = &rest[n..];
+            rest = &rest[scatter(&next, flags, out)..];
         }
     }
 }
@@ -165,125 +188,6 @@ pub fn decompress<T: Element>(
     None
 }
 
-kernel! {
-    /// Groups to `keep` values each and their places, ascending. Fewer that are not zero: zeros of the lowest places with them.
-    /// Whether no group has more.
-    fn groups_to_slots<T: Element>(x: &[T], keep: usize, group: usize, values: &mut [T], places: &mut [u8]) -> bool {
-        let mut fits = true;
-        for ((x, values), places) in
-            x.chunks_exact(group).zip(values.chunks_exact_mut(keep)).zip(places.chunks_exact_mut(keep))
-        {
-            let mut zeros = keep;
-            for &x in x {
-                zeros = zeros.wrapping_sub(!is_zero(x) as usize);
-            }
-            fits &= zeros <= keep;
-            let (mut kept, mut at) = ([T::from_bits64(0); LARGEST], [0; LARGEST]);
-            let mut n = 0;
-            for (place, &x) in x.iter().enumerate() {
-                let zero = is_zero(x) as usize;
-                let taken = 1 - (zero & (zeros == 0) as usize);
-                (kept[n & (LARGEST - 1)], at[n & (LARGEST - 1)]) = (x, place as u8);
-                zeros = zeros.wrapping_sub(zero & taken);
-                n += taken;
-            }
-            values.copy_from_slice(&kept[..keep]);
-            places.copy_from_slice(&at[..keep]);
-        }
-        fits
-    }
-}
-
-kernel! {
-    /// Whether the places of each group ascend and lie within it.
-    fn are_places(places: &[u8], keep: usize, group: usize) -> bool {
-        let mut fits = true;
-        for places in places.chunks_exact(keep) {
-            let mut least = 0;
-            for &place in places {
-                fits &= place >= least;
-                least = place.saturating_add(1);
-            }
-            fits &= least as usize <= group;
-        }
-        fits
-    }
-}
-
-kernel! {
-    fn groups_from_slots<T: Element>(values: &[T], places: &[u8], keep: usize, group: usize, out: &mut [T]) {
-        for ((out, values), places) in
-            out.chunks_exact_mut(group).zip(values.chunks_exact(keep)).zip(places.chunks_exact(keep))
-        {
-            let mut whole = [T::from_bits64(0); LARGEST];
-            for (&value, &place) in values.iter().zip(places) {
-                whole[place as usize & (LARGEST - 1)] = value;
-            }
-            out.copy_from_slice(&whole[..group]);
-        }
-    }
-}
-
-/// Groups of N:M sparsity to values and places (a byte each). Whether no group has more than `keep` that are not zero.
-pub fn compress_groups<T: Element>(
-    x: &[T],
-    (keep, group): (usize, usize),
-    values: &mut [T],
-    places: &mut [u8],
-    threads: usize,
-) -> bool {
-    let at_once = CHUNK / group;
-    let items = x.chunks(at_once * group).zip(values.chunks_mut(at_once * keep)).zip(places.chunks_mut(at_once * keep));
-    par::map(threads, items, |((x, values), places)| match (keep, group) {
-        (2, 4) => groups_to_slots(x, 2, 4, values, places),
-        _ => groups_to_slots(x, keep, group, values, places),
-    })
-    .into_iter()
-    .all(|fits| fits)
-}
-
-/// The groups back. Whether all places ascend within their group: nothing is written where they do not.
-pub fn decompress_groups<T: Element>(
-    values: &[T],
-    places: &[u8],
-    (keep, group): (usize, usize),
-    out: &mut [T],
-    threads: usize,
-) -> bool {
-    let at_once = CHUNK / group;
-    let fits = par::map(threads, places.chunks(at_once * keep), |places| are_places(places, keep, group));
-    if !fits.into_iter().all(|fits| fits) {
-        return false;
-    }
-    let items = out.chunks_mut(at_once * group).zip(values.chunks(at_once * keep)).zip(places.chunks(at_once * keep));
-    par::for_each(threads, items, |((out, values), places)| groups_from_slots(values, places, keep, group, out));
-    true
-}
-
-kernel! {
-    fn masked<T: Element>(x: &[T], mask: &[u8], out: &mut [T]) {
-        for ((out, &x), &stays) in out.iter_mut().zip(x).zip(mask) {
-            *out = if stays != 0 { x } else { T::from_bits64(0) };
-        }
-    }
-}
-kernel! {
-    fn masked_in_place<T: Element>(x: &mut [T], mask: &[u8]) {
-        for (x, &stays) in x.iter_mut().zip(mask) {
-            *x = if stays != 0 { *x } else { T::from_bits64(0) };
-        }
-    }
-}
-
-/// Weights where the byte of the mask is not 0, else 0; in place where there is no `x`.
-pub fn apply_mask<T: Element>(x: Option<&[T]>, mask: &[u8], out: &mut [T], threads: usize) {
-    let items = out.chunks_mut(CHUNK).zip(mask.chunks(CHUNK)).enumerate();
-    par::for_each(threads, items, |(i, (out, mask))| match x {
-        Some(x) => masked(&x[i * CHUNK..][..out.len()], mask, out),
-        None => masked_in_place(out, mask),
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,28 +220,6 @@ mod tests {
                 }
                 bits[0] ^= 1;
                 assert_eq!(decompress(&values, &offsets, &bits, cols, &mut back, 2), Some(0));
-            }
-        }
-    }
-
-    #[test]
-    fn test_groups_come_back_for_every_group() {
-        for group in 2..=LARGEST {
-            for keep in 1..group {
-                let mut x = sparse(group * 9, 2);
-                for g in x.chunks_mut(group) {
-                    let extra = g.iter().filter(|v| **v != 0.0).count().saturating_sub(keep);
-                    g.iter_mut().filter(|v| **v != 0.0).take(extra).for_each(|v| *v = 0.0);
-                }
-                let (mut values, mut places) = (vec![9.0; keep * 9], vec![99; keep * 9]);
-                assert!(compress_groups(&x, (keep, group), &mut values, &mut places, 2));
-                let mut back = vec![9.0; x.len()];
-                assert!(decompress_groups(&values, &places, (keep, group), &mut back, 2));
-                assert_eq!(back, x);
-                x[..group].fill(1.0);
-                assert!(!compress_groups(&x, (keep, group), &mut values, &mut places, 2));
-                places[0] = group as u8;
-                assert!(!decompress_groups(&values, &places, (keep, group), &mut back, 2));
             }
         }
     }

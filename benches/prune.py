@@ -1,0 +1,180 @@
+"""Pruning against torch and NumPy, in one run: `python benches/prune.py [--elements N] [--rounds N]`.
+
+The answers are compared first, then both are timed in alternation, as in `arrays.py`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import modelopt_rs as mo
+from arrays import THREADS, Case, Plain, Row, Thunk, cores_at_hand, equal, importlib, measure, table
+
+COLUMNS = 4096
+TENSORS = 200
+
+
+def but_for_ties(x: np.ndarray, few: int = 20) -> Any:
+    """The peers prune all of several equal magnitudes, none, or any: where answers differ, there must be such."""
+
+    def check(ours: Any, theirs: Any) -> None:
+        ours, theirs = np.ravel(ours), np.ravel(theirs)
+        at = np.flatnonzero(ours != theirs)
+        assert len(at) <= few and len(np.unique(np.abs(x.ravel()[at]))) <= few / 2, at
+
+    return check
+
+
+def equal_lists(x: np.ndarray) -> Any:
+    same = but_for_ties(x)
+    return lambda ours, theirs: same(np.concatenate(ours), np.concatenate([np.asarray(t) for t in theirs]))
+
+
+def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
+    n, k = x.size, x.size // 2
+    out = np.zeros_like(x)
+
+    def partition() -> np.ndarray:
+        magnitude = np.abs(x)
+        cut = np.partition(magnitude.ravel(), k)[k]
+        return x * (magnitude >= cut)
+
+    eps = float(mo.reduce.kth_magnitude(x, k))
+    yield Case("magnitude at 50 %", "np.partition, product", 5, lambda: mo.prune.magnitude(x, 0.5), partition, but_for_ties(x))
+    yield Case(
+        "threshold, out=",
+        "w * (np.abs(w) > eps)",
+        5,
+        lambda: mo.prune.threshold(x, eps, out=out),
+        lambda: x * (np.abs(x) > eps),
+        equal,
+    )
+    for name, nan in (("threshold, out=", "raise"), ('threshold, out=, nan="largest"', "largest")):
+        run = lambda nan=nan: mo.prune.threshold(x, eps, out=out, nan=nan)
+        yield Case(name, "a copy", 1.25, run, lambda: plain.copy(4 * n), at_most=True)
+    for name, nan in (("n_of_m 2:4, out=", "raise"), ('n_of_m 2:4, out=, nan="largest"', "largest")):
+        run = lambda nan=nan: mo.prune.n_of_m(x, out=out, nan=nan)
+        yield Case(name, "a copy", 1.5, run, lambda: plain.copy(4 * n), at_most=True)
+    for axis in (0, 1):
+        yield Case(
+            f"norm 2 along axis {axis}",
+            "np.linalg.norm",
+            2,
+            lambda axis=axis: mo.reduce.norm(x, axis=axis),
+            lambda axis=axis: np.linalg.norm(x, axis=axis),
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3),
+        )
+    half = mo.prune.magnitude(x, 0.5)
+    bits, groups = mo.prune.compress(half), mo.prune.compress(mo.prune.n_of_m(x), keep=2, group=4)
+    yield Case("compress, bitmask", "a copy", 1.5, lambda: mo.prune.compress(half), lambda: plain.copy(4 * n), at_most=True)
+    yield Case(
+        "decompress, bitmask, out=",
+        "a copy",
+        1.5,
+        lambda: bits.decompress(out=out),
+        lambda: plain.copy(4 * n),
+        at_most=True,
+    )
+    two = mo.prune.n_of_m(x)
+    yield Case(
+        "compress, 2:4",
+        "a copy",
+        1.5,
+        lambda: mo.prune.compress(two, keep=2, group=4),
+        lambda: plain.copy(4 * n),
+        at_most=True,
+    )
+    yield Case(
+        "decompress, 2:4, out=",
+        "a copy",
+        1.5,
+        lambda: groups.decompress(out=out),
+        lambda: plain.copy(4 * n),
+        at_most=True,
+    )
+
+
+def torch_cases(x: np.ndarray) -> Iterator[Case]:
+    import torch
+    from torch.nn.utils import prune
+
+    torch.set_num_threads(THREADS)
+    t = torch.from_numpy(x)
+    l1 = prune.L1Unstructured(amount=0.5)
+    yield Case(
+        "magnitude at 50 %",
+        "torch l1_unstructured",
+        50,
+        lambda: mo.prune.magnitude(x, 0.5),
+        lambda: l1.prune(t),
+        but_for_ties(x),
+    )
+
+    def two_of_four() -> Any:
+        groups = t.view(-1, 4)
+        kept = groups.abs().topk(2, dim=1).indices
+        return (groups * torch.zeros_like(groups).scatter_(1, kept, 1)).view_as(t)
+
+    yield Case("n_of_m 2:4", "torch topk over groups of 4", 15, lambda: mo.prune.n_of_m(x), two_of_four, but_for_ties(x, 2000))
+
+    norms = np.random.default_rng(3).uniform(0.5, 2, x.shape[1]).astype(np.float32)
+    scale = torch.from_numpy(norms)
+
+    def wanda() -> Any:
+        order = torch.sort(t.abs() * scale, dim=-1, stable=True).indices
+        mask = torch.zeros_like(t, dtype=torch.bool).scatter_(1, order[:, : t.shape[1] // 2], True)
+        pruned = t.clone()
+        pruned[mask] = 0
+        return pruned
+
+    yield Case("wanda per row of 4,096", "torch sort per row", 15, lambda: mo.prune.wanda(x, norms, 0.5), wanda, equal)
+
+    parts = np.array_split(x.reshape(-1), TENSORS)
+
+    def global_unstructured() -> Any:
+        modules = []
+        for part in parts:
+            module = torch.nn.Module()
+            module.weight = torch.nn.Parameter(torch.from_numpy(part))
+            modules.append(module)
+        prune.global_unstructured([(m, "weight") for m in modules], prune.L1Unstructured, amount=0.5)
+        return [m.weight.detach() for m in modules]
+
+    yield Case(
+        f"global_magnitude, {TENSORS} tensors",
+        "torch global_unstructured",
+        50,
+        lambda: mo.prune.global_magnitude(parts, 0.5),
+        global_unstructured,
+        equal_lists(x),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--elements", type=int, default=1 << 26)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--slow-rounds", type=int, default=3, help="against torch's sorts, which take seconds")
+    parser.add_argument("--only", default="")
+    args = parser.parse_args()
+    mo.set_num_threads(THREADS)
+    x = np.random.default_rng(1).standard_normal((args.elements // COLUMNS, COLUMNS), dtype=np.float32)
+    print(f"{args.elements:,} float32, {THREADS} threads, {cores_at_hand():.1f} of {THREADS} cores at hand")
+    rows: list[Row] = []
+    for case in numpy_cases(x, Plain(x)):
+        if args.only in case.work:
+            rows.append(measure(case, args.rounds))
+            print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
+    if importlib.util.find_spec("torch"):
+        for case in torch_cases(x):
+            if args.only in case.work:
+                rows.append(measure(case, args.slow_rounds))
+    table(rows)
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
