@@ -23,6 +23,7 @@ STEPS: list[tuple[str, dict[str, bool], dict[str, Any]]] = [
     ("lion_step", {"exp_avg": True}, {}),
 ]
 CASES = [(f, s, o, c) for f, s, o in STEPS for c in CODINGS if c != "four" or f.startswith("adam")]
+LOWEST = {True: 2e-5, False: 3e-10}  # of a block's largest: where float8 ends, by whether it is signed
 LENGTHS = [*range(0, 20), *range(120, 136), *range(250, 260), 511, 767, 768, 769, 1025, ref.CHUNK - 1, ref.CHUNK + 257]
 
 
@@ -82,9 +83,9 @@ def test_the_error_of_float8_is_as_documented(signed):
     x = numbers(1 << 16, signed)
     got = mo.optim.BlockState.from_array(x, signed=signed).dequantize()
     largest = np.repeat(np.abs(x.reshape(-1, 256)).max(1), 256)
-    part = 16 if signed else 32
-    assert np.all(np.abs(got - x) <= np.maximum(np.abs(x) / part * (1 + 1e-5), 2e-5 * largest))
-    assert np.all((np.abs(x) < 1e-5 * largest) <= (got == 0 if signed else got > 0))
+    lowest = LOWEST[signed] * largest
+    assert np.all(np.abs(got - x) <= np.maximum(np.abs(x) / 16 * (1 + 1e-5), lowest))
+    assert np.all((np.abs(x) < lowest / 2) <= (got == 0 if signed else got > 0))
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -174,8 +175,8 @@ def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states,
                     assert ref.bits_of(coded[name].codes) == ref.bits_of(again.codes)
                     continue
                 error = np.abs(coded[name].dequantize() - now[name])
-                lowest = 2e-5 * np.repeat(again.absmax, block(coding))[:n]
-                assert np.all(error <= np.maximum(np.abs(now[name]) / (8 if signed else 16) * (1 + 1e-5), lowest))
+                lowest = LOWEST[signed] * np.repeat(again.absmax, block(coding))[:n]
+                assert np.all(error <= np.maximum(np.abs(now[name]) / 8 * (1 + 1e-5), lowest))
 
 
 def test_float8_codes_of_steps_are_right_on_average():
@@ -190,11 +191,50 @@ def test_float8_codes_of_steps_are_right_on_average():
         exact = {name: state.dequantize() for name, state in coded.items()}
         mo.optim.adam_step(p.copy(), g, **exact, step=t)
         mo.optim.adam_step(p, g, **coded, step=t)
-    for name, part in (("exp_avg", 8), ("exp_avg_sq", 16)):
-        x = exact[name]
+    for name, x in exact.items():
         large = np.abs(x) > 1e-3 * np.abs(x).max()
         error = (coded[name].dequantize()[large] - x[large]) / np.abs(x[large])
-        assert abs(error.mean(dtype=np.float64)) <= 6 / part / 2 / np.sqrt(error.size), name
+        assert abs(error.mean(dtype=np.float64)) <= 6 / 8 / 2 / np.sqrt(error.size), name
+
+
+def test_second_moments_in_float8_are_those_of_float32_on_average():
+    """After 3,000 steps of gradients over two decades: within 1.5 %. Random bits that were too small by 3e-4 on average
+    made them 2.5 % smaller."""
+    n = 1 << 13
+    rng = np.random.default_rng(0)
+    p, q, scale = np.zeros(n, np.float32), np.zeros(n, np.float32), 10.0 ** rng.uniform(-2, 0, n)
+    coded = {name: mo.optim.BlockState.zeros((n,), signed=signed) for name, signed in STEPS[0][1].items()}
+    plain = {name: np.zeros(n, np.float32) for name in coded}
+    for t in range(1, 3001):
+        g = (scale * rng.standard_normal(n, np.float32)).astype(np.float32)
+        mo.optim.adam_step(p, g, **coded, step=t)
+        mo.optim.adam_step(q, g, **plain, step=t)
+    ratio = coded["exp_avg_sq"].dequantize() / plain["exp_avg_sq"]
+    assert abs(ratio.mean() - 1) <= 0.015
+
+
+def movement(function: str, states: dict[str, bool], part: float, coded: bool) -> float:
+    """How far elements get in 500 steps whose gradients are about `part` of that of another one in their block."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(256).astype(np.float32)
+    g = (part * (1 + 0.1 * rng.standard_normal(256))).astype(np.float32)
+    g[0] = 1
+    p, kept = start.copy(), {}
+    for name, signed in states.items():
+        kept[name] = mo.optim.BlockState.zeros((256,), signed=signed) if coded else np.zeros(256, np.float32)
+    for t in range(1, 501):
+        getattr(mo.optim, function)(p, g, **kept, step=t, lr=1e-3)
+    return float(np.abs(p - start)[1:].mean())
+
+
+@pytest.mark.parametrize("part", [1.0, 1e-2, 3e-3, 1e-3, 1e-4, 3e-5], ids=str)
+@pytest.mark.parametrize("function", ["adam_step", "rmsprop_step", "adagrad_step"])
+def test_small_gradients_beside_a_large_one_move_elements_as_with_float32_states(function, part):
+    """Within 1 %; with second moments down to 2e-5 of the largest only, 1e-3 moved them a quarter as far."""
+    states = next(states for name, states, _ in STEPS if name == function)
+    assert movement(function, states, part, coded=True) == pytest.approx(
+        movement(function, states, part, coded=False), rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("function", "states", "options", "coding"), CASES, ids=str)

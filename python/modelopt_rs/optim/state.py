@@ -29,13 +29,13 @@ class BlockState:
     shape : sequence of int
         The shape of what is coded: that of the parameter.
     coding : {"float8", "dynamic", "four"}
-        "float8" (8 bits): small floats, a sign, 4 bits of exponent and 3 of mantissa, or 4 and 4 where not signed, down
-        to 2e-5 of the block's largest; smaller ones become 0 (where not signed: the smallest). To nearest by
-        `from_array`, an error of at most 1/16 of the number (1/32); steps round by chance, by low bits of the other
-        numbers that they make: twice that, but 0 on average. "dynamic" (8 bits): the maps of Dettmers et al., in the
-        order of bitsandbytes: finer for large numbers (under 1 %), coarser for small ones, always to nearest. "four" (4
-        bits): what is signed in the dynamic map of 4 bits, what is not by its root in 16 even steps from 1/16, to
-        nearest.
+        "float8" (8 bits): small floats with 3 bits of mantissa. What is signed has 4 bits of exponent, down to 2e-5 of
+        the block's largest, and smaller ones become 0; what is not has 5, down to 2.5e-10, and smaller ones become
+        that. To nearest by `from_array`, an error of at most 1/16 of the number; steps round by chance, by low bits of
+        the other numbers that they make: twice that, but 0 on average. "dynamic" (8 bits): the maps of Dettmers et al.,
+        in the order of bitsandbytes: finer for large numbers (under 1 %), coarser for small ones, always to nearest.
+        "four" (4 bits): what is signed in the dynamic map of 4 bits, what is not by its root in 16 even steps from
+        1/16, to nearest.
     signed : bool
         Whether it can be negative: first moments and momenta. Second moments cannot; with "float8" and "four" they have
         no 0, but in a block of zeros.
@@ -43,6 +43,12 @@ class BlockState:
     Notes
     -----
     A NaN or an infinity spoils its block. A block whose largest magnitude is below 1e-37 becomes zeros.
+
+    Small gradients beside a large one in the same block: with "float8" Adam moves an element as with float32 states if
+    its gradient is at least 3e-5 of the block's largest; below, its first moment becomes 0. With "dynamic" second
+    moments below 1.6e-7 of the block's largest become 0, as with bitsandbytes: Adam then jumps where the gradient is
+    below 4e-4 of the block's largest (measured: a step of thousands of times lr, at 3e-4). With "four" elements hardly
+    move whose gradient is below 1e-2 of it (a tenth as far, at 1e-3 not at all).
 
     References
     ----------

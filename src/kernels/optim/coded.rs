@@ -1,6 +1,6 @@
 //! Steps of states in blocks of codes, and these states as numbers.
 
-use super::coding::{Coding, LONGEST, NEAREST, absmax, number, spread, store, stored, unit};
+use super::coding::{Coding, LONGEST, NEAREST, absmax, chance, number, spread, store, stored, unit};
 use super::storage::Storage;
 use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
 use crate::isa::kernel;
@@ -45,7 +45,7 @@ impl<'a> Blocks<'a> {
 fn store_all<K: Coding>(numbers: &[f32], noise: &[f32], signed: bool, state: &mut Blocks<'_>) {
     let numbers = numbers[..SPAN].chunks_exact(K::BLOCK).zip(noise[..SPAN].chunks_exact(K::BLOCK));
     for ((numbers, noise), (codes, largest)) in numbers.zip(state.each::<K>()) {
-        store::<K>(numbers, noise, signed, *largest, codes);
+        store::<K>(numbers, noise, chance, signed, *largest, codes);
     }
 }
 
@@ -199,7 +199,7 @@ kernel! {
                 largest = number.magnitude().max(largest);
             }
             *scale = absmax(largest);
-            store::<K>(&numbers, &[NEAREST; LONGEST], signed, *scale, codes);
+            store::<K>(&numbers, &numbers, |_| NEAREST, signed, *scale, codes);
         }
     }
 }
