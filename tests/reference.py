@@ -305,7 +305,7 @@ def poisoned(x: np.ndarray) -> np.ndarray:
 
 def bits_of(value: Any) -> Any:
     """Everything that a result is, to compare with ==: dtype, shape and bytes of each array in it."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return tuple(bits_of(v) for v in value)
     if hasattr(value, "zero_point"):
         return bits_of((value.codes, value.scale, value.zero_point, value.offset))
@@ -330,6 +330,7 @@ class Call:
     run: Callable[..., Any]
     prepare: Callable[[np.ndarray], Any] = itself
     codes: bool = False
+    argument: str = "x"
 
 
 def rows(x: np.ndarray) -> np.ndarray:
@@ -504,6 +505,53 @@ def steps(mo: Any) -> dict[str, Call]:
     }
 
 
+def multiple_of(n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """As many of the elements as make whole groups of `n`."""
+    return lambda x: x[: x.size // n * n]
+
+
+def _prune_calls(mo: Any) -> dict[str, Call]:
+    def call(function: str, prepare: Any = itself, **kwargs: Any) -> Call:
+        f = getattr(mo.prune, function)
+
+        def run(w: Any, threads: int | None = None, **kw: Any) -> Any:
+            return f(w, threads=threads, **kwargs, **kw)
+
+        return Call(f"prune.{function}", run, prepare, argument="w")
+
+    def wanda(w: Any, threads: int | None = None, **kw: Any) -> Any:
+        if not isinstance(w, np.ndarray) or w.ndim != 2:
+            return mo.prune.wanda(w, x_norm=None, sparsity=0.5, threads=threads, **kw)
+        norms = np.linspace(0.5, 2, w.shape[-1]).astype(np.float64 if w.dtype == np.float64 else np.float32)
+        return mo.prune.wanda(w, norms, 0.5, threads=threads, **kw)
+
+    def compressed(w: Any, threads: int | None = None, **kw: Any) -> Any:
+        small = mo.prune.compress(w, threads=threads, **kw)
+        return small.values, small.bitmask, small.row_offsets, small.decompress(threads=threads, **kw)
+
+    def groups(w: np.ndarray, threads: int | None = None) -> Any:
+        small = mo.prune.compress(mo.prune.n_of_m(w, 3, 8, threads=threads), keep=3, group=8, threads=threads)
+        return small.values, small.indices, small.decompress(threads=threads)
+
+    by_four, by_eight = multiple_of(12), multiple_of(24)
+    return {
+        "threshold": call("threshold", eps=0.5),
+        "threshold-bits": call("threshold", eps=0.5, mask="bits"),
+        "magnitude": call("magnitude", sparsity=0.4),
+        "magnitude-bool": call("magnitude", rows, sparsity=0.4, mask="bool"),
+        "magnitude-axis0": call("magnitude", columns, sparsity=0.3, axis=0),
+        "magnitude-axis1": call("magnitude", rows, sparsity=0.3, axis=1),
+        "n_of_m": call("n_of_m", by_four),
+        "n_of_m-rows": call("n_of_m", lambda x: by_eight(x).reshape(3, -1), keep=3, group=8),
+        "n_of_m-axis0": call("n_of_m", lambda x: by_four(x).reshape(-1, 3), axis=0),
+        "blocks": call("blocks", lambda x: by_four(x).reshape(2, -1), block=(2, 3)),
+        "wanda": Call("prune.wanda", wanda, rows, argument="w"),
+        "compress": Call("prune.compress", compressed, rows, argument="w"),
+        "compress-groups": Call("prune.compress", groups, by_eight, argument="w"),
+        "to_csr": call("to_csr", rows),
+    }
+
+
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
-    return _reduce_calls(mo) | _quant_calls(mo) | _pack_calls(mo)
+    return _reduce_calls(mo) | _quant_calls(mo) | _pack_calls(mo) | _prune_calls(mo)

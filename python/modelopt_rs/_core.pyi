@@ -48,6 +48,7 @@ __all__ = [
     "quantile",
     "quantize",
     "quantized_shapes",
+    "row_offsets",
     "set_fault",
     "set_isa",
     "set_num_threads",
@@ -94,6 +95,7 @@ def wanda(
 def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
 
 # Storage of pruned arrays: (row_offsets, values, bitmask, or None and columns); (values, places, keep, group).
+def row_offsets(w: Any, csr: bool, dtype: Bf16, threads: int | None) -> NDArray[np.int64]: ...
 def compress(
     w: Any, out: tuple[Array, Array, Array | None, Array | None], dtype: Bf16, threads: int | None
 ) -> None: ...

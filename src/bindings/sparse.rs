@@ -1,5 +1,6 @@
 //! Storage of pruned weights: bitmask, compressed rows, N:M.
 
+use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
@@ -7,7 +8,7 @@ use super::arg::Name;
 use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
-use super::error::{compute, entry};
+use super::error::{ask_memory, compute, entry};
 use super::threads::resolve;
 use crate::error::{Error, Result};
 use crate::kernels::pack::packed_len;
@@ -39,6 +40,29 @@ fn bits_shape(shape: &[usize], cols: usize) -> Vec<usize> {
         None => shape.push(1),
     }
     shape
+}
+
+/// Where the values of each row will begin, and where the last ends.
+#[pyfunction]
+fn row_offsets<'py>(
+    w: &Obj<'py>,
+    csr: bool,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let function = if csr { "to_csr" } else { "compress" };
+    entry(function, || {
+        let threads = resolve(function, threads)?;
+        let w = Array::float(Name::new(function, "w"), w, dtype)?;
+        let (rows, cols) = (rows_of(w.shape()), w.cols());
+        ask_memory(function, rows.saturating_mul(48))?;
+        let _borrow = borrow(&[&w])?;
+        let offsets = match_dtype!(w, T => {
+            let x = w.slice::<T>();
+            compute(w.object.py(), || kernel::row_offsets(x, rows, cols, threads))?
+        });
+        Ok(PyArray1::from_iter(w.object.py(), offsets.into_iter().map(|offset| offset as i64)))
+    })
 }
 
 /// `(row_offsets, values, bitmask, or None and the columns of the values)`.
@@ -205,6 +229,7 @@ fn decompress_groups<'py>(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(row_offsets, m)?)?;
     m.add_function(wrap_pyfunction!(compress, m)?)?;
     m.add_function(wrap_pyfunction!(decompress, m)?)?;
     m.add_function(wrap_pyfunction!(compress_groups, m)?)?;

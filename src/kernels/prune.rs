@@ -18,7 +18,7 @@ pub use mask::apply_mask;
 pub use rows::{LONG_ROW, rows};
 pub use score::{Magnitude, Scaled, Score};
 pub use slots::{compress_groups, decompress_groups};
-pub use sparse::{Places, compress, decompress};
+pub use sparse::{Places, compress, decompress, row_offsets};
 pub use whole::{keep_above, magnitude};
 
 use crate::real::Element;

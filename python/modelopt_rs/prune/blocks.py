@@ -4,6 +4,7 @@ import numpy as np
 
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16, Nan
+from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, magnitude
 
 __all__ = ["blocks"]
@@ -75,14 +76,10 @@ def blocks(
     counts = [n // b for n, b in zip(w.shape, sizes, strict=True)]
     split = w.reshape([n for pair in zip(counts, sizes, strict=True) for n in pair])
     within = tuple(range(1, 2 * w.ndim, 2))
-    scores = np.asarray(reduce.norm(split, axis=within or None, ord=norm, dtype=dtype, threads=threads))
-    try:
-        stays = magnitude(scores.reshape(counts), sparsity, axis=axis, mask="bool", nan=nan, threads=threads)
-    except ValueError as error:
-        # The same text, of the function that was called.
-        raise ValueError(
-            str(error).replace("magnitude: w", "blocks: the norms", 1).replace("magnitude:", "blocks:", 1)
-        ) from None
+    with said_as({"norm: x": "blocks: w", "norm: ord": "blocks: norm", "magnitude: w": "blocks: the norm of blocks"}):
+        scores = np.asarray(reduce.norm(split, axis=within or None, ord=norm, dtype=dtype, threads=threads))
+        with said_as({"magnitude: sparsity": "blocks: sparsity", "magnitude: axis": "blocks: axis"}):
+            stays = magnitude(scores.reshape(counts), sparsity, axis=axis, mask="bool", nan=nan, threads=threads)
     if mask:
         return stays
     for i, size in enumerate(sizes):

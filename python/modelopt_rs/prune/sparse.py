@@ -1,12 +1,11 @@
 """Storage of pruned weights that is really smaller: a bitmask, N:M, compressed rows."""
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs import _core, reduce
+from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.prune.unstructured import packed_shape
 
@@ -108,14 +107,6 @@ def _index_bits(group: int) -> int:
     return 2 if group <= 4 else 4 if group <= 16 else 8
 
 
-def _row_offsets(w: Array, dtype: Bf16, threads: int | None) -> NDArray[np.int64]:
-    rows = w.reshape(prod(w.shape[:-1]), w.shape[-1] if w.ndim else 1)
-    counts = reduce.count_nonzero(rows, axis=1, dtype=dtype, threads=threads)
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
 def compress(
     w: Array,
     *,
@@ -167,7 +158,7 @@ def compress(
     if (keep is None) != (group is None):
         raise ValueError(f"compress: keep and group must come together, got keep={keep}, group={group}")
     if keep is None or group is None:
-        offsets = _row_offsets(w, dtype, threads)
+        offsets = _core.row_offsets(w, False, dtype, threads)
         values = np.empty(int(offsets[-1]), w.dtype)
         bitmask = np.empty(packed_shape(w.shape), np.uint8)
         _core.compress(w, (offsets, values, bitmask, None), dtype, threads)
@@ -227,7 +218,7 @@ def to_csr(
         raise TypeError(f"to_csr: w must be a NumPy array, got {type(w).__name__}")
     if w.ndim != 2 or w.shape[1] >= 2**31:
         raise ValueError(f"to_csr: w must be a matrix of fewer than 2**31 columns, got shape {w.shape}")
-    offsets = _row_offsets(w, dtype, threads)
+    offsets = _core.row_offsets(w, True, dtype, threads)
     values = np.empty(int(offsets[-1]), w.dtype)
     columns = np.empty(len(values), np.int32)
     _core.compress(w, (offsets, values, None, columns), dtype, threads)

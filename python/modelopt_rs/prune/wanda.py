@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array, Bf16, MaskKind, Nan
+from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import prune_into
 
 __all__ = ["ColumnNorms", "wanda"]
@@ -45,7 +46,8 @@ class ColumnNorms:
             raise ValueError("ColumnNorms: x must have shape (..., columns), got shape ()")
         if self.square_sum is not None and x.shape[-1] != len(self.square_sum):
             raise ValueError(f"ColumnNorms: x must have {len(self.square_sum)} columns as before, got {x.shape[-1]}")
-        norm = reduce.norm(x.reshape(-1, x.shape[-1]), axis=0, dtype=dtype, threads=threads)
+        with said_as({"norm: x": "ColumnNorms: x", "norm: threads": "ColumnNorms: threads"}):
+            norm = reduce.norm(x.reshape(-1, x.shape[-1]), axis=0, dtype=dtype, threads=threads)
         bad = np.flatnonzero(~np.isfinite(norm))
         if len(bad):
             raise ValueError(f"ColumnNorms: x must be finite, is not in column {bad[0]}")

@@ -26,10 +26,10 @@ pub struct Groups {
     pub inner: usize,
 }
 
-/// How many of its group beat each weight; keys by place, then group.
+/// How many of its group beat each weight; keys by place (`G` at most), then group.
 #[inline(always)]
-fn beaten<K: Key, const L: usize>(keys: &[[K; L]; LARGEST], group: usize) -> [[K; L]; LARGEST] {
-    let mut beaten = [[K::ZERO; L]; LARGEST];
+fn beaten<K: Key, const L: usize, const G: usize>(keys: &[[K; L]; G], group: usize) -> [[K; L]; G] {
+    let mut beaten = [[K::ZERO; L]; G];
     for later in 1..group {
         let (before, rest) = beaten.split_at_mut(later);
         let (later_keys, later_beaten) = (&keys[later], &mut rest[0]);
@@ -46,14 +46,14 @@ fn beaten<K: Key, const L: usize>(keys: &[[K; L]; LARGEST], group: usize) -> [[K
 
 /// `L` groups that follow each other.
 #[inline(always)]
-fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize>(
+fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize, const G: usize>(
     x: &[T],
     keys: &[K],
     out: &mut [O::Item],
     (keep, group): (K, usize),
 ) {
     let (x, keys, out) = (&x[..L * group], &keys[..L * group], &mut out[..L * group]);
-    let mut by_place = [[K::ZERO; L]; LARGEST];
+    let mut by_place = [[K::ZERO; L]; G];
     for i in 0..L {
         for p in 0..group {
             by_place[p][i] = keys[i * group + p];
@@ -72,7 +72,7 @@ const BLOCK: usize = 64 * LARGEST;
 
 /// A piece of a row, group after group, `L` groups at a time, then one at a time.
 #[inline(always)]
-fn along<T: Element, S: Score<T>, O: Output<T>, const L: usize>(
+fn along<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize>(
     job: Job<'_, T, O>,
     score: S,
     first: usize,
@@ -98,10 +98,10 @@ fn along<T: Element, S: Score<T>, O: Output<T>, const L: usize>(
         }
         let whole = n / (L * group) * (L * group);
         for start in (0..whole).step_by(L * group) {
-            consecutive::<T, S::Key, O, L>(&x[start..], &keys[start..], &mut out[start..], (few, group));
+            consecutive::<T, S::Key, O, L, G>(&x[start..], &keys[start..], &mut out[start..], (few, group));
         }
         for start in (whole..n).step_by(group) {
-            consecutive::<T, S::Key, O, 1>(&x[start..], &keys[start..], &mut out[start..], (few, group));
+            consecutive::<T, S::Key, O, 1, G>(&x[start..], &keys[start..], &mut out[start..], (few, group));
         }
     }
     largest > S::INFINITY
@@ -114,25 +114,25 @@ kernel! {
     ) -> bool {
         // Known to the compiler, the comparisons of a small group stay in registers.
         match plan.group {
-            2 => along::<T, S, O, 16>(job, score, first, (plan.keep, 2)),
-            4 => along::<T, S, O, 16>(job, score, first, (plan.keep, 4)),
-            8 => along::<T, S, O, 16>(job, score, first, (plan.keep, 8)),
-            group => along::<T, S, O, 64>(job, score, first, (plan.keep, group)),
+            2 => along::<T, S, O, 16, 2>(job, score, first, (plan.keep, 2)),
+            4 => along::<T, S, O, 16, 4>(job, score, first, (plan.keep, 4)),
+            8 => along::<T, S, O, 16, 8>(job, score, first, (plan.keep, 8)),
+            group => along::<T, S, O, 64, LARGEST>(job, score, first, (plan.keep, group)),
         }
     }
 }
 
 /// `L` columns from `first` on of the rows of one band of groups.
 #[inline(always)]
-fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize>(
+fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize>(
     job: &mut Job<'_, T, O>,
     score: S,
     first: usize,
     plan: Groups,
 ) -> bool {
     let few = std::iter::repeat_n(S::Key::ONE, plan.keep).fold(S::Key::ZERO, |sum, one| sum + one);
-    let mut x = [[T::from_bits64(0); L]; LARGEST];
-    let mut keys = [[S::Key::ZERO; L]; LARGEST];
+    let mut x = [[T::from_bits64(0); L]; G];
+    let mut keys = [[S::Key::ZERO; L]; G];
     let mut largest = S::Key::ZERO;
     for p in 0..plan.group {
         x[p].copy_from_slice(&job.source()[p * plan.inner + first..][..L]);
@@ -152,17 +152,21 @@ fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize>(
 
 /// A band of groups: `group` rows of `inner` elements.
 #[inline(always)]
-fn across<T: Element, S: Score<T>, O: Output<T>>(mut job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
+fn across<T: Element, S: Score<T>, O: Output<T>, const G: usize>(
+    mut job: Job<'_, T, O>,
+    score: S,
+    plan: Groups,
+) -> bool {
     let mut nan = false;
     let (by_32, by_8) = (plan.inner / 32 * 32, plan.inner / 8 * 8);
     for first in (0..by_32).step_by(32) {
-        nan |= columns::<T, S, O, 32>(&mut job, score, first, plan);
+        nan |= columns::<T, S, O, 32, G>(&mut job, score, first, plan);
     }
     for first in (by_32..by_8).step_by(8) {
-        nan |= columns::<T, S, O, 8>(&mut job, score, first, plan);
+        nan |= columns::<T, S, O, 8, G>(&mut job, score, first, plan);
     }
     for first in by_8..plan.inner {
-        nan |= columns::<T, S, O, 1>(&mut job, score, first, plan);
+        nan |= columns::<T, S, O, 1, G>(&mut job, score, first, plan);
     }
     nan
 }
@@ -171,8 +175,8 @@ kernel! {
     /// A band of groups. Whether any key is NaN's.
     fn band<T: Element, S: Score<T>, O: Output<T>>(job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
         match plan.group {
-            4 => across(job, score, Groups { group: 4, ..plan }),
-            _ => across(job, score, plan),
+            4 => across::<T, S, O, 4>(job, score, Groups { group: 4, ..plan }),
+            _ => across::<T, S, O, LARGEST>(job, score, plan),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::isa::kernel;
 use crate::kernels::pack::{W1, pack_chunk, packed_len, unpack_chunk};
+use crate::kernels::reduce::{Counts, View, reduce_axis};
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
 
@@ -123,6 +124,17 @@ fn cut<'a, T>(mut all: &'a mut [T], offsets: &[u64]) -> Vec<&'a mut [T]> {
         all = rest;
     }
     rows
+}
+
+/// Where the values of each of `rows` rows begin, and where the last ends.
+pub fn row_offsets<T: Element>(x: &[T], rows: usize, cols: usize, threads: usize) -> Vec<u64> {
+    let counts = reduce_axis::<T, Counts>(x, View { outer: rows, n: cols, inner: 1 }, threads);
+    let mut end = 0;
+    let ends = counts.into_iter().map(|[count, _]| {
+        end += count;
+        end
+    });
+    std::iter::once(0).chain(ends).collect()
 }
 
 /// Rows of `cols` weights to values (the weights that are not zero) and places. `offsets` (ascending, from 0 to the number of
