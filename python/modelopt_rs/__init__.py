@@ -1,10 +1,10 @@
 """Make trained models smaller and training steps faster on a CPU.
 
 Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.quant`, `modelopt_rs.optim`,
-`modelopt_rs.files` and the command line `modelopt-rs`.
+`modelopt_rs.prune`, `modelopt_rs.files` and the command line `modelopt-rs`.
 """
 
-from modelopt_rs import files, optim, quant, reduce
+from modelopt_rs import files, optim, prune, quant, reduce
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
 from modelopt_rs.pipeline import compare_files, dequantize_file, inspect_file, quantize_file
 from modelopt_rs.quant import QuantizedArray, dequantize, fake_quantize, quantize
@@ -26,6 +26,7 @@ __all__ = [
     "inspect_file",
     "num_threads",
     "optim",
+    "prune",
     "quant",
     "quantize",
     "quantize_file",

@@ -30,6 +30,7 @@ __all__ = [
     "fake_quantize",
     "get_num_threads",
     "histogram",
+    "importance_axis",
     "isa",
     "kth_magnitude",
     "mean",
@@ -43,8 +44,11 @@ __all__ = [
     "set_fault",
     "set_isa",
     "set_num_threads",
+    "slice_distances",
     "sum",
     "swap_thread_override",
+    "take",
+    "taylor_sums",
     "unpack",
     "var",
 ]
@@ -72,6 +76,21 @@ def quantile(x: Any, q: NDArray[np.float64], dtype: Bf16, threads: int | None) -
 def kth_magnitude(x: Any, k: int, dtype: Bf16, threads: int | None) -> Any: ...
 def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float, float, float, float, float]:
     """(sum x², sum y², sum x·y, sum (x-y)², max |x-y|) of two arrays of one shape, summed in float64."""
+
+# Cropping.
+def importance_axis(arg: str, w: Any, axis: int, size: int, dtype: Bf16, threads: int | None) -> int:
+    """Check an array that `importance` was given; its axis, counted from the front."""
+
+def taylor_sums(
+    w: Any, grad: Any, axis: int, dtype: Bf16, threads: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(sum g w, sum (g w)²) of each slice."""
+
+def slice_distances(w: Any, dtype: Bf16, threads: int | None) -> NDArray[np.float64]:
+    """The sum of the Euclidean distances of each slice of the first axis to all slices."""
+
+def take(x: Array, indices: NDArray[np.int64], axis: int, out: Array, threads: int | None) -> None:
+    """Gather slices of an array of unsigned integers."""
 
 # Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
 # `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).

@@ -2,8 +2,11 @@
 
 pub mod affine;
 pub mod compare;
+pub mod gather;
 pub mod histogram;
+pub mod median;
 pub mod optim;
 pub mod pack;
 pub mod reduce;
 pub mod select;
+pub mod taylor;
