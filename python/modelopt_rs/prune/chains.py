@@ -127,6 +127,9 @@ def mlp_groups(
 
 def _chain(function: str, tensors: Mapping[str, Array], layers: list[Layer], channels_last: bool) -> tuple[Group, ...]:
     groups: list[Group] = []
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{function}: layers must be of Layer, got {type(layer).__name__}")
     if not layers or layers[0].depthwise or layers[-1].depthwise:
         got = "none" if not layers else "a depthwise one at an end"
         raise ValueError(f"{function}: layers must begin and end with a layer that is not depthwise, got {got}")
@@ -162,8 +165,6 @@ def _readers(
 
 
 def _length(function: str, tensors: Mapping[str, Array], layer: Layer, axis: int) -> int:
-    if not isinstance(layer, Layer):
-        raise TypeError(f"{function}: layers must be of Layer, got {type(layer).__name__}")
     tensor = tensors.get(layer.weight)
     if not isinstance(tensor, np.ndarray):
         got = "none of that name" if tensor is None else type(tensor).__name__
