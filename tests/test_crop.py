@@ -77,6 +77,12 @@ def test_importance_is_the_norm_of_all_that_goes():
         np.testing.assert_allclose(report["g"].scores, want, rtol=1e-12)
 
 
+def test_importance_too_large_for_float64_is_infinite():
+    tensors = {"a": np.array([[1e-3], [1e300]]), "b": np.array([[1.0, 1e300]])}
+    report = mo.prune.plan_crop(tensors, [Group("g", 2, (Member("a", 0), Member("b", 1)))])
+    assert report["g"].kept.tolist() == [1]
+
+
 def test_scores_of_ones_own_decide():
     tensors = {"w": weight(4, 3), "int": np.arange(4)}
     group = Group("g", 4, (Member("w", 0), Member("int", 0)))

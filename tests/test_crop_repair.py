@@ -107,6 +107,7 @@ def test_dtypes_stay(dtype):
     _, w, b, kept, stats = sample(0, 6, 3)
     small, bias = mo.prune.least_squares(w.astype(dtype), kept, stats, bias=b.astype(dtype))
     assert small.dtype == bias.dtype == np.dtype(dtype)
+    assert small.flags.c_contiguous
     assert mo.prune.compensate_bias(b.astype(dtype), w.astype(dtype), kept, stats.mean).dtype == np.dtype(dtype)
 
 

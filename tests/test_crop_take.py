@@ -101,6 +101,7 @@ READ_ONLY.flags.writeable = False
             ValueError,
             "take: indices must be from 0 to below the 4 indices of axis 1, got -1",
         ),
+        ((X, ZERO, 0.5), {}, TypeError, "take: axis must be an integer, got 0.5"),
         ((X, ZERO, 2), {}, ValueError, "take: axis must be within the 2 axes of x, got 2"),
         ((X, ZERO, 1), {"threads": 0}, ValueError, "take: threads must be from 1 to"),
         ((X, ZERO, 1), {"out": [1]}, TypeError, "take: out must be a NumPy array of dtype float32"),

@@ -227,10 +227,11 @@ def test_sentence_embeddings_of_a_cropped_minilm(minilm, tmp_path):
         return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
 
     expected = embed(transformers.AutoModel.from_pretrained(minilm))
-    for what, keep in (
-        ("ffn", {"*.ffn": 0.75}),
-        ("heads", {"*.heads": 0.5}),
-        ("both", {"*.ffn": 0.75, "*.heads": 0.5}),
+    # The mean cosine as measured: 0.848, 0.773, 0.645.
+    for what, keep, least in (
+        ("ffn", {"*.ffn": 0.75}, 0.83),
+        ("heads", {"*.heads": 0.5}, 0.75),
+        ("both", {"*.ffn": 0.75, "*.heads": 0.5}, 0.62),
     ):
         groups = mo.prune.transformer_groups(tensors, config, ("heads", "ffn"))
         small, report = mo.prune.crop(tensors, groups, keep=keep, round_to=8)
@@ -238,3 +239,4 @@ def test_sentence_embeddings_of_a_cropped_minilm(minilm, tmp_path):
         cosine = (embed(from_pretrained(transformers.AutoModel, folder)) * expected).sum(1)
         mib = report.bytes_after / 2**20
         print(f"\n{what}: {mib:.1f} MiB, cosine lowest {cosine.min():.3f}, mean {cosine.mean():.3f}")
+        assert cosine.mean() >= least

@@ -283,6 +283,8 @@ def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threa
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
         got = f"{indices.dtype} of shape {indices.shape}"
         raise TypeError(f"take: indices must be a 1-d array of integers, got {got}")
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"take: axis must be an integer, got {axis!r}")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"take: axis must be within the {x.ndim} axes of x, got {axis}")
     if out is None:
@@ -443,7 +445,8 @@ def _score(
     stacked = np.stack(parts)
     if norm == math.inf:
         return np.asarray(stacked.max(axis=0))
-    return np.asarray((stacked**norm).sum(axis=0) ** (1 / norm))
+    with np.errstate(over="ignore"):  # to infinity: large
+        return np.asarray((stacked**norm).sum(axis=0) ** (1 / norm))
 
 
 def _best(scores: Scores, n: int, blocks: int) -> Indices:

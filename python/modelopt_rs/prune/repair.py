@@ -151,12 +151,13 @@ def least_squares(
     scale = float(np.trace(square)) / len(stays)
     square[np.diag_indices(len(stays))] += ridge * scale if scale > 0 else 1.0
     wide = weight.astype(np.float64)
+    # In C order at the end: writers of files have taken other orders for it.
     made_up = np.linalg.solve(square, gram[np.ix_(stays, goes)] @ wide[:, goes].T).T
     small = wide[:, stays] + made_up
     if bias is None:
-        return small.astype(weight.dtype), None
+        return small.astype(weight.dtype, order="C"), None
     moved = bias.astype(np.float64) + wide @ stats.mean - small @ stats.mean[stays]
-    return small.astype(weight.dtype), moved.astype(bias.dtype)
+    return small.astype(weight.dtype, order="C"), moved.astype(bias.dtype)
 
 
 def compensate_bias(bias: Array, weight: Array, kept: Array, mean: Array) -> Array:
