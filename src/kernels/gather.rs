@@ -54,11 +54,11 @@ fn copy_runs<T: Word>(row: &[T], runs: &[Run], first: usize, out: &mut [T]) {
     let mut done = 0;
     let start = runs.partition_point(|run| run.to + run.len <= first);
     for run in &runs[start..] {
-        let skip = (first + done) - run.to;
-        let len = (run.len - skip).min(out.len() - done);
-        if len == 0 {
+        if done == out.len() {
             break;
         }
+        let skip = first + done - run.to;
+        let len = (run.len - skip).min(out.len() - done);
         out[done..done + len].copy_from_slice(&row[run.from + skip..][..len]);
         done += len;
     }
