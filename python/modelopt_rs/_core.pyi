@@ -36,6 +36,7 @@ __all__ = [
     "get_num_threads",
     "global_magnitude",
     "histogram",
+    "importance_axis",
     "isa",
     "kth_magnitude",
     "magnitude",
@@ -52,8 +53,11 @@ __all__ = [
     "set_fault",
     "set_isa",
     "set_num_threads",
+    "slice_distances",
     "sum",
     "swap_thread_override",
+    "take",
+    "taylor_sums",
     "threshold",
     "unpack",
     "var",
@@ -102,6 +106,21 @@ def compress(
 def decompress(parts: tuple[Array, Array, Array], out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def compress_groups(w: Any, out: tuple[Array, Array, int, int], dtype: Bf16, threads: int | None) -> None: ...
 def decompress_groups(parts: tuple[Array, Array, int, int], out: Array, dtype: Bf16, threads: int | None) -> None: ...
+
+# Cropping.
+def importance_axis(arg: str, w: Any, axis: int, size: int, dtype: Bf16, threads: int | None) -> int:
+    """Check an array that `importance` was given; its axis, counted from the front."""
+
+def taylor_sums(
+    w: Any, grad: Any, axis: int, dtype: Bf16, threads: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(sum g w, sum (g w)²) of each slice."""
+
+def slice_distances(w: Any, dtype: Bf16, threads: int | None) -> NDArray[np.float64]:
+    """The sum of the Euclidean distances of each slice of the first axis to all slices."""
+
+def take(x: Array, indices: NDArray[np.int64], axis: int, out: Array, threads: int | None) -> None:
+    """Gather slices of an array of unsigned integers."""
 
 # Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
 # `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::arg::Name;
 use super::borrow::Extent;
-use super::dtype::{Dtype, Item, byte_dtype, float_dtype, int_dtype, ndarray};
+use super::dtype::{Dtype, Item, byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
 use crate::error::{Error, Result};
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
@@ -47,6 +47,20 @@ impl<'py> Array<'py> {
     pub fn ints_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = int_dtype(name, array)?;
+        Self::output(name, array, dtype)
+    }
+
+    /// An input of words that are only moved: unsigned integers.
+    pub fn words(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = word_dtype(name, array)?;
+        Self::input(name, array, dtype)
+    }
+
+    /// An output of words.
+    pub fn words_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = word_dtype(name, array)?;
         Self::output(name, array, dtype)
     }
 

@@ -19,6 +19,9 @@ pub enum Dtype {
     I8,
     I32,
     I64,
+    U16,
+    U32,
+    U64,
 }
 
 /// A type of the kernels and its dtype.
@@ -28,7 +31,7 @@ pub trait Item: Copy + Send + Sync + 'static {
 macro_rules! item {
     ($($t:ty => $dtype:ident),*) => {$(impl Item for $t { const DTYPE: Dtype = Dtype::$dtype; })*};
 }
-item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8, i32 => I32, i64 => I64);
+item!(f32 => F32, f64 => F64, F16 => F16, Bf16 => Bf16, u8 => U8, u16 => U16, u32 => U32, u64 => U64, i32 => I32, i64 => I64);
 
 /// Bind `$t` to the float type of `$array` and evaluate `$body`; the dtype was checked to be a float.
 macro_rules! match_dtype {
@@ -119,5 +122,17 @@ pub fn int_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtyp
         (b'i', 4, b'<' | b'=') => Ok(Dtype::I32),
         (b'i', 8, b'<' | b'=') => Ok(Dtype::I64),
         _ => Err(Error::Dtype(format!("{name} must have dtype int32 or int64, got {descr}")).into()),
+    }
+}
+
+/// What is only moved: unsigned integers of any size.
+pub fn word_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
+    let descr = array.dtype();
+    match (descr.kind(), descr.itemsize()) {
+        (b'u', 1) => Ok(Dtype::U8),
+        (b'u', 2) => Ok(Dtype::U16),
+        (b'u', 4) => Ok(Dtype::U32),
+        (b'u', 8) => Ok(Dtype::U64),
+        _ => Err(Error::Dtype(format!("{name} must have an unsigned integer dtype, got {descr}")).into()),
     }
 }

@@ -7,6 +7,7 @@ mod arg;
 mod array;
 mod axes;
 mod borrow;
+mod crop;
 mod dtype;
 mod error;
 mod files;
@@ -34,6 +35,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     reduce::register(m)?;
     order::register(m)?;
+    crop::register(m)?;
     quant::register(m)?;
     optim::register(m)?;
     states::register(m)?;

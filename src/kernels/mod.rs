@@ -2,9 +2,12 @@
 
 pub mod affine;
 pub mod compare;
+pub mod gather;
 pub mod histogram;
+pub mod median;
 pub mod optim;
 pub mod pack;
 pub mod prune;
 pub mod reduce;
 pub mod select;
+pub mod taylor;

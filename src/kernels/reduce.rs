@@ -19,6 +19,10 @@ const LANES: usize = 32;
 /// Columns that one piece of work reduces at a time where n is not the last axis.
 const COLUMNS: usize = 1024;
 
+/// Elements in one piece of columns: states are joined once for each piece, which with [`CHUNK`] cost as much as all
+/// the rest.
+const STRIDED_CHUNK: usize = 8 * CHUNK;
+
 /// An array seen as (outer, n, inner), reduced over `n`.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
@@ -132,7 +136,7 @@ fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State
     let fused = (256 / inner).clamp(1, n);
     let wide = fused * inner;
     let width = wide.min(COLUMNS);
-    let rows_in_piece = (CHUNK / width).max(1);
+    let rows_in_piece = (STRIDED_CHUNK / width).max(1);
     let wide_rows = n / fused;
     let tiles = wide.div_ceil(width);
     let pieces = wide_rows.div_ceil(rows_in_piece);
@@ -149,9 +153,12 @@ fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State
         });
         let out = &mut states[o * inner..(o + 1) * inner];
         for (item, part) in parts.into_iter().enumerate() {
-            for (i, state) in part.into_iter().enumerate() {
-                let column = ((item % tiles) * width + i) % inner;
-                out[column] = O::merge(out[column], state);
+            // Several rows as one make one tile, which begins at column 0.
+            let first = (item % tiles) * width;
+            for row in part.chunks(inner) {
+                for (state, &part) in out[first..].iter_mut().zip(row) {
+                    *state = O::merge(*state, part);
+                }
             }
         }
         for row in rest.chunks_exact(inner) {

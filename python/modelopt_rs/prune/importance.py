@@ -1,0 +1,167 @@
+"""How much each slice of a weight matters: one number for each index along an axis."""
+
+import math
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array, Bf16
+
+__all__ = ["Criterion", "Scores", "importance"]
+
+Criterion: TypeAlias = Literal["norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation"]
+Scores: TypeAlias = NDArray[np.float64]
+_NEEDS = {"taylor": "grad", "taylor_gate": "grad", "scale": "scale", "activation": "activations"}
+_CRITERIA = ("norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation")
+
+
+def importance(
+    w: Array,
+    axis: int,
+    *,
+    criterion: Criterion = "norm",
+    norm: float = 2,
+    size: int = 1,
+    grad: Array | None = None,
+    scale: Array | None = None,
+    activations: Array | None = None,
+    activation_axis: int = -1,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Scores:
+    """Return how much each slice along an axis matters: the least important are the first to go.
+
+    With ``w[u]`` all numbers of slice `u`:
+
+    - "norm": ``(sum |w[u]|**norm)**(1/norm)``, the largest magnitude for ``norm=inf``.
+    - "variance": ``mean (w[u] - mean w[u])**2``: what the slice adds beyond a constant.
+    - "geometric_median": ``sum_v ||w[u] - w[v]||_2``: small where other slices can stand in for this one (FPGM).
+    - "taylor": ``sum (grad[u] * w[u])**2``, the paper's sum over single weights.
+    - "taylor_gate": ``(sum grad[u] * w[u])**2``, the paper's gate in front of the slice: the squared change of the
+      loss, to first order, if the slice became zero.
+    - "scale": ``|scale[u]|``, of a batch norm behind the slice (network slimming).
+    - "activation": of the outputs of the slice, ``mean |a|`` (``norm=1``), ``mean a**2`` (``norm=2``) or ``max |a|``.
+
+    Parameters
+    ----------
+    w : ndarray of float32, float64, float16 or bfloat16
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : int
+        Whose indices get a number each.
+    criterion : str
+        As above.
+    norm : {1, 2, inf}
+        For "norm" and "activation".
+    size : int
+        Consecutive indices that make one slice together: the width of an attention head.
+    grad : ndarray, optional
+        For "taylor" and "taylor_gate": the gradient of the loss, in the shape of `w`. Sum or average the scores over
+        batches.
+    scale : ndarray, optional
+        For "scale": one number for each index along `axis`; of several (`size`) the 2-norm counts.
+    activations : ndarray, optional
+        For "activation": any shape with as many indices along `activation_axis` as `w` along `axis`.
+    activation_axis : int
+        The channels of `activations`: -1 for linear layers, 1 for images in NCHW.
+    dtype : "bf16", optional
+        Read uint16 arrays as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    ndarray of float64
+        ``w.shape[axis] / size`` numbers. NaN where a slice has one.
+
+    Raises
+    ------
+    TypeError
+        If an array is none of floats.
+    ValueError
+        If `axis` or an option is out of its range, or an array does not fit `w`.
+
+    References
+    ----------
+    Li et al. 2017, arXiv 1608.08710 (norm); He et al. 2019, arXiv 1811.00250, equation 5 (geometric median);
+    Molchanov et al. 2019, arXiv 1906.10771, section 3 (Taylor); Liu et al. 2017, arXiv 1708.06519 (scale).
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> w = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, 1.0]], dtype=np.float32)
+    >>> mo.prune.importance(w, 0)
+    array([5., 1., 1.])
+    >>> mo.prune.importance(w, 1, norm=1)
+    array([3., 6.])
+    >>> mo.prune.importance(w, 0, criterion="geometric_median").round(2)
+    array([8.49, 4.24, 4.24])
+    """
+    axis = _core.importance_axis("w", w, axis, size, dtype, threads)
+    if criterion not in _CRITERIA:
+        raise ValueError(f"importance: criterion must be one of {', '.join(_CRITERIA)}, got {criterion!r}")
+    if norm not in (1, 2, math.inf):
+        raise ValueError(f"importance: norm must be 1, 2 or inf, got {norm!r}")
+    for name, array in {"grad": grad, "scale": scale, "activations": activations}.items():
+        if (array is not None) != (_NEEDS.get(criterion) == name):
+            what = "be given" if array is None else "be None"
+            raise ValueError(f"importance: {name} must {what} for criterion {criterion!r}")
+    if criterion == "scale":
+        return _scale(w, axis, scale, size, dtype, threads)
+    if criterion == "activation":
+        return _activation(w, axis, activations, activation_axis, size, norm, dtype, threads)
+    if grad is not None:
+        _core.importance_axis("grad", grad, axis, 1, dtype, threads)
+        if grad.shape != w.shape:
+            raise ValueError(f"importance: grad must have shape {w.shape} like w, got {grad.shape}")
+        plain, squares = _core.taylor_sums(_units(w, axis, size), _units(grad, axis, size), axis, dtype, threads)
+        return squares if criterion == "taylor" else plain**2
+    w = _units(w, axis, size)
+    if w.size == 0:
+        return np.zeros(w.shape[axis])
+    if criterion == "norm":
+        return _slices(w, axis, norm, dtype, threads)
+    if criterion == "variance":
+        others = tuple(i for i in range(w.ndim) if i != axis)
+        return np.asarray(_core.var(w, others, False, 0, dtype, threads), np.float64)
+    return _core.slice_distances(np.moveaxis(w, axis, 0), dtype, threads)
+
+
+def _units(w: Array, axis: int, size: int) -> Array:
+    """Split an axis: `size` consecutive indices become an axis of their own."""
+    if size == 1:
+        return w
+    return w.reshape(*w.shape[:axis], w.shape[axis] // size, size, *w.shape[axis + 1 :])
+
+
+def _slices(w: Any, axis: int, norm: float, dtype: Bf16, threads: int | None) -> Scores:
+    """Return the norm over all axes but one, the last ones first: so nothing is transposed."""
+    behind = tuple(range(axis + 1, w.ndim))
+    if behind or axis == 0:
+        w, dtype = _core.norm(w, behind, False, norm, dtype, threads), None
+    if axis:
+        w = _core.norm(w, tuple(range(axis)), False, norm, dtype, threads)
+    return np.asarray(w, np.float64)
+
+
+def _scale(w: Array, axis: int, scale: Any, size: int, dtype: Bf16, threads: int | None) -> Scores:
+    _core.importance_axis("scale", scale, 0, size, dtype, threads)
+    n = w.shape[axis]
+    if scale.shape != (n,):
+        raise ValueError(f"importance: scale must have shape ({n},), got {scale.shape}")
+    return _slices(_units(scale, 0, size), 0, 2, dtype, threads)
+
+
+def _activation(
+    w: Array, axis: int, a: Any, channels: int, size: int, norm: float, dtype: Bf16, threads: int | None
+) -> Scores:
+    channels = _core.importance_axis("activations", a, channels, 1, dtype, threads)
+    n = w.shape[axis]
+    if a.shape[channels] != n:
+        where = f"length {n} along activation_axis {channels} like axis {axis} of w"
+        raise ValueError(f"importance: activations must have {where}, got shape {a.shape}")
+    if a.size == 0:
+        raise ValueError(f"importance: activations must not be empty, got shape {a.shape}")
+    scores = _slices(_units(a, channels, size), channels, norm, dtype, threads)
+    return scores if norm == math.inf else scores**norm / (a.size // n * size)
