@@ -132,15 +132,16 @@ class Decompressed:
         self.config: Mapping[str, Any] | None = getattr(source, "config", None)
         self._threads = threads
         modules = list(bitmask_modules(source.tensors))
-        dense = {f"{module}.bitmask": _dense(source, module) for module in modules}
-        hidden = {f"{module}.{part}" for module in modules for part in PARTS if part != "bitmask"}
+        # In the place of its values, where it would stand in a file of its own.
+        dense = {f"{module}.compressed": _dense(source, module) for module in modules}
+        hidden = {f"{module}.{part}" for module in modules for part in PARTS if part != "compressed"}
         shown = (dense.get(name, info) for name, info in source.tensors.items() if name not in hidden)
         self._tensors = {info.name: info for info in shown}
         self.masked: Mapping[str, str] = MappingProxyType({f"{module}.weight": module for module in modules})
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """The tensors by name, a weight in the place of its bitmask."""
+        """The tensors by name, a weight in the place of its values."""
         return MappingProxyType(self._tensors)
 
     @property
@@ -149,10 +150,8 @@ class Decompressed:
         return self.source.metadata
 
     def parts(self, name: str) -> list[str]:
-        """Return the names of the source's tensors that stand for `name`, the bitmask first."""
-        if name not in self.masked:
-            return [name]
-        return [f"{self.masked[name]}.{part}" for part in ("bitmask", "compressed", "row_offsets", "shape")]
+        """Return the names of the source's tensors that stand for `name`."""
+        return [f"{self.masked[name]}.{part}" for part in PARTS] if name in self.masked else [name]
 
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape."""
