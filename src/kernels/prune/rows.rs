@@ -48,7 +48,7 @@ kernel! {
 
 kernel! {
     /// The keys of a row.
-    pub(super) fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) {
+    fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) {
         score.keys(x, 0, keys);
     }
 }

@@ -4,10 +4,12 @@
 //! Counts add up over pieces, so however the weights are cut the key is that of all together, as `select` finds it in one
 //! array.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::block::BLOCK;
-use super::rows::fill;
 use super::whole::{drop_ties, keep_all};
 use super::{Job, Output, Score};
+use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
 
@@ -31,32 +33,57 @@ pub struct Digit {
     pub width: u32,
 }
 
+kernel! {
+    /// The keys of a block, and the largest.
+    fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) -> S::Key {
+        score.keys(x, 0, keys);
+        let mut largest = S::Key::ZERO;
+        for &key in keys.iter() {
+            largest = largest.max(key);
+        }
+        largest
+    }
+}
+
+impl Digit {
+    /// Count the digit of all keys: nothing is above it.
+    fn count_all<K: Key>(self, keys: &[K], counts: &mut [u64]) {
+        let (blocks, tail) = keys.as_chunks::<TURNS>();
+        for block in blocks {
+            for turn in 0..TURNS {
+                counts[(block[turn].to_u64() >> self.shift) as usize * TURNS + turn] += 1;
+            }
+        }
+        for key in tail {
+            counts[(key.to_u64() >> self.shift) as usize * TURNS] += 1;
+        }
+    }
+
+    /// Count the digit of those keys that have the prefix.
+    fn count_some<K: Key>(self, keys: &[K], counts: &mut [u64]) {
+        let bins = 1usize << self.width;
+        for (i, key) in keys.iter().enumerate() {
+            // Of the keys with the prefix nothing but the digit is left; all others are larger than any digit.
+            let value = (key.to_u64() >> self.shift) ^ (self.prefix << self.width);
+            counts[if value < bins as u64 { value as usize } else { bins + i % ELSEWHERE }] += 1;
+        }
+    }
+}
+
 /// Add to `counts` how many keys have each value of the digit. Whether any key is NaN's.
 pub fn count<T: Element, S: Score<T>>(x: &[T], score: S, digit: Digit, counts: &mut [i64], threads: usize) -> bool {
     let bins = 1usize << digit.width;
-    // With nothing above the digit all keys are counted.
-    let turns = if S::Key::MAX.to_u64() >> digit.shift < bins as u64 { TURNS } else { 1 };
-    let nan = std::sync::atomic::AtomicBool::new(false);
-    let more = par::count(threads, x.chunks(CHUNK), bins * turns + ELSEWHERE, |counts, chunk| {
+    let first = S::Key::MAX.to_u64() >> digit.shift < bins as u64;
+    let (turns, elsewhere) = if first { (TURNS, 0) } else { (1, ELSEWHERE) };
+    let nan = AtomicBool::new(false);
+    let more = par::count(threads, x.chunks(CHUNK), bins * turns + elsewhere, |counts, chunk| {
         let mut keys = [S::Key::ZERO; BLOCK];
-        let mut largest = S::Key::ZERO;
         for block in chunk.chunks(BLOCK) {
             let keys = &mut keys[..block.len()];
-            fill(block, score, keys);
-            for (i, &key) in keys.iter().enumerate() {
-                largest = largest.max(key);
-                // Of the keys with the prefix nothing but the digit is left; all others are larger than any digit.
-                let value = (key.to_u64() >> digit.shift) ^ (digit.prefix << digit.width);
-                let place = if value < bins as u64 {
-                    value as usize * turns + (i & (turns - 1))
-                } else {
-                    bins * turns + i % ELSEWHERE
-                };
-                counts[place] += 1;
+            if fill(block, score, keys) > S::INFINITY {
+                nan.store(true, Ordering::Relaxed);
             }
-        }
-        if largest > S::INFINITY {
-            nan.store(true, std::sync::atomic::Ordering::Relaxed);
+            if first { digit.count_all(keys, counts) } else { digit.count_some(keys, counts) }
         }
     });
     for (count, turns) in counts.iter_mut().zip(more.chunks(turns)) {
