@@ -40,7 +40,7 @@ def test_version(run: Run) -> None:
     assert run("--version") == f"modelopt-rs {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["inspect", "quantize", "dequantize", "compare", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "quantize", "prune", "dequantize", "compare", "demo"])
 def test_help(run: Run, command: str) -> None:
     assert command in run("--help")
     text = run(command, "--help")

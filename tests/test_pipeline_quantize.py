@@ -228,6 +228,7 @@ def test_report(tmp_path: Path) -> None:
     }
     assert set(loaded["tensors"][0]) == {
         "name", "dtype", "shape", "decision", "reason", "bytes_before", "bytes_after", "sqnr_db", "max_error",
+        "zeros_before", "zeros_after", "sparsity_before", "sparsity_after",
     }  # fmt: skip
 
 

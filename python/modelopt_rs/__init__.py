@@ -6,7 +6,14 @@ Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.qu
 
 from modelopt_rs import files, optim, prune, quant, reduce
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
-from modelopt_rs.pipeline import compare_files, dequantize_file, inspect_file, quantize_file
+from modelopt_rs.pipeline import (
+    QuantizeOptions,
+    compare_files,
+    dequantize_file,
+    inspect_file,
+    prune_file,
+    quantize_file,
+)
 from modelopt_rs.quant import QuantizedArray, dequantize, fake_quantize, quantize
 from modelopt_rs.threads import get_num_threads, num_threads, set_num_threads
 
@@ -14,6 +21,7 @@ __all__ = [
     "FormatError",
     "InternalError",
     "LimitError",
+    "QuantizeOptions",
     "QuantizedArray",
     "UnsupportedError",
     "__version__",
@@ -27,6 +35,7 @@ __all__ = [
     "num_threads",
     "optim",
     "prune",
+    "prune_file",
     "quant",
     "quantize",
     "quantize_file",

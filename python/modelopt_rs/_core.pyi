@@ -22,10 +22,12 @@ __all__ = [
     "__version__",
     "absmax",
     "adafactor_step",
+    "apply_cut",
     "apply_mask",
     "block_state",
     "compress",
     "compress_groups",
+    "count_magnitudes",
     "count_nonfinite",
     "count_nonzero",
     "decompress",
@@ -97,6 +99,14 @@ def wanda(
     w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneOptions
 ) -> None: ...
 def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
+
+# Pruning of pieces. `digit`: bits of a key (those of a wider float than w's where dtypes are mixed), the bits above the
+# digit, how many are below it, its own. `cut`: bits of a key, the key below which weights go, how many equal ones go.
+def count_magnitudes(
+    w: Any, digit: tuple[int, int, int, int], counts: NDArray[np.int64], options: PruneOptions
+) -> None: ...
+def apply_cut(w: Array, cut: tuple[int, int, int], dtype: Bf16, threads: int | None) -> int:
+    """In place; return how many of the equal ones went."""
 
 # Storage of pruned arrays: (row_offsets, values, bitmask, or None and columns); (values, places, keep, group).
 def row_offsets(w: Any, csr: bool, dtype: Bf16, threads: int | None) -> NDArray[np.int64]: ...

@@ -21,7 +21,7 @@ type Obj<'py> = Bound<'py, PyAny>;
 
 /// When NaN is refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Nan {
+pub(super) enum Nan {
     /// Never: it is the largest.
     Largest,
     /// Before anything is written.
@@ -30,7 +30,7 @@ enum Nan {
     Raise,
 }
 
-fn nan_rule(function: &str, given: &Obj<'_>) -> PyResult<Nan> {
+pub(super) fn nan_rule(function: &str, given: &Obj<'_>) -> PyResult<Nan> {
     let text = text(function, "nan", given)?;
     match text.as_str() {
         "largest" => Ok(Nan::Largest),
@@ -38,6 +38,22 @@ fn nan_rule(function: &str, given: &Obj<'_>) -> PyResult<Nan> {
         "raise-first" => Ok(Nan::RaiseFirst),
         _ => Err(Error::Value(format!("{function}: nan must be 'raise' or 'largest', got {text:?}")).into()),
     }
+}
+
+/// The error about NaN in an array whose axes are `order` of those given.
+pub(super) fn nan_error(w: &Array<'_>, order: &[usize], threads: usize) -> PyErr {
+    let (count, at) = match_dtype!(w, T => {
+        let x = w.slice::<T>();
+        let is_nan = |v: &T| v.magnitude() > T::INFINITY_KEY;
+        let count = crate::par::map(threads, x.chunks(crate::par::CHUNK), |x| x.iter().filter(|v| is_nan(v)).count());
+        (count.into_iter().sum::<usize>(), x.iter().position(is_nan).unwrap_or(0))
+    });
+    let (mut index, mut rest) = (vec![0; order.len()], at);
+    for (&axis, &n) in order.iter().zip(w.shape()).rev() {
+        (index[axis], rest) = (rest % n, rest / n);
+    }
+    let text = format!("{} has {count} NaN, first at index {}", w.name, tuple(&index));
+    Error::Value(format!("{text}; pass nan=\"largest\" to keep NaN as the largest")).into()
 }
 
 /// Weights and what is written for them, checked: the weights with zeros, or (bytes) a mask.
@@ -89,23 +105,6 @@ impl<'py> Pair<'py> {
 
     fn arrays(&self) -> impl Iterator<Item = &Array<'py>> {
         self.w.iter().chain([&self.out])
-    }
-
-    /// The error about NaN.
-    fn nan_error(&self, threads: usize) -> PyErr {
-        let w = self.weights();
-        let (count, at) = match_dtype!(w, T => {
-            let x = w.slice::<T>();
-            let is_nan = |v: &T| v.magnitude() > T::INFINITY_KEY;
-            let count = crate::par::map(threads, x.chunks(crate::par::CHUNK), |x| x.iter().filter(|v| is_nan(v)).count());
-            (count.into_iter().sum::<usize>(), x.iter().position(is_nan).unwrap_or(0))
-        });
-        let (mut index, mut rest) = (vec![0; self.order.len()], at);
-        for (&axis, &n) in self.order.iter().zip(w.shape()).rev() {
-            (index[axis], rest) = (rest % n, rest / n);
-        }
-        let text = format!("{} has {count} NaN, first at index {}", w.name, tuple(&index));
-        Error::Value(format!("{text}; pass nan=\"largest\" to keep NaN as the largest")).into()
     }
 
     fn has_nan(&self, py: Python<'py>, threads: usize) -> PyResult<bool> {
@@ -171,13 +170,17 @@ impl<'py> Call<'py> {
     /// Refuse NaN before the first write, where that is asked for, or the kernel cannot tell (`always`).
     fn check_nan(&self, py: Python<'py>, always: bool) -> PyResult<()> {
         let now = self.nan == Nan::RaiseFirst || (always && self.nan == Nan::Raise);
-        if now && self.pair.has_nan(py, self.threads)? { Err(self.pair.nan_error(self.threads)) } else { Ok(()) }
+        if now && self.pair.has_nan(py, self.threads)? {
+            Err(nan_error(self.pair.weights(), &self.pair.order, self.threads))
+        } else {
+            Ok(())
+        }
     }
 
     /// Refuse NaN that the kernel has seen; put what was computed in a copy in its place.
     fn finish(&self, saw_nan: bool) -> PyResult<()> {
         if saw_nan && self.nan != Nan::Largest {
-            return Err(self.pair.nan_error(self.threads));
+            return Err(nan_error(self.pair.weights(), &self.pair.order, self.threads));
         }
         self.pair.out.write_back()
     }
@@ -288,7 +291,7 @@ fn global_magnitude<'py>(
         if nan != Nan::Largest {
             for pair in &pairs {
                 if pair.has_nan(py, threads)? {
-                    return Err(pair.nan_error(threads));
+                    return Err(nan_error(pair.weights(), &pair.order, threads));
                 }
             }
         }

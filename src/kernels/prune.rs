@@ -1,8 +1,8 @@
 //! Pruning of single weights: which stay, and what is written for those that do not.
 //!
 //! A [`Score`] makes an integer key of each weight; the lowest keys go, among equal keys those of the lowest index. How many
-//! go becomes a [`Cut`] (by radix selection over whole arrays, by bisection over rows) or a place in a group of N:M, and an
-//! [`Output`] says what is written: the weights with zeros, or a mask.
+//! go becomes a [`Cut`] (by radix selection over whole arrays or pieces that come one by one, by bisection over rows) or a
+//! place in a group of N:M, and an [`Output`] says what is written: the weights with zeros, or a mask.
 
 mod block;
 mod groups;
@@ -11,14 +11,16 @@ mod rows;
 mod score;
 mod slots;
 mod sparse;
+mod stream;
 mod whole;
 
 pub use groups::{Groups, groups};
 pub use mask::apply_mask;
 pub use rows::{LONG_ROW, rows};
-pub use score::{Magnitude, Scaled, Score};
+pub use score::{Computed, Double, Magnitude, Scaled, Score};
 pub use slots::{compress_groups, decompress_groups};
 pub use sparse::{Places, compress, decompress, row_offsets};
+pub use stream::{Digit, MAX_WIDTH, count, cut};
 pub use whole::{keep_above, magnitude};
 
 use crate::real::Element;

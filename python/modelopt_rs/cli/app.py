@@ -16,6 +16,7 @@ from modelopt_rs.cli.compare import compare
 from modelopt_rs.cli.demo import demo
 from modelopt_rs.cli.dequantize import dequantize
 from modelopt_rs.cli.inspect import inspect
+from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
 from modelopt_rs.pipeline import OptionError
@@ -38,10 +39,10 @@ class Terminated(BaseException):
 @click.version_option(__version__, message="modelopt-rs %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def app() -> None:
-    """Make model files smaller: quantize, compare and inspect safetensors models in bounded memory."""
+    """Make model files smaller: quantize, prune, compare and inspect safetensors models in bounded memory."""
 
 
-for command in (inspect, quantize, dequantize, compare, demo):
+for command in (inspect, quantize, prune, dequantize, compare, demo):
     app.add_command(command)
 
 

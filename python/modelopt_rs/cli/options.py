@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["common", "model", "output", "parse_size"]
+__all__ = ["common", "dry_run", "model", "output", "parse_size", "quantization", "selection"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +56,54 @@ def output(required: bool) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+dry_run = click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing.")
+
+
+def selection(verb: str) -> Callable[[Command], Command]:
+    """Give a command `--include` and `--exclude`."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--exclude", multiple=True, metavar="GLOB", help="Leave these tensors alone; wins. Repeatable."
+        )(command)
+        return click.option("--include", multiple=True, metavar="GLOB", help=f"{verb} these tensors too. Repeatable.")(
+            command
+        )
+
+    return add
+
+
+def quantization(command: Command) -> Command:
+    """Give a command the options that say how weights are quantized."""
+    for option in (
+        click.option(
+            "--nonfinite",
+            type=click.Choice(["raise", "saturate"]),
+            default="raise",
+            show_default=True,
+            help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
+        ),
+        click.option(
+            "--group-size",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Elements of a row that share a scale; 0: the whole row.  [default: 0 at 8 bits, else 32]",
+        ),
+        click.option(
+            "--scheme",
+            default="symmetric",
+            show_default=True,
+            metavar="NAME",
+            help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).",
+        ),
+        click.option(
+            "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def common(command: Command) -> Command:

@@ -4,40 +4,19 @@ from collections import Counter
 
 import click
 
-from modelopt_rs.cli.options import common, model, output
+from modelopt_rs.cli.options import common, dry_run, model, output, quantization, selection
 from modelopt_rs.cli.show import decibels, line, number, progress, table, write_report
 from modelopt_rs.pipeline import Report, quantize_file
 
-__all__ = ["quantize", "show_totals"]
+__all__ = ["quantize", "show_plan", "show_totals"]
 
 
 @click.command()
 @model
 @output(required=False)
-@click.option("--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code.")
-@click.option(
-    "--scheme",
-    default="symmetric",
-    show_default=True,
-    metavar="NAME",
-    help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).",
-)
-@click.option(
-    "--group-size",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Elements of a row that share a scale; 0: the whole row.  [default: 0 at 8 bits, else 32]",
-)
-@click.option(
-    "--nonfinite",
-    type=click.Choice(["raise", "saturate"]),
-    default="raise",
-    show_default=True,
-    help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
-)
-@click.option("--include", multiple=True, metavar="GLOB", help="Quantize these tensors too. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tensors alone; wins. Repeatable.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing.")
+@quantization
+@selection("Quantize")
+@dry_run
 @common
 def quantize(
     *,
@@ -87,7 +66,13 @@ def quantize(
             progress=callback,
         )
     write_report(report_path, report.to_json())
-    if dry_run:
+    show_plan(report)
+    show_totals(report)
+
+
+def show_plan(report: Report) -> None:
+    """Print what a dry run has decided for each tensor."""
+    if report.dry_run:
         table(
             ("tensor", "decision and reason", "bytes", "after"),
             [
@@ -97,18 +82,25 @@ def quantize(
             left=(0, 1),
         )
         line()
-    show_totals(report)
 
 
 def show_totals(report: Report) -> None:
     """Print what a report adds up to."""
     totals = report.totals
     line(f"{report.source} -> {report.output}" if report.output else report.source)
-    line(f"{report.command}d  {totals.changed:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
+    changed = Counter(t.decision for t in report.tensors if t.decision != "copy")
+    for decision, count in changed.items() or [(report.command, 0)]:
+        verb = decision.replace("+", "d and ") + "d"
+        line(f"{verb}  {count:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
     reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
     for reason, count in reasons.most_common():
         line(f"left  {count:,} tensors: {reason}")
     line(f"bytes  {totals.bytes_before:,} -> {totals.bytes_after:,} (ratio {totals.ratio:.2f})")
+    if totals.sparsity_before is not None and totals.sparsity_after is not None:
+        line(
+            f"zeros  {totals.zeros_before:,} -> {totals.zeros_after:,} of the pruned tensors "
+            f"({100 * totals.sparsity_before:.1f} % -> {100 * totals.sparsity_after:.1f} %)"
+        )
     if totals.sqnr_db is not None:
         line(f"SQNR  {decibels(totals.sqnr_db, ' dB')}, largest error {number(totals.max_error)}")
         line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db, ' dB')}")

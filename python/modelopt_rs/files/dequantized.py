@@ -9,6 +9,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._core import FormatError, UnsupportedError
+from modelopt_rs.files.bitmask import Decompressed
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array, Source, TensorInfo, Tile, bf16_to_float32
 from modelopt_rs.files.pack_quantized import (
@@ -21,7 +22,7 @@ from modelopt_rs.files.pack_quantized import (
 )
 from modelopt_rs.files.safetensors import numpy_dtype
 
-__all__ = ["Dequantized"]
+__all__ = ["Dequantized", "plain"]
 
 _READ_BYTES = 16 << 20
 
@@ -177,6 +178,11 @@ class Dequantized:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
+
+
+def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:
+    """Return a view of a source in which all weights show as plain floats, however they are stored."""
+    return Dequantized(Decompressed(source, threads=threads), dtype=dtype, threads=threads)
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modelopt_rs._core import FormatError
 from modelopt_rs.files.checkpoint import INDEX_SUFFIX, CheckpointSource
-from modelopt_rs.files.dequantized import Dequantized
+from modelopt_rs.files.dequantized import plain
 from modelopt_rs.files.model import Source
 from modelopt_rs.files.safetensors import MAX_HEADER, MAX_TENSORS, SafetensorsSource, open_regular
 
@@ -30,7 +30,7 @@ def open(
     max_tensors : int
         The most tensors to accept.
     dequantize : bool
-        Whether packed weights show as plain float32 tensors.
+        Whether packed weights, and weights stored as bitmasks, show as plain tensors.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def open(
     if not dequantize:
         return source
     try:
-        return Dequantized(source)
+        return plain(source)
     except BaseException:
         source.close()
         raise

@@ -4,6 +4,8 @@ from modelopt_rs.pipeline.compare import compare_files
 from modelopt_rs.pipeline.dequantize import dequantize_file
 from modelopt_rs.pipeline.inspect import inspect_file
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.prune import prune_file
+from modelopt_rs.pipeline.prune_plan import PruneOptions, plan_prune
 from modelopt_rs.pipeline.quantize import quantize_file
 from modelopt_rs.pipeline.report import (
     CompareReport,
@@ -20,6 +22,7 @@ __all__ = [
     "Decision",
     "InspectReport",
     "OptionError",
+    "PruneOptions",
     "QuantizeOptions",
     "Report",
     "TensorDifference",
@@ -29,6 +32,8 @@ __all__ = [
     "compare_files",
     "dequantize_file",
     "inspect_file",
+    "plan_prune",
     "plan_quantize",
+    "prune_file",
     "quantize_file",
 ]

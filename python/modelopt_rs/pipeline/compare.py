@@ -67,8 +67,8 @@ def compare_files(
     True
     """
     start = time.perf_counter()
-    with files.open(a) as plain_a, files.open(b) as plain_b:
-        left, right = Dequantized(plain_a, threads=threads), Dequantized(plain_b, threads=threads)
+    with files.open(a) as stored_a, files.open(b) as stored_b:
+        left, right = files.plain(stored_a, threads=threads), files.plain(stored_b, threads=threads)
         both = [name for name in left.tensors if name in right.tensors]
         shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
         same = [name for name, (one, other) in shapes.items() if one == other]

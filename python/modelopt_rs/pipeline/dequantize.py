@@ -1,4 +1,4 @@
-"""`dequantize_file`: a quantized model file back to plain floats."""
+"""`dequantize_file`: a model file whose weights are packed or stored as bitmasks back to plain floats."""
 
 import os
 import time
@@ -6,11 +6,12 @@ from typing import Final, Literal
 
 from modelopt_rs import files
 from modelopt_rs._core import UnsupportedError
-from modelopt_rs.files import Dequantized
+from modelopt_rs.files import Decompressed, Dequantized, Source
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.report import Report, TensorReport, total
 from modelopt_rs.pipeline.sinks import config_of, open_sink
-from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, copy_tensor
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
+from modelopt_rs.pipeline.transform import Copy, rewrite
 
 __all__ = ["dequantize_file"]
 
@@ -38,12 +39,13 @@ def dequantize_file(
     Parameters
     ----------
     source_path : path
-        What `quantize_file` wrote, or another model in the pack-quantized layout of compressed-tensors.
+        What `quantize_file` or `prune_file` wrote, or another model in the layouts pack-quantized or sparse-bitmask
+        of compressed-tensors.
     out_path : path
         Where to write: a file for a file, a directory for a directory (its config.json loses its
         `quantization_config`).
     dtype : {"float32", "float16", "bfloat16"}
-        What the quantized weights become. All other tensors stay as they are.
+        What the quantized weights become. All others keep their dtype.
     max_memory : int
         The most bytes that tiles may take.
     threads : int, optional
@@ -88,23 +90,21 @@ def dequantize_file(
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     with files.open(source_path) as source:
-        view = Dequantized(source, dtype=DTYPES[dtype], threads=threads)
-        _check_supported(view)
+        masked = Decompressed(source, threads=threads)
+        view = Dequantized(masked, dtype=DTYPES[dtype], threads=threads)
+        _check_supported(source, bool(view.specs or masked.masked))
         road = Road(max_memory, threads, progress, sum(info.nbytes for info in view.tensors.values()))
         sink = open_sink(
             source,
             out_path,
-            {view.origin(name): [info] for name, info in view.tensors.items()},
+            {masked.parts(view.origin(name))[0]: [info] for name, info in view.tensors.items()},
             specs={},
             quantization_config=None,
             overwrite=overwrite,
             durable=durable,
         )
-        with sink:
-            for name in view.tensors:
-                copy_tensor(view, sink, name, road)
-            sink.commit(verify=verify)
-        tensors = tuple(_tensor_report(view, name) for name in view.tensors)
+        rewrite(view, sink, {name: Copy(info) for name, info in view.tensors.items()}, road, verify=verify)
+        tensors = tuple(_tensor_report(view, masked, name) for name in view.tensors)
     return Report(
         command="dequantize",
         source=str(source_path),
@@ -116,29 +116,29 @@ def dequantize_file(
     )
 
 
-def _check_supported(view: Dequantized) -> None:
+def _check_supported(source: Source, is_read: bool) -> None:
     """Refuse a model that is quantized in a way that is not read: without its config it would be garbage."""
-    config = config_of(view.source).get("quantization_config")
-    if config and not view.specs:
+    config = config_of(source).get("quantization_config")
+    if config and not is_read:
         method = config.get("quant_method") if isinstance(config, dict) else None
-        raise UnsupportedError(f"{view.path}: quantization_config of method {method!r} has no packed weights to read")
+        raise UnsupportedError(f"{source.path}: quantization_config of method {method!r} has no packed weights to read")
 
 
-def _tensor_report(view: Dequantized, name: str) -> TensorReport:
+def _tensor_report(view: Dequantized, masked: Decompressed, name: str) -> TensorReport:
     info = view.tensors[name]
     spec = view.specs.get(name)
-    parts = [f"{name}{part}" for part in ("_packed", "_scale", "_shape", "_zero_point")] if spec else [name]
-    stored = view.source.tensors
-    if spec is None:
-        reason = "not quantized"
-    else:
+    parts = [f"{name}{part}" for part in ("_packed", "_scale", "_shape", "_zero_point")] if spec else masked.parts(name)
+    stored = masked.source.tensors
+    if spec is not None:
         groups = f"groups of {spec.group_size}" if spec.group_size else "one scale a row"
         reason = f"{spec.bits} bits, {'symmetric' if spec.symmetric else 'asymmetric'}, {groups}"
+    else:
+        reason = "stored as a bitmask" if name in masked.masked else "not quantized"
     return TensorReport(
         name=name,
         dtype=info.dtype,
         shape=info.shape,
-        decision="dequantize" if spec else "copy",
+        decision="copy" if reason == "not quantized" else "dequantize",
         reason=reason,
         bytes_before=sum(stored[part].nbytes for part in parts if part in stored),
         bytes_after=info.nbytes,

@@ -1,23 +1,24 @@
-"""Which tensors of a model are quantized, which are left alone, and why.
+"""Which tensors of a model are quantized or pruned, which are left alone, and why.
 
-The default takes what is known to stand few bits best: the 2-D weights of linear layers. `include` and
+The default takes what is known to stand it best: the weights of layers, but not embeddings and heads. `include` and
 `exclude` globs change it. Every tensor gets a decision and a one-line reason.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, TypeAlias
 
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.files import PackedSpec, TensorInfo
+from modelopt_rs.files.bitmask import bitmask_modules
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.pack_quantized import is_weight
 
 __all__ = ["Decision", "OptionError", "QuantizeOptions", "plan_quantize"]
 
-Action: TypeAlias = Literal["quantize", "copy"]
+Action: TypeAlias = Literal["quantize", "prune", "copy"]
 
 BITS = (8, 4, 2)
 FLOATS: Final[dict[str, Literal["bf16"] | None]] = {
@@ -25,6 +26,7 @@ FLOATS: Final[dict[str, Literal["bf16"] | None]] = {
     "F16": None,
     "BF16": "bf16",
 }  # the `dtype=` that the array functions need
+NO_WEIGHT = "its name does not end in .weight"
 DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
 
 # By the last part of the module's name, as the architectures of transformers spell them.
@@ -39,6 +41,13 @@ CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 class OptionError(ValueError):
     """An option has a wrong value, or asks for what can't be done with this model."""
+
+
+def check_globs(include: Sequence[str], exclude: Sequence[str]) -> None:
+    """Refuse one string where there must be several."""
+    for name, globs in (("include", include), ("exclude", exclude)):
+        if isinstance(globs, str):
+            raise TypeError(f"{name} must be a sequence of globs, got one string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +101,7 @@ class QuantizeOptions:
             raise OptionError(f"group_size must be 0 (one scale a row) or more, got {self.group_size}")
         if self.nonfinite not in ("raise", "saturate"):
             raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
-        for name in ("include", "exclude"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a sequence of globs, got one string")
+        check_globs(self.include, self.exclude)
 
     @property
     def spec(self) -> PackedSpec:
@@ -146,23 +153,57 @@ def plan_quantize(
     >>> plan_quantize(tensors, {}, QuantizeOptions())["fc.weight"].action
     'quantize'
     """
-    _check_plain(tensors, config)
-    included = _matches(tensors, options.include, "include")
-    excluded = _matches(tensors, options.exclude, "exclude")
+    check_plain(tensors, config)
+    plan = decide("quantize", tensors, config, lambda info: why_not(info, options), options.include, options.exclude)
+    _check_tied(plan, _matches(tensors, options.include, "include"), config)
+    return plan
+
+
+def decide(
+    action: Literal["quantize", "prune"],
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    why_not: Callable[[TensorInfo], str | None],
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> dict[str, Decision]:
+    """Decide for each tensor whether an action takes it.
+
+    Parameters
+    ----------
+    action : str
+        What is done with tensors.
+    tensors : mapping
+        The tensors of the model by name.
+    config : mapping
+        The model's config.json; empty where there is none.
+    why_not : callable
+        Says why it can't be done with a tensor; None if it can.
+    include, exclude : sequence of str
+        Globs over names: what to take besides the default, and what not to. `exclude` wins.
+
+    Raises
+    ------
+    OptionError
+        If a glob matches no tensor, or an include glob only tensors that it can't be done with.
+    """
+    included = _matches(tensors, include, "include")
+    excluded = _matches(tensors, exclude, "exclude")
+    cannot = {name: why_not(info) for name, info in tensors.items()}
     plan = {}
     for name, info in tensors.items():
-        cannot = why_not(info, options)
+        reason = cannot[name]
         if name in excluded:
             plan[name] = Decision("copy", f"excluded by {excluded[name]!r}")
-        elif cannot is not None:
-            plan[name] = Decision("copy", cannot)
+        elif reason is not None:
+            plan[name] = Decision("copy", reason)
         elif name in included:
-            plan[name] = Decision("quantize", f"included by {included[name]!r}")
+            plan[name] = Decision(action, f"included by {included[name]!r}")
         else:
             kept = _kept_by_default(name, config)
-            plan[name] = Decision("copy", kept) if kept else Decision("quantize", "weight of a linear layer")
-    _check_included(plan, options, tensors)
-    _check_tied(plan, included, config)
+            layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
+            plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
+    _check_included(action, cannot, include)
     return plan
 
 
@@ -175,14 +216,20 @@ def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
     if 0 in info.shape:
         return "empty"
     if not is_weight(info.name):
-        return "its name does not end in .weight"
+        return NO_WEIGHT
     size = options.spec.group_size
     if size and info.shape[1] % size:
         return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
     return None
 
 
-def _check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
+def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
+    """Refuse a model that is quantized already, or stored as bitmasks."""
+    masked = next(bitmask_modules(tensors), None)
+    if masked is not None:
+        raise UnsupportedError(
+            f"the model is stored as bitmasks already (it has tensor {quote(masked + '.bitmask')}): dequantize it first"
+        )
     packed = next((name for name in tensors if name.endswith("weight_packed")), None)
     if packed is not None or config.get("quantization_config"):
         what = f"it has tensor {quote(packed)}" if packed else "its config.json has a quantization_config"
@@ -201,6 +248,8 @@ def _matches(tensors: Mapping[str, TensorInfo], globs: Sequence[str], option: st
 
 
 def _kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
+    if not is_weight(name):
+        return NO_WEIGHT
     parts = name.removesuffix(".weight").split(".")
     if parts == ["output"] or any(HEAD.fullmatch(part) for part in parts):
         return "the last head"
@@ -213,13 +262,13 @@ def _kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_included(plan: Mapping[str, Decision], options: QuantizeOptions, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_included(action: str, cannot: Mapping[str, str | None], include: Sequence[str]) -> None:
     """Refuse a glob that can't have any effect; one that also matches a bias or a norm is welcome."""
-    for glob in options.include:
-        refused = [(name, why_not(tensors[name], options)) for name in plan if fnmatchcase(name, glob)]
+    for glob in include:
+        refused = [(name, reason) for name, reason in cannot.items() if fnmatchcase(name, glob)]
         if all(reason is not None for _, reason in refused):
             name, reason = refused[0]
-            raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be quantized: {reason}")
+            raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be {action}d: {reason}")
 
 
 def _check_tied(plan: Mapping[str, Decision], included: Mapping[str, str], config: Mapping[str, Any]) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from modelopt_rs import _core, files
-from modelopt_rs.files import Sink, Source, TensorInfo
-from modelopt_rs.files.messages import quote
+from modelopt_rs.files import PackedSpec, TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.files.pack_quantized import words
 from modelopt_rs.pipeline.plan import Decision, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.report import ErrorFigures, Report, TensorReport, total
 from modelopt_rs.pipeline.rows import RowQuantizer, bytes_per_row
 from modelopt_rs.pipeline.sinks import config_of, open_sink
-from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, copy_tensor, tile_bytes
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
+from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 
-__all__ = ["quantize_file"]
+__all__ = ["Quantize", "packed_config", "packed_specs", "quantize_file"]
 
 
 def quantize_file(
@@ -111,26 +111,24 @@ def quantize_file(
     options = QuantizeOptions(
         bits=bits, scheme=scheme, group_size=group_size, include=include, exclude=exclude, nonfinite=nonfinite
     )
-    figures: dict[str, ErrorFigures] = {}
     with files.open(source_path) as source:
         tensors = source.tensors
         plan = plan_quantize(tensors, config_of(source), options)
-        outputs = {name: _outputs(tensors[name], decision, options) for name, decision in plan.items()}
+        transforms = {name: _transform(tensors[name], decision, options, threads) for name, decision in plan.items()}
         if not dry_run:
             road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
             sink = open_sink(
                 source,
                 out_path,
-                outputs,
-                specs={name: options.spec for name in plan if plan[name].action == "quantize"},
-                quantization_config=_quantization_config(tensors, plan, options),
+                {name: transform.outputs for name, transform in transforms.items()},
+                specs=packed_specs(plan, options),
+                quantization_config=packed_config(tensors, plan, options),
                 overwrite=overwrite,
                 durable=durable,
             )
-            with sink:
-                figures = _run(source, sink, plan, options, road)
-                sink.commit(verify=verify)
-        rows = [_tensor_report(tensors[name], plan[name], outputs[name], figures.get(name)) for name in plan]
+            rewrite(source, sink, transforms, road, verify=verify)
+        rows = [_tensor_report(tensors[name], plan[name], transforms[name], dry_run) for name in plan]
+        figures = {} if dry_run else {n: t.figures for n, t in transforms.items() if isinstance(t, Quantize)}
     return Report(
         command="quantize",
         source=str(source_path),
@@ -142,45 +140,51 @@ def quantize_file(
     )
 
 
-def _run(
-    source: Source, sink: Sink, plan: Mapping[str, Decision], options: QuantizeOptions, road: Road
-) -> dict[str, ErrorFigures]:
-    figures = {}
-    for name, decision in plan.items():
-        if decision.action == "quantize":
-            figures[name] = _quantize_tensor(source, sink, name, options, road)
-        else:
-            copy_tensor(source, sink, name, road)
-    return figures
+def _transform(info: TensorInfo, decision: Decision, options: QuantizeOptions, threads: int | None) -> Transform:
+    return Quantize(info, options, threads) if decision.action == "quantize" else Copy(info)
 
 
-def _outputs(info: TensorInfo, decision: Decision, options: QuantizeOptions) -> list[TensorInfo]:
-    """List the tensors that one tensor of the source becomes."""
-    if decision.action == "copy":
-        return [info]
-    return files.packed_tensors(info.name, info.shape, options.spec)
+class Quantize:
+    """Rows to packed codes, scales and zero points.
 
+    Parameters
+    ----------
+    info : TensorInfo
+        A tensor that `plan.why_not` has nothing against.
+    options : QuantizeOptions
+    threads : int or None
 
-def _quantize_tensor(source: Source, sink: Sink, name: str, options: QuantizeOptions, road: Road) -> ErrorFigures:
-    info = source.tensors[name]
-    # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
-    unit = 1 if options.spec.symmetric else 32 // options.bits
-    size = tile_bytes(info, bytes_per_row(info, options), road.max_memory, unit=unit)
-    quantizer = RowQuantizer(info, options, size // info.row_nbytes, road.threads)
-    figures = ErrorFigures()
-    for tile in source.tiles(name, size):
-        try:
-            packed, scale, zero_point = quantizer(tile.array)
-        except ValueError as error:
-            raise ValueError(f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}: {error}") from error
-        figures += quantizer.figures(tile.array)
-        sink.write(f"{name}_packed", packed)
-        sink.write(f"{name}_scale", scale)
+    Attributes
+    ----------
+    figures : ErrorFigures
+        How far the codes so far are from what they were made of.
+    """
+
+    def __init__(self, info: TensorInfo, options: QuantizeOptions, threads: int | None) -> None:
+        self._info, self._options, self._threads = info, options, threads
+        self.outputs: Sequence[TensorInfo] = files.packed_tensors(info.name, info.shape, options.spec)
+        self.bytes_per_row = bytes_per_row(info, options)
+        # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
+        self.unit = 1 if options.spec.symmetric else 32 // options.bits
+        self.figures = ErrorFigures()
+
+    def begin(self, rows: int) -> None:
+        """Make the buffers."""
+        self._quantizer = RowQuantizer(self._info, self._options, rows, self._threads)
+
+    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+        """Quantize a tile."""
+        name = self._info.name
+        packed, scale, zero_point = self._quantizer(array)
+        self.figures += self._quantizer.figures(array)
+        parts = [(f"{name}_packed", packed), (f"{name}_scale", scale)]
         if zero_point is not None:
-            sink.write(f"{name}_zero_point", pack_zero_points(zero_point, options.bits, road.threads))
-        road.advance(tile.array.nbytes, name)
-    sink.write(f"{name}_shape", np.array(info.shape, np.int64))
-    return figures
+            parts.append((f"{name}_zero_point", pack_zero_points(zero_point, self._options.bits, self._threads)))
+        return parts
+
+    def end(self) -> Sequence[tuple[str, Array]]:
+        """Return the shape."""
+        return [(f"{self._info.name}_shape", np.array(self._info.shape, np.int64))]
 
 
 def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Array:
@@ -201,7 +205,12 @@ def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Arra
     return np.ascontiguousarray(stream.T)
 
 
-def _quantization_config(
+def packed_specs(plan: Mapping[str, Decision], options: QuantizeOptions) -> dict[str, PackedSpec]:
+    """Return how each weight that is quantized is packed."""
+    return {name: options.spec for name, decision in plan.items() if decision.action == "quantize"}
+
+
+def packed_config(
     tensors: Mapping[str, TensorInfo], plan: Mapping[str, Decision], options: QuantizeOptions
 ) -> dict[str, Any]:
     """Describe the output to its loaders, which look for the codes of every layer that is not ignored."""
@@ -216,9 +225,8 @@ def _quantization_config(
     return files.quantization_config({options.spec: ["Linear"]}, ignore=left)
 
 
-def _tensor_report(
-    info: TensorInfo, decision: Decision, outputs: Sequence[TensorInfo], figures: ErrorFigures | None
-) -> TensorReport:
+def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform, dry_run: bool) -> TensorReport:
+    figures = transform.figures if isinstance(transform, Quantize) and not dry_run else None
     return TensorReport(
         name=info.name,
         dtype=info.dtype,
@@ -226,7 +234,7 @@ def _tensor_report(
         decision=decision.action,
         reason=decision.reason,
         bytes_before=info.nbytes,
-        bytes_after=sum(output.nbytes for output in outputs),
+        bytes_after=sum(output.nbytes for output in transform.outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,
     )

@@ -64,7 +64,10 @@ class ErrorFigures:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """What was decided for one tensor, why, and what came of it."""
+    """What was decided for one tensor, why, and what came of it.
+
+    Zeros are counted in tensors that are pruned: before and after, each with its share of the tensor.
+    """
 
     name: str
     dtype: str
@@ -75,11 +78,15 @@ class TensorReport:
     bytes_after: int
     sqnr_db: float | None = None
     max_error: float | None = None
+    zeros_before: int | None = None
+    zeros_after: int | None = None
+    sparsity_before: float | None = None
+    sparsity_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The sums of a report. `worst_tensor` is the quantized tensor of the lowest SQNR."""
+    """The sums of a report. `worst_tensor` is the quantized tensor of the lowest SQNR; zeros are of pruned ones."""
 
     changed: int
     left: int
@@ -93,11 +100,15 @@ class Totals:
     seconds: float
     gb_per_s: float
     peak_memory: int
+    zeros_before: int | None = None
+    zeros_after: int | None = None
+    sparsity_before: float | None = None
+    sparsity_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of `quantize_file` and `dequantize_file`; `options` are those that change bytes."""
+    """The report of `quantize_file`, `prune_file` and `dequantize_file`; `options` are those that change bytes."""
 
     command: str
     source: str
@@ -190,6 +201,10 @@ def total(tensors: Iterable[TensorReport], figures: dict[str, ErrorFigures], sec
     changed = sum(t.decision != "copy" for t in tensors)
     worst = min(figures, key=lambda name: figures[name].sqnr_db, default=None)
     whole = sum(figures.values(), ErrorFigures())
+    pruned = [t for t in tensors if t.zeros_after is not None]
+    size = sum(math.prod(t.shape) for t in pruned)
+    zeros_before = sum(t.zeros_before or 0 for t in pruned)
+    zeros_after = sum(t.zeros_after or 0 for t in pruned)
     return Totals(
         changed=changed,
         left=len(tensors) - changed,
@@ -203,6 +218,10 @@ def total(tensors: Iterable[TensorReport], figures: dict[str, ErrorFigures], sec
         seconds=seconds,
         gb_per_s=before / seconds / 1e9 if seconds > 0.0 else 0.0,
         peak_memory=peak_memory(),
+        zeros_before=zeros_before if pruned else None,
+        zeros_after=zeros_after if pruned else None,
+        sparsity_before=zeros_before / size if pruned else None,
+        sparsity_after=zeros_after / size if pruned else None,
     )
 
 

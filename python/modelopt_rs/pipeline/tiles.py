@@ -1,10 +1,10 @@
-"""How large a tile may be, how far a run has come, and the transform that changes nothing."""
+"""How large a tile may be, and how far a run has come."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from modelopt_rs.files import Dequantized, Sink, Source, TensorInfo
+from modelopt_rs.files import Decompressed, Dequantized, Source, TensorInfo
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array, bf16_to_float32
 from modelopt_rs.files.pack_quantized import words
@@ -15,7 +15,6 @@ __all__ = [
     "TILE_BYTES",
     "Progress",
     "Road",
-    "copy_tensor",
     "packed_memory",
     "tile_bytes",
     "widened",
@@ -100,22 +99,15 @@ def widened(array: Array, dtype: str) -> Array:
 
 
 def packed_memory(source: Source, name: str) -> tuple[int, int]:
-    """Return the bytes that reading a packed weight holds for each row, and for all; else (0, 0)."""
-    if not isinstance(source, Dequantized) or name not in source.specs:
+    """Return the bytes that reading a weight holds for each row, and for all, if it is not stored as it shows."""
+    if isinstance(source, Decompressed):
+        return source.memory(name) if name in source.masked else (0, 0)
+    if not isinstance(source, Dequantized):
         return 0, 0
+    if name not in source.specs:
+        return packed_memory(source.source, name)
     spec = source.specs[name]
     rows, columns = source.tensors[name].shape
     groups = spec.groups(columns)
     # Codes with and without padding; scales stored and as float32; zero points packed and unpacked.
     return 8 * words(columns, spec.bits) + 13 * groups, 0 if spec.symmetric else 3 * rows * groups
-
-
-def copy_tensor(source: Source, sink: Sink, name: str, road: Road) -> None:
-    """Copy one tensor as the source shows it."""
-    info = source.tensors[name]
-    if info.nbytes == 0:
-        return
-    extra, kept = packed_memory(source, name)
-    for tile in source.tiles(name, tile_bytes(info, extra, road.max_memory, kept=kept)):
-        sink.write(name, tile.array)
-        road.advance(tile.array.nbytes, name)

@@ -107,6 +107,15 @@ def _index_bits(group: int) -> int:
     return 2 if group <= 4 else 4 if group <= 16 else 8
 
 
+def compress_rows(w: Array, dtype: Bf16, threads: int | None) -> BitmaskArray:
+    """Store an array as a bitmask; see `compress`."""
+    offsets = _core.row_offsets(w, False, dtype, threads)
+    values = np.empty(int(offsets[-1]), w.dtype)
+    bitmask = np.empty(packed_shape(w.shape), np.uint8)
+    _core.compress(w, (offsets, values, bitmask, None), dtype, threads)
+    return BitmaskArray(values, bitmask, offsets, w.shape)
+
+
 def compress(
     w: Array,
     *,
@@ -158,11 +167,7 @@ def compress(
     if (keep is None) != (group is None):
         raise ValueError(f"compress: keep and group must come together, got keep={keep}, group={group}")
     if keep is None or group is None:
-        offsets = _core.row_offsets(w, False, dtype, threads)
-        values = np.empty(int(offsets[-1]), w.dtype)
-        bitmask = np.empty(packed_shape(w.shape), np.uint8)
-        _core.compress(w, (offsets, values, bitmask, None), dtype, threads)
-        return BitmaskArray(values, bitmask, offsets, w.shape)
+        return compress_rows(w, dtype, threads)
     if not (2 <= group <= 32 and 1 <= keep < group):
         raise ValueError(f"compress: group must be from 2 to 32 and keep from 1 to below it, got {keep} of {group}")
     if not w.ndim or w.shape[-1] % group:

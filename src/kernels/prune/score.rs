@@ -6,8 +6,10 @@ use crate::real::{Element, Real};
 pub trait Score<T: Element>: Copy + Send + Sync {
     /// The key.
     type Key: crate::real::Key;
+    /// The float whose magnitude it is.
+    type Wide: Element<Key = Self::Key>;
     /// The key of infinity: those above are NaN's.
-    const INFINITY: Self::Key;
+    const INFINITY: Self::Key = Self::Wide::INFINITY_KEY;
     /// The keys of the weights of a row from column `first` on.
     fn keys(self, x: &[T], first: usize, keys: &mut [Self::Key]);
 }
@@ -16,13 +18,21 @@ pub trait Score<T: Element>: Copy + Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Magnitude;
 
+/// |w| in the dtype that it is computed in: weights of several dtypes have comparable keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Computed;
+
+/// |w| in f64.
+#[derive(Debug, Clone, Copy)]
+pub struct Double;
+
 /// |w| times the number of its column, rounded once.
 #[derive(Debug, Clone, Copy)]
 pub struct Scaled<'a, C>(pub &'a [C]);
 
 impl<T: Element> Score<T> for Magnitude {
     type Key = T::Key;
-    const INFINITY: T::Key = T::INFINITY_KEY;
+    type Wide = T;
     #[inline(always)]
     fn keys(self, x: &[T], _: usize, keys: &mut [T::Key]) {
         for (key, x) in keys.iter_mut().zip(x) {
@@ -31,9 +41,31 @@ impl<T: Element> Score<T> for Magnitude {
     }
 }
 
+impl<T: Element> Score<T> for Computed {
+    type Key = <T::Compute as Element>::Key;
+    type Wide = T::Compute;
+    #[inline(always)]
+    fn keys(self, x: &[T], _: usize, keys: &mut [Self::Key]) {
+        for (key, x) in keys.iter_mut().zip(x) {
+            *key = x.load().magnitude();
+        }
+    }
+}
+
+impl<T: Element> Score<T> for Double {
+    type Key = <f64 as Element>::Key;
+    type Wide = f64;
+    #[inline(always)]
+    fn keys(self, x: &[T], _: usize, keys: &mut [Self::Key]) {
+        for (key, x) in keys.iter_mut().zip(x) {
+            *key = x.to_f64().magnitude();
+        }
+    }
+}
+
 impl<T: Element> Score<T> for Scaled<'_, T::Compute> {
     type Key = <T::Compute as Element>::Key;
-    const INFINITY: Self::Key = <T::Compute as Element>::INFINITY_KEY;
+    type Wide = T::Compute;
     #[inline(always)]
     fn keys(self, x: &[T], first: usize, keys: &mut [Self::Key]) {
         for ((key, x), &scale) in keys.iter_mut().zip(x).zip(&self.0[first..]) {

@@ -1,0 +1,259 @@
+"""`prune_file`: the weights of a model file that matter least become zeros, in bounded memory."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelopt_rs import files
+from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.bitmask import bitmask_tensors, sparsity_config
+from modelopt_rs.files.pack_quantized import is_weight
+from modelopt_rs.pipeline.plan import NO_WEIGHT, Decision, OptionError, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.prune_plan import PruneOptions, plan_prune
+from modelopt_rs.pipeline.pruning import Bitmask, Prune, Pruner
+from modelopt_rs.pipeline.quantize import Quantize, packed_config, packed_specs
+from modelopt_rs.pipeline.report import ErrorFigures, Report, TensorReport, total
+from modelopt_rs.pipeline.sinks import config_of, open_sink
+from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
+from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
+
+__all__ = ["prune_file"]
+
+
+def prune_file(
+    source_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    sparsity: float | None = None,
+    keep: int | None = None,
+    group: int | None = None,
+    scope: str = "tensor",
+    format: str = "dense",
+    then: QuantizeOptions | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    nan: str = "raise",
+    durable: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Set the weights of the smallest magnitude in a model file to zero.
+
+    What becomes zero is exactly what `prune.magnitude`, `prune.global_magnitude` and `prune.n_of_m` choose in whole
+    arrays, but no tensor is ever held whole: exact thresholds come from counts of digits, in one more pass over 16-bit
+    weights, two over float32, four over float64. Nothing shows at `out_path` before all of it is written and read back;
+    whatever goes wrong, what was there stays.
+
+    Parameters
+    ----------
+    source_path : path
+        A safetensors file, a Hugging Face model directory, or a sharded checkpoint.
+    out_path : path
+        Where to write: a file for a file, a directory for a directory.
+    sparsity : float, optional
+        The share of weights that goes, from 0 to 1: exactly ``round(sparsity * n)`` of `n`, among equal magnitudes the
+        first. Weights of several dtypes are compared as numbers.
+    keep, group : int, optional
+        Instead of `sparsity`: how many of each `group` consecutive inputs stay. Inputs lie along axis 1: the rows of a
+        matrix, the input channels of a convolution.
+    scope : {"tensor", "row", "global"}
+        What loses the share `sparsity`: each tensor, each of its rows (all weights of one output), or all pruned
+        tensors together, in the order of the file.
+    format : {"dense", "bitmask"}
+        Store zeros, or (where that is smaller) the other weights and a bit for each: the sparse-bitmask layout that
+        compressed-tensors reads up to version 0.13. `dequantize_file` makes it dense again.
+    then : QuantizeOptions, optional
+        Quantize in the same pass; what is zero stays exactly zero. Its `include` and `exclude` say which tensors.
+    include, exclude : sequence of str
+        Globs over tensor names: what to prune besides the default, and what not to. `exclude` wins. By default
+        weights of two and more axes are pruned, but not embeddings, the last head and routers.
+    max_memory : int
+        The most bytes that tiles and their results may take at a time.
+    threads : int, optional
+        Threads to compute with; never changes a byte of the output.
+    dry_run : bool
+        Decide and report, write nothing.
+    verify : bool
+        Read the output back before it takes its place, and compare.
+    overwrite : bool
+        Replace what is at `out_path`.
+    nan : {"raise", "largest"}
+        What a NaN is: an error, or larger than all numbers, so that it stays.
+    durable : bool
+        Wait until the output is on the disk.
+    progress : callable, optional
+        Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
+
+    Returns
+    -------
+    Report
+        What was decided for every tensor and why, sizes, and zeros before and after. With `then` also how far the
+        quantized weights are from the pruned ones.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong, or (`OptionError` apart) a weight to be pruned is NaN.
+    FormatError
+        If the source is malformed.
+    OSError
+        If the operating system refuses to read or write.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     with mo.files.SafetensorsSink(f"{d}/model.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
+    ...     report = mo.prune_file(f"{d}/model.safetensors", f"{d}/sparse.safetensors", sparsity=0.75)
+    ...     with mo.files.open(f"{d}/sparse.safetensors") as source:
+    ...         bool((source.read("fc.weight") == mo.prune.magnitude(w, 0.75)).all())
+    True
+    >>> report.totals.sparsity_after
+    0.75
+    """
+    start = time.perf_counter()
+    options = PruneOptions(
+        sparsity=sparsity,
+        keep=keep,
+        group=group,
+        scope=scope,
+        format=format,
+        include=include,
+        exclude=exclude,
+        nan=nan,
+    )
+    if then is not None and format != "dense":
+        raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
+    with files.open(source_path) as source:
+        tensors, config = source.tensors, config_of(source)
+        plan = plan_prune(tensors, config, options)
+        packed = plan_quantize(tensors, config, then) if then else {}
+        chosen = [tensors[name] for name, decision in plan.items() if decision.action == "prune"]
+        road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
+        pruner = Pruner(source, chosen, options, road)
+        road.total += pruner.bytes_to_read()
+        zeros: dict[str, tuple[int, int]] = {}
+        if format == "bitmask":
+            # How many weights are left says how large the output is, and where in it everything stands.
+            road.total += sum(info.nbytes for info in chosen)
+            zeros = pruner.measure()
+            pruner = pruner.again()
+        dense = {info.name: _why_dense(info, zeros.get(info.name)) for info in chosen}
+        lasts: dict[str, Transform] = {name: Copy(info) for name, info in tensors.items()}
+        for info in chosen:
+            if dense[info.name] is None:
+                lasts[info.name] = Bitmask(info, _nonzero(info, zeros[info.name]), threads)
+        quantizers = {}
+        if then is not None:
+            quantizers = {n: Quantize(tensors[n], then, threads) for n, d in packed.items() if d.action == "quantize"}
+        lasts |= quantizers
+        prunes = {info.name: Prune(info, pruner, lasts[info.name], threads) for info in chosen}
+        transforms = lasts | prunes
+        if not dry_run:
+            if then is not None:
+                described: Mapping[str, Any] | None = packed_config(tensors, packed, then)
+            else:
+                described = _sparsity_config(tensors, dense, zeros, options)
+            sink = open_sink(
+                source,
+                out_path,
+                {name: transform.outputs for name, transform in transforms.items()},
+                specs=packed_specs(packed, then) if then else {},
+                quantization_config=described,
+                overwrite=overwrite,
+                durable=durable,
+            )
+            rewrite(source, sink, transforms, road, verify=verify)
+            zeros = {name: transform.zeros for name, transform in prunes.items()}
+        figures = {} if dry_run else {name: transform.figures for name, transform in quantizers.items()}
+        rows = [
+            _tensor_report(
+                info,
+                (plan[name], packed.get(name)),
+                dense.get(name) if format == "bitmask" else None,
+                transforms[name].outputs,
+                zeros.get(name),
+                figures.get(name),
+            )
+            for name, info in tensors.items()
+        ]
+    return Report(
+        command="prune",
+        source=str(source_path),
+        output=str(out_path),
+        dry_run=dry_run,
+        options={**options.as_dict(), "then": then.as_dict() if then else None},
+        totals=total(rows, figures, time.perf_counter() - start),
+        tensors=tuple(rows),
+    )
+
+
+def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:
+    return math.prod(info.shape) - zeros[1]
+
+
+def _why_dense(info: TensorInfo, zeros: tuple[int, int] | None) -> str | None:
+    """Say why a tensor is stored with its zeros; None if it is stored as a bitmask."""
+    if zeros is None:
+        return "asked for"
+    if not info.name.endswith(".weight"):
+        return NO_WEIGHT
+    small = sum(part.nbytes for part in bitmask_tensors(info, _nonzero(info, zeros)))
+    return None if small < info.nbytes else "a bitmask would be no smaller"
+
+
+def _sparsity_config(
+    tensors: Mapping[str, TensorInfo],
+    dense: Mapping[str, str | None],
+    zeros: Mapping[str, tuple[int, int]],
+    options: PruneOptions,
+) -> dict[str, Any] | None:
+    """Describe bitmasks to their loaders; None where there are none."""
+    masked = [name for name, reason in dense.items() if reason is None]
+    if not masked:
+        return None
+    sparsity = sum(zeros[name][1] for name in masked) / sum(math.prod(tensors[name].shape) for name in masked)
+    left = [name.removesuffix(".weight") for name in tensors if is_weight(name) and name not in masked]
+    return sparsity_config(sparsity, options.structure, left)
+
+
+def _tensor_report(
+    info: TensorInfo,
+    decisions: tuple[Decision, Decision | None],
+    dense: str | None,
+    outputs: Sequence[TensorInfo],
+    zeros: tuple[int, int] | None,
+    figures: ErrorFigures | None,
+) -> TensorReport:
+    done = [decision for decision in decisions if decision and decision.action != "copy"]
+    reasons = [decision.reason for decision in done] or [decisions[0].reason]
+    if dense is not None:
+        reasons.append(f"stored dense: {dense}")
+    size = math.prod(info.shape)
+    return TensorReport(
+        name=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        decision="+".join(decision.action for decision in done) or "copy",
+        reason="; ".join(dict.fromkeys(reasons)),
+        bytes_before=info.nbytes,
+        bytes_after=sum(output.nbytes for output in outputs),
+        sqnr_db=None if figures is None else figures.sqnr_db,
+        max_error=None if figures is None else figures.max_error,
+        zeros_before=None if zeros is None else zeros[0],
+        zeros_after=None if zeros is None else zeros[1],
+        sparsity_before=None if zeros is None else zeros[0] / size,
+        sparsity_after=None if zeros is None else zeros[1] / size,
+    )
