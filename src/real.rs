@@ -3,8 +3,10 @@
 //! Conversions are integer arithmetic on bits, without branches: they vectorise on every instruction set, are right
 //! for subnormal numbers in any floating-point environment, and keep NaN a NaN.
 
+mod key;
 mod narrow;
 
+pub use key::Key;
 use narrow::round_to_odd;
 pub use narrow::{Bf16, F16, select};
 
@@ -114,58 +116,6 @@ impl Half for Bf16 {
         Self::from_f32_by_chance(x, random)
     }
 }
-
-/// The signed integers that keys are.
-pub trait Key:
-    Copy + Ord + Send + Sync + std::fmt::Debug + std::ops::Add<Output = Self> + std::ops::Sub<Output = Self> + 'static
-{
-    /// The largest key: neutral for a minimum.
-    const MAX: Self;
-    /// The smallest key: neutral for a maximum.
-    const MIN: Self;
-    /// Zero: neutral for the maximum of magnitudes.
-    const ZERO: Self;
-    /// One.
-    const ONE: Self;
-    /// The middle between two keys that are not negative, rounded down.
-    #[must_use]
-    fn middle(self, other: Self) -> Self;
-    /// As a count: a key that is not negative.
-    fn to_u64(self) -> u64;
-    /// -x - 1.
-    #[must_use]
-    fn not(self) -> Self;
-    /// The magnitude of a key: the key itself, or its complement where it is negative.
-    #[must_use]
-    #[inline(always)]
-    fn magnitude(self) -> Self {
-        if self < Self::ZERO { self.not() } else { self }
-    }
-}
-
-macro_rules! key {
-    ($($t:ty),*) => {$(
-        impl Key for $t {
-            const MAX: Self = <$t>::MAX;
-            const MIN: Self = <$t>::MIN;
-            const ZERO: Self = 0;
-            const ONE: Self = 1;
-            #[inline(always)]
-            fn middle(self, other: Self) -> Self {
-                (self & other) + ((self ^ other) >> 1)
-            }
-            #[inline(always)]
-            fn to_u64(self) -> u64 {
-                self as u64
-            }
-            #[inline(always)]
-            fn not(self) -> Self {
-                !self
-            }
-        }
-    )*};
-}
-key!(i16, i32, i64);
 
 macro_rules! element {
     ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal,

@@ -18,6 +18,7 @@ mod packing;
 mod parts;
 mod prune;
 mod prune_stream;
+mod pruned;
 mod quant;
 mod reduce;
 mod result;
