@@ -43,6 +43,8 @@ bench: build
 	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*"
 	$(BIN)/python benches/arrays.py
 	$(BIN)/python benches/optim.py
+	$(BIN)/python benches/prune.py
+	$(BIN)/python benches/crop.py
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels
