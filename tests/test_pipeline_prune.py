@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modelopt_rs as mo
+from modelopt_rs import _core
 from modelopt_rs.pipeline import OptionError
 from pipeline_models import (
     LINEAR,
@@ -309,6 +310,65 @@ def test_bitmask_directory_says_what_it_is(tmp_path: Path) -> None:
         options: dict[str, Any] = {"sparsity": 0.5} if call is mo.prune_file else {}
         with pytest.raises(mo.UnsupportedError, match=r"stored as bitmasks already .*: dequantize it first"):
             call(tmp_path / "b", tmp_path / "d", **options)
+
+
+def test_compressed_tensors_unpacks_the_bitmask(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    library = pytest.importorskip("compressed_tensors.utils")
+    pruned, _ = prune(tmp_path, {"fc.weight": ("F32", weights((37, 100), 1))}, sparsity=0.6)
+    small, _ = prune(tmp_path, {"fc.weight": ("F32", weights((37, 100), 1))}, sparsity=0.6, format="bitmask")
+    stays = library.unpack_bitmasks(torch.from_numpy(small["fc.bitmask"][1].copy()), [37, 100]).numpy()
+    out = np.zeros((37, 100), np.float32)
+    out[stays] = small["fc.compressed"][1]
+    assert same(out, pruned["fc.weight"][1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digit", "message"),
+    [
+        ("F32", (32, 0, 16, 17), "count_magnitudes: digit must lie within a key, got 32 0 16 17"),
+        ("F32", (32, 2, 15, 15), "digit must lie within a key"),
+        ("F32", (16, 0, 0, 15), "bits must be 32 or 64 for this dtype, got 16"),
+        ("F64", (32, 0, 16, 15), "bits must be 64 for this dtype, got 32"),
+        ("BF16", (48, 0, 32, 15), "bits must be 16, 32 or 64 for this dtype, got 48"),
+    ],
+)
+def test_a_digit_that_no_key_has(dtype: str, digit: tuple[int, int, int, int], message: str) -> None:
+    x = as_dtype(weights((4,)), dtype)
+    counts = np.zeros(1 << digit[3], np.int64)
+    with pytest.raises(ValueError, match=message):
+        _core.count_magnitudes(x, digit, counts, ("raise", bf16(dtype), None))
+    assert not counts.any()
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ((32, 2**31, 0), "apply_cut: key must be a magnitude of 32 bits, got 2147483648"),
+        ((8, 1, 0), "apply_cut: key must be a magnitude of 8 bits, got 1"),
+        ((16, 1, 0), "apply_cut: bits must be 32 or 64 for this dtype, got 16"),
+    ],
+)
+def test_a_cut_that_no_weight_has(cut: tuple[int, int, int], message: str) -> None:
+    x = weights((4,))
+    with pytest.raises(ValueError, match=message):
+        _core.apply_cut(x, cut, None, None)
+    assert same(x, weights((4,)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_b11_the_same_counts_and_cuts_for_every_instruction_set(isas: list[str], dtype: str) -> None:
+    x = as_dtype(values((70_001,), 5, False), dtype)
+    seen = set()
+    for isa in isas:
+        _core.set_isa(isa)
+        for threads in (1, 3):
+            counts, w = np.zeros(1 << 15, np.int64), x.copy()
+            _core.count_magnitudes(w, (64, 0, 48, 15), counts, ("raise", bf16(dtype), threads))
+            used = _core.apply_cut(w, (64, int(np.float64(0.5).view(np.int64)), 3), bf16(dtype), threads)
+            seen.add((counts.tobytes(), w.tobytes(), used))
+    assert len(seen) == 1
+    assert counts.sum() == x.size
 
 
 def damaged(small: Tensors, name: str, change: Any) -> Tensors:

@@ -366,6 +366,24 @@ def test_f9_memory_is_bounded(tmp_path: Path, bits: int, scheme: str) -> None:
     assert int(out.stdout) < (32 + 64) * 2**20
 
 
+def test_f9_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None:
+    infos = [mo.files.TensorInfo(f"{i}.weight", "F32", (512, 4096), 8 << 20) for i in range(48)]
+    with mo.files.SafetensorsSink(tmp_path / "a.safetensors", infos, durable=False) as sink:
+        for info in infos:
+            sink.write(info.name, np.zeros(info.shape, np.float32))
+        sink.commit(verify=False)
+    program = (
+        "import sys, modelopt_rs as mo\n"
+        "then = mo.QuantizeOptions(bits=8)\n"
+        "print(mo.quantize_file(sys.argv[1], sys.argv[2], durable=False, verify=False).totals.peak_memory)\n"
+        "report = mo.prune_file(sys.argv[1], sys.argv[3], sparsity=0.5, then=then, durable=False, verify=False)\n"
+        "print(report.totals.peak_memory)\n"
+    )
+    arguments = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert max(map(int, out.stdout.split())) < 80 * 2**20
+
+
 def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:
     x = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 256)
     write(tmp_path / "a.safetensors", {"fc.weight": ("F32", x)})

@@ -38,7 +38,12 @@ macro_rules! with_score {
 }
 
 fn narrow(function: &str, own: u32, bits: u32) -> Error {
-    Error::Value(format!("{function}: bits must be {own}, 32 or 64 and no less than the dtype has, got {bits}"))
+    let known = match own {
+        16 => "16, 32 or 64",
+        32 => "32 or 64",
+        _ => "64",
+    };
+    Error::Value(format!("{function}: bits must be {known} for this dtype, got {bits}"))
 }
 
 /// `(bits of a key, prefix, shift, width)`.

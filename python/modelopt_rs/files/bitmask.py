@@ -1,4 +1,4 @@
-"""The `sparse-bitmask` layout that compressed-tensors had up to 0.13: non-zero values and a bit for each weight.
+"""The `sparse-bitmask` layout that compressed-tensors had up to 0.14: non-zero values and a bit for each weight.
 
 For a weight `NAME.weight` of shape [out, in] the file holds:
 

@@ -67,7 +67,7 @@ def prune_file(
         tensors together, in the order of the file.
     format : {"dense", "bitmask"}
         Store zeros, or (where that is smaller) the other weights and a bit for each: the sparse-bitmask layout that
-        compressed-tensors reads up to version 0.13. `dequantize_file` makes it dense again.
+        compressed-tensors reads up to version 0.14. `dequantize_file` makes it dense again.
     then : QuantizeOptions, optional
         Quantize in the same pass; what is zero stays exactly zero. Its `include` and `exclude` say which tensors.
     include, exclude : sequence of str

@@ -183,7 +183,8 @@ class Quantize:
         return parts
 
     def end(self) -> Sequence[tuple[str, Array]]:
-        """Return the shape."""
+        """Let go of the buffers, or there would be some for each tensor; return the shape."""
+        del self._quantizer
         return [(f"{self._info.name}_shape", np.array(self._info.shape, np.int64))]
 
 
