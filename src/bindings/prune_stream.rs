@@ -8,7 +8,7 @@ use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
-use super::pruned::{Nan, nan_error, nan_rule};
+use super::pruned::{Nan, Options, nan_error, nan_rule};
 use super::threads::resolve;
 use crate::error::{Error, Result};
 use crate::kernels::prune::{self as kernel, Computed, Digit, Double, Job, MAX_WIDTH, Magnitude, Weights};
@@ -61,9 +61,6 @@ fn check_digit((bits, prefix, shift, width): GivenDigit) -> Result<Digit> {
         }
     }
 }
-
-/// `(nan, dtype, threads)`.
-type Options<'py> = (Obj<'py>, Option<String>, Option<Obj<'py>>);
 
 /// Add to `counts` how many magnitudes have each value of a digit.
 #[pyfunction]

@@ -1,6 +1,7 @@
 //! How far rows lie from all the others: the criterion of FPGM (He et al. 2019, arXiv 1811.00250, equation 5).
 
 use crate::isa::kernel;
+use crate::kernels::reduce::sum_of_lanes;
 use crate::par;
 use crate::real::Element;
 
@@ -25,14 +26,7 @@ kernel! {
             let d = a.to_f64() - b.to_f64();
             *lane += d * d;
         }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-            width /= 2;
-        }
-        lanes[0]
+        sum_of_lanes(lanes)
     }
 }
 

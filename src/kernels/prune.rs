@@ -92,6 +92,22 @@ impl<'a, T: Element, O: Output<T>> Job<'a, T, O> {
     }
 }
 
+/// The weights that `out` is written for: those of `given` from `start` on, or (in place) what `out` holds, copied.
+#[inline(always)]
+fn block_of<'a, T: Element, O: Output<T>>(
+    given: Option<&'a [T]>,
+    start: usize,
+    out: &[O::Item],
+    copied: &'a mut [T],
+) -> &'a [T] {
+    let n = out.len();
+    if let Some(x) = given {
+        return &x[start..][..n];
+    }
+    copied[..n].copy_from_slice(O::weights(out));
+    &copied[..n]
+}
+
 /// Which keys of one array or row go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut<K> {

@@ -99,6 +99,19 @@ kernel! {
     }
 }
 
+/// The sum of lanes, joined as a tree.
+#[inline(always)]
+pub fn sum_of_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
+    let mut width = N / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
 /// Reduce a whole array to one state.
 pub fn reduce_all<T: Element, O: Op<T>>(x: &[T], threads: usize) -> State<T, O> {
     par::map(threads, x.chunks(CHUNK), reduce_chunk::<T, O>).into_iter().fold(O::IDENTITY, O::merge)

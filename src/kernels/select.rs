@@ -64,60 +64,67 @@ fn from_rank_bits<T: Element>(rank: u64, order: Order) -> T {
     })
 }
 
-/// Which keys are counted, and which of their bits.
-#[derive(Clone, Copy)]
-struct Digit {
-    order: Order,
+/// Which bits of a key are counted: `width` bits above `shift`, of the keys that have `prefix` above them.
+#[derive(Debug, Clone, Copy)]
+pub struct Digit {
     /// The bits above the digit.
-    prefix: u64,
-    shift: u32,
-    width: u32,
+    pub prefix: u64,
+    /// How many bits are below it.
+    pub shift: u32,
+    /// Its own bits.
+    pub width: u32,
 }
 
 impl Digit {
-    /// Count the top digit of all keys of a chunk. (`order` once more, by name: the loop is compiled for each.)
-    #[inline(always)]
-    fn count_all<T: Element>(self, order: Order, chunk: &[T], counts: &mut [u64]) {
-        let (blocks, tail) = chunk.as_chunks::<TURNS>();
-        for block in blocks {
-            for turn in 0..TURNS {
-                counts[(rank_bits(block[turn], order) >> self.shift) as usize * TURNS + turn] += 1;
-            }
-        }
-        for &v in tail {
-            counts[(rank_bits(v, order) >> self.shift) as usize * TURNS] += 1;
-        }
+    /// Its values.
+    pub fn bins(self) -> usize {
+        1 << self.width
     }
 
-    /// Count the digit of those keys of a chunk that have the prefix.
+    /// How many counters are needed; `first`: nothing is above the digit.
+    pub fn counters(self, first: bool) -> usize {
+        if first { self.bins() * TURNS } else { self.bins() + ELSEWHERE }
+    }
+
+    /// Count the digit of the keys of a chunk, those that have the prefix (all, if it is the first).
     #[inline(always)]
-    fn count_some<T: Element>(self, order: Order, chunk: &[T], counts: &mut [u64]) {
-        let bins = 1usize << self.width;
+    pub fn count<T: Copy>(self, first: bool, chunk: &[T], key: impl Fn(T) -> u64, counts: &mut [u64]) {
+        if first {
+            let (blocks, tail) = chunk.as_chunks::<TURNS>();
+            for block in blocks {
+                for turn in 0..TURNS {
+                    counts[(key(block[turn]) >> self.shift) as usize * TURNS + turn] += 1;
+                }
+            }
+            for &v in tail {
+                counts[(key(v) >> self.shift) as usize * TURNS] += 1;
+            }
+            return;
+        }
+        let bins = self.bins();
         for (i, &v) in chunk.iter().enumerate() {
             // Of the keys with the prefix nothing but the digit is left; all others are larger than any digit.
-            let digit = (rank_bits(v, order) >> self.shift) ^ (self.prefix << self.width);
+            let digit = (key(v) >> self.shift) ^ (self.prefix << self.width);
             let place = if digit < bins as u64 { digit as usize } else { bins + i % ELSEWHERE };
             counts[place] += 1;
         }
     }
 
-    /// How many keys have each value of the digit.
-    fn count<T: Element>(self, x: &[&[T]], threads: usize) -> Vec<u64> {
-        let bins = 1usize << self.width;
+    /// How many keys have each value of the digit, from the counters.
+    pub fn totals(self, first: bool, counts: &[u64]) -> impl Iterator<Item = u64> {
+        counts.chunks(if first { TURNS } else { 1 }).take(self.bins()).map(|turns| turns.iter().sum())
+    }
+
+    /// How many elements have each value of the digit.
+    fn count_elements<T: Element>(self, x: &[&[T]], order: Order, threads: usize) -> Vec<u64> {
         let first = self.shift + self.width == T::BITS;
-        let counters = if first { bins * TURNS } else { bins + ELSEWHERE };
         let chunks: Vec<&[T]> = x.iter().flat_map(|x| x.chunks(CHUNK)).collect();
-        let mut counts = par::count(threads, chunks.into_iter(), counters, |counts, chunk| match (first, self.order) {
-            (true, Order::Value) => self.count_all(Order::Value, chunk, counts),
-            (true, Order::Magnitude) => self.count_all(Order::Magnitude, chunk, counts),
-            (false, Order::Value) => self.count_some(Order::Value, chunk, counts),
-            (false, Order::Magnitude) => self.count_some(Order::Magnitude, chunk, counts),
+        // By name, so that the loops are compiled for each order.
+        let counts = par::count(threads, chunks.into_iter(), self.counters(first), |counts, chunk| match order {
+            Order::Value => self.count(first, chunk, |v| rank_bits(v, Order::Value), counts),
+            Order::Magnitude => self.count(first, chunk, |v| rank_bits(v, Order::Magnitude), counts),
         });
-        if first {
-            return counts.as_chunks::<TURNS>().0.iter().map(|turns| turns.iter().sum()).collect();
-        }
-        counts.truncate(bins);
-        counts
+        self.totals(first, &counts).collect()
     }
 }
 
@@ -143,8 +150,8 @@ pub fn select<T: Element>(x: &[&[T]], order: Order, ranks: &[u64], threads: usiz
     let mut found = vec![nothing; ranks.len()];
     let wanted: Vec<(usize, u64)> = ranks.iter().copied().enumerate().collect();
     let first = width(length(x), if T::BITS == 16 { 16 } else { FIRST });
-    let digit = Digit { order, prefix: 0, shift: T::BITS - first, width: first };
-    split(x, digit, &wanted, &mut found, threads);
+    let digit = Digit { prefix: 0, shift: T::BITS - first, width: first };
+    split(x, (order, digit), &wanted, &mut found, threads);
     found
 }
 
@@ -153,9 +160,15 @@ fn length<T>(x: &[&[T]]) -> usize {
 }
 
 /// Find `wanted` (index into `found`, rank among the keys of the prefix) by this digit, then the next.
-fn split<T: Element>(x: &[&[T]], digit: Digit, wanted: &[(usize, u64)], found: &mut [Found<T>], threads: usize) {
+fn split<T: Element>(
+    x: &[&[T]],
+    (order, digit): (Order, Digit),
+    wanted: &[(usize, u64)],
+    found: &mut [Found<T>],
+    threads: usize,
+) {
     let mut before = 0u64;
-    for (value, count) in digit.count(x, threads).into_iter().enumerate() {
+    for (value, count) in digit.count_elements(x, order, threads).into_iter().enumerate() {
         if count == 0 {
             continue;
         }
@@ -171,12 +184,12 @@ fn split<T: Element>(x: &[&[T]], digit: Digit, wanted: &[(usize, u64)], found: &
         let prefix = (digit.prefix << digit.width) | value as u64;
         if digit.shift == 0 {
             for &(i, rank) in &inside {
-                found[i] = Found { value: from_rank_bits(prefix, digit.order), before: rank, equal: count };
+                found[i] = Found { value: from_rank_bits(prefix, order), before: rank, equal: count };
             }
         } else {
             // Equal digits, so that the last is no shorter than it must be: 51 bits are 17 + 17 + 17.
             let width = digit.shift.div_ceil(digit.shift.div_ceil(width(length(x), LATER)));
-            split(x, Digit { prefix, shift: digit.shift - width, width, ..digit }, &inside, found, threads);
+            split(x, (order, Digit { prefix, shift: digit.shift - width, width }), &inside, found, threads);
         }
     }
 }

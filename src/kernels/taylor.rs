@@ -1,6 +1,7 @@
 //! What the loss would change by without a slice, to first order (Molchanov et al. 2019, arXiv 1906.10771).
 
 use crate::isa::kernel;
+use crate::kernels::reduce::sum_of_lanes;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
 
@@ -40,15 +41,7 @@ kernel! {
             plain[i] += p;
             squares[i] += p * p;
         }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                plain[i] += plain[i + width];
-                squares[i] += squares[i + width];
-            }
-            width /= 2;
-        }
-        Sums { plain: plain[0], squares: squares[0] }
+        Sums { plain: sum_of_lanes(plain), squares: sum_of_lanes(squares) }
     }
 }
 

@@ -3,8 +3,7 @@
 import click
 
 from modelopt_rs.cli.options import common, model, output
-from modelopt_rs.cli.quantize import show_totals
-from modelopt_rs.cli.show import progress, write_report
+from modelopt_rs.cli.show import progress, show_totals, write_report
 from modelopt_rs.pipeline import dequantize_file
 
 __all__ = ["dequantize"]

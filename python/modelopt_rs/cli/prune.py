@@ -5,8 +5,7 @@ import re
 import click
 
 from modelopt_rs.cli.options import common, dry_run, model, output, quantization, selection
-from modelopt_rs.cli.quantize import show_plan, show_totals
-from modelopt_rs.cli.show import progress, write_report
+from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
 from modelopt_rs.pipeline import QuantizeOptions, prune_file
 
 __all__ = ["parse_keep", "prune"]

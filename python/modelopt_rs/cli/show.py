@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from modelopt_rs.files.atomic import AtomicFile
+from modelopt_rs.pipeline import Report
 from modelopt_rs.pipeline.tiles import Progress as Callback
 
-__all__ = ["decibels", "line", "number", "printable", "progress", "table", "write_report"]
+__all__ = ["decibels", "line", "number", "printable", "progress", "show_plan", "show_totals", "table", "write_report"]
 
 PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
 
@@ -105,3 +107,44 @@ def write_report(path: str | None, text: str) -> None:
     with AtomicFile(path, nbytes=len(data)) as file:
         file.write_at(data, 0)
         file.commit()
+
+
+def show_plan(report: Report) -> None:
+    """Print what a dry run has decided for each tensor."""
+    if report.dry_run:
+        table(
+            ("tensor", "decision and reason", "bytes", "after"),
+            [
+                (t.name, f"{t.decision}: {t.reason}", f"{t.bytes_before:,}", f"{t.bytes_after:,}")
+                for t in report.tensors
+            ],
+            left=(0, 1),
+        )
+        line()
+
+
+def show_totals(report: Report) -> None:
+    """Print what a report adds up to."""
+    totals = report.totals
+    line(f"{report.source} -> {report.output}" if report.output else report.source)
+    changed = Counter(t.decision for t in report.tensors if t.decision != "copy")
+    for decision, count in changed.items() or [(report.command, 0)]:
+        verb = decision.replace("+", "d and ") + "d"
+        line(f"{verb}  {count:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
+    reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
+    for reason, count in reasons.most_common():
+        line(f"left  {count:,} tensors: {reason}")
+    line(f"bytes  {totals.bytes_before:,} -> {totals.bytes_after:,} (ratio {totals.ratio:.2f})")
+    if totals.sparsity_before is not None and totals.sparsity_after is not None:
+        line(
+            f"zeros  {totals.zeros_before:,} -> {totals.zeros_after:,} of the pruned tensors "
+            f"({100 * totals.sparsity_before:.1f} % -> {100 * totals.sparsity_after:.1f} %)"
+        )
+    if totals.sqnr_db is not None:
+        line(f"SQNR  {decibels(totals.sqnr_db, ' dB')}, largest error {number(totals.max_error)}")
+        line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db, ' dB')}")
+    if not report.dry_run:
+        line(
+            f"time  {totals.seconds:.2f} s, {totals.gb_per_s:.2f} GB/s of input, "
+            f"peak memory {totals.peak_memory / 2**20:.0f} MiB"
+        )

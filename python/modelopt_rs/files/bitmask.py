@@ -15,20 +15,19 @@ from itertools import chain
 from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import Array, Source, TensorInfo, Tile
+from modelopt_rs.files.model import FLOATS, Array, Source, TensorInfo, Tile
 from modelopt_rs.files.safetensors import numpy_dtype
 
 __all__ = ["Decompressed", "bitmask_modules", "bitmask_tensors", "sparsity_config"]
 
 PARTS = ("compressed", "bitmask", "row_offsets", "shape")
-FLOATS: Final[dict[str, Literal["bf16"] | None]] = {"F64": None, "F32": None, "F16": None, "BF16": "bf16"}
 _MAX_AXES = 8
 
 

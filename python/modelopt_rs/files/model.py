@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Sink", "Source", "TensorInfo", "Tile", "bf16_to_float32"]
+__all__ = ["FLOATS", "Array", "Sink", "Source", "TensorInfo", "Tile", "bf16_to_float32"]
 
 Array: TypeAlias = NDArray[Any]
+FLOATS: Final[dict[str, Literal["bf16"] | None]] = {"F64": None, "F32": None, "F16": None, "BF16": "bf16"}
+"""The dtypes of floats, and the `dtype=` that the array functions need for them."""
 
 
 def bf16_to_float32(bits: Array) -> Array:

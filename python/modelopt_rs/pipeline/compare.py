@@ -7,8 +7,8 @@ import numpy as np
 
 from modelopt_rs import _core, files
 from modelopt_rs.files import Dequantized, TensorInfo
-from modelopt_rs.files.model import Array
-from modelopt_rs.pipeline.inspect import FLOATS, INTEGERS
+from modelopt_rs.files.model import FLOATS, Array
+from modelopt_rs.pipeline.inspect import INTEGERS
 from modelopt_rs.pipeline.report import CompareReport, ErrorFigures, TensorDifference, peak_memory
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, packed_memory, tile_bytes, widened
 

@@ -3,19 +3,17 @@
 import math
 import os
 import time
-from typing import Final, Literal
 
 import numpy as np
 
 from modelopt_rs import _core, files
 from modelopt_rs.files import Source, TensorInfo
-from modelopt_rs.files.model import Array
+from modelopt_rs.files.model import FLOATS, Array
 from modelopt_rs.pipeline.report import InspectReport, TensorStatistics, peak_memory
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, tile_bytes, widened
 
 __all__ = ["inspect_file"]
 
-FLOATS: Final[dict[str, Literal["bf16"] | None]] = {"F64": None, "F32": None, "F16": None, "BF16": "bf16"}
 INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.files.bitmask import FLOATS
+from modelopt_rs.files.model import FLOATS
 from modelopt_rs.pipeline.plan import Decision, OptionError, check_globs, check_plain, decide
 
-__all__ = ["FLOATS", "PruneOptions", "plan_prune"]
+__all__ = ["PruneOptions", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")

@@ -12,8 +12,8 @@ from modelopt_rs import _core
 from modelopt_rs._types import PruneOptions as How
 from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.bitmask import bitmask_tensors
-from modelopt_rs.files.model import Array
-from modelopt_rs.pipeline.prune_plan import FLOATS, PruneOptions
+from modelopt_rs.files.model import FLOATS, Array
+from modelopt_rs.pipeline.prune_plan import PruneOptions
 from modelopt_rs.pipeline.ranking import Cut, bytes_to_rank, find_cut
 from modelopt_rs.pipeline.tiles import Road
 from modelopt_rs.pipeline.transform import Copy, Transform, apply

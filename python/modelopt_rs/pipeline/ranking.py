@@ -13,11 +13,9 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16
 from modelopt_rs.files import Source, TensorInfo
-from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import Array
+from modelopt_rs.files.model import FLOATS, Array
 from modelopt_rs.files.safetensors import numpy_dtype
-from modelopt_rs.pipeline.prune_plan import FLOATS
-from modelopt_rs.pipeline.tiles import Road, tile_bytes
+from modelopt_rs.pipeline.tiles import Road, located, tile_bytes
 
 __all__ = ["Cut", "bytes_to_rank", "find_cut"]
 
@@ -99,10 +97,7 @@ def _count(
     for info in tensors:
         options = (nan, FLOATS[info.dtype], road.threads)
         for tile in source.tiles(info.name, tile_bytes(info, 0, road.max_memory)):
-            try:
+            with located(source, info.name, tile):
                 _core.count_magnitudes(tile.array, digit, counts, options)
-            except ValueError as error:
-                where = f"{source.path}: tensor {quote(info.name)}, rows from {tile.first_row:,}"
-                raise ValueError(f"{where}: {error}") from error
             road.advance(tile.array.nbytes, info.name)
     return counts

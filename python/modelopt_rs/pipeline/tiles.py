@@ -1,12 +1,13 @@
 """How large a tile may be, and how far a run has come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from modelopt_rs.files import Decompressed, Dequantized, Source, TensorInfo
 from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import Array, bf16_to_float32
+from modelopt_rs.files.model import Array, Tile, bf16_to_float32
 from modelopt_rs.files.pack_quantized import words
 from modelopt_rs.pipeline.plan import OptionError
 
@@ -15,6 +16,7 @@ __all__ = [
     "TILE_BYTES",
     "Progress",
     "Road",
+    "located",
     "packed_memory",
     "tile_bytes",
     "widened",
@@ -96,6 +98,16 @@ def widened(array: Array, dtype: str) -> Array:
     """
     # A bfloat16 is the upper half of the float32 of the same value.
     return bf16_to_float32(array) if dtype == "BF16" else array
+
+
+@contextmanager
+def located(source: Source, name: str, tile: Tile) -> Iterator[None]:
+    """Raise errors about a tile with the tensor and the row that it begins at."""
+    try:
+        yield
+    except ValueError as error:
+        where = f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}"
+        raise ValueError(f"{where}: {error}") from error
 
 
 def packed_memory(source: Source, name: str) -> tuple[int, int]:

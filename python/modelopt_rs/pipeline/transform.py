@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from modelopt_rs.files import Sink, Source, TensorInfo
-from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array
-from modelopt_rs.pipeline.tiles import Road, packed_memory, tile_bytes
+from modelopt_rs.pipeline.tiles import Road, located, packed_memory, tile_bytes
 
 __all__ = ["Copy", "Transform", "apply", "rewrite"]
 
@@ -90,11 +89,8 @@ def apply(source: Source, name: str, transform: Transform, road: Road) -> Iterat
         size = tile_bytes(info, extra, road.max_memory, kept=kept, unit=transform.unit)
         transform.begin(size // info.row_nbytes)
         for tile in source.tiles(name, size):
-            try:
+            with located(source, name, tile):
                 parts = transform(tile.array)
-            except ValueError as error:
-                where = f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}"
-                raise ValueError(f"{where}: {error}") from error
             yield from parts
             road.advance(tile.array.nbytes, name)
     yield from transform.end()

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelopt_rs._types import Array
 
-__all__ = ["Cut", "Group", "Member", "check_groups", "cuts_of"]
+__all__ = ["Cut", "Group", "Member", "check_ascending", "check_groups", "cuts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,19 @@ class Cut:
     def range(self) -> range:
         """The indices that all units take."""
         return range(self.member.offset, self.member.offset + self.group.units * self.member.size)
+
+
+def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> NDArray[np.int64]:
+    """Return a choice of units or indices: ascending, at least one, from 0 to below `n`."""
+    array = np.asarray(given)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        got = f"{array.dtype} of shape {array.shape}"
+        raise TypeError(f"{function}: {name} must be a 1-d array of integers, got {got}")
+    chosen = array.astype(np.int64)
+    if not array.size or array[0] < 0 or array[-1] >= n or (np.diff(chosen) <= 0).any():
+        text = f"ascending {what} from 0 to below {n}"
+        raise ValueError(f"{function}: {name} must be one or more {text}, got {array.tolist()[:8]}")
+    return chosen
 
 
 def check_groups(function: str, tensors: Mapping[str, Array], groups: Iterable[Group]) -> tuple[Group, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
+from modelopt_rs.prune.coupling import Group, check_ascending, check_groups, cuts_of
 from modelopt_rs.prune.importance import Scores, importance
 
 __all__ = ["CropReport", "GroupReport", "Indices", "Keep", "apply_crop", "crop", "plan_crop", "take"]
@@ -234,15 +234,7 @@ def apply_crop(
     for name, units in kept.items():
         if name not in known:
             raise ValueError(f"apply_crop: kept must name groups, got {name!r}")
-        array = np.asarray(units)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            got = f"{array.dtype} of shape {array.shape}"
-            raise TypeError(f"apply_crop: kept[{name!r}] must be a 1-d array of integers, got {got}")
-        inside = array.size and array[0] >= 0 and array[-1] < known[name]
-        if not inside or (np.diff(array.astype(np.int64)) <= 0).any():
-            what = f"ascending units from 0 to below {known[name]}"
-            raise ValueError(f"apply_crop: kept[{name!r}] must be one or more {what}, got {array.tolist()[:8]}")
-        checked[name] = array.astype(np.int64)
+        checked[name] = check_ascending("apply_crop", f"kept[{name!r}]", units, "units", known[name])
     return _apply("apply_crop", tensors, groups, checked, threads)
 
 

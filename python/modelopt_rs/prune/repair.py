@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.prune.coupling import check_ascending
 
 __all__ = ["InputStats", "compensate_bias", "least_squares"]
 
@@ -208,15 +209,8 @@ def _split(function: str, weight: Array, kept: Any) -> tuple[NDArray[np.int64], 
     _expect_floats(function, "weight", weight)
     if weight.ndim != 2:
         raise ValueError(f"{function}: weight must have shape (out, in), got {weight.shape}")
-    stays = np.asarray(kept)
-    if stays.ndim != 1 or stays.dtype.kind not in "iu":
-        got = f"{stays.dtype} of shape {stays.shape}"
-        raise TypeError(f"{function}: kept must be a 1-d array of integers, got {got}")
     n = weight.shape[1]
-    stays = stays.astype(np.int64)
-    if not stays.size or stays[0] < 0 or stays[-1] >= n or (np.diff(stays) <= 0).any():
-        what = f"ascending inputs from 0 to below {n}"
-        raise ValueError(f"{function}: kept must be one or more {what}, got {stays.tolist()[:8]}")
+    stays = check_ascending(function, "kept", kept, "inputs", n)
     return stays, np.setdiff1d(np.arange(n), stays)
 
 

@@ -20,9 +20,8 @@ def prune_into(
 ) -> Array:
     """Call `core` with the array that it writes: weights, or a mask as bytes; the result as it was asked for."""
     nan, dtype, threads = options
-    first = "raise-first" if nan == "raise" and out is not None else nan
-    if mask not in (None, "bool", "bits"):
-        raise ValueError(f"{function}: mask must be None, 'bool' or 'bits', got {mask!r}")
+    first = _before_out(nan, out)
+    _check_kind(function, mask)
     if not isinstance(w, np.ndarray):
         core(w, (nan, dtype, threads))  # which refuses it
     if mask is None:
@@ -30,11 +29,8 @@ def prune_into(
         core(result, (first, dtype, threads))
         return result
     if out is not None:
-        want = np.dtype(np.bool_ if mask == "bool" else np.uint8)
         shape = w.shape if mask == "bool" else packed_shape(w.shape)
-        if not isinstance(out, np.ndarray) or out.dtype != want:
-            got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
-            raise TypeError(f"{function}: out must have dtype {want} for mask={mask!r}, got {got}")
+        _check_mask(function, "out", out, mask)
         if out.shape != shape:
             raise ValueError(f"{function}: out must have shape {shape} for mask={mask!r}, got {out.shape}")
     if mask == "bool" and out is not None:
@@ -47,6 +43,23 @@ def prune_into(
     packed = np.empty(packed_shape(w.shape), np.uint8) if out is None else out
     _core.pack(flags, 1, packed, threads)
     return packed
+
+
+def _check_kind(function: str, mask: MaskKind) -> None:
+    if mask not in (None, "bool", "bits"):
+        raise ValueError(f"{function}: mask must be None, 'bool' or 'bits', got {mask!r}")
+
+
+def _check_mask(function: str, name: str, out: Array, mask: MaskKind) -> None:
+    want = np.dtype(np.bool_ if mask == "bool" else np.uint8)
+    if not isinstance(out, np.ndarray) or out.dtype != want:
+        got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"{function}: {name} must have dtype {want} for mask={mask!r}, got {got}")
+
+
+def _before_out(nan: Nan, out: object) -> str:
+    """Say when NaN is refused: before the caller's own memory is written."""
+    return "raise-first" if nan == "raise" and out is not None else nan
 
 
 def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -219,19 +232,16 @@ def global_magnitude(
     [array([0., 2.]), array([ 0., -3.])]
     """
     function = "global_magnitude"
-    if mask not in (None, "bool", "bits"):
-        raise ValueError(f"{function}: mask must be None, 'bool' or 'bits', got {mask!r}")
+    _check_kind(function, mask)
     if mask == "bits" and out is not None:
         raise ValueError(f'{function}: out must be None with mask="bits", got a list; pack bool masks by mo.quant.pack')
     arrays = list(arrays)
-    options: PruneOptions = ("raise-first" if nan == "raise" and out is not None else nan, dtype, threads)
+    options: PruneOptions = (_before_out(nan, out), dtype, threads)
     if out is not None:
         result = list(out)
         if mask is not None:
             for i, array in enumerate(result):
-                if not isinstance(array, np.ndarray) or array.dtype != np.bool_:
-                    got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                    raise TypeError(f"{function}: out[{i}] must have dtype bool for mask={mask!r}, got {got}")
+                _check_mask(function, f"out[{i}]", array, mask)
         written = [array.view(np.uint8) for array in result] if mask is not None else result
         _core.global_magnitude(arrays, sparsity, written, options)
         return result

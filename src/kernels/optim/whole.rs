@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::tensor::load;
 use super::{BATCH, Grad, Narrow, Param, Plain, Prepared, Storage, Tensor};
+use crate::kernels::reduce::sum_of_lanes;
 use crate::par::{self, CHUNK};
 use crate::real::{Half, Real};
 
@@ -73,14 +74,7 @@ pub(super) fn square_sum<C: Real>(x: &[C]) -> f64 {
             lanes[i] += v * v;
         }
     }
-    let mut width = if blocks.is_empty() { 0 } else { LANES / 2 };
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    let mut sum = lanes[0];
+    let mut sum = if blocks.is_empty() { 0.0 } else { sum_of_lanes(lanes) };
     for v in tail {
         let v = v.to_f64();
         sum += v * v;

@@ -1,6 +1,6 @@
 //! One piece of weights: what is above a key stays.
 
-use super::{Job, Output, Score};
+use super::{Job, Output, Score, block_of};
 use crate::isa::kernel;
 use crate::real::{Element, Key};
 
@@ -29,12 +29,7 @@ kernel! {
         let next = if bound == S::Key::MAX { bound } else { bound + S::Key::ONE };
         for (i, out) in out.chunks_mut(BLOCK).enumerate() {
             let n = out.len();
-            let x = if let Some(x) = given {
-                &x[i * BLOCK..][..n]
-            } else {
-                copied[..n].copy_from_slice(O::weights(out));
-                &copied[..n]
-            };
+            let x = block_of::<T, O>(given, i * BLOCK, out, &mut copied);
             let keys = &mut keys[..n];
             score.keys(x, first + i * BLOCK, keys);
             let mut found = 0u32;

@@ -5,7 +5,7 @@
 //! place, without taking groups apart, is as fast for 2:4 and half as fast for 4:8; choosing the second largest by minima
 //! and maxima does not say which of two equal weights stays.)
 
-use super::{Job, Output, Score};
+use super::{Job, Output, Score, block_of};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -24,6 +24,12 @@ pub struct Groups {
     pub n: usize,
     /// Product of the axes after it.
     pub inner: usize,
+}
+
+/// A small number in the type of keys.
+#[inline(always)]
+fn as_key<K: Key>(n: usize) -> K {
+    (0..n).fold(K::ZERO, |sum, _| sum + K::ONE)
 }
 
 /// How many of its group beat each weight; keys by place (`G` at most), then group.
@@ -79,18 +85,13 @@ fn along<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize>(
     (keep, group): (usize, usize),
 ) -> bool {
     let Job { x: given, out } = job;
-    let few = std::iter::repeat_n(S::Key::ONE, keep).fold(S::Key::ZERO, |sum, one| sum + one);
+    let few = as_key(keep);
     let block = BLOCK / (L * group) * (L * group);
     let (mut keys, mut copied) = ([S::Key::ZERO; BLOCK], [T::from_bits64(0); BLOCK]);
     let mut largest = S::Key::ZERO;
     for (i, out) in out.chunks_mut(block).enumerate() {
         let n = out.len();
-        let x = if let Some(x) = given {
-            &x[i * block..][..n]
-        } else {
-            copied[..n].copy_from_slice(O::weights(out));
-            &copied[..n]
-        };
+        let x = block_of::<T, O>(given, i * block, out, &mut copied);
         let keys = &mut keys[..n];
         score.keys(x, first + i * block, keys);
         for &key in keys.iter() {
@@ -130,7 +131,7 @@ fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize
     first: usize,
     plan: Groups,
 ) -> bool {
-    let few = std::iter::repeat_n(S::Key::ONE, plan.keep).fold(S::Key::ZERO, |sum, one| sum + one);
+    let few = as_key(plan.keep);
     let mut x = [[T::from_bits64(0); L]; G];
     let mut keys = [[S::Key::ZERO; L]; G];
     let mut largest = S::Key::ZERO;

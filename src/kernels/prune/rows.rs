@@ -5,6 +5,7 @@
 //! counters must be cleared, and each count is a scalar increment.)
 
 use super::block::{drop_first, keep};
+use super::score::fill;
 use super::{Cut, Job, Output, Score};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
@@ -43,13 +44,6 @@ kernel! {
             }
         }
         Cut { key: low, ties: prune - lower }
-    }
-}
-
-kernel! {
-    /// The keys of a row.
-    fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) {
-        score.keys(x, 0, keys);
     }
 }
 

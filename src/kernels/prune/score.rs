@@ -1,11 +1,12 @@
 //! What weights are ranked by.
 
-use crate::real::{Element, Real};
+use crate::isa::kernel;
+use crate::real::{Element, Key, Real};
 
 /// The rank of a weight as a key, an integer that is not negative.
 pub trait Score<T: Element>: Copy + Send + Sync {
     /// The key.
-    type Key: crate::real::Key;
+    type Key: Key;
     /// The float whose magnitude it is.
     type Wide: Element<Key = Self::Key>;
     /// The key of infinity: those above are NaN's.
@@ -71,5 +72,17 @@ impl<T: Element> Score<T> for Scaled<'_, T::Compute> {
         for ((key, x), &scale) in keys.iter_mut().zip(x).zip(&self.0[first..]) {
             *key = (x.load().abs() * scale).magnitude();
         }
+    }
+}
+
+kernel! {
+    /// The keys of the weights of a row, from its first column on, and the largest.
+    pub(super) fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) -> S::Key {
+        score.keys(x, 0, keys);
+        let mut largest = S::Key::ZERO;
+        for &key in keys.iter() {
+            largest = largest.max(key);
+        }
+        largest
     }
 }

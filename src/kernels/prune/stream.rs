@@ -7,87 +7,32 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::block::BLOCK;
-use super::whole::{drop_ties, keep_all};
+use super::score::fill;
+use super::whole::keep_lists;
 use super::{Job, Output, Score};
-use crate::isa::kernel;
+pub use crate::kernels::select::Digit;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
 
 /// Bits of a digit at most: counters for the L2 cache.
 pub const MAX_WIDTH: u32 = 16;
 
-/// Counters for each value of the first digit, used in turn (see `select`).
-const TURNS: usize = 4;
-
-/// Counters, used in turn, for keys without the prefix.
-const ELSEWHERE: usize = 16;
-
-/// Which bits of a key are counted: `width` bits above `shift`, of the keys that have `prefix` above them.
-#[derive(Debug, Clone, Copy)]
-pub struct Digit {
-    /// The bits above the digit.
-    pub prefix: u64,
-    /// How many bits are below it.
-    pub shift: u32,
-    /// Its own bits, at most `MAX_WIDTH`.
-    pub width: u32,
-}
-
-kernel! {
-    /// The keys of a block, and the largest.
-    fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) -> S::Key {
-        score.keys(x, 0, keys);
-        let mut largest = S::Key::ZERO;
-        for &key in keys.iter() {
-            largest = largest.max(key);
-        }
-        largest
-    }
-}
-
-impl Digit {
-    /// Count the digit of all keys: nothing is above it.
-    fn count_all<K: Key>(self, keys: &[K], counts: &mut [u64]) {
-        let (blocks, tail) = keys.as_chunks::<TURNS>();
-        for block in blocks {
-            for turn in 0..TURNS {
-                counts[(block[turn].to_u64() >> self.shift) as usize * TURNS + turn] += 1;
-            }
-        }
-        for key in tail {
-            counts[(key.to_u64() >> self.shift) as usize * TURNS] += 1;
-        }
-    }
-
-    /// Count the digit of those keys that have the prefix.
-    fn count_some<K: Key>(self, keys: &[K], counts: &mut [u64]) {
-        let bins = 1usize << self.width;
-        for (i, key) in keys.iter().enumerate() {
-            // Of the keys with the prefix nothing but the digit is left; all others are larger than any digit.
-            let value = (key.to_u64() >> self.shift) ^ (self.prefix << self.width);
-            counts[if value < bins as u64 { value as usize } else { bins + i % ELSEWHERE }] += 1;
-        }
-    }
-}
-
 /// Add to `counts` how many keys have each value of the digit. Whether any key is NaN's.
 pub fn count<T: Element, S: Score<T>>(x: &[T], score: S, digit: Digit, counts: &mut [i64], threads: usize) -> bool {
-    let bins = 1usize << digit.width;
-    let first = S::Key::MAX.to_u64() >> digit.shift < bins as u64;
-    let (turns, elsewhere) = if first { (TURNS, 0) } else { (1, ELSEWHERE) };
+    let first = S::Key::MAX.to_u64() >> digit.shift < digit.bins() as u64;
     let nan = AtomicBool::new(false);
-    let more = par::count(threads, x.chunks(CHUNK), bins * turns + elsewhere, |counts, chunk| {
+    let more = par::count(threads, x.chunks(CHUNK), digit.counters(first), |counts, chunk| {
         let mut keys = [S::Key::ZERO; BLOCK];
         for block in chunk.chunks(BLOCK) {
             let keys = &mut keys[..block.len()];
             if fill(block, score, keys) > S::INFINITY {
                 nan.store(true, Ordering::Relaxed);
             }
-            if first { digit.count_all(keys, counts) } else { digit.count_some(keys, counts) }
+            digit.count(first, keys, Key::to_u64, counts);
         }
     });
-    for (count, turns) in counts.iter_mut().zip(more.chunks(turns)) {
-        *count += turns.iter().sum::<u64>() as i64;
+    for (count, more) in counts.iter_mut().zip(digit.totals(first, &more)) {
+        *count += more as i64;
     }
     nan.into_inner()
 }
@@ -101,10 +46,7 @@ pub fn cut<T: Element, S: Score<T>, O: Output<T>>(
     threads: usize,
 ) -> u64 {
     let key = S::Wide::from_bits64(key).magnitude();
-    let mut pieces: Vec<Job<'_, T, O>> = job.pieces(CHUNK).collect();
-    let equal = keep_all(&mut pieces, score, key - S::Key::ONE, threads).0;
-    drop_ties(pieces, score, &equal, (key, ties), threads);
-    ties.min(equal.iter().sum())
+    keep_lists(vec![job], score, (key - S::Key::ONE, ties), threads).gone
 }
 
 #[cfg(test)]
