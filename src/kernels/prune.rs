@@ -12,6 +12,7 @@ mod score;
 mod slots;
 mod sparse;
 mod stream;
+mod two_of_four;
 mod whole;
 
 pub use groups::{Groups, groups};
