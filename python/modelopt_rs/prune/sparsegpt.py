@@ -54,11 +54,21 @@ class Hessian:
         self._stats = stats
 
     def merge(self, other: "Hessian") -> None:
-        """Take in what another has seen."""
+        """Take in what another has seen.
+
+        Raises
+        ------
+        TypeError
+            If `other` is no Hessian.
+        ValueError
+            If it has another number of columns; nothing is taken in then.
+        """
+        if not isinstance(other, Hessian):
+            raise TypeError(f"Hessian: other must be a Hessian, got {type(other).__name__}")
         if other._stats is None:
             return
+        stats = InputStats(len(other._stats.products)) if self._stats is None else self._stats
         with said_as({"InputStats": "Hessian"}):
-            stats = InputStats(len(other._stats.products)) if self._stats is None else self._stats
             stats.merge(other._stats)
         self._stats = stats
 

@@ -149,3 +149,42 @@ kernel! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_a_tile_less_products_is_that_of_plain_loops_for_every_width() {
+        let at = |i: usize, j: usize| ((i * 37 + j * 11) % 101) as f32 - 50.3;
+        for width in (0..10).chain([LANES - 1, LANES, LANES + 1, 3 * LANES + 5]) {
+            let (n, first) = (width + 4, 3);
+            let panel = Panel::new(5, width, at, 2);
+            let lost: Vec<Lost<f32>> =
+                (0..7).map(|r| (0..5).filter(|i| i % 2 != r % 2).map(|i| (i, 0.1)).collect()).collect();
+            let mut got: Vec<f32> = (0..7 * n).map(|k| at(k / n, k % n)).collect();
+            let mut want = got.clone();
+            for (row, lost) in want.chunks_mut(n).zip(&lost) {
+                for &(i, factor) in lost {
+                    for j in 0..width {
+                        row[first + j] -= factor * at(i, j);
+                    }
+                }
+            }
+            subtract(Tile { rows: &mut got, n, columns: first..first + width }, &lost, &panel);
+            assert_eq!(got, want, "{width}");
+        }
+    }
+
+    #[test]
+    fn test_what_is_not_finite_is_passed_over_and_what_stays_is_untouched() {
+        let block = Block::new(0..4, 4, |i, j| if i == j { 2.0 } else { 1.0 }, 1);
+        let (mut row, mut lost) = ([f32::NAN, 4.0, 1.0, 7.0], vec![(9, 9.0)]);
+        take_out(&mut row, 0, Choice { stays: &mut [0, 0, 1, 0], groups: None }, &block, &mut lost);
+        assert_eq!((row, lost), ([0.0, 0.0, -1.0, 0.0], vec![(1, 2.0), (3, 2.5)]));
+        let (mut row, mut stays) = ([1.0f32, 4.0, 3.0, 3.0], [9; 4]);
+        let choice = Choice { stays: &mut stays, groups: Some((1, 2)) };
+        take_out(&mut row, 0, choice, &block, &mut Lost::new());
+        assert_eq!((row, stays), ([0.0, 3.5, 0.0, 1.25], [0, 1, 0, 1]));
+    }
+}

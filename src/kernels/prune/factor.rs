@@ -109,7 +109,9 @@ fn invert(a: &mut [f64], n: usize, threads: usize) {
             for (i, (row, lost)) in tile.chunks_mut(n).zip(lost.iter_mut()).enumerate() {
                 let (from, row) = ((t * TILE + i).saturating_sub(first), &mut row[first..end]);
                 take_out(row, from, Choice { stays: none, groups: None }, &block, lost);
-                lost.iter().for_each(|&(place, error)| row[place] = error);
+                for &(place, error) in lost.iter() {
+                    row[place] = error;
+                }
             }
             block.hand_on(tile, n, lost);
         });

@@ -87,3 +87,34 @@ fn prune_block<C: Real>(work: &mut [C], n: usize, block: &Block<C>, (i, share): 
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::real::{Bf16, F16};
+
+    /// With independent inputs nothing is corrected, and each block loses its smallest magnitudes.
+    fn check<T: Element>() {
+        let (rows, n) = (2 * TILE + 3, 21);
+        let h: Vec<f64> = (0..n * n).map(|k| f64::from(k / n == k % n)).collect();
+        let factor = Factor::new(&h, n, 0.01, 2).unwrap();
+        let x: Vec<T> = (0..rows * n).map(|k| T::store_f64(((k * 7919) % 1009) as f64 - 504.0)).collect();
+        let mut out = x.clone();
+        sparsegpt(Job { x: Some(&x), out: &mut out }, &factor, (21, Share::Counts(&[1000])), 3);
+        let mut want = x.clone();
+        magnitude(vec![Job::<T, Weights> { x: Some(&x), out: &mut want }], 1000, 1);
+        let bits = |x: &[T]| x.iter().map(|v| v.to_bits64()).collect::<Vec<_>>();
+        assert!(bits(&out) == bits(&want));
+        let mut in_place = x.clone();
+        sparsegpt(Job { x: None, out: &mut in_place }, &factor, (7, Share::Groups(1, 7)), 2);
+        assert_eq!(in_place.iter().filter(|v| v.to_f64() != 0.0).count(), rows * 3);
+    }
+
+    #[test]
+    fn test_independent_inputs_are_pruned_by_magnitude_for_every_dtype() {
+        check::<f32>();
+        check::<f64>();
+        check::<F16>();
+        check::<Bf16>();
+    }
+}
