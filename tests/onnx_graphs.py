@@ -53,6 +53,8 @@ def run(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndar
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    # Or a MatMul that it fuses would compute with activations of 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(y, np.float64) for y in session.run(None, dict(feeds))]
 
