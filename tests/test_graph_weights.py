@@ -8,10 +8,10 @@ ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx_graphs import model, node, value  # noqa: E402
 
 from modelopt_rs.graph import Weight, find_weights  # noqa: E402
 from modelopt_rs.graph.weights import other_use  # noqa: E402
+from onnx_graphs import model, node, value  # noqa: E402
 
 
 def found(proto: onnx.ModelProto) -> dict[str, Weight]:
@@ -45,7 +45,10 @@ def test_the_weight_of_each_operator_is_found_with_its_axes(case: str) -> None:
 
 def test_a_table_is_found() -> None:
     proto = model(
-        [node("Gather", ["w", "i"], ["y"])], [value("i", [3], TensorProto.INT64)], [value("y", [3, 6])], {"w": ones(4, 6)}
+        [node("Gather", ["w", "i"], ["y"])],
+        [value("i", [3], TensorProto.INT64)],
+        [value("y", [3, 6])],
+        {"w": ones(4, 6)},
     )
     weight = found(proto)["w"]
     assert (weight.kind, weight.in_axis, weight.out_axis) == ("gather", 1, 0)
@@ -139,7 +142,11 @@ def test_uses_that_can_not_be_quantized_say_why(reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "axis", "reason"),
-    [((4, 6), 1, "Gather on axis 1"), ((4, 6, 2), 0, "3-dimensional: a table of more than rows"), ((4,), 0, "1-dimensional")],
+    [
+        ((4, 6), 1, "Gather on axis 1"),
+        ((4, 6, 2), 0, "3-dimensional: a table of more than rows"),
+        ((4,), 0, "1-dimensional"),
+    ],
 )
 def test_tables_that_can_not_be_quantized_say_why(shape: tuple[int, ...], axis: int, reason: str) -> None:
     out = [*shape[:axis], 3, *shape[axis + 1 :]]

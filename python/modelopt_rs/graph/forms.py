@@ -4,8 +4,9 @@ What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a
 
 - `MatMulNBits` at level 4: 8 bits 16 us, 4 bits 10 to 16, 2 bits 10 to 22; 2 bits in blocks of 16 or 256 take 1,400 to
   2,300 us, so they are not made. `DequantizeLinear` before a MatMul is fused to the same, with the same exceptions.
-- `MatMulNBits` is slower than float32 where a small matrix meets many rows (257 x 64, us at 1, 32, 128, 2,048 rows: 4, 8,
-  21, 286; 8 bits 4, 11, 29, 410), faster where it is large (1024 x 1024 at 128 rows: 1,557; 8 bits 924, 4 bits 1,278).
+- `MatMulNBits` is slower than float32 where a small matrix meets many rows (257 x 64, us at 1, 32, 128, 2,048 rows: 4,
+  8, 21, 286; 8 bits 4, 11, 29, 410), faster where it is large (1024 x 1024 at 128 rows: 1,557; 8 bits 924, 4 bits 1,278).
+- A model with a `DequantizeLinear` before a MatMul in the body of an If or a Loop is not loaded.
 - `DequantizeLinear` of int2 or uint2 is fused wrongly where the columns are no multiple of 4.
 - `DequantizeLinear` before Conv, ConvTranspose, LSTM and GRU is computed in every call (Conv of 512 x 256 x 5: 3.7 ms
   instead of 2.7; of 2048 x 2048 x 3 x 3 on few pixels: 11 instead of 3.5). Cast, Sub, Mul of constants is folded when
@@ -16,7 +17,7 @@ What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a
   88). 2 bits, blocks of 32: `GatherBlockQuantized` 10.0 and 46, shifts and masks 13.7 and 52.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
@@ -127,6 +128,9 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
             return _stored(use, info, options, onnx)
         block = smallest_block(inputs, options.group_size or NBITS_BLOCK[options.bits], options.bits)
         return Form("nbits", block, use.dtype, turned=not by_columns)
+    if use.inner:
+        # Its loader looks for the codes in the body, and does not find them.
+        return _stored(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
     if options.bits == 2 and outputs % 4:
         return f"{outputs} outputs, no multiple of 4: onnxruntime multiplies by 2-bit weights of that width wrongly"
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size

@@ -62,7 +62,7 @@ def quantize_weights(
     threads : int, optional
         Threads to compute with; never changes a byte.
     max_memory : int
-        What a run may hold: half of it may be a weight that changes its axes.
+        What a run may hold; a quarter of it is for a weight whose axes change places.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def quantize_weights(
     if need > have:
         plan = _with_opset(model, tensors, options, onnx, need)
     names = Names(model)
-    storing = Storing(options=options, threads=threads, keep=max_memory // 2, unused=names.unused)
+    storing = Storing(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, onnx, names)
@@ -201,7 +201,7 @@ def _forms(
 def _stored_as(form: Form, forms: list[Form]) -> Form:
     """Return the form whose tensors a form takes: a table and a head share those of MatMulNBits."""
     shared = replace(form, operation="nbits")
-    return shared if form.operation == "gather_block" and shared in forms else replace(form, opset=0)
+    return replace(shared if form.operation == "gather_block" and shared in forms else form, opset=0)
 
 
 def _rewrite(

@@ -5,7 +5,7 @@ Identity; its axes are told as they are stored.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
@@ -59,6 +59,8 @@ class Use:
         the rows).
     dtype : DataType
         Of the weight as the node takes it.
+    inner : bool
+        Whether the node stands in the body of an If, Loop or Scan.
     reason : str or None
         Why the node can't take a quantized weight.
     """
@@ -70,6 +72,7 @@ class Use:
     in_axis: int
     out_axis: int
     dtype: ir.DataType
+    inner: bool = False
     reason: str | None = None
 
     @property
@@ -151,7 +154,7 @@ def find_weights(model: ir.Model) -> list[Weight]:
     for name, value in model.graph.initializers.items():
         if value.const_value is None or value.const_value.dtype not in FLOATS:
             continue
-        uses, others = _follow(value)
+        uses, others = _follow(value, model.graph)
         if uses:
             found.append(Weight(name, value, tuple(uses), tuple(others)))
     return found
@@ -166,7 +169,7 @@ def other_use(value: ir.Value) -> str:
     return f"no weight: used by {', '.join(users)}" if users else "no weight: not used"
 
 
-def _follow(value: ir.Value) -> tuple[list[Use], list[str]]:
+def _follow(value: ir.Value, main: ir.Graph) -> tuple[list[Use], list[str]]:
     """Return the uses of an initializer as a weight, and what else it is used for."""
     assert value.const_value is not None
     uses: list[Use] = []
@@ -183,7 +186,8 @@ def _follow(value: ir.Value) -> tuple[list[Use], list[str]]:
             if step is not None:
                 pending.append((node.outputs[0], (*chain, node), *step))
             elif node.domain == "" and index in OPERATORS.get(node.op_type, ((), (), ()))[1]:
-                uses.append(_use(node, index, chain, axes, dtype))
+                use = _use(node, index, chain, axes, dtype)
+                uses.append(replace(use, inner=node.graph is not main))
             else:
                 others.append(node.op_type)
     return uses, others
@@ -210,7 +214,7 @@ def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int,
     reason = next(_problems(node, index, kind, len(axes)), None)
     if max(in_axis, out_axis) < len(axes):
         in_axis, out_axis = axes[in_axis], axes[out_axis]
-    return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason)
+    return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason=reason)
 
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
