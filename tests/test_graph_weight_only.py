@@ -339,6 +339,40 @@ def test_bodies_of_if_take_the_quantized_weight_and_the_opset_is_raised_in_them_
     assert len(small.transforms) == 1
 
 
+def in_branches(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of a model in both bodies of an If."""
+    bodies = []
+    for name in ("then", "else"):
+        body = onnx.GraphProto()
+        body.CopyFrom(proto.graph)
+        for n in body.node:
+            n.output[0] = f"{name}_{n.output[0]}"
+        body.output[0].name = f"{name}_{body.output[0].name}"
+        del body.input[:], body.initializer[:]
+        bodies.append(body)
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    del made.graph.node[:]
+    made.graph.node.append(node("If", ["c"], ["y"], then_branch=bodies[0], else_branch=bodies[1]))
+    made.graph.input.append(value("c", [], TensorProto.BOOL))
+    return made
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_every_form_runs_in_bodies_of_if(name: str, bits: int, target: str) -> None:
+    case, options = CASES[name](), QuantizeOptions(bits=bits)
+    small = Quantized(in_branches(case.proto), options, OnnxOptions(target=target, accuracy_level=0))
+    if name == "MatMul, 100 inputs" and (target, bits) == ("portable", 4):
+        assert small.decisions["w"].reason == "no block of 16 or more divides its 100 inputs"
+        return
+    assert small.decisions["w"].action == "quantize"
+    feeds = inputs(case.proto)
+    want = run(expected(case, options, case.blocks[target, bits]), feeds)
+    assert off(run(small.proto, feeds | {"c": np.array(True)}), want) < 2e-5, small.decisions["w"].reason
+
+
 def test_a_body_of_loop_takes_the_quantized_weight() -> None:
     body = helper.make_graph(
         [
@@ -431,14 +465,15 @@ def test_the_bytes_are_the_same_for_every_size_of_tiles_and_number_of_passes(nam
 
 
 def _least_memory(proto: onnx.ModelProto, options: QuantizeOptions, onnx_options: OnnxOptions) -> int:
-    """The least memory (within a tenth) with which a model can be quantized."""
-    memory = 1 << 22
+    """Memory that is just enough: what the refusal of less asks for."""
+    memory = 1
     while True:
         try:
-            Quantized(proto, options, onnx_options, max_memory=int(memory * 0.9))
-        except OptionError:
+            Quantized(proto, options, onnx_options, max_memory=memory)
+        except OptionError as error:
+            memory = int(str(error).split(" bytes, max_memory")[0].rsplit(" ", 1)[1].replace(",", ""))
+        else:
             return memory
-        memory = int(memory * 0.9)
 
 
 @pytest.mark.parametrize("name", ["MatMul", "Gemm, transB"])
@@ -558,6 +593,9 @@ LEFT: dict[str, tuple[Callable[[], onnx.ModelProto], QuantizeOptions, OnnxOption
         ),
         QuantizeOptions(),
         EXACT,
+    ),
+    "no block of 16 or more divides its 3 inputs": (
+        lambda: _one("Conv", weights(16, 3, 7, 7), ["b", 3, 9, 9], ["b", 16, 3, 3]), QuantizeOptions(bits=4), EXACT,
     ),
     "only 0 bytes": (
         lambda: model(
