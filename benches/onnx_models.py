@@ -1,4 +1,4 @@
-"""ONNX models against onnxruntime's own quantizers: `python benches/onnx.py [--size GIB] [--json FILE]`.
+"""ONNX models against onnxruntime's own quantizers: `python benches/onnx_models.py [--size GIB] [--json FILE]`.
 
 Each row is whole commands, each in a process of its own: ours is `modelopt-rs quantize`, the peer's is a short script
 that loads a model, quantizes it and saves it. They are run in turn, the first changing; reported are the medians of
