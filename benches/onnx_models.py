@@ -125,9 +125,8 @@ def make_minilm(path: str, data: str, samples: str, tokens: str) -> None:
 
 
 def nbits(source: str, target: str) -> None:
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
     import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     work = MatMulNBitsQuantizer(onnx.load(source), bits=4, block_size=GROUP, is_symmetric=True, accuracy_level=4)
     work.process()

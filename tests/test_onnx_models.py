@@ -15,10 +15,11 @@ pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
 pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import onnx
+
 import digits_onnx
 import magika_onnx
 import minilm_onnx
-import onnx
 import onnx_table
 from digits import accuracy, digits, new_params
 
