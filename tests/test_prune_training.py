@@ -156,7 +156,7 @@ def test_gradients_of_pruned_weights_have_no_say(name, options):
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["tensor", "row", "global"]), st.sampled_from([np.float32, BF16]))
 def test_b12_what_is_pruned_stays_pruned_among_ties_and_zeros(seed, scope, dtype):
-    """Weights of few magnitudes, many of them zero without being pruned, others -0; pruned ones overwritten."""
+    """Weights of few magnitudes; some are zero, or become so, without being pruned; pruned ones are overwritten."""
     rng = np.random.default_rng(seed)
     params = {"a": rng.integers(-2, 3, (4, 9)).astype(dtype), "b": rng.integers(-1, 2, (3, 5)).astype(dtype)}
     params["a"][0] *= np.array(-1, dtype)  # of 0: -0
@@ -176,19 +176,21 @@ def test_b12_what_is_pruned_stays_pruned_among_ties_and_zeros(seed, scope, dtype
         if scope == "global":
             assert sum(int(mask.sum()) for mask in masks.values()) == round(share * 51)
         gone = masks
-        if rng.random() < 0.5:  # someone writes into pruned places
-            for k, mask in masks.items():
+        for k, mask in masks.items():
+            params[k][~mask & (rng.random(mask.shape) < 0.3)] = 0  # as training may
+            if rng.random() < 0.5:  # someone writes into pruned places
                 params[k][mask] = 5
 
 
 def test_a_sparsity_that_falls_leaves_the_masks():
     w = arrays("SGD", 0)["a"]
-    optimizer = PrunedOptimizer(mo.optim.SGD([w], lr=0.1), lambda step: 0.5 if step == 2 else 0.25)
+    asked = [0.25, 0.5, 0.25, 0.375, 0.625]
+    optimizer = PrunedOptimizer(mo.optim.SGD([w], lr=0.1), lambda step: asked[step - 1])
     shares = []
-    for step in range(1, 4):
+    for step in range(1, 6):
         optimizer.step([arrays("SGD", step)["a"]])
         shares.append(optimizer.sparsity)
-    assert shares == [0.25, 0.5, 0.5]
+    assert shares == [0.25, 0.5, 0.5, 0.5, 0.625]
 
 
 def test_before_the_schedule_begins_steps_are_those_of_the_optimizer():
