@@ -9,6 +9,7 @@ from modelopt_rs.prune.repair import InputStats, compensate_bias, least_squares
 from modelopt_rs.prune.schedule import constant, cubic, linear
 from modelopt_rs.prune.sparse import BitmaskArray, GroupsArray, compress, to_csr
 from modelopt_rs.prune.sparsegpt import Hessian, sparsegpt
+from modelopt_rs.prune.training import PrunedOptimizer
 from modelopt_rs.prune.transformers import cropped_config, transformer_groups
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, threshold
 from modelopt_rs.prune.wanda import ColumnNorms, wanda
@@ -24,6 +25,7 @@ __all__ = [
     "InputStats",
     "Layer",
     "Member",
+    "PrunedOptimizer",
     "apply_crop",
     "apply_mask",
     "blocks",
