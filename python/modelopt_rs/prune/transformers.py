@@ -7,10 +7,10 @@ from typing import Any, Literal, TypeAlias
 from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
 
-__all__ = ["What", "cropped_config", "transformer_groups"]
+__all__ = ["WHAT", "What", "cropped_config", "is_bert", "transformer_groups"]
 
 What: TypeAlias = Literal["heads", "query_heads", "ffn", "hidden", "all"]
-_WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
+WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
 _BERT = ("bert", "roberta", "xlm-roberta", "camembert")
 _LLAMA = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -89,8 +89,8 @@ def transformer_groups(
     """
     chosen = (what,) if isinstance(what, str) else tuple(what)
     for each in chosen:
-        if each not in _WHAT:
-            raise ValueError(f"transformer_groups: what must be of {', '.join(_WHAT)}, got {each!r}")
+        if each not in WHAT:
+            raise ValueError(f"transformer_groups: what must be of {', '.join(WHAT)}, got {each!r}")
     if "all" in chosen:
         chosen = ("heads", "ffn", "hidden")
     model = _Model("transformer_groups", tensors, config)
@@ -112,7 +112,7 @@ class _Model:
 
     def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> None:
         self.function, self.tensors = function, tensors
-        self.bert = _is_bert(function, config)
+        self.bert = is_bert(function, config)
         self.width = _number(function, config, "hidden_size")
         self.head = _head_size(function, config)
         first = (
@@ -235,7 +235,7 @@ def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, A
     4
     """
     function = "cropped_config"
-    bert, new = _is_bert(function, config), dict(config)
+    bert, new = is_bert(function, config), dict(config)
     parts: dict[str, list[GroupReport]] = {"heads": [], "query_heads": [], "ffn": [], "hidden": []}
     for group in report.groups:
         kind = group.name.rpartition(".")[2]
@@ -324,7 +324,8 @@ def _number(function: str, config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _is_bert(function: str, config: Mapping[str, Any]) -> bool:
+def is_bert(function: str, config: Mapping[str, Any]) -> bool:
+    """Say which of the two families a model is of; ValueError if it is of neither."""
     kind = config.get("model_type")
     if kind not in _BERT + _LLAMA:
         raise ValueError(f"{function}: config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")
