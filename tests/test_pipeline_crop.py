@@ -157,6 +157,15 @@ def test_what_stays_whole_is_copied(tmp_path: Path, keep: Any) -> None:
     assert (report.totals.changed, report.config, report.notes) == (0, {}, ())
 
 
+def test_an_empty_tensor_is_cropped_too(tmp_path: Path) -> None:
+    model = bert() | {"classifier.weight": ("F32", weights((0, 48)))}
+    source = directory(tmp_path / "a", model, BERT)
+    mo.crop_file(source, tmp_path / "b", keep=0.5, what="all", durable=False)
+    want, _, _ = expected(model, BERT, "all", keep=0.5)
+    assert want["classifier.weight"][1].shape == (0, 24)
+    assert_same(read(tmp_path / "b" / "model.safetensors"), want)
+
+
 def test_a_directory_comes_along(tmp_path: Path) -> None:
     source = directory(tmp_path / "a", bert(), BERT)
     mo.crop_file(source, tmp_path / "b", keep=0.5, what="ffn", durable=False)
