@@ -274,7 +274,7 @@ def test_e15_data_that_change_while_open(path: Path, change: str) -> None:
     }
     with OnnxSource(path) as source:
         changes[change](first)  # is not open any more
-        with pytest.raises(FormatError, match="file was replaced while reading|symbolic link"):
+        with pytest.raises(FormatError, match=r"file was replaced while reading|symbolic link"):
             source.read("w0")
         changes[change](last)
         if change == "shrinks":

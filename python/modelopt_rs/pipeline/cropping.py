@@ -99,6 +99,8 @@ class Measure:
     """
 
     outputs: Sequence[TensorInfo] = ()
+    kept = 0
+    passes = 1
 
     def __init__(self, info: TensorInfo, cuts: Sequence[Cut], norm: float, threads: int | None) -> None:
         self._info, self._cuts, self._norm, self._threads = info, cuts, norm, threads
@@ -162,6 +164,7 @@ class Crop:
         self._rows = stays.get(0)
         self._columns = np.flatnonzero(stays[1]) if 1 in stays else None
         self.outputs = then.outputs
+        self.kept, self.passes = then.kept, then.passes
         # Where rows go, tiles of a unit are put together here.
         self.unit = then.unit if self._rows is None else 1
         gathered = (self._rows is not None) + (self._columns is not None) + (self.unit < then.unit)
@@ -194,4 +197,5 @@ class Crop:
 
     def end(self) -> Sequence[tuple[str, Array]]:
         """Return what the other transform has left."""
+        self._done, self._left = 0, None
         return self._then.end()
