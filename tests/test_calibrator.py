@@ -183,10 +183,11 @@ def entropy_oracle(counts: np.ndarray, levels: int) -> np.ndarray:
             of_level = (level == i) & (counts[:kept] > 0)
             if of_level.any():
                 q[of_level] = counts[:kept][of_level].sum() / of_level.sum()
-        p, q = p / p.sum(), q / max(q.sum(), 1e-300)
+        if p[-1] > 0 and q[-1] == 0:
+            q[-1] = 1
+        p, q = p / p.sum(), q / q.sum()
         some = p > 0
-        with np.errstate(divide="ignore"):
-            divergences.append(float((p[some] * np.log(p[some] / q[some])).sum()))
+        divergences.append(float((p[some] * np.log(p[some] / q[some])).sum()))
     return np.array(divergences)
 
 

@@ -56,7 +56,8 @@ def entropy_threshold(counts: NDArray[np.int64], levels: int) -> int:
 
     ``argmin KL(P || Q)`` over ``i >= levels``: P is the first i bins with all that lies beyond in the last of them; Q
     the same bins, without what lies beyond, merged evenly into the levels, each spread evenly over its bins that are
-    not empty. Of equal ones the largest. Zero is a point of every grid: its bin counts as much as the next.
+    not empty. Of equal ones the largest. Zero is a point of every grid: its bin counts as much as the next. The last
+    bin of Q, if it is empty where P's is not, gets one number, so that a range may end in a gap.
 
     Parameters
     ----------
@@ -89,11 +90,9 @@ def entropy_threshold(counts: NDArray[np.int64], levels: int) -> int:
     # Sum of p log p - p log q, not normalized: all but the last bin, in which p has more than q.
     own = np.r_[0.0, _xlogx(counts.astype(np.float64)).cumsum()][kept - 1] + _xlogx(last + beyond)
     density = np.log(np.where(spread > 0, mass, 1.0) / np.maximum(spread, 1))
-    cross = (mass * density).sum(axis=1) + beyond * density[:, -1]
-    inside = sums[kept].astype(np.float64)
-    divergence = (own - cross) / total - np.log(total) + np.log(np.where(inside > 0, inside, 1.0))
-    # Something lies beyond an empty last bin: Q says that it can't.
-    divergence[(last == 0) & (beyond > 0)] = np.inf
+    stretched = (last == 0) & (beyond > 0)
+    cross = (mass * density).sum(axis=1) + beyond * np.where(stretched, 0.0, density[:, -1])
+    divergence = (own - cross) / total - np.log(total) + np.log(np.maximum(sums[kept] + stretched, 1))
     return int(kept[len(kept) - 1 - np.argmin(divergence[::-1])])
 
 
