@@ -1,0 +1,1 @@
+"""Operations on an `onnx_ir.Model`; they know no files."""
