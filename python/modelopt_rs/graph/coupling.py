@@ -143,9 +143,11 @@ class _Finder:
 
     def _root(self, value: ir.Value | None) -> ir.Value | None:
         """Return the initializer that a weight is made of; None if there is none."""
+        if not self._integers.static(value):
+            return None
         while value is not None and (node := value.producer()) is not None:
-            value = node.inputs[0] if node.inputs and node.op_type in RULES else None
-        return value if value is not None and value.is_initializer() and not value.is_graph_input() else None
+            value = node.inputs[0]
+        return value
 
     def _follow(self, weight: ir.Value, axis: int, units: int) -> GraphGroup | Refusal:
         root = self._root(weight)

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from modelopt_rs.graph.integers import constant
+from modelopt_rs.graph.integers import Integers, constant, part_of
 from modelopt_rs.graph.units import Labels
 
-__all__ = ["Edit", "EditBounds", "EditGroups", "EditLength", "EditParts", "EditShape", "Gone", "part_of"]
+__all__ = ["Edit", "EditBounds", "EditGroups", "EditLength", "EditParts", "EditShape", "Gone"]
 
 Gone = NDArray[np.bool_]
 """For each unit whether it goes."""
@@ -108,13 +108,12 @@ class EditShape(EditNode):
 
     def apply(self, gone: Gone) -> None:
         """Make it smaller, in a constant or in the part of a Concat that holds it."""
-        node, index, position = self.node, 1, self.axis
-        if constant(node.inputs[1]) is None:
+        node, index, position, numbers = self.node, 1, self.axis, constant(self.node.inputs[1])
+        if numbers is None:
             node = self._own_concat()
-            index, position = part_of(node, position)
-        numbers = constant(node.inputs[index])
-        assert numbers is not None
-        new = [int(n) for n in numbers.ravel()]
+            index, position, new = part_of(Integers(), node, position)
+        else:
+            new = [int(n) for n in numbers.ravel()]
         new[position] -= self.less(gone)
         self.give_constant(node, index, new)
 
@@ -132,26 +131,6 @@ class EditShape(EditNode):
         _graph_of(self.node).insert_before(self.node, copy)
         self.node.replace_input_with(1, copy.outputs[0])
         return copy
-
-
-def part_of(concat: ir.Node, position: int) -> tuple[int, int]:
-    """Return which input of a Concat of vectors holds a position as a constant, and where in it.
-
-    Raises
-    ------
-    LookupError
-        If that can't be said.
-    """
-    for index, part in enumerate(concat.inputs):
-        numbers = constant(part)
-        shape = None if part is None else part.shape
-        size = numbers.size if numbers is not None else (shape[0] if shape is not None and len(shape) == 1 else None)
-        if not isinstance(size, int) or (position < size and numbers is None):
-            break
-        if position < size:
-            return index, position
-        position -= size
-    raise LookupError(position)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

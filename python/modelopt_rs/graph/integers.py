@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 
-__all__ = ["Computed", "Element", "Integers", "Length", "constant", "shape_of"]
+__all__ = ["Computed", "Element", "Integers", "Length", "constant", "part_of", "shape_of"]
 
 # No shape has more numbers.
 LARGEST = 64
@@ -51,7 +51,7 @@ def shape_of(value: ir.Value) -> list[int | str | None] | None:
 
 
 class Integers:
-    """Traces integers back to constants and lengths.
+    """Traces values back: integers to constants and lengths, others to the model's own tensors.
 
     Examples
     --------
@@ -64,6 +64,20 @@ class Integers:
 
     def __init__(self) -> None:
         self._known: dict[ir.Value, list[Element] | None] = {}
+        self._static: dict[ir.Value, bool] = {}
+
+    def static(self, value: ir.Value | None) -> bool:
+        """Say whether a value is made of the model's own tensors alone."""
+        if value is None:
+            return False
+        if value not in self._static:
+            node = value.producer()
+            if node is None:
+                self._static[value] = value.is_initializer() and not value.is_graph_input()
+            else:
+                inputs = [each for each in node.inputs if each is not None]
+                self._static[value] = bool(inputs) and all(self.static(each) for each in inputs)
+        return self._static[value]
 
     def elements(self, value: ir.Value) -> list[Element] | None:
         """Return what each number of a scalar or a vector is; None where that can't be said."""
@@ -99,6 +113,27 @@ def _lengths(node: ir.Node) -> list[Element] | None:
 
 
 Parts: TypeAlias = Sequence[list[Element] | None]
+
+
+def part_of(integers: Integers, concat: ir.Node, position: int) -> tuple[int, int, list[int]]:
+    """Return which input of a Concat of vectors holds a position, where in it, and the constants that it consists of.
+
+    Raises
+    ------
+    LookupError
+        If that can't be said, or the input is no constant.
+    """
+    for index, part in enumerate(concat.inputs):
+        elements = None if part is None else integers.elements(part)
+        if elements is None:
+            break
+        if position < len(elements):
+            numbers = [element for element in elements if isinstance(element, int)]
+            if len(numbers) < len(elements):
+                break
+            return index, position, numbers
+        position -= len(elements)
+    raise LookupError(position)
 
 
 def _same(node: ir.Node, parts: Parts) -> list[Element] | None:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs.graph.edits import EditBounds, EditParts, EditShape, part_of
-from modelopt_rs.graph.integers import Computed, Element, Length, constant, shape_of
+from modelopt_rs.graph.edits import EditBounds, EditParts, EditShape
+from modelopt_rs.graph.integers import Computed, Element, Length, constant, part_of, shape_of
 from modelopt_rs.graph.pointwise import axes_of, axis_of, first, only_first
 from modelopt_rs.graph.regroup import aligned, project
 from modelopt_rs.graph.units import NONE, Labels
@@ -294,7 +294,7 @@ def _edit_shape(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> 
         try:
             if concat is None or concat.op_type != "Concat":
                 raise LookupError(axis)
-            part_of(concat, axis)
+            part_of(walk.integers, concat, axis)
         except LookupError as error:
             raise Refused(node, "has a shape that is put together in an unknown way") from error
     walk.edit(EditShape(value=node.outputs[0], axis=axis, node=node))

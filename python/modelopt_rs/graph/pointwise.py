@@ -156,7 +156,7 @@ def reduced(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     only_first(node, at)
     rank = walk.rank(first(node), node)
     axes = axes_of(node, rank, ())
-    if not axes and not node.attributes.get_int("noop_with_empty_axes", 0) != 0:
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 0:
         axes = list(range(rank))
     keeps = node.attributes.get_int("keepdims", 1)
     stay = list(range(rank)) if keeps else [axis for axis in range(rank) if axis not in axes]

@@ -79,7 +79,6 @@ class Walk:
         self._lengths: dict[tuple[ir.Node, int], Length] = {}
         self.kind: Kind = "ffn"
         self._queue: deque[Place] = deque()
-        self._static: dict[ir.Value, bool] = {}
 
     def run(self, value: ir.Value, axis: int, n: int) -> None:
         """Spread `n` units from an axis; raise Refused if they reach what can't be cropped."""
@@ -159,16 +158,7 @@ class Walk:
 
     def static(self, value: ir.Value | None) -> bool:
         """Say whether a value is made of the model's own tensors alone."""
-        if value is None:
-            return False
-        if value not in self._static:
-            node = value.producer()
-            if node is None:
-                self._static[value] = value.is_initializer() and not value.is_graph_input()
-            else:
-                inputs = [each for each in node.inputs if each is not None]
-                self._static[value] = bool(inputs) and all(self.static(each) for each in inputs)
-        return self._static[value]
+        return self.integers.static(value)
 
     def is_kind(self, kind: Kind) -> None:
         """Note what the units are: what stands last in `RANK` counts."""
