@@ -8,16 +8,17 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.graph import layout, linear, pointwise
+from modelopt_rs.graph import layout, linear, pointwise, reshape
 from modelopt_rs.graph.edits import Edit, EditLength
 from modelopt_rs.graph.integers import Integers, shape_of
+from modelopt_rs.graph.shapes import infer_shapes
 from modelopt_rs.graph.units import NONE, Labels, segments
 from modelopt_rs.graph.walk import Kind, Place, Refused, Rule, Walk
 from modelopt_rs.prune.coupling import Group, Member
 
 __all__ = ["GraphGroup", "Refusal", "find_groups"]
 
-RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES}
+RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES, **reshape.RULES}
 # Of onnxruntime's own operators those that are element-wise.
 MICROSOFT = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -100,7 +101,7 @@ def find_groups(
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
     return _Finder(model, tensors).run()
 
 

@@ -1,6 +1,7 @@
 """What the integers of a graph are that say shapes: constants, lengths of axes, or something computed of them."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -176,7 +177,7 @@ def _lengths_in(parts: Parts) -> frozenset[Length]:
     return frozenset(found)
 
 
-def _arithmetic(compute: Callable[..., int] | None) -> Callable[[ir.Node, Parts], list[Element] | None]:
+def _each(compute: Callable[..., Element | None]) -> Callable[[ir.Node, Parts], list[Element] | None]:
     def rule(node: ir.Node, parts: Parts) -> list[Element] | None:
         if any(part is None for part in parts) or not parts:
             return None
@@ -186,22 +187,48 @@ def _arithmetic(compute: Callable[..., int] | None) -> Callable[[ir.Node, Parts]
             return None
         out: list[Element] = []
         for column in zip(*rows, strict=True):
-            if compute is not None and all(isinstance(each, int) for each in column):
-                out.append(compute(*column))
-            else:
-                out.append(Computed(_lengths_in([list(column)])))
+            known = compute(*column)
+            out.append(Computed(_lengths_in([list(column)])) if known is None else known)
         return out
 
     return rule
+
+
+def _known(element: Element) -> int | None:
+    """Return a number; or the length of a vector of integers, which is a shape itself and doesn't change."""
+    if isinstance(element, Length) and element.value.dtype == ir.DataType.INT64:
+        shape = shape_of(element.value)
+        return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+    return element if isinstance(element, int) else None
 
 
 def _filled(node: ir.Node, parts: Parts) -> list[Element] | None:
     """A vector whose length is that of a shape, of one number: what exporters compare shapes with."""
     if parts[0] is None or len(parts[0]) != 1:
         return None
-    fill, size = node.attributes.get_tensor("value", None), parts[0][0]
+    fill, size = node.attributes.get_tensor("value", None), _known(parts[0][0])
     number = 0 if fill is None else int(np.asarray(fill.numpy()).ravel()[0])
     return [number] * size if isinstance(size, int) and 0 <= size <= LARGEST else None
+
+
+def _of_numbers(compute: Callable[[int, int], int]) -> Callable[[Element, Element], Element | None]:
+    return lambda a, b: compute(a, b) if isinstance(a, int) and isinstance(b, int) else None
+
+
+def _equal(a: Element, b: Element) -> Element | None:
+    if isinstance(a, int) and isinstance(b, int):
+        return int(a == b)
+    # No length is negative: exporters ask whether a shape says -1.
+    negative = any(isinstance(each, int) and each < 0 for each in (a, b))
+    return 0 if negative and any(isinstance(each, Length) for each in (a, b)) else None
+
+
+def _where(condition: Element, a: Element, b: Element) -> Element | None:
+    return (a if condition else b) if isinstance(condition, int) else None
+
+
+def _unknown(*elements: Element) -> Element | None:
+    return None
 
 
 def _product(node: ir.Node, parts: Parts) -> list[Element] | None:
@@ -223,9 +250,11 @@ _RULES: dict[str, Callable[[ir.Node, Parts], list[Element] | None]] = {
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "ReduceProd": _product,
-    "Add": _arithmetic(lambda a, b: a + b),
-    "Sub": _arithmetic(lambda a, b: a - b),
-    "Mul": _arithmetic(lambda a, b: a * b),
-    "Div": _arithmetic(_divided),
-    **dict.fromkeys(("Mod", "Equal", "Greater", "Less", "Where", "Max", "Min", "Not", "And", "Or"), _arithmetic(None)),
+    "Add": _each(_of_numbers(operator.add)),
+    "Sub": _each(_of_numbers(operator.sub)),
+    "Mul": _each(_of_numbers(operator.mul)),
+    "Div": _each(_of_numbers(_divided)),
+    "Equal": _each(_equal),
+    "Where": _each(_where),
+    **dict.fromkeys(("Mod", "Greater", "Less", "Max", "Min", "Not", "And", "Or"), _each(_unknown)),
 }

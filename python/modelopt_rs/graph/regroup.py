@@ -1,10 +1,15 @@
 """Which axes of a Reshape belong together, and along which of them units lie."""
 
-import numpy as np
+import math
+from collections.abc import Mapping
 
+import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs.graph.integers import Element, Length, shape_of
 from modelopt_rs.graph.units import Labels, Units
 
-__all__ = ["aligned", "project"]
+__all__ = ["aligned", "project", "tokens"]
 
 Sides = tuple[list[int], list[int]]
 
@@ -73,3 +78,54 @@ def project(units: Units, whole: Labels, split: int) -> tuple[int, Labels]:
             return axis, rows[:, 0]
     axis = axes[min(split, max(len(axes) - 2, 0))]
     return axis, units.fold(np.moveaxis(found, axis, 0).reshape(whole.shape[axis], -1))
+
+
+def tokens(
+    node: ir.Node, lengths: list[int | str | None], target: list[Element], known: Mapping[int, int]
+) -> tuple[list[object], list[object]]:
+    """Return the lengths before and after a Reshape: a number, or something that is equal to itself only.
+
+    Parameters
+    ----------
+    node : ir.Node
+    lengths : list
+        Of its input.
+    target : list of Element
+        The shape that it is given.
+    known : mapping
+        Lengths of its output that are known from elsewhere, by axis.
+    """
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+    before: list[object] = [_token(length, x, axis) for axis, length in enumerate(lengths)]
+    inferred = shape_of(y) or [None] * len(target)
+    after: list[object] = []
+    for position, element in enumerate(target):
+        length = known.get(position, inferred[position] if position < len(inferred) else None)
+        if isinstance(length, int):
+            after.append(length)
+        elif isinstance(element, int) and element > 0:
+            after.append(element)
+        elif element == 0 and position < len(before):
+            after.append(before[position])
+        elif isinstance(element, Length):
+            shape = shape_of(element.value)
+            after.append(_token(shape[element.axis] if shape else None, element.value, element.axis))
+        else:
+            after.append((y, position))
+    return before, _solved(before, after)
+
+
+def _token(length: int | str | None, value: ir.Value, axis: int) -> object:
+    return Length(value, axis) if length is None else length
+
+
+def _solved(before: list[object], after: list[object]) -> list[object]:
+    """Fill in the one length that isn't known, where the others tell it."""
+    unknown = [place for place, length in enumerate(after) if isinstance(length, tuple)]
+    others = [[length for length in lengths if not isinstance(length, (int, tuple))] for lengths in (before, after)]
+    if len(unknown) == 1 and sorted(map(repr, others[0])) == sorted(map(repr, others[1])):
+        numbers, known = (math.prod(n for n in lengths if isinstance(n, int)) for lengths in (before, after))
+        if known and numbers % known == 0:
+            after[unknown[0]] = numbers // known
+    return after

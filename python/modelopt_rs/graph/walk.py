@@ -76,6 +76,7 @@ class Walk:
         self._rules, self.opset, self.integers, self._taken, self.split = rules, opset, integers, taken, split
         self.labels: dict[Place, Labels] = {}
         self.edits: dict[tuple[object, ...], Edit] = {}
+        self._repeated: set[tuple[ir.Value | None, int]] = set()
         self._lengths: dict[tuple[ir.Node, int], Length] = {}
         self.kind: Kind = "ffn"
         self._queue: deque[Place] = deque()
@@ -100,21 +101,27 @@ class Walk:
         rule = self._rules(node)
         if rule is None:
             raise Refused(node, "is an operator that cropping doesn't know")
+        value = node.inputs[at.index] if at.side == "in" else node.outputs[at.index]
+        if (value, at.axis) in self._repeated and node.op_type not in ("Transpose", "Reshape"):
+            raise Refused(node, "has the units merged with an axis of unknown length")
         try:
             rule(self, node, at, labels)
         except (LookupError, ValueError, AssertionError, StopIteration) as error:
             raise Refused(node, "has inputs that don't fit each other") from error
 
-    def give(self, value: ir.Value | None, axis: int, labels: Labels) -> None:
-        """Label an axis; indices without a label stay free to get one."""
+    def give(self, value: ir.Value | None, axis: int, labels: Labels, *, repeated: bool = False) -> None:
+        """Label an axis; indices without a label stay free to get one.
+
+        Labels may be repeated an unknown number of times along the axis: a batch that has been merged with it.
+        """
         if value is None or not (labels >= 0).any():
             return
         place = (value, axis)
         old = self.labels.get(place)
         if old is None:
-            self._enter(place, labels)
+            self._enter(place, labels, repeated)
             return
-        if len(old) != len(labels):
+        if len(old) != len(labels) or repeated != (place in self._repeated):
             raise Refused(value, f"has an axis of length {len(old)} that should be {len(labels)}")
         self.units.join(old, labels)
         new = (old < 0) & (labels >= 0)
@@ -123,7 +130,11 @@ class Walk:
             self.labels[place] = np.where(new, labels, old)
             self._queue.append(place)
 
-    def _enter(self, place: Place, labels: Labels) -> None:
+    def is_repeated(self, value: ir.Value, axis: int) -> bool:
+        """Say whether an axis has its labels an unknown number of times."""
+        return (value, axis) in self._repeated
+
+    def _enter(self, place: Place, labels: Labels, repeated: bool) -> None:
         value = place[0]
         if value.is_graph_input():
             raise Refused(value, "is an input of the graph")
@@ -131,7 +142,9 @@ class Walk:
             raise Refused(value, "is an output of the graph")
         known = shape_of(value)
         length = known[place[1]] if known is not None and place[1] < len(known) else None
-        if isinstance(length, int) and length != len(labels):
+        if repeated:
+            self._repeated.add(place)
+        elif isinstance(length, int) and length != len(labels):
             raise Refused(value, f"has an axis of length {length} that should be {len(labels)}")
         self._check_free(place, labels)
         self.labels[place] = labels.copy()
@@ -148,7 +161,7 @@ class Walk:
         if shape is None:
             raise Refused(node, f"has {quote(value.name or '')}, whose shape isn't known")
         for axis in range(len(shape)):
-            if (value, axis) in self.labels:
+            if (value, axis) in self.labels and (value, axis) not in self._repeated:
                 shape[axis] = len(self.labels[value, axis])
         return shape
 
