@@ -23,7 +23,7 @@ def crop_graph(
     model : ir.Model
         The one in which the groups were found.
     groups : sequence of GraphGroup
-        As `find_groups` returned them.
+        As `find_groups` returned them for the model as it is: after a crop they are void.
     kept : mapping of str to ndarray of integers
         The units that stay, by group, ascending; groups that are left out stay whole. ``report.kept`` is one.
     streamed : container of str
@@ -38,7 +38,8 @@ def crop_graph(
     Raises
     ------
     ValueError
-        If `kept` names no group, or holds anything but ascending units of it. Then nothing is changed.
+        If `kept` names no group, or holds anything but ascending units of it; or if a group isn't one of this model.
+        Then nothing is changed.
 
     Examples
     --------
@@ -65,6 +66,8 @@ def crop_graph(
         name: check_ascending("crop_graph", f"kept[{name!r}]", given, "units", units[name])
         for name, given in kept.items()
     }
+    for group in groups:
+        _check(model, group)
     masks: dict[str, dict[int, Array]] = {}
     for group in groups:
         gone = np.ones(group.units, np.bool_)
@@ -77,6 +80,16 @@ def crop_graph(
     for name, axes in stay.items():
         _shorten(model.graph.initializers[name], axes, name in streamed)
     return stay
+
+
+def _check(model: ir.Model, group: GraphGroup) -> None:
+    for member in group.members:
+        value = model.graph.initializers.get(member.name)
+        shape = () if value is None or value.const_value is None else value.const_value.shape.numpy()
+        stop = member.offset + group.units * member.size
+        if len(shape) <= member.axis or stop > shape[member.axis]:
+            got = f"{group.units} units of {member.name!r} along axis {member.axis} of shape {shape}"
+            raise ValueError(f"crop_graph: groups must be those of the model as it is, got {got}")
 
 
 def _mark(model: ir.Model, group: GraphGroup, gone: Array, masks: dict[str, dict[int, Array]]) -> None:
