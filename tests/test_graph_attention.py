@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto
 
-from onnx_graphs import Net, crops, groups_of, halves
+from graph_nets import Net, crops, groups_of, halves
 
 HIDDEN, HEADS, WIDTH, INNER, POOLED = 12, 4, 3, 10, 8
 
@@ -123,7 +123,7 @@ def test_a_cropped_hidden_width_is_that_of_a_model_built_so(how, norm, monkeypat
     import onnx
     import onnx_ir as ir
 
-    from onnx_graphs import crop_graph, feeds_of, run
+    from graph_nets import crop_graph, feeds_of, run
 
     proto = bert(how, norm)
     model, groups, _ = groups_of(proto)

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
-from onnx_graphs import Net, crops, groups_of
+from graph_nets import Net, crops, groups_of
 
 
 def members(group):

@@ -10,8 +10,8 @@ pytest.importorskip("onnxruntime")
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
+from graph_nets import Net, crops, feeds_of, groups_of, run
 from modelopt_rs.graph.crop import crop_graph
-from onnx_graphs import Net, crops, feeds_of, groups_of, run
 
 
 def conv_net(**kwargs):

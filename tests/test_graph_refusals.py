@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper
 
-from onnx_graphs import Net, crops, groups_of, run
+from graph_nets import Net, crops, groups_of, run
 
 
 def reason(net, name="a"):
