@@ -27,7 +27,7 @@ def rows(n, name="rows", **options):
 @given(st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 99))
 def test_the_most_important_are_kept_in_their_order(n, keep, seed):
     tensors = {"w": weight(n, 3, seed=seed)}
-    small, report = mo.prune.crop(tensors, [rows(n)], keep=keep)
+    small, report = mo.prune.crop(tensors, [rows(n)], keep=keep, round_to=1)
     count = max(1, round(keep * n))
     norms = np.linalg.norm(tensors["w"].astype(np.float64), axis=1)
     want = np.sort(np.argsort(norms, kind="stable")[n - count :])
@@ -65,6 +65,30 @@ def test_axes_become_multiples_of_round_to(n, keep, round_to, size):
     assert small["w"].shape[0] % round_to == 0
     assert kept > 0
     assert abs(kept - count) <= max(step - 1, step / 2) or kept == n // step * step
+
+
+@given(st.integers(1, 64), st.floats(0.01, 1.0), st.integers(1, 8))
+def test_fractions_give_multiples_of_8_where_a_shorter_one_exists(n, keep, size):
+    tensors, group = {"w": weight(n * size, 2)}, Group("g", n, (Member("w", 0, size=size),))
+    _, report = mo.prune.crop(tensors, [group], keep=keep)
+    count, kept = max(1, round(keep * n)), len(report["g"].kept)
+    if count == n or 8 // math.gcd(8, size) >= n:
+        assert kept == count
+    else:
+        assert kept * size % 8 == 0
+        assert 0 < kept <= n
+        assert kept == len(mo.prune.crop(tensors, [group], keep=keep, round_to=8)[1]["g"].kept)
+
+
+@given(st.integers(1, 40), st.data())
+def test_numbers_are_taken_as_they_are(n, data):
+    count = data.draw(st.integers(1, n))
+    for keep in (count, {"r*": count}):
+        report = mo.prune.plan_crop({"w": weight(n, 2)}, [rows(n)], keep=keep)
+        assert len(report["rows"].kept) == count
+    if n >= 8:
+        report = mo.prune.plan_crop({"w": weight(n, 2)}, [rows(n)], keep=count, round_to=8)
+        assert len(report["rows"].kept) == (n if count == n else min(max(1, round(count / 8)), n // 8) * 8)
 
 
 def test_importance_is_the_norm_of_all_that_goes():
@@ -111,7 +135,7 @@ def test_global_keeps_the_exact_number_of_the_relatively_best(sizes, keep, seed)
     # Layers of very different scales: relative to their means they are alike.
     tensors = {f"w{i}": weight(n, 4, seed=seed + i) * np.float32(10.0**i) for i, n in enumerate(sizes)}
     groups = [Group(f"w{i}", n, (Member(f"w{i}", 0),)) for i, n in enumerate(sizes)]
-    report = mo.prune.plan_crop(tensors, groups, keep=keep, scope="global")
+    report = mo.prune.plan_crop(tensors, groups, keep=keep, round_to=1, scope="global")
     assert sum(len(group.kept) for group in report.groups) == max(len(sizes), round(keep * sum(sizes)))
     # What was removed is nowhere better than what was kept, but for the one of each group that always stays.
     relative = [group.scores / group.scores.mean() for group in report.groups]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import modelopt_rs as mo
 import reference as ref
 from modelopt_rs import _core
+from modelopt_rs.prune.importance import BlockNorms
 
 DTYPES = ref.DTYPES
 
@@ -106,6 +107,20 @@ def test_b10_b11_bits_do_not_depend_on_the_threads_or_the_instruction_set(criter
                     str(ref.bits_of(mo.prune.importance(w, axis, criterion=criterion, threads=threads, **more)))
                 )
         assert len(outcomes) == 1
+
+
+def test_columns_in_tiles_have_the_bits_of_the_whole():
+    """Tiles of any multiple of a block: what a file is read in."""
+    for columns in (7, 3000, 300_000):
+        for norm in (1, 2, math.inf):
+            rows = BlockNorms(columns, norm).rows
+            w = weight((max(3, min(5 * rows // 2, 10**6 // columns)), columns))
+            want = mo.prune.importance(w, 1, norm=norm)
+            for step in (rows, 2 * rows, 4 * rows):
+                blocks = BlockNorms(columns, norm, threads=1)
+                for first in range(0, len(w), step):
+                    blocks.add(w[first : first + step])
+                assert ref.bits_of(blocks.norms()) == ref.bits_of(want)
 
 
 def test_mixed_precisions_of_weight_and_gradient():

@@ -52,7 +52,7 @@ def test_bert_under_any_prefix(prefix):
     groups = mo.prune.transformer_groups(tensors, BERT)
     layers = [f"{prefix}encoder.layer.{i}.{what}" for i in range(2) for what in ("heads", "ffn")]
     assert [group.name for group in groups] == [*layers, "hidden"]
-    small, report = mo.prune.crop(tensors, groups)
+    small, report = mo.prune.crop(tensors, groups, round_to=1)
     shape = {name.removeprefix(prefix): tensor.shape for name, tensor in small.items()}
     assert shape["encoder.layer.1.attention.self.key.weight"] == (6, 6)
     assert shape["encoder.layer.1.attention.output.dense.weight"] == (6, 6)
@@ -73,7 +73,7 @@ def test_llama_with_shared_keys():
         ("model.layers.0.heads", 2),
         ("model.layers.0.ffn", 10),
     ]
-    small, report = mo.prune.crop(tensors, groups, keep={"*.heads": 1, "*.ffn": 0.5})
+    small, report = mo.prune.crop(tensors, groups, keep={"*.heads": 1, "*.ffn": 5})
     assert small["model.layers.0.self_attn.q_proj.weight"].shape == (6, 12)
     assert small["model.layers.0.self_attn.k_proj.weight"].shape == (3, 12)
     assert small["model.layers.0.self_attn.o_proj.weight"].shape == (12, 6)
@@ -149,7 +149,19 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
             "transformer_groups: what must not be 'query_heads' for the BERT family, got it; use 'heads'",
         ),
         (
-            lambda: planned(bert(), BERT, "hidden", 0.5),
+            lambda: mo.prune.transformer_groups(bert(), BERT | {"num_attention_heads": 5}),
+            "transformer_groups: config['hidden_size'] must be a multiple of its 5 heads, got 12",
+        ),
+        (
+            lambda: planned(bert(), BERT | {"pruned_heads": {"0": 3}}, "heads", 2),
+            "cropped_config: config['pruned_heads'] must be an object of lists of heads by layer, got {'0': 3}",
+        ),
+        (
+            lambda: planned(llama(), LLAMA | {"num_key_value_heads": "2"}, "heads", 1),
+            "cropped_config: config['num_key_value_heads'] must be an integer of at least 1, got '2'",
+        ),
+        (
+            lambda: planned(bert(), BERT, "hidden", 6),
             "cropped_config: hidden_size must be heads times their width in the BERT family, got hidden_size 6 with h",
         ),
         (

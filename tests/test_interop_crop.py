@@ -181,7 +181,7 @@ def test_all_in_one_proportion_loads_without_help(kind, tmp_path):
     small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config), keep=0.5)
     new = mo.prune.cropped_config(config, report)
     assert "pruned_heads" not in new
-    assert (new["hidden_size"], new["num_attention_heads"], new["intermediate_size"]) == (24, 3, 20)
+    assert (new["hidden_size"], new["num_attention_heads"], new["intermediate_size"]) == (24, 3, 16)
     auto = transformers.AutoModelForCausalLM if kind == "llama" else transformers.AutoModel
     assert np.isfinite(outputs(auto.from_pretrained(write(tmp_path / "small", small, new)))).all()
 

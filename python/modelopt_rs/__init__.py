@@ -9,6 +9,7 @@ from modelopt_rs._core import FormatError, InternalError, LimitError, Unsupporte
 from modelopt_rs.pipeline import (
     QuantizeOptions,
     compare_files,
+    crop_file,
     dequantize_file,
     inspect_file,
     prune_file,
@@ -26,6 +27,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "compare_files",
+    "crop_file",
     "dequantize",
     "dequantize_file",
     "fake_quantize",

@@ -13,6 +13,7 @@ import click
 
 from modelopt_rs import FormatError, InternalError, __version__
 from modelopt_rs.cli.compare import compare
+from modelopt_rs.cli.crop import crop
 from modelopt_rs.cli.demo import demo
 from modelopt_rs.cli.dequantize import dequantize
 from modelopt_rs.cli.inspect import inspect
@@ -39,10 +40,10 @@ class Terminated(BaseException):
 @click.version_option(__version__, message="modelopt-rs %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def app() -> None:
-    """Make model files smaller: quantize, prune, compare and inspect safetensors models in bounded memory."""
+    """Make model files smaller: quantize, prune, crop, compare and inspect safetensors models in bounded memory."""
 
 
-for command in (inspect, quantize, prune, dequantize, compare, demo):
+for command in (inspect, quantize, prune, crop, dequantize, compare, demo):
     app.add_command(command)
 
 

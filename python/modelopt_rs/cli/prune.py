@@ -4,8 +4,9 @@ import re
 
 import click
 
-from modelopt_rs.cli.options import common, dry_run, model, output, quantization, selection
+from modelopt_rs.cli.options import common, dry_run, model, output, selection
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
+from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.pipeline import QuantizeOptions, prune_file
 
 __all__ = ["parse_keep", "prune"]
@@ -24,46 +25,6 @@ def parse_keep(text: str) -> tuple[int, int]:
     if match is None:
         raise click.BadParameter(f"{text!r} is not N:M such as 2:4")
     return int(match[1]), int(match[2])
-
-
-@click.command()
-@quantization
-@selection("Quantize")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
-def then_quantize(
-    bits: str, scheme: str, group_size: int | None, nonfinite: str, include: tuple[str, ...], exclude: tuple[str, ...]
-) -> QuantizeOptions:
-    """Quantize in the same pass what was pruned, and other tensors by the rules of quantize."""
-    return QuantizeOptions(
-        bits=int(bits), scheme=scheme, group_size=group_size, nonfinite=nonfinite, include=include, exclude=exclude
-    )
-
-
-class Chain(click.Command):
-    """A command that ends at `--then`: what stands behind it are the name of another step and its options."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse both parts; the options of the second become the parameter `then`."""
-        at = next((i for i, arg in enumerate(args) if arg == "--then" or arg.startswith("--then=")), len(args))
-        step = _read_step(ctx, args[at:])
-        rest = super().parse_args(ctx, args[:at])
-        ctx.params["then"] = step
-        return rest
-
-
-def _read_step(ctx: click.Context, args: list[str]) -> QuantizeOptions | None:
-    if not args:
-        return None
-    words = [*args[0].split("=", 1)[1:], *args[1:]]
-    if words[:1] != ["quantize"]:
-        got = repr(words[0]) if words else "nothing"
-        raise click.UsageError(f"--then must be followed by quantize and its options, got {got}")
-    try:
-        with then_quantize.make_context("--then quantize", words[1:], parent=ctx) as context:
-            options: QuantizeOptions = then_quantize.invoke(context)
-    except click.UsageError as error:
-        raise click.UsageError(f"after --then quantize: {error.format_message()}") from None
-    return options
 
 
 @click.command(cls=Chain)
@@ -98,12 +59,7 @@ def _read_step(ctx: click.Context, args: list[str]) -> QuantizeOptions | None:
     help="NaN: refuse, or keep as larger than all numbers.",
 )
 @selection("Prune")
-@click.option(
-    "--then",
-    metavar="quantize ...",
-    help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --scheme, --group-size, --nonfinite, --include, --exclude).",
-)
+@then_option
 @dry_run
 @common
 def prune(

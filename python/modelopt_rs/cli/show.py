@@ -25,6 +25,7 @@ from modelopt_rs.pipeline.tiles import Progress as Callback
 
 __all__ = ["decibels", "line", "number", "printable", "progress", "show_plan", "show_totals", "table", "write_report"]
 
+PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
 PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
 
 
@@ -129,7 +130,7 @@ def show_totals(report: Report) -> None:
     line(f"{report.source} -> {report.output}" if report.output else report.source)
     changed = Counter(t.decision for t in report.tensors if t.decision != "copy")
     for decision, count in changed.items() or [(report.command, 0)]:
-        verb = decision.replace("+", "d and ") + "d"
+        verb = " and ".join(PAST.get(verb, f"{verb}d") for verb in decision.split("+"))
         line(f"{verb}  {count:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
     reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
     for reason, count in reasons.most_common():

@@ -14,7 +14,7 @@ from modelopt_rs.files.model import Array, TensorInfo, Tile
 from modelopt_rs.files.safetensors import MAX_HEADER, MAX_TENSORS, SafetensorsSource, open_regular
 from modelopt_rs.files.strict_json import parse_object
 
-__all__ = ["INDEX_SUFFIX", "CheckpointSource"]
+__all__ = ["INDEX_SUFFIX", "CheckpointSource", "read_config"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -68,7 +68,7 @@ class CheckpointSource:
         self.path, index = _locate(Path(path))
         self.index_name = index.name if index else None
         self.index_metadata: Mapping[str, Any] = {}
-        self.config = _read_config(self.path / "config.json", max_header)
+        self.config = read_config(self.path / "config.json", max_header)
         with ExitStack() as stack:
             if index is None:
                 file = SafetensorsSource(self.path / _SINGLE, max_header=max_header, max_tensors=max_tensors)
@@ -147,7 +147,8 @@ def _read_limited(path: Path, limit: int) -> bytes:
     return text
 
 
-def _read_config(path: Path, limit: int) -> dict[str, Any] | None:
+def read_config(path: Path, limit: int) -> dict[str, Any] | None:
+    """Return what a `config.json` says, None if there is none."""
     try:
         text = _read_limited(path, limit)
     except FileNotFoundError:

@@ -1,6 +1,8 @@
 """Operations on whole model files, in bounded memory: plan -> run -> verify -> report."""
 
 from modelopt_rs.pipeline.compare import compare_files
+from modelopt_rs.pipeline.crop import crop_file
+from modelopt_rs.pipeline.crop_plan import CropOptions
 from modelopt_rs.pipeline.dequantize import dequantize_file
 from modelopt_rs.pipeline.inspect import inspect_file
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
@@ -9,6 +11,8 @@ from modelopt_rs.pipeline.prune_plan import PruneOptions, plan_prune
 from modelopt_rs.pipeline.quantize import quantize_file
 from modelopt_rs.pipeline.report import (
     CompareReport,
+    CropFileReport,
+    CroppedGroup,
     InspectReport,
     Report,
     TensorDifference,
@@ -19,6 +23,9 @@ from modelopt_rs.pipeline.report import (
 
 __all__ = [
     "CompareReport",
+    "CropFileReport",
+    "CropOptions",
+    "CroppedGroup",
     "Decision",
     "InspectReport",
     "OptionError",
@@ -30,6 +37,7 @@ __all__ = [
     "TensorStatistics",
     "Totals",
     "compare_files",
+    "crop_file",
     "dequantize_file",
     "inspect_file",
     "plan_prune",

@@ -17,6 +17,8 @@ from typing import Any
 
 __all__ = [
     "CompareReport",
+    "CropFileReport",
+    "CroppedGroup",
     "ErrorFigures",
     "InspectReport",
     "Report",
@@ -121,6 +123,28 @@ class Report:
     def to_json(self) -> str:
         """Return the report as a JSON text."""
         return to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CroppedGroup:
+    """One group of units that live and die together: how many there were, and how many are kept."""
+
+    name: str
+    units: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class CropFileReport(Report):
+    """The report of `crop_file`.
+
+    `config` has what changes in config.json, before and after; it is None where config.json can't say what was kept.
+    `notes` say in a sentence each what is needed to load the output.
+    """
+
+    groups: tuple[CroppedGroup, ...]
+    config: dict[str, tuple[Any, Any]] | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

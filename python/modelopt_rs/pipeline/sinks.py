@@ -27,6 +27,7 @@ def open_sink(
     quantization_config: Mapping[str, Any] | None,
     overwrite: bool,
     durable: bool,
+    config: Mapping[str, Any] | None = None,
 ) -> Sink:
     """Open a sink of the source's kind.
 
@@ -46,6 +47,8 @@ def open_sink(
         Replace what is at `path`.
     durable : bool
         Wait until the output is on the disk.
+    config : mapping, optional
+        The config.json of a directory, in place of the source's.
 
     Raises
     ------
@@ -57,9 +60,9 @@ def open_sink(
     if specs:
         metadata |= files.packed_metadata(specs)
     if isinstance(source, CheckpointSource):
-        config = None
-        if source.config is not None:
-            config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+        config = source.config if config is None else config
+        if config is not None:
+            config = {key: value for key, value in config.items() if key != "quantization_config"}
             if quantization_config is not None:
                 config["quantization_config"] = quantization_config
         origins = {info.name: name for name, infos in outputs.items() for info in infos}

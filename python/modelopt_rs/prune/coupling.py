@@ -3,14 +3,24 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array
+__all__ = ["Cut", "Group", "Member", "Shaped", "check_ascending", "check_groups", "cuts_of"]
 
-__all__ = ["Cut", "Group", "Member", "check_ascending", "check_groups", "cuts_of"]
+
+class Shaped(Protocol):
+    """An array, or a tensor of a file: all that groups look at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How long each axis is."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes all numbers take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +136,10 @@ def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> 
     return chosen
 
 
-def check_groups(function: str, tensors: Mapping[str, Array], groups: Iterable[Group]) -> tuple[Group, ...]:
-    """Check that every group fits the tensors and no two take the same indices."""
+def check_groups(
+    function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = np.ndarray
+) -> tuple[Group, ...]:
+    """Check that every group fits the tensors, which are of one `kind`, and no two take the same indices."""
     groups = tuple(groups)
     names: set[str] = set()
     for group in groups:
@@ -136,7 +148,7 @@ def check_groups(function: str, tensors: Mapping[str, Array], groups: Iterable[G
         if group.name in names:
             raise ValueError(f"{function}: groups must have names of their own, got {group.name!r} twice")
         names.add(group.name)
-    for name, cuts in cuts_of(function, tensors, groups).items():
+    for name, cuts in cuts_of(function, tensors, groups, kind).items():
         for axis in {cut.axis for cut in cuts}:
             along = sorted((cut for cut in cuts if cut.axis == axis), key=lambda cut: cut.range.start)
             for before, after in pairwise(along):
@@ -147,7 +159,9 @@ def check_groups(function: str, tensors: Mapping[str, Array], groups: Iterable[G
     return groups
 
 
-def cuts_of(function: str, tensors: Mapping[str, Array], groups: Iterable[Group]) -> dict[str, list[Cut]]:
+def cuts_of(
+    function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = object
+) -> dict[str, list[Cut]]:
     """Return the members of all groups, by tensor."""
     cuts: dict[str, list[Cut]] = {}
     for group in groups:
@@ -156,11 +170,12 @@ def cuts_of(function: str, tensors: Mapping[str, Array], groups: Iterable[Group]
             if member.name not in tensors:
                 raise ValueError(f"{where} must be among the tensors, got none of that name")
             tensor = tensors[member.name]
-            if not isinstance(tensor, np.ndarray):
+            if not isinstance(tensor, kind):
                 raise TypeError(f"{where} must be a NumPy array, got {type(tensor).__name__}")
-            if not -tensor.ndim <= member.axis < tensor.ndim:
+            ndim = len(tensor.shape)
+            if not -ndim <= member.axis < ndim:
                 raise ValueError(f"{where} must have an axis {member.axis}, got shape {tensor.shape}")
-            cut = Cut(group, member, int(member.axis) % tensor.ndim)
+            cut = Cut(group, member, int(member.axis) % ndim)
             if cut.range.stop > tensor.shape[cut.axis]:
                 places = f"{group.units} units of {member.size}"
                 if member.offset:

@@ -3,21 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.prune.coupling import Group, check_ascending, check_groups, cuts_of
-from modelopt_rs.prune.importance import Scores, importance
+from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
+from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of
+from modelopt_rs.prune.importance import Join, Scores, importance
 
-__all__ = ["CropReport", "GroupReport", "Indices", "Keep", "apply_crop", "crop", "plan_crop", "take"]
-
-Indices: TypeAlias = NDArray[np.int64]
-Keep: TypeAlias = float | Mapping[str, float]
+__all__ = ["CropReport", "GroupReport", "apply_crop", "crop", "crop_report", "masks", "plan_crop", "take"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +84,7 @@ def crop(
     groups: Iterable[Group],
     *,
     keep: Keep = 0.5,
-    round_to: int = 1,
+    round_to: int | None = None,
     scope: Literal["local", "global"] = "local",
     norm: float = 2,
     scores: Mapping[str, Array] | None = None,
@@ -109,9 +106,11 @@ def crop(
         How many units of each group stay: a float from 0 to 1 is a fraction, ``round(keep * units)`` (half to even),
         an int a number. A mapping gives one for each group by its name or a pattern as in `fnmatch`; the first that
         matches counts, and groups that none matches stay whole.
-    round_to : int
+    round_to : int, optional
         The length of every cropped axis is made a multiple: the number of units goes to the nearest one that gives
         such lengths (half to even), at least one, at most the most that fit. Groups that stay whole are left alone.
+        By default fractions are rounded to lengths that are multiples of 8 (in groups that have a shorter one than
+        the whole), numbers not at all.
     scope : {"local", "global"}
         "global": the fraction is one of all units together; those with the least importance, relative to the mean of
         their group (so that layers with large weights don't drown the others), go first. Each block of each group
@@ -156,7 +155,7 @@ def crop(
     (array([0, 2]), ((2, 3), (2, 2)))
     """
     groups = tuple(groups)
-    report = _plan("crop", tensors, groups, (keep, round_to, scope, norm, nonfinite), scores, threads)
+    report = _plan("crop", tensors, groups, Choice(keep, round_to, scope, norm, nonfinite), scores, threads)
     return _apply("crop", tensors, groups, report.kept, threads), report
 
 
@@ -165,7 +164,7 @@ def plan_crop(
     groups: Iterable[Group],
     *,
     keep: Keep = 0.5,
-    round_to: int = 1,
+    round_to: int | None = None,
     scope: Literal["local", "global"] = "local",
     norm: float = 2,
     scores: Mapping[str, Array] | None = None,
@@ -192,7 +191,8 @@ def plan_crop(
     >>> mo.prune.plan_crop(w, [group], keep=2)["rows"].removed
     array([1])
     """
-    return _plan("plan_crop", tensors, tuple(groups), (keep, round_to, scope, norm, nonfinite), scores, threads)
+    choice = Choice(keep, round_to, scope, norm, nonfinite)
+    return _plan("plan_crop", tensors, tuple(groups), choice, scores, threads)
 
 
 def apply_crop(
@@ -291,100 +291,19 @@ def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threa
     return out
 
 
-_Options: TypeAlias = tuple[Keep, int, str, float, str]
-"""keep, round_to, scope, norm, nonfinite."""
-
-
 def _plan(
     function: str,
     tensors: Mapping[str, Array],
     groups: tuple[Group, ...],
-    options: _Options,
+    choice: Choice,
     scores: Mapping[str, Array] | None,
     threads: int | None,
 ) -> CropReport:
-    keep, round_to, scope, norm, nonfinite = options
     groups = check_groups(function, tensors, groups)
-    for what, got, known in (("scope", scope, ("local", "global")), ("nonfinite", nonfinite, ("raise", "remove"))):
-        if got not in known:
-            raise ValueError(f"{function}: {what} must be {known[0]!r} or {known[1]!r}, got {got!r}")
-    if norm not in (1, 2, math.inf):
-        raise ValueError(f"{function}: norm must be 1, 2 or inf, got {norm!r}")
-    if isinstance(round_to, bool) or not isinstance(round_to, (int, np.integer)):
-        raise TypeError(f"{function}: round_to must be an integer, got {round_to!r}")
-    if round_to < 1:
-        raise ValueError(f"{function}: round_to must be at least 1, got {round_to}")
-    counts = _counts(function, groups, keep)
-    cropped = [group for group in groups if counts.get(group.name, group.units) < group.units or scope == "global"]
-    cropped = [group for group in cropped if group.name in counts]
-    steps = {group.name: _step(function, group, round_to) for group in cropped}
+    chooser = Chooser(function, groups, choice)
     given = _given_scores(function, groups, scores or {})
-    every = {group.name: _score(function, tensors, group, given, norm, threads) for group in groups}
-    for name in steps:
-        values = every[name]
-        if nonfinite == "raise" and np.isnan(values).any():
-            first = int(np.flatnonzero(np.isnan(values))[0])
-            fix = "nonfinite='remove' removes such units"
-            raise ValueError(f"{function}: scores of group {name!r} must not be NaN, got NaN for unit {first}; {fix}")
-    if scope == "global":
-        total = sum(group.units for group in cropped)
-        wanted = sum(counts.values()) if isinstance(keep, (Mapping, int, np.integer)) else round(float(keep) * total)
-        counts = _global_counts(cropped, every, wanted)
-    kept = {}
-    for group in groups:
-        n = counts.get(group.name, group.units)
-        if n < group.units:
-            n = _rounded(n, group, steps[group.name])
-        kept[group.name] = _best(every[group.name], n, group.blocks)
-    return _report(tensors, groups, kept, every)
-
-
-def _counts(function: str, groups: tuple[Group, ...], keep: Keep) -> dict[str, int]:
-    """Return how many units each group keeps; those that `keep` does not name are left out."""
-    if not isinstance(keep, Mapping):
-        return {group.name: _count(function, "keep", group, keep) for group in groups}
-    used: set[str] = set()
-    counts = {}
-    for group in groups:
-        found = group.name if group.name in keep else next((p for p in keep if fnmatchcase(group.name, p)), None)
-        used |= {p for p in keep if p == group.name or fnmatchcase(group.name, p)}
-        if found is not None:
-            counts[group.name] = _count(function, f"keep[{found!r}]", group, keep[found])
-    for pattern in keep:
-        if pattern not in used:
-            raise ValueError(f"{function}: keep must name groups, got {pattern!r}, which none matches")
-    return counts
-
-
-def _count(function: str, what: str, group: Group, keep: float) -> int:
-    if isinstance(keep, bool) or not isinstance(keep, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{function}: {what} must be a float (a fraction) or an int (a number), got {keep!r}")
-    if isinstance(keep, (int, np.integer)):
-        if not 1 <= keep <= group.units:
-            raise ValueError(f"{function}: {what} must be from 1 to the {group.units} of {group.name!r}, got {keep}")
-        if keep % group.blocks:
-            text = f"a multiple of the {group.blocks} blocks of {group.name!r}"
-            raise ValueError(f"{function}: {what} must be {text}, got {keep}")
-        return int(keep)
-    if not 0 < keep <= 1:
-        raise ValueError(f"{function}: {what} must be above 0 and at most 1, got {keep}; an int is a number of units")
-    return max(1, round(float(keep) * group.units / group.blocks)) * group.blocks
-
-
-def _step(function: str, group: Group, round_to: int) -> int:
-    """Return the least number of units whose indices are a multiple of `round_to` in every member."""
-    step = math.lcm(group.blocks, *(round_to // math.gcd(round_to, member.size) for member in group.members))
-    if step > group.units:
-        n = group.units
-        raise ValueError(
-            f"{function}: round_to must be reached by the {n} units of group {group.name!r}, got {round_to}, for "
-            f"which {step} are needed; give it a smaller one or leave the group out of keep"
-        )
-    return step
-
-
-def _rounded(n: int, group: Group, step: int) -> int:
-    return min(max(1, round(n / step)), group.units // step) * step
+    every = {group.name: _score(function, tensors, group, given, choice.norm, threads) for group in groups}
+    return crop_report(tensors, groups, chooser.kept(every), every)
 
 
 def _given_scores(function: str, groups: tuple[Group, ...], scores: Mapping[str, Array]) -> dict[str, Scores]:
@@ -419,7 +338,7 @@ def _score(
     """Return the norm over the slices of each unit in all scored members."""
     if group.name in given:
         return given[group.name]
-    parts = []
+    join = Join(norm)
     for member in group.members:
         if member.scored:
             tensor = tensors[member.name]
@@ -427,61 +346,29 @@ def _score(
             stop = member.offset + group.units * member.size
             part = tensor[(slice(None),) * axis + (slice(member.offset, stop),)]
             try:
-                parts.append(importance(part, axis, norm=norm, size=member.size, threads=threads))
+                join.add(importance(part, axis, norm=norm, size=member.size, threads=threads))
             except TypeError as error:
                 fix = "or make the member scored=False"
                 text = f"group {group.name!r}: tensor {member.name!r} must be floats to be scored, got {tensor.dtype}"
                 raise TypeError(f"{function}: {text}; give scores[{group.name!r}], {fix}") from error
-    if len(parts) == 1:
-        return parts[0]
-    stacked = np.stack(parts)
-    if norm == math.inf:
-        return np.asarray(stacked.max(axis=0))
-    with np.errstate(over="ignore"):  # to infinity: large
-        return np.asarray((stacked**norm).sum(axis=0) ** (1 / norm))
+    return join.norms()
 
 
-def _best(scores: Scores, n: int, blocks: int) -> Indices:
-    """Return the `n` units with the highest scores, the same number of each block; of equal ones the last."""
-    rows = np.where(np.isnan(scores), -np.inf, scores).reshape(blocks, -1)
-    order = np.argsort(rows, axis=1, kind="stable")[:, rows.shape[1] - n // blocks :]
-    first = np.arange(blocks)[:, None] * rows.shape[1]
-    return np.sort((order + first).ravel()).astype(np.int64)
-
-
-def _global_counts(groups: list[Group], scores: Mapping[str, Scores], wanted: int) -> dict[str, int]:
-    """Return how many units each group keeps where all are ranked together."""
-    counts = {group.name: group.blocks for group in groups}
-    ranked = []
-    for group in groups:
-        values = np.where(np.isnan(scores[group.name]), -np.inf, scores[group.name])
-        finite = values[np.isfinite(values)]
-        mean = float(finite.mean()) if finite.size else 0.0
-        relative = np.sort((values / mean if mean > 0 else values).reshape(group.blocks, -1), axis=1)
-        # One rank of all blocks goes at once; the best of each block stays whatever comes.
-        ranked += [(float(rank), group) for rank in relative[:, :-1].mean(axis=0)]
-    for _, group in sorted(ranked, key=lambda item: -item[0]):
-        if sum(counts.values()) + group.blocks > wanted:
-            break
-        counts[group.name] += group.blocks
-    return counts
-
-
-def _report(
-    tensors: Mapping[str, Array],
+def crop_report(
+    tensors: Mapping[str, Shaped],
     groups: tuple[Group, ...],
     kept: Mapping[str, Indices],
     scores: Mapping[str, Scores],
 ) -> CropReport:
+    """Return what stays of each group and of all tensors, arrays or those of a file."""
     shapes = {}
-    after = {name: tensor.nbytes for name, tensor in tensors.items() if isinstance(tensor, np.ndarray)}
+    after = {name: getattr(tensor, "nbytes", 0) for name, tensor in tensors.items()}
     before = sum(after.values())
-    for name, masks in _masks(tensors, groups, kept).items():
-        shape = tuple(
-            int(masks[axis].sum()) if axis in masks else length for axis, length in enumerate(tensors[name].shape)
-        )
-        shapes[name] = (tensors[name].shape, shape)
-        after[name] = math.prod(shape) * tensors[name].itemsize
+    for name, cut in masks(tensors, groups, kept).items():
+        whole = tensors[name].shape
+        shape = tuple(int(cut[axis].sum()) if axis in cut else length for axis, length in enumerate(whole))
+        shapes[name] = (whole, shape)
+        after[name] = after[name] // max(1, math.prod(whole)) * math.prod(shape)
     reports = []
     for group in groups:
         unit = 0
@@ -494,8 +381,8 @@ def _report(
     return CropReport(tuple(reports), shapes, before, sum(after.values()))
 
 
-def _masks(
-    tensors: Mapping[str, Array], groups: Iterable[Group], kept: Mapping[str, Indices]
+def masks(
+    tensors: Mapping[str, Shaped], groups: Iterable[Group], kept: Mapping[str, Indices]
 ) -> dict[str, dict[int, NDArray[np.bool_]]]:
     """Return the indices that stay, by tensor and axis, of the axes where some go."""
     masks: dict[str, dict[int, NDArray[np.bool_]]] = {}
@@ -519,16 +406,16 @@ def _apply(
     kept: Mapping[str, Indices],
     threads: int | None,
 ) -> dict[str, Array]:
-    masks = _masks(tensors, groups, kept)
+    stays = masks(tensors, groups, kept)
     made: dict[tuple[int, tuple[tuple[int, bytes], ...]], Array] = {}
     out = {}
     for name, tensor in tensors.items():
-        cuts = tuple((axis, mask.tobytes()) for axis, mask in sorted(masks.get(name, {}).items()))
+        cuts = tuple((axis, mask.tobytes()) for axis, mask in sorted(stays.get(name, {}).items()))
         same = (id(tensor), cuts)  # a tensor under two names stays one
         if same not in made:
             made[same] = tensor
             # The first axis first: of rows that go nothing is read.
-            for axis, mask in sorted(masks.get(name, {}).items()):
+            for axis, mask in sorted(stays.get(name, {}).items()):
                 made[same] = take(made[same], np.flatnonzero(mask), axis, threads=threads)
         out[name] = made[same]
     return out

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 
-__all__ = ["Criterion", "Scores", "importance"]
+__all__ = ["BlockNorms", "Criterion", "Join", "Scores", "importance", "unit_norms"]
 
 Criterion: TypeAlias = Literal["norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation"]
 Scores: TypeAlias = NDArray[np.float64]
 _NEEDS = {"taylor": "grad", "taylor_gate": "grad", "scale": "scale", "activation": "activations"}
 _CRITERIA = ("norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation")
+# Numbers in a block of rows of which columns are summed: with fewer, calls cost more than sums.
+_BLOCK = 2**20
 
 
 def importance(
@@ -117,11 +119,11 @@ def importance(
             raise ValueError(f"importance: grad must have shape {w.shape} like w, got {grad.shape}")
         plain, squares = _core.taylor_sums(_units(w, axis, size), _units(grad, axis, size), axis, dtype, threads)
         return squares if criterion == "taylor" else plain**2
-    w = _units(w, axis, size)
     if w.size == 0:
-        return np.zeros(w.shape[axis])
+        return np.zeros(w.shape[axis] // size)
     if criterion == "norm":
-        return _slices(w, axis, norm, dtype, threads)
+        return _slices(w, axis, norm, size, dtype, threads)
+    w = _units(w, axis, size)
     if criterion == "variance":
         others = tuple(i for i in range(w.ndim) if i != axis)
         return np.asarray(_core.var(w, others, False, 0, dtype, threads), np.float64)
@@ -135,14 +137,85 @@ def _units(w: Array, axis: int, size: int) -> Array:
     return w.reshape(*w.shape[:axis], w.shape[axis] // size, size, *w.shape[axis + 1 :])
 
 
-def _slices(w: Any, axis: int, norm: float, dtype: Bf16, threads: int | None) -> Scores:
+class Join:
+    """The norms of slices that come in parts, joined in the order in which they come.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.prune.importance import Join
+    >>> join = Join(2)
+    >>> join.add(np.array([3.0, 0.0]))
+    >>> join.add(np.array([4.0, 1.0]))
+    >>> join.norms()
+    array([5., 1.])
+    """
+
+    def __init__(self, norm: float) -> None:
+        self._norm, self._parts = norm, 0
+
+    def add(self, part: Scores) -> None:
+        """Take in what one part of each slice is long."""
+        with np.errstate(over="ignore"):  # to infinity: large
+            if self._parts == 0:
+                self._sum = part
+            elif self._norm == math.inf:
+                self._sum = np.maximum(self._sum, part)
+            else:
+                self._sum = (self._sum if self._parts > 1 else self._sum**self._norm) + part**self._norm
+        self._parts += 1
+
+    def norms(self) -> Scores:
+        """Return the norm of each slice over all parts so far, at least one."""
+        alone = self._parts == 1 or self._norm == math.inf
+        return self._sum if alone else np.asarray(self._sum ** (1 / self._norm))
+
+
+class BlockNorms:
+    """The norms of the columns of a matrix that comes in tiles of rows.
+
+    Rows are taken in blocks whose height the width alone decides, and joined in their order: whatever the tiles, the
+    bits are the same.
+
+    Attributes
+    ----------
+    rows : int
+        How many rows make a block: a power of two.
+    """
+
+    def __init__(self, columns: int, norm: float, dtype: Bf16 = None, threads: int | None = None) -> None:
+        self.rows: int = 1 << (max(1, _BLOCK // columns).bit_length() - 1)
+        self._norm, self._dtype, self._threads = norm, dtype, threads
+        self._join = Join(norm)
+
+    def add(self, tile: Array) -> None:
+        """Take in the next rows: a multiple of `rows`, but the last time."""
+        for first in range(0, len(tile), self.rows):
+            block = tile[first : first + self.rows]
+            self._join.add(_core.norm(block, (0,), False, self._norm, self._dtype, self._threads))
+
+    def norms(self) -> Scores:
+        """Return the norm of each column."""
+        return self._join.norms()
+
+
+def unit_norms(norms: Scores, size: int, norm: float, threads: int | None) -> Scores:
+    """Return the norms of units, `size` consecutive slices each, of the norms of the slices."""
+    if size == 1:
+        return norms
+    return np.asarray(_core.norm(norms.reshape(-1, size), (1,), False, norm, None, threads))
+
+
+def _slices(w: Any, axis: int, norm: float, size: int, dtype: Bf16, threads: int | None) -> Scores:
     """Return the norm over all axes but one, the last ones first: so nothing is transposed."""
     behind = tuple(range(axis + 1, w.ndim))
     if behind or axis == 0:
         w, dtype = _core.norm(w, behind, False, norm, dtype, threads), None
     if axis:
-        w = _core.norm(w, tuple(range(axis)), False, norm, dtype, threads)
-    return np.asarray(w, np.float64)
+        blocks = BlockNorms(w.shape[axis], norm, dtype, threads)
+        blocks.add(w.reshape(-1, w.shape[axis]))
+        w = blocks.norms()
+    return unit_norms(np.asarray(w, np.float64), size, norm, threads)
 
 
 def _scale(w: Array, axis: int, scale: Any, size: int, dtype: Bf16, threads: int | None) -> Scores:
@@ -150,7 +223,7 @@ def _scale(w: Array, axis: int, scale: Any, size: int, dtype: Bf16, threads: int
     n = w.shape[axis]
     if scale.shape != (n,):
         raise ValueError(f"importance: scale must have shape ({n},), got {scale.shape}")
-    return _slices(_units(scale, 0, size), 0, 2, dtype, threads)
+    return _slices(scale, 0, 2, size, dtype, threads)
 
 
 def _activation(
@@ -163,5 +236,5 @@ def _activation(
         raise ValueError(f"importance: activations must have {where}, got shape {a.shape}")
     if a.size == 0:
         raise ValueError(f"importance: activations must not be empty, got shape {a.shape}")
-    scores = _slices(_units(a, channels, size), channels, norm, dtype, threads)
+    scores = _slices(a, channels, norm, size, dtype, threads)
     return scores if norm == math.inf else scores**norm / (a.size // n * size)

@@ -4,16 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
-from modelopt_rs._types import Array
-from modelopt_rs.prune.coupling import Group, Member
+from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
 
-__all__ = ["What", "cropped_config", "transformer_groups"]
+__all__ = ["WHAT", "What", "cropped_config", "is_bert", "transformer_groups"]
 
 What: TypeAlias = Literal["heads", "query_heads", "ffn", "hidden", "all"]
-_WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
+WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
 _BERT = ("bert", "roberta", "xlm-roberta", "camembert")
 _LLAMA = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -44,7 +41,7 @@ _LLAMA_HIDDEN: tuple[tuple[str, tuple[int, ...]], ...] = (
 
 
 def transformer_groups(
-    tensors: Mapping[str, Array], config: Mapping[str, Any], what: What | Iterable[What] = "all"
+    tensors: Mapping[str, Shaped], config: Mapping[str, Any], what: What | Iterable[What] = "all"
 ) -> tuple[Group, ...]:
     """Return the groups of a model of the BERT or the Llama family.
 
@@ -92,8 +89,8 @@ def transformer_groups(
     """
     chosen = (what,) if isinstance(what, str) else tuple(what)
     for each in chosen:
-        if each not in _WHAT:
-            raise ValueError(f"transformer_groups: what must be of {', '.join(_WHAT)}, got {each!r}")
+        if each not in WHAT:
+            raise ValueError(f"transformer_groups: what must be of {', '.join(WHAT)}, got {each!r}")
     if "all" in chosen:
         chosen = ("heads", "ffn", "hidden")
     model = _Model("transformer_groups", tensors, config)
@@ -113,9 +110,9 @@ def transformer_groups(
 class _Model:
     """A model's tensors and numbers; each method makes a group."""
 
-    def __init__(self, function: str, tensors: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+    def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> None:
         self.function, self.tensors = function, tensors
-        self.bert = _is_bert(function, config)
+        self.bert = is_bert(function, config)
         self.width = _number(function, config, "hidden_size")
         self.head = _head_size(function, config)
         first = (
@@ -133,8 +130,8 @@ class _Model:
 
     def length(self, name: str, axis: int) -> int:
         tensor = self.tensors.get(name)
-        if tensor is None or np.ndim(tensor) <= axis:
-            got = "none of that name" if tensor is None else f"shape {np.shape(tensor)}"
+        if tensor is None or len(tensor.shape) <= axis:
+            got = "none of that name" if tensor is None else f"shape {tensor.shape}"
             raise ValueError(f"{self.function}: tensors must hold {name!r} with an axis {axis}, got {got}")
         return int(tensor.shape[axis])
 
@@ -190,7 +187,7 @@ class _Model:
         for name, tensor in self.tensors.items():
             for ending, axes in _BERT_HIDDEN if self.bert else _LLAMA_HIDDEN:
                 if re.fullmatch(rf"(.*\.)?{ending}", name):
-                    members += [Member(name, axis, scored=np.ndim(tensor) > 1) for axis in axes]
+                    members += [Member(name, axis, scored=len(tensor.shape) > 1) for axis in axes]
                     break
             else:
                 fix = "leave it out of tensors and crop it by a group of your own"
@@ -238,7 +235,7 @@ def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, A
     4
     """
     function = "cropped_config"
-    bert, new = _is_bert(function, config), dict(config)
+    bert, new = is_bert(function, config), dict(config)
     parts: dict[str, list[GroupReport]] = {"heads": [], "query_heads": [], "ffn": [], "hidden": []}
     for group in report.groups:
         kind = group.name.rpartition(".")[2]
@@ -260,7 +257,7 @@ def _llama_heads(
     function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, parts: dict[str, list[GroupReport]]
 ) -> None:
     queries = _number(function, config, "num_attention_heads")
-    shared = config.get("num_key_value_heads") or queries
+    shared = queries if config.get("num_key_value_heads") is None else _number(function, config, "num_key_value_heads")
     if parts["heads"]:
         new["num_key_value_heads"] = _same(function, parts["heads"])
         new["num_attention_heads"] = new["num_key_value_heads"] * (queries // shared)
@@ -277,7 +274,7 @@ def _bert_heads(
     function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, heads: list[GroupReport]
 ) -> None:
     n = _number(function, config, "num_attention_heads")
-    pruned = {int(layer): sorted(gone) for layer, gone in (config.get("pruned_heads") or {}).items()}
+    pruned = _pruned_heads(function, config)
     counts = {len(group.kept) for group in heads} or {n}
     if not pruned and len(counts) == 1 and (same := counts.pop()) * head == new["hidden_size"]:
         new["num_attention_heads"] = same
@@ -295,6 +292,16 @@ def _bert_heads(
     pruned = {layer: gone for layer, gone in sorted(pruned.items()) if gone}
     if pruned:
         new["pruned_heads"] = {str(layer): [int(i) for i in gone] for layer, gone in pruned.items()}
+
+
+def _pruned_heads(function: str, config: Mapping[str, Any]) -> dict[int, list[int]]:
+    """Return the heads that are gone already, by layer."""
+    given = config.get("pruned_heads") or {}
+    try:
+        return {int(layer): sorted(int(head) for head in gone) for layer, gone in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        text = "an object of lists of heads by layer"
+        raise ValueError(f"{function}: config['pruned_heads'] must be {text}, got {given!r}") from None
 
 
 def _same(function: str, groups: list[GroupReport]) -> int:
@@ -317,7 +324,8 @@ def _number(function: str, config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _is_bert(function: str, config: Mapping[str, Any]) -> bool:
+def is_bert(function: str, config: Mapping[str, Any]) -> bool:
+    """Say which of the two families a model is of; ValueError if it is of neither."""
     kind = config.get("model_type")
     if kind not in _BERT + _LLAMA:
         raise ValueError(f"{function}: config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")
@@ -327,4 +335,7 @@ def _is_bert(function: str, config: Mapping[str, Any]) -> bool:
 def _head_size(function: str, config: Mapping[str, Any]) -> int:
     if config.get("head_dim") is not None:
         return _number(function, config, "head_dim")
-    return _number(function, config, "hidden_size") // _number(function, config, "num_attention_heads")
+    width, heads = (_number(function, config, key) for key in ("hidden_size", "num_attention_heads"))
+    if width % heads:
+        raise ValueError(f"{function}: config['hidden_size'] must be a multiple of its {heads} heads, got {width}")
+    return width // heads

@@ -1,0 +1,156 @@
+"""`modelopt-rs crop`."""
+
+import math
+import re
+from collections import Counter
+
+import click
+
+from modelopt_rs.cli.options import common, dry_run, model, output
+from modelopt_rs.cli.show import line, progress, show_plan, show_totals, write_report
+from modelopt_rs.cli.then import Chain, then_option
+from modelopt_rs.pipeline import CropFileReport, QuantizeOptions, crop_file
+
+__all__ = ["crop", "parse_keep"]
+
+
+def parse_keep(text: str) -> tuple[str, float]:
+    """Return the groups and the share or number that a text such as 0.75, 8 or '*.ffn=0.5' says.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.crop import parse_keep
+    >>> parse_keep("0.75"), parse_keep("*.heads=6")
+    (('*', 0.75), ('*.heads', 6))
+    """
+    groups, _, number = text.rpartition("=")
+    if re.fullmatch(r"\d{1,9}", number, re.ASCII):
+        return groups or "*", int(number)
+    if re.fullmatch(r"\d{0,9}\.\d{1,17}", number, re.ASCII):
+        return groups or "*", float(number)
+    raise click.BadParameter(f"{text!r} is not a share such as 0.75, a number such as 8, or GROUPS= and one of them")
+
+
+@click.command(cls=Chain)
+@model
+@output(required=False)
+@click.option(
+    "--keep",
+    type=parse_keep,
+    multiple=True,
+    metavar="SHARE|N",
+    help="What stays of each group: a share with a point (0.75), or a whole number of units. '*.ffn=0.5' says it of "
+    "some groups, before a plain one. Repeatable; the first that matches counts.",
+)
+@click.option(
+    "--what",
+    type=click.Choice(["heads", "query_heads", "ffn", "hidden", "all"]),
+    multiple=True,
+    help="What is cropped; all is heads, ffn and hidden. Repeatable.",
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Make cropped lengths multiples of N.  [default: 8 for shares, 1 for numbers]",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["local", "global"]),
+    default="local",
+    show_default=True,
+    help="What keeps SHARE: each group, or all groups as one.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["1", "2", "inf"]),
+    default="2",
+    show_default=True,
+    help="The importance of a unit: this norm of its weights.",
+)
+@click.option(
+    "--nan",
+    type=click.Choice(["raise", "remove"]),
+    default="raise",
+    show_default=True,
+    help="Units with a NaN: refuse, or remove first.",
+)
+@click.option("--config", type=click.Path(), metavar="JSON", help="The config.json of a model that is a file alone.")
+@then_option
+@dry_run
+@common
+def crop(
+    *,
+    model: str,
+    output: str | None,
+    keep: tuple[tuple[str, float], ...],
+    what: tuple[str, ...],
+    round_to: int | None,
+    scope: str,
+    norm: str,
+    nan: str,
+    config: str | None,
+    then: QuantizeOptions | None,
+    max_memory: int,
+    threads: int | None,
+    dry_run: bool,
+    report_path: str | None,
+    no_verify: bool,
+    overwrite: bool,
+) -> None:
+    """Remove the least important parts of a transformer: smaller matrices.
+
+    FILE|DIR is a Hugging Face model directory or a sharded checkpoint of the
+    BERT or the Llama family, or one safetensors file with --config; OUT is the
+    same. config.json gets the new sizes, so that transformers loads OUT.
+    Without training expect worse answers, with --what hidden much worse ones.
+
+    \b
+    modelopt-rs crop model/ -o small/ --keep 0.75 --what ffn
+    modelopt-rs crop model/ -o small/ --keep 0.5 --what heads --what ffn
+    modelopt-rs crop model/ -o small/ --keep 0.75 --what ffn --then quantize
+    """  # noqa: D301
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
+    for option, given in (("--keep", keep), ("--what", what)):
+        if not given:
+            raise click.UsageError(f"Missing option '{option}'")
+    keeps = dict(keep)
+    if len(keeps) < len(keep):
+        raise click.UsageError("--keep must name groups once, got some twice")
+    with progress("crop") as callback:
+        report = crop_file(
+            model,
+            output or "",
+            # A share alone holds for what the others don't name.
+            keep=keeps["*"] if list(keeps) == ["*"] else dict(sorted(keeps.items(), key=lambda item: item[0] == "*")),
+            what=what,
+            round_to=round_to,
+            scope=scope,
+            norm=math.inf if norm == "inf" else int(norm),
+            nan=nan,
+            config=config,
+            then=then,
+            max_memory=max_memory,
+            threads=threads,
+            dry_run=dry_run,
+            verify=not no_verify,
+            overwrite=overwrite,
+            progress=callback,
+        )
+    write_report(report_path, report.to_json())
+    show_plan(report)
+    show_totals(report)
+    _show_groups(report)
+
+
+def _show_groups(report: CropFileReport) -> None:
+    """Print how many units groups keep, alike ones in one line, and what is to be known for loading."""
+    alike = Counter((group.name.rpartition(".")[2], group.units, group.kept) for group in report.groups)
+    for (kind, units, kept), count in alike.items():
+        line(f"kept  {kept:,} of {units:,} {kind}" + (f" in each of {count:,} layers" if count > 1 else ""))
+    for key, (before, after) in (report.config or {}).items():
+        if not isinstance(after, dict):
+            line(f"config  {key} {'-' if before is None else before} -> {after}")
+    for note in report.notes:
+        line(f"note  {note}")
