@@ -27,13 +27,17 @@ from modelopt_rs.files.messages import binary_size
 
 __all__ = [
     "AtomicFile",
+    "call",
     "check_free",
     "forget_temporary",
     "is_temporary",
     "new_temporary",
     "remove_stale",
     "resolve",
+    "stat_regular",
     "sync_directory",
+    "take_after",
+    "write_all",
 ]
 
 _MAX_PREFIX = 200  # bytes of the destination's name in a temporary's, which may have 255 in all
@@ -69,16 +73,13 @@ class AtomicFile:
         self._durable = durable
         self._temporary: Path | None = None
         self.fd = -1
-        replaced = _stat_regular(self.path)
+        replaced = stat_regular(self.path)
         remove_stale(self.path)
         check_free(self.path, nbytes)
         try:
             self._open()
             if replaced is not None:
-                # Only root may give files away; the mode comes second because chown clears the setuid bit.
-                with suppress(PermissionError):
-                    os.fchown(self.fd, replaced.st_uid, replaced.st_gid)
-                self._call(os.fchmod, self.fd, stat.S_IMODE(replaced.st_mode))
+                take_after(self.fd, replaced, self.path)
         except BaseException:
             self.abort()
             raise
@@ -97,21 +98,16 @@ class AtomicFile:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of `os`; its error names the destination, not a temporary or nothing."""
-        try:
-            return function(*args)
-        except OSError as e:
-            raise OSError(e.errno, e.strerror, str(self.path)) from e
+        return call(self.path, function, *args)
+
+    @property
+    def readable(self) -> Path:
+        """A path at which this and other processes can read what is written, before `commit`."""
+        return self._temporary or Path(f"/proc/{os.getpid()}/fd/{self.fd}")
 
     def write_at(self, data: bytes | NDArray[Any], offset: int) -> None:
         """Write all of `data` (bytes, or a C-contiguous array) at `offset`."""
-        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
-        while len(view):
-            n = self._call(os.pwrite, self.fd, view, offset)
-            if n == 0:
-                raise OSError(errno.EIO, "the file system wrote nothing", str(self.path))
-            view = view[n:]
-            offset += n
+        write_all(self.path, self.fd, data, offset)
 
     def sync(self) -> None:
         """Bring what is written to the disk (if durable), so that reading it back reads the disk."""
@@ -175,6 +171,33 @@ class AtomicFile:
         self.abort()
 
 
+def call(path: Path, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of `os`; its error names the destination `path`, not a temporary or nothing."""
+    try:
+        return function(*args)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> None:
+    """Write all of `data` at `offset` of an open file; `path` is the destination that errors name."""
+    view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
+    while len(view):
+        n = call(path, os.pwrite, fd, view, offset)
+        if n == 0:
+            raise OSError(errno.EIO, "the file system wrote nothing", str(path))
+        view = view[n:]
+        offset += n
+
+
+def take_after(fd: int, replaced: os.stat_result, path: Path) -> None:
+    """Give a new file the owner and the mode of the one that it will replace."""
+    # Only root may give files away; the mode comes second because chown clears the setuid bit.
+    with suppress(PermissionError):
+        os.fchown(fd, replaced.st_uid, replaced.st_gid)
+    call(path, os.fchmod, fd, stat.S_IMODE(replaced.st_mode))
+
+
 def resolve(path: str | os.PathLike[str]) -> Path:
     """Return what `path` stands for, without symbolic links; it need not be there."""
     real = Path(os.path.realpath(path))
@@ -183,7 +206,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     return real
 
 
-def _stat_regular(path: Path) -> os.stat_result | None:
+def stat_regular(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file, None if there is nothing."""
     try:
         info = path.stat()
     except FileNotFoundError:

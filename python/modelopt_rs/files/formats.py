@@ -24,7 +24,7 @@ def open(
     Parameters
     ----------
     path : str or os.PathLike
-        A safetensors file, a Hugging Face directory, or the index of a sharded checkpoint.
+        A safetensors file, a Hugging Face directory, the index of a sharded checkpoint, or an ONNX model.
     max_header : int
         The largest header to accept, in bytes.
     max_tensors : int
@@ -41,6 +41,8 @@ def open(
     ------
     FormatError
         If it is no known format or is malformed.
+    ImportError
+        If it is an ONNX model, and the extra `onnx` is not installed.
     ValueError
         If it is neither a regular file nor a directory.
     OSError
@@ -64,12 +66,16 @@ def open(
     source: Source
     if where.is_dir() or where.name.endswith(INDEX_SUFFIX):
         source = CheckpointSource(where, max_header=max_header, max_tensors=max_tensors)
-    elif _is_safetensors(where):
+    elif (kind := _kind(where)) == "safetensors":
         source = SafetensorsSource(where, max_header=max_header, max_tensors=max_tensors)
+    elif kind == "onnx":
+        from modelopt_rs.files.onnx import OnnxSource
+
+        source = OnnxSource(where, max_header=max_header, max_tensors=max_tensors)
     else:
         raise FormatError(
             f"{where}: not a model file that is supported: a safetensors file, a Hugging Face directory with "
-            f"model.safetensors, or model{INDEX_SUFFIX}"
+            f"model.safetensors, model{INDEX_SUFFIX}, or an ONNX model"
         )
     if not dequantize:
         return source
@@ -80,10 +86,15 @@ def open(
         raise
 
 
-def _is_safetensors(path: Path) -> bool:
-    """By the name, or by the brace that the header begins with: files in a hub's cache have no suffix."""
+def _kind(path: Path) -> str | None:
+    """By the name, or by how the file begins: files in a hub's cache have no suffix."""
     fd = open_regular(path)
     try:
-        return path.suffix == ".safetensors" or os.pread(fd, 1, 8) == b"{"
+        begin = os.pread(fd, 9, 0)
     finally:
         os.close(fd)
+    if path.suffix == ".safetensors" or begin[8:] == b"{":
+        return "safetensors"
+    # The first field of a model, as all write it, is the version of the format.
+    is_onnx = begin[:1] == b"\x08" and b"\0" < begin[1:2] < b" "
+    return "onnx" if path.suffix == ".onnx" or is_onnx else None

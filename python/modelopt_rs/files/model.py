@@ -14,11 +14,13 @@ from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOATS", "Array", "Sink", "Source", "TensorInfo", "Tile", "bf16_to_float32"]
+__all__ = ["FLOATS", "PACKED", "Array", "Sink", "Source", "TensorInfo", "Tile", "bf16_to_float32"]
 
 Array: TypeAlias = NDArray[Any]
 FLOATS: Final[dict[str, Literal["bf16"] | None]] = {"F64": None, "F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of floats, and the `dtype=` that the array functions need for them."""
+PACKED: Final[dict[str, int]] = {"I4": 4, "U4": 4, "I2": 2, "U2": 2, "F4E2M1": 4, "F6E2M3": 6, "F6E3M2": 6}
+"""The dtypes with several elements in a byte, and the bits of one. Their rows are the bytes of the flat tensor."""
 
 
 def bf16_to_float32(bits: Array) -> Array:
@@ -40,12 +42,20 @@ class TensorInfo:
 
     @property
     def columns(self) -> int:
-        """Elements of a row: the length of the last axis, but 1 for a flat tensor, so that it can be cut as well."""
-        return self.shape[-1] if len(self.shape) > 1 else 1
+        """Elements of a row: the length of the last axis, but 1 for a flat tensor, so that it can be cut as well.
+
+        Also 1 where several elements share a byte: a row may then begin within one.
+        """
+        return self.shape[-1] if len(self.shape) > 1 and self.dtype not in PACKED else 1
 
     @property
     def rows(self) -> int:
-        """How many rows the tensor has: the product of all axes but the last (of a flat tensor, its elements)."""
+        """How many rows the tensor has: the product of all axes but the last (of a flat tensor, its elements).
+
+        Where several elements share a byte, it is the bytes of the tensor.
+        """
+        if self.dtype in PACKED:
+            return self.nbytes
         return math.prod(self.shape[:-1]) if len(self.shape) > 1 else math.prod(self.shape)
 
     @property

@@ -13,6 +13,7 @@ from modelopt_rs import _core
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array, TensorInfo, Tile
+from modelopt_rs.files.row_tiles import TileReader
 
 __all__ = [
     "BIT_TWINS",
@@ -165,7 +166,7 @@ class SafetensorsSource:
     ) -> None:
         self.path = Path(path)
         self._fd = open_regular(path) if fd is None else fd
-        self._free: list[Array] = []  # buffers of tiles that are not in use
+        self._reader = TileReader()
         try:
             header, self._data_begin, data_len = self._read_header(max_header)
             try:
@@ -241,28 +242,10 @@ class SafetensorsSource:
             Its array is overwritten when the next is asked for, and may be after the last one.
         """
         info, offset = self._find(name)
-        return self._tiles(info, offset, max_bytes)
-
-    def _tiles(self, info: TensorInfo, offset: int, max_bytes: int) -> Iterator[Tile]:
-        if info.nbytes == 0:
-            return
-        row_nbytes = info.row_nbytes
-        step = max(1, min(info.rows, max_bytes // row_nbytes))
-        buffer = self._take(step * row_nbytes)
-        try:
-            for first in range(0, info.rows, step):
-                used = buffer[: min(step, info.rows - first) * row_nbytes]
-                read_into(self._fd, used, offset + first * row_nbytes, self.path)
-                yield Tile(first, used.view(numpy_dtype(info.dtype)).reshape(-1, info.columns))
-        finally:
-            self._free.append(buffer)
-
-    def _take(self, nbytes: int) -> Array:
-        """Return a buffer that no other iterator uses, at least `nbytes` long."""
-        if self._free and self._free[-1].nbytes >= nbytes:
-            return self._free.pop()
-        self._free.clear()  # too small: not kept beside a larger one
-        return np.empty(nbytes, np.uint8)
+        dtype = numpy_dtype(info.dtype)
+        return self._reader.tiles(
+            info, dtype, lambda array, at: read_into(self._fd, array, offset + at, self.path), max_bytes
+        )
 
     def _find(self, name: str) -> tuple[TensorInfo, int]:
         """Return a tensor, and where its bytes begin in the file."""

@@ -15,6 +15,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs.files.atomic import AtomicFile
 from modelopt_rs.files.messages import listing, quote
 from modelopt_rs.files.model import Array, TensorInfo
+from modelopt_rs.files.row_tiles import row_bytes
 from modelopt_rs.files.safetensors import BIT_TWINS, SafetensorsSource, numpy_dtype
 
 __all__ = ["SafetensorsSink"]
@@ -106,7 +107,7 @@ class SafetensorsSink:
         if self._file.fd < 0:
             raise ValueError(f"{self.path}: the file is committed or aborted")
         info = self._by_name[name]
-        data = _as_bytes(info, array)
+        data = row_bytes(info, numpy_dtype(info.dtype), BIT_TWINS.get(info.dtype), array)
         done = self._written[name]
         if done + data.nbytes > info.nbytes:
             raise ValueError(
@@ -220,17 +221,3 @@ def _header(tensors: Sequence[TensorInfo], metadata: dict[str, str]) -> tuple[by
     if len(text) > _UPSTREAM_MAX_HEADER:
         raise ValueError(f"SafetensorsSink: header of {len(text):,} bytes, the format allows 100,000,000")
     return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + at for name, at in begins.items()}
-
-
-def _as_bytes(info: TensorInfo, array: Array) -> Array:
-    """Return whole rows of a tensor as their bytes, without a copy where they are contiguous."""
-    expected = numpy_dtype(info.dtype)
-    twin = BIT_TWINS.get(info.dtype)
-    if array.dtype != expected and array.dtype.name != twin:
-        wanted = f"{expected} or {twin}" if twin else str(expected)
-        raise TypeError(f"write: tensor {quote(info.name)} is {info.dtype}, wants {wanted}, got {array.dtype}")
-    is_flat = len(info.shape) == 1 and array.ndim == 1
-    if array.size and not is_flat and array.shape != info.shape and array.shape[-1:] != (info.columns,):
-        rows = f"rows of {info.columns:,}"
-        raise ValueError(f"write: tensor {quote(info.name)} has {rows}, got an array of shape {array.shape}")
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

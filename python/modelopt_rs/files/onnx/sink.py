@@ -1,0 +1,221 @@
+"""ONNX files: write a graph and its weights in row tiles, verify, put in place."""
+
+import errno
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs._core import FormatError
+from modelopt_rs.files.messages import listing, quote
+from modelopt_rs.files.model import Array, TensorInfo
+from modelopt_rs.files.onnx.dtypes import TWINS, array_dtype
+from modelopt_rs.files.onnx.layout import INLINE_MAX, inline, to_proto
+from modelopt_rs.files.onnx.source import OnnxSource
+from modelopt_rs.files.onnx.tensors import placeholder
+from modelopt_rs.files.onnx.written import Beside, Inline
+from modelopt_rs.files.row_tiles import row_bytes
+from modelopt_rs.files.safetensors import read_into
+
+__all__ = ["OnnxSink", "placeholder"]
+
+_VERIFY_TILE = 4 << 20
+
+
+class OnnxSink:
+    """An ONNX model that is being written to a temporary; nothing shows at `path` before `commit`.
+
+    It is one file where that stays under 2 GiB, which protobuf can't pass. Else the streamed tensors stand in a
+    file of external data beside it, whose name (`model.onnx-<16 hexadecimal digits>.data`) says its content: the
+    model never names data that are missing or another model's. Data of a replaced model, under such a name, are
+    removed if no model in the directory names them. The same model and bytes make the same files.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The destination; it may be the file that is being read.
+    model : onnx_ir.Model
+        The graph, as it is now.
+    tensors : sequence of TensorInfo
+        The initializers of `model.graph` whose bytes come by `write`; in the model they are a `placeholder`, or
+        what a source has put there. The values of all other tensors are in memory.
+    durable : bool
+        Whether `commit` waits until the files are on the disk.
+    overwrite : bool
+        Whether what is at `path` may be replaced.
+    external : bool, optional
+        Whether the streamed tensors stand in a file of their own; if None, where the file would be too large.
+
+    Raises
+    ------
+    ValueError
+        If the tensors aren't the model's, if values are missing, if `external` is false and the file too large,
+        or if external data were to go beside a symbolic link.
+    FileExistsError
+        If there is something at `path`, and `overwrite` is false.
+    OSError
+        ENOSPC if the files don't fit the free space, and whatever the file system says.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: ir.Model,
+        tensors: Sequence[TensorInfo],
+        *,
+        durable: bool = True,
+        overwrite: bool = False,
+        external: bool | None = None,
+    ) -> None:
+        self._tensors = tuple(tensors)
+        self._by_name = {info.name: info for info in self._tensors}
+        proto = to_proto(model, self._tensors)
+        layout = inline(proto, self._tensors)
+        if external is False and layout.nbytes > INLINE_MAX:
+            raise ValueError(
+                f"OnnxSink: one file of {layout.nbytes:,} bytes is more than the {INLINE_MAX:,} that protobuf reads; "
+                "leave external out"
+            )
+        if not overwrite and os.path.lexists(path):
+            message = "the file exists; pass overwrite=True to replace it"
+            raise FileExistsError(errno.EEXIST, message, str(Path(path)))
+        self._written = dict.fromkeys(self._by_name, 0)
+        self._crc = dict.fromkeys(self._by_name, 0)
+        self._files: Inline | Beside
+        if external or layout.nbytes > INLINE_MAX:
+            self._files = Beside(path, proto, self._tensors, durable=durable)
+        else:
+            self._files = Inline(path, layout, durable=durable)
+        self.path = self._files.path
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """The tensors that must be written before `commit`."""
+        return self._tensors
+
+    def write(self, name: str, array: Array) -> None:
+        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order.
+
+        Parameters
+        ----------
+        name : str
+            One of `tensors`.
+        array : ndarray
+            Whole rows: its last axis is the tensor's. bfloat16 as uint16 or `ml_dtypes.bfloat16`, float8 as
+            uint8 or the dtype of `ml_dtypes`; where several elements share a byte, bytes of the flat tensor.
+
+        Raises
+        ------
+        TypeError
+            If the dtype isn't the tensor's.
+        ValueError
+            If there is no such tensor, or the rows don't fit it.
+        OSError
+            If the bytes can't be written.
+        """
+        if name not in self._by_name:
+            raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
+        if self._files.data_fd < 0:
+            raise ValueError(f"{self.path}: the file is committed or aborted")
+        info = self._by_name[name]
+        data = row_bytes(info, array_dtype(info.dtype), TWINS.get(info.dtype), array)
+        done = self._written[name]
+        if done + data.nbytes > info.nbytes:
+            raise ValueError(
+                f"write: tensor {quote(name)} has {info.nbytes:,} bytes, got {data.nbytes:,} after {done:,}"
+            )
+        self._files.write(data, self._files.begins[name] + done)
+        self._crc[name] = zlib.crc32(data.data, self._crc[name])
+        self._written[name] = done + data.nbytes
+
+    def staged(self) -> Path:
+        """Return a path at which the model can be loaded before `commit`, by this process and by others.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing, or the model is committed or aborted.
+        """
+        if self._files.data_fd < 0:
+            raise ValueError(f"{self.path}: the file is committed or aborted")
+        self._finish()
+        return self._files.readable
+
+    def _finish(self) -> None:
+        missing = [
+            f"{quote(info.name)} has {self._written[info.name]:,} of {info.nbytes:,} bytes"
+            for info in self._tensors
+            if self._written[info.name] != info.nbytes
+        ]
+        if missing:
+            raise ValueError(f"{self.path}: not all is written: tensor {listing(missing)}")
+        self._files.finish(self._crc)
+
+    def commit(self, *, verify: bool = True) -> None:
+        """Check that all is written, flush, read it back, and put the model in the place of `path` at once.
+
+        Parameters
+        ----------
+        verify : bool
+            Whether to read the temporary back with the strict parser and compare each tensor's checksum.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing.
+        OSError
+            EIO if what is read back isn't what was written, and whatever the file system says.
+        """
+        try:
+            self._finish()
+            self._files.sync()
+            if verify:
+                self._verify()
+            self._files.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _verify(self) -> None:
+        try:
+            for at, piece in self._files.pieces:
+                if zlib.crc32(piece) != self._read_crc(self._files.model_fd, at, len(piece)):
+                    raise FormatError(f"the graph differs from byte {at:,} on")
+            for info in self._tensors:
+                begin = self._files.begins[info.name]
+                if self._crc[info.name] != self._read_crc(self._files.data_fd, begin, info.nbytes):
+                    raise FormatError(f"tensor {quote(info.name)} differs")
+            limit = sum(len(piece) for _, piece in self._files.pieces)
+            with OnnxSource(self._files.readable, max_header=limit) as source:
+                for info in self._tensors:
+                    if source.tensors.get(info.name, info) != info:
+                        raise FormatError(f"tensor {quote(info.name)} is another")
+        except FormatError as e:
+            message = f"what was written reads back differently: {e}"
+            raise OSError(errno.EIO, message, str(self.path)) from e
+
+    def _read_crc(self, fd: int, begin: int, nbytes: int) -> int:
+        buffer = np.empty(min(nbytes, _VERIFY_TILE), np.uint8)
+        crc = 0
+        for at in range(0, nbytes, _VERIFY_TILE):
+            used = buffer[: min(_VERIFY_TILE, nbytes - at)]
+            read_into(fd, used, begin + at, self.path)
+            crc = zlib.crc32(used.data, crc)
+        return crc
+
+    def abort(self) -> None:
+        """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
+        self._files.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.abort()
