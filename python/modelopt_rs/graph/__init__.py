@@ -1,1 +1,17 @@
-"""Operations on an `onnx_ir.Model`; they know no files."""
+"""Operations on the graph of an ONNX model (`onnx_ir.Model`); knows no files. Needs the extra `onnx`."""
+
+from modelopt_rs.graph.coupling import GraphGroup, Refusal, find_groups
+from modelopt_rs.graph.crop import crop_graph
+from modelopt_rs.graph.weight_only import quantize_weights
+from modelopt_rs.graph.weights import Use, Weight, find_weights
+
+__all__ = [
+    "GraphGroup",
+    "Refusal",
+    "Use",
+    "Weight",
+    "crop_graph",
+    "find_groups",
+    "find_weights",
+    "quantize_weights",
+]

@@ -166,6 +166,7 @@ def decide(
     why_not: Callable[[TensorInfo], str | None],
     include: Sequence[str],
     exclude: Sequence[str],
+    default: Callable[[TensorInfo], Decision] | None = None,
 ) -> dict[str, Decision]:
     """Decide for each tensor whether an action takes it.
 
@@ -181,6 +182,8 @@ def decide(
         Says why it can't be done with a tensor; None if it can.
     include, exclude : sequence of str
         Globs over names: what to take besides the default, and what not to. `exclude` wins.
+    default : callable, optional
+        Decides for a tensor that it can be done with and that no glob names; by default by its name.
 
     Raises
     ------
@@ -199,6 +202,8 @@ def decide(
             plan[name] = Decision("copy", reason)
         elif name in included:
             plan[name] = Decision(action, f"included by {included[name]!r}")
+        elif default is not None:
+            plan[name] = default(info)
         else:
             kept = _kept_by_default(name, config)
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"

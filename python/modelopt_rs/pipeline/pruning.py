@@ -121,6 +121,7 @@ class Prune:
         self.outputs = then.outputs
         self.bytes_per_row = then.bytes_per_row
         self.unit = math.lcm(pruner.unit(info), then.unit)
+        self.kept, self.passes = then.kept, then.passes
         self.zeros = (0, 0)
 
     def begin(self, rows: int) -> None:
@@ -154,6 +155,9 @@ class Bitmask:
         How many of its values are not zero.
     threads : int or None
     """
+
+    kept = 0
+    passes = 1
 
     def __init__(self, info: TensorInfo, nonzero: int, threads: int | None) -> None:
         self._info, self._threads = info, threads

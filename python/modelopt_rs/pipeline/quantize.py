@@ -160,6 +160,9 @@ class Quantize:
         How far the codes so far are from what they were made of.
     """
 
+    kept = 0
+    passes = 1
+
     def __init__(self, info: TensorInfo, options: QuantizeOptions, threads: int | None) -> None:
         self._info, self._options, self._threads = info, options, threads
         self.outputs: Sequence[TensorInfo] = files.packed_tensors(info.name, info.shape, options.spec)

@@ -25,11 +25,17 @@ class Transform(Protocol):
         What it holds for each row of a tile besides the tile.
     unit : int
         Every tile but the last has a multiple of so many rows.
+    kept : int
+        What it holds for the whole tensor.
+    passes : int
+        How often it must see the tensor from the first tile to the last.
     """
 
     outputs: Sequence[TensorInfo]
     bytes_per_row: int
     unit: int
+    kept: int
+    passes: int
 
     def begin(self, rows: int) -> None:
         """Get ready for tiles of at most `rows` rows."""
@@ -38,7 +44,7 @@ class Transform(Protocol):
         """Take the next tile, which may be overwritten; return rows by the output that they belong to."""
 
     def end(self) -> Sequence[tuple[str, Array]]:
-        """Return what is left to write after the last tile."""
+        """Return what is left to write after the last tile of a pass."""
 
 
 class Copy:
@@ -55,6 +61,8 @@ class Copy:
 
     bytes_per_row = 0
     unit = 1
+    kept = 0
+    passes = 1
 
     def __init__(self, info: TensorInfo) -> None:
         self.outputs: Sequence[TensorInfo] = [info]
@@ -83,17 +91,21 @@ def apply(source: Source, name: str, transform: Transform, road: Road) -> Iterat
         What the transform raises, with the tensor and the row.
     """
     info = source.tensors[name]
-    if info.nbytes:
-        extra, kept = packed_memory(source, name)
-        extra += transform.bytes_per_row
-        size = tile_bytes(info, extra, road.max_memory, kept=kept, unit=transform.unit)
-        transform.begin(size // info.row_nbytes)
+    if not info.nbytes:
+        yield from transform.end()
+        return
+    extra, kept = packed_memory(source, name)
+    extra += transform.bytes_per_row
+    size = tile_bytes(info, extra, road.max_memory, kept=kept + transform.kept, unit=transform.unit)
+    transform.begin(size // info.row_nbytes)
+    for turn in range(transform.passes):
         for tile in source.tiles(name, size):
             with located(source, name, tile):
                 parts = transform(tile.array)
             yield from parts
-            road.advance(tile.array.nbytes, name)
-    yield from transform.end()
+            if turn == transform.passes - 1:
+                road.advance(tile.array.nbytes, name)
+        yield from transform.end()
 
 
 def rewrite(source: Source, sink: Sink, transforms: Mapping[str, Transform], road: Road, *, verify: bool) -> None:
