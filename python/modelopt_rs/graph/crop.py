@@ -7,8 +7,9 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.graph.coupling import GraphGroup
+from modelopt_rs.prune.choice import Indices
 from modelopt_rs.prune.coupling import check_ascending
-from modelopt_rs.prune.crop import Indices, take
+from modelopt_rs.prune.crop import take
 
 __all__ = ["crop_graph"]
 

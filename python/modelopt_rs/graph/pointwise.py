@@ -41,7 +41,7 @@ def axes_of(node: ir.Node, rank: int, default: Sequence[int]) -> list[int]:
 
 def axis_of(walk: Walk, node: ir.Node, value: ir.Value, default: int) -> int:
     """Return the axis that a node has as an attribute, counted from the front."""
-    axis, rank = node.attributes.get_int("axis", default), walk.rank(value, node)
+    axis, rank = int(node.attributes.get_int("axis", default)), walk.rank(value, node)
     return axis + rank if axis < 0 else axis
 
 
