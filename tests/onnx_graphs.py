@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-import reference
 from onnx import TensorProto, helper, numpy_helper
 
+import reference
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.files.model import Tile
 from modelopt_rs.graph import quantize_weights
