@@ -177,6 +177,21 @@ def test_layers_that_share_a_shape_get_shapes_of_their_own():
     run(small, feeds_of(small))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_shapes_behind_a_cast_are_found_and_keep_their_type(shared):
+    net = Net({"x": ["n", 6]})
+    rows = net.add("Slice", net.add("Cast", net.add("Shape", "x"), to=6), net.ints("s", 0), net.ints("e", 1))
+    net.weights["four"], net.weights["three"] = np.array([4], np.int32), np.array([3], np.int32)
+    shape = net.add("Cast", net.add("Concat", rows, "four", "three", axis=0), to=7)
+    h = "x"
+    for i in range(2 if shared else 1):
+        h = net.add("Reshape", net.add("Tanh", net.add("MatMul", h, net.w(f"a{i}", 6, 12))), shape)
+        h = net.add("Reshape", net.add("Relu", h), net.ints(f"flat{i}", -1, 12))
+        h = net.add("MatMul", h, net.w(f"b{i}", 12, 6))
+    net.add("Identity", h, out="y")
+    assert {group.units for name, group in crops(net.proto()).items() if name[0] == "a"} == {4}
+
+
 def test_groups_are_disjoint_and_come_in_any_order():
     net = conv_net()
     a, b = net.add("Conv", "x", net.w("a", 6, 3, 1, 1)), net.add("Conv", "x", net.w("b", 4, 3, 1, 1))

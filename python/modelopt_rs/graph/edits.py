@@ -84,7 +84,7 @@ class EditNode(Edit):
         while name in graph.initializers:
             count += 1
             name = f"{base}.{count}"
-        array = np.array(numbers, np.int64)
+        array = np.array(numbers, np.int64 if old is None or old.dtype is None else old.dtype.numpy())
         if old is not None and old.const_value is not None:
             array = array.reshape(old.const_value.shape.numpy())
         value = ir.val(name, const_value=ir.tensor(array, name=name))
@@ -119,18 +119,27 @@ class EditShape(EditNode):
 
     def _own_concat(self) -> ir.Node:
         """Return the Concat that makes the shape; a copy of it where others use it as well."""
-        shape = self.node.inputs[1]
-        concat = None if shape is None else shape.producer()
-        assert shape is not None
-        assert concat is not None
-        if len(shape.uses()) == 1:
-            return concat
-        name = f"{self.node.outputs[0].name}.shape"
-        copy = ir.node("Concat", list(concat.inputs), {"axis": 0}, name=name)
-        copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = name, shape.type, shape.shape
-        _graph_of(self.node).insert_before(self.node, copy)
-        self.node.replace_input_with(1, copy.outputs[0])
-        return copy
+        user, index = self.node, 1
+        while True:
+            value = user.inputs[index]
+            node = None if value is None else value.producer()
+            assert value is not None
+            assert node is not None
+            if len(value.uses()) > 1:
+                node = _copy(node, user, index, f"{self.node.outputs[0].name}.{node.op_type.lower()}")
+            if node.op_type == "Concat":
+                return node
+            user, index = node, 0
+
+
+def _copy(node: ir.Node, user: ir.Node, index: int, name: str) -> ir.Node:
+    """Give an input of a node a copy of what makes it."""
+    copy = ir.Node(node.domain, node.op_type, list(node.inputs), list(node.attributes.values()), name=name)
+    old = node.outputs[0]
+    copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = name, old.type, old.shape
+    _graph_of(user).insert_before(user, copy)
+    user.replace_input_with(index, copy.outputs[0])
+    return copy
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

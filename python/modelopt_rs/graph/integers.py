@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 
-__all__ = ["Computed", "Element", "Integers", "Length", "constant", "part_of", "shape_of"]
+__all__ = ["Computed", "Element", "Integers", "Length", "concat_of", "constant", "part_of", "shape_of"]
 
 # No shape has more numbers.
 LARGEST = 64
@@ -114,6 +114,14 @@ def _lengths(node: ir.Node) -> list[Element] | None:
 
 
 Parts: TypeAlias = Sequence[list[Element] | None]
+
+
+def concat_of(value: ir.Value | None) -> ir.Node | None:
+    """Return the Concat that makes a vector, also behind Cast and Identity; None if there is none."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return node if node is not None and node.op_type == "Concat" else None
 
 
 def part_of(integers: Integers, concat: ir.Node, position: int) -> tuple[int, int, list[int]]:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.graph.edits import EditShape
-from modelopt_rs.graph.integers import Computed, Element, Length, constant, part_of
+from modelopt_rs.graph.integers import Computed, Element, Length, concat_of, constant, part_of
 from modelopt_rs.graph.pointwise import first, only_first
 from modelopt_rs.graph.regroup import aligned, project, tokens
 from modelopt_rs.graph.units import Labels
@@ -116,9 +116,9 @@ def _edit_shape(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> 
     if isinstance(target[axis], Length) or target[axis] in (0, -1):
         return
     if constant(shape) is None:
-        concat = None if shape is None else shape.producer()
+        concat = concat_of(shape)
         try:
-            if concat is None or concat.op_type != "Concat":
+            if concat is None:
                 raise LookupError(axis)
             part_of(walk.integers, concat, axis)
         except LookupError as error:
