@@ -249,3 +249,35 @@ def test_a_shared_weight_couples_all_its_uses():
     net.add("MatMul", h, net.w("b", 6, 3), out="y")
     [group] = crops(net.proto()).values()
     assert members(group) == {("a", 1, 0, 1), ("s", 0, 0, 1), ("s", 1, 0, 1), ("b", 0, 0, 1)}
+
+
+def test_a_weight_that_is_read_along_both_axes_makes_two_groups_with_names_of_their_own():
+    net = Net({"x": [2, 8], "z": [2, 6]})
+    h = net.add("Relu", net.add("MatMul", "x", net.w("s", 8, 6)))
+    left = net.add("MatMul", h, net.w("a", 6, 3))
+    h = net.add("Relu", net.add("Gemm", "z", "s", transB=1))
+    net.add("Add", left, net.add("MatMul", h, net.w("b", 8, 3)), out="y")
+    # Its rows are read as inputs of the graph as well.
+    _, groups, refused = groups_of(net.proto())
+    assert not groups
+    assert refused["s"].reason == "'x' is an input of the graph"
+    net = Net({"x": [2, 8]})
+    w = net.w("s", 8, 8)
+    h = net.add("Relu", net.add("MatMul", net.add("Relu", net.add("MatMul", "x", net.w("i", 8, 8))), w))
+    h = net.add("MatMul", net.add("Relu", net.add("MatMul", h, net.w("m", 8, 8))), net.add("Transpose", w, perm=[1, 0]))
+    net.add("MatMul", net.add("Relu", h), net.w("o", 8, 3), out="y")
+    assert {name: group.units for name, group in crops(net.proto()).items()} == {"i.ffn": 8, "s.ffn": 8}
+
+
+@pytest.mark.parametrize("n", [3000])
+def test_e9_deep_graphs_need_no_recursion(n):
+    net = Net({"x": ["n", 5]})
+    h = net.add("MatMul", "x", net.w("a", 5, 8))
+    width = net.add("Shape", "x")
+    for _ in range(n):
+        h, width = net.add("Relu", h), net.add("Identity", width)
+    rows = net.add("Slice", width, net.ints("zero", 0), net.ints("one", 1))
+    h = net.add("Reshape", h, net.add("Concat", rows, net.ints("rest", -1), axis=0))
+    net.add("MatMul", h, net.w("b", 8, 3), out="y")
+    _, groups, _ = groups_of(net.proto())
+    assert [group.units for group in groups.values()] == [8]

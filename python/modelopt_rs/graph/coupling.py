@@ -112,6 +112,7 @@ class _Finder:
         self._integers = Integers()
         self._taken: dict[Place, Labels] = {}
         self._refused: set[Place] = set()
+        self._names: set[str] = set()
 
     def run(self) -> tuple[list[GraphGroup], list[Refusal]]:
         """Follow the outputs of each weight that no group has yet."""
@@ -184,7 +185,18 @@ class _Finder:
         for place, each in labels.items():
             old = self._taken.get(place)
             self._taken[place] = each if old is None else np.where(each >= 0, each, old)
-        return GraphGroup(f"{name}.{walk.kind}", len(order), tuple(members), kind=walk.kind, edits=tuple(edits))
+        return GraphGroup(
+            self._name(f"{name}.{walk.kind}"), len(order), tuple(members), kind=walk.kind, edits=tuple(edits)
+        )
+
+    def _name(self, name: str) -> str:
+        """Return a name that no group has yet: a weight that is read along both axes makes two."""
+        count, base = 1, name
+        while name in self._names:
+            count += 1
+            name = f"{base}.{count}"
+        self._names.add(name)
+        return name
 
     def _members(self, place: Place, labels: Labels, units: int) -> list[Member]:
         value, axis = place

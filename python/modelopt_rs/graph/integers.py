@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -71,20 +71,19 @@ class Integers:
         """Say whether a value is made of the model's own tensors alone."""
         if value is None:
             return False
-        if value not in self._static:
-            node = value.producer()
+        for each in _unknown_before(value, self._static, lambda _: True):
+            node = each.producer()
             if node is None:
-                self._static[value] = value.is_initializer() and not value.is_graph_input()
+                self._static[each] = each.is_initializer() and not each.is_graph_input()
             else:
-                inputs = [each for each in node.inputs if each is not None]
-                self._static[value] = bool(inputs) and all(self.static(each) for each in inputs)
+                inputs = [before for before in node.inputs if before is not None]
+                self._static[each] = bool(inputs) and all(self._static[before] for before in inputs)
         return self._static[value]
 
     def elements(self, value: ir.Value) -> list[Element] | None:
         """Return what each number of a scalar or a vector is; None where that can't be said."""
-        if value not in self._known:
-            self._known[value] = None  # a graph has no cycles; a deep one is cut at worst
-            self._known[value] = self._trace(value)
+        for each in _unknown_before(value, self._known, lambda node: node.op_type in _RULES):
+            self._known[each] = self._trace(each)
         return self._known[value]
 
     def _trace(self, value: ir.Value) -> list[Element] | None:
@@ -97,8 +96,26 @@ class Integers:
         if node.op_type in ("Shape", "Size"):
             return _lengths(node)
         rule = _RULES.get(node.op_type)
-        parts = [None if each is None else self.elements(each) for each in node.inputs]
-        return None if rule is None else rule(node, parts)
+        return (
+            None if rule is None else rule(node, [None if each is None else self._known[each] for each in node.inputs])
+        )
+
+
+def _unknown_before(
+    value: ir.Value, known: Mapping[ir.Value, object], follow: Callable[[ir.Node], bool]
+) -> Iterator[ir.Value]:
+    """Yield a value and those that it is made of, as far as they aren't known, each after its own."""
+    pending = [value]
+    while pending:
+        node = pending[-1].producer()
+        inputs = [] if node is None or not follow(node) else [each for each in node.inputs if each is not None]
+        missing = [each for each in inputs if each not in known]
+        if missing:
+            pending += missing
+            continue
+        done = pending.pop()
+        if done not in known:
+            yield done
 
 
 def _lengths(node: ir.Node) -> list[Element] | None:
@@ -248,7 +265,7 @@ def _product(node: ir.Node, parts: Parts) -> list[Element] | None:
 
 
 def _divided(a: int, b: int) -> int:
-    return int(a / b) if b else 0
+    return (abs(a) // abs(b)) * (1 if (a < 0) == (b < 0) else -1) if b else 0
 
 
 _RULES: dict[str, Callable[[ir.Node, Parts], list[Element] | None]] = {

@@ -84,9 +84,15 @@ def _layout(weight: Weight) -> Layout:
 
 def _is_output(value: ir.Value) -> bool:
     """Say whether a value is an output of the model, or only a bias or a softmax away from it."""
-    if value.is_graph_output():
-        return True
-    return any(_is_output(out) for out in _behind(value))
+    pending, seen = [value], {value}
+    while pending:
+        value = pending.pop()
+        if value.is_graph_output():
+            return True
+        behind = [out for out in _behind(value) if out not in seen]
+        pending += behind
+        seen |= set(behind)
+    return False
 
 
 def _behind(value: ir.Value) -> Iterator[ir.Value]:

@@ -103,6 +103,8 @@ def channelwise(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     """Label what a norm has for each channel: BatchNormalization, InstanceNormalization."""
     if len(node.outputs) > 1 or node.attributes.get_int("training_mode", 0) != 0:
         raise Refused(node, "is in training mode")
+    if node.attributes.get_int("spatial", 1) != 1:
+        raise Refused(node, "has a scale for each place")
     if at.side == "in" and at.index:
         at = At("out", 0, 1)
     if at.axis == 1:

@@ -1,6 +1,7 @@
 """Which axes of a Reshape belong together, and along which of them units lie."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -124,7 +125,7 @@ def _solved(before: list[object], after: list[object]) -> list[object]:
     """Fill in the one length that isn't known, where the others tell it."""
     unknown = [place for place, length in enumerate(after) if isinstance(length, tuple)]
     others = [[length for length in lengths if not isinstance(length, (int, tuple))] for lengths in (before, after)]
-    if len(unknown) == 1 and sorted(map(repr, others[0])) == sorted(map(repr, others[1])):
+    if len(unknown) == 1 and Counter(others[0]) == Counter(others[1]):
         numbers, known = (math.prod(n for n in lengths if isinstance(n, int)) for lengths in (before, after))
         if known and numbers % known == 0:
             after[unknown[0]] = numbers // known

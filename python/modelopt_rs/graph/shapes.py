@@ -64,4 +64,4 @@ def _expanded(lengths: list[int | str | None], target: list[Element]) -> list[ob
     """Return the lengths of an Expand's output that are known."""
     rank = max(len(lengths), len(target))
     pairs = zip([1] * (rank - len(lengths)) + lengths, [1] * (rank - len(target)) + target, strict=True)
-    return [a if b == 1 else b if a == 1 or (isinstance(b, int) and b > 1) else a for a, b in pairs]
+    return [a if b == 1 else next((n for n in (a, b) if isinstance(n, int) and n > 1), None) for a, b in pairs]
