@@ -7,18 +7,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from modelopt_rs import files
 from modelopt_rs.files import CheckpointSource, Source, TensorInfo
 from modelopt_rs.files.checkpoint import read_config
 from modelopt_rs.files.safetensors import MAX_HEADER
+from modelopt_rs.pipeline.crop_onnx import crop_onnx
 from modelopt_rs.pipeline.crop_plan import CropOptions, CropPlan
 from modelopt_rs.pipeline.cropping import Crop, Scorer
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.quantize import Quantize, packed_config, packed_specs
 from modelopt_rs.pipeline.report import CropFileReport, CroppedGroup, ErrorFigures, TensorReport, total
-from modelopt_rs.pipeline.sinks import open_sink
+from modelopt_rs.pipeline.sinks import graph_of, open_sink
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
 from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 from modelopt_rs.prune.choice import Keep
@@ -64,8 +65,8 @@ def crop_file(
     Parameters
     ----------
     source_path : path
-        A Hugging Face model directory or a sharded checkpoint of the BERT or the Llama family, or one safetensors file
-        of such a model.
+        A Hugging Face model directory or a sharded checkpoint of the BERT or the Llama family, one safetensors file
+        of such a model, or an ONNX model of any kind.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     keep : float, int or mapping
@@ -75,7 +76,8 @@ def crop_file(
     what : str or sequence of str
         "heads": heads of attention (where heads share keys and values, those with all their queries). "query_heads":
         query heads alone (Llama). "ffn": the width of the feed-forward networks. "hidden": the width of the model;
-        without training expect much worse answers. "all": heads, ffn and hidden. Or several of them.
+        without training expect much worse answers. "all": heads, ffn and hidden. Or several of them. In an ONNX model
+        "ffn" are the units between any two layers of MatMul or Gemm; "channels" are those of convolutions.
     round_to : int, optional
         What the cropped lengths are a multiple of. By default 8 for fractions (in groups that have a shorter one than
         the whole), 1 for numbers.
@@ -148,6 +150,12 @@ def crop_file(
     start = time.perf_counter()
     options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nan=nan)
     with files.open(source_path) as source:
+        if graph_of(source) is not None:
+            if config is not None or then is not None:
+                raise OptionError("config and then must be left out for an ONNX model: its graph says all")
+            road = Road(max_memory, threads, progress, 0 if dry_run else sum(t.nbytes for t in source.tensors.values()))
+            written = {"dry_run": dry_run, "verify": verify, "overwrite": overwrite, "durable": durable}
+            return crop_onnx(cast(Any, source), out_path, options, road, **written)
         tensors, described = source.tensors, isinstance(source, CheckpointSource)
         before = _config(source, config)
         plan = CropPlan(tensors, before, options, described=described)

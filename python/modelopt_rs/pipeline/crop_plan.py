@@ -19,7 +19,10 @@ from modelopt_rs.prune.crop import CropReport, crop_report
 from modelopt_rs.prune.importance import Scores
 from modelopt_rs.prune.transformers import WHAT, cropped_config, is_bert, transformer_groups
 
-__all__ = ["CropOptions", "CropPlan"]
+__all__ = ["CropOptions", "CropPlan", "as_options"]
+
+# "channels" are found in graphs alone.
+WORDS = (*WHAT, "channels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class CropOptions:
     keep : float, int or mapping
         How many units of each group stay: a fraction, a number, or either by names or globs of groups.
     what : str or sequence of str
-        "heads", "query_heads", "ffn", "hidden" or "all", or several.
+        "heads", "query_heads", "ffn", "channels", "hidden" or "all", or several.
     round_to : int, optional
         What the cropped lengths are a multiple of; by default 8 for fractions, 1 for numbers.
     scope : {"local", "global"}
@@ -57,10 +60,10 @@ class CropOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "what", (self.what,) if isinstance(self.what, str) else tuple(self.what))
-        unknown = [word for word in self.what if word not in WHAT]
+        unknown = [word for word in self.what if word not in WORDS]
         if unknown or not self.what:
             got = repr(unknown[0]) if unknown else "none"
-            raise OptionError(f"what must be of {', '.join(repr(word) for word in WHAT)}, got {got}")
+            raise OptionError(f"what must be of {', '.join(repr(word) for word in WORDS)}, got {got}")
         for name, known in (("scope", ("local", "global")), ("nan", ("raise", "remove"))):
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be {known[0]!r} or {known[1]!r}, got {getattr(self, name)!r}")

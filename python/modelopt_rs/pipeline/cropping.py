@@ -13,7 +13,7 @@ from modelopt_rs.pipeline.tiles import Road
 from modelopt_rs.pipeline.transform import Transform, apply
 from modelopt_rs.prune.coupling import Cut, Group
 from modelopt_rs.prune.crop import take
-from modelopt_rs.prune.importance import BlockNorms, Join, Scores, unit_norms
+from modelopt_rs.prune.importance import BlockNorms, Join, Scores, importance, unit_norms
 
 __all__ = ["Crop", "Measure", "Scorer"]
 
@@ -25,7 +25,7 @@ class Scorer:
     ----------
     source : Source
     groups : sequence of Group
-        Groups that `check_groups` has passed, whose scored members are vectors and matrices of floats.
+        Groups that `check_groups` has passed, whose scored members are of floats.
     norm : {1, 2, inf}
     nan : {"raise", "remove"}
         Whether a unit with a NaN is an error.
@@ -91,7 +91,7 @@ class Measure:
     Parameters
     ----------
     info : TensorInfo
-        A vector or a matrix of floats.
+        Of floats.
     cuts : sequence of Cut
         Where its units lie.
     norm : {1, 2, inf}
@@ -107,7 +107,9 @@ class Measure:
         self._dtype = FLOATS[info.dtype]
         self._of_rows: list[Array] = []
         self._blocks = {
-            i: BlockNorms(len(cut.range), norm, self._dtype, threads) for i, cut in enumerate(cuts) if cut.axis == 1
+            i: BlockNorms(len(cut.range), norm, self._dtype, threads)
+            for i, cut in enumerate(cuts)
+            if 0 < cut.axis == len(info.shape) - 1
         }
         self.unit = max((blocks.rows for blocks in self._blocks.values()), default=1)
         # The norms of rows; columns that are not all of a row are copied.
@@ -138,9 +140,19 @@ class Measure:
         of_rows = np.concatenate(self._of_rows) if self._of_rows else np.zeros(0)
         parts = []
         for i, cut in enumerate(self._cuts):
-            norms = self._blocks[i].norms() if i in self._blocks else of_rows[cut.range.start : cut.range.stop]
+            if i in self._blocks:
+                norms = self._blocks[i].norms()
+            else:
+                norms = self._along(of_rows, cut.axis)[cut.range.start : cut.range.stop]
             parts.append(unit_norms(norms, cut.member.size, self._norm, self._threads))
         return parts
+
+    def _along(self, of_rows: Array, axis: int) -> Array:
+        """Return the norms of slices along one of the axes that rows lie on."""
+        axes = self._info.shape[:-1]
+        if len(axes) < 2:
+            return of_rows
+        return importance(of_rows.reshape(axes), axis, norm=self._norm, threads=self._threads)
 
 
 class Crop:
@@ -149,7 +161,6 @@ class Crop:
     Parameters
     ----------
     info : TensorInfo
-        A vector or a matrix.
     stays : mapping of int to ndarray of bool
         By axis the indices that stay.
     then : Transform
@@ -161,14 +172,16 @@ class Crop:
         self, info: TensorInfo, stays: Mapping[int, NDArray[np.bool_]], then: Transform, threads: int | None
     ) -> None:
         self._info, self._then, self._threads = info, then, threads
-        self._rows = stays.get(0)
-        self._columns = np.flatnonzero(stays[1]) if 1 in stays else None
+        last = max(1, len(info.shape) - 1)
+        self._rows = _rows(info.shape[:last], stays)
+        self._columns = np.flatnonzero(stays[last]) if last in stays else None
         self.outputs = then.outputs
         self.kept, self.passes = then.kept, then.passes
         # Where rows go, tiles of a unit are put together here.
         self.unit = then.unit if self._rows is None else 1
         gathered = (self._rows is not None) + (self._columns is not None) + (self.unit < then.unit)
         self.bytes_per_row = gathered * info.row_nbytes + then.bytes_per_row
+        self.kept, self.passes = then.kept, then.passes
         self._done = 0
         self._left: Array | None = None
 
@@ -199,3 +212,14 @@ class Crop:
         """Return what the other transform has left."""
         self._done, self._left = 0, None
         return self._then.end()
+
+
+def _rows(axes: tuple[int, ...], stays: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.bool_] | None:
+    """Return which rows stay of a tensor whose rows lie on these axes; None for all."""
+    if not any(axis in stays for axis in range(len(axes))):
+        return None
+    rows = np.ones(axes, np.bool_)
+    for axis in range(len(axes)):
+        if axis in stays:
+            rows &= stays[axis].reshape([-1 if i == axis else 1 for i in range(len(axes))])
+    return rows.ravel()

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelopt_rs import files
-from modelopt_rs.files import TensorInfo
+from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.files.pack_quantized import is_weight
 from modelopt_rs.pipeline.plan import NO_WEIGHT, Decision, OptionError, QuantizeOptions, plan_quantize
-from modelopt_rs.pipeline.prune_plan import PruneOptions, plan_prune
+from modelopt_rs.pipeline.prune_plan import Layout, PruneOptions, plan_prune
 from modelopt_rs.pipeline.pruning import Bitmask, Prune, Pruner
 from modelopt_rs.pipeline.quantize import Quantize, packed_config, packed_specs
 from modelopt_rs.pipeline.report import ErrorFigures, Report, TensorReport, total
-from modelopt_rs.pipeline.sinks import config_of, open_sink
+from modelopt_rs.pipeline.sinks import config_of, graph_of, open_sink
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
 from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 
@@ -53,7 +53,7 @@ def prune_file(
     Parameters
     ----------
     source_path : path
-        A safetensors file, a Hugging Face model directory, or a sharded checkpoint.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     sparsity : float, optional
@@ -138,11 +138,12 @@ def prune_file(
         raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
     with files.open(source_path) as source:
         tensors, config = source.tensors, config_of(source)
-        plan = plan_prune(tensors, config, options)
+        layouts = _layouts(source, format, then)
+        plan = plan_prune(tensors, config, options, layouts)
         packed = plan_quantize(tensors, config, then) if then else {}
         chosen = [tensors[name] for name, decision in plan.items() if decision.action == "prune"]
         road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
-        pruner = Pruner(source, chosen, options, road)
+        pruner = Pruner(source, chosen, options, road, layouts)
         road.total += pruner.bytes_to_read()
         zeros: dict[str, tuple[int, int]] = {}
         if format == "bitmask":
@@ -198,6 +199,20 @@ def prune_file(
         totals=total(rows, figures, time.perf_counter() - start),
         tensors=tuple(rows),
     )
+
+
+def _layouts(source: Source, format: str, then: QuantizeOptions | None) -> dict[str, Layout] | None:
+    """Return how the weights of an ONNX model lie; None of other files."""
+    graph = graph_of(source)
+    if graph is None:
+        return None
+    if format != "dense":
+        raise OptionError(f"format must be 'dense' for an ONNX model, got {format!r}: no operator reads bitmasks")
+    if then is not None:
+        raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
+    from modelopt_rs.graph.layouts import find_layouts
+
+    return find_layouts(graph)
 
 
 def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:

@@ -1,14 +1,14 @@
 """Which tensors of a model are pruned, how, and why the others are not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.files.model import FLOATS
 from modelopt_rs.pipeline.plan import Decision, OptionError, check_globs, check_plain, decide
 
-__all__ = ["PruneOptions", "plan_prune"]
+__all__ = ["Layout", "PruneOptions", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
@@ -81,8 +81,38 @@ class PruneOptions:
         return {**values, "include": list(self.include), "exclude": list(self.exclude)}
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a weight lies in its tensor.
+
+    Attributes
+    ----------
+    out_axis, in_axis : int or None
+        The axis that has an index for each output, and the one that is summed over; None where that can't be said.
+    default : Decision
+        What is done with it if no glob names it.
+    refused : str or None
+        Why it can't be pruned.
+    unclear : str or None
+        Why its axes can't be said.
+    """
+
+    out_axis: int | None = 0
+    in_axis: int | None = 1
+    default: Decision = field(default_factory=lambda: Decision("prune", "a weight"))
+    refused: str | None = None
+    unclear: str | None = None
+
+
+PLAIN = Layout()
+"""Of files that have nothing but tensors: (out, in)."""
+
+
 def plan_prune(
-    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: PruneOptions
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: PruneOptions,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> dict[str, Decision]:
     """Decide for each tensor whether it is pruned.
 
@@ -93,6 +123,8 @@ def plan_prune(
     config : mapping
         The model's config.json; empty where there is none.
     options : PruneOptions
+    layouts : mapping, optional
+        How each tensor lies, of a model that has a graph. By default all are (out, in), and their names decide.
 
     Returns
     -------
@@ -115,17 +147,30 @@ def plan_prune(
     '6 inputs are no multiple of the group of 4'
     """
     check_plain(tensors, config)
-    return decide("prune", tensors, config, lambda info: why_not(info, options), options.include, options.exclude)
+    known = layouts if layouts is not None else {}
+    return decide(
+        "prune",
+        tensors,
+        config,
+        lambda info: why_not(info, options, known.get(info.name, PLAIN)),
+        options.include,
+        options.exclude,
+        None if layouts is None else lambda info: layouts[info.name].default,
+    )
 
 
-def why_not(info: TensorInfo, options: PruneOptions) -> str | None:
+def why_not(info: TensorInfo, options: PruneOptions, layout: Layout = PLAIN) -> str | None:
     """Say why a tensor can't be pruned with these options; None if it can."""
     if info.dtype not in FLOATS:
         return f"dtype {info.dtype} is not one of {', '.join(FLOATS)}"
+    if layout.refused is not None:
+        return layout.refused
     if len(info.shape) < 2:
         return f"{len(info.shape)}-dimensional: not a matrix or more"
     if 0 in info.shape:
         return "empty"
-    if options.group and info.shape[1] % options.group:
-        return f"{info.shape[1]:,} inputs are no multiple of the group of {options.group}"
+    if layout.unclear is not None and (options.group or options.scope == "row"):
+        return f"which axis holds inputs isn't clear: {layout.unclear}"
+    if options.group and layout.in_axis is not None and info.shape[layout.in_axis] % options.group:
+        return f"{info.shape[layout.in_axis]:,} inputs are no multiple of the group of {options.group}"
     return None

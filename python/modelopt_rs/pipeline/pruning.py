@@ -1,7 +1,7 @@
 """The transforms of pruning: zeros in the place of weights, tile by tile, and weights without their zeros."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
@@ -13,13 +13,15 @@ from modelopt_rs._types import PruneOptions as How
 from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.bitmask import bitmask_tensors
 from modelopt_rs.files.model import FLOATS, Array
-from modelopt_rs.pipeline.prune_plan import PruneOptions
+from modelopt_rs.pipeline.prune_plan import PLAIN, Layout, PruneOptions
 from modelopt_rs.pipeline.ranking import Cut, bytes_to_rank, find_cut
 from modelopt_rs.pipeline.tiles import Road
 from modelopt_rs.pipeline.transform import Copy, Transform, apply
 from modelopt_rs.prune.sparse import compress_rows
 
 __all__ = ["Bitmask", "Prune", "Pruner"]
+
+COPIED_BYTES = 2**20
 
 # Prunes the next tile of a tensor, in place.
 Step: TypeAlias = Callable[[Array], None]
@@ -35,6 +37,8 @@ class Pruner:
         Tensors that `prune_plan.why_not` has nothing against, in the order in which they are pruned.
     options : PruneOptions
     road : Road
+    layouts : mapping, optional
+        How each of them lies; by default as (out, in).
     found : dict, optional
         The cuts that an earlier pass has found.
     """
@@ -45,15 +49,17 @@ class Pruner:
         chosen: Sequence[TensorInfo],
         options: PruneOptions,
         road: Road,
+        layouts: Mapping[str, Layout] | None = None,
         found: dict[str, Cut] | None = None,
     ) -> None:
         self._source, self._chosen, self._options, self._road = source, chosen, options, road
+        self._layouts = {} if layouts is None else layouts
         self._found: dict[str, Cut] = {} if found is None else found
         self._cuts: dict[str, Cut] = {}
 
     def again(self) -> "Pruner":
         """Return one for another pass."""
-        return Pruner(self._source, self._chosen, self._options, self._road, self._found)
+        return Pruner(self._source, self._chosen, self._options, self._road, self._layouts, self._found)
 
     def bytes_to_read(self) -> int:
         """Return how many bytes are read before the pass that prunes."""
@@ -65,19 +71,26 @@ class Pruner:
 
     def unit(self, info: TensorInfo) -> int:
         """Return how many rows must come together."""
-        ranked = self._options.sparsity is not None and self._options.scope != "row"
-        return 1 if ranked else info.rows // info.shape[0]
+        layout, output = self._layouts.get(info.name, PLAIN), info.rows // info.shape[0]
+        if self._options.group is not None:
+            return output * (self._options.group if layout.in_axis == 0 else 1)
+        if self._options.scope == "row":
+            return output if layout.out_axis == 0 else info.rows
+        return 1
 
     def step(self, info: TensorInfo) -> Step:
         """Return what prunes the tiles of a tensor."""
         options, threads, dtype = self._options, self._road.threads, FLOATS[info.dtype]
         # In place, so that NaN must be looked for first.
+        layout = self._layouts.get(info.name, PLAIN)
         how = ("raise-first" if options.nan == "raise" else options.nan, dtype, threads)
         if options.keep is not None and options.group is not None:
-            return partial(_prune_groups, info.shape, options.keep, options.group, how)
+            assert layout.in_axis is not None
+            return partial(_prune_groups, info.shape, layout.in_axis, (options.keep, options.group), how)
         assert options.sparsity is not None
         if options.scope == "row":
-            return partial(_prune_rows, info.shape, options.sparsity, how)
+            assert layout.out_axis is not None
+            return partial(_prune_rows, info.shape, layout.out_axis, options.sparsity, how)
         return partial(self._cut(info, options.sparsity), dtype=dtype, threads=threads)
 
     def _cut(self, info: TensorInfo, sparsity: float) -> Cut:
@@ -97,14 +110,22 @@ class Pruner:
         return {name: transform.zeros for name, transform in transforms.items()}
 
 
-def _prune_rows(shape: tuple[int, ...], sparsity: float, how: How, array: Array) -> None:
-    outputs = array.reshape(-1, math.prod(shape[1:]))
-    _core.magnitude(outputs, sparsity, 1, outputs, how)
+def _prune_rows(shape: tuple[int, ...], axis: int, sparsity: float, how: How, array: Array) -> None:
+    outputs = np.moveaxis(array.reshape(-1, *shape[1:]), axis, 0)
+    size = outputs[0].size
+    # Where outputs are columns some at a time are copied to where they lie in a row.
+    step = len(outputs) if axis == 0 else max(1, COPIED_BYTES // (size * array.itemsize))
+    for first in range(0, len(outputs), step):
+        part = outputs[first : first + step]
+        rows = np.ascontiguousarray(part).reshape(-1, size)
+        _core.magnitude(rows, sparsity, 1, rows, how)
+        if axis:
+            part[...] = rows.reshape(part.shape)
 
 
-def _prune_groups(shape: tuple[int, ...], keep: int, group: int, how: How, array: Array) -> None:
+def _prune_groups(shape: tuple[int, ...], axis: int, share: tuple[int, int], how: How, array: Array) -> None:
     outputs = array.reshape(-1, *shape[1:])
-    _core.n_of_m(outputs, keep, group, 1, outputs, how)
+    _core.n_of_m(outputs, *share, axis, outputs, how)
 
 
 class Prune:

@@ -10,12 +10,17 @@ from modelopt_rs import files
 from modelopt_rs.files import CheckpointSink, CheckpointSource, SafetensorsSink, Sink, Source, TensorInfo
 from modelopt_rs.files.pack_quantized import METADATA_KEY
 
-__all__ = ["config_of", "open_sink"]
+__all__ = ["config_of", "graph_of", "open_sink"]
 
 
 def config_of(source: Source) -> Mapping[str, Any]:
     """Return a model's config.json; empty where it has none."""
     return (source.config or {}) if isinstance(source, CheckpointSource) else {}
+
+
+def graph_of(source: Source) -> Any:
+    """Return the graph of an ONNX model, an `onnx_ir.Model`; None of what is no ONNX model."""
+    return getattr(source, "model", None)
 
 
 def open_sink(
@@ -59,6 +64,11 @@ def open_sink(
     metadata = {key: value for key, value in source.metadata.items() if key != METADATA_KEY}
     if specs:
         metadata |= files.packed_metadata(specs)
+    graph = graph_of(source)
+    if graph is not None:
+        from modelopt_rs.files.onnx import OnnxSink
+
+        return OnnxSink(path, graph, tensors, durable=durable, overwrite=overwrite)
     if isinstance(source, CheckpointSource):
         config = source.config if config is None else config
         if config is not None:

@@ -1,0 +1,156 @@
+"""Models that torch has exported: what their graphs look like is torch's choice, cropping must understand it."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+import onnx  # noqa: E402
+
+import modelopt_rs as mo  # noqa: E402
+from graph_nets import crops, feeds_of, groups_of, run  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+DIMS = {"batch": 2, "words": 7}
+
+
+def export(module, inputs, path, *, dynamo, axes):
+    """Export a module with axes that may have any length."""
+    options = {"input_names": list(inputs), "output_names": ["y"], "dynamo": dynamo}
+    if dynamo:
+        pytest.importorskip("onnxscript")
+        dims = {name: torch.export.Dim(name) for name in DIMS}
+        options["dynamic_shapes"] = tuple({axis: dims[name] for axis, name in axes.items()} for _ in inputs)
+    else:
+        options["dynamic_axes"] = dict.fromkeys(inputs, axes)
+    torch.onnx.export(module.eval(), tuple(inputs.values()), path, **options)
+    return onnx.load(path)
+
+
+def randomize(module):
+    """Give each tensor other numbers: the exporter stores equal ones once."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.copy_(torch.randn_like(tensor) / 4)
+        for name, tensor in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return module
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        config = transformers.BertConfig(
+            vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40
+        )
+        config._attn_implementation = attention
+        self.model = transformers.BertForSequenceClassification(config)
+
+    def forward(self, ids, mask):
+        return self.model(input_ids=ids, attention_mask=mask).logits
+
+
+@pytest.fixture(scope="module")
+def berts(tmp_path_factory):
+    made = {}
+
+    def bert(attention, dynamo):
+        if (attention, dynamo) not in made:
+            inputs = {"ids": torch.randint(0, 50, (2, 7)), "mask": torch.ones(2, 7, dtype=torch.long)}
+            path = tmp_path_factory.mktemp("bert") / "a.onnx"
+            module = randomize(Classifier(attention))
+            made[attention, dynamo] = export(module, inputs, path, dynamo=dynamo, axes={0: "batch", 1: "words"})
+        return made[attention, dynamo]
+
+    return bert
+
+
+@pytest.mark.parametrize(("attention", "dynamo"), [("eager", False), ("eager", True), ("sdpa", True)])
+def test_bert_loses_heads_and_inner_units(berts, attention, dynamo):
+    groups = crops(berts(attention, dynamo), DIMS)
+    kinds = sorted((group.kind, group.units) for group in groups.values())
+    assert kinds == [("ffn", 24), ("ffn", 40), ("ffn", 40), ("heads", 4), ("heads", 4), ("hidden", 24)]
+
+
+def test_attention_whose_lengths_the_graph_does_not_prove_is_left(berts):
+    _, groups, refused = groups_of(berts("sdpa", False))
+    assert sorted(group.kind for group in groups.values()) == ["ffn", "ffn", "ffn", "hidden"]
+    assert any("merges the units with an axis of unknown length" in refusal.reason for refusal in refused.values())
+
+
+def test_a_cropped_bert_runs_from_file_to_file(berts, tmp_path):
+    onnx.save(berts("eager", False), tmp_path / "a.onnx")
+    report = mo.crop_file(
+        tmp_path / "a.onnx", tmp_path / "b.onnx", what=["heads", "ffn"], keep={"*.heads": 2, "*.ffn": 20}
+    )
+    assert {group.name.rpartition(".")[2]: group.kept for group in report.groups} == {"heads": 2, "ffn": 20}
+    onnx.checker.check_model(onnx.load(tmp_path / "b.onnx"), full_check=True)
+
+
+class Block(torch.nn.Module):
+    """An inverted bottleneck with squeeze and excitation, as in MobileNet."""
+
+    def __init__(self, channels, inner):
+        super().__init__()
+        self.wide = torch.nn.Sequential(torch.nn.Conv2d(channels, inner, 1), torch.nn.BatchNorm2d(inner))
+        self.deep = torch.nn.Sequential(torch.nn.Conv2d(inner, inner, 3, padding=1, groups=inner))
+        self.down, self.up = torch.nn.Conv2d(inner, 4, 1), torch.nn.Conv2d(4, inner, 1)
+        self.narrow = torch.nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x):
+        h = torch.nn.functional.hardswish(self.deep(torch.relu(self.wide(x))))
+        s = torch.relu(self.down(h.mean((2, 3), keepdim=True)))
+        return x + self.narrow(h * torch.sigmoid(self.up(s)))
+
+
+class Images(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.blocks = torch.nn.Sequential(Block(8, 12), Block(8, 16))
+        self.shuffle = torch.nn.Conv2d(8, 16, 1)
+        self.head = torch.nn.Sequential(torch.nn.Linear(16, 12), torch.nn.GELU(), torch.nn.Linear(12, 5))
+
+    def forward(self, x):
+        h = self.shuffle(self.blocks(torch.nn.functional.silu(self.stem(x))))
+        left, right = h.chunk(2, 1)
+        h = torch.cat([left * torch.sigmoid(right), right], 1)
+        h = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(h, 2), scale_factor=2.0)
+        return self.head(torch.nn.functional.adaptive_avg_pool2d(h, 1).flatten(1))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_mobile_network_loses_channels(tmp_path, dynamo):
+    inputs = {"x": torch.randn(2, 3, 16, 16)}
+    proto = export(randomize(Images()), inputs, tmp_path / "a.onnx", dynamo=dynamo, axes={0: "batch"})
+    groups = crops(proto, DIMS)
+    channels = sorted(group.units for group in groups.values() if group.kind == "channels")
+    # Two excitations, the stream, two inner widths. The older exporter computes where the halves of the gate begin.
+    assert channels == ([4, 4, 8, 8, 12, 16] if dynamo else [4, 4, 8, 12, 16])
+    assert [group.units for group in groups.values() if group.kind == "ffn"] == [12]
+
+
+def test_the_answers_of_a_file_that_loses_units_of_zeros_stay(berts, tmp_path):
+    """Whole layers of zeros change nothing when they go."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(berts("eager", False))
+    model, groups, _ = groups_of(proto)
+    del model
+    chosen = [group for group in groups.values() if group.kind == "ffn" and group.units == 40]
+    for weight in proto.graph.initializer:
+        for group in chosen:
+            for member in (member for member in group.members if member.name == weight.name and member.scored):
+                array = onnx.numpy_helper.to_array(weight).copy()
+                np.moveaxis(array, member.axis, 0)[::2] = 0
+                weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(proto, tmp_path / "a.onnx")
+    mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", what="ffn", keep={group.name: 20 for group in chosen})
+    feeds = feeds_of(proto, DIMS)
+    before, after = run(proto, feeds)[0], run(onnx.load(tmp_path / "b.onnx"), feeds)[0]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
