@@ -91,6 +91,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "Conv, 1-dimensional": lambda: Case(
         _one("Conv", weights(24, 48, 5), ["b", 48, 9], ["b", 24, 5]), (1, 0), _blocks(0, 16)
     ),
+    "Conv, of points": lambda: Case(
+        _one("Conv", weights(24, 64, 1, 1), ["b", 64, 9, 9], ["b", 24, 9, 9]), (1, 0), _blocks(0, 32)
+    ),
     "ConvTranspose": lambda: Case(
         _one("ConvTranspose", weights(64, 10, 3, 3), ["b", 64, 9, 9], ["b", 10, 11, 11]), (0, 1), _blocks(0, 32)
     ),

@@ -8,11 +8,14 @@ from modelopt_rs.files import TensorInfo
 from modelopt_rs.graph.coders import Coder, Rows, Turned, TurnedCodes
 from modelopt_rs.graph.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes, packed_rows
 from modelopt_rs.graph.forms import SCALES, Form
-from modelopt_rs.graph.inner_coders import Down, Ranged
+from modelopt_rs.graph.inner_coders import Down, Inner, Ranged
 from modelopt_rs.graph.weights import Use
 from modelopt_rs.pipeline.plan import QuantizeOptions
 
 __all__ = ["Storing", "coder_of", "outputs_of"]
+
+# Fewer elements than this behind the axis of a block, and the block is too small for a call of its own.
+NARROW = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +55,19 @@ def coder_of(form: Form, use: Use, coding: Coding, storing: Storing) -> Coder:
     if form.per_tensor:
         return Ranged(coding, None)
     if form.block:
-        last = use.in_axis == len(shape) - 1
-        padded = -(-shape[-1] // form.block) * form.block if form.operation == "nbits" else shape[-1]
-        return Rows(coding, shape[-1], padded) if last else Down(coding, use.in_axis)
+        behind, length = math.prod(shape[use.in_axis + 1 :]), shape[use.in_axis]
+        if behind == 1:
+            return Rows(coding, length, -(-length // form.block) * form.block if form.operation == "nbits" else length)
+        return Inner(coding, use.in_axis) if _is_narrow(form, use, shape) else Down(coding, use.in_axis)
     if math.prod(shape[: use.out_axis]) == 1:
         length = math.prod(shape[use.out_axis + 1 :])
         return Rows(coding, length, length)
     return Ranged(coding, use.out_axis)
+
+
+def _is_narrow(form: Form, use: Use, shape: tuple[int, ...]) -> bool:
+    """Whether calls for single blocks, each of all that stands behind an axis, would take too long."""
+    return math.prod(shape[use.in_axis + 1 :]) < NARROW and shape[use.in_axis] % form.block == 0
 
 
 def _info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
@@ -143,11 +152,15 @@ def _codes_columns(form: Form, use: Use, shape: tuple[int, ...]) -> int:
     """Return how many codes the rows have that the coder makes."""
     if form.turned:
         return shape[0]
-    if form.per_tensor or (not form.block and math.prod(shape[: use.out_axis]) > 1):
-        return shape[-1] if form.per_tensor or use.out_axis == len(shape) - 1 else math.prod(shape[use.out_axis + 1 :])
+    if form.per_tensor:
+        return shape[-1]
     if form.block:
-        return shape[-1] if use.in_axis == len(shape) - 1 else math.prod(shape[use.in_axis + 1 :])
-    return math.prod(shape[use.out_axis + 1 :])
+        behind = math.prod(shape[use.in_axis + 1 :])
+        if behind == 1:
+            return shape[use.in_axis]
+        return form.block * behind if _is_narrow(form, use, shape) else behind
+    behind = math.prod(shape[use.out_axis + 1 :])
+    return shape[-1] if use.out_axis == len(shape) - 1 else behind
 
 
 def shape_of_scales(form: Form, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tuple[int, ...]:
