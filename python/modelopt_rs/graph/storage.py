@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.onnx.dtypes import nbytes
 from modelopt_rs.graph.coders import Coder, Rows, Turned, TurnedCodes
 from modelopt_rs.graph.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes, packed_rows
 from modelopt_rs.graph.forms import SCALES, Form
@@ -71,8 +72,7 @@ def _is_narrow(form: Form, use: Use, shape: tuple[int, ...]) -> bool:
 
 
 def _info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    bits = {"U8": 8, "I8": 8, "U4": 4, "I4": 4, "U2": 2, "I2": 2, "F32": 32, "F16": 16}[dtype]
-    return TensorInfo(name, dtype, shape, packed_bytes(math.prod(shape), bits))
+    return TensorInfo(name, dtype, shape, nbytes(dtype, shape))
 
 
 def _as_is(array: object) -> object:
