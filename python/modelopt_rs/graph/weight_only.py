@@ -83,8 +83,6 @@ def quantize_weights(
     --------
     >>> import numpy as np, onnx_ir as ir
     >>> from modelopt_rs.files import TensorInfo
-    from modelopt_rs.files.onnx import placeholder
-    from modelopt_rs.files.onnx.dtypes import DTYPES
     >>> from modelopt_rs.graph import quantize_weights
     >>> from modelopt_rs.pipeline.onnx_options import OnnxOptions
     >>> from modelopt_rs.pipeline.plan import QuantizeOptions
