@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.model import Array
 from modelopt_rs.files.onnx.dtypes import nbytes
 from modelopt_rs.graph.coders import Coder, Rows, Turned, TurnedCodes
 from modelopt_rs.graph.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes, packed_rows
@@ -75,7 +76,7 @@ def _info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
     return TensorInfo(name, dtype, shape, nbytes(dtype, shape))
 
 
-def _as_is(array: object) -> object:
+def _as_is(array: Array) -> Array:
     return array
 
 
@@ -95,7 +96,7 @@ def _blocks(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs
         codes=_info(name(f"{info.name}_quantized"), "U8", shape),
         scale=_info(name(f"{info.name}_scale"), SCALES[form.dtype], (outputs, groups)),
         zero_point=zero_point,
-        codes_stored=_as_is,  # type: ignore[arg-type]
+        codes_stored=_as_is,
         zero_points_stored=lambda points: packed_rows(points, bits, storing.threads),
     )
 
@@ -118,7 +119,7 @@ def _table(form: Form, info: TensorInfo, storing: Storing) -> Outputs:
         scale=_info(name(f"{info.name}_scale"), SCALES[form.dtype], scales),
         zero_point=None if options.spec.symmetric else _info(name(f"{info.name}_zero_point"), "U8", scales),
         codes_stored=stored,
-        zero_points_stored=_as_is,  # type: ignore[arg-type]
+        zero_points_stored=_as_is,
     )
 
 
@@ -144,7 +145,7 @@ def _whole(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs:
 
 def _zero_points_stored(form: Form, bits: int, threads: int | None) -> Arrange:
     if form.operation == "fold" or bits == 8:
-        return _as_is  # type: ignore[return-value]
+        return _as_is
     return lambda points: packed_rows(points.reshape(1, -1), bits, threads)
 
 
