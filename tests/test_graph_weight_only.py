@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,13 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from modelopt_rs.files import TensorInfo  # noqa: E402
+from modelopt_rs.files.onnx import OnnxSink, OnnxSource  # noqa: E402
+from modelopt_rs.graph import quantize_weights  # noqa: E402
 from modelopt_rs.pipeline.onnx_options import OnnxOptions  # noqa: E402
 from modelopt_rs.pipeline.plan import OptionError, QuantizeOptions  # noqa: E402
+from modelopt_rs.pipeline.tiles import Road  # noqa: E402
+from modelopt_rs.pipeline.transform import rewrite  # noqa: E402
 from onnx_graphs import Quantized, dense, model, node, run, value, with_weight  # noqa: E402
 
 EXACT = OnnxOptions(accuracy_level=0)
@@ -90,6 +96,9 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "Conv, 1-dimensional": lambda: Case(
         _one("Conv", weights(24, 48, 5), ["b", 48, 9], ["b", 24, 5]), (1, 0), _blocks(0, 16)
+    ),
+    "Conv, of points": lambda: Case(
+        _one("Conv", weights(24, 64, 1, 1), ["b", 64, 9, 9], ["b", 24, 9, 9]), (1, 0), _blocks(0, 32)
     ),
     "ConvTranspose": lambda: Case(
         _one("ConvTranspose", weights(64, 10, 3, 3), ["b", 64, 9, 9], ["b", 10, 11, 11]), (0, 1), _blocks(0, 32)
@@ -648,10 +657,28 @@ def test_a_model_that_is_quantized_already_is_left() -> None:
     assert again.proto.SerializeToString() == once.proto.SerializeToString()
 
 
-def test_nothing_is_read_of_large_tensors_when_the_graph_is_rewritten_and_converted() -> None:
-    from modelopt_rs.files import TensorInfo
-    from modelopt_rs.graph import quantize_weights
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_file_is_quantized_tile_by_tile(tmp_path: Path, external: bool, target: str) -> None:
+    """The same bytes as from memory, whether the weights stand in the model or beside it."""
+    proto, options, onnx_options = two(), QuantizeOptions(bits=4), OnnxOptions(target=target, accuracy_level=0)
+    path, out = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(proto, path, save_as_external_data=external, location="model.data", size_threshold=0)
+    with OnnxSource(path) as source:
+        transforms, decisions = quantize_weights(source.model, source.tensors, options, onnx_options)
+        assert {d.action for d in decisions.values()} == {"quantize"}
+        infos = [info for transform in transforms.values() for info in transform.outputs]
+        sink = OnnxSink(out, source.model, infos, durable=False)
+        rewrite(source, sink, transforms, Road(2**20, None, None, 0), verify=True)
+    small = onnx.load(out)
+    onnx.checker.check_model(small, full_check=True)
+    proto = two()
+    want = Quantized(proto, options, onnx_options)
+    assert {t.name: t.raw_data for t in small.graph.initializer if t.name in want.written} == want.written
+    assert off(run(small, inputs(proto)), run(want.proto, inputs(proto))) == 0.0
 
+
+def test_nothing_is_read_of_large_tensors_when_the_graph_is_rewritten_and_converted() -> None:
     def refuse() -> Any:
         raise AssertionError("a large tensor was read")
 

@@ -191,3 +191,14 @@ def test_a_node_of_another_domain_is_no_use_as_a_weight() -> None:
     )
     assert found(proto) == {}
     assert numpy_helper.to_array(proto.graph.initializer[0]).shape == (4, 6)
+
+
+def test_names_of_nodes_and_operators_are_escaped_and_cut() -> None:
+    """e16: they come from a file."""
+    x, w = ir.val("x"), ir.val("w", const_value=ir.tensor(ones(4, 6), name="w"))
+    nodes = [ir.node("MatMul", [x, w], name="a\x1b[31m" + "b" * 300), ir.node("Bad\nOp", [w], domain="evil")]
+    graph = ir.Graph([x], [nodes[0].outputs[0]], nodes=nodes, initializers=[w], opset_imports={"": 17})
+    [weight] = find_weights(ir.Model(graph, ir_version=8))
+    assert weight.others == ("'Bad\\nOp'",)
+    assert weight.uses[0].where.startswith("MatMul 'a\\x1b[31mbbb")
+    assert len(weight.uses[0].where) < 160

@@ -10,6 +10,8 @@ from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
 
+from modelopt_rs.files.messages import quote
+
 __all__ = ["Use", "Weight", "find_weights"]
 
 Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru"]
@@ -78,7 +80,8 @@ class Use:
     @property
     def where(self) -> str:
         """The node as messages name it."""
-        return f"{self.node.op_type} {self.node.name!r}" if self.node.name else self.node.op_type
+        operator = operator_of(self.node)
+        return f"{operator} {quote(self.node.name)}" if self.node.name else operator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +121,11 @@ class Weight:
     def shape(self) -> tuple[int, ...]:
         """The shape that is stored."""
         return stored_shape(self.value)
+
+
+def operator_of(node: ir.Node) -> str:
+    """Return a node's operator as messages show it: it comes from a file."""
+    return node.op_type if node.op_type.isidentifier() and len(node.op_type) < 64 else quote(node.op_type)
 
 
 def stored_shape(value: ir.Value) -> tuple[int, ...]:
@@ -162,7 +170,7 @@ def find_weights(model: ir.Model) -> list[Weight]:
 
 def other_use(value: ir.Value) -> str:
     """Say what an initializer that is no weight is used for."""
-    users = sorted({node.op_type for node, _ in value.uses()})
+    users = sorted({operator_of(node) for node, _ in value.uses()})
     quantized = next((user for user in users if user in QUANTIZED), None)
     if quantized:
         return f"quantized already ({quantized})"
@@ -189,7 +197,7 @@ def _follow(value: ir.Value, main: ir.Graph) -> tuple[list[Use], list[str]]:
                 use = _use(node, index, chain, axes, dtype)
                 uses.append(replace(use, inner=node.graph is not main))
             else:
-                others.append(node.op_type)
+                others.append(operator_of(node))
     return uses, others
 
 
