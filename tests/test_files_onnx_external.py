@@ -286,17 +286,29 @@ def test_e15_data_that_change_while_open(path: Path, change: str) -> None:
         source.model.graph.initializers["w64"].const_value.numpy()
 
 
-def test_the_differences_from_onnx(path: Path) -> None:
-    """E20: what onnx.load takes and we refuse, all on purpose.
+def hard_link(path: Path) -> Path:
+    point(path, ("location", "data.bin"))
+    os.link(path.parent / "data.bin", path.parent / "other.bin")
+    return path
 
-    A second hard link may be somebody else's file; parts that overlap partly are no weights that a writer made;
-    an unknown key has been a way to set attributes of the reader (CVE-2026-34445).
-    """
-    accepted = [
-        point(path, ("location", "data.bin"), ("other", "1")),
-        many(path.with_name("overlap.onnx"), [0, 512]),
-    ]
-    for model_path in accepted[:1]:
-        refused(model_path, "unknown key")
-    onnx.load(accepted[1])
-    refused(accepted[1], "overlap")
+
+# What onnx.load reads and we refuse, each on purpose.
+REFUSED_BY_US_ONLY: dict[str, Callable[[Path], Path]] = {
+    "parts that overlap partly: no writer makes them, and they hide what is read": lambda path: many(path, [0, 512]),
+    "a part beyond the file, if nobody asks for it": lambda path: point(path, ("location", "data.bin"), data=b""),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED_BY_US_ONLY)
+def test_e20_what_onnx_reads_and_we_refuse(path: Path, why: str) -> None:
+    REFUSED_BY_US_ONLY[why](path)
+    onnx.load(path)
+    refused(path, "overlap|exceeds file length")
+
+
+@pytest.mark.parametrize("build", [hard_link, lambda path: point(path, ("location", "../models/data.bin"))])
+def test_e20_what_both_refuse(path: Path, build: Callable[[Path], Path]) -> None:
+    build(path)
+    with pytest.raises((onnx.checker.ValidationError, ValueError)):
+        onnx.load(path)
+    refused(path, "names; allow|must not leave")
