@@ -1,6 +1,7 @@
 """`modelopt-rs compare` of two ONNX models: by tensors, by outputs, in time."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_a_model_that_onnxruntime_refuses_is_malformed_input(run: Run, pair: tup
     code, _, err = run("compare", pair[0], tmp_path / "c.onnx", "--rounds", 0)
     assert code == 3
     assert "c.onnx: onnxruntime refuses it: node 'product' (Foo): 'No Op registered for Foo" in err
+
+
+def test_a_missing_extra_is_named(run: Run, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = run("compare", *pair, "--rounds", 0)
+    message = 'open_session: running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
+    assert (code, err) == (1, f"modelopt-rs: {message}\n")
 
 
 def test_options_of_runs_are_for_onnx_models(run: Run, tmp_path: Path) -> None:

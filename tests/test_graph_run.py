@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -465,6 +466,16 @@ def test_a_refusal_names_the_node_and_nothing_is_on_stderr(
     assert type(caught.value) is kind
     assert "/onnxruntime_src" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx"])
+def test_what_is_missing_is_named_with_the_extra_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    path = embedding(tmp_path / "a.onnx")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r'needs the extra onnx: pip install "modelopt_rs\[onnx\]"'):
+        run_pair(path, path, ONCE)
 
 
 def test_a_refusal_is_cut() -> None:

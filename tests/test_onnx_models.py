@@ -1,6 +1,8 @@
 """The real models of the ONNX examples are what they are said to be, and what measures them measures it."""
 
 import argparse
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,18 @@ def test_trained_digits_are_recognized_and_measured(tmp_path: Path) -> None:
     worse = onnx_table.measure("noise", path, disturbed(path, tmp_path / "b.onnx", 3.0, least=500), work, ARGS)
     assert worse.score < row.score - 0.1
     assert worse.sqnr_db < 10
+
+
+def test_the_example_measures_models_and_writes_a_report(tmp_path: Path) -> None:
+    given = disturbed(digits_onnx.write(tmp_path / "a.onnx", new_params()), tmp_path / "b.onnx", 0.1)
+    example = Path(digits_onnx.__file__)
+    command = [sys.executable, example, given, "--rounds", "2", "--json", tmp_path / "rows.json", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["title"] for row in rows] == ["the original", "b.onnx"]
+    assert rows[0]["score"] > 0.95 > rows[1]["score"]
+    assert (tmp_path / "digits.npz").exists()
 
 
 def test_bytes_outside_of_a_file_count(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from modelopt_rs.files.model import Array
+from modelopt_rs.graph.sessions import INSTALL
 
 __all__ = ["axis_length", "generate", "vocabulary"]
 
@@ -125,8 +126,10 @@ def vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
 
         vocabulary("model.onnx")  # {'input_ids': 30522}
     """
-    import onnx
-
+    try:
+        import onnx
+    except ImportError as e:
+        raise ImportError(f"vocabulary: {INSTALL}") from e
     graph = onnx.load(path, load_external_data=False).graph
     names = {node.name for node in graph.input}
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
