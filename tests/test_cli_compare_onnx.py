@@ -15,7 +15,8 @@ from pipeline_models import bert, write
 
 pytest.importorskip("click", reason="the extra `cli` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-pytest.importorskip("modelopt_rs.files.onnx", reason="the extra `onnx` is not installed", exc_type=ImportError)
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 

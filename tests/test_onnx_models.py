@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelopt_rs.graph.run import run_pair
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
-
-pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
-pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import onnx
@@ -24,6 +22,8 @@ import magika_onnx
 import minilm_onnx
 import onnx_table
 from digits import accuracy, digits, new_params
+from modelopt_rs.graph.run import run_pair
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
 
 ARGS = argparse.Namespace(rounds=2, threads=1)
 TEXTS = ["A man is eating food.", "The train to Vienna leaves at nine.", "It rained all night, and the river rose."]
