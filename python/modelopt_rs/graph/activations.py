@@ -18,7 +18,7 @@ from modelopt_rs.graph.equalize import equalize, find_pairs
 from modelopt_rs.graph.int8 import Bias, ChannelCodes, Scaling
 from modelopt_rs.graph.layers import Layer
 from modelopt_rs.graph.opset import raise_ir_version, raise_opset
-from modelopt_rs.graph.placeholders import placeholder
+from modelopt_rs.files.onnx import placeholder
 from modelopt_rs.graph.placement import place
 from modelopt_rs.graph.smooth import fold_into_norm
 from modelopt_rs.graph.static import Grid, float_bias, quantize_layer, quantize_values
