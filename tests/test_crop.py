@@ -375,6 +375,11 @@ ROWS = [rows(4)]
             "crop: group 'g': tensor 'list' must be a NumPy array, got list",
         ),
         (
+            lambda: mo.prune.crop({"w": mo.files.TensorInfo("w", "F32", (4, 6), 96)}, ROWS),
+            TypeError,
+            "crop: group 'rows': tensor 'w' must be a NumPy array, got TensorInfo",
+        ),
+        (
             lambda: mo.prune.crop(W, [Group("g", 4, (Member("w", 2),))]),
             ValueError,
             "crop: group 'g': tensor 'w' must have an axis 2, got shape (4, 6)",

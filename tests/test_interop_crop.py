@@ -199,6 +199,47 @@ def test_hidden_knows_the_heads_of_tasks(head, tmp_path):
     assert np.isfinite(outputs(getattr(transformers, head).from_pretrained(folder))).all()
 
 
+# -------------------------------------------------------------------------------------------------------- files
+
+CROPS = [
+    ("bert", {}, "ffn", 0.75),
+    ("bert", {}, "all", 0.5),
+    ("llama", {"num_key_value_heads": 2}, ("heads", "ffn"), 0.5),
+    ("llama", {"num_key_value_heads": 2}, "query_heads", 4),
+    ("qwen3", {"num_key_value_heads": 2, "head_dim": 8}, "all", 0.5),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "what", "keep"), CROPS, ids=str)
+def test_cropped_directories_load_and_mean_the_same(kind, options, what, keep, tmp_path):
+    tensors, config = saved(model_of(kind, **options), tmp_path / "whole")
+    mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=keep, what=what, durable=False)
+    small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config, what), keep=keep)
+    write(tmp_path / "arrays", small, mo.prune.cropped_config(config, report))
+    auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
+    got, want = (outputs(auto.from_pretrained(tmp_path / name)) for name in ("small", "arrays"))
+    np.testing.assert_array_equal(got, want)
+    assert np.isfinite(got).all()
+
+
+def test_a_directory_without_some_heads_loads_by_our_loader(tmp_path):
+    saved(model_of("bert"), tmp_path / "whole")
+    report = mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=0.5, what="heads", durable=False)
+    assert any("from_pretrained" in note for note in report.notes)
+    assert np.isfinite(outputs(from_pretrained(transformers.AutoModel, tmp_path / "small"))).all()
+
+
+def test_cropped_and_quantized_in_one_pass_loads(tmp_path):
+    pytest.importorskip("compressed_tensors", reason="the extra `interop` is not installed: compressed-tensors")
+    saved(model_of("llama", num_key_value_heads=2), tmp_path / "whole")
+    options = {"keep": 0.75, "what": "ffn", "durable": False}
+    mo.crop_file(tmp_path / "whole", tmp_path / "small", **options)
+    mo.crop_file(tmp_path / "whole", tmp_path / "both", then=mo.QuantizeOptions(bits=8), **options)
+    auto = transformers.AutoModelForCausalLM
+    got, want = (outputs(auto.from_pretrained(tmp_path / name)) for name in ("both", "small"))
+    assert (got * want).sum() / np.linalg.norm(got) / np.linalg.norm(want) > 0.99
+
+
 # ------------------------------------------------------------------------------------------------ a real model
 
 

@@ -281,7 +281,7 @@ def _bert_heads(
         return
     if new["hidden_size"] != config["hidden_size"]:
         got = f"hidden_size {new['hidden_size']} with heads of {head}"
-        fix = "keep the same fraction of heads and hidden"
+        fix = "keep the same fraction of heads and hidden, one that leaves whole heads"
         raise ValueError(
             f"{function}: hidden_size must be heads times their width in the BERT family, got {got}; {fix}"
         )
