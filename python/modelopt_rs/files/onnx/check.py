@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import onnx
 
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.files.messages import quote
@@ -13,6 +15,10 @@ from modelopt_rs.files.onnx.wire import Skeleton
 
 __all__ = ["Checker"]
 
+# The names that a graph's nodes can see: those of the graphs around it, and its own.
+_Scopes: TypeAlias = tuple[set[str], ...]
+
+_MIN_VERSION = 3  # opset imports came with it
 _MAX_NAME = 64 << 10
 _MAX_AXES = 32
 _TYPE_STRING, _TYPE_MESSAGE = 9, 11  # FieldDescriptor
@@ -63,20 +69,25 @@ class Checker:
         """Check a ModelProto."""
         for text in _undecoded(proto):
             raise FormatError(f"{self._path}: text {text[:64]!r} is not UTF-8")
-        if not proto.HasField("graph"):
-            raise FormatError(f"{self._path}: no graph; not an ONNX model")
+        if not proto.HasField("graph") or not proto.opset_import:
+            what = "opset import" if proto.HasField("graph") else "graph"
+            raise FormatError(f"{self._path}: no {what}; not a whole ONNX model")
+        if not _MIN_VERSION <= proto.ir_version <= onnx.IR_VERSION:
+            raise UnsupportedError(
+                f"{self._path}: ir_version {proto.ir_version}, supported are {_MIN_VERSION} to {onnx.IR_VERSION}"
+            )
         self._unique("opset import", (entry.domain for entry in proto.opset_import))
         self._unique("metadata key", (entry.key for entry in proto.metadata_props))
         self._unique("function", (f"{f.domain}::{f.name}:{f.overload}" for f in proto.functions))
-        self._graph(proto.graph, "")
+        self._graph(proto.graph, "", ())
         for function in proto.functions:
-            where = f" of function {quote(function.name)}"
-            self._unique("input" + where, function.input)
-            self._attributes(function.attribute_proto, where)
-            self._nodes(function.node, where)
+            inside = f" of function {quote(function.name)}"
+            self._unique("input" + inside, function.input)
+            self._attributes(function.attribute_proto, inside, ())
+            self._nodes(function.node, inside, (set(function.input),), function.output)
         self._overlaps()
 
-    def _graph(self, graph: Any, inside: str) -> None:
+    def _graph(self, graph: Any, inside: str, scopes: _Scopes) -> None:
         if graph.sparse_initializer:
             raise UnsupportedError(f"{self._path}: sparse tensors are not supported")
         self._unique("input" + inside, (value.name for value in graph.input))
@@ -87,14 +98,26 @@ class Checker:
             if len(tensor.name) > _MAX_NAME:
                 raise LimitError(f"{self._path}: initializer {quote(tensor.name)} has a name of over 64 KiB")
             self._tensor(tensor, f"{self._path}: initializer {quote(tensor.name)}{inside}")
-        self._nodes(graph.node, inside)
+        names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        self._nodes(graph.node, inside, (*scopes, names), [value.name for value in graph.output])
 
-    def _nodes(self, nodes: Iterable[Any], inside: str) -> None:
+    def _nodes(self, nodes: Iterable[Any], inside: str, scopes: _Scopes, outputs: Iterable[str]) -> None:
+        """Check the nodes of a graph, of which `scopes` ends with the names of the inputs and initializers."""
+        own = scopes[-1]
         for node in nodes:
+            own.update(node.output)
+        for node in nodes:
+            where = f" of node {quote(node.name or node.op_type)}{inside}"[:512]
+            for name in node.input:
+                if name and not any(name in scope for scope in scopes):
+                    raise FormatError(f"{self._path}: input {quote(name)}{where} is not defined")
             if node.attribute:
-                self._attributes(node.attribute, f" of node {quote(node.name or node.op_type)}{inside}"[:512])
+                self._attributes(node.attribute, where, scopes)
+        for name in outputs:
+            if name not in own:
+                raise FormatError(f"{self._path}: output {quote(name)}{inside} is not defined in its graph")
 
-    def _attributes(self, attributes: Iterable[Any], inside: str) -> None:
+    def _attributes(self, attributes: Iterable[Any], inside: str, scopes: _Scopes) -> None:
         self._unique("attribute" + inside, (attribute.name for attribute in attributes))
         for attribute in attributes:
             where = f"{self._path}: attribute {quote(attribute.name)}{inside}"
@@ -106,10 +129,10 @@ class Checker:
                 for tensor in attribute.tensors:
                     self._tensor(tensor, where)
             elif attribute.type == _GRAPH and not attribute.ref_attr_name:
-                self._graph(attribute.g, inside)
+                self._graph(attribute.g, inside, scopes)
             elif attribute.type == _GRAPHS:
                 for graph in attribute.graphs:
-                    self._graph(graph, inside)
+                    self._graph(graph, inside, scopes)
 
     def _unique(self, what: str, names: Iterable[str]) -> None:
         seen: set[str] = set()

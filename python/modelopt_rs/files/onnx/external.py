@@ -7,6 +7,7 @@ A name out of a model is not to be trusted. It must lead to a regular file benea
 import errno
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ __all__ = ["Extent", "ExternalFiles", "ModelFile", "Trust", "parse_entries"]
 _KEYS: Final = ("location", "offset", "length", "checksum")
 _MAX_OPEN = 64  # descriptors of external files: some exporters give every tensor its own
 _MAX_LOCATION = 4096
+_LINK = "is, or lies behind, a symbolic link; allow_symlinks_under=DIR accepts links to files beneath DIR"
+_PROBLEMS: Final = {
+    errno.ELOOP: _LINK,
+    errno.ENOTDIR: _LINK,  # of a directory that is a link; or of a file, which can't be one
+    errno.ENXIO: "is not a regular file",
+    errno.ENAMETOOLONG: "can't be a file name",
+}
 _WALK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -145,6 +153,7 @@ class ExternalFiles:
         self._files: dict[str, _External] = {}
         self._open: OrderedDict[str, int] = OrderedDict()
         self._closed = False
+        self._lock = threading.Lock()  # a descriptor must not be closed, and used again, while it is read
 
     def file(self, location: str, where: str) -> "_External":
         """Return an external file, which is checked.
@@ -160,15 +169,18 @@ class ExternalFiles:
             self._files[location] = _External(self, location, parts, self._model.parent / location, os.fstat(fd))
         return self._files[location]
 
-    def descriptor(self, file: "_External") -> int:
-        """Return a descriptor of a file that was checked before."""
+    def read_into(self, file: "_External", buffer: Array, offset: int) -> None:
+        """Fill a C-contiguous array with bytes of a file that was checked before."""
+        with self._lock:
+            read_into(self._descriptor(file), buffer, offset, file.path)
+
+    def _descriptor(self, file: "_External") -> int:
         if self._closed:
             raise ValueError(f"{self._model}: the file is closed")
         if file.location in self._open:
             self._open.move_to_end(file.location)
             return self._open[file.location]
-        where = str(self._model)
-        fd = self._enter(file.location, self._checked_open(file.parts, where))
+        fd = self._enter(file.location, self._checked_open(file.parts, str(self._model)))
         if not file.is_same(os.fstat(fd)):
             raise FormatError(f"{file.path}: file was replaced while reading")
         return fd
@@ -186,11 +198,10 @@ class ExternalFiles:
         except FileNotFoundError:
             raise FormatError(f"{where}: external data file {shown} is missing") from None
         except OSError as e:
-            if e.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENAMETOOLONG):
+            problem = _PROBLEMS.get(e.errno or 0)
+            if problem is None:
                 raise OSError(e.errno, e.strerror, str(self._model.parent.joinpath(*parts))) from e
-            problem = "is a symbolic link, or a part of its path is none of a directory"
-            advice = "; allow_symlinks_under=DIR accepts links to files beneath DIR"
-            raise FormatError(f"{where}: external data file {shown} {problem}{advice}") from None
+            raise FormatError(f"{where}: external data file {shown} {problem}") from None
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
@@ -215,9 +226,10 @@ class ExternalFiles:
 
     def close(self) -> None:
         """Close all files."""
-        self._closed = True
-        while self._open:
-            os.close(self._open.popitem()[1])
+        with self._lock:
+            self._closed = True
+            while self._open:
+                os.close(self._open.popitem()[1])
 
 
 def _open_beneath(directory: Path, parts: list[str]) -> int:
@@ -250,4 +262,4 @@ class _External:
 
     def read_into(self, buffer: Array, offset: int) -> None:
         """Fill a C-contiguous array with the file's bytes from `offset` on."""
-        read_into(self._files.descriptor(self), buffer, offset, self.path)
+        self._files.read_into(self, buffer, offset)

@@ -158,15 +158,15 @@ def inline(proto: Any, tensors: Sequence[TensorInfo]) -> Layout:
     pieces = []
     begins = {}
     begin = 0
-    piece = model + varint(_GRAPH << 3 | _LEN) + varint(graph_nbytes) + graph
+    open_piece = [model, varint(_GRAPH << 3 | _LEN), varint(graph_nbytes), graph]
     for name, head, n in entries:
-        piece += head
+        open_piece.append(head)
         if n is not None:
-            pieces.append((begin, piece))
-            begins[name] = begin + len(piece)
-            begin, piece = begins[name] + n, b""
-    pieces.append((begin, piece))
-    return Layout(tuple(pieces), begins, begin + len(piece))
+            pieces.append((begin, b"".join(open_piece)))
+            begins[name] = begin + len(pieces[-1][1])
+            begin, open_piece = begins[name] + n, []
+    pieces.append((begin, b"".join(open_piece)))
+    return Layout(tuple(pieces), begins, begin + len(pieces[-1][1]))
 
 
 def _without(message: Any, name: str) -> bytes:

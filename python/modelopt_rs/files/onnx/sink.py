@@ -18,6 +18,7 @@ from modelopt_rs.files.onnx.dtypes import TWINS, array_dtype
 from modelopt_rs.files.onnx.layout import INLINE_MAX, inline, to_proto
 from modelopt_rs.files.onnx.source import OnnxSource
 from modelopt_rs.files.onnx.tensors import placeholder
+from modelopt_rs.files.onnx.wire import LAZY_BYTES
 from modelopt_rs.files.onnx.written import Beside, Inline
 from modelopt_rs.files.row_tiles import row_bytes
 from modelopt_rs.files.safetensors import read_into
@@ -190,7 +191,8 @@ class OnnxSink:
                 begin = self._files.begins[info.name]
                 if self._crc[info.name] != self._read_crc(self._files.data_fd, begin, info.nbytes):
                     raise FormatError(f"tensor {quote(info.name)} differs")
-            limit = sum(len(piece) for _, piece in self._files.pieces)
+            # Of the tensors that are written, the parser takes the small ones into the graph.
+            limit = sum(len(piece) for _, piece in self._files.pieces) + LAZY_BYTES * len(self._tensors)
             with OnnxSource(self._files.readable, max_header=limit) as source:
                 for info in self._tensors:
                     if source.tensors.get(info.name, info) != info:

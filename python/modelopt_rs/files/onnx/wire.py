@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
-from modelopt_rs.files.safetensors import read_into
 
 __all__ = ["LAZY_BYTES", "MAX_DEPTH", "Payload", "Skeleton", "field", "scan", "varint"]
 
@@ -127,14 +124,15 @@ class _Scanner:
     def run(self) -> Skeleton:
         if self._size == 0:
             raise FormatError(f"{self._path}: the file is empty")
-        return Skeleton(self._message(None, 0, self._size, 1), self._token, tuple(self._payloads))
+        parts = self._message(None, 0, self._size, 1)
+        return Skeleton(b"".join(parts), self._token, tuple(self._payloads))
 
-    def _message(self, kind: int | None, begin: int, end: int, depth: int) -> bytes:
-        """Return a message without the bytes of large tensors in it."""
+    def _message(self, kind: int | None, begin: int, end: int, depth: int) -> list[bytes]:
+        """Return a message without the bytes of large tensors in it, in pieces."""
         if depth > MAX_DEPTH:
             raise self._error(begin, f"messages nest deeper than {MAX_DEPTH}")
         fields = _FIELDS[kind]
-        parts = []
+        parts: list[bytes] = []
         kept = at = begin
         while at < end:
             start = at
@@ -146,21 +144,20 @@ class _Scanner:
                 raise self._error(start, f"field {number} has wire type {wire}, not {_LEN}")
             if child == _SPARSE:
                 raise UnsupportedError(f"{self._path}: byte {start:,}: sparse tensors are not supported")
-            if child == _DROPPED:
-                parts.append(self._keep(kept, start))
-                kept = at
-                continue
             self._count(child, start)
-            if at - value < LAZY_BYTES:
+            if child != _DROPPED and at - value < LAZY_BYTES:
                 continue
             parts.append(self._keep(kept, start))
-            into = self._tensor if child == _TENSOR else self._message
-            parts.append(field(number, into(child, value, at, depth + 1)))
+            if child != _DROPPED:
+                into = self._tensor if child == _TENSOR else self._message
+                inner = into(child, value, at, depth + 1)
+                parts.append(varint(number << 3 | _LEN) + varint(sum(map(len, inner))))
+                parts += inner
             kept = at
         parts.append(self._keep(kept, end))
-        return b"".join(parts)
+        return parts
 
-    def _tensor(self, kind: int, begin: int, end: int, depth: int) -> bytes:
+    def _tensor(self, kind: int, begin: int, end: int, depth: int) -> list[bytes]:
         """Return a tensor; if it has many bytes in one field, then where they stand instead of them."""
         payload = None
         is_external = False
@@ -183,7 +180,7 @@ class _Scanner:
             if is_external:
                 raise self._error(begin, "a tensor has data of its own and external data")
             parts.append(self._marker(payload))
-        return b"".join(parts)
+        return parts
 
     def _marker(self, payload: Payload) -> bytes:
         location = f"{self._token}:{len(self._payloads)}"
@@ -229,9 +226,20 @@ class _Scanner:
         raise self._error(at, "a number is longer than 64 bits" if end - at >= 10 else "the message ends in a number")
 
     def _load(self, at: int) -> None:
-        buffer = np.empty(min(_WINDOW, self._size - at), np.uint8)
-        read_into(self._fd, buffer, at, self._path)
-        self._window, self._window_at = buffer.tobytes(), at
+        self._window, self._window_at = self._read(at, min(_WINDOW, self._size - at)), at
+
+    def _read(self, at: int, nbytes: int) -> bytes:
+        parts = []
+        while nbytes:
+            try:
+                part = os.pread(self._fd, nbytes, at)
+            except OSError as e:
+                raise OSError(e.errno, e.strerror, str(self._path)) from e
+            if not part:
+                raise FormatError(f"{self._path}: file shrank while reading")
+            parts.append(part)
+            at, nbytes = at + len(part), nbytes - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _keep(self, begin: int, end: int) -> bytes:
         """Return bytes of the file, which become part of the skeleton."""
@@ -243,9 +251,7 @@ class _Scanner:
         i = begin - self._window_at
         if i >= 0 and end - self._window_at <= len(self._window):
             return self._window[i : i + end - begin]
-        buffer = np.empty(end - begin, np.uint8)
-        read_into(self._fd, buffer, begin, self._path)
-        return buffer.tobytes()
+        return self._read(begin, end - begin)
 
     def _count(self, kind: int, at: int) -> None:
         if kind in self._counts:

@@ -117,7 +117,8 @@ class Beside:
         """Name the data by their content, and write the model, which says that name."""
         if self._is_finished:
             return
-        content = "".join(f"{self.begins[info.name]} {info.nbytes} {crc[info.name]}\n" for info in self._tensors)
+        order = sorted(self._tensors, key=lambda info: self.begins[info.name])
+        content = "".join(f"{self.begins[info.name]} {info.nbytes} {crc[info.name]}\n" for info in order)
         name = _data_name(self.path, hashlib.sha256(content.encode()).hexdigest()[:_DIGITS])
         self.pieces = beside(self._proto, self._tensors, name).pieces
         write_all(self.path, self._pair.model_fd, self.pieces[0][1], 0)
