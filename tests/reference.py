@@ -279,6 +279,53 @@ def unpack(packed: np.ndarray, bits: int, n: int, signed: bool = False) -> np.nd
     return out.astype(np.int8 if signed else np.uint8)
 
 
+# ---------------------------------------------------------------------------------------------------- pruning
+
+
+def kept(scores: np.ndarray, prune: int) -> np.ndarray:
+    """Which stay when the `prune` lowest go, among equal ones the lowest index first (NaN sorts last)."""
+    stays = np.ones(scores.size, bool)
+    stays[np.argsort(scores, axis=None, kind="stable")[:prune]] = False
+    return stays.reshape(scores.shape)
+
+
+def sparsegpt(
+    w: np.ndarray,
+    h: np.ndarray,
+    sparsity: float = 0.0,
+    keep: int = 0,
+    group: int = 0,
+    damping: float = 0.01,
+    block: int = 128,
+) -> np.ndarray:
+    """Frantar and Alistarh, SparseGPT, arXiv:2301.00774, algorithm 1, a column at a time; dead inputs as their program.
+
+    Unlike there, of each block so many go that those of all blocks up to it are the share, rounded.
+    """
+    w, h = w.astype(np.float64), h.copy()
+    rows, n = w.shape
+    dead = h.diagonal() == 0
+    h[dead, dead] = 1
+    w[:, dead] = 0
+    h += damping * h.diagonal().mean() * np.eye(n)
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    goes = np.zeros(w.shape, bool)
+    for j in range(n):
+        width = group if group else block
+        if j % width == 0:
+            columns = slice(j, min(j + width, n))
+            scores = np.abs(w[:, columns]) / upper.diagonal()[columns]
+            if group:
+                goes[:, columns] = [~kept(row, group - keep) for row in scores]
+            else:
+                prune = round(sparsity * (rows * columns.stop)) - round(sparsity * (rows * j))
+                goes[:, columns] = ~kept(scores, prune)
+        error = np.where(goes[:, j], w[:, j], 0) / upper[j, j]
+        w[:, j:] -= np.outer(error, upper[j, j:])
+        w[goes[:, j], j] = 0
+    return w
+
+
 # ------------------------------------------------------------------------------------------------------- data
 
 
@@ -525,6 +572,14 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
         norms = np.linspace(0.5, 2, w.shape[-1]).astype(np.float64 if w.dtype == np.float64 else np.float32)
         return mo.prune.wanda(w, norms, 0.5, threads=threads, **kw)
 
+    def sparsegpt(**how: Any) -> Callable[..., Any]:
+        def run(w: Any, threads: int | None = None, **kw: Any) -> Any:
+            n = w.shape[1] if isinstance(w, np.ndarray) and w.ndim == 2 else 1
+            hessian = np.diag(np.linspace(1, 2, n)) + 0.5
+            return mo.prune.sparsegpt(w, hessian, threads=threads, **how, **kw)
+
+        return run
+
     def compressed(w: Any, threads: int | None = None, **kw: Any) -> Any:
         small = mo.prune.compress(w, threads=threads, **kw)
         return small.values, small.bitmask, small.row_offsets, small.decompress(threads=threads, **kw)
@@ -546,6 +601,10 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
         "n_of_m-axis0": call("n_of_m", lambda x: by_four(x).reshape(-1, 3), axis=0),
         "blocks": call("blocks", lambda x: by_four(x).reshape(2, -1), block=(2, 3)),
         "wanda": Call("prune.wanda", wanda, rows, argument="w"),
+        "sparsegpt": Call("prune.sparsegpt", sparsegpt(sparsity=0.4, block=2), columns, argument="w"),
+        "sparsegpt-groups": Call(
+            "prune.sparsegpt", sparsegpt(keep=3, group=8), lambda x: by_eight(x).reshape(-1, 24), argument="w"
+        ),
         "compress": Call("prune.compress", compressed, rows, argument="w"),
         "compress-groups": Call("prune.compress", groups, by_eight, argument="w"),
         "to_csr": call("to_csr", rows),

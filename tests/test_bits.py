@@ -104,7 +104,7 @@ def test_the_list_of_calls_is_complete():
     public = {f"reduce.{name}" for name in mo.reduce.__all__}
     public |= {name if hasattr(mo, name) else f"quant.{name}" for name in mo.quant.__all__}
     public |= {f"optim.{name}" for name in mo.optim.__all__ if name.endswith("_step")}
-    prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "compress", "to_csr"}
+    prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "sparsegpt", "compress", "to_csr"}
     public |= {f"prune.{name}" for name in mo.prune.__all__ if name in prune}
     assert listed == public - {"QuantizedArray", "optim.muon_step"}
 

@@ -93,8 +93,11 @@ def test_stats_are_the_same_in_pieces(dtype):
     x = RNG(0).standard_normal((3, 4000, 5)).astype(dtype)
     whole, pieces = mo.prune.InputStats(5), mo.prune.InputStats(5)
     whole.update(x)
-    for piece in x:
-        pieces.update(piece)
+    pieces.update(x[0])
+    later = mo.prune.InputStats(5)
+    for piece in x[1:]:
+        later.update(piece)
+    pieces.merge(later)
     flat = x.reshape(-1, 5).astype(np.float64)
     assert whole.count == pieces.count == 12_000
     for stats in (whole, pieces):
@@ -132,6 +135,12 @@ S.update(np.ones((4, 3)))
         (lambda: mo.prune.InputStats(0), ValueError, "InputStats: features must be at least 1, got 0"),
         (lambda: mo.prune.InputStats(2.0), TypeError, "InputStats: features must be an integer, got 2.0"),
         (lambda: S.update(np.ones((2, 4))), ValueError, "InputStats: x must have shape (..., 3), got (2, 4)"),
+        (lambda: S.merge(None), TypeError, "InputStats: other must be InputStats, got NoneType"),
+        (
+            lambda: S.merge(mo.prune.InputStats(2)),
+            ValueError,
+            "InputStats: other must have 3 features, got 2",
+        ),
         (lambda: S.update([1]), TypeError, "InputStats: x must be a NumPy array, got list"),
         (lambda: S.update(np.ones(3, int)), TypeError, "InputStats: x must have a float dtype, got int64"),
         (lambda: S.update(np.full(3, np.inf)), ValueError, "InputStats: x must be finite, got 3 numbers that are not"),

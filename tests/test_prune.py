@@ -18,13 +18,6 @@ NORMS = np.linspace(0.5, 2, 40).astype(np.float32)
 TIES = RNG.integers(-3, 4, (6, 40)).astype(np.float32)
 
 
-def kept(scores: np.ndarray, prune: int) -> np.ndarray:
-    """Which stay when the `prune` lowest go, among equal ones the lowest index first (NaN sorts last)."""
-    stays = np.ones(scores.size, bool)
-    stays[np.argsort(scores, axis=None, kind="stable")[:prune]] = False
-    return stays.reshape(scores.shape)
-
-
 def pruned(w: np.ndarray, stays: np.ndarray) -> np.ndarray:
     return np.where(stays, w, np.zeros((), w.dtype))
 
@@ -45,7 +38,7 @@ def magnitudes(w: np.ndarray) -> np.ndarray:
 def test_b12_magnitude_prunes_exactly_k_for_every_k_the_lowest_index_first(dtype, data):
     w = {"wild": ref.wild(67, dtype), "ties": TIES.ravel()[:67].astype(dtype), "zeros": np.zeros(67, dtype)}[data]
     for k in range(68):
-        stays = kept(magnitudes(w), k)
+        stays = ref.kept(magnitudes(w), k)
         same(mo.prune.magnitude(w, k / 67), pruned(w, stays))
         same(mo.prune.magnitude(w, k / 67, mask="bool"), stays)
         same(mo.prune.magnitude(w, k / 67, mask="bits"), np.packbits(stays, bitorder="little"))
@@ -60,7 +53,7 @@ def test_b12_the_number_of_zeros_is_rounded_as_python_rounds():
 @given(st.integers(0, 300), st.floats(0, 1), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_b12_magnitude_matches_a_stable_sort(n, sparsity, levels, seed):
     w = np.random.default_rng(seed).integers(-levels, levels + 1, n).astype(np.float32)
-    same(mo.prune.magnitude(w, sparsity), pruned(w, kept(np.abs(w), round(sparsity * n))))
+    same(mo.prune.magnitude(w, sparsity), pruned(w, ref.kept(np.abs(w), round(sparsity * n))))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, (0, 1), (1, 2), (0, 2), (0, 1, 2)])
@@ -71,7 +64,7 @@ def test_magnitude_prunes_the_same_share_along_any_axes(axis):
     order = [a for a in range(3) if a not in axes] + list(axes)
     moved = w.transpose(order)
     rows = moved.reshape(-1, math.prod(w.shape[a] for a in axes))
-    stays = np.stack([kept(np.abs(row), round(0.3 * row.size)) for row in rows]).reshape(moved.shape)
+    stays = np.stack([ref.kept(np.abs(row), round(0.3 * row.size)) for row in rows]).reshape(moved.shape)
     want = pruned(w, stays.transpose(np.argsort(order)))
     same(mo.prune.magnitude(w, 0.3, axis=axis), want)
     out = np.full_like(w, 9)
@@ -85,16 +78,16 @@ def test_magnitude_prunes_the_same_share_along_any_axes(axis):
 def test_long_arrays_match_numpy():
     w = RNG.standard_normal((1 << 11) * 1100, dtype=np.float32).reshape(-1, 1100)
     for sparsity in (0.1, 0.5, 0.999):
-        same(mo.prune.magnitude(w, sparsity), pruned(w, kept(np.abs(w), round(sparsity * w.size))))
+        same(mo.prune.magnitude(w, sparsity), pruned(w, ref.kept(np.abs(w), round(sparsity * w.size))))
     coarse = np.round(w * 4)
-    same(mo.prune.magnitude(coarse, 0.6), pruned(coarse, kept(np.abs(coarse), round(0.6 * w.size))))
+    same(mo.prune.magnitude(coarse, 0.6), pruned(coarse, ref.kept(np.abs(coarse), round(0.6 * w.size))))
 
 
 def test_global_magnitude_ranks_all_arrays_as_one():
     arrays = [TIES, W, np.zeros((0, 3), np.float32), np.array(2.5, np.float32), W[::2, ::-3]]
     flat = np.concatenate([np.ravel(a) for a in arrays])
     for sparsity in (0, 0.2, 0.5, 0.77, 1):
-        stays = kept(np.abs(flat), round(sparsity * flat.size))
+        stays = ref.kept(np.abs(flat), round(sparsity * flat.size))
         parts = np.split(stays, np.cumsum([a.size for a in arrays])[:-1])
         want = [pruned(a, part.reshape(a.shape)) for a, part in zip(arrays, parts, strict=True)]
         same(mo.prune.global_magnitude(arrays, sparsity), want)
@@ -125,7 +118,7 @@ def test_n_of_m_keeps_the_largest_of_each_group(dtype, keep, group, axis):
     w = np.round(ref.wild(math.prod(shape), np.float32)).astype(dtype).reshape(shape)
     moved = np.moveaxis(w, axis, -1)
     rows = moved.reshape(-1, group)
-    stays = np.stack([kept(magnitudes(row), group - keep) for row in rows]).reshape(moved.shape)
+    stays = np.stack([ref.kept(magnitudes(row), group - keep) for row in rows]).reshape(moved.shape)
     stays = np.moveaxis(stays, -1, axis)
     same(mo.prune.n_of_m(w, keep, group, axis), pruned(w, stays))
     same(mo.prune.n_of_m(w, keep, group, axis, mask="bool"), stays)
@@ -136,9 +129,9 @@ def test_n_of_m_keeps_the_largest_of_each_group(dtype, keep, group, axis):
 
 def test_wanda_ranks_each_row_by_weight_times_norm():
     scores = np.abs(W) * NORMS
-    want = np.stack([kept(row, 12) for row in scores])
+    want = np.stack([ref.kept(row, 12) for row in scores])
     same(mo.prune.wanda(W, NORMS, 0.3), pruned(W, want))
-    want = np.concatenate([kept(row, 2) for row in scores.reshape(-1, 4)]).reshape(W.shape)
+    want = np.concatenate([ref.kept(row, 2) for row in scores.reshape(-1, 4)]).reshape(W.shape)
     same(mo.prune.wanda(W, NORMS, keep=2, group=4), pruned(W, want))
     same(mo.prune.wanda(W, NORMS, keep=2, group=4, mask="bool"), want)
 
@@ -162,7 +155,7 @@ def test_blocks_are_pruned_whole(block, norm):
     a, b = block
     split = W.reshape(6 // a, a, 40 // b, b).swapaxes(1, 2).reshape(6 // a, 40 // b, -1)
     scores = np.linalg.norm(split.astype(np.float64), norm, axis=-1)
-    stays = kept(scores, round(0.4 * scores.size))
+    stays = ref.kept(scores, round(0.4 * scores.size))
     same(mo.prune.blocks(W, block, 0.4, norm=norm, mask=True), stays)
     whole = stays.repeat(a, axis=0).repeat(b, axis=1)
     same(mo.prune.blocks(W, block, 0.4, norm=norm), pruned(W, whole))

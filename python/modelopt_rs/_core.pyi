@@ -56,6 +56,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "slice_distances",
+    "sparsegpt",
     "sum",
     "swap_thread_override",
     "take",
@@ -98,6 +99,16 @@ def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneO
 def wanda(
     w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneOptions
 ) -> None: ...
+def sparsegpt(
+    w: Any,
+    hessian: Any,
+    share: tuple[float | None, tuple[int, int] | None],
+    how: tuple[float, int],
+    out: Array,
+    options: PruneOptions,
+) -> None:
+    """`how`: damping and block."""
+
 def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
 
 # Pruning of pieces. `digit`: bits of a key (those of a wider float than w's where dtypes are mixed), the bits above the

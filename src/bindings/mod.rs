@@ -17,6 +17,7 @@ mod order;
 mod packing;
 mod parts;
 mod prune;
+mod prune_sparsegpt;
 mod prune_stream;
 mod pruned;
 mod quant;
@@ -44,6 +45,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     optim_factored::register(m)?;
     packing::register(m)?;
     prune::register(m)?;
+    prune_sparsegpt::register(m)?;
     prune_stream::register(m)?;
     sparse::register(m)?;
     threads::register(m)?;

@@ -190,7 +190,28 @@ fn n_of_m<'py>(
 }
 
 /// Sparsity, or keep and group.
-type Share<'py> = (Option<Obj<'py>>, Option<(Obj<'py>, Obj<'py>)>);
+pub(super) type Share<'py> = (Option<Obj<'py>>, Option<(Obj<'py>, Obj<'py>)>);
+
+/// The shape of a matrix (out, in).
+pub(super) fn matrix_shape(function: &'static str, w: &Obj<'_>) -> PyResult<[usize; 2]> {
+    let shape = ndarray(Name::new(function, "w"), w)?.shape().to_vec();
+    shape.try_into().map_err(|shape: Vec<usize>| {
+        let got = tuple(&shape);
+        Error::Shape(format!("{function}: w must have 2 dimensions (out, in), got shape {got}")).into()
+    })
+}
+
+/// A share of a matrix of this shape, checked.
+pub(super) fn given_share(
+    function: &str,
+    (sparsity, groups): &Share<'_>,
+    shape: [usize; 2],
+) -> PyResult<(Option<f64>, Option<Groups>)> {
+    let sparsity = sparsity.as_ref().map(|sparsity| check_sparsity(function, sparsity)).transpose()?;
+    let groups = groups.as_ref().map(|(keep, group)| check_groups(function, keep, group)).transpose()?;
+    let plan = groups.map(|sizes| plan_groups(function, &shape, 1, sizes)).transpose()?;
+    Ok((sparsity, plan))
+}
 
 #[pyfunction]
 fn wanda<'py>(
@@ -202,16 +223,11 @@ fn wanda<'py>(
 ) -> PyResult<()> {
     entry("wanda", || {
         let py = w.py();
-        let shape = ndarray(Name::new("wanda", "w"), w)?.shape().to_vec();
-        let &[_, n] = &shape[..] else {
-            let text = format!("wanda: w must have 2 dimensions (out, in), got shape {}", tuple(&shape));
-            return Err(Error::Shape(text).into());
-        };
+        let shape = matrix_shape("wanda", w)?;
+        let n = shape[1];
         let x_norm = Array::float(Name::new("wanda", "x_norm"), x_norm, None)?;
         x_norm.expect_shape(&[n])?;
-        let sparsity = share.0.as_ref().map(|sparsity| check_sparsity("wanda", sparsity)).transpose()?;
-        let groups = share.1.as_ref().map(|(keep, group)| check_groups("wanda", keep, group)).transpose()?;
-        let plan = groups.map(|sizes| plan_groups("wanda", &shape, 1, sizes)).transpose()?;
+        let (sparsity, plan) = given_share("wanda", &share, shape)?;
         let mut call = Call::new("wanda", (w, out), None, &options)?;
         let double = call.pair.weights().dtype == Dtype::F64;
         let (want, what) = if double { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") };
@@ -248,16 +264,13 @@ fn apply_mask<'py>(w: &Obj<'py>, mask: &Obj<'py>, out: &Obj<'py>, options: Optio
     entry("apply_mask", || {
         let py = w.py();
         let mut call = Call::new("apply_mask", (w, out), None, &options)?;
+        call.refuse_mask()?;
         let mask = Array::bytes(Name::new("apply_mask", "mask"), mask)?;
         mask.expect_shape_of(call.pair.weights())?;
         let _borrow = borrow(&[&mask])?;
         let (threads, flags) = (call.threads, mask.slice::<u8>());
-        match_dtype!(call.pair.weights(), T => match call.pair.job::<T>() {
-            AnyJob::Weights(Job { x, out }) => compute(py, || kernel::apply_mask(x, flags, out, threads))?,
-            AnyJob::Mask(_) => {
-                let (name, want) = (call.pair.out.name, call.pair.weights().object_dtype());
-                return Err(Error::Dtype(format!("{name} must have dtype {want} like w, got bytes")).into());
-            }
+        match_dtype!(call.pair.weights(), T => if let AnyJob::Weights(Job { x, out }) = call.pair.job::<T>() {
+            compute(py, || kernel::apply_mask(x, flags, out, threads))?;
         });
         call.finish(false)
     })

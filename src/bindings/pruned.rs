@@ -165,6 +165,15 @@ impl<'py> Call<'py> {
         Ok(Self { pair, nan, threads, _borrow: borrow })
     }
 
+    /// Refuse an output that is a mask.
+    pub fn refuse_mask(&self) -> PyResult<()> {
+        if self.pair.out.dtype != Dtype::U8 {
+            return Ok(());
+        }
+        let (name, want) = (self.pair.out.name, self.pair.weights().object_dtype());
+        Err(Error::Dtype(format!("{name} must have dtype {want} like w, got bytes")).into())
+    }
+
     /// Refuse NaN before the first write, where that is asked for, or the kernel cannot tell (`always`).
     pub fn check_nan(&self, py: Python<'py>, always: bool) -> PyResult<()> {
         let now = self.nan == Nan::RaiseFirst || (always && self.nan == Nan::Raise);

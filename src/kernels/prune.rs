@@ -5,21 +5,27 @@
 //! place in a group of N:M, and an [`Output`] says what is written: the weights with zeros, or a mask.
 
 mod block;
+mod elimination;
+mod factor;
 mod groups;
 mod mask;
 mod rows;
 mod score;
 mod slots;
 mod sparse;
+mod sparsegpt;
 mod stream;
+mod two_of_four;
 mod whole;
 
+pub use factor::Factor;
 pub use groups::{Groups, groups};
 pub use mask::apply_mask;
 pub use rows::{LONG_ROW, rows};
 pub use score::{Computed, Double, Magnitude, Scaled, Score};
 pub use slots::{compress_groups, decompress_groups};
 pub use sparse::{Places, compress, decompress, row_offsets};
+pub use sparsegpt::{Share, sparsegpt};
 pub use stream::{Digit, MAX_WIDTH, count, cut};
 pub use whole::{keep_above, magnitude};
 

@@ -17,6 +17,8 @@ pub trait Key:
     fn middle(self, other: Self) -> Self;
     /// As a count: a key that is not negative.
     fn to_u64(self) -> u64;
+    /// A small number as a key (0 to 127).
+    fn from_u8(n: u8) -> Self;
     /// -x - 1.
     #[must_use]
     fn not(self) -> Self;
@@ -38,6 +40,10 @@ macro_rules! key {
             #[inline(always)]
             fn middle(self, other: Self) -> Self {
                 (self & other) + ((self ^ other) >> 1)
+            }
+            #[inline(always)]
+            fn from_u8(n: u8) -> Self {
+                n as Self
             }
             #[inline(always)]
             fn to_u64(self) -> u64 {

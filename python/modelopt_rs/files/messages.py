@@ -6,18 +6,18 @@ MAX_QUOTE = 128  # bytes of a file's own text in a message
 MAX_LISTED = 10
 
 
-def quote(text: str) -> str:
-    """Return `text` in quotes without control characters and the like, cut at 128 bytes."""
+def quote(text: str, limit: int = MAX_QUOTE) -> str:
+    """Return `text` in quotes without control characters and the like, cut at `limit` bytes."""
     out = []
     length = 0
-    for c in text[: MAX_QUOTE + 1]:
+    for c in text[: limit + 1]:
         shown = c
         if c in "'\\":
             shown = "\\" + c
         elif not c.isprintable():
             shown = c.encode("unicode_escape").decode()
         length += len(shown.encode())
-        if length > MAX_QUOTE:
+        if length > limit:
             out.append("...")
             break
         out.append(shown)

@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.files.model import Array
+from modelopt_rs.files.model import PACKED, Array
 from modelopt_rs.pipeline.plan import QuantizeOptions
 from modelopt_rs.pipeline.rows import RowQuantizer, bytes_per_row
 
@@ -20,7 +20,6 @@ Arrange: TypeAlias = Callable[[Array], Array]
 
 # Symmetric codes are made as q + 2^(bits-1); flipping their highest bits makes two's complement of them.
 HIGHEST_BITS = {8: 0x80, 4: 0x88, 2: 0xAA}
-SUB_BYTE = ("I4", "U4", "I2", "U2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ class Outputs:
 
 def _rows_of(info: TensorInfo, array: Array) -> tuple[str, Array]:
     """Return a name and rows as a sink takes them: of sub-byte codes a flat stream."""
-    whole = len(info.shape) > 1 and info.dtype not in SUB_BYTE
+    whole = len(info.shape) > 1 and info.dtype not in PACKED
     return info.name, array.reshape(-1, info.columns) if whole else array.reshape(-1)
 
 

@@ -4,6 +4,10 @@ What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a
 
 - `MatMulNBits` at level 4: 8 bits 16 us, 4 bits 10 to 16, 2 bits 10 to 22; 2 bits in blocks of 16 or 256 take 1,400 to
   2,300 us, so they are not made. `DequantizeLinear` before a MatMul is fused to the same, with the same exceptions.
+- `MatMulNBits` is slower than float32 where a small matrix meets many rows (257 x 64, us at 1, 32, 128, 2,048 rows: 4,
+  8, 21, 286; 8 bits 4, 11, 29, 410), faster where it is large (1024 x 1024 at 128 rows: 1,557; 8 bits 924, 4 bits
+  1,278).
+- A model with a `DequantizeLinear` before a MatMul in the body of an If or a Loop is not loaded.
 - `DequantizeLinear` of int2 or uint2 is fused wrongly where the columns are no multiple of 4.
 - `DequantizeLinear` before Conv, ConvTranspose, LSTM and GRU is computed in every call (Conv of 512 x 256 x 5: 3.7 ms
   instead of 2.7; of 2048 x 2048 x 3 x 3 on few pixels: 11 instead of 3.5). Cast, Sub, Mul of constants is folded when
@@ -14,7 +18,8 @@ What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a
   88). 2 bits, blocks of 32: `GatherBlockQuantized` 10.0 and 46, shifts and masks 13.7 and 52.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
@@ -41,6 +46,8 @@ NBITS_BLOCK: Final = {8: 128, 4: 32, 2: 32}
 BLOCK: Final = {8: 0, 4: 32, 2: 32}
 BLOCKS: Final = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
 SCALES: Final = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16"}
+# A matrix of so few elements stays in the caches as floats: folded, it costs what it did for any number of rows.
+SMALL_MATRIX: Final = 32768
 # The opsets in which DequantizeLinear, or Cast, has a form.
 PER_AXIS, HALF, BLOCKED, TWO_BITS, BITWISE = 13, 19, 21, 25, 18
 
@@ -119,8 +126,13 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     inputs, outputs = info.shape[use.in_axis], info.shape[use.out_axis]
     by_columns = use.in_axis == 1
     if onnx.target == "onnxruntime" and options.group_size != 0:
+        if options.bits == 8 and inputs * outputs <= SMALL_MATRIX:
+            return _stored(use, info, options, onnx)
         block = smallest_block(inputs, options.group_size or NBITS_BLOCK[options.bits], options.bits)
         return Form("nbits", block, use.dtype, turned=not by_columns)
+    if use.inner:
+        # Its loader looks for the codes in the body, and does not find them.
+        return _stored(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
     if options.bits == 2 and outputs % 4:
         return f"{outputs} outputs, no multiple of 4: onnxruntime multiplies by 2-bit weights of that width wrongly"
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size
@@ -131,9 +143,14 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     return Form("dequantize", block, use.dtype, turned=by_columns, opset=opset, per_tensor=per_tensor)
 
 
-def _stored(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form:
+def _stored(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size
-    block = 0 if onnx.per_tensor else dividing_block(info.shape[use.in_axis], wanted)
+    inputs = info.shape[use.in_axis]
+    block = 0 if onnx.per_tensor else dividing_block(inputs, wanted)
+    each = math.prod(info.shape) // info.shape[use.out_axis]
+    if options.bits < 8 and not block and not onnx.per_tensor and 0 < wanted < each:
+        # One scale for so many is too coarse for so few bits; such are the first layers, which are small.
+        return f"no block of 16 or more divides its {inputs} inputs"
     if onnx.target == "onnxruntime":
         return Form("fold", block, use.dtype, opset={8: 7, 4: BLOCKED, 2: TWO_BITS}[options.bits])
     opset = _dequantize_opset(options.bits, block, use.dtype)

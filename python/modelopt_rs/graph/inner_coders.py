@@ -9,12 +9,12 @@ from modelopt_rs import _core
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.graph.coders import Written
-from modelopt_rs.graph.coding import Coding, packed_bytes
+from modelopt_rs.graph.coding import Coding, packed_bytes, packed_rows, unpacked_rows
 from modelopt_rs.pipeline.plan import FLOATS
 from modelopt_rs.pipeline.report import ErrorFigures
 from modelopt_rs.pipeline.tiles import widened
 
-__all__ = ["Down", "Ranged"]
+__all__ = ["Down", "Inner", "Ranged"]
 
 
 class Down:
@@ -72,6 +72,63 @@ class Down:
         """Return the zero points; let go of the buffers."""
         written = self._coding.outputs.zero_points_written(self._zero_points)
         del self._codes, self._scale, self._zero_points, self._dense
+        return written
+
+
+class Inner:
+    """As `Down`, where few elements stand behind the axis: they are turned so that blocks lie together, and back.
+
+    Parameters
+    ----------
+    coding : Coding
+    axis : int
+        The axis; a multiple of the block.
+    """
+
+    passes = 1
+
+    def __init__(self, coding: Coding, axis: int) -> None:
+        self._coding = coding
+        self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
+        shape, columns = coding.info.shape, coding.info.columns
+        self._behind = math.prod(shape[axis + 1 :])
+        self.unit = coding.block * self._behind // columns
+        self._zero_points_shape = (
+            0 if coding.symmetric else math.prod(shape[: axis + 1]) // coding.block,
+            self._behind,
+        )
+        self.kept = math.prod(self._zero_points_shape)
+        each = coding.row_bytes(coding.block) + coding.block * (2 + coding.item)  # codes are a byte each, twice
+        self.bytes_per_row = -(-each * columns // coding.block)
+        self.figures = ErrorFigures()
+
+    def begin(self, rows: int) -> None:
+        """Make the buffers."""
+        block = self._coding.block
+        self._quantizer = self._coding.row_quantizer(rows * self._coding.info.columns // block, block)
+        self._zero_points = np.empty(self._zero_points_shape, np.uint8)
+        self._done = 0
+
+    def __call__(self, array: Array) -> Written:
+        """Quantize a tile."""
+        coding, outputs, behind = self._coding, self._coding.outputs, self._behind
+        turned = np.ascontiguousarray(array.reshape(-1, coding.block, behind).transpose(0, 2, 1))
+        rows = turned.reshape(-1, coding.block)
+        packed, scale, zero_points = self._quantizer(rows)
+        self.figures += self._quantizer.figures(rows)
+        packed = packed.view(np.uint8)[:, : packed_bytes(coding.block, coding.bits)]
+        codes = unpacked_rows(packed, coding.bits, coding.block, coding.threads).reshape(turned.shape)
+        blocks = codes.transpose(0, 2, 1).reshape(len(turned), -1)
+        if zero_points is not None:
+            self._zero_points[self._done : self._done + len(turned)] = zero_points.reshape(-1, behind)
+            self._done += len(turned)
+        stored = packed_rows(blocks, coding.bits, coding.threads)
+        return [*outputs.codes_written(stored), *outputs.scale_written(scale.reshape(-1, behind))]
+
+    def end(self) -> Written:
+        """Return the zero points; let go of the buffers."""
+        written = self._coding.outputs.zero_points_written(self._zero_points)
+        del self._quantizer, self._zero_points
         return written
 
 

@@ -55,12 +55,15 @@ def rewrite_use(use: Use, stored: Stored, options: QuantizeOptions, onnx: OnnxOp
         graph.take_over(_gather_block(graph, use, stored, options))
     elif form.operation == "gather":
         graph.take_over(_gather(graph, use, stored, options))
+    elif form.operation == "fold":
+        use.node.replace_input_with(use.index, _as_seen(graph, use, _folded(graph, use, stored)))
+    elif use.kind == "gemm":
+        # Before a Gemm it would not be fused.
+        _product(graph, use, graph.add("MatMul", [use.node.inputs[0], _dequantized(graph, use, stored)]))
+    elif use.kind == "matmul":
+        use.node.replace_input_with(use.index, _dequantized(graph, use, stored))
     else:
-        dense = _dequantized(graph, use, stored) if form.operation == "dequantize" else _folded(graph, use, stored)
-        if use.kind == "gemm":
-            _product(graph, use, graph.add("MatMul", [use.node.inputs[0], dense]))
-        else:
-            use.node.replace_input_with(use.index, dense)
+        use.node.replace_input_with(use.index, _as_seen(graph, use, _dequantized(graph, use, stored)))
 
 
 class _Inserted:
@@ -178,7 +181,7 @@ def _dequantized(graph: _Inserted, use: Use, stored: Stored) -> ir.Value:
         attributes = {"axis": 1 - use.in_axis if form.turned else use.in_axis, "block_size": form.block}
     elif not form.per_tensor:
         attributes = {"axis": 1 - use.out_axis if form.turned else use.out_axis}
-    return _as_seen(graph, use, graph.add("DequantizeLinear", stored.parts, attributes))
+    return graph.add("DequantizeLinear", stored.parts, attributes)
 
 
 def _folded(graph: _Inserted, use: Use, stored: Stored) -> ir.Value:
@@ -194,13 +197,11 @@ def _folded(graph: _Inserted, use: Use, stored: Stored) -> ir.Value:
     dense = graph.add("Mul", [numbers, stored.scale])
     if block:
         dense = graph.add("Reshape", [dense, graph.constant("shape", shape, ir.DataType.INT64)])
-    return _as_seen(graph, use, dense)
+    return dense
 
 
 def _as_seen(graph: _Inserted, use: Use, dense: ir.Value) -> ir.Value:
-    """Return a weight in the order of axes that the node takes; a matrix has it already."""
-    if use.kind in ("matmul", "gemm"):
-        return dense
+    """Return a weight that lies as the old one did in the order of axes that the node takes."""
     for node in use.chain:
         if node.op_type == "Transpose":
             dense = graph.add("Transpose", [dense], {name: a.value for name, a in node.attributes.items()})

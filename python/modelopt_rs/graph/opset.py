@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from modelopt_rs._core import UnsupportedError
-from modelopt_rs.files.messages import quote
+from modelopt_rs.files.messages import listing, quote
 
 __all__ = ["raise_ir_version", "raise_opset"]
 
@@ -43,7 +43,7 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     (21, 10)
     """
     if model.functions:
-        names = ", ".join(quote(f.name) for f in model.functions.values())
+        names = listing([quote(f.name) for f in model.functions.values()])
         raise UnsupportedError(f"raise_opset: a model with functions ({names}) can't be converted to opset {opset}")
     large = {
         name: value.const_value
@@ -55,7 +55,8 @@ def raise_opset(model: ir.Model, opset: int) -> None:
             proto = version_converter.convert_version(ir.to_proto(model), opset)
             graph = ir.from_proto(proto).graph
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            raise UnsupportedError(f"raise_opset: onnx can't convert the model to opset {opset}: {error}") from error
+            text = f"raise_opset: onnx can't convert the model to opset {opset}: {quote(str(error))}"
+            raise UnsupportedError(text) from error
     for name, tensor in large.items():
         graph.initializers[name].const_value = tensor
     model.graph = graph

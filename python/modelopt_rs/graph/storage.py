@@ -5,14 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.model import Array
+from modelopt_rs.files.onnx.dtypes import nbytes
 from modelopt_rs.graph.coders import Coder, Rows, Turned, TurnedCodes
 from modelopt_rs.graph.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes, packed_rows
 from modelopt_rs.graph.forms import SCALES, Form
-from modelopt_rs.graph.inner_coders import Down, Ranged
+from modelopt_rs.graph.inner_coders import Down, Inner, Ranged
 from modelopt_rs.graph.weights import Use
 from modelopt_rs.pipeline.plan import QuantizeOptions
 
 __all__ = ["Storing", "coder_of", "outputs_of"]
+
+# Fewer elements than this behind the axis of a block, and the block is too small for a call of its own.
+NARROW = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +57,26 @@ def coder_of(form: Form, use: Use, coding: Coding, storing: Storing) -> Coder:
     if form.per_tensor:
         return Ranged(coding, None)
     if form.block:
-        last = use.in_axis == len(shape) - 1
-        padded = -(-shape[-1] // form.block) * form.block if form.operation == "nbits" else shape[-1]
-        return Rows(coding, shape[-1], padded) if last else Down(coding, use.in_axis)
+        behind, length = math.prod(shape[use.in_axis + 1 :]), shape[use.in_axis]
+        if behind == 1:
+            return Rows(coding, length, -(-length // form.block) * form.block if form.operation == "nbits" else length)
+        return Inner(coding, use.in_axis) if _is_narrow(form, use, shape) else Down(coding, use.in_axis)
     if math.prod(shape[: use.out_axis]) == 1:
         length = math.prod(shape[use.out_axis + 1 :])
         return Rows(coding, length, length)
     return Ranged(coding, use.out_axis)
 
 
+def _is_narrow(form: Form, use: Use, shape: tuple[int, ...]) -> bool:
+    """Whether calls for single blocks, each of all that stands behind an axis, would take too long."""
+    return math.prod(shape[use.in_axis + 1 :]) < NARROW and shape[use.in_axis] % form.block == 0
+
+
 def _info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    bits = {"U8": 8, "I8": 8, "U4": 4, "I4": 4, "U2": 2, "I2": 2, "F32": 32, "F16": 16}[dtype]
-    return TensorInfo(name, dtype, shape, packed_bytes(math.prod(shape), bits))
+    return TensorInfo(name, dtype, shape, nbytes(dtype, shape))
 
 
-def _as_is(array: object) -> object:
+def _as_is(array: Array) -> Array:
     return array
 
 
@@ -86,7 +96,7 @@ def _blocks(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs
         codes=_info(name(f"{info.name}_quantized"), "U8", shape),
         scale=_info(name(f"{info.name}_scale"), SCALES[form.dtype], (outputs, groups)),
         zero_point=zero_point,
-        codes_stored=_as_is,  # type: ignore[arg-type]
+        codes_stored=_as_is,
         zero_points_stored=lambda points: packed_rows(points, bits, storing.threads),
     )
 
@@ -109,7 +119,7 @@ def _table(form: Form, info: TensorInfo, storing: Storing) -> Outputs:
         scale=_info(name(f"{info.name}_scale"), SCALES[form.dtype], scales),
         zero_point=None if options.spec.symmetric else _info(name(f"{info.name}_zero_point"), "U8", scales),
         codes_stored=stored,
-        zero_points_stored=_as_is,  # type: ignore[arg-type]
+        zero_points_stored=_as_is,
     )
 
 
@@ -135,7 +145,7 @@ def _whole(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs:
 
 def _zero_points_stored(form: Form, bits: int, threads: int | None) -> Arrange:
     if form.operation == "fold" or bits == 8:
-        return _as_is  # type: ignore[return-value]
+        return _as_is
     return lambda points: packed_rows(points.reshape(1, -1), bits, threads)
 
 
@@ -143,11 +153,15 @@ def _codes_columns(form: Form, use: Use, shape: tuple[int, ...]) -> int:
     """Return how many codes the rows have that the coder makes."""
     if form.turned:
         return shape[0]
-    if form.per_tensor or (not form.block and math.prod(shape[: use.out_axis]) > 1):
-        return shape[-1] if form.per_tensor or use.out_axis == len(shape) - 1 else math.prod(shape[use.out_axis + 1 :])
+    if form.per_tensor:
+        return shape[-1]
     if form.block:
-        return shape[-1] if use.in_axis == len(shape) - 1 else math.prod(shape[use.in_axis + 1 :])
-    return math.prod(shape[use.out_axis + 1 :])
+        behind = math.prod(shape[use.in_axis + 1 :])
+        if behind == 1:
+            return shape[use.in_axis]
+        return form.block * behind if _is_narrow(form, use, shape) else behind
+    behind = math.prod(shape[use.out_axis + 1 :])
+    return shape[-1] if use.out_axis == len(shape) - 1 else behind
 
 
 def shape_of_scales(form: Form, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ import onnx_ir as ir
 
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.onnx import placeholder
+from modelopt_rs.files.onnx.dtypes import DTYPES
 from modelopt_rs.graph.coders import Both, Coder
 from modelopt_rs.graph.coding import Coding
 from modelopt_rs.graph.forms import BLOCKS, Form, choose
 from modelopt_rs.graph.names import Names
 from modelopt_rs.graph.nodes import MICROSOFT, Stored, rewrite_use
 from modelopt_rs.graph.opset import raise_ir_version, raise_opset
-from modelopt_rs.graph.placeholders import ONNX_DTYPES, placeholder
 from modelopt_rs.graph.storage import Storing, coder_of, outputs_of
 from modelopt_rs.graph.weights import Use, Weight, find_weights, other_use
 from modelopt_rs.pipeline.onnx_options import OnnxOptions
@@ -22,6 +23,8 @@ from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY
 from modelopt_rs.pipeline.transform import Transform
 
 __all__ = ["quantize_weights"]
+
+NUMBERS = {spelled: ir.DataType(number) for number, spelled in DTYPES.items()}
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ def quantize_weights(
     threads : int, optional
         Threads to compute with; never changes a byte.
     max_memory : int
-        What a run may hold: half of it may be a weight that changes its axes.
+        What a run may hold; a quarter of it is for a weight whose axes change places.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def quantize_weights(
     if need > have:
         plan = _with_opset(model, tensors, options, onnx, need)
     names = Names(model)
-    storing = Storing(options=options, threads=threads, keep=max_memory // 2, unused=names.unused)
+    storing = Storing(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, onnx, names)
@@ -172,8 +175,7 @@ def _with_opset(
 def _info_of(weight: Weight) -> TensorInfo:
     tensor = weight.value.const_value
     assert tensor is not None
-    spelled = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16", "DOUBLE": "F64"}[tensor.dtype.name]
-    return TensorInfo(weight.name, spelled, weight.shape, tensor.nbytes)
+    return TensorInfo(weight.name, DTYPES[tensor.dtype.value], weight.shape, tensor.nbytes)
 
 
 def _forms(
@@ -201,7 +203,7 @@ def _forms(
 def _stored_as(form: Form, forms: list[Form]) -> Form:
     """Return the form whose tensors a form takes: a table and a head share those of MatMulNBits."""
     shared = replace(form, operation="nbits")
-    return shared if form.operation == "gather_block" and shared in forms else replace(form, opset=0)
+    return replace(shared if form.operation == "gather_block" and shared in forms else form, opset=0)
 
 
 def _rewrite(
@@ -224,7 +226,7 @@ def _stored(form: Form, use: Use, info: TensorInfo, storing: Storing, names: Nam
     outputs = outputs_of(form, use, info, storing)
     coding = Coding(info=info, options=storing.options, block=form.block, outputs=outputs, threads=storing.threads)
     codes, scale, *points = (
-        names.initializer(part.name, placeholder(part.name, ONNX_DTYPES[part.dtype], part.shape))
+        names.initializer(part.name, placeholder(part.name, NUMBERS[part.dtype], part.shape))
         for part in outputs.infos()
     )
     point = points[0] if points else None

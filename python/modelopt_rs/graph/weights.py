@@ -5,10 +5,12 @@ Identity; its axes are told as they are stored.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
+
+from modelopt_rs.files.messages import quote
 
 __all__ = ["Use", "Weight", "find_weights"]
 
@@ -59,6 +61,8 @@ class Use:
         the rows).
     dtype : DataType
         Of the weight as the node takes it.
+    inner : bool
+        Whether the node stands in the body of an If, Loop or Scan.
     reason : str or None
         Why the node can't take a quantized weight.
     """
@@ -70,12 +74,14 @@ class Use:
     in_axis: int
     out_axis: int
     dtype: ir.DataType
+    inner: bool = False
     reason: str | None = None
 
     @property
     def where(self) -> str:
         """The node as messages name it."""
-        return f"{self.node.op_type} {self.node.name!r}" if self.node.name else self.node.op_type
+        operator = operator_of(self.node)
+        return f"{operator} {quote(self.node.name)}" if self.node.name else operator
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +123,11 @@ class Weight:
         return stored_shape(self.value)
 
 
+def operator_of(node: ir.Node) -> str:
+    """Return a node's operator as messages show it: it comes from a file."""
+    return node.op_type if node.op_type.isidentifier() and len(node.op_type) < 64 else quote(node.op_type)
+
+
 def stored_shape(value: ir.Value) -> tuple[int, ...]:
     """Return the shape of an initializer."""
     assert value.const_value is not None
@@ -151,7 +162,7 @@ def find_weights(model: ir.Model) -> list[Weight]:
     for name, value in model.graph.initializers.items():
         if value.const_value is None or value.const_value.dtype not in FLOATS:
             continue
-        uses, others = _follow(value)
+        uses, others = _follow(value, model.graph)
         if uses:
             found.append(Weight(name, value, tuple(uses), tuple(others)))
     return found
@@ -159,14 +170,14 @@ def find_weights(model: ir.Model) -> list[Weight]:
 
 def other_use(value: ir.Value) -> str:
     """Say what an initializer that is no weight is used for."""
-    users = sorted({node.op_type for node, _ in value.uses()})
+    users = sorted({operator_of(node) for node, _ in value.uses()})
     quantized = next((user for user in users if user in QUANTIZED), None)
     if quantized:
         return f"quantized already ({quantized})"
     return f"no weight: used by {', '.join(users)}" if users else "no weight: not used"
 
 
-def _follow(value: ir.Value) -> tuple[list[Use], list[str]]:
+def _follow(value: ir.Value, main: ir.Graph) -> tuple[list[Use], list[str]]:
     """Return the uses of an initializer as a weight, and what else it is used for."""
     assert value.const_value is not None
     uses: list[Use] = []
@@ -183,9 +194,10 @@ def _follow(value: ir.Value) -> tuple[list[Use], list[str]]:
             if step is not None:
                 pending.append((node.outputs[0], (*chain, node), *step))
             elif node.domain == "" and index in OPERATORS.get(node.op_type, ((), (), ()))[1]:
-                uses.append(_use(node, index, chain, axes, dtype))
+                use = _use(node, index, chain, axes, dtype)
+                uses.append(replace(use, inner=node.graph is not main))
             else:
-                others.append(node.op_type)
+                others.append(operator_of(node))
     return uses, others
 
 
@@ -210,7 +222,7 @@ def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int,
     reason = next(_problems(node, index, kind, len(axes)), None)
     if max(in_axis, out_axis) < len(axes):
         in_axis, out_axis = axes[in_axis], axes[out_axis]
-    return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason)
+    return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason=reason)
 
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:

@@ -90,6 +90,8 @@ class Optimizer:
         The options of each group, which may be changed between steps, and under "params" its arrays.
     state : list of dict
         For each parameter in order: "step" (how many it has had) and its states by name.
+    threads : int or None
+        As given.
     """
 
     _function: ClassVar[str]
@@ -109,7 +111,7 @@ class Optimizer:
     def __init__(self, params: Params, defaults: Group, common: Common) -> None:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
-        self._threads: int | None = given.pop("threads", None)
+        self.threads: int | None = given.pop("threads", None)
         if unknown := set(given) - set(_COMMON):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
         self._defaults: Group = {**defaults, **_COMMON, **given}
@@ -125,6 +127,11 @@ class Optimizer:
         ]
         self._totals: list[Array] | None = None
         self._accumulated = 0
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The parameters in order, by name; those without one by their place."""
+        return dict(zip(self._names, self._params, strict=True))
 
     @classmethod
     def check(cls, options: Group) -> None:
@@ -244,21 +251,32 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        if grads is None:
-            if not self._accumulated or self._totals is None:
-                raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
-            grads, grad_scale = list(self._totals), grad_scale * self._accumulated
-        given = self._aligned("step", grads)
+        given, count = self.gradients(grads)
+        grad_scale *= count
         if clip_norm is not None:
             if not clip_norm > 0:
                 raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
-            norm = global_norm([g for _, g in given], dtype=self._dtype, threads=self._threads) / grad_scale
+            norm = global_norm([g for _, g in given], dtype=self._dtype, threads=self.threads) / grad_scale
             if norm > clip_norm and norm != float("inf"):
                 grad_scale *= norm / clip_norm
         how = {"grad_scale": grad_scale, "clip_value": clip_value, "error_if_nonfinite": error_if_nonfinite}
         entries = [Entry(self._group_of[i], self._params[i], g, self.state[i]) for i, g in given]
-        self.launch(entries, how, self._dtype, self._threads)
+        self.launch(entries, how, self._dtype, self.threads)
         self.zero_accumulated()
+
+    def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
+        """Give what `step` takes: gradients, each with the place of its parameter, and how many were added up in each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not as `params`, or None where none were accumulated.
+        """
+        if grads is not None:
+            return self._aligned("step", grads), 1
+        if not self._accumulated or self._totals is None:
+            raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
+        return list(enumerate(self._totals)), self._accumulated
 
     def accumulate(self, grads: Grads) -> None:
         """Add gradients to what the next `step()` without gradients takes the mean of."""
@@ -267,7 +285,7 @@ class Optimizer:
             self._totals = [np.zeros(p.shape, _wide(p)) for p in self._params]
         if given:
             totals = [self._totals[i] for i, _ in given]
-            accumulate_step(totals, [g for _, g in given], dtype=self._dtype, threads=self._threads)
+            accumulate_step(totals, [g for _, g in given], dtype=self._dtype, threads=self.threads)
         self._accumulated += 1
 
     def zero_accumulated(self) -> None:

@@ -176,6 +176,7 @@ class Crop:
         self._rows = _rows(info.shape[:last], stays)
         self._columns = np.flatnonzero(stays[last]) if last in stays else None
         self.outputs = then.outputs
+        self.kept, self.passes = then.kept, then.passes
         # Where rows go, tiles of a unit are put together here.
         self.unit = then.unit if self._rows is None else 1
         gathered = (self._rows is not None) + (self._columns is not None) + (self.unit < then.unit)
@@ -209,7 +210,7 @@ class Crop:
 
     def end(self) -> Sequence[tuple[str, Array]]:
         """Return what the other transform has left."""
-        self._done = 0
+        self._done, self._left = 0, None
         return self._then.end()
 
 

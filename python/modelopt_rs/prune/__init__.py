@@ -8,6 +8,8 @@ from modelopt_rs.prune.importance import importance
 from modelopt_rs.prune.repair import InputStats, compensate_bias, least_squares
 from modelopt_rs.prune.schedule import constant, cubic, linear
 from modelopt_rs.prune.sparse import BitmaskArray, GroupsArray, compress, to_csr
+from modelopt_rs.prune.sparsegpt import Hessian, sparsegpt
+from modelopt_rs.prune.training import PrunedOptimizer
 from modelopt_rs.prune.transformers import cropped_config, transformer_groups
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, threshold
 from modelopt_rs.prune.wanda import ColumnNorms, wanda
@@ -19,9 +21,11 @@ __all__ = [
     "Group",
     "GroupReport",
     "GroupsArray",
+    "Hessian",
     "InputStats",
     "Layer",
     "Member",
+    "PrunedOptimizer",
     "apply_crop",
     "apply_mask",
     "blocks",
@@ -40,6 +44,7 @@ __all__ = [
     "mlp_groups",
     "n_of_m",
     "plan_crop",
+    "sparsegpt",
     "take",
     "threshold",
     "to_csr",

@@ -90,6 +90,24 @@ class InputStats:
             self.products += wide.T @ wide
         self.count += len(rows)
 
+    def merge(self, other: "InputStats") -> None:
+        """Take in what another has seen.
+
+        Raises
+        ------
+        TypeError
+            If `other` is no InputStats.
+        ValueError
+            If `other` has another number of features; nothing was taken in then.
+        """
+        if not isinstance(other, InputStats):
+            raise TypeError(f"InputStats: other must be InputStats, got {type(other).__name__}")
+        if len(other._sum) != len(self._sum):
+            raise ValueError(f"InputStats: other must have {len(self._sum)} features, got {len(other._sum)}")
+        self._sum += other._sum
+        self.products += other.products
+        self.count += other.count
+
 
 def least_squares(
     weight: Array, kept: Array, stats: InputStats, *, bias: Array | None = None, ridge: float = 1e-6

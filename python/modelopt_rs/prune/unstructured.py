@@ -7,7 +7,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneOptions
 
-__all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "threshold"]
+__all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "share_of", "threshold"]
 
 
 def prune_into(
@@ -43,6 +43,18 @@ def prune_into(
     packed = np.empty(packed_shape(w.shape), np.uint8) if out is None else out
     _core.pack(flags, 1, packed, threads)
     return packed
+
+
+def share_of(
+    function: str, sparsity: float | None, keep: int | None, group: int | None
+) -> tuple[float | None, tuple[int, int] | None]:
+    """Give the one of sparsity and (keep, group) that was given."""
+    if (sparsity is None) == (group is None):
+        got = "neither" if sparsity is None else "both"
+        raise ValueError(f"{function}: sparsity or keep and group must be given, got {got}")
+    if (keep is None) != (group is None):
+        raise ValueError(f"{function}: keep and group must come together, got keep={keep}, group={group}")
+    return sparsity, None if keep is None or group is None else (keep, group)
 
 
 def _check_kind(function: str, mask: MaskKind) -> None:

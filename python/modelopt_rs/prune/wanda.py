@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array, Bf16, MaskKind, Nan
 from modelopt_rs.prune.naming import said_as
-from modelopt_rs.prune.unstructured import prune_into
+from modelopt_rs.prune.unstructured import prune_into, share_of
 
 __all__ = ["ColumnNorms", "wanda"]
 
@@ -131,16 +131,11 @@ def wanda(
     >>> mo.prune.wanda(w, np.array([9.0, 1.0, 1.0, 1.0], dtype=np.float32), 0.5)
     array([[1., 0., 0., 4.]], dtype=float32)
     """
-    if (sparsity is None) == (group is None):
-        got = "neither" if sparsity is None else "both"
-        raise ValueError(f"wanda: sparsity or keep and group must be given, got {got}")
-    if (keep is None) != (group is None):
-        raise ValueError(f"wanda: keep and group must come together, got keep={keep}, group={group}")
-    groups = None if keep is None or group is None else (keep, group)
+    share = share_of("wanda", sparsity, keep, group)
     return prune_into(
         "wanda",
         w,
-        lambda to, how: _core.wanda(w, x_norm, (sparsity, groups), to, how),
+        lambda to, how: _core.wanda(w, x_norm, share, to, how),
         mask,
         out,
         (nan, dtype, threads),

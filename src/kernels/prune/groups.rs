@@ -28,7 +28,7 @@ pub struct Groups {
 
 /// A small number in the type of keys.
 #[inline(always)]
-fn as_key<K: Key>(n: usize) -> K {
+pub(super) fn as_key<K: Key>(n: usize) -> K {
     (0..n).fold(K::ZERO, |sum, _| sum + K::ONE)
 }
 
@@ -52,7 +52,7 @@ fn beaten<K: Key, const L: usize, const G: usize>(keys: &[[K; L]; G], group: usi
 
 /// `L` groups that follow each other.
 #[inline(always)]
-fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize, const G: usize>(
+pub(super) fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize, const G: usize>(
     x: &[T],
     keys: &[K],
     out: &mut [O::Item],

@@ -1,6 +1,7 @@
 //! Storage of N:M sparsity: `keep` values of each group, and their places in it.
 
 use super::sparse::{BLOCK, flag_nonzero, gather, scatter};
+use super::two_of_four::{are_pairs, pairs_from_slots, pairs_to_slots};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
@@ -21,7 +22,7 @@ fn fill_groups(flags: &mut [u8], keep: usize, group: usize) -> bool {
 }
 
 #[inline(always)]
-fn to_slots<T: Element>(x: &[T], keep: usize, group: usize, values: &mut [T], places: &mut [u8]) -> bool {
+pub(super) fn to_slots<T: Element>(x: &[T], keep: usize, group: usize, values: &mut [T], places: &mut [u8]) -> bool {
     let (at_once, slots) = (BLOCK / group * group, BLOCK / group * keep);
     let (mut kept, mut flags) = ([T::from_bits64(0); BLOCK], [0; BLOCK]);
     let (mut at, mut place_of) = ([0; BLOCK], [0; BLOCK]);
@@ -44,7 +45,7 @@ kernel! {
     /// Groups to `keep` values each and their places, ascending. Fewer that are not zero: zeros of the lowest places with them.
     /// Whether no group has more.
     fn groups_to_slots<T: Element>(x: &[T], keep: usize, group: usize, values: &mut [T], places: &mut [u8]) -> bool {
-        if (keep, group) == (2, 4) { to_slots(x, 2, 4, values, places) } else { to_slots(x, keep, group, values, places) }
+        to_slots(x, keep, group, values, places)
     }
 }
 
@@ -63,7 +64,7 @@ kernel! {
 }
 
 #[inline(always)]
-fn from_slots<T: Element>(values: &[T], places: &[u8], keep: usize, group: usize, out: &mut [T]) {
+pub(super) fn from_slots<T: Element>(values: &[T], places: &[u8], keep: usize, group: usize, out: &mut [T]) {
     let (at_once, slots) = (BLOCK / group * group, BLOCK / group * keep);
     let (mut next, mut flags) = ([T::from_bits64(0); BLOCK], [0; BLOCK]);
     for ((out, values), places) in out.chunks_mut(at_once).zip(values.chunks(slots)).zip(places.chunks(slots)) {
@@ -80,7 +81,7 @@ fn from_slots<T: Element>(values: &[T], places: &[u8], keep: usize, group: usize
 
 kernel! {
     fn groups_from_slots<T: Element>(values: &[T], places: &[u8], keep: usize, group: usize, out: &mut [T]) {
-        if (keep, group) == (2, 4) { from_slots(values, places, 2, 4, out) } else { from_slots(values, places, keep, group, out) }
+        from_slots(values, places, keep, group, out);
     }
 }
 
@@ -94,7 +95,10 @@ pub fn compress_groups<T: Element>(
 ) -> bool {
     let at_once = CHUNK / group;
     let items = x.chunks(at_once * group).zip(values.chunks_mut(at_once * keep)).zip(places.chunks_mut(at_once * keep));
-    let fits = par::map(threads, items, |((x, values), places)| groups_to_slots(x, keep, group, values, places));
+    let fits = par::map(threads, items, |((x, values), places)| match (keep, group) {
+        (2, 4) => pairs_to_slots(x, values, places),
+        _ => groups_to_slots(x, keep, group, values, places),
+    });
     fits.into_iter().all(|fits| fits)
 }
 
@@ -107,12 +111,18 @@ pub fn decompress_groups<T: Element>(
     threads: usize,
 ) -> bool {
     let at_once = CHUNK / group;
-    let fits = par::map(threads, places.chunks(at_once * keep), |places| are_places(places, keep, group));
+    let fits = par::map(threads, places.chunks(at_once * keep), |places| match (keep, group) {
+        (2, 4) => are_pairs(places),
+        _ => are_places(places, keep, group),
+    });
     if !fits.into_iter().all(|fits| fits) {
         return false;
     }
     let items = out.chunks_mut(at_once * group).zip(values.chunks(at_once * keep)).zip(places.chunks(at_once * keep));
-    par::for_each(threads, items, |((out, values), places)| groups_from_slots(values, places, keep, group, out));
+    par::for_each(threads, items, |((out, values), places)| match (keep, group) {
+        (2, 4) => pairs_from_slots(values, places, out),
+        _ => groups_from_slots(values, places, keep, group, out),
+    });
     true
 }
 
@@ -123,16 +133,16 @@ mod tests {
 
     #[test]
     fn test_groups_come_back_for_every_group() {
-        for group in 2..=LARGEST {
+        for (group, n) in (2..=LARGEST).map(|group| (group, 9)).chain([(4, 77)]) {
             for keep in 1..group {
-                let mut x = (0..group * 9)
+                let mut x = (0..group * n)
                     .map(|i| if (i * 7 + i / 5) % 2 == 0 { i as f32 - 3.5 } else { 0.0 })
                     .collect::<Vec<_>>();
                 for g in x.chunks_mut(group) {
                     let extra = g.iter().filter(|v| **v != 0.0).count().saturating_sub(keep);
                     g.iter_mut().filter(|v| **v != 0.0).take(extra).for_each(|v| *v = 0.0);
                 }
-                let (mut values, mut places) = (vec![9.0; keep * 9], vec![99; keep * 9]);
+                let (mut values, mut places) = (vec![9.0; keep * n], vec![99; keep * n]);
                 assert!(compress_groups(&x, (keep, group), &mut values, &mut places, 2));
                 let mut back = vec![9.0; x.len()];
                 assert!(decompress_groups(&values, &places, (keep, group), &mut back, 2));

@@ -21,7 +21,7 @@ pub enum Places<'a> {
 }
 
 #[inline(always)]
-fn is_zero<T: Element>(x: T) -> bool {
+pub(super) fn is_zero<T: Element>(x: T) -> bool {
     x.magnitude() == T::Key::ZERO
 }
 

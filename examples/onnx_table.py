@@ -1,0 +1,180 @@
+"""What the ONNX examples share: models made smaller by `modelopt-rs` or onnxruntime's own tools, in a table."""
+
+import argparse
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs.graph.run import compare_models
+from modelopt_rs.graph.sessions import open_session
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
+
+Feed = Mapping[str, np.ndarray]
+Maker = Callable[[Path, Path], None]
+Makers = dict[str, Maker]
+
+# Titles, and what `modelopt-rs` is told.
+OURS: dict[str, tuple[str, ...]] = {
+    "8 bits": ("quantize", "--bits", "8"),
+    "4 bits": ("quantize", "--bits", "4"),
+    "2 bits": ("quantize", "--bits", "2"),
+}
+
+
+@dataclass
+class Row:
+    """One model against the original: its size, what it is good for, how far off and how fast it is."""
+
+    title: str
+    nbytes: int
+    share: float  # of the original's bytes
+    score: float
+    cosine: float
+    sqnr_db: float
+    ms: float
+    speedup: float  # median of original / this, of runs in turn
+
+
+def stored(path: Path) -> int:
+    """The bytes of a model: its file, and those that lie beside it."""
+    import onnx
+
+    found = onnx.load(path, load_external_data=False).graph.initializer
+    outside = {entry.value for t in found for entry in t.external_data if entry.key == "location"}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
+
+
+@dataclass
+class Task:
+    """What models are measured on: inputs for figures, inputs of one run to time, the output, and what counts."""
+
+    inputs: Feed
+    one: Feed
+    output: str
+    score: Callable[[Path], float]
+    dims: Mapping[str, int] = field(default_factory=dict)  # how many of `inputs` are run at a time
+
+
+def measure(title: str, original: Path, other: Path, task: Task, args: argparse.Namespace) -> Row:
+    """Run both on the same inputs."""
+    options = RunOptions(inputs=task.inputs, dims=task.dims, rounds=0)
+    report = compare_models(original, other, options, threads=args.threads)
+    timed = compare_models(original, other, RunOptions(inputs=task.one, rounds=args.rounds), threads=args.threads)
+    mine = next(found for found in report.outputs if found.name == task.output)
+    size, whole = stored(other), stored(original)
+    ms, speed = timed.latency_after_ms, timed.speedup
+    return Row(title, size, size / whole, task.score(other), mine.cosine, mine.sqnr_db, ms, speed)
+
+
+def show(rows: Sequence[Row], name: str, score: str) -> None:
+    """Print the rows as a table of Markdown."""
+    print(f"| {name:28} | bytes       | of it | {score:>9} | cosine  | SQNR dB | ms     | speed  |")
+    print(f"| {'-' * 28} | ----------- | ----- | {'-' * 9} | ------- | ------- | ------ | ------ |")
+    for r in rows:
+        print(
+            f"| {r.title:28} | {r.nbytes:11,} | {r.share:5.3f} | {r.score:9.2%} | {r.cosine:7.5f} | {r.sqnr_db:7.2f} "
+            f"| {r.ms:6.3f} | {r.speedup:5.2f}x |",
+            flush=True,
+        )
+    print()
+
+
+def ours(variants: Mapping[str, Sequence[str]] = OURS) -> Makers:
+    """The models that the command line makes."""
+
+    def maker(words: Sequence[str]) -> Maker:
+        def run(source: Path, target: Path) -> None:
+            command = [sys.executable, "-m", "modelopt_rs", words[0], str(source), "-o", str(target), "--overwrite"]
+            subprocess.run([*command, *words[1:]], check=True, stdout=subprocess.DEVNULL)
+
+        return run
+
+    return {title: maker(words) for title, words in variants.items()}
+
+
+def peers() -> Makers:
+    """The models that onnxruntime's own quantizers make."""
+
+    def dynamic(source: Path, target: Path) -> None:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+
+    def blocks(bits: int, tables: bool, source: Path, target: Path) -> None:
+        import onnx
+        from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+        config = DefaultWeightOnlyQuantConfig(
+            block_size=32,
+            is_symmetric=True,
+            accuracy_level=4,
+            bits=bits,
+            op_types_to_quantize=("MatMul", "Gather") if tables else ("MatMul",),
+            quant_axes=(("MatMul", 0), ("Gather", 1)),
+        )
+        work = MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+        work.process()
+        work.model.save_model_to_file(str(target))
+
+    return {
+        "onnxruntime, dynamic int8": dynamic,
+        "onnxruntime, 8 bits": lambda source, target: blocks(8, False, source, target),
+        "onnxruntime, 4 bits": lambda source, target: blocks(4, False, source, target),
+        "onnxruntime, 4 bits, tables": lambda source, target: blocks(4, True, source, target),
+        "onnxruntime, 2 bits": lambda source, target: blocks(2, False, source, target),
+    }
+
+
+def make(makers: Makers, source: Path, folder: Path) -> dict[str, Path]:
+    """Make all of them; one that can't be made or loaded is named and left out."""
+    made = {}
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's tools advise on every model
+    for title, maker in makers.items():
+        target = folder / (title.replace(", ", "-").replace(" ", "-") + ".onnx")
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                maker(source, target)
+                open_session(target)  # not all that is written can be loaded
+                made[title] = target
+        except Exception as e:
+            print(f"{title}: {type(e).__name__}: {e}", file=sys.stderr)
+    logging.getLogger().setLevel(level)
+    return made
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """The options that the examples have in common."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="*", help="models to measure; none: those that are made here")
+    parser.add_argument("--peers", action="store_true", help="also what onnxruntime's own quantizers make")
+    parser.add_argument("--no-ours", action="store_true", help="not what modelopt-rs makes")
+    parser.add_argument("--out", type=Path, help="keep the original, its inputs and all models in this folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
+    parser.add_argument("--rounds", type=int, default=21, help="how often each is timed (default 21)")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def models(
+    args: argparse.Namespace, original: Path, folder: Path, variants: Mapping[str, Sequence[str]] = OURS
+) -> dict[str, Path]:
+    """The models to measure: the original, and those that the arguments ask for."""
+    found = {"the original": original} | {path.name: path for path in args.models}
+    if not args.models and not args.no_ours:
+        found |= make(ours(variants), original, folder)
+    if args.peers:
+        found |= make(peers(), original, folder)
+    return found
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows, for a file."""
+    return [asdict(row) for row in rows]

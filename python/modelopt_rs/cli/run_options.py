@@ -1,0 +1,124 @@
+"""The options of commands that run ONNX models, and what is printed of such a run."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from modelopt_rs.cli.show import decibels, line, number, table
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
+from modelopt_rs.pipeline.run_report import RunReport
+
+__all__ = ["run_options", "running", "show_run"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DIM = re.compile(r"(.+)=(\d{1,9})", re.S)
+
+
+def running(command: Command) -> Command:
+    """Give a command the options that say on what ONNX models are run; they come as `run_options` takes them."""
+    for option in (
+        click.option("--max-error", type=float, metavar="E", help="ONNX: fail if an output is off by more than E."),
+        click.option("--run-memory", is_flag=True, help="ONNX: measure the peak memory of running each, too."),
+        click.option(
+            "--rounds",
+            type=click.IntRange(min=0),
+            default=11,
+            show_default=True,
+            metavar="N",
+            help="ONNX: how often both are timed.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="ONNX: how many inputs are generated.",
+        ),
+        click.option(
+            "--dim",
+            "dims",
+            multiple=True,
+            metavar="AXIS=N",
+            help="ONNX: length of an open axis, by its name or INPUT:NUMBER. Repeatable.",
+        ),
+        click.option(
+            "--inputs", type=click.Path(), metavar="DATA.npz", help="ONNX: run on these arrays.  [default: generated]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(
+    *,
+    inputs: str | None,
+    dims: tuple[str, ...],
+    samples: int,
+    rounds: int,
+    run_memory: bool,
+    max_error: float | None,
+) -> RunOptions:
+    """Return what the options of `running` say.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.run_options import run_options
+    >>> run_options(
+    ...     inputs=None, dims=("batch=4",), samples=1, rounds=0, run_memory=False, max_error=None
+    ... ).dims
+    {'batch': 4}
+    """
+    lengths: dict[str, int] = {}
+    for text in dims:
+        match = DIM.fullmatch(text)
+        if match is None:
+            raise click.BadParameter(f"{text!r} is not an axis and its length, such as batch=1", param_hint="'--dim'")
+        lengths[match[1]] = int(match[2])
+    return RunOptions(
+        inputs=inputs, dims=lengths, samples=samples, rounds=rounds, memory=run_memory, max_error=max_error
+    )
+
+
+def show_run(report: RunReport) -> None:
+    """Print how far the outputs of two models are apart, and what each costs to run."""
+    table(
+        ("output", "SQNR dB", "max error", "cosine", "agree"),
+        [
+            (
+                o.name,
+                decibels(o.sqnr_db),
+                number(o.max_error),
+                "-" if o.cosine is None else f"{o.cosine:.6f}",
+                "-" if o.agree is None else f"{o.agree:.2%}",
+            )
+            for o in report.outputs
+        ],
+    )
+    for output in report.outputs:
+        if output.nonfinite:
+            line(f"not finite in one only: {output.nonfinite:,} of {output.elements:,} elements of {output.name}")
+    for name, before, after in report.shape_mismatches:
+        line(f"shapes differ: output {name}: {list(before)} before, {list(after)} after")
+    for names, what in (
+        (report.only_in_before, "only before"),
+        (report.only_in_after, "only after"),
+        (report.not_compared, "not compared, no tensor of numbers or strings"),
+    ):
+        for name in names:
+            line(f"{what}: output {name}")
+    if report.sqnr_db is not None:
+        line(
+            f"outputs  SQNR {decibels(report.sqnr_db, ' dB')}, largest error {number(report.max_error)}, "
+            f"cosine {report.cosine:.6f} ({report.runs:,} runs on {report.inputs_from} inputs)"
+        )
+    if report.speedup is not None:
+        line(
+            f"latency  {number(report.latency_before_ms)} -> {number(report.latency_after_ms)} ms "
+            f"({report.speedup:.2f} x as fast; median of {report.rounds} in turn, {report.threads} threads)"
+        )
+    if report.peak_memory_before is not None and report.peak_memory_after is not None:
+        before_mib, after_mib = report.peak_memory_before / 2**20, report.peak_memory_after / 2**20
+        line(f"peak memory of a run  {before_mib:.0f} -> {after_mib:.0f} MiB")

@@ -1,0 +1,190 @@
+//! Columns that are taken out of rows, one after the other; what a row loses at one is made up for by those behind it.
+//!
+//! `w[j] -= w[i] / u[i][i] * u[i][j]` for each column `i` that goes and all `j > i`. `SparseGPT` does this to weights, and
+//! the rows of the inverse of `u` are what the rows of the identity lose where all columns go. A block of columns is
+//! taken out row by row; the columns behind the block follow at once, a few of them in registers, and only for what was
+//! lost (half of the columns at 50 %). Rows don't know of each other, and each sum has one order: neither threads nor
+//! instruction sets matter.
+
+use std::ops::Range;
+
+use super::groups::{LARGEST, as_key, consecutive};
+use super::{Mask, Scaled, Score};
+use crate::isa::kernel;
+use crate::par;
+use crate::real::{Element, Key, Real};
+
+/// Columns whose sums are in registers.
+const LANES: usize = 64;
+
+/// Rows of one piece of work: each looks at the whole panel.
+pub(super) const TILE: usize = 64;
+
+/// What a row lost: places within the block, and the weight there over the diagonal.
+pub(super) type Lost<C> = Vec<(usize, C)>;
+
+/// Rows of a matrix: `LANES` columns of all of them, then the next; 0 behind the last column.
+pub(super) struct Panel<C> {
+    depth: usize,
+    lanes: Vec<[C; LANES]>,
+}
+
+impl<C: Real> Panel<C> {
+    /// `depth` rows of `columns` elements: `at(row, column)`.
+    pub(super) fn new(depth: usize, columns: usize, at: impl Fn(usize, usize) -> C + Sync, threads: usize) -> Self {
+        let mut lanes = vec![[C::from_f64(0.0); LANES]; depth * columns.div_ceil(LANES)];
+        par::for_each(threads, lanes.chunks_mut(depth).enumerate(), |(i, lanes)| {
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                for (lane, column) in lanes.iter_mut().zip(i * LANES..columns) {
+                    *lane = at(row, column);
+                }
+            }
+        });
+        Self { depth, lanes }
+    }
+}
+
+/// A block of columns: its square of `u`, and the rows of `u` behind it.
+pub(super) struct Block<C> {
+    pub(super) columns: Range<usize>,
+    square: Vec<C>,
+    /// 1 over the diagonal.
+    pub(super) scales: Vec<C>,
+    panel: Panel<C>,
+}
+
+impl<C: Real> Block<C> {
+    /// Of `u` with `n` columns, `at(row, column)` on and above the diagonal.
+    pub(super) fn new(
+        columns: Range<usize>,
+        n: usize,
+        at: impl Fn(usize, usize) -> f64 + Sync,
+        threads: usize,
+    ) -> Self {
+        let Range { start, end } = columns;
+        let place = |i: usize, j: usize| if j < i { 0.0 } else { at(start + i, start + j) };
+        let width = columns.len();
+        let square = (0..width * width).map(|k| C::from_f64(place(k / width, k % width))).collect();
+        let scales = (0..width).map(|i| C::from_f64(1.0 / place(i, i))).collect();
+        let panel = Panel::new(width, n - end, |i, j| C::from_f64(at(start + i, end + j)), threads);
+        Self { columns, square, scales, panel }
+    }
+
+    /// Take from the columns behind the block what the rows of a tile lost in it.
+    pub(super) fn hand_on(&self, tile: &mut [C], n: usize, lost: &[Lost<C>]) {
+        subtract(Tile { rows: tile, n, columns: self.columns.end..n }, lost, &self.panel);
+    }
+}
+
+/// Columns of consecutive rows of `n` elements.
+pub(super) struct Tile<'a, C> {
+    pub(super) rows: &'a mut [C],
+    pub(super) n: usize,
+    pub(super) columns: Range<usize>,
+}
+
+/// `sums` less what was lost times the rows of the panel, in the order of `lost`.
+#[inline(always)]
+fn less<C: Real>(mut sums: [C; LANES], lost: &[(usize, C)], panel: &[[C; LANES]]) -> [C; LANES] {
+    for &(place, factor) in lost {
+        let row = &panel[place];
+        for l in 0..LANES {
+            sums[l] = sums[l] - factor * row[l];
+        }
+    }
+    sums
+}
+
+kernel! {
+    /// Rows less the products of what they lost and the panel, whose first column is the first of the tile's.
+    pub(super) fn subtract<C: Real>(tile: Tile<'_, C>, lost: &[Lost<C>], panel: &Panel<C>) {
+        let Tile { rows, n, columns } = tile;
+        for (start, lanes) in columns.clone().step_by(LANES).zip(panel.lanes.chunks(panel.depth)) {
+            let end = columns.end.min(start + LANES);
+            for (row, lost) in rows.chunks_mut(n).zip(lost) {
+                let row = &mut row[start..end];
+                let mut sums = [C::from_f64(0.0); LANES];
+                sums[..row.len()].copy_from_slice(row);
+                row.copy_from_slice(&less(sums, lost, lanes)[..end - start]);
+            }
+        }
+    }
+}
+
+/// Which columns of a row go.
+pub(super) struct Choice<'a> {
+    /// 1 for those that stay, 0 for those that go.
+    pub(super) stays: &'a mut [u8],
+    /// How many of each group stay: chosen here, when the group is reached.
+    pub(super) groups: Option<(usize, usize)>,
+}
+
+kernel! {
+    /// Take out of a row (its part in the block) what goes from column `from` on; what is not finite is passed over.
+    pub(super) fn take_out<C: Real>(
+        row: &mut [C], from: usize, choice: Choice<'_>, block: &Block<C>, lost: &mut Lost<C>
+    ) {
+        let (width, Choice { stays, groups }) = (row.len(), choice);
+        let mut keys = [<<C as Element>::Key as Key>::ZERO; LARGEST];
+        lost.clear();
+        for i in from..width {
+            if let Some((keep, group)) = groups && i.is_multiple_of(group) {
+                let (keys, few) = (&mut keys[..group], as_key(keep));
+                Scaled(&block.scales).keys(&row[i..i + group], i, keys);
+                consecutive::<C, C::Key, Mask, 1, LARGEST>(&row[i..], keys, &mut stays[i..], (few, group));
+            }
+            if stays[i] != 0 {
+                continue;
+            }
+            let weight = std::mem::replace(&mut row[i], C::from_f64(0.0));
+            if weight == C::from_f64(0.0) || !(weight.abs() <= C::MAX) {
+                continue;
+            }
+            let from = &block.square[i * width..][..width];
+            let error = weight / from[i];
+            for (w, &u) in row[i + 1..].iter_mut().zip(&from[i + 1..]) {
+                *w = *w - error * u;
+            }
+            lost.push((i, error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_a_tile_less_products_is_that_of_plain_loops_for_every_width() {
+        let at = |i: usize, j: usize| ((i * 37 + j * 11) % 101) as f32 - 50.3;
+        for width in (0..10).chain([LANES - 1, LANES, LANES + 1, 3 * LANES + 5]) {
+            let (n, first) = (width + 4, 3);
+            let panel = Panel::new(5, width, at, 2);
+            let lost: Vec<Lost<f32>> =
+                (0..7).map(|r| (0..5).filter(|i| i % 2 != r % 2).map(|i| (i, 0.1)).collect()).collect();
+            let mut got: Vec<f32> = (0..7 * n).map(|k| at(k / n, k % n)).collect();
+            let mut want = got.clone();
+            for (row, lost) in want.chunks_mut(n).zip(&lost) {
+                for &(i, factor) in lost {
+                    for j in 0..width {
+                        row[first + j] -= factor * at(i, j);
+                    }
+                }
+            }
+            subtract(Tile { rows: &mut got, n, columns: first..first + width }, &lost, &panel);
+            assert_eq!(got, want, "{width}");
+        }
+    }
+
+    #[test]
+    fn test_what_is_not_finite_is_passed_over_and_what_stays_is_untouched() {
+        let block = Block::new(0..4, 4, |i, j| if i == j { 2.0 } else { 1.0 }, 1);
+        let (mut row, mut lost) = ([f32::NAN, 4.0, 1.0, 7.0], vec![(9, 9.0)]);
+        take_out(&mut row, 0, Choice { stays: &mut [0, 0, 1, 0], groups: None }, &block, &mut lost);
+        assert_eq!((row, lost), ([0.0, 0.0, -1.0, 0.0], vec![(1, 2.0), (3, 2.5)]));
+        let (mut row, mut stays) = ([1.0f32, 4.0, 3.0, 3.0], [9; 4]);
+        let choice = Choice { stays: &mut stays, groups: Some((1, 2)) };
+        take_out(&mut row, 0, choice, &block, &mut Lost::new());
+        assert_eq!((row, stays), ([0.0, 3.5, 0.0, 1.25], [0, 1, 0, 1]));
+    }
+}

@@ -1,0 +1,119 @@
+"""`modelopt-rs compare` of two ONNX models: by tensors, by outputs, in time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelopt_rs.cli import main
+from modelopt_rs.pipeline.onnx_compare import compare_onnx
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
+from pipeline_models import bert, write
+
+pytest.importorskip("click", reason="the extra `cli` is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("modelopt_rs.files.onnx", reason="the extra `onnx` is not installed", exc_type=ImportError)
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Run = Callable[..., tuple[int, str, str]]
+W = np.random.default_rng(3).standard_normal((64, 32)).astype(np.float32)
+X = np.random.default_rng(4).standard_normal((6, 64)).astype(np.float32)
+
+
+def model(path: Path, w: np.ndarray, output: str = "y") -> Path:
+    node = helper.make_node("MatMul", ["x", "w"], [output], name="product")
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", len(w)])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", w.shape[1]])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    noise = np.random.default_rng(5).standard_normal(W.shape).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=X)
+    return model(tmp_path / "a.onnx", W), model(tmp_path / "b.onnx", W + np.float32(0.01) * noise)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(a) for a in arguments])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def test_two_onnx_models_are_compared_by_tensors_and_outputs(pair: tuple[Path, Path]) -> None:
+    report = compare_onnx(*pair, RunOptions(inputs={"x": X}, rounds=0))
+    a, b = X.astype(np.float64) @ W, 0.0
+    b = X.astype(np.float64) @ numpy_helper.to_array(onnx.load(pair[1]).graph.initializer[0])
+    assert [t.name for t in report.tensors.tensors] == ["w"]
+    np.testing.assert_allclose(report.tensors.sqnr_db, 40.0, atol=0.5)
+    np.testing.assert_allclose(report.run.max_error, np.abs(a - b).max(), rtol=1e-3)
+    assert (report.bytes_a, report.bytes_b) == (pair[0].stat().st_size, pair[1].stat().st_size)
+
+
+def test_compare_prints_both_and_writes_a_report(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    data, report = tmp_path / "data.npz", tmp_path / "report.json"
+    code, out, err = run(
+        "compare", *pair, "--inputs", data, "--dim", "batch=2", "--rounds", 2, "--run-memory", "--json", report
+    )
+    assert (code, err) == (0, "")
+    assert "all 1 compared tensors: SQNR 40." in out
+    assert "outputs  SQNR " in out
+    assert "(3 runs on given inputs)" in out
+    assert "median of 2 in turn" in out
+    assert "peak memory of a run" in out
+    found = json.loads(report.read_text())
+    assert found["run"]["runs"] == 3
+    assert found["run"]["inputs"][0]["shape"] == [2, 64]
+    assert found["tensors"]["worst_tensor"] == "w"
+
+
+def test_compare_fails_where_an_output_is_further_off_than_it_may_be(run: Run, pair: tuple[Path, Path]) -> None:
+    code, out, err = run("compare", *pair, "--max-error", "1e-6", "--rounds", 0)
+    assert code == 1
+    assert "outputs  SQNR" in out  # what it found is printed all the same
+    assert err.startswith("modelopt-rs: max_error: output 'y' is off by ")
+    assert run("compare", *pair, "--max-error", "10", "--rounds", 0)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--dim", "batch"), 2, "'batch' is not an axis and its length, such as batch=1"),
+        (("--dim", "bach=1"), 2, "dims: no input has an axis 'bach'; open axes: 'batch'"),
+        (("--inputs", "none.npz"), 1, "none.npz: No such file or directory"),
+        (("--max-error", "-1"), 2, "max_error must be a finite number of 0 or more"),
+    ],
+)
+def test_wrong_options_have_a_message(
+    run: Run, pair: tuple[Path, Path], options: tuple[str, ...], code: int, message: str
+) -> None:
+    found, _, err = run("compare", *pair, "--rounds", 0, *options)
+    assert found == code
+    assert message in err
+
+
+def test_a_model_that_onnxruntime_refuses_is_malformed_input(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = onnx.load(pair[1])
+    broken.graph.node[0].op_type = "Foo"
+    onnx.save(broken, tmp_path / "c.onnx")
+    code, _, err = run("compare", pair[0], tmp_path / "c.onnx", "--rounds", 0)
+    assert code == 3
+    assert "c.onnx: onnxruntime refuses it: node 'product' (Foo): 'No Op registered for Foo" in err
+
+
+def test_options_of_runs_are_for_onnx_models(run: Run, tmp_path: Path) -> None:
+    a = write(tmp_path / "a.safetensors", bert())
+    code, _, err = run("compare", a, a, "--dim", "batch=1")
+    assert (code, err) == (2, "modelopt-rs: --inputs, --dim and --max-error are for two ONNX models\n")
