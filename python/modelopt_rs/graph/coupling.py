@@ -185,9 +185,7 @@ class _Finder:
         for place, each in labels.items():
             old = self._taken.get(place)
             self._taken[place] = each if old is None else np.where(each >= 0, each, old)
-        return GraphGroup(
-            self._name(name, walk.kind), len(order), tuple(members), kind=walk.kind, edits=tuple(edits)
-        )
+        return GraphGroup(self._name(name, walk.kind), len(order), tuple(members), kind=walk.kind, edits=tuple(edits))
 
     def _name(self, weight: str, kind: Kind) -> str:
         """Return a name that no group has yet: a weight that is read along both axes makes two."""
