@@ -345,8 +345,8 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"what": "mlp"}, "what must be of 'heads', 'query_heads', 'ffn', 'hidden', 'all', 'channels', got 'mlp'"),
-        ({"what": ()}, "what must be of 'heads', 'query_heads', 'ffn', 'hidden', 'all', 'channels', got none"),
+        ({"what": "mlp"}, "what must be of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', 'all', got 'mlp'"),
+        ({"what": ()}, "what must be of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', 'all', got none"),
         ({"scope": "row"}, "scope must be 'local' or 'global', got 'row'"),
         ({"nan": "largest"}, "nan must be 'raise' or 'remove', got 'largest'"),
         ({"norm": 3}, "norm must be 1, 2 or inf, got 3"),

@@ -44,9 +44,9 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--what",
-    type=click.Choice(["heads", "query_heads", "ffn", "hidden", "all"]),
+    type=click.Choice(["heads", "query_heads", "ffn", "channels", "hidden", "all"]),
     multiple=True,
-    help="What is cropped; all is heads, ffn and hidden. Repeatable.",
+    help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
 )
 @click.option(
     "--round-to",
@@ -98,11 +98,12 @@ def crop(
     no_verify: bool,
     overwrite: bool,
 ) -> None:
-    """Remove the least important parts of a transformer: smaller matrices.
+    """Remove the least important parts of a model: smaller matrices.
 
     FILE|DIR is a Hugging Face model directory or a sharded checkpoint of the
-    BERT or the Llama family, or one safetensors file with --config; OUT is the
-    same. config.json gets the new sizes, so that transformers loads OUT.
+    BERT or the Llama family, one safetensors file with --config, or an ONNX
+    model; OUT is the same. config.json gets the new sizes, so that transformers
+    loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.
 
     \b

@@ -185,16 +185,14 @@ class _Finder:
         for place, each in labels.items():
             old = self._taken.get(place)
             self._taken[place] = each if old is None else np.where(each >= 0, each, old)
-        return GraphGroup(
-            self._name(f"{name}.{walk.kind}"), len(order), tuple(members), kind=walk.kind, edits=tuple(edits)
-        )
+        return GraphGroup(self._name(name, walk.kind), len(order), tuple(members), kind=walk.kind, edits=tuple(edits))
 
-    def _name(self, name: str) -> str:
+    def _name(self, weight: str, kind: Kind) -> str:
         """Return a name that no group has yet: a weight that is read along both axes makes two."""
-        count, base = 1, name
+        count, name = 1, f"{weight}.{kind}"
         while name in self._names:
             count += 1
-            name = f"{base}.{count}"
+            name = f"{weight}.{count}.{kind}"
         self._names.add(name)
         return name
 

@@ -17,12 +17,12 @@ from modelopt_rs.prune.choice import Choice, Chooser, Keep
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
 from modelopt_rs.prune.importance import Scores
-from modelopt_rs.prune.transformers import WHAT, cropped_config, is_bert, transformer_groups
+from modelopt_rs.prune.transformers import cropped_config, is_bert, transformer_groups
 
 __all__ = ["CropOptions", "CropPlan", "as_options"]
 
 # "channels" are found in graphs alone.
-WORDS = (*WHAT, "channels")
+WORDS = ("heads", "query_heads", "ffn", "channels", "hidden", "all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

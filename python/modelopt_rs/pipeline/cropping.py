@@ -181,7 +181,6 @@ class Crop:
         self.unit = then.unit if self._rows is None else 1
         gathered = (self._rows is not None) + (self._columns is not None) + (self.unit < then.unit)
         self.bytes_per_row = gathered * info.row_nbytes + then.bytes_per_row
-        self.kept, self.passes = then.kept, then.passes
         self._done = 0
         self._left: Array | None = None
 
