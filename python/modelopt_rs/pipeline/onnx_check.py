@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from modelopt_rs._core import FormatError
 from modelopt_rs.files import Sink, Source
 from modelopt_rs.files.messages import quote
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
+from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
+from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.run_report import RunReport
 
 if TYPE_CHECKING:
-    from modelopt_rs.files.onnx import OnnxSink
+    from modelopt_rs.files.onnx import OnnxSink, OnnxSource
 
-__all__ = ["OnnxCheck"]
+__all__ = ["OnnxCheck", "check_not_run"]
 
 MAX_DETAIL = 400
 
@@ -25,7 +26,7 @@ class OnnxCheck:
 
     Parameters
     ----------
-    source : Source
+    source : OnnxSource
         The model that it came of.
     run : RunOptions or None
         On which inputs both are run; None: not at all.
@@ -36,11 +37,11 @@ class OnnxCheck:
     ----------
     report : RunReport or None
         What the run gave.
-    file_bytes : tuple of int
+    file_bytes : tuple of int, or None
         The size of both models, with their external data.
     """
 
-    def __init__(self, source: Source, run: RunOptions | None, threads: int | None) -> None:
+    def __init__(self, source: "OnnxSource", run: RunOptions | None, threads: int | None) -> None:
         self._source, self._run, self._threads = source, run, threads
         self.report: RunReport | None = None
         self.file_bytes: tuple[int, int] | None = None
@@ -63,7 +64,13 @@ class OnnxCheck:
                 from modelopt_rs.graph.run import run_pair
 
                 self.report = run_pair(self._source.path, staged, self._run, threads=self._threads)
-        self.file_bytes = (_size(self._source.path, self._source), written.nbytes)
+        self.file_bytes = (self._source.nbytes, written.nbytes)
+
+
+def check_not_run(source: Source, run: RunOptions | None) -> None:
+    """Refuse to be told how a model is run that is no ONNX model."""
+    if run is not None and run != DEFAULT_RUN:
+        raise OptionError(f"run must be left out for a model that is no ONNX model, got options for {source.path}")
 
 
 def _check_model(path: Path) -> None:
@@ -73,11 +80,6 @@ def _check_model(path: Path) -> None:
         onnx.checker.check_model(os.fspath(path))
     except onnx.checker.ValidationError as e:
         raise FormatError(f"{path}: the checker of onnx refuses it: {quote(str(e), MAX_DETAIL)}") from e
-
-
-def _size(path: Path, source: Source) -> int:
-    """Return the bytes of a model: of the file, and of tensors that stand elsewhere."""
-    return path.stat().st_size + getattr(source, "external_bytes", 0)
 
 
 @contextmanager
