@@ -641,8 +641,9 @@ def test_f10_the_same_bytes_in_every_process(tmp_path: Path, external: bool) -> 
 import sys
 from pathlib import Path
 from onnx_samples import CORPUS, resave, save
+folder = Path(sys.argv[1])
 for name, build in CORPUS.items():
-    resave(save(Path(sys.argv[1]) / "in.onnx", build()), Path(sys.argv[1]) / (name + ".onnx"), external=bool(sys.argv[2]))
+    resave(save(folder / "in.onnx", build()), folder / (name + ".onnx"), external=bool(sys.argv[2]))
 """
     contents = []
     for seed in ("1", "2"):
