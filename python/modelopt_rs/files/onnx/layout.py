@@ -71,14 +71,14 @@ def to_proto(model: ir.Model, tensors: Sequence[TensorInfo]) -> Any:
     if len(names) != len(tensors):
         raise ValueError("OnnxSink: two tensors have one name")
     _check_memory(model, names)
-    saved = [(initializers[name], initializers[name].const_value) for name in names]
+    saved: dict[str, Any] = {name: initializers[name].const_value for name in names}
     try:
-        for value, tensor in saved:
-            value.const_value = _stand_in(value.name, tensor)
+        for name, tensor in saved.items():
+            initializers[name].const_value = _stand_in(name, tensor)
         proto = _serialized(model)
     finally:
-        for value, tensor in saved:
-            value.const_value = tensor
+        for name, tensor in saved.items():
+            initializers[name].const_value = tensor
     _drop_known_infos(proto.graph)
     return proto
 
