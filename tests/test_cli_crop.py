@@ -175,7 +175,8 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
         ),
         (
             ["MODEL", "-o", "OUT", "--keep", "0.5", "--what", "mlp"],
-            "Invalid value for '--what': 'mlp' is not one of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', 'all'.",
+            "Invalid value for '--what': 'mlp' is not one of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', "
+            "'all'.",
         ),
         (
             ["MODEL", "-o", "OUT", "--keep", "0.5", "--what", "query_heads"],

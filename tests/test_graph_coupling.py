@@ -269,6 +269,14 @@ def test_a_weight_that_is_read_along_both_axes_makes_two_groups_with_names_of_th
     assert {name: group.units for name, group in crops(net.proto()).items()} == {"i.ffn": 8, "s.ffn": 8}
 
 
+def test_weights_that_are_vectors_count_and_other_vectors_do_not():
+    net = Net({"x": [2, 1]})
+    h = net.add("Relu", net.add("Add", net.add("MatMul", "x", net.w("a", 1, 8)), net.w("bias", 8)))
+    net.add("MatMul", h, net.w("b", 8, 1), out="y")
+    [group] = crops(net.proto()).values()
+    assert {member.name for member in group.members if member.scored} == {"a", "b"}
+
+
 @pytest.mark.parametrize("n", [3000])
 def test_e9_deep_graphs_need_no_recursion(n):
     net = Net({"x": ["n", 5]})

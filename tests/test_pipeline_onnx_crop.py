@@ -128,3 +128,44 @@ def test_external_data_are_read(tmp_path):
     onnx.save(proto, tmp_path / "c.onnx", save_as_external_data=True, location="c.data", size_threshold=0)
     mo.crop_file(tmp_path / "c.onnx", tmp_path / "d.onnx", what="all", keep=0.5)
     assert (tmp_path / "d.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16])
+@pytest.mark.parametrize("inner", [8, 48])
+def test_16_bit_floats_are_cropped_in_files_and_in_memory(tmp_path, dtype, inner):
+    net = Net({"x": ["n", 16]})
+    h = "x"
+    for name, shape in (("a", (16, inner)), ("b", (inner, 16))):
+        h = net.add("Tanh", net.add("MatMul", h, net.add("Cast", net.w(name, *shape), to=1)))
+    net.add("Identity", h, out="y")
+    proto = net.proto()
+    for weight in proto.graph.initializer:
+        array = numpy_helper.to_array(weight).astype(onnx.helper.tensor_dtype_to_np_dtype(dtype))
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    report, small = cropped(tmp_path, proto, what="ffn", keep=inner // 2)
+    [group] = report.groups
+    assert group.kept == inner // 2
+    before, after = ({w.name: numpy_helper.to_array(w) for w in m.graph.initializer} for m in (proto, small))
+    scores = (before["a"].astype(float) ** 2).sum(0) + (before["b"].astype(float) ** 2).sum(1)
+    kept = np.sort(np.argsort(scores)[inner // 2 :])
+    np.testing.assert_array_equal(after["a"].astype(float), before["a"][:, kept].astype(float))
+    np.testing.assert_array_equal(after["b"].astype(float), before["b"][kept].astype(float))
+    run(small, feeds_of(small))
+
+
+def test_the_command_line_crops_and_prunes_models(tmp_path, capsys):
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    from modelopt_rs.cli import main
+
+    onnx.save(mixed(), tmp_path / "a.onnx")
+    crop = ["crop", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx", "--what", "channels", "--keep", "0.5"]
+    assert main([str(word) for word in crop]) == 0
+    said = capsys.readouterr().out
+    assert "kept  16 of 24 channels" in said
+    assert "note  'd': all 5 outputs stay: 'y' is an output of the graph" in said
+    prune = ["prune", tmp_path / "b.onnx", "-o", tmp_path / "c.onnx", "--keep", "2:4"]
+    assert main([str(word) for word in prune]) == 0
+    small = onnx.load(tmp_path / "c.onnx")
+    [c] = [numpy_helper.to_array(weight) for weight in small.graph.initializer if weight.name == "c"]
+    assert ((c.reshape(-1, 4, c.shape[1]) != 0).sum(1) == 2).all()

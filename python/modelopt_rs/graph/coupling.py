@@ -138,21 +138,13 @@ class _Finder:
             if place is None or weight is None or shape is None or len(shape) < 2:
                 continue
             axis = place[1] % len(shape)
-            root, length = self._root(weight), shape[axis]
+            root, length = self._integers.root(weight), shape[axis]
             if root is not None and root.dtype in FLOATS and isinstance(length, int) and length > 1:
                 found.setdefault((weight, axis), length)
         return [(value, axis, units) for (value, axis), units in found.items()]
 
-    def _root(self, value: ir.Value | None) -> ir.Value | None:
-        """Return the initializer that a weight is made of; None if there is none."""
-        if not self._integers.static(value):
-            return None
-        while value is not None and (node := value.producer()) is not None:
-            value = node.inputs[0]
-        return value
-
     def _follow(self, weight: ir.Value, axis: int, units: int) -> GraphGroup | Refusal:
-        root = self._root(weight)
+        root = self._integers.root(weight)
         name = (root or weight).name or ""
         reason = ""
         for split in (0, 1):
@@ -178,7 +170,7 @@ class _Finder:
         numbers = np.full(int(found.max()) + 1, NONE)
         numbers[order] = np.arange(len(order))
         labels = {place: np.where(each < 0, NONE, numbers[each]) for place, each in walk.labels.items()}
-        members = [member for place, each in labels.items() for member in self._members(place, each, len(order))]
+        members = [member for place, each in labels.items() for member in self._members(walk, place, each, len(order))]
         edits: list[Edit] = list(walk.edits.values())
         edits += [EditLength(value=value, axis=axis) for value, axis in labels if not value.is_initializer()]
         edits = [replace(edit, labels=labels[edit.value, edit.axis]) for edit in edits]
@@ -196,7 +188,7 @@ class _Finder:
         self._names.add(name)
         return name
 
-    def _members(self, place: Place, labels: Labels, units: int) -> list[Member]:
+    def _members(self, walk: Walk, place: Place, labels: Labels, units: int) -> list[Member]:
         value, axis = place
         if not value.is_initializer():
             return []
@@ -209,5 +201,5 @@ class _Finder:
         runs = segments(labels, units)
         if runs is None:
             raise Refused(value, "holds the units in an order of its own")
-        scored = tensor.dtype in FLOATS and sum(length != 1 for length in tensor.shape) > 1
+        scored = tensor.dtype in FLOATS and value in walk.weights
         return [Member(value.name, axis, offset, size, scored) for offset, size in runs]

@@ -80,6 +80,14 @@ class Integers:
                 self._static[each] = bool(inputs) and all(self._static[before] for before in inputs)
         return self._static[value]
 
+    def root(self, value: ir.Value | None) -> ir.Value | None:
+        """Return the initializer that a weight is made of, behind Transpose, Cast and others; None if there is none."""
+        if not self.static(value):
+            return None
+        while value is not None and (node := value.producer()) is not None:
+            value = node.inputs[0]
+        return value
+
     def elements(self, value: ir.Value) -> list[Element] | None:
         """Return what each number of a scalar or a vector is; None where that can't be said."""
         for each in _unknown_before(value, self._known, lambda node: node.op_type in _RULES):

@@ -142,6 +142,7 @@ def gather(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     assert data is not None
     assert indices is not None
     axis, more = axis_of(walk, node, data, 0), walk.rank(indices, node)
+    walk.weigh(data)
     if at.side == "in" and at.index == 0:
         if at.axis == axis:
             raise Refused(node, "picks from the units by number")

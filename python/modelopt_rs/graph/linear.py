@@ -34,6 +34,8 @@ def _spread(
     """Label the axis of a role in every operand that has it and isn't stretched along it, and in the output."""
     if role == "k" and not any(walk.static(value) for value, roles in operands if "k" in roles):
         raise Refused(node, "multiplies two activations along the units")
+    for value, _ in operands[:2]:
+        walk.weigh(value)
     for value, roles in operands:
         axis = roles.get(role)
         length = 1 if axis is None else walk.shape(value, node)[axis]
@@ -111,6 +113,7 @@ def convolution(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     if not walk.static(w):
         raise Refused(node, "has a weight that is computed of activations")
     walk.is_kind("channels")
+    walk.weigh(w)
     if groups > 1:
         _grouped(walk, node, (where, at.axis), labels, groups)
     elif where == "x" or (where == "w" and at.axis == reads):

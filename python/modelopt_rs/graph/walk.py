@@ -78,6 +78,7 @@ class Walk:
         self.edits: dict[tuple[object, ...], Edit] = {}
         self._repeated: set[tuple[ir.Value | None, int]] = set()
         self._lengths: dict[tuple[ir.Node, int], Length] = {}
+        self.weights: set[ir.Value] = set()
         self.kind: Kind = "ffn"
         self._queue: deque[Place] = deque()
 
@@ -172,6 +173,12 @@ class Walk:
     def static(self, value: ir.Value | None) -> bool:
         """Say whether a value is made of the model's own tensors alone."""
         return self.integers.static(value)
+
+    def weigh(self, value: ir.Value | None) -> None:
+        """Note that the numbers of a tensor are weights, by which units are ranked."""
+        root = self.integers.root(value)
+        if root is not None:
+            self.weights.add(root)
 
     def is_kind(self, kind: Kind) -> None:
         """Note what the units are: what stands last in `RANK` counts."""
