@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from modelopt_rs.graph.build import Builder, drop_unused, insert_after, replace
+from modelopt_rs.graph.build import Builder, drop_unused, insert_after, replace, skip
 from modelopt_rs.graph.layers import Layer
 from modelopt_rs.graph.placement import Placement, bounds
 
@@ -143,6 +143,9 @@ def quantize_layer(
             node.resize_inputs(len(inputs))
         for i, value in enumerate(inputs[1:], 1):
             node.replace_input_with(i, value)
+    if layer.norm is not None:
+        old += layer.norm.inputs[1:]
+        skip(layer.norm)
     drop_unused(model, old)
 
 
