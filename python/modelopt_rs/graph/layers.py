@@ -160,7 +160,7 @@ def constant_vector(value: ir.Value | None, length: int) -> Vector | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     tensor = value.const_value
-    shape = tuple(int(n) for n in tensor.shape)
+    shape = tuple(tensor.shape.numpy())
     if tensor.dtype != ir.DataType.FLOAT or not shape or shape[-1] != length or any(n != 1 for n in shape[:-1]):
         return None
     return np.array(tensor.numpy(), np.float32).reshape(length)

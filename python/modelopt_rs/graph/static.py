@@ -169,9 +169,10 @@ def float_bias(model: ir.Model, build: Builder, layer: Layer) -> None:
         layer.add.replace_input_with(index, constant)
         drop_unused(model, [old])
         return
-    out = layer.node.outputs[0]
+    out, graph = layer.node.outputs[0], layer.node.graph
+    assert graph is not None
     add = build.node("Add", [out, constant], [f"{out.name}_corrected"], like=out)
-    insert_after(layer.node.graph, out, [add])
+    insert_after(graph, out, [add])
     out.replace_all_uses_with(add.outputs[0], replace_graph_outputs=True)
     add.replace_input_with(0, out)
     name, add.outputs[0].name = out.name, out.name
