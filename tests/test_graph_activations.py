@@ -334,6 +334,31 @@ def test_a_weight_of_several_layers_is_stored_once(tmp_path):
     assert Int8(tmp_path, proto, "dynamic").sqnr(feed) > 30
 
 
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_layers_may_follow_each_other(tmp_path, activations, order, operator):
+    more = [["b"], ["c"], ["d"]] if operator == "Gemm" else [[]] * 3
+    weights = {"w1": normal(32, 40, scale=0.2), "w2": normal(40, 24, scale=0.2), "w3": normal(40, 16, scale=0.2),
+               **({"b": normal(40), "c": normal(24), "d": normal(16)} if operator == "Gemm" else {})}  # fmt: skip
+    proto = model(
+        [
+            node(operator, ["x", "w1", *more[0]], ["h"]),
+            node(operator, ["h", "w2", *more[1]], ["y"]),
+            node(operator, ["h", "w3", *more[2]], ["z"]),
+        ],
+        {"x": ["batch", 32]},
+        {"y": ["batch", 24], "z": ["batch", 16]},
+        dict(list(weights.items())[::order]),
+    )
+    feed = {"x": normal(20, 32)}
+    made = Int8(tmp_path, proto, activations, **({"calibrate": feed} if activations == "static" else {}))
+    quantizes = "DynamicQuantizeLinear" if activations == "dynamic" else "QuantizeLinear"
+    assert made.operators.count(quantizes) == 2
+    assert not {"MatMul", "Gemm", "FusedGemm"} & set(made.fused)
+    assert made.sqnr(feed) > 30
+
+
 def test_a_dynamic_layer_in_the_body_of_an_if_is_quantized(tmp_path):
     def branch(name: str, operator: str) -> onnx.GraphProto:
         out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 32])
