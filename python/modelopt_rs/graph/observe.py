@@ -117,7 +117,7 @@ def skeleton(model: ir.Model, folder: Path, outputs: Sequence[str] = ()) -> byte
         tensor = value.const_value
         if tensor is None or not is_lazy(tensor) or not in_file(extent_of(tensor)):
             continue
-        extent, shape = extent_of(tensor), ir.Shape(tensor.shape)
+        extent, shape = extent_of(tensor), ir.Shape(tensor.shape.numpy())
         location = os.path.relpath(extent.file.path, folder)
         value.const_value = ir.ExternalTensor(
             location, extent.offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
