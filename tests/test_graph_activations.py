@@ -45,6 +45,24 @@ def test_a_static_convolutional_network_is_integers_from_end_to_end(tmp_path):
     assert {decision.reason for decision in made.decisions.values() if decision.action == "quantize"} == {STATIC}
 
 
+def test_a_sum_of_two_is_an_add(tmp_path):
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+            node("Conv", ["x", "v"], ["d"], pads=[1] * 4),
+            node("Sum", ["c", "d"], ["s"]),
+            node("Relu", ["s"], ["y"]),
+        ],
+        {"x": ["batch", 3, 16, 16]},
+        {"y": ["batch", 8, 16, 16]},
+        {"w": normal(8, 3, 3, 3), "v": normal(8, 3, 3, 3, scale=0.5)},
+    )
+    made = static(tmp_path, proto, IMAGES)
+    assert "QLinearAdd" in made.fused
+    assert "Relu" not in made.operators
+    assert made.sqnr(IMAGES) > 30
+
+
 def test_operators_between_stay_integers(tmp_path):
     w = {"w1": normal(16, 3, 3, 3, scale=0.3), "b1": normal(16), "w2": normal(16, 16, 3, 3, scale=0.1)}
     proto = model(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.graph.build import Builder, drop_unused, insert_after, replace, skip
 from modelopt_rs.graph.layers import Layer
-from modelopt_rs.graph.placement import Placement, bounds
+from modelopt_rs.graph.placement import Placement, as_add, bounds
 
 __all__ = ["Grid", "along", "float_bias", "quantize_layer", "quantize_values"]
 
@@ -39,6 +39,7 @@ def quantize_values(
     layers : sequence of Layer
         Those that take the values which are not quantized for every node.
     """
+    as_add(model.graph, placement)
     constants: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for value, root in placement.roots.items():
         if root not in constants:
