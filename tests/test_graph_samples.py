@@ -162,6 +162,25 @@ def test_inner_values_are_seen_wherever_the_weights_stand(tmp_path, stored):
     assert seen(path, names, feeds) == want
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_in_a_cache_of_links_is_seen(tmp_path, monkeypatch, external):
+    """The cache of a model hub: names that are links to blobs; here by a relative path."""
+    blobs, names = tmp_path / "blobs", tmp_path / "names"
+    blobs.mkdir()
+    names.mkdir()
+    onnx.save(convolutions(), names / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=0)
+    for i, file in enumerate(sorted(names.iterdir())):
+        file.rename(blobs / f"{i}")
+        file.symlink_to(blobs / f"{i}")
+    monkeypatch.chdir(tmp_path)
+    feed = {"x": normal(2, 3, 16, 16)}
+    found = []
+    with OnnxSource("names/m.onnx", allow_symlinks_under=blobs) as source:
+        observer = Observer(source.model, "names/m.onnx", ["r1"], threads=1)
+        observer.run([feed], lambda name, array: found.append((name, array.tobytes())), ["r1"])
+    assert found == by_hand(convolutions(), ["r1"], [feed])
+
+
 def test_many_or_large_values_come_in_several_runs_and_are_the_same(tmp_path, monkeypatch):
     proto, path = attention(), tmp_path / "m.onnx"
     path.write_bytes(proto.SerializeToString())

@@ -60,7 +60,7 @@ def quantize_activations(
     onnx : OnnxOptions
         `activations`, `calibrate`, `method`, `bias_correction`, `equalize`, `smooth`, `opset`.
     path : path
-        The file of the model, beside which onnxruntime finds the weights.
+        The file of the model, as errors name it.
     threads : int, optional
         Threads to compute with.
 
