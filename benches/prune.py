@@ -213,7 +213,7 @@ def sparsegpt_case(n: int) -> Case:
     return Case(
         f"sparsegpt at 50 %, {n} x {n}",
         "torch, algorithm 1",
-        1,
+        2,
         lambda: mo.prune.sparsegpt(w, h, 0.5),
         lambda: torch_sparsegpt(t, th, 0.5),
         as_good,

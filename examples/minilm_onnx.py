@@ -221,15 +221,15 @@ def embed(path: Path, feed: Feed, batch: int = BATCH, threads: int | None = None
 
 
 def task(original: Path, feed: Feed) -> Task:
-    """The mean cosine of the sentences' embeddings to those of the original; timed on the first sentence."""
+    """The lowest cosine of a sentence's embedding to that of the original; timed on the first sentence."""
     expected = embed(original, feed)
 
-    def near(path: Path) -> float:
-        return float((embed(path, feed) * expected).sum(axis=1).mean())
+    def lowest(path: Path) -> float:
+        return float((embed(path, feed) * expected).sum(axis=1).min())
 
     length = int(feed["attention_mask"][0].sum())
     one = {name: x[:1, :length] for name, x in feed.items()}
-    return Task(feed, one, OUTPUT, near, {"batch": BATCH})
+    return Task(feed, one, OUTPUT, lowest, {"batch": BATCH})
 
 
 def main() -> int:
@@ -243,12 +243,12 @@ def main() -> int:
         np.savez(folder / "minilm.npz", **feed)
         work = task(original, feed)
         table = [measure(title, original, path, work, args) for title, path in models(args, original, folder).items()]
-    print(f"{len(feed['input_ids'])} sentences; the score is the mean cosine to the original\n")
-    show(table, "MiniLM", "cosine")
+    print(f"{len(feed['input_ids'])} sentences; the cosine to the original, the mean and the lowest\n")
+    show(table, "MiniLM", "lowest")
     if args.json:
         args.json.write_text(json.dumps(as_json(table), indent=1) + "\n")
     mine = next((row for row in table if row.title == "4 bits"), None)
-    if mine and (mine.score < NEAR or mine.nbytes > SMALL or mine.speedup < 1):
+    if mine and (mine.cosine < NEAR or mine.nbytes > SMALL or mine.speedup < 1):
         print(f"4 bits: want cosine {NEAR}, {SMALL:,} bytes, a speed of 1 or more; got {mine}", file=sys.stderr)
         return 1
     return 0

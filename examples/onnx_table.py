@@ -79,7 +79,7 @@ def show(rows: Sequence[Row], name: str, score: str) -> None:
     print(f"| {'-' * 28} | ----------- | ----- | {'-' * 9} | ------- | ------- | ------ | ------ |")
     for r in rows:
         print(
-            f"| {r.title:28} | {r.nbytes:11,} | {r.share:5.3f} | {r.score:9.2%} | {r.cosine:7.5f} | {r.sqnr_db:7.2f} "
+            f"| {r.title:28} | {r.nbytes:11,} | {r.share:5.3f} | {r.score:9.4f} | {r.cosine:7.5f} | {r.sqnr_db:7.2f} "
             f"| {r.ms:6.3f} | {r.speedup:5.2f}x |",
             flush=True,
         )

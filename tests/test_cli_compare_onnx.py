@@ -1,6 +1,7 @@
 """`modelopt-rs compare` of two ONNX models: by tensors, by outputs, in time."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from pipeline_models import bert, write
 
 pytest.importorskip("click", reason="the extra `cli` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-pytest.importorskip("modelopt_rs.files.onnx", reason="the extra `onnx` is not installed", exc_type=ImportError)
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -111,6 +113,13 @@ def test_a_model_that_onnxruntime_refuses_is_malformed_input(run: Run, pair: tup
     code, _, err = run("compare", pair[0], tmp_path / "c.onnx", "--rounds", 0)
     assert code == 3
     assert "c.onnx: onnxruntime refuses it: node 'product' (Foo): 'No Op registered for Foo" in err
+
+
+def test_a_missing_extra_is_named(run: Run, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = run("compare", *pair, "--rounds", 0)
+    message = 'open_session: running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
+    assert (code, err) == (1, f"modelopt-rs: {message}\n")
 
 
 def test_options_of_runs_are_for_onnx_models(run: Run, tmp_path: Path) -> None:

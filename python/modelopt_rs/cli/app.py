@@ -93,6 +93,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         case OSError() if error.strerror is not None:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
             return FAILURE, f"{where}{error.strerror}"
+        case ImportError():
+            return FAILURE, str(error)  # which extra to install
         case MemoryError():
             return FAILURE, str(error) or "out of memory"
         case OSError() | ValueError():

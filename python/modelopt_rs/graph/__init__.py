@@ -1,7 +1,9 @@
-"""Operations on the graph of an ONNX model (`onnx_ir.Model`); knows no files. Needs the extra `onnx`."""
+"""Operations on the graph of an ONNX model (`onnx_ir.Model`), and runs of models in onnxruntime. Needs the extra `onnx`."""
 
+from modelopt_rs.graph.activations import quantize_activations
 from modelopt_rs.graph.coupling import GraphGroup, Refusal, find_groups
 from modelopt_rs.graph.crop import crop_graph
+from modelopt_rs.graph.quantize import quantize_graph
 from modelopt_rs.graph.weight_only import quantize_weights
 from modelopt_rs.graph.weights import Use, Weight, find_weights
 
@@ -13,5 +15,7 @@ __all__ = [
     "crop_graph",
     "find_groups",
     "find_weights",
+    "quantize_activations",
+    "quantize_graph",
     "quantize_weights",
 ]

@@ -1,14 +1,13 @@
 """Inputs made up from a graph: numbers that a model can take, in shapes that its axes' names suggest."""
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from modelopt_rs.files.model import Array
 
-__all__ = ["axis_length", "generate", "vocabulary"]
+__all__ = ["axis_length", "generate"]
 
 # By what an open axis's name has in it, the first that fits.
 LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
@@ -18,14 +17,6 @@ LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
     (("height", "width"), 224),
 )
 IDS = 10  # how many ids there are where no table says it
-# What hands an input on to a table without changing its numbers.
-CARRIERS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice")
-TABLES: Final[dict[str, int]] = {
-    "Gather": 1,
-    "GatherElements": 1,
-    "GatherBlockQuantized": 1,
-    "EmbedLayerNormalization": 0,
-}
 
 
 def axis_length(axis: int | str | None, place: str, dims: Mapping[str, int]) -> int:
@@ -114,46 +105,3 @@ def generate(
     if not size and name not in limits:
         return np.ones(size, dtype)
     return np.asarray(rng.integers(0, ids, size)).astype(dtype)
-
-
-def vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Return how many rows the tables have that the inputs of a model are looked up in, by input.
-
-    Examples
-    --------
-    With a file of a model that looks words up::
-
-        vocabulary("model.onnx")  # {'input_ids': 30522}
-    """
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    names = {node.name for node in graph.input}
-    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    source = {name: name for name in names}
-    limits: dict[str, int] = {}
-    for node in graph.node:  # in the order of their work
-        inputs = list(node.input)
-        if node.op_type in CARRIERS and inputs and inputs[0] in source:
-            source[node.output[0]] = source[inputs[0]]
-        elif node.op_type == "Constant":
-            value = next((a.t for a in node.attribute if a.name == "value"), None)
-            if value is not None:
-                shapes[node.output[0]] = list(value.dims)
-        elif node.op_type in TABLES and len(inputs) > 1:
-            _limit(node, source, shapes, limits)
-    return limits
-
-
-def _limit(node: Any, source: Mapping[str, str], shapes: Mapping[str, list[int]], limits: dict[str, int]) -> None:
-    """Take note of one look-up."""
-    at = TABLES[node.op_type]
-    name = source.get(node.input[at])
-    table = node.input[0] if at else (node.input[2] if len(node.input) > 2 else "")
-    if name is None or table not in shapes or not shapes[table]:
-        return
-    axis = next((a.i for a in node.attribute if a.name in ("axis", "gather_axis")), 0)
-    shape = shapes[table]
-    rows = shape[axis] if -len(shape) <= axis < len(shape) else 0
-    if rows > 0:
-        limits[name] = min(rows, limits.get(name, rows))

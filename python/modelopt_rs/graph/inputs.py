@@ -11,9 +11,11 @@ import numpy as np
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import listing, quote
 from modelopt_rs.files.model import Array
+from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.files.safetensors import open_regular
-from modelopt_rs.graph.generate import generate, vocabulary
+from modelopt_rs.graph.generate import generate
 from modelopt_rs.graph.sessions import Session
+from modelopt_rs.graph.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 
@@ -90,12 +92,17 @@ def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options:
             f"{path}: input {quote(strings.name)} has strings, which can't be generated; give inputs"
         )
     ids = any(info.dtype.startswith(("int", "uint")) for info in infos.values())
-    limits = vocabulary(path) if ids else {}
+    limits = _limits(path) if ids else {}
     rng = np.random.default_rng(options.seed)
     return [
         {name: generate(name, info.dtype, info.shape, options.dims, limits, rng) for name, info in infos.items()}
         for _ in range(options.samples)
     ]
+
+
+def _limits(path: str | os.PathLike[str]) -> dict[str, int]:
+    with OnnxSource(path) as source:
+        return vocabulary(source.model)
 
 
 def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:

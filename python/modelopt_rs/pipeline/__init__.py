@@ -5,6 +5,8 @@ from modelopt_rs.pipeline.crop import crop_file
 from modelopt_rs.pipeline.crop_plan import CropOptions
 from modelopt_rs.pipeline.dequantize import dequantize_file
 from modelopt_rs.pipeline.inspect import inspect_file
+from modelopt_rs.pipeline.onnx_compare import OnnxCompareReport, compare_onnx
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.prune import prune_file
 from modelopt_rs.pipeline.prune_plan import PruneOptions, plan_prune
@@ -20,6 +22,7 @@ from modelopt_rs.pipeline.report import (
     TensorStatistics,
     Totals,
 )
+from modelopt_rs.pipeline.run_report import MaxErrorExceeded, RunReport
 
 __all__ = [
     "CompareReport",
@@ -28,15 +31,20 @@ __all__ = [
     "CroppedGroup",
     "Decision",
     "InspectReport",
+    "MaxErrorExceeded",
+    "OnnxCompareReport",
     "OptionError",
     "PruneOptions",
     "QuantizeOptions",
     "Report",
+    "RunOptions",
+    "RunReport",
     "TensorDifference",
     "TensorReport",
     "TensorStatistics",
     "Totals",
     "compare_files",
+    "compare_onnx",
     "crop_file",
     "dequantize_file",
     "inspect_file",

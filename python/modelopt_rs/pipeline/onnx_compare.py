@@ -86,9 +86,10 @@ def compare_onnx(
         report = compare_onnx("model.onnx", "small.onnx", RunOptions(inputs="data.npz"))
         report.run.cosine
     """
+    tensors = compare_files(a, b, max_memory=max_memory, threads=threads, progress=progress)
+    # Not before: without the extra `onnx` the files have been refused, and the message says so.
     from modelopt_rs.graph.run import compare_models
 
-    tensors = compare_files(a, b, max_memory=max_memory, threads=threads, progress=progress)
     run = compare_models(a, b, options, threads=threads)
     return OnnxCompareReport(
         a=os.fspath(a),

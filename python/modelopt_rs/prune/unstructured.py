@@ -25,6 +25,7 @@ def prune_into(
     if not isinstance(w, np.ndarray):
         core(w, (nan, dtype, threads))  # which refuses it
     if mask is None:
+        _check_no_mask(function, "out", out, w)
         result = np.empty(w.shape, w.dtype) if out is None else out
         core(result, (first, dtype, threads))
         return result
@@ -67,6 +68,12 @@ def _check_mask(function: str, name: str, out: Array, mask: MaskKind) -> None:
     if not isinstance(out, np.ndarray) or out.dtype != want:
         got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"{function}: {name} must have dtype {want} for mask={mask!r}, got {got}")
+
+
+def _check_no_mask(function: str, name: str, out: Array | None, w: Array) -> None:
+    """Refuse bytes where weights are asked for: the core would take them for a mask."""
+    if isinstance(out, np.ndarray) and out.dtype.itemsize == 1:
+        raise TypeError(f"{function}: {name} must have dtype {w.dtype}, got {out.dtype}")
 
 
 def _before_out(nan: Nan, out: object) -> str:
@@ -251,9 +258,11 @@ def global_magnitude(
     options: PruneOptions = (_before_out(nan, out), dtype, threads)
     if out is not None:
         result = list(out)
-        if mask is not None:
-            for i, array in enumerate(result):
+        for i, array in enumerate(result):
+            if mask is not None:
                 _check_mask(function, f"out[{i}]", array, mask)
+            elif i < len(arrays) and isinstance(arrays[i], np.ndarray):
+                _check_no_mask(function, f"out[{i}]", array, arrays[i])
         written = [array.view(np.uint8) for array in result] if mask is not None else result
         _core.global_magnitude(arrays, sparsity, written, options)
         return result

@@ -1,6 +1,7 @@
-"""Quantization of arrays to 8, 4 and 2 bits, and the packing of codes."""
+"""Quantization of arrays to 8, 4 and 2 bits, the packing of codes, and the ranges of activations."""
 
 from modelopt_rs.quant.affine import QuantizedArray, dequantize, fake_quantize, quantize
+from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.packing import pack, unpack
 
-__all__ = ["QuantizedArray", "dequantize", "fake_quantize", "pack", "quantize", "unpack"]
+__all__ = ["Calibrator", "QuantizedArray", "dequantize", "fake_quantize", "pack", "quantize", "unpack"]
