@@ -154,3 +154,77 @@ def test_the_answers_of_a_file_that_loses_units_of_zeros_stay(berts, tmp_path):
     feeds = feeds_of(proto, DIMS)
     before, after = run(proto, feeds)[0], run(onnx.load(tmp_path / "b.onnx"), feeds)[0]
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+SMALL = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+}
+ARCHITECTURES = {
+    "vit": (
+        lambda: transformers.ViTForImageClassification(
+            transformers.ViTConfig(**SMALL, image_size=16, patch_size=4, num_labels=3)
+        ),
+        # Both layers have heads and inner units of their own.
+        [("ffn", 40), ("ffn", 40), ("heads", 4), ("heads", 4), ("hidden", 24)],
+    ),
+    "t5": (
+        lambda: transformers.T5EncoderModel(
+            transformers.T5Config(vocab_size=50, d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4)
+        ),
+        # All layers add the same bias of each head.
+        [("ffn", 40), ("ffn", 40), ("heads", 4)],
+    ),
+    "resnet": (
+        lambda: transformers.ResNetForImageClassification(
+            transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], num_labels=3)
+        ),
+        [("channels", n) for n in (2, 2, 3, 3, 8, 12)],
+    ),
+    "convnext": (
+        lambda: transformers.ConvNextForImageClassification(
+            transformers.ConvNextConfig(num_stages=2, hidden_sizes=[8, 12], depths=[1, 1], num_labels=3)
+        ),
+        [("ffn", 32), ("ffn", 48), ("hidden", 8), ("hidden", 12)],
+    ),
+    "llama": (
+        lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, vocab_size=50, num_key_value_heads=2)),
+        # Two heads share keys and values.
+        [("ffn", 40), ("ffn", 40), ("heads", 2), ("heads", 2), ("hidden", 24)],
+    ),
+    "gpt2": (
+        lambda: transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=4, n_positions=32)
+        ),
+        [("ffn", 96), ("ffn", 96), ("heads", 4), ("heads", 4), ("hidden", 24)],
+    ),
+}
+
+
+class Answer(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        cache = {"use_cache": False} if hasattr(self.model.config, "use_cache") and x.dim() == 2 else {}
+        out = self.model(x, **cache)
+        return out.logits if hasattr(out, "logits") else out.last_hidden_state
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamo"), [(name, name in ("llama", "gpt2")) for name in ARCHITECTURES] + [("vit", True), ("t5", True)]
+)
+def test_other_architectures_are_understood(tmp_path, name, dynamo):
+    make, kinds = ARCHITECTURES[name]
+    model = make()
+    if hasattr(model.config, "_attn_implementation"):
+        model.config._attn_implementation = "eager"
+    images = name in ("vit", "resnet", "convnext")
+    x = torch.randn(2, 3, 16, 16) if images else torch.randint(0, 50, (2, 7))
+    axes = {0: "batch"} if images else {0: "batch", 1: "words"}
+    proto = export(Answer(randomize(model)), {"x": x}, tmp_path / "a.onnx", dynamo=dynamo, axes=axes)
+    groups = crops(proto, DIMS)
+    assert sorted((group.kind, group.units) for group in groups.values()) == kinds

@@ -64,10 +64,11 @@ def prune_file(
         first. Weights of several dtypes are compared as numbers.
     keep, group : int, optional
         Instead of `sparsity`: how many of each `group` consecutive inputs stay. Inputs lie along axis 1: the rows of a
-        matrix, the input channels of a convolution.
+        matrix, the input channels of a convolution; in an ONNX model where its graph says.
     scope : {"tensor", "row", "global"}
-        What loses the share `sparsity`: each tensor, each of its rows (all weights of one output), or all pruned
-        tensors together, in the order of the file.
+        What loses the share `sparsity`: each tensor, each of its rows (all weights of one output; where these are the
+        columns of a matrix of an ONNX model it must fit `max_memory`), or all pruned tensors together, in the order of
+        the file.
     format : {"dense", "bitmask"}
         Store zeros, or (where that is smaller) the other weights and a bit for each: the sparse-bitmask layout that
         compressed-tensors reads up to version 0.14. `dequantize_file` makes it dense again.
