@@ -20,13 +20,14 @@ import numpy as np
 from modelopt_rs import files
 from modelopt_rs.cli.demo import find_model
 from modelopt_rs.graph.sessions import open_session
-from onnx_table import Feed, Task, arguments, as_json, measure, models, show
+from onnx_table import OURS, Feed, Task, arguments, as_json, measure, models, show
 
 OPSET, IR = 17, 8
 OUTPUT = "sentence_embedding"
 SENTENCES, MAX_TOKENS, BATCH = 80, 64, 8
 NEAR = 0.975  # cosine to float32, with 4 bits
 SMALL = 15_500_000  # bytes, with 4 bits
+VARIANTS = OURS | {"4 bits": ("quantize", "--bits", "4", "--scheme", "asymmetric")}
 
 
 class Graph:
@@ -242,7 +243,8 @@ def main() -> int:
         original = write(folder / "minilm.onnx")
         np.savez(folder / "minilm.npz", **feed)
         work = task(original, feed)
-        table = [measure(title, original, path, work, args) for title, path in models(args, original, folder).items()]
+        found = models(args, original, folder, VARIANTS)
+        table = [measure(title, original, path, work, args) for title, path in found.items()]
     print(f"{len(feed['input_ids'])} sentences; the cosine to the original, the mean and the lowest\n")
     show(table, "MiniLM", "lowest")
     if args.json:

@@ -149,7 +149,7 @@ def draw(models: list[Model], title: str, path: Path) -> None:
         ("cropped", "repaired", "cropped, repaired by least squares", "s--"),
         ("cropped", "plain", "cropped, as it is", "s:"),
     ]
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.invert_yaxis()
@@ -158,18 +158,23 @@ def draw(models: list[Model], title: str, path: Path) -> None:
         axes.plot(*zip(*points, strict=True), style, color=colours[kind], label=label, linewidth=1.6, markersize=5)
     for m in models:  # what each size is, above the picture: zeros in one row, widths in the other
         x, row = m.stored / 1024, 1.055 if m.kind == "cropped" else 1.015
-        unit = {"dense": "dense", "pruned": f"{m.share:.0%} zeros", "cropped": f"{m.share:.0%} width"}[m.kind]
+        unit = {"dense": "dense", "pruned": f"{100 * m.share:g} % zeros", "cropped": f"{100 * m.share:g} % width"}[
+            m.kind
+        ]
         axes.axvline(x, color=colours[m.kind], alpha=0.25, linewidth=0.8, zorder=0)
         axes.text(x, row, unit, transform=axes.get_xaxis_transform(), ha="center", color=colours[m.kind], fontsize=9)
-    worst = max(1 - m.plain for m in models)
-    ticks = [error for error in (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.9) if error <= worst]
-    axes.set_yticks(ticks, [f"{1 - error:.0%}" for error in ticks])
+    errors = [1 - worth for m in models for worth in (m.plain, m.repaired, m.tuned)]
+    best, worst = 0.85 * min(errors), 1.15 * max(errors)
+    axes.set_ylim(worst, best)
+    ticks = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+    ticks = [error for error in ticks if best <= error <= worst]
+    axes.set_yticks(ticks, [f"{100 - 100 * error:g} %" for error in ticks])
     axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axes.set(xlabel="stored, KiB", ylabel="accuracy on held-out images")
     axes.set_title(title, pad=36)
     axes.grid(visible=True, axis="y", alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
 

@@ -86,7 +86,7 @@ class Int8:
                 for name, transform in every.items():
                     for part, rows in apply(source, name, transform, road):
                         sink.write(part, rows)
-                sink.commit(verify=False)
+                sink.commit(verify=True)
         self.proto = onnx.load(self.after)
         onnx.checker.check_model(self.proto, full_check=True)
         self.weights = {each.name: numpy_helper.to_array(each) for each in self.proto.graph.initializer}

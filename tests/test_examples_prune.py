@@ -62,12 +62,12 @@ def test_what_is_fine_tuned_is_pruned_to_exactly_the_share(data):
 
 def test_repair_leaves_a_layer_as_it_was_that_reads_copies(data):
     """Of hidden units that come twice, half can go for nothing; also in two hidden layers."""
-    params = digits.new_params((64, 20, 16, 10), seed=1)
-    for i, n, larger in ((0, 10, 10), (1, 8, 1000)):
+    params = digits.new_params((64, 32, 16, 10), seed=1)
+    for i, n, larger in ((0, 16, 10), (1, 8, 1000)):
         params[f"w{i}"][:, n:], params[f"b{i}"][n:] = params[f"w{i}"][:, :n], params[f"b{i}"][:n]
         params[f"w{i + 1}"][:n] *= larger  # so that the first of each pair stays
     small, repaired = prune_digits.cropped(params, 0.5, data.x)
-    assert [small[f"w{i}"].shape for i in range(3)] == [(64, 10), (10, 8), (8, 10)]
+    assert [small[f"w{i}"].shape for i in range(3)] == [(64, 16), (16, 8), (8, 10)]
     want, got, plain = (digits.forward(p, data.held_out_x)[-1] for p in (params, repaired, small))
     close = 1e-4 * np.abs(want).max()
     np.testing.assert_allclose(got, want, rtol=0, atol=close)

@@ -12,7 +12,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
-from modelopt_rs import FormatError  # noqa: E402
+from modelopt_rs import FormatError, files  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSource, external  # noqa: E402
 from onnx_samples import mlp, model, numbers, save, value  # noqa: E402
 
@@ -117,6 +117,8 @@ def test_e11_a_hub_cache(tmp_path: Path) -> None:
     (snapshot / "m.onnx").symlink_to("../../blobs/aaaa")
     (snapshot / "m.onnx_data").symlink_to("../../blobs/bbbb")
     refused(snapshot / "m.onnx", "symbolic link")
+    with files.open(snapshot / "m.onnx", allow_symlinks_under=tmp_path) as opened:
+        assert list(opened.tensors) == ["w"]
     with OnnxSource(snapshot / "m.onnx", allow_symlinks_under=tmp_path) as source:
         np.testing.assert_array_equal(source.read("w"), W)
 
@@ -190,6 +192,18 @@ def test_e12_all_keys(path: Path) -> None:
         np.testing.assert_array_equal(source.read("w"), W)
     with pytest.raises(ValueError, match=r"reshape|size"):
         onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+
+
+def test_no_descriptor_is_left_open(path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for entries, match in ENTRIES.values():
+        refused(point(path, *entries), match)
+    for location, match in LOCATIONS.items():
+        if location != "sub":
+            refused(point(path, ("location", location)), match)
+    point(path, ("location", "data.bin"))
+    OnnxSource(path).close()
+    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_strings_are_never_external(path: Path) -> None:

@@ -432,6 +432,15 @@ def test_limits(path: Path) -> None:
     )
 
 
+def test_a_long_file_of_short_fields_is_left_early(path: Path) -> None:
+    """E1: not walked to its end when it is over the limit already."""
+    with path.open("wb") as file:
+        file.write(b"\x08\x0a" * 3000)
+        file.truncate(1 << 40)
+    with pytest.raises(LimitError):
+        OnnxSource(path, max_header=5000)
+
+
 def test_tensors_that_stay_inside_are_limited(path: Path) -> None:
     """A large tensor in an attribute that is no Constant's: in memory, but not without a limit."""
     node = helper.make_node("Custom", ["x"], ["y"], domain="custom", t=numpy_helper.from_array(numbers((99, 99))))

@@ -219,6 +219,37 @@ def test_packed_tensors_are_written_as_bytes(path: Path, external: bool) -> None
     assert tensor.raw_data == codes.tobytes()
 
 
+def test_tensors_of_every_size_are_streamed(path: Path, external: bool) -> None:
+    """Empty ones, which have no place in a file of data; small ones, which a source has in memory; odd ones."""
+    shapes = {"none": (0, 3), "one": (1,), "odd": (77, 13), "w": (64, 32), "scalar": (), "empty": (5, 0)}
+    arrays = {name: numbers(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+    model = ir.from_proto(mlp())
+    for name, shape in shapes.items():
+        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+        value.const_value = placeholder(name, ir.DataType.FLOAT, shape)
+        model.graph.initializers[name] = model.graph.initializers.get(name, value)
+        model.graph.initializers[name].const_value = value.const_value
+    tensors = [TensorInfo(name, "F32", a.shape, a.nbytes) for name, a in arrays.items()]
+    with OnnxSink(path, model, tensors, external=external) as sink:
+        for name, array in arrays.items():
+            sink.write(name, array)
+        onnx.checker.check_model(sink.staged())
+        sink.commit()
+    found = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    with OnnxSource(path) as source:
+        assert set(source.tensors) == {"w", "odd"}
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array, strict=True)
+            np.testing.assert_array_equal(source.model.graph.initializers[name].const_value.numpy(), array)
+
+
+def test_external_data_are_aligned(path: Path) -> None:
+    write(path, external=True)
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        for entry in tensor.external_data:
+            assert entry.key != "offset" or int(entry.value) % 4096 == 0
+
+
 def test_external_data_where_one_file_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(path)
     size = path.stat().st_size
@@ -641,8 +672,9 @@ def test_f10_the_same_bytes_in_every_process(tmp_path: Path, external: bool) -> 
 import sys
 from pathlib import Path
 from onnx_samples import CORPUS, resave, save
+folder = Path(sys.argv[1])
 for name, build in CORPUS.items():
-    resave(save(Path(sys.argv[1]) / "in.onnx", build()), Path(sys.argv[1]) / (name + ".onnx"), external=bool(sys.argv[2]))
+    resave(save(folder / "in.onnx", build()), folder / (name + ".onnx"), external=bool(sys.argv[2]))
 """
     contents = []
     for seed in ("1", "2"):

@@ -45,6 +45,24 @@ def test_a_static_convolutional_network_is_integers_from_end_to_end(tmp_path):
     assert {decision.reason for decision in made.decisions.values() if decision.action == "quantize"} == {STATIC}
 
 
+def test_a_sum_of_two_is_an_add(tmp_path):
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+            node("Conv", ["x", "v"], ["d"], pads=[1] * 4),
+            node("Sum", ["c", "d"], ["s"]),
+            node("Relu", ["s"], ["y"]),
+        ],
+        {"x": ["batch", 3, 16, 16]},
+        {"y": ["batch", 8, 16, 16]},
+        {"w": normal(8, 3, 3, 3), "v": normal(8, 3, 3, 3, scale=0.5)},
+    )
+    made = static(tmp_path, proto, IMAGES)
+    assert "QLinearAdd" in made.fused
+    assert "Relu" not in made.operators
+    assert made.sqnr(IMAGES) > 30
+
+
 def test_operators_between_stay_integers(tmp_path):
     w = {"w1": normal(16, 3, 3, 3, scale=0.3), "b1": normal(16), "w2": normal(16, 16, 3, 3, scale=0.1)}
     proto = model(
@@ -184,6 +202,61 @@ def test_convolutions_of_any_rank_are_fused(tmp_path, axes):
     assert made.sqnr(feed) > 33
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("options", [{}, {"equalize": True, "bias_correction": True}], ids=["plain", "balanced"])
+def test_a_batch_normalization_is_folded_into_its_convolution(tmp_path, bias, options):
+    gamma = normal(16)
+    weights = {
+        "w": normal(16, 3, 3, 3, scale=0.3),
+        "gamma": gamma,
+        "beta": normal(16, scale=0.3)[::-1],
+        "mean": normal(16, scale=0.5) + 0.1,
+        "var": np.square(gamma) + 0.2,
+        "w2": normal(8, 16, 3, 3, scale=0.1),
+        **({"b": normal(16, scale=0.7)} if bias else {}),
+    }
+    proto = model(
+        [
+            node("Conv", ["x", "w", *(["b"] if bias else [])], ["c"]),
+            node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"], epsilon=0.01),
+            node("Relu", ["n"], ["r"]),
+            node("Conv", ["r", "w2"], ["y"]),
+        ],
+        {"x": ["batch", 3, 16, 16]},
+        {"y": ["batch", 8, 12, 12]},
+        weights,
+    )
+    made = static(tmp_path, proto, IMAGES, **options)
+    assert [each for each in made.fused if each != "Transpose"] == [
+        "QuantizeLinear", "QLinearConv", "QLinearConv", "DequantizeLinear",
+    ]  # fmt: skip
+    assert not {"gamma", "beta", "mean", "var"} & set(made.weights)
+    assert made.sqnr(IMAGES) > 30
+
+
+@pytest.mark.parametrize("why", ["two uses", "training", "computed"])
+def test_a_batch_normalization_that_is_no_constant_factor_stays(tmp_path, why):
+    weights = {"w": normal(16, 3, 3, 3), **{name: np.abs(normal(16)) + 0.5 for name in ("g", "b", "m", "v")}}
+    norm = node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"])
+    nodes = [node("Conv", ["x", "w"], ["c"]), norm, node("Relu", ["n"], ["y"])]
+    outputs = ["n"]
+    if why == "two uses":
+        nodes[2] = node("Mul", ["n", "c"], ["y"])
+    elif why == "training":
+        outputs = ["n", "m2", "v2"]
+    else:
+        nodes.insert(0, node("Abs", ["g"], ["ga"]))
+    norm = node("BatchNormalization", ["c", "ga" if why == "computed" else "g", "b", "m", "v"], outputs,
+                **({"training_mode": 1} if why == "training" else {}))  # fmt: skip
+    nodes[1 + (why == "computed")] = norm
+    proto = model(nodes, {"x": ["batch", 3, 16, 16]}, {"y": ["batch", 16, 14, 14]}, weights)
+    made = static(tmp_path, proto, IMAGES)
+    assert "BatchNormalization" in made.operators
+    assert made.decisions["w"].reason == STATIC
+    if why != "training":
+        assert made.sqnr(IMAGES) > 25
+
+
 def test_a_bias_of_more_axes_than_the_product_stays_an_add(tmp_path):
     proto = model(
         [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])],
@@ -277,6 +350,31 @@ def test_a_weight_of_several_layers_is_stored_once(tmp_path):
     assert made.fused.count("QGemm") == 2
     assert made.sqnr(feed) > 30
     assert Int8(tmp_path, proto, "dynamic").sqnr(feed) > 30
+
+
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_layers_may_follow_each_other(tmp_path, activations, order, operator):
+    more = [["b"], ["c"], ["d"]] if operator == "Gemm" else [[]] * 3
+    weights = {"w1": normal(32, 40, scale=0.2), "w2": normal(40, 24, scale=0.2), "w3": normal(40, 16, scale=0.2),
+               **({"b": normal(40), "c": normal(24), "d": normal(16)} if operator == "Gemm" else {})}  # fmt: skip
+    proto = model(
+        [
+            node(operator, ["x", "w1", *more[0]], ["h"]),
+            node(operator, ["h", "w2", *more[1]], ["y"]),
+            node(operator, ["h", "w3", *more[2]], ["z"]),
+        ],
+        {"x": ["batch", 32]},
+        {"y": ["batch", 24], "z": ["batch", 16]},
+        dict(list(weights.items())[::order]),
+    )
+    feed = {"x": normal(20, 32)}
+    made = Int8(tmp_path, proto, activations, **({"calibrate": feed} if activations == "static" else {}))
+    quantizes = "DynamicQuantizeLinear" if activations == "dynamic" else "QuantizeLinear"
+    assert made.operators.count(quantizes) == 2
+    assert not {"MatMul", "Gemm", "FusedGemm"} & set(made.fused)
+    assert made.sqnr(feed) > 30
 
 
 def test_a_dynamic_layer_in_the_body_of_an_if_is_quantized(tmp_path):

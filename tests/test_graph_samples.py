@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from activation_graphs import attention, convolutions, model, node, normal
 from modelopt_rs import FormatError
@@ -148,14 +148,37 @@ def by_hand(proto: onnx.ModelProto, names: list[str], feeds: list[dict[str, np.n
     return sorted(found)
 
 
-@pytest.mark.parametrize("external", [False, True])
-def test_inner_values_are_seen_wherever_the_weights_stand(tmp_path, external):
+@pytest.mark.parametrize("stored", ["inline", "external", "as numbers"])
+def test_inner_values_are_seen_wherever_the_weights_stand(tmp_path, stored):
     proto, path = convolutions(), tmp_path / "m.onnx"
     feeds = [{"x": normal(2, 3, 16, 16)} for _ in range(3)]
     names = ["r1", "x", "p1", "y", "c3"]
     want = by_hand(proto, names, feeds)
-    onnx.save(proto, path, save_as_external_data=external, location="m.data", size_threshold=0)
+    if stored == "as numbers":
+        for tensor in proto.graph.initializer:
+            numbers = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.FLOAT, tensor.dims, numbers.ravel()))
+    onnx.save(proto, path, save_as_external_data=stored == "external", location="m.data", size_threshold=0)
     assert seen(path, names, feeds) == want
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_in_a_cache_of_links_is_seen(tmp_path, monkeypatch, external):
+    """The cache of a model hub: names that are links to blobs; here by a relative path."""
+    blobs, names = tmp_path / "blobs", tmp_path / "names"
+    blobs.mkdir()
+    names.mkdir()
+    onnx.save(convolutions(), names / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=0)
+    for i, file in enumerate(sorted(names.iterdir())):
+        file.rename(blobs / f"{i}")
+        file.symlink_to(blobs / f"{i}")
+    monkeypatch.chdir(tmp_path)
+    feed = {"x": normal(2, 3, 16, 16)}
+    found = []
+    with OnnxSource("names/m.onnx", allow_symlinks_under=blobs) as source:
+        observer = Observer(source.model, "names/m.onnx", ["r1"], threads=1)
+        observer.run([feed], lambda name, array: found.append((name, array.tobytes())), ["r1"])
+    assert found == by_hand(convolutions(), ["r1"], [feed])
 
 
 def test_many_or_large_values_come_in_several_runs_and_are_the_same(tmp_path, monkeypatch):

@@ -382,6 +382,26 @@ def test_every_form_runs_in_bodies_of_if(name: str, bits: int, target: str) -> N
     assert off(run(small.proto, feeds | {"c": np.array(True)}), want) < 2e-5, small.decisions["w"].reason
 
 
+def test_a_body_of_scan_takes_the_quantized_weight() -> None:
+    body = helper.make_graph(
+        [node("MatMul", ["row", "w"], ["product"]), node("Add", ["state", "product"], ["next"])],
+        "body",
+        [value("state", [1, 264]), value("row", [1, 128])],
+        [value("next", [1, 264])],
+    )
+    proto = model(
+        [node("Scan", ["start", "x"], ["y"], body=body, num_scan_inputs=1)],
+        [value("start", [1, 264]), value("x", [5, 1, 128])],
+        [value("y", [1, 264])],
+        {"w": weights(128, 264)},
+    )
+    options = QuantizeOptions(bits=4)
+    small = Quantized(proto, options, EXACT)
+    assert small.operators == ["Scan", "MatMulNBits", "Add"]
+    want = run(with_weight(proto, "w", lambda w: dense(w, options, 32, 0, 1)), inputs(proto))
+    assert off(run(small.proto, inputs(proto)), want) < 2e-5
+
+
 def test_a_body_of_loop_takes_the_quantized_weight() -> None:
     body = helper.make_graph(
         [
@@ -432,6 +452,16 @@ def test_the_opset_is_raised_to_what_the_form_needs(bits: int, target: str, oper
 def test_an_opset_that_is_asked_for_is_given() -> None:
     small = Quantized(matmul(), QuantizeOptions(), OnnxOptions(opset=23))
     assert small.proto.opset_import[0].version == 23
+
+
+def test_what_a_model_says_of_itself_outlasts_a_new_opset() -> None:
+    proto = matmul()
+    proto.producer_name, proto.graph.doc_string = "tests", "two words"
+    for owner in (proto, proto.graph):
+        owner.metadata_props.add(key="author", value="me")
+    small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE).proto
+    assert (small.producer_name, small.graph.doc_string, small.graph.name) == ("tests", "two words", "g")
+    assert [p.value for p in small.metadata_props] == [p.value for p in small.graph.metadata_props] == ["me"]
 
 
 def with_function(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="the extra `interop` is not installe
 transformers = pytest.importorskip("transformers", reason="the extra `interop` is not installed: transformers")
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
 
+from modelopt_rs.interop.embeddings import SENTENCES  # noqa: E402
 from modelopt_rs.interop.transformers import from_pretrained  # noqa: E402
 
 # What other packages warn of is not ours to mend.
@@ -255,8 +256,6 @@ def minilm() -> Path:
 
 
 def test_sentence_embeddings_of_a_cropped_minilm(minilm, tmp_path):
-    from test_interop_transformers import SENTENCES
-
     tensors = safetensors_numpy.load_file(minilm / "model.safetensors")
     config = json.loads((minilm / "config.json").read_text())
     words = transformers.AutoTokenizer.from_pretrained(minilm)(SENTENCES, padding=True, return_tensors="pt")

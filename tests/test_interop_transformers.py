@@ -18,31 +18,10 @@ transformers = pytest.importorskip("transformers", reason="the extra `interop` i
 pytest.importorskip("compressed_tensors", reason="the extra `interop` is not installed: compressed-tensors")
 pytest.importorskip("click", reason="the extra `cli` is not installed")
 
+from modelopt_rs.interop.embeddings import SENTENCES  # noqa: E402
+
 # What other packages warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
-
-SENTENCES = [
-    "A man is eating food.",
-    "A man is eating a piece of bread.",
-    "The girl is carrying a baby.",
-    "A man is riding a horse.",
-    "A woman is playing the violin.",
-    "Two men pushed carts through the woods.",
-    "A monkey is playing drums.",
-    "A cheetah is running behind its prey.",
-    "The stock market fell sharply today.",
-    "Scientists have found water on the moon.",
-    "How do I reset my password?",
-    "The committee will vote on the proposal next week.",
-    "Add the onions and fry them until golden.",
-    "The train to Vienna leaves at nine.",
-    "She wrote her first novel at the age of twenty.",
-    "The patient was treated with antibiotics.",
-    "A small wheel that makes trained models smaller.",
-    "It rained all night, and the river rose.",
-    "The lawyer read the contract twice.",
-    "Photosynthesis turns light into sugar.",
-]
 
 
 @pytest.fixture(scope="module")

@@ -216,6 +216,8 @@ def test_report(tmp_path: Path) -> None:
         "options",
         "totals",
         "tensors",
+        "file_bytes",
+        "run",
     ]
     assert loaded["schema"] == 1
     assert loaded["options"] == {

@@ -7,7 +7,10 @@ Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.qu
 from modelopt_rs import files, optim, prune, quant, reduce
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
 from modelopt_rs.pipeline import (
+    MaxErrorExceeded,
+    OnnxOptions,
     QuantizeOptions,
+    RunOptions,
     compare_files,
     crop_file,
     dequantize_file,
@@ -22,8 +25,11 @@ __all__ = [
     "FormatError",
     "InternalError",
     "LimitError",
+    "MaxErrorExceeded",
+    "OnnxOptions",
     "QuantizeOptions",
     "QuantizedArray",
+    "RunOptions",
     "UnsupportedError",
     "__version__",
     "compare_files",

@@ -99,6 +99,8 @@ def explain(error: BaseException) -> tuple[int, str]:
             return FAILURE, str(error) or "out of memory"
         case OSError() | ValueError():
             return FAILURE, str(error)
+        case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
+            return FAILURE, str(error)
         case InternalError():
             return INTERNAL, str(error)
     return INTERNAL, f"internal error, please report it: {type(error).__name__}: {error}"

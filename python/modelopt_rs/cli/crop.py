@@ -6,10 +6,12 @@ from collections import Counter
 
 import click
 
+from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, model, output
+from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
-from modelopt_rs.pipeline import CropFileReport, QuantizeOptions, crop_file
+from modelopt_rs.pipeline import CropFileReport, QuantizeOptions, RunOptions, crop_file
 
 __all__ = ["crop", "parse_keep"]
 
@@ -77,6 +79,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option("--config", type=click.Path(), metavar="JSON", help="The config.json of a model that is a file alone.")
 @then_option
+@checking
 @dry_run
 @common
 def crop(
@@ -97,6 +100,7 @@ def crop(
     report_path: str | None,
     no_verify: bool,
     overwrite: bool,
+    run: RunOptions | None,
 ) -> None:
     """Remove the least important parts of a model: smaller matrices.
 
@@ -137,11 +141,13 @@ def crop(
             dry_run=dry_run,
             verify=not no_verify,
             overwrite=overwrite,
+            run=run,
             progress=callback,
         )
     write_report(report_path, report.to_json())
     show_plan(report)
     show_totals(report)
+    show_onnx(report)
     _show_groups(report)
 
 

@@ -18,7 +18,7 @@ from modelopt_rs import files, prune
 from modelopt_rs.cli.show import decibels, line, table
 
 if TYPE_CHECKING:
-    from modelopt_rs.cli.embeddings import Embeddings
+    from modelopt_rs.interop.embeddings import Embeddings
 
 __all__ = ["demo"]
 
@@ -137,7 +137,7 @@ def _prune_and_crop(model: Path, folder: Path, reports: Path) -> None:
 
 def _embeddings(model: Path) -> "Embeddings | None":
     try:
-        from modelopt_rs.cli.embeddings import Embeddings
+        from modelopt_rs.interop.embeddings import Embeddings
     except ImportError:
         return None
     return Embeddings(model)

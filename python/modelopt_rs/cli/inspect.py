@@ -20,8 +20,8 @@ HEADER = FORM.format("dtype", "shape", "bytes", "min", "max", "absmax", "zeros",
 def inspect(model: str, max_memory: int, threads: int | None, report_path: str | None) -> None:
     """Show a model's tensors: shape, dtype, bytes, smallest and largest value, zeros, non-finite values.
 
-    FILE|DIR is a safetensors file, a Hugging Face model directory, or a sharded checkpoint. min, max and
-    absmax pass over NaN.
+    FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model
+    (its tensors of 1 KiB and more). min, max and absmax pass over NaN.
 
     \b
     modelopt-rs inspect model.safetensors --json tensors.json

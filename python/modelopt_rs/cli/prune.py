@@ -4,10 +4,12 @@ import re
 
 import click
 
+from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, model, output, selection
+from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
-from modelopt_rs.pipeline import QuantizeOptions, prune_file
+from modelopt_rs.pipeline import QuantizeOptions, RunOptions, prune_file
 
 __all__ = ["parse_keep", "prune"]
 
@@ -60,6 +62,7 @@ def parse_keep(text: str) -> tuple[int, int]:
 )
 @selection("Prune")
 @then_option
+@checking
 @dry_run
 @common
 def prune(
@@ -80,6 +83,7 @@ def prune(
     report_path: str | None,
     no_verify: bool,
     overwrite: bool,
+    run: RunOptions | None,
 ) -> None:
     """Set the smallest weights of a model to zero.
 
@@ -116,8 +120,10 @@ def prune(
             dry_run=dry_run,
             verify=not no_verify,
             overwrite=overwrite,
+            run=run,
             progress=callback,
         )
     write_report(report_path, report.to_json())
     show_plan(report)
     show_totals(report)
+    show_onnx(report)

@@ -2,9 +2,11 @@
 
 import click
 
+from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
 from modelopt_rs.cli.options import common, dry_run, model, output, quantization, selection
+from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
-from modelopt_rs.pipeline import quantize_file
+from modelopt_rs.pipeline import OnnxOptions, RunOptions, quantize_file
 
 __all__ = ["quantize"]
 
@@ -14,6 +16,8 @@ __all__ = ["quantize"]
 @output(required=False)
 @quantization
 @selection("Quantize")
+@onnx_quantization
+@checking
 @dry_run
 @common
 def quantize(
@@ -32,6 +36,8 @@ def quantize(
     report_path: str | None,
     no_verify: bool,
     overwrite: bool,
+    onnx: OnnxOptions | None,
+    run: RunOptions | None,
 ) -> None:
     """Quantize a model's linear layers to 8, 4 or 2 bits.
 
@@ -40,8 +46,13 @@ def quantize(
     (compressed-tensors, pack-quantized). Embeddings and the last head are left
     alone unless --include names them, norms always.
 
+    Of an ONNX model all weights are taken that get smaller and no slower, those
+    of embeddings, convolutions and recurrent layers too; OUT is checked, and run
+    in onnxruntime beside the model, before it is put in place.
+
     \b
     modelopt-rs quantize model.safetensors -o small.safetensors --bits 4
+    modelopt-rs quantize model.onnx -o small.onnx --bits 4 --dim batch=1
     modelopt-rs quantize model/ --dry-run --include '*embeddings.weight'
     """  # noqa: D301
     if output is None and not dry_run:
@@ -61,8 +72,11 @@ def quantize(
             dry_run=dry_run,
             verify=not no_verify,
             overwrite=overwrite,
+            onnx=onnx,
+            run=run,
             progress=callback,
         )
     write_report(report_path, report.to_json())
     show_plan(report)
     show_totals(report)
+    show_onnx(report)

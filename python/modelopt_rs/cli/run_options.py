@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
@@ -10,7 +11,7 @@ from modelopt_rs.cli.show import decibels, line, number, table
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.run_report import RunReport
 
-__all__ = ["run_options", "running", "show_run"]
+__all__ = ["checking", "run_options", "running", "show_run"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DIM = re.compile(r"(.+)=(\d{1,9})", re.S)
@@ -80,6 +81,33 @@ def run_options(
     return RunOptions(
         inputs=inputs, dims=lengths, samples=samples, rounds=rounds, memory=run_memory, max_error=max_error
     )
+
+
+def checking(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that writes a model the options of `running` and `--no-run`; it gets them as `run`."""
+
+    @click.option("--no-run", is_flag=True, help="ONNX: do not run OUT beside the model before it is in place.")
+    @running
+    @wraps(command)
+    def with_run(
+        *,
+        no_run: bool,
+        inputs: str | None,
+        dims: tuple[str, ...],
+        samples: int,
+        rounds: int,
+        run_memory: bool,
+        max_error: float | None,
+        **others: Any,
+    ) -> None:
+        options = run_options(
+            inputs=inputs, dims=dims, samples=samples, rounds=rounds, run_memory=run_memory, max_error=max_error
+        )
+        if no_run and max_error is not None:
+            raise click.UsageError("--max-error must not be given with --no-run: there is nothing to compare")
+        command(run=None if no_run else options, **others)
+
+    return with_run
 
 
 def show_run(report: RunReport) -> None:

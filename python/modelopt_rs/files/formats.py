@@ -18,6 +18,8 @@ def open(
     max_header: int = MAX_HEADER,
     max_tensors: int = MAX_TENSORS,
     dequantize: bool = False,
+    allow_hard_links: bool = False,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Open a model for reading, choosing the format by what the path is.
 
@@ -31,6 +33,8 @@ def open(
         The most tensors to accept.
     dequantize : bool
         Whether packed weights, and weights stored as bitmasks, show as plain tensors.
+    allow_hard_links, allow_symlinks_under : bool, path or None
+        What files of external data an ONNX model may have; see `modelopt_rs.files.onnx.OnnxSource`.
 
     Returns
     -------
@@ -71,7 +75,13 @@ def open(
     elif kind == "onnx":
         from modelopt_rs.files.onnx import OnnxSource
 
-        source = OnnxSource(where, max_header=max_header, max_tensors=max_tensors)
+        source = OnnxSource(
+            where,
+            max_header=max_header,
+            max_tensors=max_tensors,
+            allow_hard_links=allow_hard_links,
+            allow_symlinks_under=allow_symlinks_under,
+        )
     else:
         raise FormatError(
             f"{where}: not a model file that is supported: a safetensors file, a Hugging Face directory with "

@@ -1,4 +1,4 @@
-"""Operations on the graph of an ONNX model (`onnx_ir.Model`), and runs of models in onnxruntime. Needs the extra `onnx`."""
+"""The graphs of ONNX models (`onnx_ir.Model`), and runs of models in onnxruntime. Needs the extra `onnx`."""
 
 from modelopt_rs.graph.activations import quantize_activations
 from modelopt_rs.graph.coupling import GraphGroup, Refusal, find_groups

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.files.model import Array
+from modelopt_rs.files.onnx import placeholder
 from modelopt_rs.graph.build import Builder
 from modelopt_rs.graph.calibration import Calibration
 from modelopt_rs.graph.candidates import Candidates, check_options, find_candidates
@@ -18,7 +19,6 @@ from modelopt_rs.graph.equalize import equalize, find_pairs
 from modelopt_rs.graph.int8 import Bias, ChannelCodes, Scaling
 from modelopt_rs.graph.layers import Layer
 from modelopt_rs.graph.opset import raise_ir_version, raise_opset
-from modelopt_rs.files.onnx import placeholder
 from modelopt_rs.graph.placement import place
 from modelopt_rs.graph.smooth import fold_into_norm
 from modelopt_rs.graph.static import Grid, float_bias, quantize_layer, quantize_values
@@ -60,7 +60,7 @@ def quantize_activations(
     onnx : OnnxOptions
         `activations`, `calibrate`, `method`, `bias_correction`, `equalize`, `smooth`, `opset`.
     path : path
-        The file of the model, beside which onnxruntime finds the weights.
+        The file of the model, as errors name it.
     threads : int, optional
         Threads to compute with.
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from modelopt_rs.graph.names import Names
 
-__all__ = ["Builder", "drop_unused", "insert_after", "replace"]
+__all__ = ["Builder", "drop_unused", "insert_after", "replace", "skip"]
 
 
 class Builder(Names):
@@ -66,6 +66,16 @@ def replace(node: ir.Node, by: ir.Node) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     old.name, new.name = None, name
+
+
+def skip(node: ir.Node) -> None:
+    """Let a node's first input stand for its one output, under the output's name."""
+    before, after, graph = node.inputs[0], node.outputs[0], node.graph
+    assert graph is not None
+    assert before is not None
+    after.replace_all_uses_with(before, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    before.name, after.name = after.name, None
 
 
 def drop_unused(model: ir.Model, values: Iterable[ir.Value | None]) -> None:

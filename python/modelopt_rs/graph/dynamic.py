@@ -25,7 +25,7 @@ class Dynamic:
 
     def __init__(self, model: ir.Model, build: Builder) -> None:
         self._model, self._build = model, build
-        self._inputs: dict[tuple[ir.Value, int], ir.Node] = {}
+        self._shared: set[ir.Node] = set()
 
     def quantize_layer(self, layer: Layer, weight: tuple[ir.Value, ir.Value]) -> None:
         """Compute a MatMul or Gemm in integers: ``(x codes @ w codes) * (x scale * w scale) + bias``.
@@ -44,7 +44,7 @@ class Dynamic:
         if layer.transposed:
             made.append(build.node("Transpose", [codes], [f"{codes.name}_turned"], {"perm": [1, 0]}))
             codes = made[-1].outputs[0]
-        x, x_scale, x_zero = self._quantized(layer).outputs
+        x, x_scale, x_zero = self._quantized(node).outputs
         int32 = ir.DataType.INT32
         product = build.node("MatMulInteger", [x, codes, x_zero], [f"{name}_integer"], like=out, dtype=int32)
         number = build.node("Cast", product.outputs, [f"{name}_unscaled"], {"to": ir.DataType.FLOAT}, like=out)
@@ -60,19 +60,19 @@ class Dynamic:
         replace(node, last)
         drop_unused(self._model, old)
 
-    def _quantized(self, layer: Layer) -> ir.Node:
-        """Return what quantizes the input of a layer: one node for all layers of a graph that take it."""
-        x, graph = layer.x, layer.node.graph
+    def _quantized(self, node: ir.Node) -> ir.Node:
+        """Return what quantizes the input of a node: one for all layers of a graph that take it."""
+        x, graph = node.inputs[0], node.graph
+        assert x is not None
         assert graph is not None
-        found = self._inputs.get((x, id(graph)))
+        found = next((user for user, _ in x.uses() if user in self._shared and user.graph is graph), None)
         if found is None:
             outputs = [f"{x.name}_{part}" for part in ("quantized", "scale", "zero_point")]
             found = self._build.node("DynamicQuantizeLinear", [x], outputs)
             producer = x.producer()
-            here = producer.graph is graph if producer is not None else x.is_graph_input() and x.graph is graph
-            if here:
+            if producer.graph is graph if producer is not None else x.is_graph_input() and x.graph is graph:
                 insert_after(graph, x, [found])
-                self._inputs[x, id(graph)] = found
+                self._shared.add(found)
             else:
-                graph.insert_before(layer.node, found)
+                graph.insert_before(node, found)
         return found

@@ -56,6 +56,7 @@ def equalize(pairs: Sequence[tuple[Layer, Layer]]) -> dict[ir.Value, Vector]:
     Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", arXiv 1906.04721,
     equation 11.
     """
+    found: dict[ir.Value, Vector] = {}
     for _ in range(ROUNDS if len(pairs) > 1 else 1):
         for first, second in pairs:
             out_range, in_range = _range(first, outputs=True), _range(second, outputs=False)
@@ -63,10 +64,7 @@ def equalize(pairs: Sequence[tuple[Layer, Layer]]) -> dict[ir.Value, Vector]:
             factor: Vector = np.sqrt(np.where(usable, in_range, 1) / np.where(usable, out_range, 1)).astype(np.float32)
             first.scale_outputs(factor)
             second.scale_inputs(np.reciprocal(factor))
-    found: dict[ir.Value, Vector] = {}
-    for first, second in pairs:
-        assert first.out_scale is not None
-        found[first.out] = found[second.x] = first.out_scale
+            found[first.out] = found[second.x] = factor * found.get(second.x, np.float32(1))
     return found
 
 

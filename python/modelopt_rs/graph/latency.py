@@ -72,7 +72,7 @@ def speedup(before: list[float], after: list[float]) -> float:
 def peak_of_run(path: str | os.PathLike[str], feed: Mapping[str, Array], threads: int) -> int:
     """Return the most bytes that a process of its own has resident that loads a model and runs it once.
 
-    Python, NumPy and onnxruntime are among them, some 70 MiB.
+    Python, NumPy, onnx and onnxruntime are among them, some 100 MiB.
 
     Parameters
     ----------

@@ -29,6 +29,8 @@ class Layer:
         What goes in; what comes out, bias included.
     add : Node or None
         The Add after a MatMul that has the bias.
+    norm : Node or None
+        The BatchNormalization after a Conv, which is folded into it.
     bias : ndarray of float32 or None
         For each output channel, as it will be.
     in_scale, out_scale : ndarray of float32 or None
@@ -42,6 +44,7 @@ class Layer:
     x: ir.Value
     out: ir.Value
     add: ir.Node | None = None
+    norm: ir.Node | None = None
     bias: Vector | None = None
     in_scale: Vector | None = None
     out_scale: Vector | None = None
@@ -125,6 +128,8 @@ def as_layer(weight: Weight, use: Use) -> Layer | str:
         layer.bias = constant_vector(node.inputs[2], layer.outputs)
         if layer.bias is None:
             return f"{use.where} has a bias that is no constant for each output"
+    if use.kind == "conv" and len(weight.uses) == 1:
+        _take_norm(layer)
     return layer
 
 
@@ -155,7 +160,7 @@ def constant_vector(value: ir.Value | None, length: int) -> Vector | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     tensor = value.const_value
-    shape = tuple(int(n) for n in tensor.shape)
+    shape = tuple(tensor.shape.numpy())
     if tensor.dtype != ir.DataType.FLOAT or not shape or shape[-1] != length or any(n != 1 for n in shape[:-1]):
         return None
     return np.array(tensor.numpy(), np.float32).reshape(length)
@@ -171,6 +176,22 @@ def _take_add(layer: Layer) -> None:
     # One of more axes than the product has would give it some.
     if bias is not None and other is not None and _rank(other) <= max(_rank(layer.x), 1):
         layer.add, layer.bias, layer.out = node, bias, node.outputs[0]
+
+
+def _take_norm(layer: Layer) -> None:
+    """Fold a BatchNormalization after a Conv: ``(y - mean) * scale / sqrt(var + epsilon) + bias``."""
+    node = only_use(layer.out)
+    if node is None or node.domain != "" or node.op_type != "BatchNormalization" or len(node.outputs) != 1:
+        return
+    vectors = [constant_vector(value, layer.outputs) for value in node.inputs[1:]]
+    training, epsilon = node.attributes.get("training_mode"), node.attributes.get("epsilon")
+    if any(vector is None for vector in vectors) or (training is not None and training.as_int()):
+        return
+    scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
+    factor = scale / np.sqrt(var + (1e-5 if epsilon is None else epsilon.as_float()))
+    before = 0.0 if layer.bias is None else layer.bias.astype(np.float64)
+    layer.bias, layer.changed = ((before - mean) * factor + bias).astype(np.float32), True
+    layer.out_scale, layer.norm, layer.out = factor.astype(np.float32), node, node.outputs[0]
 
 
 def _rank(value: ir.Value) -> int:

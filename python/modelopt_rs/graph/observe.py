@@ -49,7 +49,7 @@ class Observer:
         inputs = {value.name for value in model.graph.inputs}
         self._inputs = [name for name in names if name in inputs]
         self._names = [name for name in names if name not in inputs]
-        self._session = _session(skeleton(model, Path(path).parent, self._names), path, threads)
+        self._session = _session(*skeleton(model, self._names), path, threads)
 
     @property
     def infos(self) -> Mapping[str, InputInfo]:
@@ -84,11 +84,6 @@ class Observer:
         return count
 
 
-def in_file(extent: Extent) -> bool:
-    """Whether a tensor's bytes stand in a file, not in memory."""
-    return not hasattr(extent.file, "_data")
-
-
 def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
     groups: list[list[str]] = []
     room = 0
@@ -101,26 +96,33 @@ def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
     return groups
 
 
-def skeleton(model: ir.Model, folder: Path, outputs: Sequence[str] = ()) -> bytes:
-    """Serialize a model with more outputs, and with its lazy weights as external data: what they say of their place.
+def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[bytes, Path]:
+    """Serialize a model with more outputs, and with its lazy weights as external data.
 
     Parameters
     ----------
     model : Model
-    folder : Path
-        What the names of files are relative to.
     outputs : sequence of str
         Values of the main graph.
+
+    Returns
+    -------
+    data : bytes
+    folder : Path
+        What the names of files are relative to: all are beneath it, with no symbolic link between.
     """
     clone = model.clone()
-    for value in clone.graph.initializers.values():
+    initializers = list(clone.graph.initializers.values())
+    places = [_place(value.const_value) for value in initializers]
+    files = {place: os.path.realpath(place.file.path) for place in places if place is not None}
+    folder = Path(os.path.commonpath([Path(file).parent for file in files.values()]) if files else ".")
+    for value, place in zip(initializers, places, strict=True):
         tensor = value.const_value
-        if tensor is None or not is_lazy(tensor) or not in_file(extent_of(tensor)):
+        if place is None or tensor is None:
             continue
-        extent, shape = extent_of(tensor), ir.Shape(tensor.shape)
-        location = os.path.relpath(extent.file.path, folder)
+        location, shape = os.path.relpath(files[place], folder), ir.Shape(tensor.shape.numpy())
         value.const_value = ir.ExternalTensor(
-            location, extent.offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
+            location, place.offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
         )
     there = {value.name for value in clone.graph.outputs}
     values = {value.name: value for node in clone.graph for value in node.outputs}
@@ -129,18 +131,25 @@ def skeleton(model: ir.Model, folder: Path, outputs: Sequence[str] = ()) -> byte
             if values[name].type is None:
                 values[name].type = ir.TensorType(ir.DataType.FLOAT)
             clone.graph.outputs.append(values[name])
-    data: bytes = ir.to_proto(clone).SerializeToString()
-    return data
+    return ir.to_proto(clone).SerializeToString(), folder
 
 
-def _session(data: bytes, path: str | os.PathLike[str], threads: int | None) -> Session:
+def _place(tensor: ir.TensorProtocol | None) -> Extent | None:
+    """Return where in a file a tensor's bytes stand; None if they are in memory."""
+    if tensor is None or not is_lazy(tensor):
+        return None
+    extent = extent_of(tensor)
+    return None if hasattr(extent.file, "_data") else extent
+
+
+def _session(data: bytes, folder: Path, path: str | os.PathLike[str], threads: int | None) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or get_num_threads()
     options.inter_op_num_threads = 1
-    options.add_session_config_entry(FOLDER, os.fspath(Path(path).resolve().parent))
+    options.add_session_config_entry(FOLDER, os.fspath(folder.resolve()))
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class but this

@@ -59,6 +59,7 @@ def raise_opset(model: ir.Model, opset: int) -> None:
             raise UnsupportedError(text) from error
     for name, tensor in large.items():
         graph.initializers[name].const_value = tensor
+    graph.metadata_props.update(model.graph.metadata_props)  # which the converter does not know
     model.graph = graph
     raise_ir_version(model)
 

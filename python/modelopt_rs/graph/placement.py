@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from modelopt_rs.graph.layers import Layer, only_use
 
-__all__ = ["Placement", "activated", "bounds", "place"]
+__all__ = ["Placement", "activated", "as_add", "bounds", "place"]
 
 # These give back numbers that they are given: the output has the scale of the first input.
 MOVING: Final = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
@@ -70,9 +70,21 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
             out = node.outputs[0]
             if node.op_type in MOVING and node.inputs[0] in found.whole:
                 _add(found, out, found.roots[node.inputs[0]])
-            elif node.op_type in OWN_SCALE and all(value in found.whole for value in node.inputs):
+            elif _operator(node) in OWN_SCALE and all(value in found.whole for value in node.inputs):
                 _add(found, activated(out), None)
     return found
+
+
+def _operator(node: ir.Node) -> str:
+    """Return the operator; of a Sum of two that of the same meaning that has a kernel."""
+    return "Add" if node.op_type == "Sum" and len(node.inputs) == 2 else node.op_type
+
+
+def as_add(graph: ir.Graph, placement: Placement) -> None:
+    """Make an Add of every Sum whose output is on a grid."""
+    for node in graph:
+        if node.op_type == "Sum" and _operator(node) == "Add" and node.inputs[0] in placement.whole:
+            node.op_type = _operator(node)
 
 
 def _add(found: Placement, value: ir.Value, root: ir.Value | None) -> None:

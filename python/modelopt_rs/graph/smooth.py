@@ -96,7 +96,8 @@ def fold_into_norm(model: ir.Model, build: Builder, x: ir.Value, factor: Vector,
         vector = constant_vector(old, len(factor))
         assert vector is not None
         assert old is not None
-        shaped = (vector * factor).reshape(tuple(int(n) for n in old.const_value.shape))
+        assert old.const_value is not None
+        shaped = (vector * factor).reshape(old.const_value.shape.numpy())
         node.replace_input_with(index, build.constant(f"{old.name}_smoothed", shaped))
         drop_unused(model, [old])
     return bool(slots)

@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from modelopt_rs.graph.build import Builder, drop_unused, insert_after, replace
+from modelopt_rs.graph.build import Builder, drop_unused, insert_after, replace, skip
 from modelopt_rs.graph.layers import Layer
-from modelopt_rs.graph.placement import Placement, bounds
+from modelopt_rs.graph.placement import Placement, as_add, bounds
 
 __all__ = ["Grid", "along", "float_bias", "quantize_layer", "quantize_values"]
 
@@ -39,6 +39,7 @@ def quantize_values(
     layers : sequence of Layer
         Those that take the values which are not quantized for every node.
     """
+    as_add(model.graph, placement)
     constants: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for value, root in placement.roots.items():
         if root not in constants:
@@ -143,6 +144,9 @@ def quantize_layer(
             node.resize_inputs(len(inputs))
         for i, value in enumerate(inputs[1:], 1):
             node.replace_input_with(i, value)
+    if layer.norm is not None:
+        old += layer.norm.inputs[1:]
+        skip(layer.norm)
     drop_unused(model, old)
 
 
@@ -166,9 +170,10 @@ def float_bias(model: ir.Model, build: Builder, layer: Layer) -> None:
         layer.add.replace_input_with(index, constant)
         drop_unused(model, [old])
         return
-    out = layer.node.outputs[0]
+    out, graph = layer.node.outputs[0], layer.node.graph
+    assert graph is not None
     add = build.node("Add", [out, constant], [f"{out.name}_corrected"], like=out)
-    insert_after(layer.node.graph, out, [add])
+    insert_after(graph, out, [add])
     out.replace_all_uses_with(add.outputs[0], replace_graph_outputs=True)
     add.replace_input_with(0, out)
     name, add.outputs[0].name = out.name, out.name

@@ -6,6 +6,7 @@ from modelopt_rs.pipeline.crop_plan import CropOptions
 from modelopt_rs.pipeline.dequantize import dequantize_file
 from modelopt_rs.pipeline.inspect import inspect_file
 from modelopt_rs.pipeline.onnx_compare import OnnxCompareReport, compare_onnx
+from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.prune import prune_file
@@ -33,6 +34,7 @@ __all__ = [
     "InspectReport",
     "MaxErrorExceeded",
     "OnnxCompareReport",
+    "OnnxOptions",
     "OptionError",
     "PruneOptions",
     "QuantizeOptions",

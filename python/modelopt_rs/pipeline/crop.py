@@ -16,6 +16,8 @@ from modelopt_rs.files.safetensors import MAX_HEADER
 from modelopt_rs.pipeline.crop_onnx import crop_onnx
 from modelopt_rs.pipeline.crop_plan import CropOptions, CropPlan
 from modelopt_rs.pipeline.cropping import Crop, Scorer
+from modelopt_rs.pipeline.onnx_check import check_not_run
+from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.quantize import Quantize, packed_config, packed_specs
 from modelopt_rs.pipeline.report import CropFileReport, CroppedGroup, ErrorFigures, TensorReport, total
@@ -53,6 +55,7 @@ def crop_file(
     verify: bool = True,
     overwrite: bool = False,
     durable: bool = True,
+    run: RunOptions | None = DEFAULT_RUN,
     progress: Progress | None = None,
 ) -> CropFileReport:
     """Remove the least important heads, feed-forward units or hidden widths of a transformer.
@@ -104,6 +107,8 @@ def crop_file(
         Replace what is at `out_path`.
     durable : bool
         Wait until the output is on the disk.
+    run : RunOptions or None
+        Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
 
@@ -116,9 +121,10 @@ def crop_file(
     Raises
     ------
     ValueError
-        If an option is wrong or does not fit the model, or (`OptionError` apart) a unit has a NaN.
+        If an option is wrong or does not fit the model, or (`OptionError` apart) a unit has a NaN, or
+        (`MaxErrorExceeded`) outputs of the ONNX model are further off than `run` allows.
     FormatError
-        If the source is malformed.
+        If the source is malformed, or onnxruntime refuses the ONNX model.
     OSError
         If the operating system refuses to read or write.
 
@@ -155,7 +161,8 @@ def crop_file(
                 raise OptionError("config and then must be left out for an ONNX model: its graph says all")
             road = Road(max_memory, threads, progress, 0 if dry_run else sum(t.nbytes for t in source.tensors.values()))
             written = {"dry_run": dry_run, "verify": verify, "overwrite": overwrite, "durable": durable}
-            return crop_onnx(cast(Any, source), out_path, options, road, **written)
+            return crop_onnx(cast(Any, source), out_path, options, run, road, **written)
+        check_not_run(source, run)
         tensors, described = source.tensors, isinstance(source, CheckpointSource)
         before = _config(source, config)
         plan = CropPlan(tensors, before, options, described=described)

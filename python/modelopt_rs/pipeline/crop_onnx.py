@@ -15,6 +15,8 @@ from modelopt_rs.files.messages import listing, quote
 from modelopt_rs.files.model import Array, Tile
 from modelopt_rs.pipeline.crop_plan import CropOptions, as_options
 from modelopt_rs.pipeline.cropping import Crop, Scorer
+from modelopt_rs.pipeline.onnx_check import OnnxCheck
+from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.report import CropFileReport, CroppedGroup, TensorReport, total
 from modelopt_rs.pipeline.sinks import open_sink
@@ -177,6 +179,7 @@ def crop_onnx(
     source: "OnnxSource",
     out_path: str | os.PathLike[str],
     options: CropOptions,
+    run: RunOptions | None,
     road: Road,
     *,
     dry_run: bool,
@@ -191,6 +194,7 @@ def crop_onnx(
     source : OnnxSource
     out_path : path
     options : CropOptions
+    run : RunOptions or None
     road : Road
     dry_run, verify, overwrite, durable : bool
         As for `crop_file`.
@@ -200,6 +204,7 @@ def crop_onnx(
     before = dict(source.tensors)
     report = plan.report(road)
     transforms = plan.apply(report, road.threads)
+    check = OnnxCheck(source, run, road.threads)
     if not dry_run:
         sink = open_sink(
             source,
@@ -210,7 +215,7 @@ def crop_onnx(
             overwrite=overwrite,
             durable=durable,
         )
-        rewrite(source, sink, transforms, road, verify=verify)
+        rewrite(source, sink, transforms, road, verify=verify, check=check)
     rows = [_tensor_report(info, transforms[name].outputs[0]) for name, info in before.items()]
     return CropFileReport(
         command="crop",
@@ -223,6 +228,8 @@ def crop_onnx(
         groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in report.groups),
         config=None,
         notes=tuple(plan.notes()),
+        file_bytes=check.file_bytes,
+        run=check.report,
     )
 
 

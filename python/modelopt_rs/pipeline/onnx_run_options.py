@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from modelopt_rs.files.model import Array
 from modelopt_rs.pipeline.plan import OptionError
 
-__all__ = ["RunOptions"]
+__all__ = ["DEFAULT_RUN", "RunOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +64,7 @@ class RunOptions:
                 raise OptionError(f"dims: {name} must be 0 or more, got {length}")
         if self.max_error is not None and not (self.max_error >= 0.0 and math.isfinite(self.max_error)):
             raise OptionError(f"max_error must be a finite number of 0 or more, got {self.max_error}")
+
+
+DEFAULT_RUN = RunOptions()
+"""Generated inputs, timed, and no limit to errors."""

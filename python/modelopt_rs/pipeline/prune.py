@@ -4,12 +4,14 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from modelopt_rs import files
 from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.files.pack_quantized import is_weight
+from modelopt_rs.pipeline.onnx_check import OnnxCheck, check_not_run
+from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
 from modelopt_rs.pipeline.plan import NO_WEIGHT, Decision, OptionError, QuantizeOptions, plan_quantize
 from modelopt_rs.pipeline.prune_plan import Layout, PruneOptions, plan_prune
 from modelopt_rs.pipeline.pruning import Bitmask, Prune, Pruner
@@ -41,6 +43,7 @@ def prune_file(
     overwrite: bool = False,
     nan: str = "raise",
     durable: bool = True,
+    run: RunOptions | None = DEFAULT_RUN,
     progress: Progress | None = None,
 ) -> Report:
     """Set the weights of the smallest magnitude in a model file to zero.
@@ -88,6 +91,8 @@ def prune_file(
         What a NaN is: an error, or larger than all numbers, so that it stays.
     durable : bool
         Wait until the output is on the disk.
+    run : RunOptions or None
+        Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
 
@@ -100,9 +105,10 @@ def prune_file(
     Raises
     ------
     ValueError
-        If an option is wrong, or (`OptionError` apart) a weight to be pruned is NaN.
+        If an option is wrong, or (`OptionError` apart) a weight to be pruned is NaN, or (`MaxErrorExceeded`) outputs of
+        the ONNX model are further off than `run` allows.
     FormatError
-        If the source is malformed.
+        If the source is malformed, or onnxruntime refuses the ONNX model.
     OSError
         If the operating system refuses to read or write.
 
@@ -140,6 +146,8 @@ def prune_file(
     with files.open(source_path) as source:
         tensors, config = source.tensors, config_of(source)
         layouts = _layouts(source, format, then)
+        if layouts is None:
+            check_not_run(source, run)
         plan = plan_prune(tensors, config, options, layouts)
         packed = plan_quantize(tensors, config, then) if then else {}
         chosen = [tensors[name] for name, decision in plan.items() if decision.action == "prune"]
@@ -163,6 +171,7 @@ def prune_file(
         lasts |= quantizers
         prunes = {info.name: Prune(info, pruner, lasts[info.name], threads) for info in chosen}
         transforms = lasts | prunes
+        check = OnnxCheck(cast(Any, source), run, threads) if layouts is not None else None
         if not dry_run:
             if then is not None:
                 described: Mapping[str, Any] | None = packed_config(tensors, packed, then)
@@ -177,7 +186,7 @@ def prune_file(
                 overwrite=overwrite,
                 durable=durable,
             )
-            rewrite(source, sink, transforms, road, verify=verify)
+            rewrite(source, sink, transforms, road, verify=verify, check=check)
             zeros = {name: transform.zeros for name, transform in prunes.items()}
         figures = {} if dry_run else {name: transform.figures for name, transform in quantizers.items()}
         rows = [
@@ -199,6 +208,8 @@ def prune_file(
         options={**options.as_dict(), "then": then.as_dict() if then else None},
         totals=total(rows, figures, time.perf_counter() - start),
         tensors=tuple(rows),
+        file_bytes=check.file_bytes if check else None,
+        run=check.report if check else None,
     )
 
 

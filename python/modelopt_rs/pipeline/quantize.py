@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,10 +11,14 @@ from modelopt_rs import _core, files
 from modelopt_rs.files import PackedSpec, TensorInfo
 from modelopt_rs.files.model import Array
 from modelopt_rs.files.pack_quantized import words
-from modelopt_rs.pipeline.plan import Decision, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.onnx_check import check_not_run
+from modelopt_rs.pipeline.onnx_options import OnnxOptions
+from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
+from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
+from modelopt_rs.pipeline.quantize_onnx import quantize_onnx
 from modelopt_rs.pipeline.report import ErrorFigures, Report, TensorReport, total
 from modelopt_rs.pipeline.rows import RowQuantizer, bytes_per_row
-from modelopt_rs.pipeline.sinks import config_of, open_sink
+from modelopt_rs.pipeline.sinks import config_of, graph_of, open_sink
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road
 from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 
@@ -37,17 +41,21 @@ def quantize_file(
     overwrite: bool = False,
     nonfinite: str = "raise",
     durable: bool = True,
+    onnx: OnnxOptions | None = None,
+    run: RunOptions | None = DEFAULT_RUN,
     progress: Progress | None = None,
 ) -> Report:
     """Quantize the linear layers of a model file to 8, 4 or 2 bits.
 
-    The output has the pack-quantized layout of compressed-tensors, which transformers and vLLM load. Nothing
-    shows at `out_path` before all of it is written and read back; whatever goes wrong, what was there stays.
+    The output has the pack-quantized layout of compressed-tensors, which transformers and vLLM load; or it is an ONNX
+    model that onnxruntime runs, with quantized weights (of convolutions, embeddings and recurrent layers too) and, if
+    asked for, quantized activations. Nothing shows at `out_path` before all of it is written and read back; whatever
+    goes wrong, what was there stays.
 
     Parameters
     ----------
     source_path : path
-        A safetensors file, a Hugging Face model directory, or a sharded checkpoint.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     bits : {8, 4, 2}
@@ -56,7 +64,7 @@ def quantize_file(
         Whether the range is around zero, or has a zero point of its own.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
-        By default 0 at 8 bits, 32 at 4 and 2 bits.
+        By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
     include, exclude : sequence of str
         Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
     max_memory : int
@@ -73,20 +81,28 @@ def quantize_file(
         What to do with weights that are NaN or infinite.
     durable : bool
         Wait until the output is on the disk.
+    onnx : OnnxOptions, optional
+        Of an ONNX model: for which runtime, and whether its activations are quantized too.
+    run : RunOptions or None
+        Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on.
 
     Returns
     -------
     Report
-        What was decided for every tensor and why, sizes, and how far the quantized weights are off.
+        What was decided for every tensor and why, sizes, and how far the quantized weights (of an ONNX model: its
+        outputs) are off.
 
     Raises
     ------
     ValueError
-        If an option is wrong, or (`OptionError` apart) a weight to be quantized is not finite.
+        If an option is wrong, or (`OptionError` apart) a weight to be quantized is not finite, or
+        (`MaxErrorExceeded`) outputs of the ONNX model are further off than `run` allows.
     FormatError
-        If the source is malformed.
+        If the source is malformed, or onnxruntime refuses the ONNX model.
+    ImportError
+        If the source is an ONNX model, and the extra `onnx` is not installed.
     OSError
         If the operating system refuses to read or write.
 
@@ -113,6 +129,13 @@ def quantize_file(
     )
     with files.open(source_path) as source:
         tensors = source.tensors
+        if graph_of(source) is not None:
+            road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
+            written = {"dry_run": dry_run, "verify": verify, "overwrite": overwrite, "durable": durable}
+            return quantize_onnx(cast(Any, source), out_path, options, onnx or OnnxOptions(), run, road, **written)
+        if onnx is not None:
+            raise OptionError(f"onnx must be left out for a model that is no ONNX model, got options for {source.path}")
+        check_not_run(source, run)
         plan = plan_quantize(tensors, config_of(source), options)
         transforms = {name: _transform(tensors[name], decision, options, threads) for name, decision in plan.items()}
         if not dry_run:

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelopt_rs.pipeline.run_report import RunReport
 
 __all__ = [
     "CompareReport",
@@ -108,9 +111,13 @@ class Totals:
     sparsity_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The report of `quantize_file`, `prune_file` and `dequantize_file`; `options` are those that change bytes."""
+    """The report of `quantize_file`, `prune_file` and `dequantize_file`; `options` are those that change bytes.
+
+    Of an ONNX model `run` says what running it beside the old one gave, and `file_bytes` the size of both with all that
+    is no tensor; None where that was not done.
+    """
 
     command: str
     source: str
@@ -119,6 +126,8 @@ class Report:
     options: dict[str, Any]
     totals: Totals
     tensors: tuple[TensorReport, ...]
+    file_bytes: tuple[int, int] | None = None
+    run: "RunReport | None" = None
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

@@ -4,7 +4,7 @@ An operation chooses a `Transform` for each tensor of its source; `rewrite` take
 tile, into a sink.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from modelopt_rs.files import Sink, Source, TensorInfo
@@ -108,10 +108,23 @@ def apply(source: Source, name: str, transform: Transform, road: Road) -> Iterat
         yield from transform.end()
 
 
-def rewrite(source: Source, sink: Sink, transforms: Mapping[str, Transform], road: Road, *, verify: bool) -> None:
-    """Take every tensor through its transform into the sink, and commit; whatever goes wrong, nothing shows."""
+def rewrite(
+    source: Source,
+    sink: Sink,
+    transforms: Mapping[str, Transform],
+    road: Road,
+    *,
+    verify: bool,
+    check: Callable[[Sink], None] | None = None,
+) -> None:
+    """Take every tensor through its transform into the sink, and commit; whatever goes wrong, nothing shows.
+
+    `check` may look at what is written before it is committed, and raise.
+    """
     with sink:
         for name, transform in transforms.items():
             for part, rows in apply(source, name, transform, road):
                 sink.write(part, rows)
+        if check is not None:
+            check(sink)
         sink.commit(verify=verify)

@@ -63,6 +63,30 @@ fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     }
 }
 
+/// The numbers of codes with a part each, from the first of `params` on. What the scheme lacks is made up of zeros for
+/// a block at a time: a loop that asks for it at each element is not vectorised (13 times slower).
+#[inline(always)]
+fn by_element<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C>, out: &mut [O]) {
+    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
+    let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
+    let scales = params.scale.as_chunks::<BLOCK>().0;
+    let zero_points = params.zero_point.as_chunks::<BLOCK>().0;
+    let offsets = params.offset.as_chunks::<BLOCK>().0;
+    for (i, ((out, codes), scale)) in blocks.iter_mut().zip(code_blocks).zip(scales).enumerate() {
+        let zero_point = zero_points.get(i).copied().unwrap_or([0; BLOCK]);
+        let offset = offsets.get(i).copied().unwrap_or([C::from_i16(0); BLOCK]);
+        for ((((out, &code), &scale), zero_point), offset) in
+            out.iter_mut().zip(codes).zip(scale).zip(zero_point).zip(offset)
+        {
+            *out = number(code, spec.coding((scale, zero_point, offset)));
+        }
+    }
+    let done = code_blocks.len() * BLOCK;
+    for (i, (out, &code)) in tail.iter_mut().zip(code_tail).enumerate() {
+        *out = number(code, spec.coding(params.get(done + i)));
+    }
+}
+
 kernel! {
     /// The numbers of codes, one a byte.
     pub(super) fn values<C: Real, O: Element>(
@@ -77,10 +101,7 @@ kernel! {
             let (part, n) = runs.next(out.len() - at);
             let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
             if runs.is_by_element() {
-                let params = params.from(part);
-                for (i, (out, &code)) in out.iter_mut().zip(codes).enumerate() {
-                    *out = number(code, spec.coding(params.get(i)));
-                }
+                by_element(codes, spec, params.from(part), out);
             } else {
                 run(codes, spec.coding(params.get(part)), out);
             }

@@ -169,6 +169,11 @@ class ExternalFiles:
             self._files[location] = _External(self, location, parts, self._model.parent / location, os.fstat(fd))
         return self._files[location]
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all files that were checked."""
+        return sum(file.size for file in self._files.values())
+
     def read_into(self, file: "_External", buffer: Array, offset: int) -> None:
         """Fill a C-contiguous array with bytes of a file that was checked before."""
         with self._lock:

@@ -136,13 +136,10 @@ def _in_attributes(attributes: Any, function: Callable[[ir.TensorProtocol], ir.T
     for name, attribute in list(attributes.items()):
         if attribute.is_ref() or attribute.value is None:
             continue
-        if attribute.type == ir.AttributeType.TENSOR:
-            old, new = attribute.value, function(attribute.value)
-            is_new = old is not new
-        elif attribute.type == ir.AttributeType.TENSORS:
-            old, new = attribute.value, tuple(map(function, attribute.value))
-            is_new = any(a is not b for a, b in zip(old, new, strict=True))
-        else:
+        old = (attribute.value,) if attribute.type == ir.AttributeType.TENSOR else attribute.value
+        if attribute.type not in (ir.AttributeType.TENSOR, ir.AttributeType.TENSORS):
             continue
-        if is_new:
-            attributes[name] = ir.Attr(name, attribute.type, new, doc_string=attribute.doc_string)
+        new = tuple(map(function, old))
+        if any(a is not b for a, b in zip(old, new, strict=True)):
+            value = new[0] if attribute.type == ir.AttributeType.TENSOR else new
+            attributes[name] = ir.Attr(name, attribute.type, value, doc_string=attribute.doc_string)

@@ -17,7 +17,8 @@ __all__ = ["INLINE_MAX", "Layout", "beside", "inline", "to_proto"]
 INLINE_MAX: Final = (1 << 31) - 1
 """The largest file that protobuf reads."""
 
-_ALIGNMENT = 4096  # of external data: a page, so that readers can map it
+# Of external data: large tensors begin a page, so that readers can map them.
+_PAGE, _LINE = 4096, 64
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LEN = 2
 
@@ -70,14 +71,14 @@ def to_proto(model: ir.Model, tensors: Sequence[TensorInfo]) -> Any:
     if len(names) != len(tensors):
         raise ValueError("OnnxSink: two tensors have one name")
     _check_memory(model, names)
-    saved = [(initializers[name], initializers[name].const_value) for name in names]
+    saved: dict[str, Any] = {name: initializers[name].const_value for name in names}
     try:
-        for value, tensor in saved:
-            value.const_value = _stand_in(value.name, tensor)
+        for name, tensor in saved.items():
+            initializers[name].const_value = _stand_in(name, tensor)
         proto = _serialized(model)
     finally:
-        for value, tensor in saved:
-            value.const_value = tensor
+        for name, tensor in saved.items():
+            initializers[name].const_value = tensor
     _drop_known_infos(proto.graph)
     return proto
 
@@ -187,18 +188,24 @@ def _raw_header(tensor: Any, nbytes: int) -> bytes:
 
 
 def beside(proto: Any, tensors: Sequence[TensorInfo], location: str) -> Layout:
-    """Lay out a model and a file of its data: each streamed tensor begins a page of the latter."""
+    """Lay out a model and a file of its data, in which each streamed tensor begins at a round number."""
     by_name = {info.name: info for info in tensors}
     begins = {}
     end = 0
     for tensor in proto.graph.initializer:
-        if tensor.name not in by_name:
+        info = by_name.get(tensor.name)
+        if info is None:
             continue
-        begins[tensor.name] = -(-end // _ALIGNMENT) * _ALIGNMENT
-        end = begins[tensor.name] + by_name[tensor.name].nbytes
         del tensor.external_data[:]
-        entries = {"location": location, "offset": begins[tensor.name], "length": by_name[tensor.name].nbytes}
-        for key, value in entries.items():
+        if info.nbytes == 0:  # nothing of it stands anywhere
+            begins[info.name] = 0
+            tensor.ClearField("data_location")
+            tensor.raw_data = b""
+            continue
+        alignment = _PAGE if info.nbytes >= _PAGE else _LINE
+        begins[info.name] = -(-end // alignment) * alignment
+        end = begins[info.name] + info.nbytes
+        for key, value in {"location": location, "offset": begins[info.name], "length": info.nbytes}.items():
             tensor.external_data.add(key=key, value=str(value))
     data = proto.SerializeToString(deterministic=True)
     return Layout(((0, data),), begins, len(data), end)

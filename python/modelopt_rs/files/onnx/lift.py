@@ -80,7 +80,7 @@ def _lift_constant(node: ir.Node, main: ir.Graph, taken: Counter[str | None]) ->
     initializer = ir.Value(
         name=_name(output, taken),
         type=ir.TensorType(tensor.dtype),
-        shape=tensor.shape,
+        shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
         doc_string=output.doc_string,
         metadata_props=dict(output.metadata_props),

@@ -99,6 +99,11 @@ class OnnxSink:
         """The tensors that must be written before `commit`."""
         return self._tensors
 
+    @property
+    def nbytes(self) -> int:
+        """The size of what is written, of the data beside the model too; before `commit`."""
+        return sum(os.fstat(fd).st_size for fd in {self._files.model_fd, self._files.data_fd})
+
     def write(self, name: str, array: Array) -> None:
         """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order.
 

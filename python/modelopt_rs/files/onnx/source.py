@@ -99,6 +99,11 @@ class OnnxSource:
         return MappingProxyType(self._tensors)
 
     @property
+    def nbytes(self) -> int:
+        """The size of the file and of its external data."""
+        return os.fstat(self._file.fd).st_size + self._external.nbytes
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """The model's `metadata_props`."""
         return MappingProxyType(self.model.metadata_props)

@@ -139,6 +139,7 @@ class _Scanner:
             number, wire, value, at = self._field(at, end)
             child = fields.get(number)
             if child is None:
+                self._check_limit(at - kept)
                 continue
             if wire != _LEN:
                 raise self._error(start, f"field {number} has wire type {wire}, not {_LEN}")
@@ -169,6 +170,7 @@ class _Scanner:
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and wire == _VARINT and value == _IS_EXTERNAL):
                 is_external = True
             if number not in _PAYLOADS or wire != _LEN or at - value < LAZY_BYTES:
+                self._check_limit(at - kept)
                 continue
             if payload is not None:
                 raise UnsupportedError(f"{self._path}: byte {start:,}: a tensor's data stand in two pieces")
@@ -243,15 +245,18 @@ class _Scanner:
 
     def _keep(self, begin: int, end: int) -> bytes:
         """Return bytes of the file, which become part of the skeleton."""
+        self._check_limit(end - begin)
         self._kept += end - begin
-        if self._kept > self._max_header:
-            raise LimitError(
-                f"{self._path}: the graph without its large tensors exceeds max_header={self._max_header:,} bytes"
-            )
         i = begin - self._window_at
         if i >= 0 and end - self._window_at <= len(self._window):
             return self._window[i : i + end - begin]
         return self._read(begin, end - begin)
+
+    def _check_limit(self, more: int) -> None:
+        if self._kept + more > self._max_header:
+            raise LimitError(
+                f"{self._path}: the graph without its large tensors exceeds max_header={self._max_header:,} bytes"
+            )
 
     def _count(self, kind: int, at: int) -> None:
         if kind in self._counts:

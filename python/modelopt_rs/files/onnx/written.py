@@ -8,19 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from modelopt_rs._core import FormatError
+from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.files.atomic import AtomicFile, write_all
 from modelopt_rs.files.atomic_pair import AtomicPair, locked
 from modelopt_rs.files.model import Array, TensorInfo
 from modelopt_rs.files.onnx.layout import Layout, beside
 from modelopt_rs.files.onnx.wire import scan
-from modelopt_rs.files.safetensors import MAX_TENSORS, open_regular
+from modelopt_rs.files.safetensors import MAX_HEADER, MAX_TENSORS, open_regular
 
 __all__ = ["Beside", "Inline"]
 
 _DIGITS = 16
 _MAX_STEM = 200  # bytes of the model's name in that of its data, which may have 255 in all
-_ANY_SIZE = 1 << 40
 
 
 class Inline:
@@ -168,14 +167,12 @@ def _graph_bytes(path: Path) -> bytes:
     """Return a model without its large tensors; nothing if it is none. OSError: there is no telling."""
     try:
         fd = open_regular(path)
-    except ValueError:
-        return b""
-    except FileNotFoundError:
+    except (ValueError, FileNotFoundError):
         return b""
     try:
-        return scan(fd, path, max_header=_ANY_SIZE, max_tensors=MAX_TENSORS).data
+        return scan(fd, path, max_header=MAX_HEADER, max_tensors=MAX_TENSORS).data
     except FormatError as e:
-        if path.suffix == ".onnx":
+        if path.suffix == ".onnx" or isinstance(e, LimitError | UnsupportedError):
             raise OSError(str(e)) from e
         return b""
     finally:

@@ -15,9 +15,9 @@ import transformers
 from modelopt_rs.interop.transformers import from_pretrained
 from modelopt_rs.prune import InputStats
 
-__all__ = ["Embeddings"]
+__all__ = ["SENTENCES", "Embeddings"]
 
-SENTENCES = (
+SENTENCES = [
     "A man is eating food.",
     "A man is eating a piece of bread.",
     "The girl is carrying a baby.",
@@ -38,7 +38,7 @@ SENTENCES = (
     "It rained all night, and the river rose.",
     "The lawyer read the contract twice.",
     "Photosynthesis turns light into sugar.",
-)
+]
 # What calibrates is none of the sentences above: one part of each line makes a sentence.
 PARTS = (
     "A teacher|The old dog|Three children|The company|A young doctor|Our team|The government|Many tourists|The new law"
@@ -99,8 +99,8 @@ class Embeddings:
             hooked.remove()
         return stats
 
-    def _words(self, sentences: Any) -> Any:
-        return self._tokenizer(list(sentences), padding=True, return_tensors="pt")
+    def _words(self, sentences: list[str]) -> Any:
+        return self._tokenizer(sentences, padding=True, return_tensors="pt")
 
     def _embed(self, model: Any) -> Any:
         """Mean-pooled, of length 1."""

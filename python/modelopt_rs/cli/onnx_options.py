@@ -1,0 +1,101 @@
+"""The options of `quantize` that only ONNX models have, and what is printed of an ONNX model that was written."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from modelopt_rs.cli.run_options import show_run
+from modelopt_rs.cli.show import line
+from modelopt_rs.pipeline import OnnxOptions, Report
+from modelopt_rs.pipeline.onnx_options import CHOICES
+
+__all__ = ["onnx_quantization", "show_onnx"]
+
+
+def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ONNX models; it gets them as `onnx`, None if none was given."""
+
+    @wraps(command)
+    def with_onnx(
+        *,
+        target: str,
+        activations: str | None,
+        calibrate: str | None,
+        method: str,
+        bias_correction: bool,
+        equalize: bool,
+        smooth: float | None,
+        accuracy_level: int,
+        opset: int | None,
+        **others: Any,
+    ) -> None:
+        implied = "none" if calibrate is None else "static"
+        options = OnnxOptions(
+            target=target,
+            activations=activations or implied,
+            calibrate=calibrate,
+            method=method,
+            bias_correction=bias_correction,
+            equalize=equalize,
+            smooth=smooth,
+            accuracy_level=accuracy_level,
+            opset=opset,
+        )
+        command(onnx=None if options == OnnxOptions() else options, **others)
+
+    added: Callable[..., None] = with_onnx
+    for option in (
+        click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
+        click.option(
+            "--accuracy-level",
+            type=click.IntRange(0, 4),
+            default=4,
+            show_default=True,
+            metavar="N",
+            help="ONNX: of MatMulNBits; 4 computes with int8 activations, 0 with float32.",
+        ),
+        click.option(
+            "--smooth", type=float, metavar="ALPHA", help="ONNX: SmoothQuant, how much of ranges goes into weights."
+        ),
+        click.option("--equalize", is_flag=True, help="ONNX: make the ranges of channels alike first."),
+        click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
+        click.option(
+            "--method",
+            type=click.Choice(CHOICES["method"]),
+            default="minmax",
+            show_default=True,
+            help="ONNX: how the ranges of activations are found in calibration data.",
+        ),
+        click.option(
+            "--calibrate",
+            type=click.Path(),
+            metavar="DATA.npz|DIR",
+            help="ONNX: calibration data; activations become static int8.",
+        ),
+        click.option(
+            "--activations",
+            type=click.Choice(CHOICES["activations"]),
+            help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
+            "[default: none; static with --calibrate]",
+        ),
+        click.option(
+            "--target",
+            type=click.Choice(CHOICES["target"]),
+            default="onnxruntime",
+            show_default=True,
+            help="ONNX: also the operators of onnxruntime, or only those of the standard.",
+        ),
+    ):
+        added = option(added)
+    return added
+
+
+def show_onnx(report: Report) -> None:
+    """Print what became of an ONNX model's file, and what running both gave."""
+    if report.file_bytes is not None:
+        before, after = report.file_bytes
+        line(f"file  {before:,} -> {after:,} bytes ({after / before:.3f} of it)")
+    if report.run is not None:
+        show_run(report.run)
