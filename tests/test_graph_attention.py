@@ -6,9 +6,11 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
+import onnx
+import onnx_ir as ir
 from onnx import TensorProto
 
-from graph_nets import Net, crops, groups_of, halves
+from graph_nets import Net, crop_graph, crops, feeds_of, groups_of, halves, run
 
 HIDDEN, HEADS, WIDTH, INNER, POOLED = 12, 4, 3, 10, 8
 
@@ -120,11 +122,6 @@ def test_the_hidden_width_is_refused_where_it_is_the_output():
 @pytest.mark.parametrize("how", ["constant", "lengths"])
 @pytest.mark.parametrize("norm", ["node", "decomposed"])
 def test_a_cropped_hidden_width_is_that_of_a_model_built_so(how, norm, monkeypatch):
-    import onnx
-    import onnx_ir as ir
-
-    from graph_nets import crop_graph, feeds_of, run
-
     proto = bert(how, norm)
     model, groups, _ = groups_of(proto)
     kept = halves([groups["words.hidden"]])
@@ -200,3 +197,16 @@ def test_query_heads_that_share_keys_and_values_live_together(how):
         ("v.weight", 3),
         ("out", 6),
     }
+
+
+@pytest.mark.parametrize("how", ["constant", "lengths"])
+def test_all_groups_can_be_cropped_at_once(how):
+    proto = bert(how)
+    model, groups, _ = groups_of(proto)
+    crop_graph(model, list(groups.values()), halves(list(groups.values())))
+    small = ir.serde.serialize_model(model)
+    onnx.checker.check_model(small, full_check=True)
+    shapes = {weight.name: list(weight.dims) for weight in small.graph.initializer}
+    assert shapes["0.q.weight"] == [HIDDEN // 2, HEADS // 2 * WIDTH]
+    assert shapes["0.up.weight"] == [HIDDEN // 2, INNER // 2]
+    assert run(small, feeds_of(small, {"batch": 2, "words": 5}))[0].shape == (2, 2)

@@ -172,6 +172,20 @@ def test_slices_follow_their_units(bounds):
     assert members(group) == {("a", 1, 0, 1), ("a", 1, 8, 1), ("b", 0, 0, 1)}
 
 
+def test_halves_whose_bounds_are_computed_of_their_length_are_cut_by_numbers():
+    """As torch's older exporter writes chunk."""
+    net = Net({"x": ["n", 5]})
+    h = net.add("MatMul", "x", net.w("a", 5, 16))
+    length = net.add("Gather", net.add("Shape", h), net.ints("axis", 1), axis=0)
+    half = net.add("Div", net.add("Add", length, net.ints("one", 1)), net.ints("two", 2))
+    middle, end = net.add("Mul", half, "one"), net.add("Mul", half, "two")
+    left = net.add("Slice", h, net.ints("zero", 0), middle, "axis")
+    right = net.add("Slice", h, middle, end, "axis")
+    net.add("MatMul", net.add("Mul", left, net.add("Sigmoid", right)), net.w("b", 8, 3), out="y")
+    [group] = crops(net.proto()).values()
+    assert members(group) == {("a", 1, 0, 1), ("a", 1, 8, 1), ("b", 0, 0, 1)}
+
+
 def test_a_part_that_could_become_empty_is_refused():
     net = Net({"x": ["n", 5]})
     h = net.add("MatMul", "x", net.w("a", 5, 12))

@@ -124,7 +124,17 @@ def test_slices_with_steps_or_computed_bounds_refuse():
     net, h = hidden()
     net.inputs["s"], net.input_types["s"] = [1], TensorProto.INT64
     h = net.add("Slice", h, "s", net.ints("e", 8), net.ints("axes", 1))
-    assert reason(read(net, h)) == "Slice 'Slice_1' has bounds that are computed or attributes"
+    assert reason(read(net, h)) == "Slice 'Slice_1' has bounds that vary or are attributes"
+
+
+def test_another_slice_whose_bounds_depend_on_the_number_of_units_refuses():
+    net, h = hidden()
+    net.inputs["z"] = ["n", 16]
+    width = net.add("Gather", net.add("Shape", h), net.ints("one", 1))
+    part = net.add("Slice", "z", net.ints("start", 0), width, "one")
+    net.outputs = ["y", "w"]
+    net.add("Identity", part, out="w")
+    assert reason(read(net, h)) == "Slice 'Slice_3' depends on the number of units"
 
 
 def test_a_split_with_computed_sizes_refuses():

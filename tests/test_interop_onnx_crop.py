@@ -131,8 +131,8 @@ def test_a_mobile_network_loses_channels(tmp_path, dynamo):
     proto = export(randomize(Images()), inputs, tmp_path / "a.onnx", dynamo=dynamo, axes={0: "batch"})
     groups = crops(proto, DIMS)
     channels = sorted(group.units for group in groups.values() if group.kind == "channels")
-    # Two excitations, the stream, two inner widths. The older exporter computes where the halves of the gate begin.
-    assert channels == ([4, 4, 8, 8, 12, 16] if dynamo else [4, 4, 8, 12, 16])
+    # Two excitations, the stream, pairs of the gate, two inner widths. The older exporter computes where halves begin.
+    assert channels == [4, 4, 8, 8, 12, 16]
     assert [group.units for group in groups.values() if group.kind == "ffn"] == [12]
 
 

@@ -10,7 +10,8 @@ from onnx_ir.passes import common
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.graph import layout, linear, pointwise, reshape
 from modelopt_rs.graph.edits import Edit, EditLength
-from modelopt_rs.graph.integers import Integers, shape_of
+from modelopt_rs.graph.elements import shape_of
+from modelopt_rs.graph.integers import Integers
 from modelopt_rs.graph.shapes import infer_shapes
 from modelopt_rs.graph.units import NONE, Labels, segments
 from modelopt_rs.graph.walk import Kind, Place, Refused, Rule, Walk

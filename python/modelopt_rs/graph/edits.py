@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from modelopt_rs.graph.integers import Integers, constant, part_of
+from modelopt_rs.graph.elements import constant
+from modelopt_rs.graph.integers import Integers, part_of
 from modelopt_rs.graph.units import Labels
 
 __all__ = ["Edit", "EditBounds", "EditGroups", "EditLength", "EditParts", "EditShape", "Gone"]
@@ -182,20 +183,26 @@ class EditBounds(EditNode):
     ----------
     position : int
         Of the axis among those that are sliced.
+    bounds : pair of tuple of int
+        Begins and ends before anything is cropped: they may be computed of lengths.
     """
 
     position: int
+    bounds: tuple[tuple[int, ...], tuple[int, ...]]
 
     def apply(self, gone: Gone) -> None:
         """Move both."""
-        for index in (1, 2):
+        for index, before in enumerate(self.bounds, 1):
             numbers = constant(self.node.inputs[index])
-            assert numbers is not None
-            new = [int(n) for n in numbers.ravel()]
-            bound, length = new[self.position], len(self.labels)
-            bound = min(max(bound + length if bound < 0 else bound, 0), length)
-            new[self.position] = bound - self.less(gone, 0, bound)
+            new = list(before) if numbers is None else [int(n) for n in numbers.ravel()]
+            length = len(self.labels)
+            less = self.less(gone, 0, _place(before[self.position], length))
+            new[self.position] = _place(new[self.position], length) - less
             self.give_constant(self.node, index, new)
+
+
+def _place(bound: int, length: int) -> int:
+    return min(max(bound + length if bound < 0 else bound, 0), length)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

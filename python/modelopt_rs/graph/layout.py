@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.graph.edits import EditBounds, EditParts
-from modelopt_rs.graph.integers import constant
+from modelopt_rs.graph.elements import constant
 from modelopt_rs.graph.pointwise import axes_of, axis_of, first, only_first
 from modelopt_rs.graph.units import NONE, Labels
 from modelopt_rs.graph.walk import At, Refused, Walk
@@ -107,22 +107,22 @@ def slices(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     """Label the part between two bounds."""
     only_first(node, at)
     x, y = first(node), node.outputs[0]
-    numbers = [None if value is None else constant(value) for value in node.inputs[1:]]
+    numbers = [walk.integers.numbers(value) for value in node.inputs[1:]]
     if len(numbers) < 2 or any(
         each is None and value is not None for each, value in zip(numbers, node.inputs[1:], strict=True)
     ):
-        raise Refused(node, "has bounds that are computed or attributes")
-    starts, ends = ([int(n) for n in each.ravel()] for each in numbers[:2] if each is not None)
+        raise Refused(node, "has bounds that vary or are attributes")
+    starts, ends = numbers[0] or [], numbers[1] or []
     rank = walk.rank(x, node)
     named = numbers[2] if len(numbers) > 2 else None
-    axes = list(range(len(starts))) if named is None else [int(n) % rank for n in named.ravel()]
+    axes = list(range(len(starts))) if named is None else [n % rank for n in named]
     if at.axis not in axes:
         walk.give(y if at.side == "in" else x, at.axis, labels)
         return
     place = axes.index(at.axis)
     steps = numbers[3] if len(numbers) > 3 else None
     length = walk.shape(x, node)[at.axis]
-    if steps is not None and steps.ravel()[place] != 1:
+    if steps is not None and steps[place] != 1:
         raise Refused(node, "takes steps along the units")
     if not isinstance(length, int):
         raise Refused(node, "takes a part of an unknown length")
@@ -133,7 +133,8 @@ def slices(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         whole = np.full(length, NONE)
         whole[start:end] = labels
         walk.give(x, at.axis, whole)
-    walk.edit(EditBounds(value=x, axis=at.axis, node=node, position=place))
+    bounds = (tuple(starts), tuple(ends))
+    walk.edit(EditBounds(value=x, axis=at.axis, node=node, position=place, bounds=bounds))
 
 
 def gather(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:

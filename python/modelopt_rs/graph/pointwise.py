@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from modelopt_rs.files.messages import quote
-from modelopt_rs.graph.integers import Computed, Length, constant
+from modelopt_rs.graph.elements import Computed, Length, constant
 from modelopt_rs.graph.units import Labels
 from modelopt_rs.graph.walk import At, Refused, Walk
 
@@ -216,7 +216,7 @@ def along(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
 
 
 def lengths(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
-    """Follow the length of a labelled axis to where it is used, and let only shapes of the same axis use it."""
+    """Follow the length of a labelled axis to where it is used: only shapes and slices of the same axis may."""
     value = first(node)
     length, todo, seen = Length(value, at.axis), [node.outputs[0]], set[ir.Value]()
     while todo:
@@ -234,6 +234,8 @@ def lengths(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         for user, index in numbers.uses():
             if index == 1 and user.op_type in ("Reshape", "Expand"):
                 _asked(walk, user, elements, length)
+            elif index in (1, 2) and user.op_type == "Slice":
+                walk.must_edit(user)
             elif user.op_type in ("ConstantOfShape", "Range", "Shape", "Size"):
                 raise Refused(user, "depends on the number of units")
             else:

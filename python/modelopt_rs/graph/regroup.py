@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs.graph.integers import Element, Length, shape_of
+from modelopt_rs.graph.elements import Element, Length, shape_of
 from modelopt_rs.graph.units import Labels, Units
 
 __all__ = ["aligned", "project", "tokens"]

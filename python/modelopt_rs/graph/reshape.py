@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.graph.edits import EditShape
-from modelopt_rs.graph.integers import Computed, Element, Length, concat_of, constant, part_of
+from modelopt_rs.graph.elements import Computed, Element, Length, constant
+from modelopt_rs.graph.integers import concat_of, part_of
 from modelopt_rs.graph.pointwise import first, only_first
 from modelopt_rs.graph.regroup import aligned, project, tokens
 from modelopt_rs.graph.units import Labels

@@ -3,7 +3,8 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from modelopt_rs.graph.integers import Element, Integers, shape_of
+from modelopt_rs.graph.elements import Element, shape_of
+from modelopt_rs.graph.integers import Integers
 from modelopt_rs.graph.regroup import tokens
 
 __all__ = ["infer_shapes"]
@@ -13,7 +14,7 @@ PASSES = 16
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer shapes as `onnx.shape_inference` does, and besides lengths that a Reshape or an Expand computes.
+    """Infer shapes as `onnx.shape_inference` does, and besides lengths that the graph computes.
 
     Parameters
     ----------
@@ -26,6 +27,8 @@ def infer_shapes(model: ir.Model) -> None:
         for node in model.graph.all_nodes():
             if node.op_type in ("Reshape", "Expand") and node.domain in ("", "ai.onnx"):
                 found |= _complete(node, integers)
+            elif node.op_type == "Slice":
+                found |= _sliced(node, integers)
             elif node.op_type == "MatMul":
                 found |= _read(node)
         if not found:
@@ -46,6 +49,28 @@ def _complete(node: ir.Node, integers: Integers) -> bool:
     if found or y.shape is None:
         y.shape = ir.Shape(new)
     return found
+
+
+def _sliced(node: ir.Node, integers: Integers) -> bool:
+    """Fill in the lengths of a part whose bounds are computed of known lengths; return whether any is new."""
+    x, y, numbers = node.inputs[0], node.outputs[0], [integers.numbers(value) for value in node.inputs[1:]]
+    lengths = None if x is None else shape_of(x)
+    if lengths is None or len(numbers) < 2 or numbers[0] is None or numbers[1] is None:
+        return False
+    axes = numbers[2] if len(numbers) > 2 else list(range(len(numbers[0])))
+    steps = numbers[3] if len(numbers) > 3 else [1] * len(numbers[0])
+    if axes is None or steps is None or set(steps) != {1}:
+        return False
+    new = list(lengths)
+    for start, end, axis in zip(numbers[0], numbers[1], axes, strict=True):
+        length = lengths[axis]
+        new[axis] = len(range(length)[start:end]) if isinstance(length, int) else None
+    old = shape_of(y) or [None] * len(new)
+    new = [b if a is None else a for a, b in zip(new, old, strict=True)]
+    if not any(isinstance(a, int) and not isinstance(b, int) for a, b in zip(new, old, strict=True)):
+        return False
+    y.shape = ir.Shape(new)
+    return True
 
 
 def _read(node: ir.Node) -> bool:

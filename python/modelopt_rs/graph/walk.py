@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from modelopt_rs.files.messages import quote
 from modelopt_rs.graph.edits import Edit
-from modelopt_rs.graph.integers import Integers, Length, shape_of
+from modelopt_rs.graph.elements import Length, shape_of
+from modelopt_rs.graph.integers import Integers
 from modelopt_rs.graph.units import Labels, Units
 
 __all__ = ["At", "Kind", "Place", "Refused", "Rule", "Walk", "label_of"]
@@ -78,6 +79,7 @@ class Walk:
         self.edits: dict[tuple[object, ...], Edit] = {}
         self._repeated: set[tuple[ir.Value | None, int]] = set()
         self._lengths: dict[tuple[ir.Node, int], Length] = {}
+        self._must_edit: dict[ir.Node, None] = {}
         self.weights: set[ir.Value] = set()
         self.kind: Kind = "ffn"
         self._queue: deque[Place] = deque()
@@ -188,6 +190,10 @@ class Walk:
         """Note that a length of a node's output is taken from a value: either both are cropped alike or none is."""
         self._lengths[node, position] = length
 
+    def must_edit(self, node: ir.Node) -> None:
+        """Note that a node depends on lengths of labelled axes, so that it must have an edit that takes them over."""
+        self._must_edit[node] = None
+
     def edit(self, edit: Edit) -> None:
         """Note what must change in the graph when units go; a later one for the same place takes its place."""
         self.edits[edit.key] = edit
@@ -201,6 +207,10 @@ class Walk:
         for (value, _), labels in self.labels.items():
             if (labels >= 0).all() and len(np.unique(labels)) < len(every):
                 raise Refused(value, "holds only some of the units, and could become empty")
+        edited = {key[1] for key in self.edits}
+        for node in self._must_edit:
+            if node not in edited:
+                raise Refused(node, "depends on the number of units")
         for (node, position), length in self._lengths.items():
             places = ((node.outputs[0], position), (length.value, length.axis))
             both = [self.labels.get(place) for place in places]
