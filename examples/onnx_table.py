@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from modelopt_rs.graph.run import compare_models
-from modelopt_rs.graph.sessions import open_session
+from modelopt_rs.graph.run.pair import compare_models
+from modelopt_rs.graph.run.sessions import open_session
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 
 Feed = Mapping[str, np.ndarray]

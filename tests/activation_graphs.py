@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource
-from modelopt_rs.graph.activations import quantize_activations
+from modelopt_rs.graph.int8.activations import quantize_activations
 from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.plan import QuantizeOptions
 from modelopt_rs.pipeline.tiles import Road

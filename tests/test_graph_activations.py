@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from activation_graphs import Int8, attention, convolutions, model, node, normal, perceptron
 from modelopt_rs.files.onnx import OnnxSource
-from modelopt_rs.graph.activations import quantize_activations
-from modelopt_rs.graph.observe import Observer
+from modelopt_rs.graph.int8.activations import quantize_activations
+from modelopt_rs.graph.int8.observe import Observer
 from modelopt_rs.graph.quantize import quantize_graph
 from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.plan import OptionError, QuantizeOptions

@@ -17,12 +17,12 @@ pytest.importorskip("onnxruntime")
 import onnx
 
 from modelopt_rs import FormatError, UnsupportedError, files
-from modelopt_rs.graph.generate import axis_length, generate
-from modelopt_rs.graph.inputs import feeds, input_infos, load_inputs
-from modelopt_rs.graph.latency import in_turn, peak_of_run, speedup
-from modelopt_rs.graph.run import compare_models, run_pair
-from modelopt_rs.graph.sessions import open_session, refusal
-from modelopt_rs.graph.vocabulary import vocabulary
+from modelopt_rs.graph.run.generate import axis_length, generate
+from modelopt_rs.graph.run.inputs import feeds, input_infos, load_inputs
+from modelopt_rs.graph.run.latency import in_turn, peak_of_run, speedup
+from modelopt_rs.graph.run.pair import compare_models, run_pair
+from modelopt_rs.graph.run.sessions import open_session, refusal
+from modelopt_rs.graph.run.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.run_report import MaxErrorExceeded, check_max_error

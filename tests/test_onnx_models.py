@@ -22,7 +22,7 @@ import magika_onnx
 import minilm_onnx
 import onnx_table
 from digits import accuracy, digits, new_params
-from modelopt_rs.graph.run import run_pair
+from modelopt_rs.graph.run.pair import run_pair
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 
 ARGS = argparse.Namespace(rounds=2, threads=1)

@@ -1,10 +1,10 @@
 """The graphs of ONNX models (`onnx_ir.Model`), and runs of models in onnxruntime. Needs the extra `onnx`."""
 
-from modelopt_rs.graph.activations import quantize_activations
-from modelopt_rs.graph.coupling import GraphGroup, Refusal, find_groups
-from modelopt_rs.graph.crop import crop_graph
+from modelopt_rs.graph.crop.apply import crop_graph
+from modelopt_rs.graph.crop.coupling import GraphGroup, Refusal, find_groups
+from modelopt_rs.graph.int8.activations import quantize_activations
 from modelopt_rs.graph.quantize import quantize_graph
-from modelopt_rs.graph.weight_only import quantize_weights
+from modelopt_rs.graph.weight_only.rewrite import quantize_weights
 from modelopt_rs.graph.weights import Use, Weight, find_weights
 
 __all__ = [

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.graph.activations import quantize_activations
-from modelopt_rs.graph.weight_only import quantize_weights
+from modelopt_rs.graph.int8.activations import quantize_activations
+from modelopt_rs.graph.weight_only.rewrite import quantize_weights
 from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.plan import Decision, QuantizeOptions
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY

@@ -119,7 +119,7 @@ class GraphCrop:
     """
 
     def __init__(self, source: "OnnxSource", options: CropOptions) -> None:
-        from modelopt_rs.graph.coupling import find_groups
+        from modelopt_rs.graph.crop.coupling import find_groups
 
         self._source, self._options = source, options
         wanted = KINDS if "all" in options.what else tuple(options.what)
@@ -153,7 +153,7 @@ class GraphCrop:
 
     def apply(self, report: CropReport, threads: int | None) -> dict[str, Transform]:
         """Crop the graph; return what makes the tensors that come in tiles."""
-        from modelopt_rs.graph.crop import crop_graph
+        from modelopt_rs.graph.crop.apply import crop_graph
 
         tensors = self._source.tensors
         stays = masks(self._whole.tensors, self.groups, report.kept)

@@ -61,7 +61,7 @@ class OnnxCheck:
         with _named(staged, written.path):
             _check_model(staged)
             if self._run is not None:
-                from modelopt_rs.graph.run import run_pair
+                from modelopt_rs.graph.run.pair import run_pair
 
                 self.report = run_pair(self._source.path, staged, self._run, threads=self._threads)
         self.file_bytes = (self._source.nbytes, written.nbytes)

@@ -88,7 +88,7 @@ def compare_onnx(
     """
     tensors = compare_files(a, b, max_memory=max_memory, threads=threads, progress=progress)
     # Not before: without the extra `onnx` the files have been refused, and the message says so.
-    from modelopt_rs.graph.run import compare_models
+    from modelopt_rs.graph.run.pair import compare_models
 
     run = compare_models(a, b, options, threads=threads)
     return OnnxCompareReport(

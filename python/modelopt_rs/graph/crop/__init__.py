@@ -1,0 +1,1 @@
+"""Groups of units that live and die together in a graph, and their removal."""

@@ -1,0 +1,1 @@
+"""Models in onnxruntime: inputs, sessions, pairs of runs, errors of outputs, latency."""

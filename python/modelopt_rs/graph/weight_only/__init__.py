@@ -1,0 +1,1 @@
+"""Weights of a graph in quantized forms; its activations stay floats."""
