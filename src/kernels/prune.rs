@@ -17,6 +17,8 @@ mod sparsegpt;
 mod stream;
 mod two_of_four;
 mod whole;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use factor::Factor;
 pub use groups::{Groups, groups};

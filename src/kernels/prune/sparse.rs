@@ -3,6 +3,8 @@
 //! Rows are worked on by themselves. Values are moved one by one, without a branch: a mask changes from weight to weight, so
 //! that each branch would be guessed wrong half of the time. (-0 counts as zero and comes back as 0.)
 
+#[cfg(target_arch = "x86_64")]
+use super::x86;
 use crate::isa::kernel;
 use crate::kernels::pack::{W1, pack_chunk, packed_len, unpack_chunk};
 use crate::kernels::reduce::{Counts, View, reduce_axis};
@@ -115,6 +117,26 @@ kernel! {
     }
 }
 
+/// The values of a row, and a bit for each weight, by the fastest means.
+fn to_bits<T: Element>(x: &[T], values: &mut [T], bits: &mut [u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if x86::can::<T>() {
+        let Some((done, n)) = x86::to_bits(x, values, bits) else { return false };
+        return row_to_bits(&x[done..], &mut values[n..], &mut bits[done / 8..]);
+    }
+    row_to_bits(x, values, bits)
+}
+
+/// Undo [`to_bits`]; as many bits are set as there are values.
+fn from_bits<T: Element>(values: &[T], bits: &[u8], out: &mut [T]) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::can::<T>() {
+        let (done, n) = x86::from_bits(values, bits, out);
+        return row_from_bits(&values[n..], &bits[done / 8..], &mut out[done..]);
+    }
+    row_from_bits(values, bits, out);
+}
+
 /// Cut what belongs to rows: row `i` has the elements from `offsets[i]` to `offsets[i + 1]`.
 fn cut<'a, T>(mut all: &'a mut [T], offsets: &[u64]) -> Vec<&'a mut [T]> {
     let mut rows = Vec::with_capacity(offsets.len() - 1);
@@ -154,7 +176,7 @@ pub fn compress<T: Element>(
     let fits = match places {
         Places::Bits(bits) => {
             let rows: Vec<_> = rows.zip(bits.chunks_exact_mut(packed_len(cols, 1))).collect();
-            in_batches(threads, cols, rows, |((x, values), bits)| row_to_bits(x, values, bits))
+            in_batches(threads, cols, rows, |((x, values), bits)| to_bits(x, values, bits))
         }
         Places::Columns(columns) => {
             let rows: Vec<_> = rows.zip(cut(columns, offsets)).collect();
@@ -194,7 +216,7 @@ pub fn decompress<T: Element>(
     }
     let rows: Vec<_> = spans.into_iter().zip(out.chunks_exact_mut(cols)).collect();
     in_batches(threads, cols, rows, |((span, bits), out)| {
-        row_from_bits(&values[span[0] as usize..span[1] as usize], bits, out);
+        from_bits(&values[span[0] as usize..span[1] as usize], bits, out);
         true
     });
     None
@@ -203,24 +225,42 @@ pub fn decompress<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{self, Isa};
+    use crate::real::{Bf16, F16};
 
-    fn sparse(n: usize, every: usize) -> Vec<f32> {
-        (0..n).map(|i| if (i * 7 + i / 5) % every == 0 { i as f32 - 3.5 } else { 0.0 }).collect()
+    fn sparse<T: Element>(n: usize, every: usize) -> Vec<T> {
+        (0..n).map(|i| T::store_f64(if (i * 7 + i / 5) % every == 0 { i as f64 - 3.5 } else { 0.0 })).collect()
+    }
+
+    /// On every instruction set.
+    fn check<T: Element + PartialEq + std::fmt::Debug>() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            isa::set(isa);
+            check_one::<T>();
+        }
     }
 
     #[test]
-    fn test_decompress_undoes_compress_for_every_length_and_density() {
+    fn test_decompress_undoes_compress_for_every_length_density_and_dtype() {
+        check::<f32>();
+        check::<f64>();
+        check::<Bf16>();
+        check::<F16>();
+    }
+
+    fn check_one<T: Element + PartialEq + std::fmt::Debug>() {
+        let nine = T::store_f64(9.0);
         for cols in (1..40).chain([255, 256, 257, 1000]) {
             for every in [1, 2, 3, 50] {
-                let x = sparse(5 * cols, every);
-                let counts = x.chunks(cols).map(|row| row.iter().filter(|v| **v != 0.0).count() as u64);
+                let x = sparse::<T>(5 * cols, every);
+                let counts = x.chunks(cols).map(|row| row.iter().filter(|v| v.to_f64() != 0.0).count() as u64);
                 let mut offsets = vec![0];
                 counts.for_each(|count| offsets.push(offsets[offsets.len() - 1] + count));
-                let mut values = vec![9.0; offsets[5] as usize];
+                let mut values = vec![nine; offsets[5] as usize];
                 let mut bits = vec![0xff; 5 * packed_len(cols, 1)];
                 assert_eq!(compress(&x, cols, &offsets, &mut values, Places::Bits(&mut bits), 2), None);
-                assert_eq!(values, x.iter().copied().filter(|v| *v != 0.0).collect::<Vec<_>>());
-                let mut back = vec![9.0; x.len()];
+                assert_eq!(values, x.iter().copied().filter(|v| v.to_f64() != 0.0).collect::<Vec<_>>());
+                let mut back = vec![nine; x.len()];
                 assert_eq!(decompress(&values, &offsets, &bits, cols, &mut back, 2), None);
                 assert_eq!(back, x);
                 let mut columns = vec![0; values.len()];
