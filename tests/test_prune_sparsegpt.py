@@ -347,7 +347,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "out mask": (
         prune(W, H, 0.5, out=np.empty((6, 40), np.uint8)),
         TypeError,
-        r"^sparsegpt: out must have dtype float64 like w, got bytes",
+        r"^sparsegpt: out must have dtype float64, got uint8",
     ),
     "overlap": (prune(W[1:], H, 0.5, out=W[:-1]), ValueError, r"^sparsegpt: out and w overlap in memory"),
     "overlap of the hessian": (
