@@ -20,7 +20,7 @@ from onnx_table import OURS, Task, arguments, as_json, measure, models, show
 
 OUTPUT = "scores"
 MOST_LOST = {"8 bits": 0.01, "4 bits": 0.02}  # of the accuracy
-VARIANTS = OURS | {"half pruned": ("prune", "--sparsity", "0.5"), "2 of 4 pruned": ("prune", "--pattern", "2:4")}
+VARIANTS = OURS | {"half pruned": ("prune", "--sparsity", "0.5"), "2 of 4 pruned": ("prune", "--keep", "2:4")}
 
 
 def trained(data: Data, epochs: int = EPOCHS) -> Params:

@@ -29,6 +29,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         smooth: float | None,
         accuracy_level: int,
         opset: int | None,
+        bits_of: tuple[str, ...],
         **others: Any,
     ) -> None:
         implied = "none" if calibrate is None else "static"
@@ -42,11 +43,18 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
             smooth=smooth,
             accuracy_level=accuracy_level,
             opset=opset,
+            bits_of=_bits_of(bits_of),
         )
         command(onnx=None if options == OnnxOptions() else options, **others)
 
     added: Callable[..., None] = with_onnx
     for option in (
+        click.option(
+            "--bits-of",
+            multiple=True,
+            metavar="GLOB=BITS",
+            help="ONNX: bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
+        ),
         click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
         click.option(
             "--accuracy-level",
@@ -90,6 +98,18 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
     ):
         added = option(added)
     return added
+
+
+def _bits_of(texts: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        glob, _, bits = text.rpartition("=")
+        if not glob or bits not in ("8", "4", "2"):
+            raise click.BadParameter(
+                f"{text!r} is not a glob and 8, 4 or 2, such as '*.value.weight=8'", param_hint="'--bits-of'"
+            )
+        found.setdefault(glob, int(bits))
+    return found
 
 
 def show_onnx(report: Report) -> None:

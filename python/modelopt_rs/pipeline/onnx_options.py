@@ -1,11 +1,12 @@
 """The options that only ONNX models have; nothing of the package onnx is needed to make them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, Final, TypeAlias
 
-from modelopt_rs.pipeline.plan import OptionError
+from modelopt_rs.pipeline.plan import BITS, OptionError, QuantizeOptions
 
 __all__ = ["Calibrate", "OnnxOptions"]
 
@@ -45,12 +46,18 @@ class OnnxOptions:
         One scale for a whole tensor, where the target's form has one ("portable").
     opset : int, optional
         The opset of the output, at least; by default the input's, or what the new operators need.
+    bits_of : mapping of str to {8, 4, 2}
+        Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
 
     Examples
     --------
     >>> from modelopt_rs.pipeline.onnx_options import OnnxOptions
+    >>> from modelopt_rs.pipeline.plan import QuantizeOptions
     >>> OnnxOptions(target="portable").accuracy_level
     4
+    >>> mixed = OnnxOptions(bits_of={"*.value.weight": 8})
+    >>> mixed.at("layer.0.value.weight", QuantizeOptions(bits=4)).bits
+    8
     """
 
     target: str = "onnxruntime"
@@ -63,6 +70,7 @@ class OnnxOptions:
     accuracy_level: int = 4
     per_tensor: bool = False
     opset: int | None = None
+    bits_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -81,9 +89,22 @@ class OnnxOptions:
             got = "without" if self.calibrate is None else f"with activations={self.activations!r}"
             raise OptionError(f"calibrate must be given with activations 'static', and only then, got {got}")
 
+        for glob, bits in self.bits_of.items():
+            if bits not in BITS:
+                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits}")
+        if self.bits_of and self.activations != "none":
+            raise OptionError(
+                f"bits_of needs activations 'none', got {self.activations!r}: integer kernels take int8 weights"
+            )
+
+    def at(self, name: str, options: QuantizeOptions) -> QuantizeOptions:
+        """Return the options for one weight: `options` with its bits."""
+        bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
+        return replace(options, bits=bits)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them; of calibration data only where they come from."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         data = self.calibrate
         values["calibrate"] = str(data) if isinstance(data, (str, PathLike)) or data is None else type(data).__name__
-        return {**values, "calibrate": None if data is None else values["calibrate"]}
+        return {**values, "calibrate": None if data is None else values["calibrate"], "bits_of": dict(self.bits_of)}

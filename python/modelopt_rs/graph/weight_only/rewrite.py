@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.files.messages import quote
 from modelopt_rs.files.onnx import placeholder
 from modelopt_rs.files.onnx.dtypes import DTYPES
 from modelopt_rs.graph.names import Names
@@ -62,6 +64,7 @@ def quantize_weights(
         By default blocks of 128 at 8 bits and of 32 below for MatMul and Gemm; a scale for each channel or row at 8
         bits for the others.
     onnx : OnnxOptions
+        `bits_of` are globs over the weights' names.
     threads : int, optional
         Threads to compute with; never changes a byte.
     max_memory : int
@@ -77,7 +80,7 @@ def quantize_weights(
     Raises
     ------
     OptionError
-        If the options ask for what no form has.
+        If the options ask for what no form has, or a glob matches nothing.
 
     Examples
     --------
@@ -98,16 +101,19 @@ def quantize_weights(
     >>> [node.op_type for node in model.graph]
     ['MatMulNBits']
     """
-    _check_group(options)
+    for bits in {options.bits, *onnx.bits_of.values()}:
+        _check_group(options.group_size, bits)
     plan = _planned(model, tensors, options, onnx)
     have = model.graph.opset_imports.get("", 0)
     need = max(plan.opset, onnx.opset or 0)
     if need > have:
         plan = _with_opset(model, tensors, options, onnx, need)
+    _check_bits_of(plan, onnx)
     names = Names(model)
-    storing = Storing(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
+    common = Storing(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
+        storing = replace(common, options=onnx.at(name, options))
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, onnx, names)
         _remove(model, plan.weights[name])
     if any(form.operation in ("nbits", "gather_block") for forms in plan.forms.values() for form in forms):
@@ -116,14 +122,25 @@ def quantize_weights(
     return transforms, plan.decisions
 
 
-def _check_group(options: QuantizeOptions) -> None:
-    sizes = BLOCKS[options.bits]
-    if options.group_size and options.group_size not in sizes:
+def _check_group(group_size: int | None, bits: int) -> None:
+    sizes = BLOCKS[bits]
+    if group_size and group_size not in sizes:
         shown = ", ".join(str(size) for size in sizes)
         raise OptionError(
-            f"group_size must be 0 or one of {shown} for an ONNX model of {options.bits} bits, "
-            f"got {options.group_size}: onnxruntime has no fast kernel for others"
+            f"group_size must be 0 or one of {shown} for an ONNX model of {bits} bits, "
+            f"got {group_size}: onnxruntime has no fast kernel for others"
         )
+
+
+def _check_bits_of(plan: _Plan, onnx: OnnxOptions) -> None:
+    """Refuse a glob that has no effect."""
+    for glob in onnx.bits_of:
+        matched = [name for name in plan.decisions if fnmatchcase(name, glob)]
+        if not matched:
+            raise OptionError(f"bits_of {glob!r} matches no tensor")
+        if not any(name in plan.forms for name in matched):
+            reason = plan.decisions[matched[0]].reason
+            raise OptionError(f"bits_of {glob!r}: tensor {quote(matched[0])} is not quantized: {reason}")
 
 
 def _planned(
@@ -141,15 +158,15 @@ def _planned(
             return "not in the graph" if value is None else other_use(value)
         if info.name in small:
             return f"only {info.nbytes:,} bytes"
-        forms = _forms(weight, info, options, onnx, most)
+        forms = _forms(weight, info, onnx.at(info.name, options), onnx, most)
         if isinstance(forms, str):
             return forms
         plan.forms[info.name] = forms
         return None
 
     def default(info: TensorInfo) -> Decision:
-        words = dict.fromkeys(form.words for form in plan.forms[info.name])
-        return Decision("quantize", "; ".join(words))
+        words = "; ".join(dict.fromkeys(form.words for form in plan.forms[info.name]))
+        return Decision("quantize", f"{onnx.at(info.name, options).bits} bits: {words}" if onnx.bits_of else words)
 
     infos = {**tensors, **small}
     plan.decisions = decide("quantize", infos, {}, why_not, options.include, options.exclude, default)
