@@ -1,7 +1,8 @@
 """The digits classifier of `digits.py` as an ONNX model, made smaller: `python examples/digits_onnx.py`.
 
 The perceptron is trained in NumPy, written with onnx.helper as frameworks export their linear layers (Gemm with the
-weight as [outputs, inputs], ReLU between), quantized, pruned, and run in onnxruntime on the digits that were held out.
+weight as [outputs, inputs], ReLU between), quantized, pruned, cropped, and run in onnxruntime on the digits that were
+held out.
 Needs `pip install scikit-learn onnx onnxruntime`.
 """
 
@@ -16,11 +17,17 @@ import numpy as np
 
 from digits import BATCH, EPOCHS, Data, Params, digits, make, new_params, train
 from modelopt_rs.graph.run.sessions import open_session
-from onnx_table import OURS, Task, arguments, as_json, measure, models, show
+from onnx_table import DATA, OURS, Task, arguments, as_json, measure, models, show
 
 OUTPUT = "scores"
 MOST_LOST = {"8 bits": 0.01, "4 bits": 0.02}  # of the accuracy
-VARIANTS = OURS | {"half pruned": ("prune", "--sparsity", "0.5"), "2 of 4 pruned": ("prune", "--keep", "2:4")}
+VARIANTS = OURS | {
+    "8 bits, activations too": ("quantize", "--calibrate", DATA),
+    "half pruned": ("prune", "--sparsity", "0.5"),
+    "2 of 4 pruned": ("prune", "--keep", "2:4"),
+    "half cropped": ("crop", "--keep", "0.5", "--what", "ffn"),
+    "three quarters cropped": ("crop", "--keep", "0.25", "--what", "ffn"),
+}
 
 
 def trained(data: Data, epochs: int = EPOCHS) -> Params:

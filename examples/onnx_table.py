@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import logging
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,8 @@ Feed = Mapping[str, np.ndarray]
 Maker = Callable[[Path, Path], None]
 Makers = dict[str, Maker]
 
-# Titles, and what `modelopt-rs` is told.
+# Titles, and what `modelopt-rs` is told; DATA is the file of inputs beside the original.
+DATA = "DATA.npz"
 OURS: dict[str, tuple[str, ...]] = {
     "8 bits": ("quantize", "--bits", "8"),
     "4 bits": ("quantize", "--bits", "4"),
@@ -91,8 +94,9 @@ def ours(variants: Mapping[str, Sequence[str]] = OURS) -> Makers:
 
     def maker(words: Sequence[str]) -> Maker:
         def run(source: Path, target: Path) -> None:
-            command = [sys.executable, "-m", "modelopt_rs", words[0], str(source), "-o", str(target), "--overwrite"]
-            subprocess.run([*command, *words[1:]], check=True, stdout=subprocess.DEVNULL)
+            given = [str(source.with_suffix(".npz")) if word == DATA else word for word in words[1:]]
+            command = [sys.executable, "-m", "modelopt_rs", words[0], source, "-o", target, "--overwrite", *given]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
         return run
 
@@ -133,17 +137,25 @@ def peers() -> Makers:
 
 
 def make(makers: Makers, source: Path, folder: Path) -> dict[str, Path]:
-    """Make all of them; one that can't be made or loaded is named and left out."""
+    """Make all of them."""
     made = {}
+    for title, maker in makers.items():
+        made[title] = folder / (re.sub(r"\W+", "-", title) + ".onnx")
+        maker(source, made[title])
+    return made
+
+
+def make_peers(source: Path, folder: Path) -> dict[str, Path]:
+    """Make those of others; one that can't be made or loaded is named and left out."""
+    made: dict[str, Path] = {}
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's tools advise on every model
-    for title, maker in makers.items():
-        target = folder / (title.replace(", ", "-").replace(" ", "-") + ".onnx")
+    for title, maker in peers().items():
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                maker(source, target)
-                open_session(target)  # not all that is written can be loaded
-                made[title] = target
+                one = make({title: maker}, source, folder)
+                open_session(one[title])  # not all that is written can be loaded
+                made |= one
         except Exception as e:
             print(f"{title}: {type(e).__name__}: {e}", file=sys.stderr)
     logging.getLogger().setLevel(level)
@@ -169,9 +181,12 @@ def models(
     """The models to measure: the original, and those that the arguments ask for."""
     found = {"the original": original} | {path.name: path for path in args.models}
     if not args.models and not args.no_ours:
+        for title, words in variants.items():
+            print(f"{title}: modelopt-rs {shlex.join([words[0], original.name, *words[1:]])}")
+        print(flush=True)
         found |= make(ours(variants), original, folder)
     if args.peers:
-        found |= make(peers(), original, folder)
+        found |= make_peers(original, folder)
     return found
 
 

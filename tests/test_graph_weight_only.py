@@ -1,6 +1,7 @@
 """A graph rewritten to quantized weights computes what the float graph computes with those weights dequantized."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -585,6 +586,29 @@ def test_globs_choose_weights() -> None:
         Quantized(two(), QuantizeOptions(exclude=["third"]), EXACT)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_weights_of_other_bits_are_those_that_are_made_alone(target: str) -> None:
+    """One pass with `bits_of` gives the bytes of two passes, each with one number of bits."""
+    mixed = OnnxOptions(target=target, accuracy_level=0, bits_of={"sec*": 8, "*": 4})
+    small = Quantized(two(), QuantizeOptions(bits=2), mixed)
+    alone = OnnxOptions(target=target, accuracy_level=0)
+    first = Quantized(two(), QuantizeOptions(bits=4, exclude=["second"]), alone)
+    second = Quantized(two(), QuantizeOptions(bits=8, exclude=["first"]), alone)
+    assert small.written == first.written | second.written
+    assert [d.reason.partition(":")[0] for d in small.decisions.values()] == ["4 bits", "8 bits"]
+    proto = two()
+    assert off(run(small.proto, inputs(proto)), run(Quantized(first.proto, None, alone).proto, inputs(proto))) < 1e-5
+
+
+def test_bits_of_that_have_no_effect_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"^bits_of 'third' matches no tensor"):
+        Quantized(two(), None, OnnxOptions(bits_of={"third": 4}))
+    with pytest.raises(OptionError, match=r"^bits_of 'sec\*': tensor 'second' is not quantized: excluded by 'second'"):
+        Quantized(two(), QuantizeOptions(exclude=["second"]), OnnxOptions(bits_of={"sec*": 4}))
+    with pytest.raises(OptionError, match="group_size must be 0 or one of 32, 64, 128 for an ONNX model of 2 bits"):
+        Quantized(two(), QuantizeOptions(group_size=256), OnnxOptions(bits_of={"second": 2}))
+
+
 LEFT: dict[str, tuple[Callable[[], onnx.ModelProto], QuantizeOptions, OnnxOptions]] = {
     "the left operand of MatMul": (
         lambda: model(
@@ -733,6 +757,8 @@ OPTIONS = {
     "accuracy_level must be from 0 to 4, got 5": {"accuracy_level": 5},
     "smooth must be from 0 to 1, got 2": {"smooth": 2.0},
     "opset must be from 7 to 26, got 99": {"opset": 99},
+    "bits_of '*.w' must be 8, 4 or 2, got 3": {"bits_of": {"*.w": 3}},
+    "bits_of needs activations 'none', got 'dynamic'": {"bits_of": {"*": 4}, "activations": "dynamic"},
     "per_tensor needs target 'portable'": {"per_tensor": True},
     "calibrate must be given with activations 'static', and only then, got without": {"activations": "static"},
     "calibrate must be given with activations 'static', and only then, got with activations='none'": {"calibrate": "x"},
@@ -741,7 +767,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("message", OPTIONS)
 def test_wrong_options_are_refused(message: str) -> None:
-    with pytest.raises(OptionError, match=f"^{message}"):
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}"):
         OnnxOptions(**OPTIONS[message])
 
 
@@ -749,6 +775,7 @@ def test_options_as_a_report_has_them() -> None:
     data = OnnxOptions(activations="static", calibrate={"x": np.ones(3)}).as_dict()
     assert (data["target"], data["calibrate"], data["opset"]) == ("onnxruntime", "dict", None)
     assert OnnxOptions().as_dict()["calibrate"] is None
+    assert OnnxOptions(bits_of={"*.w": 8}).as_dict()["bits_of"] == {"*.w": 8}
     assert OnnxOptions(activations="static", calibrate="data.npz").as_dict()["calibrate"] == "data.npz"
 
 
