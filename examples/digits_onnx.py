@@ -2,8 +2,7 @@
 
 The perceptron is trained in NumPy, written with onnx.helper as frameworks export their linear layers (Gemm with the
 weight as [outputs, inputs], ReLU between), quantized, pruned, cropped, and run in onnxruntime on the digits that were
-held out.
-Needs `pip install scikit-learn onnx onnxruntime`.
+held out. Needs `pip install scikit-learn` and the extra `onnx`.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 The PyPI package `magika` carries a trained ONNX model (Conv and MatMul, 784 thousand weights) and the code that feeds
 it. Some hundred files of known kinds that stand on any Debian machine are labelled by the original and by each
-quantized model. Needs `pip install magika onnx onnxruntime`. Fratantonio et al. 2024 (arXiv 2409.13768).
+quantized model. Needs `pip install magika` and the extra `onnx`. Fratantonio et al. 2024 (arXiv 2409.13768).
 """
 
 import json

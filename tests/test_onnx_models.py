@@ -86,6 +86,42 @@ def test_bytes_outside_of_a_file_count(tmp_path: Path) -> None:
     assert (tmp_path / "b.onnx").stat().st_size < whole / 10
 
 
+def test_the_command_line_makes_the_models(tmp_path: Path) -> None:
+    path = digits_onnx.write(tmp_path / "digits.onnx", new_params())
+    np.savez(tmp_path / "digits.npz", pixels=digits().x)
+    words = {title: digits_onnx.VARIANTS[title] for title in ("4 bits", "8 bits, activations too", "half cropped")}
+    made = onnx_table.make(onnx_table.ours(words), path, tmp_path)
+    shares = {title: onnx_table.stored(small) / onnx_table.stored(path) for title, small in made.items()}
+    assert (shares["4 bits"] < 0.2, 0.45 < shares["half cropped"] < 0.55) == (True, True)
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(made["8 bits, activations too"]).graph.node}
+
+
+def test_a_model_of_ours_that_can_not_be_made_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = digits_onnx.write(tmp_path / "digits.onnx", new_params())
+    with pytest.raises(subprocess.CalledProcessError):
+        onnx_table.make(onnx_table.ours({"no": ("quantize", "--bits-of", "no.weight=4")}), path, tmp_path)
+    assert "bits_of 'no.weight' matches no tensor" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("complain", "score", "cosine", "nbytes", "message"),
+    [
+        (magika_onnx.complain, 0.98, 1.0, 160, ""),
+        (magika_onnx.complain, 0.97, 1.0, 160, "4 bits must agree on 98.0% at 0.16 of the bytes, got 97.00% at 0.160"),
+        (magika_onnx.complain, 0.99, 1.0, 161, "4 bits must agree on 98.0% at 0.16 of the bytes, got 99.00% at 0.161"),
+        (minilm_onnx.complain, 0.5, 0.975, 15_499_999, ""),
+        (minilm_onnx.complain, 1.0, 0.974, 15, "4 bits: want a cosine of 0.975 in less than 15,500,000 bytes, got 0.9740"),
+        (minilm_onnx.complain, 1.0, 0.99, 15_500_000, "got 0.9900 in 15,500,000"),
+    ],
+)  # fmt: skip
+def test_an_example_fails_where_a_target_is_missed(
+    complain: Any, score: float, cosine: float, nbytes: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = onnx_table.Row("4 bits", nbytes, nbytes / 1000, score, cosine, 20.0, ms=9.0, speedup=0.5)
+    assert complain([row]) == bool(message)
+    assert message in capsys.readouterr().err
+
+
 # ---- magika
 
 
