@@ -89,14 +89,26 @@ def show(rows: Sequence[Row], name: str, score: str) -> None:
     print()
 
 
+def command_of(words: Sequence[str], source: Path) -> list[str]:
+    """What `modelopt-rs` is told, in the folder of the original."""
+    return [words[0], source.name, *(f"{source.stem}.npz" if word == DATA else word for word in words[1:])]
+
+
 def ours(variants: Mapping[str, Sequence[str]] = OURS) -> Makers:
     """The models that the command line makes."""
 
     def maker(words: Sequence[str]) -> Maker:
         def run(source: Path, target: Path) -> None:
-            given = [str(source.with_suffix(".npz")) if word == DATA else word for word in words[1:]]
-            command = [sys.executable, "-m", "modelopt_rs", words[0], source, "-o", target, "--overwrite", *given]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            command = [
+                sys.executable,
+                "-m",
+                "modelopt_rs",
+                *command_of(words, source),
+                "-o",
+                target.name,
+                "--overwrite",
+            ]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=source.parent)
 
         return run
 
@@ -182,7 +194,7 @@ def models(
     found = {"the original": original} | {path.name: path for path in args.models}
     if not args.models and not args.no_ours:
         for title, words in variants.items():
-            print(f"{title}: modelopt-rs {shlex.join([words[0], original.name, *words[1:]])}")
+            print(f"{title}: modelopt-rs {shlex.join(command_of(words, original))}")
         print(flush=True)
         found |= make(ours(variants), original, folder)
     if args.peers:
