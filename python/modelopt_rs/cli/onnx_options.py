@@ -8,7 +8,7 @@ import click
 
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line
-from modelopt_rs.pipeline import OnnxOptions, Report
+from modelopt_rs.pipeline import CompareReport, OnnxOptions, Report
 from modelopt_rs.pipeline.onnx_options import CHOICES
 
 __all__ = ["onnx_quantization", "show_onnx"]
@@ -92,10 +92,10 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
     return added
 
 
-def show_onnx(report: Report) -> None:
+def show_onnx(report: Report | CompareReport) -> None:
     """Print what became of an ONNX model's file, and what running both gave."""
     if report.file_bytes is not None:
         before, after = report.file_bytes
-        line(f"file  {before:,} -> {after:,} bytes ({after / before:.3f} of it)")
+        line(f"file  {before:,} -> {after:,} bytes (ratio {before / after:.2f})")
     if report.run is not None:
         show_run(report.run)

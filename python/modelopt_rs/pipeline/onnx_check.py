@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["OnnxCheck", "check_not_run"]
 
 MAX_DETAIL = 400
+OPTIONS = "(--inputs, --dim, --max-error and others)"
 
 
 class OnnxCheck:
@@ -33,6 +34,13 @@ class OnnxCheck:
     threads : int or None
         Threads to run with.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If the inputs do not fit the model.
+    OSError
+        If the file of inputs can't be read.
+
     Attributes
     ----------
     report : RunReport or None
@@ -43,6 +51,10 @@ class OnnxCheck:
 
     def __init__(self, source: "OnnxSource", run: RunOptions | None, threads: int | None) -> None:
         self._source, self._run, self._threads = source, run, threads
+        if run is not None:
+            from modelopt_rs.graph.inputs import check_feeds
+
+            check_feeds(source.model, source.path, run)
         self.report: RunReport | None = None
         self.file_bytes: tuple[int, int] | None = None
 
@@ -70,7 +82,7 @@ class OnnxCheck:
 def check_not_run(source: Source, run: RunOptions | None) -> None:
     """Refuse to be told how a model is run that is no ONNX model."""
     if run is not None and run != DEFAULT_RUN:
-        raise OptionError(f"run must be left out for a model that is no ONNX model, got options for {source.path}")
+        raise OptionError(f"run {OPTIONS} must be left out for a model that is no ONNX model, got it for {source.path}")
 
 
 def _check_model(path: Path) -> None:

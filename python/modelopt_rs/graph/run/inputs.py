@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import listing, quote
@@ -19,7 +20,7 @@ from modelopt_rs.graph.run.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 
-__all__ = ["Feed", "InputInfo", "feeds", "input_infos", "load_inputs"]
+__all__ = ["Feed", "InputInfo", "check_feeds", "feeds", "input_infos", "load_inputs"]
 
 Feed: TypeAlias = Mapping[str, Array]
 
@@ -60,6 +61,33 @@ def input_infos(session: Session, path: str | os.PathLike[str]) -> dict[str, Inp
         shape = tuple(axis if isinstance(axis, int | str) and axis != "" else None for axis in node.shape)
         infos[node.name] = InputInfo(node.name, DTYPES[node.type], shape)
     return infos
+
+
+def check_feeds(model: ir.Model, path: str | os.PathLike[str], options: RunOptions) -> None:
+    """Refuse options that `feeds` will refuse, before a model is made that is to be run on them.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    path : path
+        The model, for errors.
+    options : RunOptions
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `feeds` does.
+    """
+    infos = {}
+    for value in (value for value in model.graph.inputs if not value.is_initializer()):
+        if value.dtype is None or value.shape is None:
+            return  # onnxruntime knows more of it, or refuses it
+        dtype = "str" if value.dtype == ir.DataType.STRING else value.dtype.numpy().name
+        if dtype not in DTYPES.values():
+            return
+        shape = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape)
+        infos[str(value.name)] = InputInfo(str(value.name), dtype, shape)
+    feeds(infos, path, options)
 
 
 def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options: RunOptions) -> list[Feed]:
