@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelopt_rs.cli.run_options import show_run
-from modelopt_rs.cli.show import line
+from modelopt_rs.cli.show import line, show_reasons
 from modelopt_rs.pipeline import CompareReport, OnnxOptions, Report
 from modelopt_rs.pipeline.onnx_options import CHOICES
 
@@ -93,8 +93,10 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def show_onnx(report: Report | CompareReport) -> None:
-    """Print what became of an ONNX model's file, and what running both gave."""
+    """Print which forms the weights of an ONNX model got, what became of its file, and what running both gave."""
     if report.file_bytes is not None:
+        if isinstance(report, Report):
+            show_reasons("form", (t.reason for t in report.tensors if t.decision == "quantize"))
         before, after = report.file_bytes
         line(f"file  {before:,} -> {after:,} bytes (ratio {before / after:.2f})")
     if report.run is not None:

@@ -116,19 +116,9 @@ def checking(command: Callable[..., None]) -> Callable[..., None]:
 
 def show_run(report: RunReport) -> None:
     """Print how far the outputs of two models are apart, and what each costs to run."""
-    table(
-        ("output", "SQNR dB", "max error", "cosine", "agree"),
-        [
-            (
-                o.name,
-                decibels(o.sqnr_db),
-                number(o.max_error),
-                "-" if o.cosine is None else f"{o.cosine:.6f}",
-                "-" if o.agree is None else f"{o.agree:.2%}",
-            )
-            for o in report.outputs
-        ],
-    )
+    # Of a single output of floats the summary says all.
+    if len(report.outputs) != 1 or report.sqnr_db is None:
+        _show_outputs(report)
     for output in report.outputs:
         if output.nonfinite:
             line(f"not finite in one only: {output.nonfinite:,} of {output.elements:,} elements of {output.name}")
@@ -155,3 +145,19 @@ def show_run(report: RunReport) -> None:
     if report.peak_memory_before is not None and report.peak_memory_after is not None:
         before_mib, after_mib = report.peak_memory_before / 2**20, report.peak_memory_after / 2**20
         line(f"peak memory of a run  {before_mib:.0f} -> {after_mib:.0f} MiB")
+
+
+def _show_outputs(report: RunReport) -> None:
+    table(
+        ("output", "SQNR dB", "max error", "cosine", "agree"),
+        [
+            (
+                o.name,
+                decibels(o.sqnr_db),
+                number(o.max_error),
+                "-" if o.cosine is None else f"{o.cosine:.6f}",
+                "-" if o.agree is None else f"{o.agree:.2%}",
+            )
+            for o in report.outputs
+        ],
+    )

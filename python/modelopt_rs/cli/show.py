@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -31,12 +31,14 @@ __all__ = [
     "printable",
     "progress",
     "show_plan",
+    "show_reasons",
     "show_totals",
     "table",
     "write_report",
 ]
 
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
+MAX_REASONS = 10  # lines of them
 PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
 
 
@@ -147,6 +149,16 @@ def show_plan(report: Report) -> None:
         line()
 
 
+def show_reasons(word: str, reasons: Iterable[str]) -> None:
+    """Print how many tensors have each reason, the commonest first; those of single nodes may be many."""
+    counts = Counter(reasons).most_common()
+    for reason, n in counts[:MAX_REASONS]:
+        line(f"{word}  {count(n, 'tensor')}: {reason}")
+    if len(counts) > MAX_REASONS:
+        rest = sum(n for _, n in counts[MAX_REASONS:])
+        line(f"{word}  {count(rest, 'tensor')}: other reasons, which --json lists")
+
+
 def show_totals(report: Report) -> None:
     """Print what a report adds up to."""
     totals = report.totals
@@ -155,9 +167,7 @@ def show_totals(report: Report) -> None:
     for decision, n in changed.items() or [(report.command, 0)]:
         verb = " and ".join(PAST.get(verb, f"{verb}d") for verb in decision.split("+"))
         line(f"{verb}  {count(n, 'tensor')}" + (" (dry run: nothing written)" if report.dry_run else ""))
-    reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
-    for reason, n in reasons.most_common():
-        line(f"left  {count(n, 'tensor')}: {reason}")
+    show_reasons("left", (t.reason for t in report.tensors if t.decision == "copy"))
     line(f"bytes  {totals.bytes_before:,} -> {totals.bytes_after:,} (ratio {totals.ratio:.2f})")
     if totals.sparsity_before is not None and totals.sparsity_after is not None:
         line(
