@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from modelopt_rs.files import Sink, Source
 from modelopt_rs.files.messages import quote
 from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
 from modelopt_rs.pipeline.plan import OptionError
-from modelopt_rs.pipeline.run_report import RunReport
+from modelopt_rs.pipeline.run_report import MaxErrorExceeded, RunReport
 
 if TYPE_CHECKING:
     from modelopt_rs.files.onnx import OnnxSink, OnnxSource
@@ -75,7 +76,8 @@ class OnnxCheck:
             if self._run is not None:
                 from modelopt_rs.graph.run.pair import run_pair
 
-                self.report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                self.report = replace(report, after=str(written.path))
         self.file_bytes = (self._source.nbytes, written.nbytes)
 
 
@@ -100,5 +102,7 @@ def _named(staged: Path, path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as e:
+        if isinstance(e, MaxErrorExceeded):
+            e.report = replace(e.report, after=str(path))
         e.args = tuple(arg.replace(str(staged), str(path)) if isinstance(arg, str) else arg for arg in e.args)
         raise
