@@ -1,4 +1,4 @@
-"""`modelopt-rs quantize`, `prune` and `crop` of ONNX models: what is said, exit codes, and that failures leave nothing."""
+"""`modelopt-rs quantize`, `prune` and `crop` of ONNX models: what is said, exit codes, what failures leave."""
 
 import json
 import os
@@ -22,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from modelopt_rs.cli import main
+from modelopt_rs.cli.show import show_reasons
 from pipeline_models import bert, files_of, write
 from test_pipeline_onnx_quantize import net, with_node
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "prune": ["prune", "--sparsity", "0.5"],
     "crop": ["crop", "--what", "all", "--keep", "0.5"],
 }
+INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
 commands = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 
 
@@ -109,20 +111,12 @@ def test_quantize_says_which_forms_weights_got_and_why_others_are_left(run: Run,
     assert "latency" not in said
 
 
-def test_reasons_of_single_nodes_are_not_listed_without_end(run: Run, tmp_path: Path) -> None:
-    nodes = [helper.make_node("Relu", ["x"], ["h0"])]
-    weights = []
-    for i in range(14):
-        weights.append(helper.make_tensor(f"w{i}", TensorProto.FLOAT, [16 + i, 1], np.ones(16 + i)))
-        nodes += [
-            helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) if i else nodes.pop(),
-        ]
-    shown = [helper.make_tensor_value_info("h0", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes[:1], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])], shown, [])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
-    code, said, _ = run("quantize", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx")
-    assert code == 0
-    assert "quantized  0 tensors\n" in said
+def test_reasons_of_single_nodes_are_not_listed_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    show_reasons("left", ["used by Add", "used by Add", *(f"node {i}" for i in range(14))])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "left  2 tensors: used by Add"
+    assert said[1] == "left  1 tensor: node 0"
+    assert said[10:] == ["left  5 tensors: other reasons, which --json lists"]
 
 
 def test_several_outputs_are_shown_one_by_one(run: Run, source: Path, tmp_path: Path) -> None:
@@ -168,7 +162,7 @@ def test_a_dry_run_writes_nothing(command: list[str], run: Run, source: Path, tm
     code, said, err = run(*command, source, "--dry-run")
     assert (code, err) == (0, "")
     assert "(dry run: nothing written)" in said
-    assert "outputs" not in said
+    assert "outputs  SQNR" not in said
     assert files_of(tmp_path) == before
 
 
@@ -177,7 +171,7 @@ def test_without_a_run_nothing_is_said_of_outputs(command: list[str], run: Run, 
     code, said, err = run(*command, source, "-o", tmp_path / "b.onnx", "--no-run")
     assert (code, err) == (0, "")
     assert "file  " in said
-    assert "outputs" not in said
+    assert "outputs  SQNR" not in said
 
 
 def test_inspect_shows_an_onnx_model(run: Run, source: Path) -> None:
@@ -326,11 +320,7 @@ def test_without_onnxruntime_a_model_is_written_that_is_not_run(source: Path, tm
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "onnxruntime.py").write_text("raise ImportError('not installed')\n")
     for options, code, said in (
-        (
-            [],
-            1,
-            'modelopt-rs: open_session: running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"\n',
-        ),
+        ([], 1, f"modelopt-rs: open_session: {INSTALL}\n"),
         (["--no-run"], 0, ""),
     ):
         done = subprocess.run(
@@ -354,13 +344,13 @@ def test_f4_a_signal_while_models_run_leaves_nothing_behind(
         """
         import sys, time
         from modelopt_rs.cli import main
-        from modelopt_rs.graph import run
+        from modelopt_rs.graph.run import pair
 
         def slow(before, after, options, *, threads):
             print(after, flush=True)
             time.sleep(30)
 
-        run.run_pair = slow
+        pair.run_pair = slow
         sys.exit(main(sys.argv[1:]))
         """
     )

@@ -229,7 +229,7 @@ def test_a_dry_run_writes_nothing_and_runs_nothing(
     def never(*args: object, **options: object) -> None:
         raise AssertionError("it ran")
 
-    monkeypatch.setattr("modelopt_rs.graph.run.run_pair", never)
+    monkeypatch.setattr("modelopt_rs.graph.run.pair.run_pair", never)
     dry = write(source, tmp_path / "c.onnx", dry_run=True)
     assert not (tmp_path / "c.onnx").exists()
     assert (dry.run, dry.file_bytes) == (None, None)
@@ -343,7 +343,7 @@ def test_f4_an_interrupted_run_leaves_nothing(write: Write, source: Path, monkey
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modelopt_rs.graph.run.run_pair", interrupted)
+    monkeypatch.setattr("modelopt_rs.graph.run.pair.run_pair", interrupted)
     refused(write, source, KeyboardInterrupt, None)
 
 

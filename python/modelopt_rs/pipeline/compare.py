@@ -126,7 +126,7 @@ def _plain(source: Source, threads: int | None) -> Source:
 
 
 def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, threads: int | None) -> RunReport:
-    from modelopt_rs.graph.run import run_pair
+    from modelopt_rs.graph.run.pair import run_pair
 
     return run_pair(a, b, options, threads=threads)
 

@@ -53,7 +53,7 @@ class OnnxCheck:
     def __init__(self, source: "OnnxSource", run: RunOptions | None, threads: int | None) -> None:
         self._source, self._run, self._threads = source, run, threads
         if run is not None:
-            from modelopt_rs.graph.inputs import check_feeds
+            from modelopt_rs.graph.run.inputs import check_feeds
 
             check_feeds(source.model, source.path, run)
         self.report: RunReport | None = None
