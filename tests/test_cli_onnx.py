@@ -239,6 +239,15 @@ def test_e11_external_data_that_lead_elsewhere(
         (["quantize", "--activations", "static"], 2, "calibrate must be given with activations 'static'"),
         (["quantize", "--activations", "none", "--calibrate", "d"], 2, "calibrate must be given with activations"),
         (["quantize", "--target", "tensorrt"], 2, "'tensorrt' is not one of 'onnxruntime', 'portable'"),
+        (["quantize", "--smooth", "0"], 2, "smooth needs activations 'static', got 'none': it needs calibration data"),
+        (["quantize", "--method", "mse"], 2, "method needs activations 'static', got 'none'"),
+        (
+            ["quantize", "--bias-correction", "--activations", "dynamic"],
+            2,
+            "bias_correction needs activations 'static', got 'dynamic'",
+        ),
+        (["quantize", "--equalize"], 2, "equalize needs activations 'dynamic' or 'static', got 'none'"),
+        (["quantize", "--activations", "dynamic", "--bits", "4"], 2, "activations 'dynamic' needs bits 8, got 4"),
         (["quantize", "--opset", "99"], 2, "opset must be from 7 to 26, got 99"),
         (["quantize", "--smooth", "2"], 2, "smooth must be from 0 to 1, got 2.0"),
         (["quantize", "--group-size", "17", "--bits", "4"], 2, "group_size must be 0 or one of "),
@@ -267,6 +276,26 @@ def test_wrong_options_have_a_message(
     found, said, err = run(arguments[0], source, "-o", tmp_path / "b.onnx", *arguments[1:])
     assert (found, said, err.count("\n")) == (code, "", 1), err
     assert message in err
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--inputs", "--calibrate"])
+def test_files_of_arrays_that_do_not_fit(run: Run, source: Path, tmp_path: Path, option: str) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((1, 8, 8, 8)))
+    (tmp_path / "junk.npz").write_bytes(b"hello")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    before = files_of(tmp_path)
+    for data, code, message in (
+        (
+            "data.npz",
+            1,
+            f"{option[2:]}: 'x' must be of dtype float32, got float64; convert it with .astype(np.float32)",
+        ),
+        ("junk.npz", 3, f"{tmp_path / 'junk.npz'}: not an .npz file of arrays, such as np.savez writes"),
+        ("one.npy", 3, f"{tmp_path / 'one.npy'}: not an .npz file of arrays, such as np.savez writes"),
+    ):
+        found, _, err = run("quantize", source, "-o", tmp_path / "b.onnx", option, tmp_path / data)
+        assert (found, err) == (code, f"modelopt-rs: {message}\n")
     assert files_of(tmp_path) == before
 
 

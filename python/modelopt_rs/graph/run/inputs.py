@@ -2,7 +2,8 @@
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +21,7 @@ from modelopt_rs.graph.run.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 
-__all__ = ["Feed", "InputInfo", "check_feeds", "feeds", "input_infos", "load_inputs"]
+__all__ = ["Feed", "InputInfo", "check_feeds", "feeds", "input_infos", "load_inputs", "of_file"]
 
 Feed: TypeAlias = Mapping[str, Array]
 
@@ -112,8 +113,10 @@ def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options:
     """
     _check_dims(infos, options.dims)
     if options.inputs is not None:
-        given = options.inputs if isinstance(options.inputs, Mapping) else load_inputs(options.inputs)
-        return _cut(infos, _checked(infos, given), options.dims)
+        if isinstance(options.inputs, Mapping):
+            return _cut(infos, _checked(infos, options.inputs), options.dims)
+        with of_file():
+            return _cut(infos, _checked(infos, load_inputs(options.inputs)), options.dims)
     strings = next((info for info in infos.values() if info.dtype == "str"), None)
     if strings is not None:
         raise UnsupportedError(
@@ -126,6 +129,15 @@ def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options:
         {name: generate(name, info.dtype, info.shape, options.dims, limits, rng) for name, info in infos.items()}
         for _ in range(options.samples)
     ]
+
+
+@contextmanager
+def of_file() -> Iterator[None]:
+    """Let a wrong dtype be a wrong value: it is the file's, nobody has passed an array."""
+    try:
+        yield
+    except TypeError as e:
+        raise ValueError(str(e)) from e
 
 
 def _limits(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -158,6 +170,9 @@ def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
     (2, 3)
     """
     with os.fdopen(open_regular(path), "rb") as file:
+        # Else NumPy would take it for something pickled, and say so.
+        if file.peek(2)[:2] != b"PK":
+            raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays, such as np.savez writes")
         try:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
