@@ -22,6 +22,7 @@ from graph_nets import Net, feeds_of, run
 from modelopt_rs.files.onnx import sink as sink_module
 from modelopt_rs.pipeline.plan import OptionError
 from pipeline_models import files_of
+from test_graph_attention import bert
 
 Write = Callable[..., Any]
 FAST = mo.RunOptions(rounds=0)
@@ -182,6 +183,17 @@ def test_cropped_models_are_smaller(source: Path, tmp_path: Path, what: str) -> 
     assert report.file_bytes[1] < report.file_bytes[0]
 
 
+def test_a_transformer_without_half_of_its_heads_runs(tmp_path: Path) -> None:
+    proto = bert("lengths")
+    onnx.save(proto, tmp_path / "a.onnx")
+    given = mo.RunOptions(rounds=0, dims={"batch": 2, "words": 5})
+    report = crop(tmp_path / "a.onnx", tmp_path / "b.onnx", what="heads", run=given)
+    assert {(group.units, group.kept) for group in report.groups} == {(4, 2)}
+    assert report.run.inputs[0].shape == (2, 5)
+    feeds = feeds_of(proto, {"batch": 2, "words": 5})
+    assert run(onnx.load(tmp_path / "b.onnx"), feeds)[0].shape == run(proto, feeds)[0].shape
+
+
 # ---- reports
 
 
@@ -262,6 +274,12 @@ def test_f1_nothing_is_written_where_outputs_are_too_far_off(write: Write, sourc
     error = refused(write, source, mo.MaxErrorExceeded, match, run=limited)
     assert error.report.max_error > 1e-9
     assert error.report.after == str(source.parent / "out.onnx")
+
+
+def test_outputs_without_elements_are_near_nothing(source: Path) -> None:
+    empty = mo.RunOptions(rounds=0, max_error=1.0, dims={"batch": 0})
+    match = "max_error: the outputs have no elements that could be compared"
+    refused(quantize, source, mo.MaxErrorExceeded, match, run=empty)
 
 
 def test_outputs_that_are_near_enough_are_written(source: Path, tmp_path: Path) -> None:
