@@ -53,7 +53,7 @@ def test_quantize(run: Run, model: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_packed"][1].shape == (64, 8)
     assert f"{model} -> {tmp_path / 'b.safetensors'}" in out
     assert "quantized  2 tensors" in out
-    assert "left  1 tensors: the last head" in out
+    assert "left  1 tensor: the last head" in out
     assert re.search(r"bytes  [\d,]+ -> [\d,]+ \(ratio [\d.]+\)", out)
     assert re.search(r"SQNR  [\d.]+ dB, largest error [\d.]+", out)
     assert re.search(rf"worst  ({LINEAR[0]}|{LINEAR[1]}): [\d.]+ dB", out)

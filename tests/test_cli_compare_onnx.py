@@ -1,6 +1,7 @@
 """`modelopt-rs compare` of two ONNX models: by tensors, by outputs, in time."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import modelopt_rs as mo
 from modelopt_rs.cli import main
-from modelopt_rs.pipeline.onnx_compare import compare_onnx
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from pipeline_models import bert, write
 
 pytest.importorskip("click", reason="the extra `cli` is not installed")
@@ -55,13 +55,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_two_onnx_models_are_compared_by_tensors_and_outputs(pair: tuple[Path, Path]) -> None:
-    report = compare_onnx(*pair, RunOptions(inputs={"x": X}, rounds=0))
-    a, b = X.astype(np.float64) @ W, 0.0
+    report = mo.compare_files(*pair, run=mo.RunOptions(inputs={"x": X}, rounds=0))
+    a = X.astype(np.float64) @ W
     b = X.astype(np.float64) @ numpy_helper.to_array(onnx.load(pair[1]).graph.initializer[0])
-    assert [t.name for t in report.tensors.tensors] == ["w"]
-    np.testing.assert_allclose(report.tensors.sqnr_db, 40.0, atol=0.5)
+    assert [t.name for t in report.tensors] == ["w"]
+    np.testing.assert_allclose(report.sqnr_db, 40.0, atol=0.5)
     np.testing.assert_allclose(report.run.max_error, np.abs(a - b).max(), rtol=1e-3)
-    assert (report.bytes_a, report.bytes_b) == (pair[0].stat().st_size, pair[1].stat().st_size)
+    assert report.file_bytes == (pair[0].stat().st_size, pair[1].stat().st_size)
 
 
 def test_compare_prints_both_and_writes_a_report(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -70,15 +70,16 @@ def test_compare_prints_both_and_writes_a_report(run: Run, pair: tuple[Path, Pat
         "compare", *pair, "--inputs", data, "--dim", "batch=2", "--rounds", 2, "--run-memory", "--json", report
     )
     assert (code, err) == (0, "")
-    assert "all 1 compared tensors: SQNR 40." in out
+    assert "all 1 compared tensor: SQNR 40." in out
+    assert re.search(r"\nfile  [\d,]+ -> [\d,]+ bytes \(ratio 1\.00\)\n", out)
     assert "outputs  SQNR " in out
     assert "(3 runs on given inputs)" in out
-    assert "median of 2 in turn" in out
+    assert "medians of 2 pairs" in out
     assert "peak memory of a run" in out
     found = json.loads(report.read_text())
     assert found["run"]["runs"] == 3
     assert found["run"]["inputs"][0]["shape"] == [2, 64]
-    assert found["tensors"]["worst_tensor"] == "w"
+    assert found["worst_tensor"] == "w"
 
 
 def test_compare_fails_where_an_output_is_further_off_than_it_may_be(run: Run, pair: tuple[Path, Path]) -> None:
@@ -122,7 +123,45 @@ def test_a_missing_extra_is_named(run: Run, pair: tuple[Path, Path], monkeypatch
     assert (code, err) == (1, f"modelopt-rs: {message}\n")
 
 
-def test_options_of_runs_are_for_onnx_models(run: Run, tmp_path: Path) -> None:
+def test_options_of_runs_are_for_two_onnx_models(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     a = write(tmp_path / "a.safetensors", bert())
-    code, _, err = run("compare", a, a, "--dim", "batch=1")
-    assert (code, err) == (2, "modelopt-rs: --inputs, --dim and --max-error are for two ONNX models\n")
+    for others in ((a, a), (a, pair[0]), (pair[0], a)):
+        code, out, err = run("compare", *others, "--dim", "batch=1")
+        options = "run (--inputs, --dim, --max-error and others)"
+        message = f"{options} must be left out for a model that is no ONNX model, got it for {a}"
+        assert (code, out, err) == (2, "", f"modelopt-rs: {message}\n")
+
+
+def test_models_that_are_not_run_are_compared_by_tensors(run: Run, pair: tuple[Path, Path]) -> None:
+    code, out, err = run("compare", *pair, "--no-run")
+    assert (code, err) == (0, "")
+    assert "file  " in out
+    assert "outputs" not in out
+    assert mo.compare_files(*pair, run=None).run is None
+
+
+def test_an_onnx_model_and_another_are_compared_by_the_names_of_tensors(
+    run: Run, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = write(tmp_path / "w.safetensors", {"w": ("F32", W), "v": ("F32", W)})
+    for a, b in ((pair[0], other), (other, pair[0])):
+        report = mo.compare_files(a, b)
+        assert [t.name for t in report.tensors] == ["w"]
+        assert report.sqnr_db == np.inf
+        assert (report.only_in_a, report.only_in_b) == (((), ("v",)) if a == pair[0] else (("v",), ()))
+        assert (report.run, report.file_bytes) == (None, None)
+    assert run("compare", pair[0], other)[0] == 0
+
+
+def test_names_that_only_one_has_are_not_listed_without_end(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    many = write(tmp_path / "w.safetensors", {f"w{i}": ("F32", W[:1]) for i in range(25)})
+    code, out, _ = run("compare", pair[0], many)
+    assert code == 0
+    assert out.count("only in B: w") == 20
+    assert "only in B: 5 more, which --json lists" in out
+
+
+def test_python_refuses_what_is_too_far_off(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(mo.MaxErrorExceeded, match="max_error: output 'y' is off by ") as caught:
+        mo.compare_files(*pair, run=mo.RunOptions(max_error=1e-6, rounds=0))
+    assert caught.value.report.max_error > 1e-6

@@ -63,7 +63,7 @@ def test_prune(run: Call, model: Path, tmp_path: Path) -> None:
         assert (pruned[name][1] == mo.prune.magnitude(bert()[name][1], 0.5)).all()
     assert f"{model} -> {tmp_path / 'b.safetensors'}" in out
     assert "pruned  2 tensors\n" in out
-    assert "left  1 tensors: the last head" in out
+    assert "left  1 tensor: the last head" in out
     assert re.search(r"zeros  \d -> 6,144 of the pruned tensors \(0\.0 % -> 50\.0 %\)", out)
     assert re.search(r"time  [\d.]+ s, [\d.]+ GB/s of input, peak memory \d+ MiB", out)
     report = json.loads((tmp_path / "r.json").read_text())
@@ -101,7 +101,7 @@ def test_then_quantize(run: Call, model: Path, tmp_path: Path, spelling: list[st
     then = mo.QuantizeOptions(bits=4, scheme="asymmetric", group_size=16, include=["classifier.*"])
     mo.prune_file(model, tmp_path / "c.safetensors", sparsity=0.5, exclude=[LINEAR[1]], then=then)
     assert b.read_bytes() == (tmp_path / "c.safetensors").read_bytes()
-    assert "pruned and quantized  1 tensors\n" in out
+    assert "pruned and quantized  1 tensor\n" in out
     assert "quantized  2 tensors\n" in out
     assert re.search(r"SQNR  [\d.]+ dB", out)
 

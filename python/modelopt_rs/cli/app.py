@@ -40,7 +40,7 @@ class Terminated(BaseException):
 @click.version_option(__version__, message="modelopt-rs %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def app() -> None:
-    """Make model files smaller: quantize, prune, crop, compare and inspect safetensors models in bounded memory."""
+    """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
 for command in (inspect, quantize, prune, crop, dequantize, compare, demo):

@@ -147,8 +147,8 @@ def crop(
     write_report(report_path, report.to_json())
     show_plan(report)
     show_totals(report)
-    show_onnx(report)
     _show_groups(report)
+    show_onnx(report)
 
 
 def _show_groups(report: CropFileReport) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from modelopt_rs.cli.run_options import show_run
-from modelopt_rs.cli.show import line
-from modelopt_rs.pipeline import OnnxOptions, Report
+from modelopt_rs.cli.show import line, show_reasons
+from modelopt_rs.pipeline import CompareReport, OnnxOptions, Report
 from modelopt_rs.pipeline.onnx_options import CHOICES
 
 __all__ = ["onnx_quantization", "show_onnx"]
@@ -112,10 +112,12 @@ def _bits_of(texts: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def show_onnx(report: Report) -> None:
-    """Print what became of an ONNX model's file, and what running both gave."""
+def show_onnx(report: Report | CompareReport) -> None:
+    """Print which forms the weights of an ONNX model got, what became of its file, and what running both gave."""
     if report.file_bytes is not None:
+        if isinstance(report, Report):
+            show_reasons("form", (t.reason for t in report.tensors if t.decision == "quantize"))
         before, after = report.file_bytes
-        line(f"file  {before:,} -> {after:,} bytes ({after / before:.3f} of it)")
+        line(f"file  {before:,} -> {after:,} bytes (ratio {before / after:.2f})")
     if report.run is not None:
         show_run(report.run)

@@ -89,7 +89,8 @@ def quantization(command: Command) -> Command:
             "--group-size",
             type=click.IntRange(min=0),
             metavar="N",
-            help="Elements of a row that share a scale; 0: the whole row.  [default: 0 at 8 bits, else 32]",
+            help="Elements of a row that share a scale; 0: the whole row.  "
+            "[default: 0 at 8 bits, else 32; ONNX: what is fast]",
         ),
         click.option(
             "--scheme",

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from modelopt_rs.cli.show import decibels, line, number, table
+from modelopt_rs.cli.show import count, decibels, line, number, table
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
-from modelopt_rs.pipeline.run_report import RunReport
+from modelopt_rs.pipeline.run_report import MaxErrorExceeded, RunReport
 
 __all__ = ["checking", "run_options", "running", "show_run"]
 
@@ -84,9 +84,9 @@ def run_options(
 
 
 def checking(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that writes a model the options of `running` and `--no-run`; it gets them as `run`."""
+    """Give a command the options that say on what ONNX models are run, and `--no-run`; it gets them as `run`."""
 
-    @click.option("--no-run", is_flag=True, help="ONNX: do not run OUT beside the model before it is in place.")
+    @click.option("--no-run", is_flag=True, help="ONNX: do not run both models.")
     @running
     @wraps(command)
     def with_run(
@@ -105,26 +105,20 @@ def checking(command: Callable[..., None]) -> Callable[..., None]:
         )
         if no_run and max_error is not None:
             raise click.UsageError("--max-error must not be given with --no-run: there is nothing to compare")
-        command(run=None if no_run else options, **others)
+        try:
+            command(run=None if no_run else options, **others)
+        except MaxErrorExceeded as e:
+            show_run(e.report)
+            raise
 
     return with_run
 
 
 def show_run(report: RunReport) -> None:
     """Print how far the outputs of two models are apart, and what each costs to run."""
-    table(
-        ("output", "SQNR dB", "max error", "cosine", "agree"),
-        [
-            (
-                o.name,
-                decibels(o.sqnr_db),
-                number(o.max_error),
-                "-" if o.cosine is None else f"{o.cosine:.6f}",
-                "-" if o.agree is None else f"{o.agree:.2%}",
-            )
-            for o in report.outputs
-        ],
-    )
+    # Of a single output of floats the summary says all.
+    if len(report.outputs) != 1 or report.sqnr_db is None:
+        _show_outputs(report)
     for output in report.outputs:
         if output.nonfinite:
             line(f"not finite in one only: {output.nonfinite:,} of {output.elements:,} elements of {output.name}")
@@ -140,13 +134,30 @@ def show_run(report: RunReport) -> None:
     if report.sqnr_db is not None:
         line(
             f"outputs  SQNR {decibels(report.sqnr_db, ' dB')}, largest error {number(report.max_error)}, "
-            f"cosine {report.cosine:.6f} ({report.runs:,} runs on {report.inputs_from} inputs)"
+            f"cosine {report.cosine:.6f} ({count(report.runs, 'run')} on {report.inputs_from} inputs)"
         )
     if report.speedup is not None:
         line(
             f"latency  {number(report.latency_before_ms)} -> {number(report.latency_after_ms)} ms "
-            f"({report.speedup:.2f} x as fast; median of {report.rounds} in turn, {report.threads} threads)"
+            f"({report.speedup:.2f} x as fast; medians of {count(report.rounds, 'pair')}, "
+            f"{count(report.threads, 'thread')})"
         )
     if report.peak_memory_before is not None and report.peak_memory_after is not None:
         before_mib, after_mib = report.peak_memory_before / 2**20, report.peak_memory_after / 2**20
         line(f"peak memory of a run  {before_mib:.0f} -> {after_mib:.0f} MiB")
+
+
+def _show_outputs(report: RunReport) -> None:
+    table(
+        ("output", "SQNR dB", "max error", "cosine", "agree"),
+        [
+            (
+                o.name,
+                decibels(o.sqnr_db),
+                number(o.max_error),
+                "-" if o.cosine is None else f"{o.cosine:.6f}",
+                "-" if o.agree is None else f"{o.agree:.2%}",
+            )
+            for o in report.outputs
+        ],
+    )

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -23,9 +23,22 @@ from modelopt_rs.files.atomic import AtomicFile
 from modelopt_rs.pipeline import Report
 from modelopt_rs.pipeline.tiles import Progress as Callback
 
-__all__ = ["decibels", "line", "number", "printable", "progress", "show_plan", "show_totals", "table", "write_report"]
+__all__ = [
+    "count",
+    "decibels",
+    "line",
+    "number",
+    "printable",
+    "progress",
+    "show_plan",
+    "show_reasons",
+    "show_totals",
+    "table",
+    "write_report",
+]
 
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
+MAX_REASONS = 10  # lines of them
 PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
 
 
@@ -44,6 +57,18 @@ def printable(text: str) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """Return a number in few characters; '-' for None."""
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number of things.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.show import count
+    >>> count(1, "tensor"), count(2000, "tensor")
+    ('1 tensor', '2,000 tensors')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def decibels(value: float | None, unit: str = "") -> str:
@@ -124,17 +149,25 @@ def show_plan(report: Report) -> None:
         line()
 
 
+def show_reasons(word: str, reasons: Iterable[str]) -> None:
+    """Print how many tensors have each reason, the commonest first; those of single nodes may be many."""
+    counts = Counter(reasons).most_common()
+    for reason, n in counts[:MAX_REASONS]:
+        line(f"{word}  {count(n, 'tensor')}: {reason}")
+    if len(counts) > MAX_REASONS:
+        rest = sum(n for _, n in counts[MAX_REASONS:])
+        line(f"{word}  {count(rest, 'tensor')}: other reasons, which --json lists")
+
+
 def show_totals(report: Report) -> None:
     """Print what a report adds up to."""
     totals = report.totals
     line(f"{report.source} -> {report.output}" if report.output else report.source)
     changed = Counter(t.decision for t in report.tensors if t.decision != "copy")
-    for decision, count in changed.items() or [(report.command, 0)]:
+    for decision, n in changed.items() or [(report.command, 0)]:
         verb = " and ".join(PAST.get(verb, f"{verb}d") for verb in decision.split("+"))
-        line(f"{verb}  {count:,} tensors" + (" (dry run: nothing written)" if report.dry_run else ""))
-    reasons = Counter(t.reason for t in report.tensors if t.decision == "copy")
-    for reason, count in reasons.most_common():
-        line(f"left  {count:,} tensors: {reason}")
+        line(f"{verb}  {count(n, 'tensor')}" + (" (dry run: nothing written)" if report.dry_run else ""))
+    show_reasons("left", (t.reason for t in report.tensors if t.decision == "copy"))
     line(f"bytes  {totals.bytes_before:,} -> {totals.bytes_after:,} (ratio {totals.ratio:.2f})")
     if totals.sparsity_before is not None and totals.sparsity_after is not None:
         line(
@@ -145,7 +178,6 @@ def show_totals(report: Report) -> None:
         line(f"SQNR  {decibels(totals.sqnr_db, ' dB')}, largest error {number(totals.max_error)}")
         line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db, ' dB')}")
     if not report.dry_run:
-        line(
-            f"time  {totals.seconds:.2f} s, {totals.gb_per_s:.2f} GB/s of input, "
-            f"peak memory {totals.peak_memory / 2**20:.0f} MiB"
-        )
+        # The time of an ONNX model has that of running it in it, and of a small one that of opening it.
+        speed = f"{totals.gb_per_s:.2f} GB/s of input, " if report.file_bytes is None else ""
+        line(f"time  {totals.seconds:.2f} s, {speed}peak memory {totals.peak_memory / 2**20:.0f} MiB")

@@ -76,7 +76,7 @@ class AtomicDirectory:
         if not stat.S_ISDIR(mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path))
         if not self._overwrite and any(self.path.iterdir()):
-            message = "the directory is not empty; pass overwrite=True to replace it"
+            message = "the directory is not empty; pass overwrite=True (--overwrite) to replace it"
             raise FileExistsError(errno.EEXIST, message, str(self.path))
         return stat.S_IMODE(mode)
 

@@ -22,7 +22,7 @@ from modelopt_rs.files.pack_quantized import (
 )
 from modelopt_rs.files.safetensors import numpy_dtype
 
-__all__ = ["Dequantized", "plain"]
+__all__ = ["Dequantized", "check_no_graph", "plain"]
 
 _READ_BYTES = 16 << 20
 
@@ -182,7 +182,23 @@ class Dequantized:
 
 def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:
     """Return a view of a source in which all weights show as plain floats, however they are stored."""
+    check_no_graph(source)
     return Dequantized(Decompressed(source, threads=threads), dtype=dtype, threads=threads)
+
+
+def check_no_graph(source: Source) -> None:
+    """Refuse ONNX models, in which nodes of the graph dequantize.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is one.
+    """
+    if getattr(source, "model", None) is not None:
+        raise UnsupportedError(
+            f"{source.path}: an ONNX model can't be dequantized: its graph computes with the quantized weights; "
+            "go back to the model that it was made of"
+        )
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, int]:

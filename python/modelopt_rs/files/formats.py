@@ -44,7 +44,7 @@ def open(
     Raises
     ------
     FormatError
-        If it is no known format or is malformed.
+        If it is no known format or is malformed. `UnsupportedError`: an ONNX model with `dequantize`.
     ImportError
         If it is an ONNX model, and the extra `onnx` is not installed.
     ValueError

@@ -28,6 +28,7 @@ OPERATORS: Final[dict[str, tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
 }
 PASSED = ("Transpose", "Cast", "Identity")
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+CODES = tuple(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 4, 2))
 # What takes codes or their scales: such a weight is quantized already.
 QUANTIZED = (
     "DequantizeLinear",
@@ -172,6 +173,8 @@ def other_use(value: ir.Value) -> str:
     """Say what an initializer that is no weight is used for."""
     users = sorted({operator_of(node) for node, _ in value.uses()})
     quantized = next((user for user in users if user in QUANTIZED), None)
+    if users == ["Cast"] and value.dtype in CODES:
+        quantized = "Cast"
     if quantized:
         return f"quantized already ({quantized})"
     return f"no weight: used by {', '.join(users)}" if users else "no weight: not used"

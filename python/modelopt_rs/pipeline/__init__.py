@@ -5,7 +5,6 @@ from modelopt_rs.pipeline.crop import crop_file
 from modelopt_rs.pipeline.crop_plan import CropOptions
 from modelopt_rs.pipeline.dequantize import dequantize_file
 from modelopt_rs.pipeline.inspect import inspect_file
-from modelopt_rs.pipeline.onnx_compare import OnnxCompareReport, compare_onnx
 from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import Decision, OptionError, QuantizeOptions, plan_quantize
@@ -33,7 +32,6 @@ __all__ = [
     "Decision",
     "InspectReport",
     "MaxErrorExceeded",
-    "OnnxCompareReport",
     "OnnxOptions",
     "OptionError",
     "PruneOptions",
@@ -46,7 +44,6 @@ __all__ = [
     "TensorStatistics",
     "Totals",
     "compare_files",
-    "compare_onnx",
     "crop_file",
     "dequantize_file",
     "inspect_file",

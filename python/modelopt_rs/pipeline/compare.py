@@ -1,15 +1,20 @@
-"""`compare_files`: how far the tensors of one model file are from those of another, quantized or not."""
+"""`compare_files`: how far one model file is from another, quantized or not: by tensors, ONNX models by outputs too."""
 
 import os
 import time
+from typing import Any, cast
 
 import numpy as np
 
 from modelopt_rs import _core, files
-from modelopt_rs.files import Dequantized, TensorInfo
+from modelopt_rs.files import Source, TensorInfo
 from modelopt_rs.files.model import FLOATS, Array
 from modelopt_rs.pipeline.inspect import INTEGERS
+from modelopt_rs.pipeline.onnx_check import check_not_run
+from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
 from modelopt_rs.pipeline.report import CompareReport, ErrorFigures, TensorDifference, peak_memory
+from modelopt_rs.pipeline.run_report import RunReport
+from modelopt_rs.pipeline.sinks import graph_of
 from modelopt_rs.pipeline.tiles import DEFAULT_MEMORY, Progress, Road, packed_memory, tile_bytes, widened
 
 __all__ = ["compare_files"]
@@ -21,19 +26,24 @@ def compare_files(
     *,
     max_memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    run: RunOptions | None = DEFAULT_RUN,
     progress: Progress | None = None,
 ) -> CompareReport:
     """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
 
+    Two ONNX models, whose quantized weights have other names and forms, are also run on the same inputs.
+
     Parameters
     ----------
     a, b : path
-        A safetensors file, a Hugging Face model directory, or a sharded checkpoint each; `a` is the
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model each; `a` is the
         reference.
     max_memory : int
         The most bytes that the tiles of both may take.
     threads : int, optional
         Threads to compute with; never changes a result.
+    run : RunOptions or None
+        Of two ONNX models: on which inputs they are run; None: not run.
     progress : callable, optional
         Called with (bytes of `a` done, bytes in all, tensor name) as the work goes on.
 
@@ -41,12 +51,16 @@ def compare_files(
     -------
     CompareReport
         For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
-        and the cosine. Names that only one has, and shapes that differ, are listed.
+        and the cosine. Names that only one has, and shapes that differ, are listed. Of two ONNX models also the size
+        of both, how far the outputs are apart, and the latency.
 
     Raises
     ------
     FormatError
-        If a file is malformed.
+        If a file is malformed, or onnxruntime refuses an ONNX model.
+    ValueError
+        If the inputs don't fit the models, (`OptionError`) `run` is given for others than two ONNX models, or
+        (`MaxErrorExceeded`) outputs are further off than it allows.
     OSError
         If the operating system refuses to read.
 
@@ -68,7 +82,10 @@ def compare_files(
     """
     start = time.perf_counter()
     with files.open(a) as stored_a, files.open(b) as stored_b:
-        left, right = files.plain(stored_a, threads=threads), files.plain(stored_b, threads=threads)
+        others = [source for source in (stored_a, stored_b) if graph_of(source) is None]
+        if others:
+            check_not_run(others[0], run)
+        left, right = _plain(stored_a, threads), _plain(stored_b, threads)
         both = [name for name in left.tensors if name in right.tensors]
         shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
         same = [name for name, (one, other) in shapes.items() if one == other]
@@ -80,6 +97,8 @@ def compare_files(
         tensors = tuple(
             TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine) for name, f in figures.items()
         )
+        file_bytes = None if others else (cast(Any, stored_a).nbytes, cast(Any, stored_b).nbytes)
+        ran = None if others or run is None else _run(a, b, run, threads)
     # Position ids and the like would drown the weights in the sums.
     whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())
     return CompareReport(
@@ -96,14 +115,27 @@ def compare_files(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
         tensors=tensors,
+        file_bytes=file_bytes,
+        run=ran,
     )
+
+
+def _plain(source: Source, threads: int | None) -> Source:
+    """Return a view of a model with plain weights; of an ONNX model it is itself: there the graph dequantizes."""
+    return source if graph_of(source) is not None else files.plain(source, threads=threads)
+
+
+def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, threads: int | None) -> RunReport:
+    from modelopt_rs.graph.run.pair import run_pair
+
+    return run_pair(a, b, options, threads=threads)
 
 
 def _readable(info: TensorInfo) -> bool:
     return info.dtype in FLOATS or info.dtype in INTEGERS
 
 
-def _compare(left: Dequantized, right: Dequantized, name: str, road: Road) -> ErrorFigures:
+def _compare(left: Source, right: Source, name: str, road: Road) -> ErrorFigures:
     a, b = left.tensors[name], right.tensors[name]
     if a.nbytes == 0:
         return ErrorFigures()

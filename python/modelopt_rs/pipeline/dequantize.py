@@ -7,6 +7,7 @@ from typing import Final, Literal
 from modelopt_rs import files
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.files import Decompressed, Dequantized, Source
+from modelopt_rs.files.dequantized import check_no_graph
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.report import Report, TensorReport, total
 from modelopt_rs.pipeline.sinks import config_of, open_sink
@@ -66,7 +67,7 @@ def dequantize_file(
     Raises
     ------
     FormatError
-        If the source is malformed.
+        If the source is malformed. `UnsupportedError`: it is an ONNX model, or quantized in a way that is not read.
     OSError
         If the operating system refuses to read or write.
 
@@ -90,6 +91,7 @@ def dequantize_file(
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     with files.open(source_path) as source:
+        check_no_graph(source)
         masked = Decompressed(source, threads=threads)
         view = Dequantized(masked, dtype=DTYPES[dtype], threads=threads)
         _check_supported(source, bool(view.specs or masked.masked))

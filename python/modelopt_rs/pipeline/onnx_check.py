@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from modelopt_rs.files import Sink, Source
 from modelopt_rs.files.messages import quote
 from modelopt_rs.pipeline.onnx_run_options import DEFAULT_RUN, RunOptions
 from modelopt_rs.pipeline.plan import OptionError
-from modelopt_rs.pipeline.run_report import RunReport
+from modelopt_rs.pipeline.run_report import MaxErrorExceeded, RunReport
 
 if TYPE_CHECKING:
     from modelopt_rs.files.onnx import OnnxSink, OnnxSource
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["OnnxCheck", "check_not_run"]
 
 MAX_DETAIL = 400
+OPTIONS = "(--inputs, --dim, --max-error and others)"
 
 
 class OnnxCheck:
@@ -33,6 +35,13 @@ class OnnxCheck:
     threads : int or None
         Threads to run with.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If the inputs do not fit the model.
+    OSError
+        If the file of inputs can't be read.
+
     Attributes
     ----------
     report : RunReport or None
@@ -43,6 +52,10 @@ class OnnxCheck:
 
     def __init__(self, source: "OnnxSource", run: RunOptions | None, threads: int | None) -> None:
         self._source, self._run, self._threads = source, run, threads
+        if run is not None:
+            from modelopt_rs.graph.run.inputs import check_feeds
+
+            check_feeds(source.model, source.path, run)
         self.report: RunReport | None = None
         self.file_bytes: tuple[int, int] | None = None
 
@@ -63,14 +76,15 @@ class OnnxCheck:
             if self._run is not None:
                 from modelopt_rs.graph.run.pair import run_pair
 
-                self.report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                self.report = replace(report, after=str(written.path))
         self.file_bytes = (self._source.nbytes, written.nbytes)
 
 
 def check_not_run(source: Source, run: RunOptions | None) -> None:
     """Refuse to be told how a model is run that is no ONNX model."""
     if run is not None and run != DEFAULT_RUN:
-        raise OptionError(f"run must be left out for a model that is no ONNX model, got options for {source.path}")
+        raise OptionError(f"run {OPTIONS} must be left out for a model that is no ONNX model, got it for {source.path}")
 
 
 def _check_model(path: Path) -> None:
@@ -88,5 +102,7 @@ def _named(staged: Path, path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as e:
+        if isinstance(e, MaxErrorExceeded):
+            e.report = replace(e.report, after=str(path))
         e.args = tuple(arg.replace(str(staged), str(path)) if isinstance(arg, str) else arg for arg in e.args)
         raise

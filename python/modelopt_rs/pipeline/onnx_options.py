@@ -88,6 +88,21 @@ class OnnxOptions:
         if (self.activations == "static") != (self.calibrate is not None):
             got = "without" if self.calibrate is None else f"with activations={self.activations!r}"
             raise OptionError(f"calibrate must be given with activations 'static', and only then, got {got}")
+        self._check_activations()
+
+    def _check_activations(self) -> None:
+        """Refuse what would change nothing, for it is about activations that are not quantized in that way."""
+        for name, used in (
+            ("method", self.method != "minmax"),
+            ("bias_correction", self.bias_correction),
+            ("smooth", self.smooth is not None),
+        ):
+            if used and self.activations != "static":
+                raise OptionError(
+                    f"{name} needs activations 'static', got {self.activations!r}: it needs calibration data"
+                )
+        if self.equalize and self.activations == "none":
+            raise OptionError("equalize needs activations 'dynamic' or 'static', got 'none'")
 
         for glob, bits in self.bits_of.items():
             if bits not in BITS:

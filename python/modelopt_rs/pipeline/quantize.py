@@ -134,7 +134,8 @@ def quantize_file(
             written = {"dry_run": dry_run, "verify": verify, "overwrite": overwrite, "durable": durable}
             return quantize_onnx(cast(Any, source), out_path, options, onnx or OnnxOptions(), run, road, **written)
         if onnx is not None:
-            raise OptionError(f"onnx must be left out for a model that is no ONNX model, got options for {source.path}")
+            given = "onnx (--target, --activations and others)"
+            raise OptionError(f"{given} must be left out for a model that is no ONNX model, got it for {source.path}")
         check_not_run(source, run)
         plan = plan_quantize(tensors, config_of(source), options)
         transforms = {name: _transform(tensors[name], decision, options, threads) for name, decision in plan.items()}

@@ -82,7 +82,8 @@ def quantize_onnx(
         source=str(source.path),
         output=str(out_path),
         dry_run=dry_run,
-        options={**options.as_dict(), **onnx.as_dict()},
+        # Where no size of blocks is given, each form has its own: the reasons say which.
+        options={**options.as_dict(), "group_size": options.group_size, **onnx.as_dict()},
         totals=total(rows, {}, time.perf_counter() - start),
         tensors=tuple(rows),
         file_bytes=check.file_bytes,

@@ -205,7 +205,11 @@ class TensorDifference:
 
 @dataclass(frozen=True, slots=True)
 class CompareReport:
-    """The report of `compare_files`. `shape_mismatches` has (name, shape in a, shape in b)."""
+    """The report of `compare_files`. `shape_mismatches` has (name, shape in a, shape in b).
+
+    Of two ONNX models `file_bytes` has the size of both with their external data, and `run` says what running them
+    gave; None where that was not done.
+    """
 
     a: str
     b: str
@@ -220,6 +224,8 @@ class CompareReport:
     seconds: float
     peak_memory: int
     tensors: tuple[TensorDifference, ...]
+    file_bytes: tuple[int, int] | None = None
+    run: "RunReport | None" = None
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

@@ -111,6 +111,8 @@ def check_max_error(report: RunReport, max_error: float | None) -> None:
     missing = (*report.only_in_before, *report.only_in_after, *report.not_compared)
     if missing:
         raise MaxErrorExceeded(f"max_error: output {quote(missing[0])} can't be compared", report)
+    if not any(output.elements for output in report.outputs):
+        raise MaxErrorExceeded("max_error: the outputs have no elements that could be compared", report)
     worst = max(report.outputs, key=lambda output: output.max_error)
     if worst.max_error > max_error:
         raise MaxErrorExceeded(

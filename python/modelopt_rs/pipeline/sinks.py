@@ -80,6 +80,6 @@ def open_sink(
             source, path, tensors, origins, metadata, config=config, durable=durable, overwrite=overwrite
         )
     if not overwrite and os.path.lexists(path):
-        message = "the file exists; pass overwrite=True to replace it"
+        message = "the file exists; pass overwrite=True (--overwrite) to replace it"
         raise FileExistsError(errno.EEXIST, message, str(Path(path)))
     return SafetensorsSink(path, tensors, metadata, durable=durable)

@@ -83,7 +83,7 @@ class OnnxSink:
                 "leave external out"
             )
         if not overwrite and os.path.lexists(path):
-            message = "the file exists; pass overwrite=True to replace it"
+            message = "the file exists; pass overwrite=True (--overwrite) to replace it"
             raise FileExistsError(errno.EEXIST, message, str(Path(path)))
         self._written = dict.fromkeys(self._by_name, 0)
         self._crc = dict.fromkeys(self._by_name, 0)

@@ -45,7 +45,7 @@ def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
     Raises
     ------
     OptionError
-        If bits, scheme or group size are others than int8 kernels have, or data are needed that are not there.
+        If bits, scheme or group size are others than int8 kernels have.
     """
     asked = f"activations {onnx.activations!r}"
     if onnx.activations == "none":
@@ -58,9 +58,6 @@ def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
         raise OptionError(
             f"{asked} needs group_size 0, got {options.group_size}: weights have a scale for each output channel"
         )
-    for name, used in (("smooth", onnx.smooth is not None), ("bias_correction", onnx.bias_correction)):
-        if used and onnx.activations != "static":
-            raise OptionError(f"{name} needs activations 'static', got {onnx.activations!r}: it needs calibration data")
 
 
 def find_candidates(

@@ -11,7 +11,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array
 from modelopt_rs.files.safetensors import open_regular
-from modelopt_rs.graph.run.inputs import Feed, InputInfo, feeds, load_inputs
+from modelopt_rs.graph.run.inputs import Feed, InputInfo, feeds, load_inputs, of_file
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.prune.naming import said_as
@@ -95,7 +95,8 @@ class Samples:
 
     def _of_path(self, given: Path) -> Callable[[], Iterable[Feed]]:
         if not given.is_dir():
-            whole = self._of_arrays(load_inputs(given))
+            with of_file():
+                whole = self._of_arrays(load_inputs(given))
             return lambda: whole
         files = sorted(file for file in given.iterdir() if file.suffix in (".npy", ".npz"))
         if not files:
@@ -104,7 +105,8 @@ class Samples:
 
     def _of_file(self, file: Path) -> Feed:
         if file.suffix == ".npz":
-            return self._one(load_inputs(file), f"calibrate: {file}")
+            with of_file():
+                return self._one(load_inputs(file), f"calibrate: {file}")
         if len(self._infos) != 1:
             raise OptionError(f"calibrate: {file} must be an .npz file: the model has {len(self._infos)} inputs")
         with os.fdopen(open_regular(file), "rb") as opened:
@@ -112,7 +114,8 @@ class Samples:
                 array = np.load(opened, allow_pickle=False)
             except (ValueError, EOFError) as error:
                 raise FormatError(f"{file}: not an .npy file of an array: {quote(str(error))}") from error
-        return self._one(dict.fromkeys(self._infos, array), f"calibrate: {file}")
+        with of_file():
+            return self._one(dict.fromkeys(self._infos, array), f"calibrate: {file}")
 
     def _of_arrays(self, given: Mapping[str, Any]) -> Iterable[Feed]:
         """Cut what has several samples."""

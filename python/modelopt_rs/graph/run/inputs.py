@@ -2,11 +2,13 @@
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import listing, quote
@@ -19,7 +21,7 @@ from modelopt_rs.graph.run.vocabulary import vocabulary
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 
-__all__ = ["Feed", "InputInfo", "feeds", "input_infos", "load_inputs"]
+__all__ = ["Feed", "InputInfo", "check_feeds", "feeds", "input_infos", "load_inputs", "of_file"]
 
 Feed: TypeAlias = Mapping[str, Array]
 
@@ -62,6 +64,33 @@ def input_infos(session: Session, path: str | os.PathLike[str]) -> dict[str, Inp
     return infos
 
 
+def check_feeds(model: ir.Model, path: str | os.PathLike[str], options: RunOptions) -> None:
+    """Refuse options that `feeds` will refuse, before a model is made that is to be run on them.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    path : path
+        The model, for errors.
+    options : RunOptions
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `feeds` does.
+    """
+    infos = {}
+    for value in (value for value in model.graph.inputs if not value.is_initializer()):
+        if value.dtype is None or value.shape is None:
+            return  # onnxruntime knows more of it, or refuses it
+        dtype = "str" if value.dtype == ir.DataType.STRING else value.dtype.numpy().name
+        if dtype not in DTYPES.values():
+            return
+        shape = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape)
+        infos[str(value.name)] = InputInfo(str(value.name), dtype, shape)
+    feeds(infos, path, options)
+
+
 def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options: RunOptions) -> list[Feed]:
     """Return the inputs of every run, those given or generated ones.
 
@@ -84,8 +113,10 @@ def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options:
     """
     _check_dims(infos, options.dims)
     if options.inputs is not None:
-        given = options.inputs if isinstance(options.inputs, Mapping) else load_inputs(options.inputs)
-        return _cut(infos, _checked(infos, given), options.dims)
+        if isinstance(options.inputs, Mapping):
+            return _cut(infos, _checked(infos, options.inputs), options.dims)
+        with of_file():
+            return _cut(infos, _checked(infos, load_inputs(options.inputs)), options.dims)
     strings = next((info for info in infos.values() if info.dtype == "str"), None)
     if strings is not None:
         raise UnsupportedError(
@@ -98,6 +129,15 @@ def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options:
         {name: generate(name, info.dtype, info.shape, options.dims, limits, rng) for name, info in infos.items()}
         for _ in range(options.samples)
     ]
+
+
+@contextmanager
+def of_file() -> Iterator[None]:
+    """Let a wrong dtype be a wrong value: it is the file's, nobody has passed an array."""
+    try:
+        yield
+    except TypeError as e:
+        raise ValueError(str(e)) from e
 
 
 def _limits(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -130,6 +170,9 @@ def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
     (2, 3)
     """
     with os.fdopen(open_regular(path), "rb") as file:
+        # Else NumPy would take it for something pickled, and say so.
+        if file.peek(2)[:2] != b"PK":
+            raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays, such as np.savez writes")
         try:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array
+from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.files.safetensors import open_regular
 from modelopt_rs.threads import get_num_threads
 
@@ -26,11 +27,14 @@ NODES = (
     re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<name>.*?)' Status Message: (?P<detail>.*)", re.S),
     re.compile(r"(?P<detail>.*of operator \((?P<op>\w+)\) in node \((?P<name>.*?)\) is invalid\.)", re.S),
     re.compile(r"(?P<detail>Could not find an implementation) for (?P<op>\w+)\(\d+\) node with name '(?P<name>.*?)'"),
+    re.compile(r"Fatal error: (?P<detail>[\w.]*:(?P<op>\w+)\(-?\d+\) is not a registered function/op)(?P<name>)"),
 )
 # Which file, which the message has already, and a place in its own sources: "/.../reshape_helper.h:91 f(int) ".
 PLACE = re.compile(r"^(Load model from .*? failed: ?)?(/\S+:\d+ .*?\) )?", re.S)
 STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : (?P<status>\w+) : ")
-UNSUPPORTED = re.compile(r"No Op registered|No opset import|Could not find an implementation|[Uu]nsupported|Opset \d+")
+UNSUPPORTED = re.compile(
+    r"No Op registered|not a registered|No opset import|Could not find an implementation|[Uu]nsupported|Opset \d+"
+)
 
 
 def open_session(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
@@ -118,7 +122,17 @@ def refusal(path: str | os.PathLike[str], error: Exception, verb: str) -> Except
         return error
     text = STATUS.sub("", str(error)).strip()
     found = next((match for pattern in NODES if (match := pattern.search(text))), None)
-    where = f"node {quote(found['name'])} ({found['op']}): " if found else ""
+    name = found["name"] or _first_node(path, found["op"]) if found else ""
+    where = f"node {quote(name)} ({found['op']}): " if found else ""
     detail = PLACE.sub("", (found["detail"] if found else text).strip())
     kind = UnsupportedError if UNSUPPORTED.search(text) else FormatError
     return kind(f"{Path(path)}: onnxruntime {verb}: {where}{quote(detail, MAX_DETAIL)}")
+
+
+def _first_node(path: str | os.PathLike[str], op: str) -> str:
+    """Return the name of the first node of an operator; it is empty where it has none, or can't be found."""
+    try:
+        with OnnxSource(path) as source:
+            return next((node.name or "" for node in source.model.graph.all_nodes() if node.op_type == op), "")
+    except (OSError, ValueError):
+        return ""
