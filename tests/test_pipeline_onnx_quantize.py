@@ -356,6 +356,18 @@ def test_what_is_there_stays_without_overwrite(write: Write, source: Path, tmp_p
     assert files_of(tmp_path)["b.onnx"] == b"old"
 
 
+def test_what_is_there_is_seen_before_calibration(source: Path, tmp_path: Path) -> None:
+    def never() -> None:
+        raise AssertionError("it calibrated")
+
+    (tmp_path / "b.onnx").write_bytes(b"old")
+    calibrated = mo.OnnxOptions(activations="static", calibrate=never)
+    with pytest.raises(FileExistsError, match="the file exists"):
+        quantize(source, tmp_path / "b.onnx", onnx=calibrated)
+    with pytest.raises(OptionError, match="dims: no input has an axis 'bach'"):
+        quantize(source, tmp_path / "c.onnx", onnx=calibrated, run=mo.RunOptions(dims={"bach": 1}))
+
+
 @each
 def test_f4_an_interrupted_run_leaves_nothing(write: Write, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **options: object) -> None:

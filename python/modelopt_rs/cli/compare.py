@@ -1,5 +1,7 @@
 """`modelopt-rs compare`."""
 
+from collections.abc import Sequence
+
 import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
@@ -46,17 +48,20 @@ def _show(report: CompareReport) -> None:
         ("tensor", "SQNR dB", "max error", "cosine"),
         [(t.name, decibels(t.sqnr_db), number(t.max_error), f"{t.cosine:.6f}") for t in report.tensors],
     )
-    for name, shape_a, shape_b in report.shape_mismatches:
-        line(f"shapes differ: {name}: {list(shape_a)} in A, {list(shape_b)} in B")
-    for names, where in ((report.only_in_a, "only in A"), (report.only_in_b, "only in B")):
-        for name in names[:MAX_NAMES]:
-            line(f"{where}: {name}")
-        if len(names) > MAX_NAMES:
-            line(f"{where}: {len(names) - MAX_NAMES:,} more, which --json lists")
-    for name in report.not_compared:
-        line(f"not compared, a dtype that is not read: {name}")
+    shapes = [f"{name}: {list(one)} in A, {list(other)} in B" for name, one, other in report.shape_mismatches]
+    _show_names("shapes differ", shapes)
+    _show_names("only in A", report.only_in_a)
+    _show_names("only in B", report.only_in_b)
+    _show_names("not compared, a dtype that is not read", report.not_compared)
     line()
     line(
         f"all {count(len(report.tensors), 'compared tensor')}: SQNR {decibels(report.sqnr_db, ' dB')}, "
         f"largest error {number(report.max_error)}, cosine {report.cosine:.6f}"
     )
+
+
+def _show_names(what: str, names: Sequence[str]) -> None:
+    for name in names[:MAX_NAMES]:
+        line(f"{what}: {name}")
+    if len(names) > MAX_NAMES:
+        line(f"{what}: {len(names) - MAX_NAMES:,} more, which --json lists")

@@ -19,7 +19,7 @@ from modelopt_rs.pipeline.onnx_check import OnnxCheck
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import OptionError
 from modelopt_rs.pipeline.report import CropFileReport, CroppedGroup, TensorReport, total
-from modelopt_rs.pipeline.sinks import open_sink
+from modelopt_rs.pipeline.sinks import check_place, open_sink
 from modelopt_rs.pipeline.tiles import Road
 from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 from modelopt_rs.prune.choice import Chooser
@@ -200,11 +200,13 @@ def crop_onnx(
         As for `crop_file`.
     """
     start = time.perf_counter()
+    if not dry_run:
+        check_place(out_path, overwrite)
+    check = OnnxCheck(source, run, road.threads)
     plan = GraphCrop(source, options)
     before = dict(source.tensors)
     report = plan.report(road)
     transforms = plan.apply(report, road.threads)
-    check = OnnxCheck(source, run, road.threads)
     if not dry_run:
         sink = open_sink(
             source,

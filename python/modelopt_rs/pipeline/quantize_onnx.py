@@ -11,7 +11,7 @@ from modelopt_rs.pipeline.onnx_options import OnnxOptions
 from modelopt_rs.pipeline.onnx_run_options import RunOptions
 from modelopt_rs.pipeline.plan import Decision, QuantizeOptions
 from modelopt_rs.pipeline.report import Report, TensorReport, total
-from modelopt_rs.pipeline.sinks import open_sink
+from modelopt_rs.pipeline.sinks import check_place, open_sink
 from modelopt_rs.pipeline.tiles import Road
 from modelopt_rs.pipeline.transform import Copy, Transform, rewrite
 
@@ -51,6 +51,9 @@ def quantize_onnx(
 
     start = time.perf_counter()
     infos = _infos(source)
+    if not dry_run:
+        check_place(out_path, overwrite)
+    check = OnnxCheck(source, run, road.threads)
     changed, decisions = quantize_graph(
         source.model,
         source.tensors,
@@ -64,7 +67,6 @@ def quantize_onnx(
     for name, info in source.tensors.items():
         if name not in changed and name in source.model.graph.initializers:
             transforms[name] = Copy(info)
-    check = OnnxCheck(source, run, road.threads)
     if not dry_run:
         sink = open_sink(
             source,

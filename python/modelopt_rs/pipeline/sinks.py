@@ -10,7 +10,7 @@ from modelopt_rs import files
 from modelopt_rs.files import CheckpointSink, CheckpointSource, SafetensorsSink, Sink, Source, TensorInfo
 from modelopt_rs.files.pack_quantized import METADATA_KEY
 
-__all__ = ["config_of", "graph_of", "open_sink"]
+__all__ = ["check_place", "config_of", "graph_of", "open_sink"]
 
 
 def config_of(source: Source) -> Mapping[str, Any]:
@@ -21,6 +21,19 @@ def config_of(source: Source) -> Mapping[str, Any]:
 def graph_of(source: Source) -> Any:
     """Return the graph of an ONNX model, an `onnx_ir.Model`; None of what is no ONNX model."""
     return getattr(source, "model", None)
+
+
+def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuse to write a file where there is one: before long work, and again when it is opened.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`, and `overwrite` is false.
+    """
+    if not overwrite and os.path.lexists(path):
+        message = "the file exists; pass overwrite=True (--overwrite) to replace it"
+        raise FileExistsError(errno.EEXIST, message, str(Path(path)))
 
 
 def open_sink(
@@ -79,7 +92,5 @@ def open_sink(
         return CheckpointSink(
             source, path, tensors, origins, metadata, config=config, durable=durable, overwrite=overwrite
         )
-    if not overwrite and os.path.lexists(path):
-        message = "the file exists; pass overwrite=True (--overwrite) to replace it"
-        raise FileExistsError(errno.EEXIST, message, str(Path(path)))
+    check_place(path, overwrite)
     return SafetensorsSink(path, tensors, metadata, durable=durable)
