@@ -257,12 +257,15 @@ def test_e11_ids_are_looked_up_in_tables_of_a_hub_cache(run: Run, tmp_path: Path
         (tmp_path / folder).mkdir()
     model = tmp_path / "snapshot" / "m.onnx"
     onnx.save(net.proto(), model, save_as_external_data=True, location="m.onnx_data", size_threshold=0)
-    (tmp_path / "snapshot" / "m.onnx_data").rename(tmp_path / "blobs" / "b")
-    (tmp_path / "snapshot" / "m.onnx_data").symlink_to("../blobs/b")
-    leave = ["--allow-symlinks-under", tmp_path / "blobs", "--rounds", 0]
-    code, said, err = run("quantize", model, "-o", tmp_path / "b.onnx", *leave)
-    assert (code, err) == (0, "")
-    assert "quantized  2 tensors" in said
+    for name in ("m.onnx", "m.onnx_data"):
+        (tmp_path / "snapshot" / name).rename(tmp_path / "blobs" / name)
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    np.savez(tmp_path / "data.npz", ids=np.arange(8).reshape(2, 4))
+    leave = ["--allow-symlinks-under", tmp_path / "blobs", "--rounds", 0, "--overwrite"]
+    for options in ([], ["--calibrate", tmp_path / "data.npz"]):
+        code, said, err = run("quantize", model, "-o", tmp_path / "b.onnx", *leave, *options)
+        assert (code, err) == (0, "")
+        assert "quantized  2 tensors" in said
 
 
 @pytest.mark.parametrize(
