@@ -21,6 +21,7 @@ pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: on
 import onnx
 from onnx import TensorProto, helper
 
+from graph_nets import Net
 from modelopt_rs.cli import main
 from modelopt_rs.cli.show import show_reasons
 from pipeline_models import bert, files_of, write
@@ -222,6 +223,49 @@ def test_e11_external_data_that_lead_elsewhere(
     weight.external_data.add(key="location", value=location)
     source.write_bytes(proto.SerializeToString())
     assert fail(3, *command, source).startswith(f"{source}: ")
+
+
+@commands
+def test_e11_a_hub_cache_needs_leave(command: list[str], run: Run, source: Path, tmp_path: Path) -> None:
+    """The model and its data are links from a snapshot to blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    snapshot.mkdir()
+    onnx.save(onnx.load(source), blobs / "a", save_as_external_data=True, location="m.onnx_data", size_threshold=0)
+    (blobs / "m.onnx_data").rename(blobs / "b")
+    (snapshot / "m.onnx").symlink_to("../blobs/a")
+    (snapshot / "m.onnx_data").symlink_to("../blobs/b")
+    model, out = snapshot / "m.onnx", tmp_path / "b.onnx"
+    code, _, err = run(*command, model, "-o", out)
+    assert code == 3
+    assert "is, or lies behind, a symbolic link" in err
+    leave = ["--allow-symlinks-under", blobs]
+    assert run(*command, model, "-o", out, *leave, "--rounds", 0)[::2] == (0, "")
+    run(*command, source, "-o", tmp_path / "c.onnx", "--no-run")
+    assert out.read_bytes() == (tmp_path / "c.onnx").read_bytes()
+    assert run("compare", model, out, *leave, "--rounds", 0)[::2] == (0, "")
+    assert run("inspect", model, *leave)[::2] == (0, "")
+    assert run("inspect", model)[0] == 3
+
+
+def test_e11_ids_are_looked_up_in_tables_of_a_hub_cache(run: Run, tmp_path: Path) -> None:
+    net = Net({"ids": ["n", 4]})
+    net.input_types["ids"] = TensorProto.INT64
+    h = net.add("Gather", net.w("table", 300, 64), "ids")
+    net.add("Tanh", net.add("MatMul", h, net.w("w", 64, 64)), out="y")
+    for folder in ("blobs", "snapshot"):
+        (tmp_path / folder).mkdir()
+    model = tmp_path / "snapshot" / "m.onnx"
+    onnx.save(net.proto(), model, save_as_external_data=True, location="m.onnx_data", size_threshold=0)
+    for name in ("m.onnx", "m.onnx_data"):
+        (tmp_path / "snapshot" / name).rename(tmp_path / "blobs" / name)
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    np.savez(tmp_path / "data.npz", ids=np.arange(8).reshape(2, 4))
+    leave = ["--allow-symlinks-under", tmp_path / "blobs", "--rounds", 0, "--overwrite"]
+    for options in ([], ["--calibrate", tmp_path / "data.npz"]):
+        code, said, err = run("quantize", model, "-o", tmp_path / "b.onnx", *leave, *options)
+        assert (code, err) == (0, "")
+        assert "quantized  2 tensors" in said
 
 
 @pytest.mark.parametrize(

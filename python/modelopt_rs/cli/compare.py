@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common
+from modelopt_rs.cli.options import common, links
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import count, decibels, line, number, progress, table, write_report
 from modelopt_rs.pipeline import CompareReport, RunOptions, compare_files
@@ -19,9 +19,17 @@ MAX_NAMES = 20
 @click.argument("a", type=click.Path(), metavar="A")
 @click.argument("b", type=click.Path(), metavar="B")
 @checking
+@links
 @common
 def compare(
-    *, a: str, b: str, max_memory: int, threads: int | None, report_path: str | None, run: RunOptions | None
+    *,
+    a: str,
+    b: str,
+    allow_symlinks_under: str | None,
+    max_memory: int,
+    threads: int | None,
+    report_path: str | None,
+    run: RunOptions | None,
 ) -> None:
     """Show how far the tensors of model B are from those of model A.
 
@@ -37,7 +45,15 @@ def compare(
     modelopt-rs compare model.onnx small.onnx --inputs data.npz --max-error 0.1
     """  # noqa: D301
     with progress("compare") as callback:
-        report = compare_files(a, b, max_memory=max_memory, threads=threads, run=run, progress=callback)
+        report = compare_files(
+            a,
+            b,
+            max_memory=max_memory,
+            threads=threads,
+            run=run,
+            allow_symlinks_under=allow_symlinks_under,
+            progress=callback,
+        )
     write_report(report_path, report.to_json())
     _show(report)
     show_onnx(report)

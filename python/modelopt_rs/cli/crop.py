@@ -7,7 +7,7 @@ from collections import Counter
 import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, model, output
+from modelopt_rs.cli.options import common, dry_run, links, model, output
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
@@ -81,6 +81,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 @then_option
 @checking
 @dry_run
+@links
 @common
 def crop(
     *,
@@ -94,6 +95,7 @@ def crop(
     nan: str,
     config: str | None,
     then: QuantizeOptions | None,
+    allow_symlinks_under: str | None,
     max_memory: int,
     threads: int | None,
     dry_run: bool,
@@ -142,6 +144,7 @@ def crop(
             verify=not no_verify,
             overwrite=overwrite,
             run=run,
+            allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
     write_report(report_path, report.to_json())

@@ -2,7 +2,7 @@
 
 import click
 
-from modelopt_rs.cli.options import common, model
+from modelopt_rs.cli.options import common, links, model
 from modelopt_rs.cli.show import line, number, progress, write_report
 from modelopt_rs.pipeline import inspect_file
 from modelopt_rs.pipeline.report import TensorStatistics
@@ -16,8 +16,11 @@ HEADER = FORM.format("dtype", "shape", "bytes", "min", "max", "absmax", "zeros",
 
 @click.command()
 @model
+@links
 @common
-def inspect(model: str, max_memory: int, threads: int | None, report_path: str | None) -> None:
+def inspect(
+    *, model: str, allow_symlinks_under: str | None, max_memory: int, threads: int | None, report_path: str | None
+) -> None:
     """Show a model's tensors: shape, dtype, bytes, smallest and largest value, zeros, non-finite values.
 
     FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model
@@ -27,7 +30,13 @@ def inspect(model: str, max_memory: int, threads: int | None, report_path: str |
     modelopt-rs inspect model.safetensors --json tensors.json
     """  # noqa: D301
     with progress("inspect") as callback:
-        report = inspect_file(model, max_memory=max_memory, threads=threads, progress=callback)
+        report = inspect_file(
+            model,
+            max_memory=max_memory,
+            threads=threads,
+            allow_symlinks_under=allow_symlinks_under,
+            progress=callback,
+        )
     write_report(report_path, report.to_json())
     line("tensor")
     line(HEADER)

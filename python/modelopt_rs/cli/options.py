@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["common", "dry_run", "model", "output", "parse_size", "quantization", "selection"]
+__all__ = ["common", "dry_run", "links", "model", "output", "parse_size", "quantization", "selection"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -57,6 +57,13 @@ def output(required: bool) -> Callable[[Command], Command]:
 
     return add
 
+
+links = click.option(
+    "--allow-symlinks-under",
+    type=click.Path(),
+    metavar="DIR",
+    help="ONNX: external data may be links to files beneath DIR, as in a hub's cache.",
+)
 
 dry_run = click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor and why; write nothing.")
 

@@ -5,7 +5,7 @@ import re
 import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, model, output, selection
+from modelopt_rs.cli.options import common, dry_run, links, model, output, selection
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
@@ -64,6 +64,7 @@ def parse_keep(text: str) -> tuple[int, int]:
 @then_option
 @checking
 @dry_run
+@links
 @common
 def prune(
     *,
@@ -77,6 +78,7 @@ def prune(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     then: QuantizeOptions | None,
+    allow_symlinks_under: str | None,
     max_memory: int,
     threads: int | None,
     dry_run: bool,
@@ -121,6 +123,7 @@ def prune(
             verify=not no_verify,
             overwrite=overwrite,
             run=run,
+            allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
     write_report(report_path, report.to_json())

@@ -3,7 +3,7 @@
 import click
 
 from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
-from modelopt_rs.cli.options import common, dry_run, model, output, quantization, selection
+from modelopt_rs.cli.options import common, dry_run, links, model, output, quantization, selection
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
 from modelopt_rs.pipeline import OnnxOptions, RunOptions, quantize_file
@@ -19,6 +19,7 @@ __all__ = ["quantize"]
 @onnx_quantization
 @checking
 @dry_run
+@links
 @common
 def quantize(
     *,
@@ -30,6 +31,7 @@ def quantize(
     nonfinite: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    allow_symlinks_under: str | None,
     max_memory: int,
     threads: int | None,
     dry_run: bool,
@@ -75,6 +77,7 @@ def quantize(
             overwrite=overwrite,
             onnx=onnx,
             run=run,
+            allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
     write_report(report_path, report.to_json())

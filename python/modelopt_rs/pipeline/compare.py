@@ -27,6 +27,7 @@ def compare_files(
     max_memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
     run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> CompareReport:
     """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
@@ -44,6 +45,8 @@ def compare_files(
         Threads to compute with; never changes a result.
     run : RunOptions or None
         Of two ONNX models: on which inputs they are run; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
     progress : callable, optional
         Called with (bytes of `a` done, bytes in all, tensor name) as the work goes on.
 
@@ -81,7 +84,8 @@ def compare_files(
     True
     """
     start = time.perf_counter()
-    with files.open(a) as stored_a, files.open(b) as stored_b:
+    first = files.open(a, allow_symlinks_under=allow_symlinks_under)
+    with first as stored_a, files.open(b, allow_symlinks_under=allow_symlinks_under) as stored_b:
         others = [source for source in (stored_a, stored_b) if graph_of(source) is None]
         if others:
             check_not_run(others[0], run)

@@ -56,6 +56,7 @@ def crop_file(
     overwrite: bool = False,
     durable: bool = True,
     run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> CropFileReport:
     """Remove the least important heads, feed-forward units or hidden widths of a transformer.
@@ -109,6 +110,8 @@ def crop_file(
         Wait until the output is on the disk.
     run : RunOptions or None
         Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
 
@@ -155,7 +158,7 @@ def crop_file(
     """
     start = time.perf_counter()
     options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nan=nan)
-    with files.open(source_path) as source:
+    with files.open(source_path, allow_symlinks_under=allow_symlinks_under) as source:
         if graph_of(source) is not None:
             if config is not None or then is not None:
                 raise OptionError("config and then must be left out for an ONNX model: its graph says all")

@@ -22,6 +22,7 @@ def inspect_file(
     *,
     max_memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> InspectReport:
     """Read every tensor of a model file once and say what is in it.
@@ -35,6 +36,8 @@ def inspect_file(
         The most bytes that a tile may take.
     threads : int, optional
         Threads to compute with; never changes a result.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on.
 
@@ -65,7 +68,7 @@ def inspect_file(
     (-2.0, 1.0, 2.0, 0.25, 1)
     """
     start = time.perf_counter()
-    with files.open(path) as source:
+    with files.open(path, allow_symlinks_under=allow_symlinks_under) as source:
         total = sum(info.nbytes for info in source.tensors.values())
         road = Road(max_memory, threads, progress, total)
         tensors = tuple(_statistics(source, info, road) for info in source.tensors.values())

@@ -44,6 +44,7 @@ def prune_file(
     nan: str = "raise",
     durable: bool = True,
     run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Set the weights of the smallest magnitude in a model file to zero.
@@ -93,6 +94,8 @@ def prune_file(
         Wait until the output is on the disk.
     run : RunOptions or None
         Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
 
@@ -143,7 +146,7 @@ def prune_file(
     )
     if then is not None and format != "dense":
         raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
-    with files.open(source_path) as source:
+    with files.open(source_path, allow_symlinks_under=allow_symlinks_under) as source:
         tensors, config = source.tensors, config_of(source)
         layouts = _layouts(source, format, then)
         if layouts is None:

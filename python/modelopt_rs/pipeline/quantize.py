@@ -43,6 +43,7 @@ def quantize_file(
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Quantize the linear layers of a model file to 8, 4 or 2 bits.
@@ -85,6 +86,8 @@ def quantize_file(
         Of an ONNX model: for which runtime, and whether its activations are quantized too.
     run : RunOptions or None
         Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
     progress : callable, optional
         Called with (bytes done, bytes in all, tensor name) as the work goes on.
 
@@ -127,7 +130,7 @@ def quantize_file(
     options = QuantizeOptions(
         bits=bits, scheme=scheme, group_size=group_size, include=include, exclude=exclude, nonfinite=nonfinite
     )
-    with files.open(source_path) as source:
+    with files.open(source_path, allow_symlinks_under=allow_symlinks_under) as source:
         tensors = source.tensors
         if graph_of(source) is not None:
             road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))

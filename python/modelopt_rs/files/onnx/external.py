@@ -24,7 +24,10 @@ __all__ = ["Extent", "ExternalFiles", "ModelFile", "Trust", "parse_entries"]
 _KEYS: Final = ("location", "offset", "length", "checksum")
 _MAX_OPEN = 64  # descriptors of external files: some exporters give every tensor its own
 _MAX_LOCATION = 4096
-_LINK = "is, or lies behind, a symbolic link; allow_symlinks_under=DIR accepts links to files beneath DIR"
+_LINK = (
+    "is, or lies behind, a symbolic link; allow_symlinks_under=DIR accepts links to files beneath DIR "
+    "(--allow-symlinks-under DIR)"
+)
 _PROBLEMS: Final = {
     errno.ELOOP: _LINK,
     errno.ENOTDIR: _LINK,  # of a directory that is a link; or of a file, which can't be one

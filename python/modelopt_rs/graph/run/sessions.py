@@ -132,7 +132,7 @@ def refusal(path: str | os.PathLike[str], error: Exception, verb: str) -> Except
 def _first_node(path: str | os.PathLike[str], op: str) -> str:
     """Return the name of the first node of an operator; it is empty where it has none, or can't be found."""
     try:
-        with OnnxSource(path) as source:
+        with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
             return next((node.name or "" for node in source.model.graph.all_nodes() if node.op_type == op), "")
     except (OSError, ValueError):
         return ""
