@@ -270,7 +270,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", nargs="+", choices=[c.script for c in CASES], default=[c.script for c in CASES])
     parser.add_argument("--sides", nargs="+", choices=["ours", "theirs"], default=["ours", "theirs"])
-    parser.add_argument("--extra", nargs="*", default=["--no-verify"], help="more options of ours")
+    parser.add_argument("--extra", nargs="*", default=["--no-verify", "--no-run"], help="more options of ours")
     parser.add_argument("--dir", type=Path, help="where to make it (default: the directory for temporary files)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     args = parser.parse_args()

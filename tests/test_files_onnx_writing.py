@@ -103,6 +103,26 @@ def test_writes_and_reads_back(path: Path, external: bool, temporary: str) -> No
         model.graph.initializers["w"].const_value.numpy()  # the model is as it was
 
 
+def test_f9_outline_is_the_model_without_the_elements_of_what_is_streamed(path: Path, external: bool) -> None:
+    """The checker takes it, and refuses in it what it refuses in the model."""
+    model, tensors = graph((8192, 32))
+    with OnnxSink(path, model, tensors, external=external) as sink:
+        outline = sink.outline()
+        assert len(outline) < 1000
+        onnx.checker.check_model(outline)
+        found = {tensor.name: tensor for tensor in onnx.ModelProto.FromString(outline).graph.initializer}
+        assert found["w"].data_type == onnx.TensorProto.FLOAT
+        assert list(found["w"].dims) == [0]
+        assert not found["w"].external_data
+        bias = model.graph.initializers["b"].const_value.numpy()
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(found["b"]), bias)
+    model.graph.node(0).op_type = "Matmul"
+    with OnnxSink(path, model, tensors, external=external) as sink:
+        outline = sink.outline()
+    with pytest.raises(onnx.checker.ValidationError, match="No Op registered for Matmul"):
+        onnx.checker.check_model(outline)
+
+
 def test_staged_is_loaded_before_commit(path: Path, external: bool, temporary: str) -> None:
     """By the checker and onnxruntime here, and by another process; and after it what is committed is the same."""
     model, tensors = graph()

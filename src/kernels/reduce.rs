@@ -88,7 +88,17 @@ kernel! {
         let mut a = [O::IDENTITY[0]; COLUMNS];
         let mut b = [O::IDENTITY[1]; COLUMNS];
         let (a, b) = (&mut a[..width], &mut b[..width]);
-        for row in x.chunks_exact(stride) {
+        // Several rows at a time, each number still in its turn: states are loaded and stored once for all of them.
+        let fours = x.chunks_exact(4 * stride);
+        let rest = fours.remainder();
+        for rows in fours {
+            let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|i| &rows[i * stride + first..][..width]);
+            for i in 0..width {
+                let state = O::step(O::step([a[i], b[i]], r0[i]), r1[i]);
+                [a[i], b[i]] = O::step(O::step(state, r2[i]), r3[i]);
+            }
+        }
+        for row in rest.chunks_exact(stride) {
             for ((a, b), &v) in a.iter_mut().zip(b.iter_mut()).zip(&row[first..first + width]) {
                 [*a, *b] = O::step([*a, *b], v);
             }

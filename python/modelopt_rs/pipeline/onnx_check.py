@@ -1,6 +1,5 @@
 """What an ONNX model must pass before it takes its place: the checker of onnx, and a run against what it came of."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +57,11 @@ class OnnxCheck:
         """
         written: OnnxSink = sink  # type: ignore[assignment]  # a source with a graph has such a sink
         staged = written.staged()
-        with _named(staged, written.path):
-            _check_model(staged)
-            if self._run is not None:
-                from modelopt_rs.graph.run.pair import run_pair
+        _check_model(written)
+        if self._run is not None:
+            from modelopt_rs.graph.run.pair import run_pair
 
+            with _named(staged, written.path):
                 self.report = run_pair(self._source.path, staged, self._run, threads=self._threads)
         self.file_bytes = (self._source.nbytes, written.nbytes)
 
@@ -73,13 +72,14 @@ def check_not_run(source: Source, run: RunOptions | None) -> None:
         raise OptionError(f"run must be left out for a model that is no ONNX model, got options for {source.path}")
 
 
-def _check_model(path: Path) -> None:
+def _check_model(written: "OnnxSink") -> None:
+    """Let the checker see all but the large weights, of which it would hold two copies."""
     import onnx
 
     try:
-        onnx.checker.check_model(os.fspath(path))
+        onnx.checker.check_model(written.outline())
     except onnx.checker.ValidationError as e:
-        raise FormatError(f"{path}: the checker of onnx refuses it: {quote(str(e), MAX_DETAIL)}") from e
+        raise FormatError(f"{written.path}: the checker of onnx refuses it: {quote(str(e), MAX_DETAIL)}") from e
 
 
 @contextmanager

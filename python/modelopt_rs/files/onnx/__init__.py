@@ -1,8 +1,13 @@
 """ONNX model files: the graph in memory, the weights in row tiles; needs the extra `onnx`."""
 
+from modelopt_rs.files.onnx.later import later
+
 try:
     import onnx
-    import onnx_ir
+
+    # For arithmetic on symbolic lengths, which is rare; sympy takes half of the time of a short run, and 30 MB.
+    with later("sympy"), later("onnx_ir._symbolic_shapes"):
+        import onnx_ir
 except ImportError as error:
     raise ImportError('open: an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"') from error
 
@@ -11,4 +16,4 @@ from modelopt_rs.files.onnx.source import OnnxSource
 
 __all__ = ["OnnxSink", "OnnxSource", "placeholder"]
 
-del onnx, onnx_ir
+del later, onnx, onnx_ir

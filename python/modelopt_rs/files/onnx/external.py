@@ -211,6 +211,8 @@ class ExternalFiles:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise FormatError(f"{where}: external data file {shown} is not a regular file")
+            if info.st_nlink == 0:  # removed since it was opened
+                raise FormatError(f"{where}: external data file {shown} is missing")
             if info.st_nlink != 1 and not self._trust.hard_links:
                 advice = "allow_hard_links=True accepts it"
                 raise FormatError(f"{where}: external data file {shown} has {info.st_nlink} names; {advice}")

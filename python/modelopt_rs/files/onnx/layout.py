@@ -1,6 +1,6 @@
 """The bytes of an ONNX file around the tensors that are streamed into it, and where those go."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from modelopt_rs.files.model import TensorInfo
 from modelopt_rs.files.onnx.dtypes import STRING, tensor_info
 from modelopt_rs.files.onnx.wire import varint
 
-__all__ = ["INLINE_MAX", "Layout", "beside", "inline", "to_proto"]
+__all__ = ["INLINE_MAX", "Layout", "beside", "inline", "outline", "to_proto"]
 
 INLINE_MAX: Final = (1 << 31) - 1
 """The largest file that protobuf reads."""
@@ -185,6 +185,20 @@ def _raw_header(tensor: Any, nbytes: int) -> bytes:
     copy.ClearField("data_location")
     data: bytes = copy.SerializeToString(deterministic=True)
     return data + varint(_RAW_DATA << 3 | _LEN) + varint(nbytes)
+
+
+def outline(proto: Any, names: Container[str]) -> bytes:
+    """Serialize a model whose streamed initializers, those of `names`, have no elements."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if tensor.name in names:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.dims[:] = [0]
+            tensor.raw_data = b""
+    data: bytes = copy.SerializeToString(deterministic=True)
+    return data
 
 
 def beside(proto: Any, tensors: Sequence[TensorInfo], location: str) -> Layout:

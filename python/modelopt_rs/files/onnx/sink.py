@@ -15,7 +15,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs.files.messages import listing, quote
 from modelopt_rs.files.model import Array, TensorInfo
 from modelopt_rs.files.onnx.dtypes import TWINS, array_dtype
-from modelopt_rs.files.onnx.layout import INLINE_MAX, inline, to_proto
+from modelopt_rs.files.onnx.layout import INLINE_MAX, inline, outline, to_proto
 from modelopt_rs.files.onnx.source import OnnxSource
 from modelopt_rs.files.onnx.tensors import placeholder
 from modelopt_rs.files.onnx.wire import LAZY_BYTES
@@ -75,7 +75,7 @@ class OnnxSink:
     ) -> None:
         self._tensors = tuple(tensors)
         self._by_name = {info.name: info for info in self._tensors}
-        proto = to_proto(model, self._tensors)
+        self._proto = proto = to_proto(model, self._tensors)
         layout = inline(proto, self._tensors)
         if external is False and layout.nbytes > INLINE_MAX:
             raise ValueError(
@@ -151,6 +151,10 @@ class OnnxSink:
             raise ValueError(f"{self.path}: the file is committed or aborted")
         self._finish()
         return self._files.readable
+
+    def outline(self) -> bytes:
+        """Return the model as a serialized ModelProto in which the streamed tensors have no elements."""
+        return outline(self._proto, self._by_name)
 
     def _finish(self) -> None:
         missing = [
