@@ -149,6 +149,8 @@ def _session(data: bytes, folder: Path, path: str | os.PathLike[str], threads: i
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or get_num_threads()
     options.inter_op_num_threads = 1
+    # Between runs the values are looked at: its threads would wait in loops and keep the cores from that.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(FOLDER, os.fspath(folder.resolve()))
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
