@@ -16,7 +16,7 @@ Scores: TypeAlias = NDArray[np.float64]
 _NEEDS = {"taylor": "grad", "taylor_gate": "grad", "scale": "scale", "activation": "activations"}
 _CRITERIA = ("norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation")
 # Numbers in a block of rows of which columns are summed: with fewer, calls cost more than sums.
-_BLOCK = 2**20
+_BLOCK = 2**21
 
 
 def importance(
