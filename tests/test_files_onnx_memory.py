@@ -49,6 +49,25 @@ print(json.dumps({"opened": opened, "all": peak() - before, "tensors": lazy, "re
 """
 
 
+QUANTIZE = """
+import re, sys
+from pathlib import Path
+import modelopt_rs as mo
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+small, large, out = sys.argv[1:4]
+how = {"run": None, "overwrite": True, "durable": False}
+mo.quantize_file(small, out, **how)
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+before = peak()
+report = mo.quantize_file(large, out, **how)
+assert report.file_bytes[1] > 300 << 20, report
+print(peak() - before)
+"""
+
+
 def large(path: Path, *, external: bool, layers: int = LAYERS) -> Path:
     """A model of large weights, written piece by piece: inline in the middle of the graph, or sparse beside it."""
     nodes, names = [], []
@@ -104,6 +123,18 @@ def test_f9_320_mib_are_streamed_in_64(tmp_path: Path, external: bool) -> None:
     assert (figures["tensors"], figures["read"]) == (LAYERS, LAYERS * 16 * MIB)
     assert figures["opened"] < 8 * MIB
     assert figures["all"] < 64 * MIB
+
+
+@pytest.mark.slow
+def test_f9_quantizing_checks_without_holding_weights(tmp_path: Path) -> None:
+    """The checker of onnx would hold the model twice."""
+    (tmp_path / "small").mkdir()
+    small = large(tmp_path / "small" / "m.onnx", external=False, layers=1)
+    path = large(tmp_path / "m.onnx", external=False)
+    command = [sys.executable, "-c", QUANTIZE, str(small), str(path), str(tmp_path / "out.onnx")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 64 * MIB
 
 
 def test_over_2_gib_are_opened_without_being_read(tmp_path: Path) -> None:
