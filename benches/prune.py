@@ -48,10 +48,26 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
         "magnitude at 50 %", "np.partition, product", 5, lambda: mo.prune.magnitude(x, 0.5), partition, but_for_ties(x)
     )
     yield Case(
+        "magnitude at 50 %, out=",
+        "np.partition, product",
+        5,
+        lambda: mo.prune.magnitude(x, 0.5, out=out, nan="largest"),
+        partition,
+        but_for_ties(x),
+    )
+    yield Case(
         "threshold, out=",
         "w * (np.abs(w) > eps)",
         5,
         lambda: mo.prune.threshold(x, eps, out=out),
+        lambda: x * (np.abs(x) > eps),
+        equal,
+    )
+    yield Case(
+        "threshold, out=, nan='largest'",
+        "w * (np.abs(w) > eps)",
+        5,
+        lambda: mo.prune.threshold(x, eps, out=out, nan="largest"),
         lambda: x * (np.abs(x) > eps),
         equal,
     )
