@@ -65,7 +65,7 @@ CASES = (
         "4-bit weights",
         "MatMulNBitsQuantizer",
         "chain",
-        ("--bits", "4", "--group-size", str(GROUP)),
+        ("--bits", "4", "--scheme", "symmetric", "--group-size", str(GROUP)),
         "nbits",
         4,
         5,

@@ -56,7 +56,7 @@ BATCH = 16
 ENOUGH = {"8 bits": (0.995, 0.27), "4 bits": (0.98, 0.16)}
 # The last layer, which has 2 % of the weights, is worth 8 bits.
 HEAD = "jax2tf_get_logits_/Const:0"
-BEST = ("--group-size", "128", "--scheme", "asymmetric", "--bits-of", f"{HEAD}=8")
+BEST = ("--group-size", "128", "--bits-of", f"{HEAD}=8")
 VARIANTS = OURS | {"4 bits": ("quantize", "--bits", "4", *BEST)}
 OUTPUT = "target_label"
 

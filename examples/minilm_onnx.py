@@ -28,7 +28,7 @@ SENTENCES, MAX_TOKENS, BATCH = 80, 64, 8
 NEAR = 0.975  # cosine to float32, with 4 bits
 SMALL = 15_500_000  # bytes, with 4 bits
 # The values of attention, which have 4 % of the weights, are worth 8 bits.
-BEST = ("--scheme", "asymmetric", "--bits-of", "*.self.value.weight=8")
+BEST = ("--bits-of", "*.self.value.weight=8")
 VARIANTS = OURS | {
     "8 bits, activations too": ("quantize", "--activations", "dynamic"),
     "4 bits": ("quantize", "--bits", "4", *BEST),

@@ -28,7 +28,7 @@ DATA = "DATA.npz"
 OURS: dict[str, tuple[str, ...]] = {
     "8 bits": ("quantize", "--bits", "8"),
     "4 bits": ("quantize", "--bits", "4"),
-    "2 bits": ("quantize", "--bits", "2", "--scheme", "asymmetric"),
+    "2 bits": ("quantize", "--bits", "2"),
 }
 
 

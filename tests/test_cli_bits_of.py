@@ -66,7 +66,8 @@ def test_a_second_pass_leaves_what_is_quantized_and_gives_the_same_tensors(
     one, half, two = tmp_path / "one.onnx", tmp_path / "half.onnx", tmp_path / "two.onnx"
     assert run("quantize", path, "-o", one, "--bits", 4, "--bits-of", "layer1*=8", "--no-run")[0] == 0
     assert run("quantize", path, "-o", half, "--bits", 4, "--exclude", "layer1*", "--no-run")[0] == 0
-    assert run("quantize", half, "-o", two, "--bits", 8, "--no-run")[0] == 0
+    # Below 8 bits zero points are the default, at 8 not.
+    assert run("quantize", half, "-o", two, "--bits", 8, "--scheme", "asymmetric", "--no-run")[0] == 0
     made = [{t.name: t.raw_data for t in onnx.load(p).graph.initializer} for p in (one, two)]
     assert made[0] == made[1]
     assert bits(two) == [4, 8]
@@ -92,3 +93,17 @@ def test_other_bits_are_for_onnx_models(run: Run, tmp_path: Path) -> None:
     code, _, err = run("quantize", where, "-o", tmp_path / "b.safetensors", "--bits-of", "*=4")
     assert code == 2
     assert "must be left out for a model that is no ONNX model" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "scheme"), [((), "symmetric"), (("--bits", 4), "asymmetric"), (("--bits", 2), "asymmetric")]
+)
+def test_the_default_scheme_has_zero_points_below_8_bits(
+    run: Run, path: Path, tmp_path: Path, given: tuple[str, ...], scheme: str
+) -> None:
+    made = []
+    for name, more in (("default", ()), ("asked", ("--scheme", scheme))):
+        out = tmp_path / f"{name}.onnx"
+        assert run("quantize", path, "-o", out, *given, *more, "--no-run")[0] == 0
+        made.append(out.read_bytes())
+    assert made[0] == made[1]

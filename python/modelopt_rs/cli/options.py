@@ -101,10 +101,9 @@ def quantization(command: Command) -> Command:
         ),
         click.option(
             "--scheme",
-            default="symmetric",
-            show_default=True,
             metavar="NAME",
-            help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).",
+            help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).  "
+            "[default: symmetric; of an ONNX model below 8 bits asymmetric]",
         ),
         click.option(
             "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."

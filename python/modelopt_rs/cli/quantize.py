@@ -26,7 +26,7 @@ def quantize(
     model: str,
     output: str | None,
     bits: str,
-    scheme: str,
+    scheme: str | None,
     group_size: int | None,
     nonfinite: str,
     include: tuple[str, ...],

@@ -20,11 +20,21 @@ then_option = click.option(
 @selection("Quantize")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def then_quantize(
-    bits: str, scheme: str, group_size: int | None, nonfinite: str, include: tuple[str, ...], exclude: tuple[str, ...]
+    bits: str,
+    scheme: str | None,
+    group_size: int | None,
+    nonfinite: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
 ) -> QuantizeOptions:
     """Quantize in the same pass what is left, and other tensors by the rules of quantize."""
     return QuantizeOptions(
-        bits=int(bits), scheme=scheme, group_size=group_size, nonfinite=nonfinite, include=include, exclude=exclude
+        bits=int(bits),
+        scheme=scheme or "symmetric",
+        group_size=group_size,
+        nonfinite=nonfinite,
+        include=include,
+        exclude=exclude,
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ def quantize_file(
     out_path: str | os.PathLike[str],
     *,
     bits: int = 8,
-    scheme: str = "symmetric",
+    scheme: str | None = None,
     group_size: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -61,8 +62,9 @@ def quantize_file(
         Where to write: a file for a file, a directory for a directory.
     bits : {8, 4, 2}
         Bits of a code.
-    scheme : {"symmetric", "asymmetric"}
-        Whether the range is around zero, or has a zero point of its own.
+    scheme : {"symmetric", "asymmetric"}, optional
+        Whether the range is around zero, or has a zero point of its own. By default symmetric; below 8 bits asymmetric
+        for ONNX models, which lose less so and are read by every loader of the format.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
         By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
@@ -128,11 +130,18 @@ def quantize_file(
     """
     start = time.perf_counter()
     options = QuantizeOptions(
-        bits=bits, scheme=scheme, group_size=group_size, include=include, exclude=exclude, nonfinite=nonfinite
+        bits=bits,
+        scheme=scheme or "symmetric",
+        group_size=group_size,
+        include=include,
+        exclude=exclude,
+        nonfinite=nonfinite,
     )
     with files.open(source_path, allow_symlinks_under=allow_symlinks_under) as source:
         tensors = source.tensors
         if graph_of(source) is not None:
+            if scheme is None and bits < 8:
+                options = replace(options, scheme="asymmetric")
             road = Road(max_memory, threads, progress, sum(info.nbytes for info in tensors.values()))
             written = {"dry_run": dry_run, "verify": verify, "overwrite": overwrite, "durable": durable}
             return quantize_onnx(cast(Any, source), out_path, options, onnx or OnnxOptions(), run, road, **written)
