@@ -1,16 +1,18 @@
 """A tensor's bytes as row tiles in buffers that are reused, and rows of a tensor as bytes: for every format."""
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from modelopt_rs.files.messages import quote
+from modelopt_rs.files.messages import listing, quote
 from modelopt_rs.files.model import Array, TensorInfo, Tile
 
-__all__ = ["Fill", "TileReader", "row_bytes"]
+__all__ = ["Fill", "RowLedger", "TileReader", "row_bytes"]
 
-# Fills a C-contiguous array with a tensor's bytes from an offset on.
+# Fills a C-contiguous array with a tensor's bytes from an offset on, or writes them there.
 Fill: TypeAlias = Callable[[Array, int], None]
 
 
@@ -72,3 +74,39 @@ def row_bytes(info: TensorInfo, dtype: np.dtype[Any], twin: str | None, array: A
         rows = f"rows of {info.columns:,}"
         raise ValueError(f"write: tensor {quote(info.name)} has {rows}, got an array of shape {array.shape}")
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+class RowLedger:
+    """What a sink has written of each tensor, and the checksum of that.
+
+    Attributes
+    ----------
+    crc : dict of str to int
+        The CRC-32 of each tensor's bytes so far.
+    """
+
+    def __init__(self, tensors: Sequence[TensorInfo]) -> None:
+        self._tensors = tensors
+        self._written = {info.name: 0 for info in tensors}
+        self.crc = dict.fromkeys(self._written, 0)
+
+    def append(self, info: TensorInfo, data: Array, write: Fill) -> None:
+        """Let `write` write the next bytes of a tensor, at their place in it, and note them."""
+        done = self._written[info.name]
+        if done + data.nbytes > info.nbytes:
+            raise ValueError(
+                f"write: tensor {quote(info.name)} has {info.nbytes:,} bytes, got {data.nbytes:,} after {done:,}"
+            )
+        write(data, done)
+        self.crc[info.name] = zlib.crc32(data.data, self.crc[info.name])
+        self._written[info.name] = done + data.nbytes
+
+    def check_whole(self, path: Path) -> None:
+        """Refuse to go on while rows are missing."""
+        missing = [
+            f"{quote(info.name)} has {self._written[info.name]:,} of {info.nbytes:,} bytes"
+            for info in self._tensors
+            if self._written[info.name] != info.nbytes
+        ]
+        if missing:
+            raise ValueError(f"{path}: not all is written: tensor {listing(missing)}")

@@ -13,9 +13,9 @@ import numpy as np
 
 from modelopt_rs._core import FormatError
 from modelopt_rs.files.atomic import AtomicFile
-from modelopt_rs.files.messages import listing, quote
+from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array, TensorInfo
-from modelopt_rs.files.row_tiles import row_bytes
+from modelopt_rs.files.row_tiles import RowLedger, row_bytes
 from modelopt_rs.files.safetensors import BIT_TWINS, SafetensorsSource, numpy_dtype
 
 __all__ = ["SafetensorsSink"]
@@ -66,8 +66,7 @@ class SafetensorsSink:
         self._metadata = dict(metadata or {})
         header, self._begins = _header(self._tensors, self._metadata)
         self._header_nbytes = len(header) - 8
-        self._written = dict.fromkeys(self._by_name, 0)
-        self._crc = dict.fromkeys(self._by_name, 0)
+        self._rows = RowLedger(self._tensors)
         nbytes = len(header) + sum(info.nbytes for info in self._tensors)
         self._file = AtomicFile(path, nbytes=nbytes, durable=durable)
         self.path = self._file.path
@@ -108,14 +107,8 @@ class SafetensorsSink:
             raise ValueError(f"{self.path}: the file is committed or aborted")
         info = self._by_name[name]
         data = row_bytes(info, numpy_dtype(info.dtype), BIT_TWINS.get(info.dtype), array)
-        done = self._written[name]
-        if done + data.nbytes > info.nbytes:
-            raise ValueError(
-                f"write: tensor {quote(name)} has {info.nbytes:,} bytes, got {data.nbytes:,} after {done:,}"
-            )
-        self._file.write_at(data, self._begins[name] + done)
-        self._crc[name] = zlib.crc32(data.data, self._crc[name])
-        self._written[name] = done + data.nbytes
+        begin = self._begins[name]
+        self._rows.append(info, data, lambda rows, done: self._file.write_at(rows, begin + done))
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, read it back, and put the file in the place of `path` at once.
@@ -133,13 +126,7 @@ class SafetensorsSink:
             EIO if what is read back isn't what was written, and whatever the file system says.
         """
         try:
-            missing = [
-                f"{quote(info.name)} has {self._written[info.name]:,} of {info.nbytes:,} bytes"
-                for info in self._tensors
-                if self._written[info.name] != info.nbytes
-            ]
-            if missing:
-                raise ValueError(f"{self.path}: not all is written: tensor {listing(missing)}")
+            self._rows.check_whole(self.path)
             self._file.sync()
             if verify:
                 self._verify()
@@ -162,7 +149,7 @@ class SafetensorsSink:
                     crc = 0
                     for tile in source.tiles(name, _VERIFY_TILE):
                         crc = zlib.crc32(tile.array.data, crc)
-                    if crc != self._crc[name]:
+                    if crc != self._rows.crc[name]:
                         raise FormatError(f"tensor {quote(name)} differs")
         except FormatError as e:
             message = f"what was written reads back differently: {e}"

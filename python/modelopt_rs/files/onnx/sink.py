@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._core import FormatError
-from modelopt_rs.files.messages import listing, quote
+from modelopt_rs.files.messages import quote
 from modelopt_rs.files.model import Array, TensorInfo
 from modelopt_rs.files.onnx.dtypes import TWINS, array_dtype
 from modelopt_rs.files.onnx.layout import INLINE_MAX, inline, outline, to_proto
@@ -20,7 +20,7 @@ from modelopt_rs.files.onnx.source import OnnxSource
 from modelopt_rs.files.onnx.tensors import placeholder
 from modelopt_rs.files.onnx.wire import LAZY_BYTES
 from modelopt_rs.files.onnx.written import Beside, Inline
-from modelopt_rs.files.row_tiles import row_bytes
+from modelopt_rs.files.row_tiles import RowLedger, row_bytes
 from modelopt_rs.files.safetensors import read_into
 
 __all__ = ["OnnxSink", "placeholder"]
@@ -85,8 +85,7 @@ class OnnxSink:
         if not overwrite and os.path.lexists(path):
             message = "the file exists; pass overwrite=True (--overwrite) to replace it"
             raise FileExistsError(errno.EEXIST, message, str(Path(path)))
-        self._written = dict.fromkeys(self._by_name, 0)
-        self._crc = dict.fromkeys(self._by_name, 0)
+        self._rows = RowLedger(self._tensors)
         self._files: Inline | Beside
         if external or layout.nbytes > INLINE_MAX:
             self._files = Beside(path, proto, self._tensors, durable=durable)
@@ -130,14 +129,8 @@ class OnnxSink:
             raise ValueError(f"{self.path}: the file is committed or aborted")
         info = self._by_name[name]
         data = row_bytes(info, array_dtype(info.dtype), TWINS.get(info.dtype), array)
-        done = self._written[name]
-        if done + data.nbytes > info.nbytes:
-            raise ValueError(
-                f"write: tensor {quote(name)} has {info.nbytes:,} bytes, got {data.nbytes:,} after {done:,}"
-            )
-        self._files.write(data, self._files.begins[name] + done)
-        self._crc[name] = zlib.crc32(data.data, self._crc[name])
-        self._written[name] = done + data.nbytes
+        begin = self._files.begins[name]
+        self._rows.append(info, data, lambda rows, done: self._files.write(rows, begin + done))
 
     def staged(self) -> Path:
         """Return a path at which the model can be loaded before `commit`, by this process and by others.
@@ -157,14 +150,8 @@ class OnnxSink:
         return outline(self._proto, self._by_name)
 
     def _finish(self) -> None:
-        missing = [
-            f"{quote(info.name)} has {self._written[info.name]:,} of {info.nbytes:,} bytes"
-            for info in self._tensors
-            if self._written[info.name] != info.nbytes
-        ]
-        if missing:
-            raise ValueError(f"{self.path}: not all is written: tensor {listing(missing)}")
-        self._files.finish(self._crc)
+        self._rows.check_whole(self.path)
+        self._files.finish(self._rows.crc)
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, read it back, and put the model in the place of `path` at once.
@@ -198,7 +185,7 @@ class OnnxSink:
                     raise FormatError(f"the graph differs from byte {at:,} on")
             for info in self._tensors:
                 begin = self._files.begins[info.name]
-                if self._crc[info.name] != self._read_crc(self._files.data_fd, begin, info.nbytes):
+                if self._rows.crc[info.name] != self._read_crc(self._files.data_fd, begin, info.nbytes):
                     raise FormatError(f"tensor {quote(info.name)} differs")
             # Of the tensors that are written, the parser takes the small ones into the graph.
             limit = sum(len(piece) for _, piece in self._files.pieces) + LAZY_BYTES * len(self._tensors)
