@@ -119,6 +119,26 @@ def test_weights_of_every_number_of_bits_and_target(
     assert ("com.microsoft" in domains) == (target == "onnxruntime" and bits < 8)
 
 
+@pytest.mark.parametrize("operation", ["quantize", "dynamic", "prune", "crop"])
+def test_strings_of_a_graph_come_along(tmp_path: Path, operation: str) -> None:
+    model = net()
+    model.graph.initializer.append(helper.make_tensor("labels", TensorProto.STRING, [2], [b"cat", b"dog"]))
+    model.graph.node.append(helper.make_node("Identity", ["labels"], ["names"]))
+    model.graph.output.append(helper.make_tensor_value_info("names", TensorProto.STRING, [2]))
+    onnx.save(model, tmp_path / "a.onnx")
+    paths = (tmp_path / "a.onnx", tmp_path / "b.onnx")
+    if operation == "crop":
+        report = mo.crop_file(*paths, keep=0.5, what="channels", run=FAST, durable=False)
+    elif operation == "prune":
+        report = prune(*paths)
+    else:
+        activations = "dynamic" if operation == "dynamic" else "none"
+        report = quantize(*paths, onnx=mo.OnnxOptions(activations=activations))
+    assert report.totals.changed > 0
+    [names] = [output for output in report.run.outputs if output.name == "names"]
+    assert names.agree == 1.0
+
+
 def test_dynamic_activations(source: Path, tmp_path: Path) -> None:
     out, given = tmp_path / "b.onnx", mo.RunOptions(rounds=0, inputs=FEEDS)
     report = quantize(source, out, onnx=mo.OnnxOptions(activations="dynamic"), run=given)

@@ -46,15 +46,12 @@ class Whole:
     """
 
     def __init__(self, source: "OnnxSource", names: Collection[str]) -> None:
-        from modelopt_rs.files.onnx.dtypes import tensor_info
+        from modelopt_rs.files.onnx.tensors import initializer_infos
 
         self._source = source
         self.path: Path = source.path
-        self._tensors: dict[str, TensorInfo] = dict(source.tensors)
-        for name, value in source.model.graph.initializers.items():
-            tensor = value.const_value
-            if name in names and name not in source.tensors and tensor is not None:
-                self._tensors[name] = tensor_info(name, tensor.dtype.value, tuple(tensor.shape.numpy()))
+        others = {name: info for name, info in initializer_infos(source.model).items() if name in names}
+        self._tensors: dict[str, TensorInfo] = {**source.tensors, **others}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from modelopt_rs.files import TensorInfo
@@ -47,10 +46,11 @@ def quantize_onnx(
     dry_run, verify, overwrite, durable : bool
         As for `quantize_file`.
     """
+    from modelopt_rs.files.onnx.tensors import initializer_infos
     from modelopt_rs.graph.quantize import quantize_graph
 
     start = time.perf_counter()
-    infos = _infos(source)
+    infos = initializer_infos(source.model)  # decisions are of weights in memory, too
     if not dry_run:
         check_place(out_path, overwrite)
     check = OnnxCheck(source, run, road.threads)
@@ -91,18 +91,6 @@ def quantize_onnx(
         file_bytes=check.file_bytes,
         run=check.report,
     )
-
-
-def _infos(source: "OnnxSource") -> Mapping[str, TensorInfo]:
-    """Return all initializers of a graph, those in memory too."""
-    from modelopt_rs.files.onnx.dtypes import tensor_info
-
-    infos = dict(source.tensors)
-    for name, value in source.model.graph.initializers.items():
-        tensor = value.const_value
-        if name not in infos and tensor is not None:
-            infos[name] = tensor_info(name, tensor.dtype.value, tuple(tensor.shape.numpy()))
-    return infos
 
 
 def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform | None) -> TensorReport:

@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.files.messages import quote
-from modelopt_rs.files.model import PACKED, Array
-from modelopt_rs.files.onnx.dtypes import tensor_info
+from modelopt_rs.files.model import PACKED, Array, TensorInfo
+from modelopt_rs.files.onnx.dtypes import STRING, tensor_info
 from modelopt_rs.files.onnx.external import Extent
 
-__all__ = ["extent_of", "in_memory", "is_lazy", "lazy", "placeholder", "stored"]
+__all__ = ["extent_of", "in_memory", "initializer_infos", "is_lazy", "lazy", "placeholder", "stored"]
 
 _EXTENT: Final = "modelopt_rs.extent"
 
@@ -58,6 +58,15 @@ def extent_of(tensor: ir.TensorProtocol) -> Extent:
     """Return where the bytes of a lazy tensor stand."""
     extent: Extent = tensor.meta[_EXTENT]
     return extent
+
+
+def initializer_infos(model: ir.Model) -> dict[str, TensorInfo]:
+    """Return the initializers of a graph by name, wherever their bytes are; strings, which have none, are left out."""
+    return {
+        name: tensor_info(name, tensor.dtype.value, tuple(tensor.shape.numpy()))
+        for name, value in model.graph.initializers.items()
+        if (tensor := value.const_value) is not None and tensor.dtype.value != STRING
+    }
 
 
 def in_memory(dtype: ir.DataType, shape: tuple[int, ...], extent: Extent) -> ir.TensorProtocol:
