@@ -12,11 +12,11 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource
-from modelopt_rs.graph.int8.activations import quantize_activations
-from modelopt_rs.pipeline.onnx_options import OnnxOptions
-from modelopt_rs.pipeline.plan import QuantizeOptions
-from modelopt_rs.pipeline.tiles import Road
-from modelopt_rs.pipeline.transform import Copy, apply
+from modelopt_rs.onnx.int8.activations import quantize_activations
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.transform import Copy, apply
 
 node = helper.make_node
 Normal = Callable[..., np.ndarray]
@@ -69,7 +69,7 @@ class Int8:
         self.before, self.after = folder / "before.onnx", folder / "after.onnx"
         self.before.write_bytes(proto.SerializeToString())
         options = QuantizeOptions(include=include, exclude=exclude)
-        road = Road(max_memory, None, None, 0)
+        execution = Execution(max_memory, None, None, 0)
         with OnnxSource(self.before) as source:
             self.transforms, self.decisions = quantize_activations(
                 source.model,
@@ -84,7 +84,7 @@ class Int8:
             tensors = [info for transform in every.values() for info in transform.outputs]
             with OnnxSink(self.after, source.model, tensors, overwrite=True) as sink:
                 for name, transform in every.items():
-                    for part, rows in apply(source, name, transform, road):
+                    for part, rows in apply(source, name, transform, execution):
                         sink.write(part, rows)
                 sink.commit(verify=True)
         self.proto = onnx.load(self.after)

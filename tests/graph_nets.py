@@ -8,8 +8,8 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from modelopt_rs.graph.crop.apply import crop_graph
-from modelopt_rs.graph.crop.coupling import GraphGroup, Refusal, find_groups
+from modelopt_rs.onnx.crop.apply import crop_graph
+from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
 
 
 @dataclass

@@ -12,12 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import reference
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.files.model import Tile
-from modelopt_rs.graph import quantize_weights
-from modelopt_rs.pipeline.onnx_options import OnnxOptions
-from modelopt_rs.pipeline.plan import Decision, QuantizeOptions
-from modelopt_rs.pipeline.tiles import Road
-from modelopt_rs.pipeline.transform import apply
+from modelopt_rs.onnx import quantize_weights
+from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.model import Source, Tile
+from modelopt_rs.stream.transform import apply
 
 SPELLED = {"float32": "F32", "float16": "F16", "float64": "F64", "int8": "I8", "int64": "I64", "uint8": "U8"}
 SMALL = 1024  # bytes: smaller initializers are not told to a transform
@@ -59,7 +60,7 @@ def run(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndar
     return [np.asarray(y, np.float64) for y in session.run(None, dict(feeds))]
 
 
-class Memory:
+class Memory(Source):
     """A source whose tensors are in memory, in tiles of at most `rows` rows."""
 
     path = Path("model.onnx")
@@ -67,9 +68,13 @@ class Memory:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], rows: int | None = None) -> None:
         self.arrays, self._rows = arrays, rows
-        self.tensors = {
+        self._tensors = {
             name: TensorInfo(name, SPELLED.get(a.dtype.name, "BF16"), a.shape, a.nbytes) for name, a in arrays.items()
         }
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._tensors
 
     def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
         info = self.tensors[name]
@@ -111,9 +116,9 @@ class Quantized:
             max_memory=max_memory,
         )
         self.written: dict[str, bytes] = {}
-        road = Road(max_memory, None, None, 0)
+        execution = Execution(max_memory, None, None, 0)
         for name, transform in self.transforms.items():
-            for part, rows in apply(source, name, transform, road):
+            for part, rows in apply(source, name, transform, execution):
                 self.written[part] = self.written.get(part, b"") + np.ascontiguousarray(rows).tobytes()
             for info in transform.outputs:
                 initializer = model.graph.initializers[info.name]

@@ -418,7 +418,7 @@ def test_f4_a_signal_while_models_run_leaves_nothing_behind(
         """
         import sys, time
         from modelopt_rs.cli import main
-        from modelopt_rs.graph.run import pair
+        from modelopt_rs.onnx.run import pair
 
         def slow(before, after, options, *, threads):
             print(after, flush=True)

@@ -13,7 +13,8 @@ import pytest
 from files_samples import infos, left_over, raw, save
 from modelopt_rs import files
 from modelopt_rs._core import FormatError, LimitError
-from modelopt_rs.files import CheckpointSink, CheckpointSource, TensorInfo, atomic_directory
+from modelopt_rs.containers import atomic_directory
+from modelopt_rs.files import CheckpointSink, CheckpointSource, TensorInfo
 
 ARRAYS = {f"layer.{i}.weight": np.full((4, 8), i, np.float32) for i in range(4)}
 SHARDS = [f"model-{i}-of-00002.safetensors" for i in ("00001", "00002")]

@@ -13,7 +13,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
 from modelopt_rs import FormatError, files  # noqa: E402
-from modelopt_rs.files.onnx import OnnxSource, external  # noqa: E402
+from modelopt_rs.containers.onnx import external  # noqa: E402
+from modelopt_rs.files.onnx import OnnxSource  # noqa: E402
 from onnx_samples import mlp, model, numbers, save, value  # noqa: E402
 
 helper, TensorProto = onnx.helper, onnx.TensorProto

@@ -15,8 +15,9 @@ onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 
 from modelopt_rs import FormatError, LimitError, UnsupportedError  # noqa: E402
-from modelopt_rs.files.onnx import OnnxSource, layout  # noqa: E402
-from modelopt_rs.files.onnx.wire import LAZY_BYTES, MAX_DEPTH, field, varint  # noqa: E402
+from modelopt_rs.containers.onnx import layout  # noqa: E402
+from modelopt_rs.containers.onnx.wire import LAZY_BYTES, MAX_DEPTH, field, varint  # noqa: E402
+from modelopt_rs.files.onnx import OnnxSource  # noqa: E402
 from onnx_samples import CORPUS, branches, mlp, numbers, resave, save, value  # noqa: E402
 from onnx_samples import model as make_model  # noqa: E402
 

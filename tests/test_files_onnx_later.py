@@ -18,7 +18,7 @@ def shown(script: str) -> list[str]:
 
 def test_opening_an_onnx_model_imports_no_sympy() -> None:
     """It takes longer than all else, for arithmetic that few models need."""
-    assert shown("import sys, modelopt_rs.files.onnx, modelopt_rs.graph; print('sympy' in sys.modules)") == ["False"]
+    assert shown("import sys, modelopt_rs.files.onnx, modelopt_rs.onnx; print('sympy' in sys.modules)") == ["False"]
 
 
 def test_symbolic_lengths_are_computed_and_sympy_is_itself() -> None:
@@ -36,7 +36,7 @@ def test_symbolic_lengths_are_computed_and_sympy_is_itself() -> None:
 def test_a_module_that_is_imported_already_stays() -> None:
     script = """
         import sys, wave
-        from modelopt_rs.files.onnx.later import later
+        from modelopt_rs.containers.onnx.later import later
         with later("wave"):
             import wave as second
         print(second is wave, sys.modules["wave"] is wave)
@@ -46,7 +46,7 @@ def test_a_module_that_is_imported_already_stays() -> None:
 
 def test_a_module_that_is_missing_is_an_import_error_when_it_is_used() -> None:
     script = """
-        from modelopt_rs.files.onnx.later import later
+        from modelopt_rs.containers.onnx.later import later
         with later("no_such_module"):
             import no_such_module
         try:

@@ -12,8 +12,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
 
+from modelopt_rs.containers.onnx.wire import field, varint  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSource  # noqa: E402
-from modelopt_rs.files.onnx.wire import field, varint  # noqa: E402
 from onnx_samples import model, value  # noqa: E402
 
 MIB = 1 << 20

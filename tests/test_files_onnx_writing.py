@@ -22,9 +22,9 @@ ir = pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from files_samples import left_over  # noqa: E402
+from modelopt_rs.containers.onnx import sink as sink_module  # noqa: E402
 from modelopt_rs.files import TensorInfo  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource, placeholder  # noqa: E402
-from modelopt_rs.files.onnx import sink as sink_module  # noqa: E402
 from onnx_samples import copy, mlp, numbers, resave, save  # noqa: E402
 
 OLD = b"what was there"

@@ -22,7 +22,7 @@ from modelopt_rs.files import (
     packed_tensors,
     quantization_config,
 )
-from modelopt_rs.files.pack_quantized import METADATA_KEY
+from modelopt_rs.layouts.pack_quantized import METADATA_KEY
 
 SPECS = [PackedSpec(b, s, g) for b in (2, 4, 8) for s in (True, False) for g in (None, 16)]
 

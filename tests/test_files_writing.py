@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from files_samples import SAMPLE, infos, left_over, raw, save
-from modelopt_rs.files import SafetensorsSink, SafetensorsSource, TensorInfo, atomic
-from modelopt_rs.files.atomic import AtomicFile
+from modelopt_rs.containers import atomic
+from modelopt_rs.containers.atomic import AtomicFile
+from modelopt_rs.files import SafetensorsSink, SafetensorsSource, TensorInfo
 
 OLD = b"what was there"
 BIG = {"w": np.arange(1 << 18, dtype=np.float32).reshape(512, 512)}  # 1 MiB

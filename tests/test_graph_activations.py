@@ -13,12 +13,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from activation_graphs import Int8, attention, convolutions, model, node, normal, perceptron
+from modelopt_rs.errors import OptionError
 from modelopt_rs.files.onnx import OnnxSource
-from modelopt_rs.graph.int8.activations import quantize_activations
-from modelopt_rs.graph.int8.observe import Observer
-from modelopt_rs.graph.quantize import quantize_graph
-from modelopt_rs.pipeline.onnx_options import OnnxOptions
-from modelopt_rs.pipeline.plan import OptionError, QuantizeOptions
+from modelopt_rs.onnx.int8.activations import quantize_activations
+from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.quantize import quantize_graph
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant import Calibrator
 
 IMAGES = {"x": normal(8, 3, 16, 16)}

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 
 from activation_graphs import Int8, attention, convolutions, model, node, normal, numbers, perceptron
 from modelopt_rs.files.onnx import OnnxSource
-from modelopt_rs.graph.int8.candidates import find_candidates
-from modelopt_rs.graph.int8.equalize import equalize, find_pairs, weight_matrix
-from modelopt_rs.pipeline.onnx_options import OnnxOptions
-from modelopt_rs.pipeline.plan import QuantizeOptions
+from modelopt_rs.onnx.int8.candidates import find_candidates
+from modelopt_rs.onnx.int8.equalize import equalize, find_pairs, weight_matrix
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
 
 SPREAD = np.geomspace(0.01, 100, 40).astype(np.float32)
 
@@ -174,7 +174,7 @@ def test_the_factors_are_those_of_the_paper(tmp_path):
     proto, alpha = loud(), 0.7
     made = Int8(tmp_path, proto, "static", calibrate=TEXTS, smooth=alpha)
     with OnnxSource(made.before) as source:
-        from modelopt_rs.graph.int8.observe import Observer
+        from modelopt_rs.onnx.int8.observe import Observer
 
         peaks = []
         feeds = [{"x": TEXTS["x"][i : i + 1]} for i in range(8)]

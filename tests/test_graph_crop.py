@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from graph_nets import Net, crops, feeds_of, groups_of, run
-from modelopt_rs.graph.crop.apply import crop_graph
+from modelopt_rs.onnx.crop.apply import crop_graph
 
 
 def conv_net(**kwargs):

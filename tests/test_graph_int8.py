@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnx_ir")
 
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.graph.int8.codes import LARGEST, Bias, ChannelCodes, Scaling
+from modelopt_rs.onnx.int8.codes import LARGEST, Bias, ChannelCodes, Scaling
 
 RNG = np.random.default_rng(4)
 SHAPES = {"conv": ((6, 4, 3, 3), 0), "depthwise": ((8, 1, 3, 3), 0), "gemm": ((7, 20), 0), "matmul": ((20, 7), 1)}

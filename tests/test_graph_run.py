@@ -17,15 +17,15 @@ pytest.importorskip("onnxruntime")
 import onnx
 
 from modelopt_rs import FormatError, UnsupportedError, files
-from modelopt_rs.graph.run.generate import axis_length, generate
-from modelopt_rs.graph.run.inputs import feeds, input_infos, load_inputs
-from modelopt_rs.graph.run.latency import in_turn, peak_of_run, speedup
-from modelopt_rs.graph.run.pair import compare_models, run_pair
-from modelopt_rs.graph.run.sessions import open_session, refusal
-from modelopt_rs.graph.run.vocabulary import vocabulary
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
-from modelopt_rs.pipeline.plan import OptionError
-from modelopt_rs.pipeline.run_report import MaxErrorExceeded, check_max_error
+from modelopt_rs.errors import OptionError
+from modelopt_rs.onnx.run.generate import axis_length, generate
+from modelopt_rs.onnx.run.inputs import feeds, input_infos, load_inputs
+from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
+from modelopt_rs.onnx.run.pair import compare_models, run_pair
+from modelopt_rs.onnx.run.sessions import open_session, refusal
+from modelopt_rs.onnx.run.vocabulary import vocabulary
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.run import MaxErrorExceeded, check_max_error
 
 TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from activation_graphs import attention, convolutions, model, node, normal
 from modelopt_rs import FormatError
+from modelopt_rs.errors import OptionError
 from modelopt_rs.files.onnx import OnnxSource
-from modelopt_rs.graph.int8 import observe
-from modelopt_rs.graph.int8.observe import Observer
-from modelopt_rs.graph.int8.samples import Samples
-from modelopt_rs.graph.run.inputs import InputInfo
-from modelopt_rs.pipeline.plan import OptionError
+from modelopt_rs.onnx.int8 import observe
+from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.int8.samples import Samples
+from modelopt_rs.onnx.run.inputs import InputInfo
 
 ONE = {"x": InputInfo("x", "float32", ("batch", 3))}
 TWO = {**ONE, "mask": InputInfo("mask", "int64", ("batch", None))}
@@ -212,7 +212,7 @@ def test_a_model_that_onnxruntime_refuses_is_an_error_that_names_the_node(tmp_pa
 
 def test_memory_is_for_one_sample(tmp_path):
     """200 samples of 2 MiB of activations: memory stays at a few of them."""
-    from modelopt_rs.graph.int8.statistics import Statistics
+    from modelopt_rs.onnx.int8.statistics import Statistics
 
     path = tmp_path / "m.onnx"
     path.write_bytes(convolutions().SerializeToString())

@@ -15,13 +15,14 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from modelopt_rs.errors import OptionError  # noqa: E402
 from modelopt_rs.files import TensorInfo  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource  # noqa: E402
-from modelopt_rs.graph import quantize_weights  # noqa: E402
-from modelopt_rs.pipeline.onnx_options import OnnxOptions  # noqa: E402
-from modelopt_rs.pipeline.plan import OptionError, QuantizeOptions  # noqa: E402
-from modelopt_rs.pipeline.tiles import Road  # noqa: E402
-from modelopt_rs.pipeline.transform import rewrite  # noqa: E402
+from modelopt_rs.onnx import quantize_weights  # noqa: E402
+from modelopt_rs.planning.onnx import OnnxOptions  # noqa: E402
+from modelopt_rs.planning.quantize import QuantizeOptions  # noqa: E402
+from modelopt_rs.stream.memory import Execution  # noqa: E402
+from modelopt_rs.stream.transform import rewrite  # noqa: E402
 from onnx_graphs import Quantized, dense, model, node, run, value, with_weight  # noqa: E402
 
 EXACT = OnnxOptions(accuracy_level=0)
@@ -723,7 +724,7 @@ def test_a_file_is_quantized_tile_by_tile(tmp_path: Path, external: bool, target
         assert {d.action for d in decisions.values()} == {"quantize"}
         infos = [info for transform in transforms.values() for info in transform.outputs]
         sink = OnnxSink(out, source.model, infos, durable=False)
-        rewrite(source, sink, transforms, Road(2**20, None, None, 0), verify=True)
+        rewrite(source, sink, transforms, Execution(2**20, None, None, 0), verify=True)
     small = onnx.load(out)
     onnx.checker.check_model(small, full_check=True)
     proto = two()

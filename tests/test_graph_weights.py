@@ -9,8 +9,8 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from modelopt_rs.graph import Weight, find_weights  # noqa: E402
-from modelopt_rs.graph.weights import other_use  # noqa: E402
+from modelopt_rs.onnx import Weight, find_weights  # noqa: E402
+from modelopt_rs.onnx.weights import other_use  # noqa: E402
 from onnx_graphs import model, node, value  # noqa: E402
 
 

@@ -22,8 +22,8 @@ import magika_onnx
 import minilm_onnx
 import onnx_table
 from digits import accuracy, digits, new_params
-from modelopt_rs.graph.run.pair import run_pair
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
+from modelopt_rs.onnx.run.pair import run_pair
+from modelopt_rs.planning.run import RunOptions
 
 ARGS = argparse.Namespace(rounds=2, threads=1)
 TEXTS = ["A man is eating food.", "The train to Vienna leaves at nine.", "It rained all night, and the river rose."]

@@ -275,7 +275,7 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("modelopt_rs.files.safetensors_sink.AtomicFile.write_at", full)
+    monkeypatch.setattr("modelopt_rs.containers.safetensors_sink.AtomicFile.write_at", full)
     with pytest.raises(OSError, match="No space left"):
         mo.optim.Adam(p).save(path)
     assert path.read_bytes() == before

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
-from modelopt_rs.pipeline import CroppedGroup, OptionError
+from modelopt_rs.errors import OptionError
+from modelopt_rs.report.reports import CroppedGroup
 from pipeline_models import NUMPY, Tensors, directory, files_of, metadata, read, sharded, to_bf16, weights, write
 
 BERT = {"model_type": "bert", "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 40, "vocab_size": 11}
@@ -129,8 +130,8 @@ def test_what_stays_is_what_stays_of_whole_arrays(
 def test_scores_have_the_bits_of_whole_arrays_over_many_blocks(tmp_path: Path) -> None:
     """Without a smaller block: a matrix of several."""
     from modelopt_rs import files
-    from modelopt_rs.pipeline.cropping import Scorer
-    from modelopt_rs.pipeline.tiles import Road
+    from modelopt_rs.stream.memory import Execution
+    from modelopt_rs.transforms.crop import Scorer
 
     model = llama(layers=1)
     for part, shape in {"gate": (2600, 900), "up": (2600, 900), "down": (900, 2600)}.items():
@@ -144,7 +145,7 @@ def test_scores_have_the_bits_of_whole_arrays_over_many_blocks(tmp_path: Path) -
     path = write(tmp_path / "a.safetensors", model)
     for memory, threads in [(1 << 28, 2), (9_000_000, 1)]:
         with files.open(path) as source:
-            got = Scorer(source, groups, 2, "raise", Road(memory, threads, None, 0)).scores()
+            got = Scorer(source, groups, 2, "raise", Execution(memory, threads, None, 0)).scores()
         for group in want.groups:
             assert got[group.name].tobytes() == group.scores.tobytes()
 

@@ -8,7 +8,7 @@ import pytest
 
 import modelopt_rs as mo
 from modelopt_rs import UnsupportedError
-from modelopt_rs.pipeline import OptionError
+from modelopt_rs.errors import OptionError
 from pipeline_models import (
     LINEAR,
     bert,

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 import modelopt_rs as mo
 from graph_nets import Net, crop_graph, feeds_of, groups_of, run
-from modelopt_rs.pipeline.plan import OptionError
+from modelopt_rs.errors import OptionError
 from test_graph_attention import bert
 
 

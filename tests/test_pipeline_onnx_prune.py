@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 import modelopt_rs as mo
 from graph_nets import Net, feeds_of, run
-from modelopt_rs.pipeline.plan import OptionError
+from modelopt_rs.errors import OptionError
 
 
 def net():

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import modelopt_rs as mo
 from graph_nets import Net, feeds_of, run
-from modelopt_rs.files.onnx import sink as sink_module
-from modelopt_rs.pipeline.plan import OptionError
+from modelopt_rs.containers.onnx import sink as sink_module
+from modelopt_rs.errors import OptionError
 from pipeline_models import files_of
 from test_graph_attention import bert
 
@@ -261,7 +261,7 @@ def test_a_dry_run_writes_nothing_and_runs_nothing(
     def never(*args: object, **options: object) -> None:
         raise AssertionError("it ran")
 
-    monkeypatch.setattr("modelopt_rs.graph.run.pair.run_pair", never)
+    monkeypatch.setattr("modelopt_rs.onnx.check.run_pair", never)
     dry = write(source, tmp_path / "c.onnx", dry_run=True)
     assert not (tmp_path / "c.onnx").exists()
     assert (dry.run, dry.file_bytes) == (None, None)
@@ -364,7 +364,7 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(
         raise AssertionError("a file was opened")
 
     monkeypatch.setattr(sink_module, "OnnxSink", never)
-    monkeypatch.setattr("modelopt_rs.files.onnx.OnnxSink", never)
+    monkeypatch.setattr("modelopt_rs.containers.onnx.OnnxSink", never)
     refused(write, source, error, match, run=mo.RunOptions(rounds=0, **options))
 
 
@@ -393,7 +393,7 @@ def test_f4_an_interrupted_run_leaves_nothing(write: Write, source: Path, monkey
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modelopt_rs.graph.run.pair.run_pair", interrupted)
+    monkeypatch.setattr("modelopt_rs.onnx.check.run_pair", interrupted)
     refused(write, source, KeyboardInterrupt, None)
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from modelopt_rs import UnsupportedError
+from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.pipeline import OptionError, QuantizeOptions, plan_quantize
+from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "F8_E4M3": 1}
 

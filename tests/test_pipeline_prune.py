@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import modelopt_rs as mo
 from modelopt_rs import _core
-from modelopt_rs.pipeline import OptionError
+from modelopt_rs.errors import OptionError
 from pipeline_models import (
     LINEAR,
     NUMPY,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
-from modelopt_rs.pipeline import OptionError
+from modelopt_rs.errors import OptionError
 from pipeline_models import (
     LINEAR,
     NUMPY,

@@ -20,7 +20,7 @@ from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
-from modelopt_rs.pipeline import OptionError
+from modelopt_rs.errors import OptionError
 
 __all__ = ["app", "run"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding, OptimCall
-from modelopt_rs.files.model import bf16_to_float32
+from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.average import accumulate_step, global_norm
 from modelopt_rs.optim.checkpoint import load_states, save_states
 from modelopt_rs.optim.state import BlockState
