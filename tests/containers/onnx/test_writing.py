@@ -264,7 +264,7 @@ def test_over_2_gib(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [TensorInfo("w", "F32", shape, 1 << 31)]
     with pytest.raises(ValueError, match=r"one file of 2,147,5[0-9]{2},[0-9]{3} bytes is more than the 2,147,483,647"):
         OnnxSink(path, model, tensors, external=False)
-    with OnnxSink(path, model, tensors) as sink:
+    with OnnxSink(path, model, tensors):
         assert len(left_over(path.parent)) == 1, "the data have a file of their own"
     assert list(path.parent.iterdir()) == []
 
