@@ -515,7 +515,7 @@ def failing_calls():
 
 def test_c15_failing_calls_leak_no_reference():
     for argument, call in failing_calls():
-        for counted in range(100_000):
+        for counted in range(20_000):
             if counted == 500:
                 gc.collect()
                 before = sys.getrefcount(argument), len(gc.get_objects()), sys.getrefcount(type(argument))

@@ -209,12 +209,13 @@ def test_a_transformer_without_half_of_its_heads_runs(tmp_path: Path) -> None:
 
 @each
 def test_a_report_is_json_with_null_for_what_is_no_number(write: Write, source: Path, tmp_path: Path) -> None:
-    report = json.loads(write(source, tmp_path / "b.onnx", run=mo.RunOptions(rounds=2, memory=True)).to_json())
+    run = mo.RunOptions(rounds=2, memory=write is quantize)  # two processes, the same for each operation
+    report = json.loads(write(source, tmp_path / "b.onnx", run=run).to_json())
     assert report["schema"] == 1
     assert report["run"]["outputs"][0]["name"] == "y"
     assert report["run"]["rounds"] == 2
     assert report["run"]["latency_before_ms"] > 0
-    assert report["run"]["peak_memory_after"] > 1_000_000
+    assert write is not quantize or report["run"]["peak_memory_after"] > 1_000_000
     assert report["file_bytes"] == [source.stat().st_size, (tmp_path / "b.onnx").stat().st_size]
     untimed = json.loads(quantize(source, tmp_path / "c.onnx", exclude=["*"]).to_json())
     assert untimed["run"]["sqnr_db"] is None  # infinite: nothing changed

@@ -44,7 +44,7 @@ def zeros(w: np.ndarray) -> int:
 @pytest.mark.parametrize("block", [1, 7, 64, 128, 10**6])
 def test_sparsegpt_is_the_algorithm_of_the_paper(rows, n, block):
     w, h = weights(rows, n), hessian(inputs(n))
-    for sparsity in (0.0, 0.3, 0.5, 0.9, 1.0):
+    for sparsity in (0.0, 0.3, 0.5, 0.9, 1.0) if block == 7 else (0.3, 0.9):  # the ends once: the oracle is slow
         got = mo.prune.sparsegpt(w, h, sparsity, block=block)
         want = ref.sparsegpt(w, h, sparsity, block=block)
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8)

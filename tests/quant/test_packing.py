@@ -193,5 +193,6 @@ def test_a9_more_than_2_to_the_31_elements():
     with pytest.raises(ValueError, match=r"^pack: codes must"):
         pack(codes, 2, out=packed)
     codes[2**31 + 5] = 0
-    back = unpack(packed, 2, n, out=np.empty(n, np.uint8))
-    assert np.array_equal(back, codes)
+    codes[::4097] = 255  # what unpack must write over; new pages would take longer than it does
+    assert unpack(packed, 2, n, out=codes) is codes
+    assert {int(i): int(codes[i]) for i in np.flatnonzero(codes)} == marks
