@@ -14,7 +14,7 @@ from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, open_regular
 from modelopt_rs.dtypes import numpy_dtype
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
-from modelopt_rs.stream.row_tiles import TileReader
+from modelopt_rs.stream.row_tiles import Fill, TileReader
 
 __all__ = ["SafetensorsSource"]
 
@@ -164,11 +164,13 @@ class SafetensorsSource(Source):
         Tile
             Its array is overwritten when the next is asked for, and may be after the last one.
         """
-        info, offset = self._find(name)
-        dtype = numpy_dtype(info.dtype)
-        return self._reader.tiles(
-            info, dtype, lambda array, at: read_into(self._fd, array, offset + at, self.path), max_bytes
-        )
+        info, _ = self._find(name)
+        return self._reader.tiles(info, numpy_dtype(info.dtype), self.fill(name), max_bytes)
+
+    def fill(self, name: str) -> Fill:
+        """Return what fills an array with a tensor's bytes from an offset on."""
+        _, offset = self._find(name)
+        return lambda array, at: read_into(self._fd, array, offset + at, self.path)
 
     def _find(self, name: str) -> tuple[TensorInfo, int]:
         """Return a tensor, and where its bytes begin in the file."""

@@ -145,8 +145,15 @@ class Sink(Protocol):
     def tensors(self) -> Sequence[TensorInfo]:
         """The tensors that must be written before `commit`."""
 
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor from `row` on. They may come in any order, each once."""
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+
     def write(self, name: str, array: Array) -> None:
         """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order."""
+        self.write_at(name, self.next_row(name), array)
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, and put the temporary in the place of `path` at once.
