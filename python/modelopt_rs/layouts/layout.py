@@ -7,6 +7,7 @@ decoded and, if it can be written, which tensors it makes, how tiles are encoded
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
 __all__ = ["Layout", "StoredWeight"]
@@ -30,8 +31,8 @@ class StoredWeight(Protocol):
     def info(self, dtype: str) -> TensorInfo:
         """Return the weight as it shows: in this dtype, or in one that its layout keeps."""
 
-    def memory(self, dtype: str) -> tuple[int, int]:
-        """Return the bytes that reading holds besides a tile: for each row of it, and for all."""
+    def buffers(self, dtype: str) -> Sequence[Buffer]:
+        """Return what reading holds besides a tile."""
 
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.families import NO_WEIGHT
@@ -117,9 +117,12 @@ def plan_quantize(
     'quantize'
     """
     check_plain(tensors, config)
-    plan = decide("quantize", tensors, config, lambda info: why_not(info, options), options.include, options.exclude)
-    _check_tied(plan, matches(tensors, options.include, "include"), config)
-    return plan
+    included = matches(tensors, options.include, "include")
+
+    def reason(info: TensorInfo) -> str | None:
+        return why_not(info, options) or (_why_tied(info.name, config) if info.name in included else None)
+
+    return decide("quantize", tensors, config, reason, options.include, options.exclude)
 
 
 def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
@@ -138,14 +141,9 @@ def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
     return None
 
 
-def _check_tied(plan: Mapping[str, Decision], included: Mapping[str, str], config: Mapping[str, Any]) -> None:
+def _why_tied(name: str, config: Mapping[str, Any]) -> str | None:
     """A loader that ties the head to the embedding keeps one of the two: then neither may be packed."""
-    if not config.get("tie_word_embeddings", False):
-        return
-    for name, glob in included.items():
-        part = name.removesuffix(".weight").split(".")[-1]
-        if plan[name].action == "quantize" and TIED.fullmatch(part):
-            raise OptionError(
-                f"include {glob!r}: tensor {quote(name)} is tied to the embedding by config.json's "
-                "tie_word_embeddings; exclude it"
-            )
+    part = name.removesuffix(".weight").split(".")[-1]
+    if config.get("tie_word_embeddings", False) and TIED.fullmatch(part):
+        return "it is tied to the embedding by config.json's tie_word_embeddings"
+    return None

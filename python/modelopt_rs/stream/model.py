@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import is_packed
+from modelopt_rs.stream.buffer import Buffer
 
 __all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_weight"]
 
@@ -108,12 +109,15 @@ class Source(Protocol):
     def read(self, name: str) -> Array:
         """Return one tensor, whole, in its own shape."""
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
-        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
+        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused.
 
-    def memory(self, name: str) -> tuple[int, int]:
-        """Return the bytes that reading a tensor holds besides its tile: for each row of it, and for all."""
-        return 0, 0
+        `rows`: only these, which are consecutive.
+        """
+
+    def buffers(self, name: str) -> Sequence[Buffer]:
+        """Return what reading a tensor holds besides its tile."""
+        return ()
 
     def close(self) -> None:
         """Close the file."""

@@ -26,16 +26,21 @@ class TileReader:
     def __init__(self) -> None:
         self._free: list[Array] = []  # buffers of tiles that are not in use
 
-    def tiles(self, info: TensorInfo, dtype: np.dtype[Any], fill: Fill, max_bytes: int) -> Iterator[Tile]:
-        """Yield a tensor's rows in order, as many at a time as fit `max_bytes`, but at least one."""
-        if info.nbytes == 0:
+    def tiles(
+        self, info: TensorInfo, dtype: np.dtype[Any], fill: Fill, max_bytes: int, rows: range | None
+    ) -> Iterator[Tile]:
+        """Yield a tensor's rows (or some) in order, as many at a time as fit `max_bytes`, but at least one."""
+        rows = range(info.rows) if rows is None else rows
+        if not 0 <= rows.start <= rows.stop <= info.rows or rows.step != 1:
+            raise ValueError(f"tiles: rows must be consecutive ones of {info.rows:,}, got {rows}")
+        if info.nbytes == 0 or not rows:
             return
         row_nbytes = info.row_nbytes
-        step = max(1, min(info.rows, max_bytes // row_nbytes))
+        step = max(1, min(len(rows), max_bytes // row_nbytes))
         buffer = self._take(step * row_nbytes)
         try:
-            for first in range(0, info.rows, step):
-                used = buffer[: min(step, info.rows - first) * row_nbytes]
+            for first in range(rows.start, rows.stop, step):
+                used = buffer[: min(step, rows.stop - first) * row_nbytes]
                 fill(used, first * row_nbytes)
                 yield Tile(first, used.view(dtype).reshape(-1, info.columns))
         finally:
