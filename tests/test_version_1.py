@@ -43,8 +43,10 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
+
+sys.path.insert(0, str(Path(__file__).parent / "shared"))  # for --write, without pytest
 import reference as ref
-from pipeline_models import NUMPY, Tensors, directory, files_of, sharded, to_bf16, weights, write
+from checkpoints import NUMPY, Tensors, directory, files_of, sharded, to_bf16, weights, write
 
 HASHES = Path(__file__).with_name("version_1.json")
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -1007,9 +1009,9 @@ def _(folder: Path) -> Results:
     pytest.importorskip("onnxruntime")
     import onnx
 
-    import test_graph_attention
+    import graph_bert
 
-    onnx.save(seeded(test_graph_attention.bert("lengths")), folder / "a.onnx")
+    onnx.save(seeded(graph_bert.bert("lengths")), folder / "a.onnx")
     for what in ("heads", "ffn", "all"):
         report = mo.crop_file(folder / "a.onnx", folder / f"{what}.onnx", what=what, keep=0.5, run=None, durable=False)
         yield what, (read_onnx(folder / f"{what}.onnx"), said(report))
