@@ -10,7 +10,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneOptions, Spec, Tensors
+from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneCall, Spec, Tensors
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -92,12 +92,12 @@ def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float
     """(sum x², sum y², sum x·y, sum (x-y)², max |x-y|) of two arrays of one shape, summed in float64."""
 
 # Pruning. What is written: the weights, or a mask as bytes (1: stays). nan "raise-first": before the first write.
-def threshold(w: Any, eps: float, out: Array, options: PruneOptions) -> None: ...
-def magnitude(w: Any, sparsity: float, axis: Axis, out: Array, options: PruneOptions) -> None: ...
-def global_magnitude(arrays: Any, sparsity: float, out: Any, options: PruneOptions) -> None: ...
-def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneOptions) -> None: ...
+def threshold(w: Any, eps: float, out: Array, options: PruneCall) -> None: ...
+def magnitude(w: Any, sparsity: float, axis: Axis, out: Array, options: PruneCall) -> None: ...
+def global_magnitude(arrays: Any, sparsity: float, out: Any, options: PruneCall) -> None: ...
+def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneCall) -> None: ...
 def wanda(
-    w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneOptions
+    w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneCall
 ) -> None: ...
 def sparsegpt(
     w: Any,
@@ -105,16 +105,16 @@ def sparsegpt(
     share: tuple[float | None, tuple[int, int] | None],
     how: tuple[float, int],
     out: Array,
-    options: PruneOptions,
+    options: PruneCall,
 ) -> None:
     """`how`: damping and block."""
 
-def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
+def apply_mask(w: Any, mask: Any, out: Array, options: PruneCall) -> None: ...
 
 # Pruning of pieces. `digit`: bits of a key (those of a wider float than w's where dtypes are mixed), the bits above the
 # digit, how many are below it, its own. `cut`: bits of a key, the key below which weights go, how many equal ones go.
 def count_magnitudes(
-    w: Any, digit: tuple[int, int, int, int], counts: NDArray[np.int64], options: PruneOptions
+    w: Any, digit: tuple[int, int, int, int], counts: NDArray[np.int64], options: PruneCall
 ) -> None: ...
 def apply_cut(w: Array, cut: tuple[int, int, int], dtype: Bf16, threads: int | None) -> int:
     """In place; return how many of the equal ones went."""

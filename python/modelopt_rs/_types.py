@@ -20,7 +20,7 @@ Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 """codes, scale, zero_point, offset."""
 Nan: TypeAlias = Literal["raise", "largest"]
 MaskKind: TypeAlias = Literal["bool", "bits"] | None
-PruneOptions: TypeAlias = tuple[str, Bf16, int | None]
+PruneCall: TypeAlias = tuple[str, Bf16, int | None]
 """nan, dtype, threads."""
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
@@ -50,7 +50,7 @@ __all__ = [
     "OptimCall",
     "OptionalTensors",
     "Parts",
-    "PruneOptions",
+    "PruneCall",
     "Scheme",
     "Semantics",
     "Spec",

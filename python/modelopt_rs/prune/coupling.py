@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.errors import ArgumentError
 
-__all__ = ["Cut", "Group", "Member", "Shaped", "check_ascending", "check_groups", "cuts_of"]
+__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of"]
 
 
 class Shaped(Protocol):
@@ -112,7 +112,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class UnitSlices:
     """One member in its tensor, checked: `axis` is counted from the front."""
 
     group: Group
@@ -163,9 +163,9 @@ def check_groups(
 
 def cuts_of(
     function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = object
-) -> dict[str, list[Cut]]:
+) -> dict[str, list[UnitSlices]]:
     """Return the members of all groups, by tensor."""
-    cuts: dict[str, list[Cut]] = {}
+    cuts: dict[str, list[UnitSlices]] = {}
     for group in groups:
         for member in group.members:
             where = f"group {group.name!r}: tensor {member.name!r}"
@@ -177,7 +177,7 @@ def cuts_of(
             ndim = len(tensor.shape)
             if not -ndim <= member.axis < ndim:
                 raise ArgumentError(function, f"{where} must have an axis {member.axis}, got shape {tensor.shape}")
-            cut = Cut(group, member, int(member.axis) % ndim)
+            cut = UnitSlices(group, member, int(member.axis) % ndim)
             if cut.range.stop > tensor.shape[cut.axis]:
                 places = f"{group.units} units of {member.size}"
                 if member.offset:

@@ -9,7 +9,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import quote
-from modelopt_rs.prune.coupling import Cut, Group
+from modelopt_rs.prune.coupling import Group, UnitSlices
 from modelopt_rs.prune.crop import take
 from modelopt_rs.prune.importance import BlockNorms, Join, Scores, importance, unit_norms
 from modelopt_rs.stream.buffer import Buffer
@@ -41,11 +41,11 @@ class Scorer:
         # Parts are joined in the order of the members, whatever the order of the file.
         self._next = dict.fromkeys(self._joins, 0)
         self._waiting: dict[str, dict[int, Scores]] = {name: {} for name in self._joins}
-        self._cuts: dict[str, list[tuple[Cut, int]]] = {}
+        self._cuts: dict[str, list[tuple[UnitSlices, int]]] = {}
         for group in groups:
             for place, member in enumerate(member for member in group.members if member.scored):
                 axis = int(member.axis) % len(source.tensors[member.name].shape)
-                self._cuts.setdefault(member.name, []).append((Cut(group, member, axis), place))
+                self._cuts.setdefault(member.name, []).append((UnitSlices(group, member, axis), place))
 
     def bytes_to_read(self) -> int:
         """Return how many bytes the pass reads."""
@@ -73,7 +73,7 @@ class Scorer:
                 self._take_in(cut.group.name, place, part)
         return {name: join.norms() for name, join in self._joins.items()}
 
-    def _check(self, cut: Cut, part: Scores) -> None:
+    def _check(self, cut: UnitSlices, part: Scores) -> None:
         bad = np.flatnonzero(np.isnan(part))
         if self._nan == "raise" and len(bad):
             where = f"{self._source.path}: tensor {quote(cut.member.name)}"
@@ -95,7 +95,7 @@ class Measure(Transform):
     ----------
     info : TensorInfo
         Of floats.
-    cuts : sequence of Cut
+    cuts : sequence of UnitSlices
         Where its units lie.
     norm : {1, 2, inf}
     threads : int or None
@@ -103,7 +103,7 @@ class Measure(Transform):
 
     outputs: Sequence[TensorInfo] = ()
 
-    def __init__(self, info: TensorInfo, cuts: Sequence[Cut], norm: float, threads: int | None) -> None:
+    def __init__(self, info: TensorInfo, cuts: Sequence[UnitSlices], norm: float, threads: int | None) -> None:
         self._info, self._cuts, self._norm, self._threads = info, cuts, norm, threads
         self._dtype = FLOATS[info.dtype]
         self._of_rows: list[Array] = []

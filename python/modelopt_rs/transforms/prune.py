@@ -9,7 +9,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs._types import PruneOptions as How
+from modelopt_rs._types import PruneCall as How
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.planning.prune import PLAIN, PruneOptions, WeightAxes
 from modelopt_rs.stream.execution import Execution

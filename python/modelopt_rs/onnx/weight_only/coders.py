@@ -17,7 +17,7 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["Both", "Coder", "Rows", "Turned", "TurnedCodes", "Written"]
+__all__ = ["Coder", "Rows", "SeveralForms", "Transposed", "TransposedCodes", "Written"]
 
 Written: TypeAlias = Sequence[tuple[str, Array]]
 
@@ -32,7 +32,7 @@ class Coder(Transform, Protocol):
 
 # Rows that are turned at a time: the lines of one column in more rows than a cache has ways would drive each other out
 # where a row is a power of two long (9 GB/s instead of 2 for rows of 4,096 floats).
-TURNED = 8
+TRANSPOSED = 8
 
 
 class Rows(Transform):
@@ -94,7 +94,7 @@ class Rows(Transform):
         return written
 
 
-class Turned(Transform):
+class Transposed(Transform):
     """A matrix whose rows are what a node sums over, to one whose columns are: [in, out] to [out, in].
 
     The result is kept, in as many sweeps over the tensor as `keep` bytes make necessary.
@@ -144,8 +144,8 @@ class Turned(Transform):
         if self._input is None:
             self._input = np.zeros((self._stripe, self._rows), array.dtype)
         turned = self._input[: stripe.shape[1]]
-        for i in range(0, len(stripe), TURNED):
-            np.copyto(turned[:, i : min(i + TURNED, len(stripe))], stripe[i : i + TURNED].T)
+        for i in range(0, len(stripe), TRANSPOSED):
+            np.copyto(turned[:, i : min(i + TRANSPOSED, len(stripe))], stripe[i : i + TRANSPOSED].T)
         turned[:, len(stripe) :] = 0
         packed, scale, zero_points = self._quantizer(turned)
         self.figures += self._quantizer.figures(turned)
@@ -171,7 +171,7 @@ class Turned(Transform):
         return written
 
 
-class TurnedCodes(Transform):
+class TransposedCodes(Transform):
     """A matrix whose columns are what a node sums over, to one whose rows are: [out, in] to [in, out].
 
     Parameters
@@ -246,7 +246,7 @@ class TurnedCodes(Transform):
         return written
 
 
-class Both(Transform):
+class SeveralForms(Transform):
     """Several forms of one weight, for nodes that want different ones."""
 
     def __init__(self, coders: Sequence[Coder]) -> None:

@@ -16,10 +16,10 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["Down", "Inner", "Ranged"]
+__all__ = ["AxisBlocks", "AxisRanges", "NarrowAxisBlocks"]
 
 
-class Down(Transform):
+class AxisBlocks(Transform):
     """Blocks along an axis that is not the last: a block is `coding.block` rows of all the elements behind that axis.
 
     Parameters
@@ -83,8 +83,8 @@ class Down(Transform):
         return written
 
 
-class Inner(Transform):
-    """As `Down`, where few elements stand behind the axis: they are turned so that blocks lie together, and back.
+class NarrowAxisBlocks(Transform):
+    """As `AxisBlocks`, where few elements stand behind the axis: they are turned so that blocks lie together, and back.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class Inner(Transform):
         return written
 
 
-class Ranged(Transform):
+class AxisRanges(Transform):
     """A scale for each index of an axis, or one for all, of what lies all over the file: a first sweep finds ranges.
 
     Parameters
