@@ -21,6 +21,7 @@ mod prune_sparsegpt;
 mod prune_stream;
 mod pruned;
 mod quant;
+mod quant_formats;
 mod reduce;
 mod result;
 mod sparse;
@@ -40,6 +41,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     order::register(m)?;
     crop::register(m)?;
     quant::register(m)?;
+    quant_formats::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;
