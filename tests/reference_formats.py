@@ -27,6 +27,11 @@ def minifloat(exponent_bits: int, mantissa_bits: int, bias: int, last: int) -> n
     return np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (exponent - bias))
 
 
+def middles(numbers: np.ndarray) -> np.ndarray:
+    """Between each two, as float32: what bitsandbytes compares with."""
+    return ((numbers[1:] + numbers[:-1]).astype(F32) / F32(2)).astype(np.float64)
+
+
 @dataclass(frozen=True)
 class Numbers:
     """What codes stand for: of floats magnitudes in ascending order, with the sign in the highest bit."""
@@ -43,8 +48,7 @@ class Numbers:
         """The nearest: floats half to even; of a list the lower one of two."""
         wide = t.astype(np.float64)
         if not self.is_float:
-            middle = (self.magnitudes[1:] + self.magnitudes[:-1]) / 2
-            return np.searchsorted(middle, wide, side="left")
+            return np.searchsorted(middles(self.magnitudes), wide, side="left")
         middle = (self.magnitudes[1:] + self.magnitudes[:-1]) / 2
         below = np.searchsorted(middle, np.abs(wide), side="left")
         is_tie = (below < len(middle)) & (np.abs(wide) == middle[np.minimum(below, len(middle) - 1)])
@@ -64,7 +68,7 @@ class BitsandbytesFp4(Numbers):
 
     def encode(self, t: np.ndarray) -> np.ndarray:
         wide = np.abs(t.astype(np.float64))
-        rank = np.searchsorted((self.magnitudes[1:] + self.magnitudes[:-1]) / 2, wide, side="left")
+        rank = np.searchsorted(middles(self.magnitudes), wide, side="left")
         return self.ORDER[rank] + 8 * ((rank > 0) & (t < 0))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

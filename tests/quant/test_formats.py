@@ -193,6 +193,7 @@ def test_subnormal_and_huge_scales(name, size):
 
 
 def float32s(top=BIG):
+    top = float(np.float32(top))
     shapes = hnp.array_shapes(min_dims=1, max_dims=3, max_side=70)
     return hnp.arrays(np.float32, shapes, elements=st.floats(-top, top, width=32))
 
@@ -468,7 +469,11 @@ def test_codes_and_scales_are_those_of_bitsandbytes(name, block):
         x = t.view(torch.uint16).numpy().view(ref.BF16) if dtype == torch.bfloat16 else t.numpy()
         q = mo.quantize(x, format=name, group_size=block)
         np.testing.assert_array_equal(q.scale.ravel(), state.absmax.numpy())
-        np.testing.assert_array_equal(swapped(q.codes).ravel(), packed.numpy().ravel())
+        theirs = packed.numpy().reshape(q.codes.shape)
+        if name == "fp4":  # it has two zeros, and from one version to another takes either for small numbers
+            for sign, magnitude in ((0x80, 0x70), (0x08, 0x07)):
+                theirs = theirs & ~((theirs & magnitude == 0) * np.uint8(sign))
+        np.testing.assert_array_equal(swapped(q.codes), theirs)
         back = functional.dequantize_4bit(packed, state)
         if dtype == torch.float32:
             np.testing.assert_array_equal(q.dequantize(), back.numpy().reshape(64, 4096))

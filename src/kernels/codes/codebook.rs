@@ -1,15 +1,39 @@
 //! Codes whose numbers are a list.
 
-/// What is above `bounds[i]` is nearer to number `i + 1` of ascending numbers than to number `i`; the middle itself
-/// belongs to the lower one. The largest f32 that is not above the middle: comparisons with it are exact.
+/// 16 numbers, by code and in ascending order.
+#[derive(Debug)]
+pub struct Codebook {
+    /// The number of each code.
+    pub numbers: [f32; 16],
+    /// The bounds as a search tree: those below and above `tree[i]` are `tree[2 * i]` and `tree[2 * i + 1]`.
+    pub tree: [f32; 16],
+    /// The code of each rank: of so many bounds that are below a number.
+    pub codes: [u8; 16],
+}
+
+impl Codebook {
+    /// Of the number of each code, ascending bounds, and the code of each rank.
+    pub const fn new(numbers: [f32; 16], bounds: &[f32; 15], codes: [u8; 16]) -> Self {
+        let mut tree = [0.0; 16];
+        let mut i = 1usize;
+        while i < 16 {
+            // Node i is number i - 2^level of its level, whose nodes are 16 / 2^level bounds apart.
+            let (first, apart) = (1 << i.ilog2(), 16 >> i.ilog2());
+            tree[i] = bounds[(i - first) * apart + apart / 2 - 1];
+            i += 1;
+        }
+        Self { numbers, tree, codes }
+    }
+}
+
+/// What is above `bounds[i]` becomes number `i + 1` of ascending numbers: the middle between it and number `i`, rounded
+/// to float32 and itself with the lower one, as in bitsandbytes.
 pub const fn bounds<const N: usize, const M: usize>(numbers: &[f32; N]) -> [f32; M] {
     assert!(M + 1 == N, "a bound between each two numbers");
     let mut bounds = [0.0; M];
     let mut i = 0;
     while i < M {
-        let middle = f64::midpoint(numbers[i] as f64, numbers[i + 1] as f64);
-        let near = middle as f32;
-        bounds[i] = if near as f64 > middle { near.next_down() } else { near };
+        bounds[i] = (numbers[i] + numbers[i + 1]) / 2.0;
         i += 1;
     }
     bounds

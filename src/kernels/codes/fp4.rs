@@ -1,7 +1,7 @@
 //! The FP4 of bitsandbytes.
 
 use super::Code;
-use super::codebook::bounds;
+use super::codebook::{Codebook, bounds};
 use crate::real::select;
 
 /// A sign and seven magnitudes and 0: 1, 32, 48, 64, 96, 128 and 192 parts of 192 of the largest, in an order of
@@ -27,9 +27,27 @@ const BY_CODE: [f32; 8] = {
     by_code
 };
 
+/// The same with both signs, in the order of the numbers: the lower of two magnitudes has the middle, so that below 0 the
+/// bounds are one number lower. The highest is above all.
+static CODEBOOK: Codebook = {
+    let (mut numbers, mut bounds, mut codes) = ([0.0; 16], [f32::INFINITY; 15], [0; 16]);
+    let mut i = 0;
+    while i < 8 {
+        (numbers[i], numbers[i + 8]) = (BY_CODE[i], -BY_CODE[i]);
+        codes[7 + i] = CODES[i] as u8;
+        codes[7 - i] = if i > 0 { CODES[i] as u8 | 8 } else { 0 };
+        if i < 7 {
+            (bounds[7 + i], bounds[6 - i]) = (BOUNDS[i], (-BOUNDS[i]).next_down());
+        }
+        i += 1;
+    }
+    Codebook::new(numbers, &bounds, codes)
+};
+
 impl Code for Fp4 {
     const BITS: u32 = 4;
     const TOP: f32 = 1.0;
+    const CODEBOOK: Option<&'static Codebook> = Some(&CODEBOOK);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {

@@ -1,7 +1,7 @@
 //! NF4.
 
 use super::Code;
-use super::codebook::{bounds, rank};
+use super::codebook::{Codebook, bounds, rank};
 
 /// "4-bit NormalFloat": Dettmers et al. 2023, "`QLoRA`" (arXiv 2305.14314), appendix E: quantiles of a normal
 /// distribution, 0 and ±1 among them. The numbers are those of bitsandbytes; so is the choice of the lower of two that
@@ -30,10 +30,12 @@ const NUMBERS: [f32; 16] = [
     1.0,
 ];
 const BOUNDS: [f32; 15] = bounds(&NUMBERS);
+static CODEBOOK: Codebook = Codebook::new(NUMBERS, &BOUNDS, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
 
 impl Code for Nf4 {
     const BITS: u32 = 4;
     const TOP: f32 = 1.0;
+    const CODEBOOK: Option<&'static Codebook> = Some(&CODEBOOK);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {
