@@ -11,6 +11,7 @@ mod crop;
 mod dtype;
 mod error;
 mod files;
+mod format_parts;
 mod optim;
 mod optim_factored;
 mod order;

@@ -8,10 +8,12 @@
 
 mod blocks;
 mod codebook;
+mod dequantize;
 mod dynamic;
 mod e2m1;
 mod e4m3;
 mod e5m2;
+mod floats;
 mod format;
 mod fp4;
 mod granularity;
@@ -19,20 +21,23 @@ mod minifloat;
 mod nf4;
 mod quantize;
 mod scale;
+mod tiles;
 mod unit_float;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use codebook::Codebook;
+pub use dequantize::dequantize;
 pub use dynamic::{Dynamic4, SignedDynamic, SixteenSteps, UnsignedDynamic};
 pub use e2m1::E2M1;
 pub use e4m3::E4M3;
 pub use e5m2::E5M2;
+pub use floats::{Floats, first_beyond_float32};
 pub use format::{Blocks, Format, Parts, PartsRef, Rows, Scales, ScalesMut, Sizes};
 pub use fp4::Fp4;
 pub use granularity::{Granularity, Spec};
 pub use nf4::Nf4;
-pub use quantize::{Floats, dequantize, fake_quantize, first_beyond_float32, quantize};
+pub use quantize::{fake_quantize, quantize};
 pub use scale::{Absmax, Exponent, Linear, Scale, Stored, TwoLevel};
 pub use unit_float::{UnitE4M3, UnitE5M3};
 
@@ -176,10 +181,7 @@ mod tests {
                     (codes, floats, scales, global)
                 };
                 let (codes, floats, scales, global) = run(1);
-                assert_eq!((&codes, &floats, &scales, &global), {
-                    let (c, f, s, g) = &run(3);
-                    (c, f, s, g)
-                });
+                assert_eq!((codes.clone(), floats.clone(), scales.clone(), global), run(3));
                 let scale = if format.has_float_scales() { Scales::Floats(&floats) } else { Scales::Bytes(&scales) };
                 let mut back = vec![0.0f32; n];
                 dequantize(format, PartsRef { codes: &codes, scale, global }, spec, &mut back, 2);

@@ -33,7 +33,7 @@ pub const fn bounds<const N: usize, const M: usize>(numbers: &[f32; N]) -> [f32;
     let mut bounds = [0.0; M];
     let mut i = 0;
     while i < M {
-        bounds[i] = (numbers[i] + numbers[i + 1]) / 2.0;
+        bounds[i] = f32::midpoint(numbers[i], numbers[i + 1]);
         i += 1;
     }
     bounds

@@ -25,6 +25,7 @@ pub enum Scales<'a> {
 
 impl<'a> Scales<'a> {
     /// Those from `first` on, `n` of them.
+    #[must_use]
     pub fn part(self, first: usize, n: usize) -> Scales<'a> {
         match self {
             Self::Floats(scales) => Self::Floats(&scales[first..first + n]),
@@ -60,6 +61,7 @@ impl<'a> ScalesMut<'a> {
     }
 
     /// Cut off the first `n`.
+    #[must_use]
     pub fn split_off(&mut self, n: usize) -> ScalesMut<'a> {
         match self {
             Self::Floats(scales) => ScalesMut::Floats(scales.split_off_mut(..n).unwrap_or_default()),

@@ -10,7 +10,7 @@ use super::codebook::{Codebook, bounds, rank};
 pub struct Nf4;
 
 /// As in bitsandbytes, with all of their digits.
-#[expect(clippy::excessive_precision, reason = "as they are published")]
+#[expect(clippy::excessive_precision, clippy::unreadable_literal, reason = "as they are published")]
 const NUMBERS: [f32; 16] = [
     -1.0,
     -0.6961928009986877,
