@@ -10,7 +10,19 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneCall, Spec, Tensors
+from modelopt_rs._types import (
+    Array,
+    Axis,
+    Bf16,
+    FormatParts,
+    FormatSpec,
+    OptimCall,
+    OptionalTensors,
+    Parts,
+    PruneCall,
+    Spec,
+    Tensors,
+)
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -33,8 +45,11 @@ __all__ = [
     "decompress",
     "decompress_groups",
     "dequantize",
+    "dequantize_format",
     "error_stats",
     "fake_quantize",
+    "fake_quantize_format",
+    "format_shapes",
     "get_num_threads",
     "global_magnitude",
     "histogram",
@@ -50,6 +65,7 @@ __all__ = [
     "pack",
     "quantile",
     "quantize",
+    "quantize_format",
     "quantized_shapes",
     "row_offsets",
     "set_fault",
@@ -153,6 +169,20 @@ def quantize(
 ) -> None: ...
 def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
+
+# Quantization in named formats. `global_scale` is a float32 of shape (), where the format has one.
+def format_shapes(shape: tuple[int, ...], spec: FormatSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and of scales; an error where the specification does not fit the shape."""
+
+def quantize_format(
+    x: Any, out: FormatParts, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+def dequantize_format(parts: FormatParts, spec: FormatSpec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
+def fake_quantize_format(
+    x: Any, out: Array, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+
+# Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...
 def unpack(packed: Array, bits: int, n: int, out: Array, threads: int | None) -> None: ...
 

@@ -12,8 +12,8 @@ use super::tensors::{GivenTensors, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Coding, Common, Dynamic, Ema, Float8, Four, Lamb, Lion, MuonDirection, MuonStep,
-    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, lamb, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection, MuonStep,
+    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
 };
 use crate::real::Real;
 
@@ -75,7 +75,7 @@ impl Step {
     fn takes_blocks(&self, states: usize, coding: Coded) -> bool {
         match (self.kind.function, states) {
             ("adam_step" | "adamw_step", 2) => true,
-            ("sgd_step" | "adagrad_step" | "rmsprop_step" | "lion_step", 1) => coding != Coded::Four,
+            ("sgd_step" | "adagrad_step" | "rmsprop_step" | "lion_step", 1) => coding != Coded::FourBits,
             _ => false,
         }
     }
@@ -116,16 +116,16 @@ impl Ready<'_> {
         let (step, (states, coding)) = (&self.step, self.tensors.storage());
         let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
         match coding {
-            Some(Coded::Float8) => {
-                let blocks = self.tensors.blocks::<Float8>(step.number);
+            Some(Coded::UnitFloats) => {
+                let blocks = self.tensors.blocks::<UnitFloats>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Dynamic) => {
-                let blocks = self.tensors.blocks::<Dynamic>(step.number);
+            Some(Coded::DynamicMaps) => {
+                let blocks = self.tensors.blocks::<DynamicMaps>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Four) => {
-                let blocks = self.tensors.blocks::<Four>(step.number);
+            Some(Coded::FourBits) => {
+                let blocks = self.tensors.blocks::<FourBits>(step.number);
                 compute(py, || step.run_adam_coded(blocks, threads)).map(|()| 0.0)
             }
             None if wide => {
@@ -143,7 +143,7 @@ impl Ready<'_> {
 /// Why a state in blocks is refused.
 fn no_blocks(kind: &Kind, coding: Coded) -> String {
     let name = kind.states[0];
-    let what = if coding == Coded::Four { "in 4 bits" } else { "in blocks" };
+    let what = if coding == Coded::FourBits { "in 4 bits" } else { "in blocks" };
     format!(
         "{name} must be a float32 array, got a BlockState: this algorithm, or this form of it, has no states {what}"
     )
