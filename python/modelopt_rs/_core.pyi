@@ -175,8 +175,16 @@ def format_shapes(shape: tuple[int, ...], spec: FormatSpec) -> tuple[tuple[int, 
     """The shapes of codes and of scales; an error where the specification does not fit the shape."""
 
 def quantize_format(
-    x: Any, out: FormatParts, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
-) -> None: ...
+    x: Any,
+    out: FormatParts,
+    spec: FormatSpec,
+    nonfinite: str,
+    absmax: float | None,
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """`absmax`: at least the largest magnitude of an array that `x` is a part of, where a scale depends on it."""
+
 def dequantize_format(parts: FormatParts, spec: FormatSpec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize_format(
     x: Any, out: Array, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None

@@ -45,6 +45,7 @@ fn quantize_format<'py>(
     out: GivenParts<'py>,
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
+    absmax: Option<f32>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
@@ -62,7 +63,7 @@ fn quantize_format<'py>(
             let mut none = 1.0;
             let parts = arrays.write(&mut none);
             compute(py, || {
-                codes::quantize(plan.format, source, plan.spec, policy, parts, threads)
+                codes::quantize(plan.format, source, plan.spec, policy, absmax.unwrap_or(0.0), parts, threads)
                     .map_err(|_| self::nonfinite("quantize", source, &shape, threads))
             })??;
         });

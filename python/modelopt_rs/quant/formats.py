@@ -167,7 +167,7 @@ def quantize_as(
         if nonfinite == "raise":
             nonfinite = "raise-first"  # the core's own name
     parts = (out.codes, out.scale, out.global_scale)
-    _core.quantize_format(x, parts, (format, axis, group_size), nonfinite, dtype, threads)
+    _core.quantize_format(x, parts, (format, axis, group_size), nonfinite, None, dtype, threads)
     return out
 
 

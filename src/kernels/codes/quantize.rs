@@ -221,17 +221,19 @@ impl Call<'_> {
     }
 }
 
-/// Quantize `x` (whole rows of `spec.cols`).
+/// Quantize `x` (whole rows of `spec.cols`). `absmax`: at least the largest magnitude of an array that `x` is a part of,
+/// 0 where it is whole.
 pub fn quantize<T: Floats>(
     format: &dyn Format,
     x: &[T],
     spec: Spec,
     policy: Policy,
+    absmax: f32,
     parts: Parts<'_>,
     threads: usize,
 ) -> Result<(), NonFinite> {
     let Parts { codes, mut scale, global } = parts;
-    let (call, known) = prepare(format, x, spec, policy, threads)?;
+    let (call, known) = prepare(format, x, spec, policy, absmax, threads)?;
     *global = call.global;
     if x.is_empty() {
         // Parts that hold nothing: as of zeros.
@@ -250,7 +252,7 @@ pub fn fake_quantize<T: Floats>(
     out: &mut [T],
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let (call, known) = prepare(format, x, spec, policy, threads)?;
+    let (call, known) = prepare(format, x, spec, policy, 0.0, threads)?;
     if x.is_empty() { Ok(()) } else { call.run(x, spec, &known, Out::Values(out), None) }
 }
 
@@ -261,6 +263,7 @@ fn prepare<'f, T: Floats>(
     x: &[T],
     spec: Spec,
     policy: Policy,
+    absmax: f32,
     threads: usize,
 ) -> Result<(Call<'f>, Vec<f32>), NonFinite> {
     let mut call = Call { format, saturate: policy == Policy::Saturate, global: 1.0, threads };
@@ -273,7 +276,7 @@ fn prepare<'f, T: Floats>(
             return Err(NonFinite);
         }
         call.saturate = !finite;
-        call.global = format.global(known.iter().copied().fold(0.0, f32::max));
+        call.global = format.global(known.iter().copied().fold(absmax, f32::max));
     } else if policy == Policy::RaiseFirst && !is_finite(x, threads) {
         return Err(NonFinite);
     }
