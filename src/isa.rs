@@ -21,6 +21,9 @@ pub enum Isa {
 /// The environment variable that overrides the detection.
 pub const VARIABLE: &str = "MODELOPT_RS_ISA";
 
+/// Whether what every CPU of the target has includes FMA: on 64-bit Arm.
+pub const PORTABLE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
 static CURRENT: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
@@ -110,7 +113,8 @@ pub fn current() -> Isa {
 /// Define a kernel: a function whose body is compiled once per instruction set.
 ///
 /// Generic parameters are `name: path` (carry a constant as an associated constant of a trait). What the body
-/// calls must be `#[inline(always)]`, or it is compiled for the baseline.
+/// calls must be `#[inline(always)]`, or it is compiled for the baseline. In the body the constant `FMA` says whether
+/// its instruction set multiplies and adds with one rounding.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -120,21 +124,21 @@ macro_rules! kernel {
         $(#[$meta])*
         $vis fn $name $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
             #[inline(always)]
-            fn body $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? $body
+            fn body < $($($g : $bound,)+)? const FMA: bool > ( $($arg : $ty),* ) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi2")]
             fn avx2 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
-                body $(::< $($g),+ >)? ( $($arg),* )
+                body::< $($($g,)+)? true > ( $($arg),* )
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
             fn avx512 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
-                body $(::< $($g),+ >)? ( $($arg),* )
+                body::< $($($g,)+)? true > ( $($arg),* )
             }
 
             match $crate::isa::current() {
-                $crate::isa::Isa::Portable => body $(::< $($g),+ >)? ( $($arg),* ),
+                $crate::isa::Isa::Portable => body::< $($($g,)+)? { $crate::isa::PORTABLE_FMA } > ( $($arg),* ),
                 // SAFETY: `current` returns a set only after `is_available` has found all of its features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => unsafe { avx2 $(::< $($g),+ >)? ( $($arg),* ) },
@@ -142,7 +146,7 @@ macro_rules! kernel {
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx512 => unsafe { avx512 $(::< $($g),+ >)? ( $($arg),* ) },
                 #[cfg(not(target_arch = "x86_64"))]
-                _ => body $(::< $($g),+ >)? ( $($arg),* ),
+                _ => body::< $($($g,)+)? { $crate::isa::PORTABLE_FMA } > ( $($arg),* ),
             }
         }
     };

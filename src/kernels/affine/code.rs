@@ -1,11 +1,11 @@
 //! Numbers to codes.
 //!
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
-//! even. See `Real::over` for how a quotient is had at half the price of a division.
+//! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
 use super::{BLOCK, ParamsRef, Scheme, Spec};
 use crate::isa;
-use crate::real::{Element, Real};
+use crate::real::{Divisor, Element, Real};
 
 /// How codes are made, known to the compiler.
 pub(super) trait Mode: Copy + Send + Sync + 'static {
@@ -14,8 +14,19 @@ pub(super) trait Mode: Copy + Send + Sync + 'static {
 
     /// The scheme.
     #[inline(always)]
-    fn scheme(spec: &Spec) -> Scheme {
+    fn scheme(spec: Spec) -> Scheme {
         Self::SCHEME.unwrap_or(spec.scheme)
+    }
+
+    /// The parameters, without asking for those that the scheme lacks.
+    #[inline(always)]
+    fn of<C>(params: ParamsRef<'_, C>) -> ParamsRef<'_, C> {
+        match Self::SCHEME {
+            Some(Scheme::Symmetric) => ParamsRef { zero_point: &[], offset: &[], ..params },
+            Some(Scheme::Asymmetric) => ParamsRef { offset: &[], ..params },
+            Some(Scheme::MinMax) => ParamsRef { zero_point: &[], ..params },
+            None => params,
+        }
     }
 }
 
@@ -58,9 +69,9 @@ pub(super) struct Coder<C> {
 }
 
 impl<C: Real> Coder<C> {
-    /// From stored scale, zero point and offset.
+    /// From stored scale, zero point and offset, and the half of [`half`].
     #[inline(always)]
-    pub(super) fn new<M: Mode>(spec: &Spec, (scale, zero_point, offset): (C, u8, C)) -> Self {
+    fn new<M: Mode>(spec: Spec, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
         let scheme = M::scheme(spec);
         let top = (1i16 << (spec.bits - 1)) - 1;
         let levels = (1i16 << spec.bits) - 1;
@@ -69,7 +80,6 @@ impl<C: Real> Coder<C> {
             Scheme::Symmetric => (-top, top),
             _ => (-zero, levels - zero),
         };
-        let half = half(scheme, spec.bits, scale);
         Self {
             half,
             half_offset: offset * half,
@@ -89,6 +99,18 @@ impl<C: Real> Coder<C> {
             Some(Scheme::Symmetric | Scheme::Asymmetric) => x,
             Some(Scheme::MinMax) | None => x * self.half - self.half_offset,
         }
+    }
+
+    /// What is infinite, or far outside of the limits, somewhat outside of them: where that can be.
+    #[inline(always)]
+    fn near<M: Mode>(&self, shifted: C) -> C {
+        if M::SCHEME.is_some() {
+            return shifted;
+        }
+        let far = self.half_scale * C::from_i16(512);
+        let shifted = if shifted > far { far } else { shifted };
+        let far = C::from_i16(0) - far;
+        if shifted < far { far } else { shifted }
     }
 
     /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
@@ -116,29 +138,82 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
     if scheme == Scheme::MinMax { half } else { C::from_i16(1) }
 }
 
-/// The codes of consecutive elements of `x` that share a part; what will be read later, of about the same length, is
-/// fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the time).
+/// Makes codes where the scale is one that [`Divisor::quotient`] takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Multiplier<C> {
+    coder: Coder<C>,
+    divisor: Divisor<C>,
+}
+
+impl<C: Real> Multiplier<C> {
+    #[inline(always)]
+    pub(super) fn new<M: Mode>(spec: Spec, stored: (C, u8, C)) -> Self {
+        // Such a scale needs no halves.
+        Self { coder: Coder::new::<M>(spec, stored, C::from_i16(1)), divisor: Divisor::new(stored.0) }
+    }
+
+    #[inline(always)]
+    fn code<T: Element<Compute = C>, M: Mode>(&self, x: T) -> u8 {
+        let shifted = self.coder.near::<M>(self.coder.shifted::<M>(x.load()));
+        self.coder.code::<M>(self.divisor.quotient(shifted))
+    }
+
+    #[inline(always)]
+    pub(super) fn block<T: Element<Compute = C>, M: Mode>(&self, x: &[T; BLOCK]) -> [u8; BLOCK] {
+        let mut codes = [0; BLOCK];
+        for (code, &x) in codes.iter_mut().zip(x) {
+            *code = self.code::<T, M>(x);
+        }
+        codes
+    }
+}
+
+/// The codes of consecutive elements of `x` that share a part.
 #[inline(always)]
-pub(super) fn code_run<T: Element, M: Mode>(
-    [x, ahead]: [&[T]; 2],
-    spec: &Spec,
+pub(super) fn code_run<T: Element, M: Mode, const FMA: bool>(
+    x: &[T],
+    spec: Spec,
     stored: (T::Compute, u8, T::Compute),
     codes: &mut [u8],
 ) {
-    let coder = Coder::new::<M>(spec, stored);
-    let reciprocal = coder.half_scale.reciprocal();
+    if FMA && Divisor::is_exact(stored.0) {
+        multiply_run::<T, M>([x, &[]], spec, stored, codes);
+    } else {
+        divide_run(x, spec, stored, codes);
+    }
+}
+
+/// The codes where the scale is one that [`Divisor::quotient`] takes; what will be read later, of the same length or
+/// none, is fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the
+/// time).
+#[inline(always)]
+pub(super) fn multiply_run<T: Element, M: Mode>(
+    [x, ahead]: [&[T]; 2],
+    spec: Spec,
+    stored: (T::Compute, u8, T::Compute),
+    codes: &mut [u8],
+) {
+    let multiplier = Multiplier::new::<M>(spec, stored);
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
+    let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
     for (i, (block, codes)) in blocks.iter().zip(code_blocks).enumerate() {
-        if let Some(ahead) = ahead.get(i * BLOCK..(i + 1) * BLOCK) {
+        if let Some(ahead) = ahead_blocks.get(i) {
             isa::prefetch(ahead);
         }
-        for (code, v) in codes.iter_mut().zip(block) {
-            *code = coder.code::<M>(coder.shifted::<M>(v.load()).over(reciprocal));
-        }
+        *codes = multiplier.block::<T, M>(block);
     }
-    for (code, v) in code_tail.iter_mut().zip(tail) {
-        *code = coder.code::<M>(coder.shifted::<M>(v.load()).over(reciprocal));
+    for (code, &v) in code_tail.iter_mut().zip(tail) {
+        *code = multiplier.code::<T, M>(v);
+    }
+}
+
+/// The same codes by division, for any mode: without FMA, and for scales at the ends of the range of floats.
+#[inline(never)]
+pub(super) fn divide_run<T: Element>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
+    let coder = Coder::new::<Saturating>(spec, stored, half(spec.scheme, spec.bits, stored.0));
+    for (code, v) in codes.iter_mut().zip(x) {
+        *code = coder.code::<Saturating>(coder.shifted::<Saturating>(v.load()) / coder.half_scale);
     }
 }
 
@@ -146,12 +221,13 @@ pub(super) fn code_run<T: Element, M: Mode>(
 #[inline(always)]
 pub(super) fn code_elements<T: Element, M: Mode>(
     x: &[T],
-    spec: &Spec,
+    spec: Spec,
     params: ParamsRef<'_, T::Compute>,
     codes: &mut [u8],
 ) {
     for (i, (code, v)) in codes.iter_mut().zip(x).enumerate() {
-        let coder = Coder::new::<M>(spec, params.get(i));
+        let stored = params.get(i);
+        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
         *code = coder.code::<M>(coder.shifted::<M>(v.load()) / coder.half_scale);
     }
 }

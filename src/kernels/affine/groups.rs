@@ -1,11 +1,11 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Mode, code_run};
+use super::code::{Mode, Multiplier, divide_run, multiply_run};
 use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, Scheme, Spec};
-use crate::isa::kernel;
-use crate::real::{Element, Key};
+use crate::isa::{self, kernel};
+use crate::real::{Divisor, Element, Key};
 
 /// Groups whose ranges, then parameters, then codes are computed together: loops that vectorise, where one group
 /// after the other waits for its own division (measured at groups of 32: 5 times slower).
@@ -32,34 +32,34 @@ kernel! {
         let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
         let mut finite = true;
         let mut first = 0;
-        for (row, codes) in x.chunks(row).zip(codes.chunks_mut(row)) {
-            let (mut rest, short) = row.split_at(row.len() / size * size);
-            let (codes, short_codes) = codes.split_at_mut(rest.len());
-            for codes in codes.chunks_mut(in_batch) {
-                let (x, ahead) = rest.split_at(codes.len());
-                finite &= batch::<T, M, BATCH>([x, ahead], size, &spec, codes, params.from(first));
+        for (row, mut codes) in x.chunks(row).zip(codes.chunks_mut(row)) {
+            let mut rest = row;
+            while !rest.is_empty() {
+                // Whole groups, then the short one.
+                let size = size.min(rest.len());
+                let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
+                // At the end again what is there already.
+                let ahead = next.get(..x.len()).unwrap_or(x);
+                let codes = codes.split_off_mut(..x.len()).unwrap_or_default();
+                finite &= batch::<T, M, FMA>([x, ahead], size, spec, codes, params.from(first));
                 first += x.len() / size;
-                rest = ahead;
-            }
-            if !short.is_empty() {
-                finite &= batch::<T, M, 1>([short, &[]], short.len(), &spec, short_codes, params.from(first));
-                first += 1;
+                rest = next;
             }
         }
         finite
     }
 }
 
-/// Up to `N` groups of `x`, and what will be read after them.
+/// Up to [`BATCH`] groups of `x`, and as much of what will be read after them.
 #[inline(always)]
-fn batch<T: Element, M: Mode, const N: usize>(
+fn batch<T: Element, M: Mode, const FMA: bool>(
     [x, ahead]: [&[T]; 2],
     size: usize,
-    spec: &Spec,
+    spec: Spec,
     codes: &mut [u8],
     mut params: Params<'_, T::Compute>,
 ) -> bool {
-    let mut ranges = [Range::<T>::EMPTY; N];
+    let mut ranges = [Range::<T>::EMPTY; BATCH];
     let ranges = &mut ranges[..x.len() / size];
     for (range, x) in ranges.iter_mut().zip(x.chunks_exact(size)) {
         *range = self::range::<T, M>(x);
@@ -69,9 +69,27 @@ fn batch<T: Element, M: Mode, const N: usize>(
         nonfinite |= range.is_nonfinite();
     }
     store_params(M::scheme(spec), spec.bits, ranges, &mut params);
-    let params = params.as_ref();
-    for (i, (x, codes)) in x.chunks_exact(size).zip(codes.chunks_exact_mut(size)).enumerate() {
-        code_run::<T, M>([x, ahead.get(i * size..).unwrap_or_default()], spec, params.get(i), codes);
+    let params = M::of(params.as_ref());
+    let mut exact = FMA;
+    for &scale in &params.scale[..ranges.len()] {
+        exact &= Divisor::is_exact(scale);
+    }
+    if exact && size == BLOCK {
+        // Of constant length: two thirds of the time.
+        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
+        for (i, ((x, ahead), codes)) in blocks.zip(codes.as_chunks_mut::<BLOCK>().0).enumerate() {
+            isa::prefetch(ahead);
+            *codes = Multiplier::new::<M>(spec, params.get(i)).block::<T, M>(x);
+        }
+    } else {
+        let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(codes.chunks_exact_mut(size));
+        for (i, ((x, ahead), codes)) in groups.enumerate() {
+            if exact {
+                multiply_run::<T, M>([x, ahead], spec, params.get(i), codes);
+            } else {
+                divide_run(x, spec, params.get(i), codes);
+            }
+        }
     }
     !nonfinite
 }
@@ -95,34 +113,30 @@ pub(super) fn store_params<T: Element>(
     }
 }
 
-/// The range of one group.
+/// The range of one group: plain folds of keys, which become vectors of any width, because they are exact in any order.
 #[inline(always)]
 fn range<T: Element, M: Mode>(x: &[T]) -> Range<T> {
-    if M::SCHEME == Some(Scheme::Symmetric) {
-        let absmax = largest::<T>(x, T::magnitude);
-        return Range([absmax.not(), absmax]);
+    let (blocks, tail) = if x.len() <= SHORT { x.as_chunks::<BLOCK>() } else { (Default::default(), x) };
+    let mut range = Range::<T>::EMPTY;
+    for block in blocks {
+        range = range.and(fold::<T, M>(block));
     }
-    // A NaN or an infinity shows in the range; of a saturating mode only the finite numbers count.
-    let counts = |x: T| M::SCHEME.is_some() || x.magnitude() < T::INFINITY_KEY;
-    let low = largest::<T>(x, |x| if counts(x) { x.key().not() } else { T::Key::MIN });
-    let high = largest::<T>(x, |x| if counts(x) { x.key() } else { T::Key::MIN });
-    Range([low.not(), high])
+    range.and(fold::<T, M>(tail))
 }
 
-/// The largest key: plain folds, which become vectors of any width, because they are exact in any order.
+/// The range of numbers in one loop. Of finite numbers a NaN or an infinity shows in the range, of others only the finite
+/// ones count.
 #[inline(always)]
-fn largest<T: Element>(x: &[T], key: impl Fn(T) -> T::Key) -> T::Key {
-    let mut largest = T::Key::MIN;
-    let (blocks, tail) = if x.len() <= SHORT { x.as_chunks::<BLOCK>() } else { (Default::default(), x) };
-    for block in blocks {
-        let mut of_block = T::Key::MIN;
-        for &v in block {
-            of_block = of_block.max(key(v));
+fn fold<T: Element, M: Mode>(x: &[T]) -> Range<T> {
+    let (mut low, mut high) = (T::Key::MIN, T::Key::MIN);
+    for &v in x {
+        if M::SCHEME == Some(Scheme::Symmetric) {
+            high = high.max(v.magnitude());
+        } else {
+            let counts = M::SCHEME.is_some() || v.magnitude() < T::INFINITY_KEY;
+            low = low.max(if counts { v.key().not() } else { T::Key::MIN });
+            high = high.max(if counts { v.key() } else { T::Key::MIN });
         }
-        largest = largest.max(of_block);
     }
-    for &v in tail {
-        largest = largest.max(key(v));
-    }
-    largest
+    if M::SCHEME == Some(Scheme::Symmetric) { Range([high.not(), high]) } else { Range([low.not(), high]) }
 }

@@ -240,9 +240,9 @@ kernel! {
             let (part, n) = runs.next(x.len() - at);
             let (x, codes) = (&x[at..at + n], &mut codes[at..at + n]);
             if runs.is_by_element() {
-                code_elements::<T, M>(x, &spec, params.from(part), codes);
+                code_elements::<T, M>(x, spec, params.from(part), codes);
             } else {
-                code_run::<T, M>([x, &[]], &spec, params.get(part), codes);
+                code_run::<T, M, FMA>(x, spec, params.get(part), codes);
             }
             at += n;
         }
