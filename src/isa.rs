@@ -163,6 +163,41 @@ pub fn prefetch<T>(x: &[T]) {
     }
 }
 
+/// Copy to memory that nobody reads soon, past the caches: its lines are not read first, as an ordinary store does.
+///
+/// The bytes are those of `copy_from_slice`. For plain numbers, in pieces that lie in the cache.
+pub fn stream<T: Copy>(from: &[T], to: &mut [T]) {
+    let per_line = (64 / size_of::<T>()).max(1);
+    // What lies before the first line.
+    let head = to.as_ptr().align_offset(64).min(to.len());
+    let (from_head, from) = from.split_at(head);
+    let (to_head, to) = to.split_at_mut(head);
+    to_head.copy_from_slice(from_head);
+    let (mut from, mut to) = (from.chunks_exact(per_line), to.chunks_exact_mut(per_line));
+    for (from, to) in (&mut from).zip(&mut to) {
+        #[cfg(target_arch = "x86_64")]
+        if size_of_val(from) == 64 {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+            for i in 0..4 {
+                // SAFETY: SSE2 is part of the x86-64 baseline; both hold 64 bytes, and `to` begins on a line: at `head`,
+                // which is a multiple of 64, or whole lines after it.
+                unsafe {
+                    let bytes = _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i));
+                    _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>().add(i), bytes);
+                }
+            }
+            continue;
+        }
+        to.copy_from_slice(from);
+    }
+    to.into_remainder().copy_from_slice(from.remainder());
+    // SAFETY: SSE is part of the x86-64 baseline. Such stores are ordered before what follows, the end of the work.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Run `f` in the default floating-point environment, whatever a library has set in this thread.
 ///
 /// A library built with `-ffast-math` sets flush-to-zero and denormals-are-zero in the thread that loads it, and
@@ -238,6 +273,16 @@ mod tests {
     fn test_unknown_name_is_refused_with_the_known_ones() {
         let why = parse("sse9").unwrap_err();
         assert!(why.contains("portable, avx2, avx512") && why.contains("sse9"), "{why}");
+    }
+
+    #[test]
+    fn test_stream_copies_from_and_to_any_place() {
+        let from: Vec<u16> = (0..400).collect();
+        for (start, n) in [(0, 0), (0, 400), (1, 1), (3, 64), (5, 200), (31, 369), (32, 32), (33, 7)] {
+            let mut to = vec![9; 400];
+            stream(&from[start..start + n], &mut to[400 - n..]);
+            assert!(to[400 - n..] == from[start..start + n] && to[..400 - n].iter().all(|&v| v == 9));
+        }
     }
 
     #[test]

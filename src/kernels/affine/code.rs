@@ -179,7 +179,7 @@ pub(super) fn code_run<T: Element, M: Mode, const FMA: bool>(
     if FMA && Divisor::is_exact(stored.0) {
         multiply_run::<T, M>([x, &[]], spec, stored, codes);
     } else {
-        divide_run(x, spec, stored, codes);
+        divide_run::<T, M>(x, spec, stored, codes);
     }
 }
 
@@ -208,12 +208,27 @@ pub(super) fn multiply_run<T: Element, M: Mode>(
     }
 }
 
-/// The same codes by division, for any mode: without FMA, and for scales at the ends of the range of floats.
+/// The same codes by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
 #[inline(never)]
-pub(super) fn divide_run<T: Element>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
-    let coder = Coder::new::<Saturating>(spec, stored, half(spec.scheme, spec.bits, stored.0));
-    for (code, v) in codes.iter_mut().zip(x) {
-        *code = coder.code::<Saturating>(coder.shifted::<Saturating>(v.load()) / coder.half_scale);
+pub(super) fn divide_run<T: Element, M: Mode>(
+    x: &[T],
+    spec: Spec,
+    stored: (T::Compute, u8, T::Compute),
+    codes: &mut [u8],
+) {
+    let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
+    let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
+    let (blocks, tail) = x.as_chunks::<BLOCK>();
+    let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
+    for (block, codes) in blocks.iter().zip(code_blocks) {
+        let mut made = [0; BLOCK];
+        for (code_of, &x) in made.iter_mut().zip(block) {
+            *code_of = code(x);
+        }
+        *codes = made;
+    }
+    for (code_of, &x) in code_tail.iter_mut().zip(tail) {
+        *code_of = code(x);
     }
 }
 

@@ -87,7 +87,7 @@ fn batch<T: Element, M: Mode, const FMA: bool>(
             if exact {
                 multiply_run::<T, M>([x, ahead], spec, params.get(i), codes);
             } else {
-                divide_run(x, spec, params.get(i), codes);
+                divide_run::<T, M>(x, spec, params.get(i), codes);
             }
         }
     }

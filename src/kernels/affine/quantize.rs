@@ -2,11 +2,11 @@
 
 use super::code::{Asymmetric, MinMax, Mode, Saturating, Symmetric, code_elements, code_run};
 use super::cut::{Cut, Piece, Runs};
-use super::dequantize::values;
+use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
 use super::params::Range;
 use super::{Params, ParamsRef, Scheme, Spec};
-use crate::isa::kernel;
+use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
 use crate::par;
@@ -33,9 +33,9 @@ impl<T: Element> Out<'_, T> {
         }
     }
 
-    /// Bytes of scratch for `n` codes, one a byte; none where they stay so.
-    fn scratch(&self, bits: u32, n: usize) -> usize {
-        if matches!(self, Self::Packed(_)) && bits == 8 { 0 } else { n }
+    /// Bytes of scratch for `n` codes, one a byte; none where they are made in their place.
+    fn scratch(&self, bits: u32, n: usize, streamed: bool) -> usize {
+        if matches!(self, Self::Packed(_)) && bits == 8 && !streamed { 0 } else { n }
     }
 
     /// Where the codes go first.
@@ -47,16 +47,17 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Make of the codes what they are for.
-    fn finish(self, codes: &[u8], row: usize, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
+    fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
         match self {
             Self::Packed(_) if codes.is_empty() => {}
+            Self::Packed(bytes) if cut.is_streamed() && spec.bits == 8 => isa::stream(codes, bytes),
             Self::Packed(bytes) => {
-                let row = row.min(codes.len());
+                let row = cut.row.min(codes.len());
                 for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
                     match_width!(spec.bits, W => pack_chunk::<W>(codes, bytes));
                 }
             }
-            Self::Values(out) => values(codes, runs, spec, params, out),
+            Self::Values(out) => write_values(codes, runs, spec, params, out, cut.is_streamed()),
         }
     }
 }
@@ -194,13 +195,13 @@ fn find_and_code<T: Element, M: Mode>(
         let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
-        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+        par::with_scratch(out.scratch(spec.bits, piece.len, cut.is_streamed()), |scratch| {
             let codes = out.codes(scratch);
             let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
             if saturate && !finite {
                 finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
             }
-            out.finish(scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
+            out.finish(scratch, &cut, cut.own_runs(piece), spec, params.as_ref());
             finite
         })
     });
@@ -219,9 +220,9 @@ fn code<T: Element, M: Mode>(
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
-        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+        par::with_scratch(out.scratch(spec.bits, piece.len, cut.is_streamed()), |scratch| {
             code_runs::<T, M>(x, runs, spec, params, out.codes(scratch));
-            out.finish(scratch, cut.row, runs, spec, params);
+            out.finish(scratch, &cut, runs, spec, params);
         });
     });
 }
