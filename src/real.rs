@@ -60,6 +60,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     type Compute: Real;
     /// Its bits as a signed integer; the order of keys is the order of the numbers.
     type Key: Key;
+    /// 0.
+    const ZERO: Self;
     /// To the compute type, exactly.
     fn load(self) -> Self::Compute;
     /// From the compute type, rounded once, half to even.
@@ -109,11 +111,12 @@ impl Half for Bf16 {
 }
 
 macro_rules! element {
-    ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal,
+    ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal, zero $zero:expr,
      to_bits $to_bits:expr, from_bits $from_bits:expr, load $load:expr, store $store:expr, store_f64 $store_f64:expr) => {
         impl Element for $t {
             type Compute = $compute;
             type Key = $key;
+            const ZERO: Self = $zero;
             const BITS: u32 = $bits;
             const MANTISSA_BITS: u32 = $mantissa;
             const INFINITY_KEY: $key = (<$key>::MAX >> $mantissa) << $mantissa;
@@ -162,13 +165,13 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, i32, bits 32, mantissa 23, to_bits f32::to_bits, from_bits f32::from_bits,
+element!(f32, f32, i32, bits 32, mantissa 23, zero 0.0, to_bits f32::to_bits, from_bits f32::from_bits,
     load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32);
-element!(f64, f64, i64, bits 64, mantissa 52, to_bits f64::to_bits, from_bits f64::from_bits,
+element!(f64, f64, i64, bits 64, mantissa 52, zero 0.0, to_bits f64::to_bits, from_bits f64::from_bits,
     load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x);
-element!(F16, f32, i16, bits 16, mantissa 10, to_bits |x: F16| x.0, from_bits F16,
+element!(F16, f32, i16, bits 16, mantissa 10, zero F16(0), to_bits |x: F16| x.0, from_bits F16,
     load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)));
-element!(Bf16, f32, i16, bits 16, mantissa 7, to_bits |x: Bf16| x.0, from_bits Bf16,
+element!(Bf16, f32, i16, bits 16, mantissa 7, zero Bf16(0), to_bits |x: Bf16| x.0, from_bits Bf16,
     load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)));
 
 impl Real for f32 {

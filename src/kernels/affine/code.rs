@@ -1,9 +1,9 @@
-//! Numbers to codes.
+//! Numbers to codes, or to the numbers that their codes stand for.
 //!
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
 //! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
-use super::{BLOCK, ParamsRef, Scheme, Spec};
+use super::{BLOCK, ParamsRef, Scheme, Spec, dequantize};
 use crate::isa;
 use crate::real::{Divisor, Element, Real};
 
@@ -113,9 +113,9 @@ impl<C: Real> Coder<C> {
         if shifted < far { far } else { shifted }
     }
 
-    /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
+    /// The quotient, or what stands for it where that is NaN, between the limits.
     #[inline(always)]
-    fn code<M: Mode>(&self, quotient: C) -> u8 {
+    fn limited<M: Mode>(&self, quotient: C) -> C {
         let mut t = quotient;
         if M::SCHEME.is_none() {
             t = if t == t { t } else { self.nan };
@@ -125,7 +125,13 @@ impl<C: Real> Coder<C> {
             t = if t > self.low { t } else { self.low };
             t = if t < self.high { t } else { self.high };
         }
-        t.round_to_byte().wrapping_add(self.bias)
+        t
+    }
+
+    /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
+    #[inline(always)]
+    fn code<M: Mode>(&self, quotient: C) -> u8 {
+        self.limited::<M>(quotient).round_to_byte().wrapping_add(self.bias)
     }
 }
 
@@ -138,7 +144,74 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
     if scheme == Scheme::MinMax { half } else { C::from_i16(1) }
 }
 
-/// Makes codes where the scale is one that [`Divisor::quotient`] takes.
+/// What is made of a number: its code, or the number of its code.
+pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
+    /// Its type.
+    type Item: Copy + Send;
+    /// Any.
+    const ANY: Self::Item;
+    /// Make it.
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
+    /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
+}
+
+/// Codes.
+#[derive(Clone, Copy)]
+pub(super) struct Codes;
+/// The numbers that codes stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers;
+
+impl<T: Element> Make<T> for Codes {
+    type Item = u8;
+    const ANY: u8 = 0;
+    #[inline(always)]
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
+        multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
+    }
+
+    #[inline(never)]
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
+        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
+        let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
+        let (blocks, tail) = x.as_chunks::<BLOCK>();
+        let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
+        for (block, codes) in blocks.iter().zip(code_blocks) {
+            let mut made = [0; BLOCK];
+            for (made, &x) in made.iter_mut().zip(block) {
+                *made = code(x);
+            }
+            *codes = made;
+        }
+        for (made, &x) in code_tail.iter_mut().zip(tail) {
+            *made = code(x);
+        }
+    }
+}
+
+impl<T: Element> Make<T> for Numbers {
+    type Item = T;
+    const ANY: T = T::ZERO;
+    #[inline(always)]
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> T {
+        let Multiplier { coder, .. } = multiplier;
+        let rounded = coder.limited::<M>(multiplier.quotient::<T, M>(x)) + T::Compute::ROUNDING;
+        // With such a scale no product comes near the largest number.
+        T::store((rounded - T::Compute::ROUNDING) * coder.half_scale + coder.half_offset)
+    }
+
+    #[inline(never)]
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+            let mut codes = [0; BLOCK];
+            Codes::divide::<M>(x, spec, stored, &mut codes[..x.len()]);
+            dequantize::numbers(&codes, spec, stored, out);
+        }
+    }
+}
+
+/// Makes codes or numbers where the scale is one that [`Divisor::quotient`] takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Multiplier<C> {
     coder: Coder<C>,
@@ -153,82 +226,42 @@ impl<C: Real> Multiplier<C> {
     }
 
     #[inline(always)]
-    fn code<T: Element<Compute = C>, M: Mode>(&self, x: T) -> u8 {
-        let shifted = self.coder.near::<M>(self.coder.shifted::<M>(x.load()));
-        self.coder.code::<M>(self.divisor.quotient(shifted))
+    fn quotient<T: Element<Compute = C>, M: Mode>(&self, x: T) -> C {
+        self.divisor.quotient(self.coder.near::<M>(self.coder.shifted::<M>(x.load())))
     }
 
     #[inline(always)]
-    pub(super) fn block<T: Element<Compute = C>, M: Mode>(&self, x: &[T; BLOCK]) -> [u8; BLOCK] {
-        let mut codes = [0; BLOCK];
-        for (code, &x) in codes.iter_mut().zip(x) {
-            *code = self.code::<T, M>(x);
+    pub(super) fn block<T: Element<Compute = C>, M: Mode, O: Make<T>>(&self, x: &[T; BLOCK]) -> [O::Item; BLOCK] {
+        let mut made = [O::ANY; BLOCK];
+        for (made, &x) in made.iter_mut().zip(x) {
+            *made = O::make::<M>(self, x);
         }
-        codes
+        made
     }
 }
 
-/// The codes of consecutive elements of `x` that share a part.
+/// Codes, or their numbers, of consecutive elements that share a part, where the scale is one that [`Divisor::quotient`]
+/// takes; what will be read later, of the same length or none, is fetched meanwhile: the range of a run waits for memory
+/// and its codes for the processor (together 0.85 of the time).
 #[inline(always)]
-pub(super) fn code_run<T: Element, M: Mode, const FMA: bool>(
-    x: &[T],
-    spec: Spec,
-    stored: (T::Compute, u8, T::Compute),
-    codes: &mut [u8],
-) {
-    if FMA && Divisor::is_exact(stored.0) {
-        multiply_run::<T, M>([x, &[]], spec, stored, codes);
-    } else {
-        divide_run::<T, M>(x, spec, stored, codes);
-    }
-}
-
-/// The codes where the scale is one that [`Divisor::quotient`] takes; what will be read later, of the same length or
-/// none, is fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the
-/// time).
-#[inline(always)]
-pub(super) fn multiply_run<T: Element, M: Mode>(
+pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     [x, ahead]: [&[T]; 2],
     spec: Spec,
     stored: (T::Compute, u8, T::Compute),
-    codes: &mut [u8],
+    out: &mut [O::Item],
 ) {
     let multiplier = Multiplier::new::<M>(spec, stored);
     let (blocks, tail) = x.as_chunks::<BLOCK>();
-    let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
+    let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
     let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
-    for (i, (block, codes)) in blocks.iter().zip(code_blocks).enumerate() {
+    for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
         if let Some(ahead) = ahead_blocks.get(i) {
             isa::prefetch(ahead);
         }
-        *codes = multiplier.block::<T, M>(block);
+        *out = multiplier.block::<T, M, O>(block);
     }
-    for (code, &v) in code_tail.iter_mut().zip(tail) {
-        *code = multiplier.code::<T, M>(v);
-    }
-}
-
-/// The same codes by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
-#[inline(never)]
-pub(super) fn divide_run<T: Element, M: Mode>(
-    x: &[T],
-    spec: Spec,
-    stored: (T::Compute, u8, T::Compute),
-    codes: &mut [u8],
-) {
-    let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
-    let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
-    let (blocks, tail) = x.as_chunks::<BLOCK>();
-    let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
-    for (block, codes) in blocks.iter().zip(code_blocks) {
-        let mut made = [0; BLOCK];
-        for (code_of, &x) in made.iter_mut().zip(block) {
-            *code_of = code(x);
-        }
-        *codes = made;
-    }
-    for (code_of, &x) in code_tail.iter_mut().zip(tail) {
-        *code_of = code(x);
+    for (out, &x) in out_tail.iter_mut().zip(tail) {
+        *out = O::make::<M>(&multiplier, x);
     }
 }
 

@@ -90,6 +90,14 @@ fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     }
 }
 
+/// The numbers of a few codes that share a part.
+pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], spec: Spec, stored: (C, u8, C), out: &mut [O]) {
+    let coding = spec.coding(stored);
+    for (out, &code) in out.iter_mut().zip(codes) {
+        *out = number(code, coding);
+    }
+}
+
 /// The numbers of codes with a part each, from the first of `params` on. What the scheme lacks is made up of zeros for
 /// a block at a time: a loop that asks for it at each element is not vectorised (13 times slower).
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Mode, Multiplier, divide_run, multiply_run};
+use super::code::{Make, Mode, Multiplier, multiply};
 use super::cut::Cut;
 use super::params::{self, Range};
-use super::{BLOCK, Params, Scheme, Spec};
+use super::{BLOCK, Params, ParamsRef, Scheme, Spec};
 use crate::isa::{self, kernel};
 use crate::real::{Divisor, Element, Key};
 
@@ -13,26 +13,28 @@ const BATCH: usize = 64;
 
 /// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
 /// beside what is fetched for the next batch.
-const IN_L1: usize = 1024;
+pub(super) const IN_L1: usize = 1024;
 
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
 
 kernel! {
-    /// The parameters and codes of a piece of whole runs; whether all its numbers were finite.
-    pub(super) fn code_groups<T: Element, M: Mode>(
+    /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite.
+    pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
         x: &[T],
         cut: Cut,
         spec: Spec,
-        codes: &mut [u8],
+        out: &mut [O::Item],
+        streamed: bool,
         params: Params<'_, T::Compute>,
     ) -> bool {
         let mut params = params;
+        let mut block = [O::ANY; IN_L1];
         let (row, size) = (cut.row.min(x.len()), cut.run);
         let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
         let mut finite = true;
         let mut first = 0;
-        for (row, mut codes) in x.chunks(row).zip(codes.chunks_mut(row)) {
+        for (row, mut out) in x.chunks(row).zip(out.chunks_mut(row)) {
             let mut rest = row;
             while !rest.is_empty() {
                 // Whole groups, then the short one.
@@ -40,8 +42,19 @@ kernel! {
                 let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
                 // At the end again what is there already.
                 let ahead = next.get(..x.len()).unwrap_or(x);
-                let codes = codes.split_off_mut(..x.len()).unwrap_or_default();
-                finite &= batch::<T, M, FMA>([x, ahead], size, spec, codes, params.from(first));
+                let out = out.split_off_mut(..x.len()).unwrap_or_default();
+                let mut params = params.from(first);
+                finite &= store_batch::<T, M>(x, size, spec, &mut params);
+                let params = M::of(params.as_ref());
+                // Several groups are few elements; of a long one as many at a time.
+                let step = if x.len() == size { IN_L1 } else { x.len() };
+                for ((x, ahead), out) in x.chunks(step).zip(ahead.chunks(step)).zip(out.chunks_mut(step)) {
+                    let to = if streamed { &mut block[..x.len()] } else { &mut *out };
+                    code_batch::<T, M, O, FMA>([x, ahead], size.min(x.len()), spec, params, to);
+                    if streamed {
+                        isa::stream(&block[..x.len()], out);
+                    }
+                }
                 first += x.len() / size;
                 rest = next;
             }
@@ -50,15 +63,9 @@ kernel! {
     }
 }
 
-/// Up to [`BATCH`] groups of `x`, and as much of what will be read after them.
+/// The parameters of up to [`BATCH`] groups; whether all their numbers were finite.
 #[inline(always)]
-fn batch<T: Element, M: Mode, const FMA: bool>(
-    [x, ahead]: [&[T]; 2],
-    size: usize,
-    spec: Spec,
-    codes: &mut [u8],
-    mut params: Params<'_, T::Compute>,
-) -> bool {
+fn store_batch<T: Element, M: Mode>(x: &[T], size: usize, spec: Spec, params: &mut Params<'_, T::Compute>) -> bool {
     let mut ranges = [Range::<T>::EMPTY; BATCH];
     let ranges = &mut ranges[..x.len() / size];
     for (range, x) in ranges.iter_mut().zip(x.chunks_exact(size)) {
@@ -68,30 +75,40 @@ fn batch<T: Element, M: Mode, const FMA: bool>(
     for range in ranges.iter() {
         nonfinite |= range.is_nonfinite();
     }
-    store_params(M::scheme(spec), spec.bits, ranges, &mut params);
-    let params = M::of(params.as_ref());
+    store_params(M::scheme(spec), spec.bits, ranges, params);
+    !nonfinite
+}
+
+/// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.
+#[inline(always)]
+fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
+    [x, ahead]: [&[T]; 2],
+    size: usize,
+    spec: Spec,
+    params: ParamsRef<'_, T::Compute>,
+    out: &mut [O::Item],
+) {
     let mut exact = FMA;
-    for &scale in &params.scale[..ranges.len()] {
+    for &scale in &params.scale[..x.len() / size] {
         exact &= Divisor::is_exact(scale);
     }
     if exact && size == BLOCK {
         // Of constant length: two thirds of the time.
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
-        for (i, ((x, ahead), codes)) in blocks.zip(codes.as_chunks_mut::<BLOCK>().0).enumerate() {
+        for (i, ((x, ahead), out)) in blocks.zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
             isa::prefetch(ahead);
-            *codes = Multiplier::new::<M>(spec, params.get(i)).block::<T, M>(x);
+            *out = Multiplier::new::<M>(spec, params.get(i)).block::<T, M, O>(x);
         }
-    } else {
-        let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(codes.chunks_exact_mut(size));
-        for (i, ((x, ahead), codes)) in groups.enumerate() {
-            if exact {
-                multiply_run::<T, M>([x, ahead], spec, params.get(i), codes);
-            } else {
-                divide_run::<T, M>(x, spec, params.get(i), codes);
-            }
+        return;
+    }
+    let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
+    for (i, ((x, ahead), out)) in groups.enumerate() {
+        if exact {
+            multiply::<T, M, O>([x, ahead], spec, params.get(i), out);
+        } else {
+            O::divide::<M>(x, spec, params.get(i), out);
         }
     }
-    !nonfinite
 }
 
 /// Scales, zero points and offsets of parts, each a loop over plain arrays.

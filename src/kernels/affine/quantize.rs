@@ -1,16 +1,16 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
-use super::code::{Asymmetric, MinMax, Mode, Saturating, Symmetric, code_elements, code_run};
+use super::code::{Asymmetric, Codes, Make, MinMax, Mode, Numbers, Saturating, Symmetric, code_elements, multiply};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
-use super::groups::{code_groups, store_params};
+use super::groups::{IN_L1, code_groups, store_params};
 use super::params::Range;
 use super::{Params, ParamsRef, Scheme, Spec};
 use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
 use crate::par;
-use crate::real::{Element, Real};
+use crate::real::{Divisor, Element, Real};
 
 /// Something was NaN or infinite (and was not to be saturated).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Bytes of scratch for `n` codes, one a byte; none where they are made in their place.
-    fn scratch(&self, bits: u32, n: usize, streamed: bool) -> usize {
-        if matches!(self, Self::Packed(_)) && bits == 8 && !streamed { 0 } else { n }
+    fn scratch(&self, bits: u32, n: usize) -> usize {
+        if matches!(self, Self::Packed(_)) && bits == 8 { 0 } else { n }
     }
 
     /// Where the codes go first.
@@ -50,7 +50,6 @@ impl<T: Element> Out<'_, T> {
     fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
         match self {
             Self::Packed(_) if codes.is_empty() => {}
-            Self::Packed(bytes) if cut.is_streamed() && spec.bits == 8 => isa::stream(codes, bytes),
             Self::Packed(bytes) => {
                 let row = cut.row.min(codes.len());
                 for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
@@ -195,11 +194,18 @@ fn find_and_code<T: Element, M: Mode>(
         let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
-        par::with_scratch(out.scratch(spec.bits, piece.len, cut.is_streamed()), |scratch| {
+        if let Out::Values(values) = &mut out {
+            let finite = code_groups::<T, M, Numbers>(x, cut, spec, values, cut.is_streamed(), params.from(0));
+            if finite || !saturate {
+                return finite;
+            }
+        }
+        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+            let streamed = scratch.is_empty() && cut.is_streamed();
             let codes = out.codes(scratch);
-            let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
+            let mut finite = code_groups::<T, M, Codes>(x, cut, spec, codes, streamed, params.from(0));
             if saturate && !finite {
-                finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
+                finite = code_groups::<T, Saturating, Codes>(x, cut, spec, codes, streamed, params.from(0));
             }
             out.finish(scratch, &cut, cut.own_runs(piece), spec, params.as_ref());
             finite
@@ -220,16 +226,57 @@ fn code<T: Element, M: Mode>(
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
-        par::with_scratch(out.scratch(spec.bits, piece.len, cut.is_streamed()), |scratch| {
-            code_runs::<T, M>(x, runs, spec, params, out.codes(scratch));
+        let to = (spec, params, cut.is_streamed());
+        if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
+            return code_runs::<T, M, Numbers>(x, runs, to, values);
+        }
+        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+            let streamed = scratch.is_empty() && cut.is_streamed();
+            let codes = out.codes(scratch);
+            if runs.is_by_element() {
+                code_by_element::<T, M>(x, runs, spec, params, codes);
+            } else {
+                code_runs::<T, M, Codes>(x, runs, (spec, params, streamed), codes);
+            }
             out.finish(scratch, &cut, runs, spec, params);
         });
     });
 }
 
 kernel! {
-    /// Codes where the parameters are known.
-    fn code_runs<T: Element, M: Mode>(
+    /// Codes, or their numbers, where the parameters are known: a specification, they, and whether to write past the
+    /// caches.
+    fn code_runs<T: Element, M: Mode, O: Make<T>>(
+        x: &[T],
+        runs: Runs,
+        how: (Spec, ParamsRef<'_, T::Compute>, bool),
+        out: &mut [O::Item],
+    ) {
+        let (spec, params, streamed) = how;
+        let mut block = [O::ANY; IN_L1];
+        let (mut runs, mut at) = (runs, 0);
+        while at < x.len() {
+            let rest = x.len() - at;
+            let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
+            let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
+            let to = if streamed { &mut block[..n] } else { &mut *out };
+            let stored = params.get(part);
+            if FMA && Divisor::is_exact(stored.0) {
+                multiply::<T, M, O>([x, &[]], spec, stored, to);
+            } else {
+                O::divide::<M>(x, spec, stored, to);
+            }
+            if streamed {
+                isa::stream(&block[..n], out);
+            }
+            at += n;
+        }
+    }
+}
+
+kernel! {
+    /// Codes of elements with a part each.
+    fn code_by_element<T: Element, M: Mode>(
         x: &[T],
         runs: Runs,
         spec: Spec,
@@ -239,12 +286,7 @@ kernel! {
         let (mut runs, mut at) = (runs, 0);
         while at < x.len() {
             let (part, n) = runs.next(x.len() - at);
-            let (x, codes) = (&x[at..at + n], &mut codes[at..at + n]);
-            if runs.is_by_element() {
-                code_elements::<T, M>(x, spec, params.from(part), codes);
-            } else {
-                code_run::<T, M, FMA>(x, spec, params.get(part), codes);
-            }
+            code_elements::<T, M>(&x[at..at + n], spec, params.from(part), &mut codes[at..at + n]);
             at += n;
         }
     }
