@@ -48,20 +48,21 @@ impl<C: Real> Divisor<C> {
         divisor >= least && divisor <= greatest
     }
 
-    /// x / divisor, rounded once, where it is between 1/4 and 1024 in magnitude; a number below 1/2 where it is below
-    /// 1/4. Only where [`Self::is_exact`], and in a body whose instruction set has FMA.
+    /// x / divisor, rounded once, where that is between 1/4 and 1024 in magnitude; below 1/2 where it is below 1/4. Only
+    /// where [`Self::is_exact`], and in a body whose instruction set has FMA.
     ///
-    /// The correction of Markstein (IBM Journal of Research and Development 34, 1990): r = 1/s rounded, t = x r, and
-    /// t + r (x - t s) with two fused steps is x/s rounded. With p bits, s in [1, 2) and the last place u of x/s: r is off by
-    /// 2^-(p+1) at most. A quotient of two numbers of p bits is not nearer than 2^-p u/s to the middle m between two numbers, as
-    /// 2 (x - m s) is a whole number of last places of s times u. So where x/s is nearer to m than 2^-(p-1) u, t is one of the
-    /// two neighbours of m: x r is off by less than u. Then the rest x - t s has p bits and is exact, t + r (x - t s) differs from
-    /// x/s by (1/2 + 2^-(p-1)) u s 2^-(p+1) at most, and that is less than 2^-p u/s, for s^2 < 4: it rounds to the same side.
-    /// Elsewhere twice that error does not reach m.
+    /// Markstein's correction (IBM Journal of Research and Development 34, 1990): r = 1/s rounded, t = x r rounded, then
+    /// t + r (x - t s) with two fused steps. Be p the bits, e = 2^-p, s in [1, 2), u the last place of q = x/s; so r is
+    /// off by e/2. Twice the distance of x from m s, where m lies in the middle of two numbers, is a whole number of last
+    /// places of s times u: q is e u / s away from m, or more.
+    /// - Near m, by less than 2.5 e u: x r is off from q by less than (1 - 2.5 e) u (but for the last x below 4, whose q
+    ///   is near no m), so t is one of the two numbers beside m; x - t s then has p bits and is exact, and what is added
+    ///   to t is off by (1/2 + d) u s e/2 for q a distance d u from m. That is less than d u, as s < 2.
+    /// - Elsewhere t is off by 1.5 u at most, x - t s is rounded by 2 e u at most, and both together move the sum by less
+    ///   than 2.5 e u: not across m.
     ///
-    /// All of it is true of normal numbers. r is one for these divisors; x/s of 1/8 or more, s from 2^-100 on: the last place of the rest
-    /// is 2^-149 or more, as f32 has it (f64: 2^-960 and 2^-1074). x below s/4: t is below 1/4 and a rounding, of whatever is subnormal, and the
-    /// second step adds less than twice the error of t.
+    /// It holds for normal numbers. r is one. With t of 1/8 or more and s of 2^-100 or more the last place of x - t s
+    /// is 2^-149 or more, as f32 has it (f64: 2^-960, 2^-1074). Below, t is off by little, as is the sum.
     #[inline(always)]
     #[must_use]
     pub fn quotient(&self, x: C) -> C {

@@ -61,7 +61,7 @@ pub(super) struct Coder<C> {
     /// 1, or 1/2 where max - min overflows: then x, offset and scale are halved, exactly, before they are used.
     half: C,
     half_offset: C,
-    half_scale: C,
+    pub(super) half_scale: C,
     low: C,
     high: C,
     nan: C,
@@ -71,7 +71,7 @@ pub(super) struct Coder<C> {
 impl<C: Real> Coder<C> {
     /// From stored scale, zero point and offset, and the half of [`half`].
     #[inline(always)]
-    fn new<M: Mode>(spec: Spec, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
+    pub(super) fn new<M: Mode>(spec: Spec, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
         let scheme = M::scheme(spec);
         let top = (1i16 << (spec.bits - 1)) - 1;
         let levels = (1i16 << spec.bits) - 1;
@@ -94,7 +94,7 @@ impl<C: Real> Coder<C> {
 
     /// x - offset.
     #[inline(always)]
-    fn shifted<M: Mode>(&self, x: C) -> C {
+    pub(super) fn shifted<M: Mode>(&self, x: C) -> C {
         match M::SCHEME {
             Some(Scheme::Symmetric | Scheme::Asymmetric) => x,
             Some(Scheme::MinMax) | None => x * self.half - self.half_offset,
@@ -130,7 +130,7 @@ impl<C: Real> Coder<C> {
 
     /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
     #[inline(always)]
-    fn code<M: Mode>(&self, quotient: C) -> u8 {
+    pub(super) fn code<M: Mode>(&self, quotient: C) -> u8 {
         self.limited::<M>(quotient).round_to_byte().wrapping_add(self.bias)
     }
 }
@@ -262,20 +262,5 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     }
     for (out, &x) in out_tail.iter_mut().zip(tail) {
         *out = O::make::<M>(&multiplier, x);
-    }
-}
-
-/// The codes of consecutive elements with a part each, from the first of `params` on.
-#[inline(always)]
-pub(super) fn code_elements<T: Element, M: Mode>(
-    x: &[T],
-    spec: Spec,
-    params: ParamsRef<'_, T::Compute>,
-    codes: &mut [u8],
-) {
-    for (i, (code, v)) in codes.iter_mut().zip(x).enumerate() {
-        let stored = params.get(i);
-        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
-        *code = coder.code::<M>(coder.shifted::<M>(v.load()) / coder.half_scale);
     }
 }

@@ -1,16 +1,16 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
-use super::code::{Asymmetric, Codes, Make, MinMax, Mode, Numbers, Saturating, Symmetric, code_elements, multiply};
+use super::code::{Asymmetric, Codes, MinMax, Mode, Numbers, Saturating, Symmetric};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
-use super::groups::{IN_L1, code_groups, store_params};
+use super::groups::{code_groups, store_params};
 use super::params::Range;
+use super::runs::{code_by_element, code_runs};
 use super::{Params, ParamsRef, Scheme, Spec};
-use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
 use crate::par;
-use crate::real::{Divisor, Element, Real};
+use crate::real::{Element, Real};
 
 /// Something was NaN or infinite (and was not to be saturated).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,16 +194,18 @@ fn find_and_code<T: Element, M: Mode>(
         let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
+        let mut looked_at = false;
         if let Out::Values(values) = &mut out {
             let finite = code_groups::<T, M, Numbers>(x, cut, spec, values, cut.is_streamed(), params.from(0));
             if finite || !saturate {
                 return finite;
             }
+            looked_at = true;
         }
         par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
             let streamed = scratch.is_empty() && cut.is_streamed();
             let codes = out.codes(scratch);
-            let mut finite = code_groups::<T, M, Codes>(x, cut, spec, codes, streamed, params.from(0));
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, spec, codes, streamed, params.from(0));
             if saturate && !finite {
                 finite = code_groups::<T, Saturating, Codes>(x, cut, spec, codes, streamed, params.from(0));
             }
@@ -241,55 +243,6 @@ fn code<T: Element, M: Mode>(
             out.finish(scratch, &cut, runs, spec, params);
         });
     });
-}
-
-kernel! {
-    /// Codes, or their numbers, where the parameters are known: a specification, they, and whether to write past the
-    /// caches.
-    fn code_runs<T: Element, M: Mode, O: Make<T>>(
-        x: &[T],
-        runs: Runs,
-        how: (Spec, ParamsRef<'_, T::Compute>, bool),
-        out: &mut [O::Item],
-    ) {
-        let (spec, params, streamed) = how;
-        let mut block = [O::ANY; IN_L1];
-        let (mut runs, mut at) = (runs, 0);
-        while at < x.len() {
-            let rest = x.len() - at;
-            let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
-            let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
-            let to = if streamed { &mut block[..n] } else { &mut *out };
-            let stored = params.get(part);
-            if FMA && Divisor::is_exact(stored.0) {
-                multiply::<T, M, O>([x, &[]], spec, stored, to);
-            } else {
-                O::divide::<M>(x, spec, stored, to);
-            }
-            if streamed {
-                isa::stream(&block[..n], out);
-            }
-            at += n;
-        }
-    }
-}
-
-kernel! {
-    /// Codes of elements with a part each.
-    fn code_by_element<T: Element, M: Mode>(
-        x: &[T],
-        runs: Runs,
-        spec: Spec,
-        params: ParamsRef<'_, T::Compute>,
-        codes: &mut [u8],
-    ) {
-        let (mut runs, mut at) = (runs, 0);
-        while at < x.len() {
-            let (part, n) = runs.next(x.len() - at);
-            code_elements::<T, M>(&x[at..at + n], spec, params.from(part), &mut codes[at..at + n]);
-            at += n;
-        }
-    }
 }
 
 /// The ranges of all parts, each wherever it comes again.
