@@ -264,3 +264,117 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
         *out = O::make::<M>(&multiplier, x);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Granularity;
+    use super::*;
+    use crate::isa::{Isa, kernel};
+    use crate::real::{Bf16, F16};
+
+    kernel! {
+        /// As where a scale takes the quotient; by division where there is no FMA.
+        fn made<T: Element, M: Mode, O: Make<T>>(
+            x: &[T],
+            spec: Spec,
+            stored: (T::Compute, u8, T::Compute),
+            out: &mut [O::Item],
+        ) {
+            if FMA && Divisor::is_exact(stored.0) {
+                multiply::<T, M, O>([x, &[]], spec, stored, out);
+            } else {
+                O::divide::<M>(x, spec, stored, out);
+            }
+        }
+    }
+
+    fn spec(bits: u32, scheme: Scheme) -> Spec {
+        Spec { bits, scheme, granularity: Granularity::Whole, cols: 1, offset_binary: true }
+    }
+
+    /// Codes and numbers are those of a division; `x` that a mode can't meet, beyond the range of the scale, are left out.
+    fn check<T: Element, M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute)) {
+        let (scale, zero_point, offset) = stored;
+        let levels = ((1u16 << spec.bits) - 1) as f64;
+        let range = match spec.scheme {
+            Scheme::Symmetric => -((levels - 1.0) / 2.0)..=((levels - 1.0) / 2.0),
+            Scheme::Asymmetric => -(zero_point as f64 + 0.5)..=(levels - zero_point as f64 + 0.5),
+            Scheme::MinMax => 0.0..=levels,
+        };
+        let meets = |x: &&T| M::SCHEME.is_none() || range.contains(&((x.to_f64() - offset.to_f64()) / scale.to_f64()));
+        let x: Vec<T> = x.iter().filter(meets).copied().collect();
+        let (mut want, mut got) = (vec![0; x.len()], vec![1; x.len()]);
+        Codes::divide::<M>(&x, spec, stored, &mut want);
+        made::<T, M, Codes>(&x, spec, stored, &mut got);
+        let at = want.iter().zip(&got).position(|(want, got)| want != got);
+        assert!(at.is_none(), "{spec:?} {:e} / {:e}: {at:?}", x[at.unwrap_or(0)].to_f64(), scale.to_f64());
+        let (mut want, mut got) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
+        Numbers::divide::<M>(&x, spec, stored, &mut want);
+        made::<T, M, Numbers>(&x, spec, stored, &mut got);
+        assert!(
+            want.iter().zip(&got).all(|(want, got)| want.to_bits64() == got.to_bits64()),
+            "{spec:?} {:e}",
+            scale.to_f64()
+        );
+    }
+
+    fn check_schemes<T: Element>(x: &[T], scale: f64) {
+        let (scale, zero) = (T::Compute::from_f64(scale), T::Compute::from_i16(0));
+        for bits in [8, 4, 2] {
+            let (symmetric, asymmetric, minmax) = (Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax);
+            check::<T, Symmetric>(x, spec(bits, symmetric), (scale, 0, zero));
+            check::<T, Saturating>(x, spec(bits, symmetric), (scale, 0, zero));
+            for zero_point in [0, 1, (1u16 << bits >> 1) as u8, ((1u16 << bits) - 1) as u8] {
+                check::<T, Asymmetric>(x, spec(bits, asymmetric), (scale, zero_point, zero));
+                check::<T, Saturating>(x, spec(bits, asymmetric), (scale, zero_point, zero));
+            }
+            for offset in [0.0, -0.3, 1e-3, -127.5 * scale.to_f64()] {
+                let offset = T::Compute::from_f64(offset);
+                check::<T, MinMax>(x, spec(bits, minmax), (scale, 0, offset));
+                check::<T, Saturating>(x, spec(bits, minmax), (scale, 0, offset));
+            }
+        }
+    }
+
+    #[test]
+    fn test_a7_every_16_bit_float_has_the_code_of_a_division() {
+        let half: Vec<F16> = (0..=u16::MAX).map(F16).collect();
+        let brain: Vec<Bf16> = (0..=u16::MAX).map(Bf16).collect();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            isa::set(isa);
+            for scale in
+                [5.96e-8, 6.1e-5 / 127.0, 1.0 / 127.0, 0.007_843_137, 0.5, 1.0, 3.0, 65504.0 / 127.0, 65504.0 / 7.0]
+            {
+                check_schemes(&half, scale);
+            }
+            let least = f64::from(f32::MIN_POSITIVE);
+            for scale in
+                [least, 2f64.powi(-101), 2f64.powi(-100), 1.5e-30, 0.01, 1.0, 7.7e20, 2f64.powi(100), 2.7e36, 1e38]
+            {
+                check_schemes(&brain, scale);
+            }
+        }
+    }
+
+    #[test]
+    fn test_a7_float32_at_both_ends_has_the_code_of_a_division() {
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for exponent in [-126, -125, -110, -101, -100, -99, -60, 0, 60, 99, 100, 101, 119, 120] {
+            let scale = f32::from_bits(((127 + exponent) as u32) << 23 | (next() as u32 & 0x7f_ffff));
+            let mut x: Vec<f32> = (0..2000).map(|_| scale * ((next() % 512) as f32 - 255.5) / 2.0).collect();
+            x.extend((0..2000).map(|_| scale * ((next() % 512) as f32 - 256.0) * (next() as u32 as f32 / 4.3e9)));
+            x.extend((0..2000).map(|_| f32::from_bits(next() as u32)));
+            x.extend((0..2000).map(|_| f32::from_bits(next() as u32 & 0x80ff_ffff)));
+            let near: Vec<f32> = x.iter().flat_map(|x| [x.next_down(), *x, x.next_up()]).collect();
+            check_schemes(&near, scale as f64);
+            let wide: Vec<f64> = near.iter().map(|&x| x as f64).collect();
+            check_schemes(&wide, scale as f64);
+        }
+    }
+}
