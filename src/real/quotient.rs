@@ -156,9 +156,10 @@ mod tests {
             check(&x, if Divisor::is_exact(divisor) { divisor } else { 1.5 });
             let divisor = f64::from_bits(((1023 + 9 * exponent as i64) as u64) << 52 | bits >> 12);
             for wide in &mut wide {
-                let tie = divisor * (random(&mut state) as i16 as f64 / 128.0).round() / 2.0;
+                // (-0 becomes 0.)
+                let tie = divisor * ((random(&mut state) as i16 as f64 / 128.0).round() / 2.0 + 0.0);
                 let bits = random(&mut state);
-                *wide = f64::from_bits(tie.to_bits().wrapping_add(bits % 8).wrapping_sub(4));
+                *wide = f64::from_bits(tie.to_bits().max(4) + bits % 8 - 4);
                 if bits >> 60 == 0 {
                     *wide = f64::from_bits((tie.to_bits() & !((1 << 52) - 1)) | bits >> 12);
                 }
@@ -185,7 +186,7 @@ mod tests {
         for divisor in [f32::DIVISORS[0], f32::DIVISORS[0].next_up(), 1.0, 3e-30, f32::DIVISORS[1]] {
             check(&x, divisor);
         }
-        let x: Vec<f64> = x.iter().map(|x| f64::from_bits(x.to_bits() as u64 * 0x9_0000_0001)).collect();
+        let x: Vec<f64> = x.iter().map(|&x| x as f64 * (f64::MIN_POSITIVE / f32::MIN_POSITIVE as f64)).collect();
         for divisor in [f64::DIVISORS[0], 1.0, f64::DIVISORS[1]] {
             check(&x, divisor);
         }
