@@ -67,8 +67,9 @@ class BitsandbytesFp4(Numbers):
     ORDER = np.array([0, 1, 6, 7, 4, 5, 2, 3])
 
     def encode(self, t: np.ndarray) -> np.ndarray:
-        wide = np.abs(t.astype(np.float64))
-        rank = np.searchsorted(middles(self.magnitudes), wide, side="left")
+        wide, middle = np.abs(t.astype(np.float64)), middles(self.magnitudes)
+        # The lower of two: of negative ones that of the larger magnitude.
+        rank = np.where(t < 0, np.searchsorted(middle, wide, "right"), np.searchsorted(middle, wide, "left"))
         return self.ORDER[rank] + 8 * ((rank > 0) & (t < 0))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

@@ -186,7 +186,7 @@ mod tests {
                 let mut back = vec![0.0f32; n];
                 dequantize(format, PartsRef { codes: &codes, scale, global }, spec, &mut back, 2);
                 let worst = x.iter().zip(&back).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-                assert!(worst < 0.11, "{} {worst}", format.name());
+                assert!(worst < 0.126, "{} {worst}", format.name());
             }
         }
     }

@@ -46,7 +46,7 @@ def plain_codes(q):
     return codes
 
 
-def assert_equals_oracle(x, name, grain, q=None, nonfinite="raise"):
+def assert_equals_oracle(x, name, grain, q=None, nonfinite="raise", targets=ref.DTYPES):
     q = mo.quantize(x, format=name, nonfinite=nonfinite, **grain) if q is None else q
     want = formats.quantize(x, name, **grain)
     np.testing.assert_array_equal(q.scale, want.scale, strict=True)
@@ -55,7 +55,7 @@ def assert_equals_oracle(x, name, grain, q=None, nonfinite="raise"):
         assert q.global_scale is None
     else:
         np.testing.assert_array_equal(q.global_scale, want.global_scale, strict=True)
-    for target in ref.DTYPES:
+    for target in targets:
         expected = formats.dequantize(want, name, target, **grain)
         assert ref.bits_of(q.dequantize(target)) == ref.bits_of(expected), target
     return q
@@ -155,14 +155,14 @@ def test_equals_the_oracle(name, grain, dtype):
 @each_case
 def test_equals_the_oracle_at_every_small_length(name, grain, isa):
     x = ref.wild(300, np.float32)
-    for n in range(1, 140):
+    for n in [*range(1, 36), *range(60, 70), 95, 96, 97, 127, 128, 129]:
         v = x[n % 5 : n % 5 + n].reshape((1, -1) if isinstance(grain.get("group_size"), tuple) else -1)
-        assert_equals_oracle(v, name, grain)
+        assert_equals_oracle(v, name, grain, targets=[np.float32])
 
 
 @each_case
 def test_numbers_that_are_not_finite_saturate(name, grain):
-    for dtype in ref.DTYPES:
+    for dtype in (np.float64, ref.BF16):
         x = ref.poisoned(ref.wild(6 * 90, dtype).reshape(6, 90))
         q = assert_equals_oracle(x, name, grain, nonfinite="saturate")
         assert np.isfinite(q.dequantize()).all()
@@ -194,7 +194,7 @@ def test_subnormal_and_huge_scales(name, size):
 
 def float32s(top=BIG):
     top = float(np.float32(top))
-    shapes = hnp.array_shapes(min_dims=1, max_dims=3, max_side=70)
+    shapes = hnp.array_shapes(min_dims=1, max_dims=2, max_side=70)
     return hnp.arrays(np.float32, shapes, elements=st.floats(-top, top, width=32))
 
 
@@ -203,7 +203,7 @@ STEPS = {"nf4": 0.16, "fp4": 1 / 6, "mxfp4": 1 / 3, "nvfp4": 1 / 3 * 1.08}
 
 @given(float32s(1e30), st.sampled_from(NAMES))
 def test_the_error_is_at_most_half_a_step(x, name):
-    """Of the widest step between two numbers, in units of absmax; saturation of mxfp4 up to a quarter of it.
+    """Of the widest step between two numbers, in units of absmax; what of mxfp4 saturates is off by a quarter of it.
 
     float8: half a last place, 2^-4 or 2^-3 of the number, or of the smallest normal number.
     """
@@ -213,7 +213,9 @@ def test_the_error_is_at_most_half_a_step(x, name):
     for _, e in formats.regions(x.shape, None, q.group_size):
         absmax = np.abs(x[e]).max(initial=0).astype(np.float64)
         if name in STEPS:
-            bound = absmax * (STEPS[name] if name != "mxfp4" else max(STEPS[name], 0.25)) + 1e-37
+            bound = absmax * STEPS[name] + 1e-37
+            if name == "nvfp4":  # scales have a last place, 2^-9 / global_scale: half of it, 6 times
+                bound += np.abs(x).max().astype(np.float64) * 6 * 2.0**-10 / 2688 * 1.01
         else:
             eps, smallest = {"fp8_e5m2": (2**-3, 2.0**-30), "fp8_e4m3": (2**-4, 2.0**-15)}.get(name, (1 / 8, 2.0**-14))
             bound = np.abs(x[e]) * eps * 1.001 + absmax * smallest + 1e-37
@@ -235,9 +237,7 @@ def test_short_rows_begin_on_a_byte_and_have_their_own_blocks():
 
 @each_case
 def test_fake_quantize_is_quantize_and_dequantize(name, grain, isa):
-    for dtype, shape in itertools.product(ref.DTYPES, ((3, 67), (2, 4, 160), (200, 1500))):
-        if shape == (200, 1500) and dtype != np.float32:
-            continue
+    for dtype, shape in itertools.product(ref.DTYPES, ((3, 67), (2, 4, 160))):
         x = ref.wild(math.prod(shape), dtype).reshape(shape)
         want = mo.quantize(x, format=name, **grain).dequantize(dtype)
         assert ref.bits_of(mo.fake_quantize(x, format=name, **grain)) == ref.bits_of(want)
@@ -329,7 +329,7 @@ def test_0d_arrays(name):
 @each_case
 def test_long_arrays_are_cut_as_short_ones(name, grain):
     """Pieces, batches and rows that are longer than both."""
-    for shape in ((3, 70_001), (70_001, 3), (700, 300), (1, 300_000)):
+    for shape in ((3, 70_001), (20_001, 3), (700, 300)):
         x = ref.wild(math.prod(shape), np.float32).reshape(shape)
         q = mo.quantize(x, format=name, threads=2, **grain)
         bound = 2.0 if name == "fp8_e5m2" else 1.0

@@ -94,6 +94,8 @@ def quantize(
     ((1, 2), (1, 2))
     >>> float(np.abs(np.asarray(q) - x).max()) <= float(q.scale.max()) / 2
     True
+    >>> mo.quantize(x, format="nf4")
+    QuantizedArray(shape=(1, 4), format='nf4', group_size=64)
     """
     if format is not None:
         return quantize_as(x, format, (bits, scheme), axis, group_size, nonfinite, out, dtype, threads)

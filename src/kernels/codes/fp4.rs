@@ -27,8 +27,7 @@ const BY_CODE: [f32; 8] = {
     by_code
 };
 
-/// The same with both signs, in the order of the numbers: the lower of two magnitudes has the middle, so that below 0 the
-/// bounds are one number lower. The highest is above all.
+/// The same with both signs, in the order of the numbers. The highest bound is above all.
 static CODEBOOK: Codebook = {
     let (mut numbers, mut bounds, mut codes) = ([0.0; 16], [f32::INFINITY; 15], [0; 16]);
     let mut i = 0;
@@ -37,7 +36,7 @@ static CODEBOOK: Codebook = {
         codes[7 + i] = CODES[i] as u8;
         codes[7 - i] = if i > 0 { CODES[i] as u8 | 8 } else { 0 };
         if i < 7 {
-            (bounds[7 + i], bounds[6 - i]) = (BOUNDS[i], (-BOUNDS[i]).next_down());
+            (bounds[7 + i], bounds[6 - i]) = (BOUNDS[i], -BOUNDS[i]);
         }
         i += 1;
     }
@@ -51,13 +50,19 @@ impl Code for Fp4 {
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {
-        let magnitude = x.abs();
+        let bits = x.to_bits();
+        // In the middle the lower number, which of negative ones is that of the larger magnitude.
+        let magnitude = (bits & 0x7fff_ffff) as i32 + (bits >> 31) as i32;
         let mut code = 0u32;
         for i in 0..BOUNDS.len() {
-            code = code.wrapping_add(select(magnitude > BOUNDS[i], CODES[i + 1].wrapping_sub(CODES[i]), 0));
+            code = code.wrapping_add(select(
+                magnitude > BOUNDS[i].to_bits() as i32,
+                CODES[i + 1].wrapping_sub(CODES[i]),
+                0,
+            ));
         }
         // What becomes 0 has no sign.
-        code | select(code > 0, x.to_bits() >> 28 & 8, 0)
+        code | select(code > 0, bits >> 28 & 8, 0)
     }
 
     #[inline(always)]
