@@ -25,6 +25,7 @@ __all__ = [
     "apply_cut",
     "apply_mask",
     "block_state",
+    "check_options",
     "compress",
     "compress_groups",
     "count_magnitudes",
@@ -47,6 +48,7 @@ __all__ = [
     "n_of_m",
     "norm",
     "optim_step",
+    "optimizer_step",
     "pack",
     "quantile",
     "quantize",
@@ -57,6 +59,7 @@ __all__ = [
     "set_num_threads",
     "slice_distances",
     "sparsegpt",
+    "specification",
     "sum",
     "swap_thread_override",
     "take",
@@ -175,12 +178,36 @@ def set_fault(on: bool) -> None:
 def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | None, threads: int | None) -> list[float]:
     """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
+def optimizer_step(
+    function: str,
+    groups: list[tuple[dict[str, Any], int]],
+    given: tuple[list[Array], list[Array | None], list[dict[str, Any]]],
+    how: tuple[float, float | None, bool],
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """Check all, step in place what has a gradient, and count the steps in the states.
+
+    `groups`: the options of each and of how many parameters it is; `given`: (params, grads, states) in their order;
+    `how`: (grad_scale, clip_value, error_if_nonfinite).
+    """
+
+def check_options(function: str, options: dict[str, Any]) -> None:
+    """Refuse options that a first step would refuse."""
+
+def specification(
+    function: str,
+) -> tuple[tuple[str, ...], tuple[tuple[str, bool, str | None], ...], tuple[int, tuple[int, ...]]]:
+    """Give the options that are its numbers; (name, can be negative, option that asks for it) of each state; (number
+    of states, bits) that may be in blocks.
+    """
+
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
 
 def adafactor_step(
     arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
-    common: tuple[float, float, float | None, float, bool, bool],
+    common: tuple[float, float, float | None, float, bool],
     numbers: tuple[int, float, tuple[float | None, float], float],
     error_if_nonfinite: bool,
     dtype: str | None,

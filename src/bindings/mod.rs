@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod optim;
 mod optim_factored;
+mod optimizers;
 mod order;
 mod packing;
 mod parts;
@@ -43,6 +44,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;
+    optimizers::register(m)?;
     packing::register(m)?;
     prune::register(m)?;
     prune_sparsegpt::register(m)?;
