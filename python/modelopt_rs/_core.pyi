@@ -5,6 +5,7 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Self, final
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "SafetensorsHeader",
+    "TensorExchange",
     "UnsupportedError",
     "__version__",
     "absmax",
@@ -181,7 +183,7 @@ def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | No
 def optimizer_step(
     function: str,
     groups: list[tuple[dict[str, Any], int]],
-    given: tuple[list[Array], list[Array | None], list[dict[str, Any]]],
+    given: tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]],
     how: tuple[float, float | None, bool],
     dtype: str | None,
     threads: int | None,
@@ -201,6 +203,20 @@ def specification(
     """Give the options that are its numbers; (name, can be negative, option that asks for it) of each state; (number
     of states, bits) that may be in blocks.
     """
+
+@final
+class TensorExchange:
+    """Tensors of torch by DLPack's exchange of descriptions, much faster than by objects.
+
+    ValueError where this torch doesn't have it.
+    """
+
+    def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
+        """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
+    def layouts(self, tensors: list[Any]) -> bytes | None:
+        """Give where tensors lie and how, to be compared; None where one has no memory."""
+    def arrays(self, tensors: list[Any]) -> list[Array] | None:
+        """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
 
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""

@@ -135,7 +135,7 @@ const KINDS: [Kind; 14] = [
     Kind { function: "adamax_step", states: &[EXP_AVG, ("exp_inf", None)], ..PLAIN },
     Kind {
         function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &[EXP_AVG],
-        signed: Lion::<f32>::SIGNED, decoupled: true, blocks: (1, &[8]), ..PLAIN
+        signed: Lion::<f32>::SIGNED, decoupled: true, blocks: (1, &[8]),
     },
     Kind { function: "ema_step", numbers: &[("decay", BelowOne)], states: &[], ..PLAIN },
     Kind { function: "accumulate_step", numbers: &[], states: &[], ..PLAIN },

@@ -5,9 +5,11 @@
 mod algorithms;
 mod arg;
 mod array;
+mod array_kinds;
 mod axes;
 mod borrow;
 mod crop;
+mod dlpack;
 mod dtype;
 mod error;
 mod files;
@@ -45,6 +47,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     states::register(m)?;
     optim_factored::register(m)?;
     optimizers::register(m)?;
+    dlpack::register(m)?;
     packing::register(m)?;
     prune::register(m)?;
     prune_sparsegpt::register(m)?;

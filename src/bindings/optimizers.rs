@@ -56,7 +56,7 @@ fn flag(options: &Bound<'_, PyDict>, name: &'static str, default: bool) -> PyRes
 }
 
 /// `NumPy` makes a number of what was computed from an array without axes: an array again.
-fn array_of_number<'py>(grad: Obj<'py>) -> PyResult<Obj<'py>> {
+fn array_of_number(grad: Obj<'_>) -> PyResult<Obj<'_>> {
     if grad.is_instance_of::<PyUntypedArray>() {
         return Ok(grad);
     }

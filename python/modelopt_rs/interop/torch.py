@@ -5,7 +5,7 @@ work, and a `state_dict` can be loaded by torch's optimizer of the same name and
 they are, without a copy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, Unpack
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, Unp
 import numpy as np
 import torch
 
-from modelopt_rs import optim
+from modelopt_rs import _core, optim
 from modelopt_rs._types import Array, Coding
 from modelopt_rs.optim.specification import COMMON, PRECISION, own
 from modelopt_rs.optim.state import BlockState
@@ -73,10 +73,20 @@ class _Entry(NamedTuple):
     arrays: dict[str, Any]
 
 
-def _layout(tensors: list[torch.Tensor]) -> tuple[list[Any], ...]:
-    """Where tensors lie, and how."""
-    of = torch.Tensor
-    return tuple(list(map(get, tensors)) for get in (of.data_ptr, of.shape.__get__, of.stride, of.dtype.__get__))
+def _exchange() -> _core.TensorExchange | None:
+    try:
+        return _core.TensorExchange(torch.Tensor, _BF16)
+    except ValueError:  # a torch before 2.10
+        return None
+
+
+_EXCHANGE = _exchange()
+
+
+def _layout(tensors: list[torch.Tensor]) -> Any:
+    """Where tensors lie, and how: something to compare."""
+    found = None if _EXCHANGE is None else _EXCHANGE.layouts(tensors)
+    return found or [(x.data_ptr(), x.shape, x.stride(), x.dtype) for x in tensors]
 
 
 class _Plan:
@@ -98,8 +108,7 @@ class _Plan:
         numbered = [(e, name) for name in _NUMBERS for e in entries if name in e.state]
         self._numbers = [(e.arrays, name, e.state[name].numpy()) for e, name in numbered]
         self._lie = [(e.where, e.order) for e in entries]
-        in_order = all(e.order == sorted(e.order) for e in entries)
-        self._is_plain = in_order and all(p.dtype != torch.bfloat16 for p in self.params)
+        self._in_order = all(e.order == sorted(e.order) for e in entries)
 
     def holds(self, params: list[torch.Tensor], states: Mapping[torch.Tensor, Any], names: list[Any]) -> bool:
         """Whether these are the same tensors where they were, and their numbers those that the last step has left."""
@@ -117,14 +126,14 @@ class _Plan:
             return False
         return all(view.item() == arrays[name] for arrays, name, view in self._numbers)
 
-    def gradients(self, grads: list[torch.Tensor]) -> list[Array | None]:
+    def gradients(self, grads: list[torch.Tensor]) -> Sequence[Array | None]:
         """As arrays, in the order of axes of their parameters."""
-        if self._is_plain:
-            try:
-                return [g.numpy() for g in grads]
-            except (RuntimeError, TypeError):
-                pass  # they require gradients, or are no arrays: the other way finds out
-        return [_array(where, g, order, ".grad") for g, (where, order) in zip(grads, self._lie, strict=True)]
+        arrays = None if _EXCHANGE is None else _EXCHANGE.arrays(grads)
+        if arrays is None:
+            return [_array(where, g, order, ".grad") for g, (where, order) in zip(grads, self._lie, strict=True)]
+        if self._in_order:
+            return arrays
+        return [a.transpose(order) if a.ndim > 1 else a for a, (_, order) in zip(arrays, self._lie, strict=True)]
 
     def count(self) -> None:
         """Bring the numbers of the states to torch's tensors."""

@@ -22,7 +22,7 @@ Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Gro
 Grads: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None]
 Groups: TypeAlias = list[tuple[Group, int]]
 """The options of each group, and of how many parameters it is."""
-Tensors: TypeAlias = tuple[list[Array], list[Array | None], list[dict[str, Any]]]
+Tensors: TypeAlias = tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]]
 """Parameters, gradients and states, in the order of the groups."""
 How: TypeAlias = tuple[float, float | None, bool]
 """grad_scale, clip_value, error_if_nonfinite."""
