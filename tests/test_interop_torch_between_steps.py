@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the extra `interop` is not installed: torch")
 
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
 from modelopt_rs.interop import torch as guest  # noqa: E402
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -322,3 +327,58 @@ def test_amsgrad_that_is_turned_on_later_is_refused_in_a_later_step_too():
     t.optimizer.param_groups[0]["amsgrad"] = True
     with pytest.raises(ValueError, match=re.escape("AdamW.step: params[0] must have 'max_exp_avg_sq' in its state")):
         t.optimizer.step()
+
+
+class Overridden(guest.AdamW):
+    """As users write them."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("cls", [guest.AdamW, Overridden])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_hooks_of_steps_run_once_each_and_see_what_torch_shows_them(cls, everywhere):
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer, seen = cls([w], lr=0.5), []
+    optimizer.step()
+    before = lambda o, args, kwargs: seen.append(("before", o is optimizer, w.detach().clone()))  # noqa: E731
+    after = lambda o, args, kwargs: seen.append(("after", o is optimizer, w.detach().clone()))  # noqa: E731
+    if everywhere:
+        made = [
+            register_optimizer_step_pre_hook(before),
+            register_optimizer_step_post_hook(after),
+        ]
+    else:
+        made = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+    try:
+        optimizer.step()
+    finally:
+        for hook in made:
+            hook.remove()
+    optimizer.step()
+    assert [(what, is_it) for what, is_it, _ in seen] == [("before", True), ("after", True)]
+    assert not torch.equal(seen[0][2], seen[1][2])
+
+
+def test_the_profiler_sees_steps():
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = guest.AdamW([w])
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    assert "Optimizer.step#AdamW.step" in {event.key for event in profile.key_averages()}
+
+
+def test_a_pre_hook_may_give_other_arguments():
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = guest.SGD([w], lr=0.5)
+
+    def closure() -> Any:
+        w.grad = torch.ones(3)
+        return 7
+
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, closure), {}))
+    assert optimizer.step() == 7
+    assert w.tolist() == [0.5] * 3

@@ -127,7 +127,8 @@ impl TensorExchange {
         if !tensor.get_type().is(&self.kind) || tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
             return Ok(None);
         }
-        // Sparse tensors have no storage: they are found out before.
+        // What has no storage (a sparse tensor) has no memory to describe either.
+        let Ok(owner) = tensor.call_method0(intern!(py, "untyped_storage")) else { return Ok(None) };
         let Some(found) = described(self.describe, tensor) else { return Ok(None) };
         let descr = match found.kind {
             [1, 2, 32, 1] => dtype::<f32>(py),
@@ -136,10 +137,7 @@ impl TensorExchange {
             [1, 4, 16, 1] => self.bf16.bind(py).clone(),
             _ => return Ok(None),
         };
-        let owner = tensor.call_method0(intern!(py, "untyped_storage"))?;
-        // Once more: now it is sure that the owner is of this memory.
-        let has_memory = found.data != 0 || found.shape[..found.axes].contains(&0);
-        if !has_memory || described(self.describe, tensor) != Some(found) {
+        if found.data == 0 && !found.shape[..found.axes].contains(&0) {
             return Ok(None);
         }
         read_only(&found, descr, owner).map(Some)

@@ -6,12 +6,13 @@ they are, without a copy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import is_
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from modelopt_rs import _core, optim
 from modelopt_rs._types import Array, Coding
@@ -45,6 +46,7 @@ _TORCH = {"state_sum": "sum"}
 """States that have another name in torch."""
 _NUMBERS = {"step": torch.float32, "mu_product": torch.float64}
 _SMALLEST = 5e-324
+_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 _NUMPY = {torchs: ours for ours, torchs in _TORCH.items()}
 
 
@@ -130,7 +132,8 @@ class _Plan:
         """As arrays, in the order of axes of their parameters."""
         arrays = None if _EXCHANGE is None else _EXCHANGE.arrays(grads)
         if arrays is None:
-            return [_array(where, g, order, ".grad") for g, (where, order) in zip(grads, self._lie, strict=True)]
+            resolved = [g.resolve_neg() if g.layout == torch.strided else g for g in grads]
+            return [_array(where, g, order, ".grad") for g, (where, order) in zip(resolved, self._lie, strict=True)]
         if self._in_order:
             return arrays
         return [a.transpose(order) if a.ndim > 1 else a for a, (_, order) in zip(arrays, self._lie, strict=True)]
@@ -228,6 +231,17 @@ class Optimizer(torch.optim.Optimizer):
             If a tensor is not on the CPU, sparse, not dense or of another dtype, or an option is out of its range. All
             groups are checked before the first write: then nothing was changed.
         """
+        # torch would wrap this method in its hooks and a mark for its profiler, which takes longer than a small step.
+        # Where torch has wrapped it, or that of a subclass, all is done already.
+        hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks, *_GLOBAL_HOOKS)
+        is_marked = any(hooks) or torch.autograd._profiler_enabled()
+        if is_marked and type(self).step is Optimizer.step:
+            return self._marked_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # by which torch knows that it need not wrap it
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -238,10 +252,14 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         groups, stepped, grads = [], [], []
         for group in self.param_groups:
-            pairs = [(p, grad) for p in group["params"] if (grad := p.grad) is not None]
-            stepped += [p for p, _ in pairs]
-            grads += [grad for _, grad in pairs]
-            groups.append((group, len(pairs)))
+            params = group["params"]
+            own_grads = [p.grad for p in params]
+            if any(map(is_, own_grads, repeat(None))):
+                params = [p for p, grad in zip(params, own_grads, strict=True) if grad is not None]
+                own_grads = [grad for grad in own_grads if grad is not None]
+            stepped += params
+            grads += own_grads
+            groups.append((group, len(params)))
         if stepped:
             plan = self._planned(stepped)
             given = plan.gradients(grads)
@@ -255,6 +273,8 @@ class Optimizer(torch.optim.Optimizer):
             plan.count()
             torch.autograd.graph.increment_version(stepped)
         return loss
+
+    _marked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _planned(self, stepped: list[torch.Tensor]) -> _Plan:
         """The plan of the last step, or another if anything has changed; states are the optimizer's after the step."""
