@@ -180,6 +180,9 @@ class Optimizer(torch.optim.Optimizer):
 
     With a `GradScaler` gradients are divided by the scale on the way, and stay scaled.
 
+    From one step to the next the memory of parameters and states is held as it was: what a parameter has left
+    (``p.data = ...``) is freed by the next step.
+
     Examples
     --------
     >>> import torch
