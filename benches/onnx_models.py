@@ -165,8 +165,8 @@ def static(source: str, target: str, data: str) -> None:
 
 def compare(before: str, after: str, data: str) -> None:
     """Print the SQNR of a model's outputs; NaN where they are infinitely good or bad."""
-    from modelopt_rs.graph.run.pair import compare_models
-    from modelopt_rs.pipeline.onnx_run_options import RunOptions
+    from modelopt_rs.onnx.run.pair import compare_models
+    from modelopt_rs.planning.run import RunOptions
 
     options = RunOptions(inputs=data or None, dims={"batch": 8}, rounds=0)
     print(compare_models(before, after, options).sqnr_db)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from digits import BATCH, EPOCHS, Data, Params, digits, make, new_params, train
-from modelopt_rs.graph.run.sessions import open_session
+from modelopt_rs.onnx.run.sessions import open_session
 from onnx_table import DATA, OURS, Task, arguments, as_json, measure, models, show
 
 OUTPUT = "scores"

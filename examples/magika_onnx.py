@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
-from modelopt_rs.graph.run.sessions import open_session
+from modelopt_rs.onnx.run.sessions import open_session
 from onnx_table import OURS, Row, Task, arguments, as_json, measure, models, show
 
 PLACES = ("/usr/include", "/usr/share", "/usr/lib/python3", "/usr/lib/python3.11", "/usr/bin", "/usr/lib/gcc", "/etc")

@@ -19,7 +19,7 @@ import numpy as np
 
 from modelopt_rs import files
 from modelopt_rs.cli.demo import find_model
-from modelopt_rs.graph.run.sessions import open_session
+from modelopt_rs.onnx.run.sessions import open_session
 from onnx_table import OURS, Feed, Row, Task, arguments, as_json, measure, models, show
 
 OPSET, IR = 17, 8

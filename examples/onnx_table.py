@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from modelopt_rs.graph.run.pair import compare_models
-from modelopt_rs.graph.run.sessions import open_session
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
+from modelopt_rs.onnx.run.pair import compare_models
+from modelopt_rs.onnx.run.sessions import open_session
+from modelopt_rs.planning.run import RunOptions
 
 Feed = Mapping[str, np.ndarray]
 Maker = Callable[[Path, Path], None]

@@ -4,22 +4,53 @@ Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.qu
 `modelopt_rs.prune`, `modelopt_rs.files` and the command line `modelopt-rs`.
 """
 
-from modelopt_rs import files, optim, prune, quant, reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
+
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
-from modelopt_rs.pipeline import (
-    MaxErrorExceeded,
-    OnnxOptions,
-    QuantizeOptions,
-    RunOptions,
-    compare_files,
-    crop_file,
-    dequantize_file,
-    inspect_file,
-    prune_file,
-    quantize_file,
-)
-from modelopt_rs.quant import QuantizedArray, dequantize, fake_quantize, quantize
-from modelopt_rs.threads import get_num_threads, num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from modelopt_rs import files, optim, prune, quant, reduce
+    from modelopt_rs.errors import OptionError
+    from modelopt_rs.operations.compare import compare_files
+    from modelopt_rs.operations.crop import crop_file
+    from modelopt_rs.operations.dequantize import dequantize_file
+    from modelopt_rs.operations.inspect import inspect_file
+    from modelopt_rs.operations.prune import prune_file
+    from modelopt_rs.operations.quantize import quantize_file
+    from modelopt_rs.planning.onnx import OnnxOptions
+    from modelopt_rs.planning.quantize import QuantizeOptions
+    from modelopt_rs.planning.run import RunOptions
+    from modelopt_rs.quant import QuantizedArray, dequantize, fake_quantize, quantize
+    from modelopt_rs.report.run import MaxErrorExceeded
+    from modelopt_rs.threads import get_num_threads, num_threads, set_num_threads
+
+# What is loaded when it is first used: an import of all takes a tenth of a second, and few need all.
+_WHERE: Final = {
+    "MaxErrorExceeded": "report.run",
+    "OnnxOptions": "planning.onnx",
+    "OptionError": "errors",
+    "QuantizeOptions": "planning.quantize",
+    "QuantizedArray": "quant",
+    "RunOptions": "planning.run",
+    "compare_files": "operations.compare",
+    "crop_file": "operations.crop",
+    "dequantize": "quant",
+    "dequantize_file": "operations.dequantize",
+    "fake_quantize": "quant",
+    "get_num_threads": "threads",
+    "inspect_file": "operations.inspect",
+    "num_threads": "threads",
+    "prune_file": "operations.prune",
+    "quantize": "quant",
+    "quantize_file": "operations.quantize",
+    "set_num_threads": "threads",
+}
+_MODULES: Final = ("files", "optim", "prune", "quant", "reduce")
+
+del np
 
 __all__ = [
     "FormatError",
@@ -27,6 +58,7 @@ __all__ = [
     "LimitError",
     "MaxErrorExceeded",
     "OnnxOptions",
+    "OptionError",
     "QuantizeOptions",
     "QuantizedArray",
     "RunOptions",
@@ -50,3 +82,18 @@ __all__ = [
     "reduce",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = import_module(f"modelopt_rs.{name}")
+    elif name in _WHERE:
+        value = getattr(import_module(f"modelopt_rs.{_WHERE[name]}"), name)
+    else:
+        raise AttributeError(f"module 'modelopt_rs' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

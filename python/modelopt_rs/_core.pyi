@@ -11,7 +11,19 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneOptions, Spec, Tensors
+from modelopt_rs._types import (
+    Array,
+    Axis,
+    Bf16,
+    FormatParts,
+    FormatSpec,
+    OptimCall,
+    OptionalTensors,
+    Parts,
+    PruneCall,
+    Spec,
+    Tensors,
+)
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -36,8 +48,11 @@ __all__ = [
     "decompress",
     "decompress_groups",
     "dequantize",
+    "dequantize_format",
     "error_stats",
     "fake_quantize",
+    "fake_quantize_format",
+    "format_shapes",
     "get_num_threads",
     "global_magnitude",
     "histogram",
@@ -54,6 +69,7 @@ __all__ = [
     "pack",
     "quantile",
     "quantize",
+    "quantize_format",
     "quantized_shapes",
     "row_offsets",
     "set_fault",
@@ -97,12 +113,12 @@ def error_stats(x: Any, y: Any, dtype: Bf16, threads: int | None) -> tuple[float
     """(sum x², sum y², sum x·y, sum (x-y)², max |x-y|) of two arrays of one shape, summed in float64."""
 
 # Pruning. What is written: the weights, or a mask as bytes (1: stays). nan "raise-first": before the first write.
-def threshold(w: Any, eps: float, out: Array, options: PruneOptions) -> None: ...
-def magnitude(w: Any, sparsity: float, axis: Axis, out: Array, options: PruneOptions) -> None: ...
-def global_magnitude(arrays: Any, sparsity: float, out: Any, options: PruneOptions) -> None: ...
-def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneOptions) -> None: ...
+def threshold(w: Any, eps: float, out: Array, options: PruneCall) -> None: ...
+def magnitude(w: Any, sparsity: float, axis: Axis, out: Array, options: PruneCall) -> None: ...
+def global_magnitude(arrays: Any, sparsity: float, out: Any, options: PruneCall) -> None: ...
+def n_of_m(w: Any, keep: int, group: int, axis: int, out: Array, options: PruneCall) -> None: ...
 def wanda(
-    w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneOptions
+    w: Any, x_norm: Any, share: tuple[float | None, tuple[int, int] | None], out: Array, options: PruneCall
 ) -> None: ...
 def sparsegpt(
     w: Any,
@@ -110,16 +126,16 @@ def sparsegpt(
     share: tuple[float | None, tuple[int, int] | None],
     how: tuple[float, int],
     out: Array,
-    options: PruneOptions,
+    options: PruneCall,
 ) -> None:
     """`how`: damping and block."""
 
-def apply_mask(w: Any, mask: Any, out: Array, options: PruneOptions) -> None: ...
+def apply_mask(w: Any, mask: Any, out: Array, options: PruneCall) -> None: ...
 
 # Pruning of pieces. `digit`: bits of a key (those of a wider float than w's where dtypes are mixed), the bits above the
 # digit, how many are below it, its own. `cut`: bits of a key, the key below which weights go, how many equal ones go.
 def count_magnitudes(
-    w: Any, digit: tuple[int, int, int, int], counts: NDArray[np.int64], options: PruneOptions
+    w: Any, digit: tuple[int, int, int, int], counts: NDArray[np.int64], options: PruneCall
 ) -> None: ...
 def apply_cut(w: Array, cut: tuple[int, int, int], dtype: Bf16, threads: int | None) -> int:
     """In place; return how many of the equal ones went."""
@@ -158,6 +174,20 @@ def quantize(
 ) -> None: ...
 def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
+
+# Quantization in named formats. `global_scale` is a float32 of shape (), where the format has one.
+def format_shapes(shape: tuple[int, ...], spec: FormatSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and of scales; an error where the specification does not fit the shape."""
+
+def quantize_format(
+    x: Any, out: FormatParts, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+def dequantize_format(parts: FormatParts, spec: FormatSpec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
+def fake_quantize_format(
+    x: Any, out: Array, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+
+# Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...
 def unpack(packed: Array, bits: int, n: int, out: Array, threads: int | None) -> None: ...
 

@@ -14,13 +14,19 @@ Bf16: TypeAlias = Literal["bf16"] | None
 """uint16 arrays hold bfloat16 bits."""
 Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
 Nonfinite: TypeAlias = Literal["raise", "saturate"]
-Spec: TypeAlias = tuple[int, str, int | None, int | None]
+GroupSize: TypeAlias = int | tuple[int, int] | None
+"""Elements of a group, or rows and columns of a tile."""
+Spec: TypeAlias = tuple[int, str, int | None, GroupSize]
 """bits, scheme, axis, group_size."""
+FormatSpec: TypeAlias = tuple[str | None, int | None, GroupSize]
+"""format, axis, group_size."""
+FormatParts: TypeAlias = tuple[Array, Array, Array | None]
+"""codes, scale, global_scale."""
 Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 """codes, scale, zero_point, offset."""
 Nan: TypeAlias = Literal["raise", "largest"]
 MaskKind: TypeAlias = Literal["bool", "bits"] | None
-PruneOptions: TypeAlias = tuple[str, Bf16, int | None]
+PruneCall: TypeAlias = tuple[str, Bf16, int | None]
 """nan, dtype, threads."""
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
@@ -44,13 +50,16 @@ __all__ = [
     "Axis",
     "Bf16",
     "Coding",
+    "FormatParts",
+    "FormatSpec",
+    "GroupSize",
     "MaskKind",
     "Nan",
     "Nonfinite",
     "OptimCall",
     "OptionalTensors",
     "Parts",
-    "PruneOptions",
+    "PruneCall",
     "Scheme",
     "Semantics",
     "Spec",

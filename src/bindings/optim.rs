@@ -12,8 +12,8 @@ use super::tensors::{GivenTensors, Listed, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Coding, Common, Dynamic, Ema, Float8, Four, Lamb, Lion, MuonDirection, MuonStep,
-    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, lamb, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection, MuonStep,
+    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
 };
 use crate::real::Real;
 
@@ -119,16 +119,16 @@ impl<'py> Ready<'py> {
         let (step, (states, coding)) = (&self.step, self.tensors.storage());
         let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
         match coding {
-            Some(Coded::Float8) => {
-                let blocks = self.tensors.blocks::<Float8>(step.number);
+            Some(Coded::UnitFloats) => {
+                let blocks = self.tensors.blocks::<UnitFloats>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Dynamic) => {
-                let blocks = self.tensors.blocks::<Dynamic>(step.number);
+            Some(Coded::DynamicMaps) => {
+                let blocks = self.tensors.blocks::<DynamicMaps>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Four) => {
-                let blocks = self.tensors.blocks::<Four>(step.number);
+            Some(Coded::FourBits) => {
+                let blocks = self.tensors.blocks::<FourBits>(step.number);
                 compute(py, || step.run_adam_coded(blocks, threads)).map(|()| 0.0)
             }
             None if wide => {

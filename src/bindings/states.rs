@@ -15,44 +15,39 @@ use crate::kernels::optim::{Blocks, Coding, decode, encode};
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// The codings by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coded {
-    Float8,
-    Dynamic,
-    Four,
-}
+macro_rules! codings {
+    ($($coding:ident),*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Coded {
+            $($coding,)*
+        }
 
-/// Bind `$k` to the coding's type and evaluate `$body`.
-macro_rules! match_coding {
-    ($coding:expr, $k:ident => $body:expr) => {
-        match $coding {
-            Coded::Float8 => {
-                type $k = $crate::kernels::optim::Float8;
-                $body
-            }
-            Coded::Dynamic => {
-                type $k = $crate::kernels::optim::Dynamic;
-                $body
-            }
-            Coded::Four => {
-                type $k = $crate::kernels::optim::Four;
-                $body
-            }
+        impl Coded {
+            const ALL: &[Self] = &[$(Self::$coding),*];
+        }
+
+        /// Bind `$k` to the coding's type and evaluate `$body`.
+        macro_rules! match_coding {
+            ($given:expr, $k:ident => $body:expr) => {
+                match $given {
+                    $($crate::bindings::states::Coded::$coding => {
+                        type $k = $crate::kernels::optim::$coding;
+                        $body
+                    })*
+                }
+            };
         }
     };
 }
+codings!(UnitFloats, DynamicMaps, FourBits);
 
 impl Coded {
     fn word(self) -> &'static str {
-        match self {
-            Self::Float8 => "float8",
-            Self::Dynamic => "dynamic",
-            Self::Four => "four",
-        }
+        match_coding!(self, K => <K as Coding>::NAME)
     }
 
     fn parse(name: Name, word: &str) -> PyResult<Self> {
-        let known = [Self::Float8, Self::Dynamic, Self::Four].into_iter().find(|coding| coding.word() == word);
+        let known = Self::ALL.iter().copied().find(|coding| coding.word() == word);
         known.ok_or_else(|| {
             let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
             Error::Value(text).into()
@@ -66,7 +61,7 @@ impl Coded {
 
     /// Bytes and blocks of so many elements.
     fn sizes(self, elements: usize) -> (usize, usize) {
-        match_coding!(self, K => ((elements * K::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
+        match_coding!(self, K => ((elements * <K as Coding>::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
     }
 }
 
@@ -156,7 +151,7 @@ impl<'py> States<'py> {
             }
             all.push(blocks);
         }
-        Ok(Self::Coded(coding.unwrap_or(Coded::Float8), all))
+        Ok(Self::Coded(coding.unwrap_or(Coded::UnitFloats), all))
     }
 
     /// Shapes and dtypes of the states of tensor `i`.

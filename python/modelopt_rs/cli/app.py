@@ -20,7 +20,7 @@ from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
-from modelopt_rs.pipeline import OptionError
+from modelopt_rs.errors import OptionError
 
 __all__ = ["app", "run"]
 
@@ -93,13 +93,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         case OSError() if error.strerror is not None:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
             return FAILURE, f"{where}{error.strerror}"
-        case ImportError():
-            return FAILURE, str(error)  # which extra to install
+        case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
+            return FAILURE, str(error)
         case MemoryError():
             return FAILURE, str(error) or "out of memory"
         case OSError() | ValueError():
-            return FAILURE, str(error)
-        case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
             return FAILURE, str(error)
         case InternalError():
             return INTERNAL, str(error)

@@ -8,7 +8,9 @@ from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, links
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import count, decibels, line, number, progress, table, write_report
-from modelopt_rs.pipeline import CompareReport, RunOptions, compare_files
+from modelopt_rs.operations.compare import compare_files
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.reports import CompareReport
 
 __all__ = ["compare"]
 

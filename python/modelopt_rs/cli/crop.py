@@ -11,7 +11,10 @@ from modelopt_rs.cli.options import common, dry_run, links, model, output
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
-from modelopt_rs.pipeline import CropFileReport, QuantizeOptions, RunOptions, crop_file
+from modelopt_rs.operations.crop import crop_file
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.reports import CropFileReport
 
 __all__ = ["crop", "parse_keep"]
 

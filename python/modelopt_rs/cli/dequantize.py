@@ -4,7 +4,7 @@ import click
 
 from modelopt_rs.cli.options import common, model, output
 from modelopt_rs.cli.show import progress, show_totals, write_report
-from modelopt_rs.pipeline import dequantize_file
+from modelopt_rs.operations.dequantize import dequantize_file
 
 __all__ = ["dequantize"]
 

@@ -4,8 +4,8 @@ import click
 
 from modelopt_rs.cli.options import common, links, model
 from modelopt_rs.cli.show import line, number, progress, write_report
-from modelopt_rs.pipeline import inspect_file
-from modelopt_rs.pipeline.report import TensorStatistics
+from modelopt_rs.operations.inspect import inspect_file
+from modelopt_rs.report.reports import TensorStatistics
 
 __all__ = ["inspect"]
 

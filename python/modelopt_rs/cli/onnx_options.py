@@ -8,10 +8,60 @@ import click
 
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line, show_reasons
-from modelopt_rs.pipeline import CompareReport, OnnxOptions, Report
-from modelopt_rs.pipeline.onnx_options import CHOICES
+from modelopt_rs.planning.onnx import CHOICES, OnnxOptions
+from modelopt_rs.report.reports import CompareReport, Report
 
 __all__ = ["onnx_quantization", "show_onnx"]
+
+
+OPTIONS = (
+    click.option(
+        "--bits-of",
+        multiple=True,
+        metavar="GLOB=BITS",
+        help="ONNX: bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
+    ),
+    click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
+    click.option(
+        "--accuracy-level",
+        type=click.IntRange(0, 4),
+        default=4,
+        show_default=True,
+        metavar="N",
+        help="ONNX: of MatMulNBits; 4 computes with int8 activations, 0 with float32.",
+    ),
+    click.option(
+        "--smooth", type=float, metavar="ALPHA", help="ONNX: SmoothQuant, how much of ranges goes into weights."
+    ),
+    click.option("--equalize", is_flag=True, help="ONNX: make the ranges of channels alike first."),
+    click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
+    click.option(
+        "--method",
+        type=click.Choice(CHOICES["method"]),
+        default="minmax",
+        show_default=True,
+        help="ONNX: how the ranges of activations are found in calibration data.",
+    ),
+    click.option(
+        "--calibrate",
+        type=click.Path(),
+        metavar="DATA.npz|DIR",
+        help="ONNX: calibration data; activations become static int8.",
+    ),
+    click.option(
+        "--activations",
+        type=click.Choice(CHOICES["activations"]),
+        help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
+        "[default: none; static with --calibrate]",
+    ),
+    click.option(
+        "--target",
+        type=click.Choice(CHOICES["target"]),
+        default="onnxruntime",
+        show_default=True,
+        help="ONNX: also the operators of onnxruntime, or only those of the standard.",
+    ),
+)
 
 
 def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,54 +98,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         command(onnx=None if options == OnnxOptions() else options, **others)
 
     added: Callable[..., None] = with_onnx
-    for option in (
-        click.option(
-            "--bits-of",
-            multiple=True,
-            metavar="GLOB=BITS",
-            help="ONNX: bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
-        ),
-        click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
-        click.option(
-            "--accuracy-level",
-            type=click.IntRange(0, 4),
-            default=4,
-            show_default=True,
-            metavar="N",
-            help="ONNX: of MatMulNBits; 4 computes with int8 activations, 0 with float32.",
-        ),
-        click.option(
-            "--smooth", type=float, metavar="ALPHA", help="ONNX: SmoothQuant, how much of ranges goes into weights."
-        ),
-        click.option("--equalize", is_flag=True, help="ONNX: make the ranges of channels alike first."),
-        click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
-        click.option(
-            "--method",
-            type=click.Choice(CHOICES["method"]),
-            default="minmax",
-            show_default=True,
-            help="ONNX: how the ranges of activations are found in calibration data.",
-        ),
-        click.option(
-            "--calibrate",
-            type=click.Path(),
-            metavar="DATA.npz|DIR",
-            help="ONNX: calibration data; activations become static int8.",
-        ),
-        click.option(
-            "--activations",
-            type=click.Choice(CHOICES["activations"]),
-            help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
-            "[default: none; static with --calibrate]",
-        ),
-        click.option(
-            "--target",
-            type=click.Choice(CHOICES["target"]),
-            default="onnxruntime",
-            show_default=True,
-            help="ONNX: also the operators of onnxruntime, or only those of the standard.",
-        ),
-    ):
+    for option in OPTIONS:
         added = option(added)
     return added
 

@@ -9,7 +9,9 @@ from modelopt_rs.cli.options import common, dry_run, links, model, output, selec
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
 from modelopt_rs.cli.then import Chain, then_option
-from modelopt_rs.pipeline import QuantizeOptions, RunOptions, prune_file
+from modelopt_rs.operations.prune import prune_file
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import RunOptions
 
 __all__ = ["parse_keep", "prune"]
 

@@ -6,7 +6,9 @@ from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, quantization, selection
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
-from modelopt_rs.pipeline import OnnxOptions, RunOptions, quantize_file
+from modelopt_rs.operations.quantize import quantize_file
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.run import RunOptions
 
 __all__ = ["quantize"]
 

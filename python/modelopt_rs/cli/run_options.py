@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from modelopt_rs.cli.show import count, decibels, line, number, table
-from modelopt_rs.pipeline.onnx_run_options import RunOptions
-from modelopt_rs.pipeline.run_report import MaxErrorExceeded, RunReport
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.run import MaxErrorExceeded, RunReport
 
 __all__ = ["checking", "run_options", "running", "show_run"]
 

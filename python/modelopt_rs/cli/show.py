@@ -19,9 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from modelopt_rs.files.atomic import AtomicFile
-from modelopt_rs.pipeline import Report
-from modelopt_rs.pipeline.tiles import Progress as Callback
+from modelopt_rs.containers.atomic import AtomicFile
+from modelopt_rs.report.reports import Report
+from modelopt_rs.stream.execution import Progress as Callback
 
 __all__ = [
     "count",

@@ -3,7 +3,7 @@
 import click
 
 from modelopt_rs.cli.options import quantization, selection
-from modelopt_rs.pipeline import QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
 
 __all__ = ["Chain", "then_option"]
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
-from modelopt_rs.files.model import TensorInfo
-from modelopt_rs.files.safetensors import SafetensorsSource
-from modelopt_rs.files.safetensors_sink import SafetensorsSink
+from modelopt_rs.containers.safetensors import SafetensorsSource
+from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.optim.state import BlockState
+from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["load_states", "save_states"]
 

@@ -112,7 +112,7 @@ def importance(
     if criterion == "scale":
         return _scale(w, axis, scale, size, dtype, threads)
     if criterion == "activation":
-        return _activation(w, axis, activations, activation_axis, size, norm, dtype, threads)
+        return _activation(w.shape[axis], axis, activations, activation_axis, (size, norm), dtype, threads)
     if grad is not None:
         _core.importance_axis("grad", grad, axis, 1, dtype, threads)
         if grad.shape != w.shape:
@@ -227,10 +227,10 @@ def _scale(w: Array, axis: int, scale: Any, size: int, dtype: Bf16, threads: int
 
 
 def _activation(
-    w: Array, axis: int, a: Any, channels: int, size: int, norm: float, dtype: Bf16, threads: int | None
+    n: int, axis: int, a: Any, channels: int, unit: tuple[int, float], dtype: Bf16, threads: int | None
 ) -> Scores:
+    size, norm = unit
     channels = _core.importance_axis("activations", a, channels, 1, dtype, threads)
-    n = w.shape[axis]
     if a.shape[channels] != n:
         where = f"length {n} along activation_axis {channels} like axis {axis} of w"
         raise ValueError(f"importance: activations must have {where}, got shape {a.shape}")

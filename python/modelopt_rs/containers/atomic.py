@@ -1,0 +1,299 @@
+"""The one place that writes files: whole or not at all.
+
+A file is written to a temporary in its destination's directory and shows at its path at once, in `commit`.
+The temporary has no name where the file system allows that (`O_TMPFILE`), so that even SIGKILL leaves nothing
+behind; else it is called `.<name>.modelopt-<pid>-<n>.tmp`, and the next writer of the same path removes it if
+its process is gone. With `durable` the order is: write, fsync(file), rename, fsync(directory), so that after
+a power loss the path holds the old file or the new one, whole.
+"""
+
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs.errors import binary_size
+
+__all__ = [
+    "AtomicFile",
+    "call",
+    "check_free",
+    "forget_temporary",
+    "is_temporary",
+    "new_temporary",
+    "remove_stale",
+    "resolve",
+    "stat_regular",
+    "sync_directory",
+    "take_after",
+    "write_all",
+]
+
+_MAX_PREFIX = 200  # bytes of the destination's name in a temporary's, which may have 255 in all
+_counter = itertools.count()
+_live: set[str] = set()  # temporaries of this process, which another of its threads must not take for stale
+
+
+class AtomicFile:
+    """A file that is being written; nothing shows at `path` before `commit`.
+
+    A symbolic link is followed: what it points to is replaced, the link stays. A new file gets mode
+    0666 & ~umask, a replaced one keeps its mode, and its owner where the process may set that.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The destination.
+    nbytes : int
+        How many bytes will be written: checked against the free space before anything else.
+    durable : bool
+        Whether `commit` waits until the file is on the disk.
+
+    Raises
+    ------
+    OSError
+        With `errno` and `filename`: ENOSPC if `nbytes` do not fit, and whatever the file system says.
+    ValueError
+        If `path` is there and is neither a regular file nor a directory (that is `IsADirectoryError`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, nbytes: int = 0, durable: bool = True) -> None:
+        self.path = resolve(path)
+        self._durable = durable
+        self._temporary: Path | None = None
+        self.fd = -1
+        replaced = stat_regular(self.path)
+        remove_stale(self.path)
+        check_free(self.path, nbytes)
+        try:
+            self._open()
+            if replaced is not None:
+                take_after(self.fd, replaced, self.path)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        # Without /proc an unnamed file can't be given its name in the end.
+        if Path("/proc/self/fd").is_dir():
+            with suppress(OSError):  # EOPNOTSUPP, EISDIR, EINVAL: not on this file system
+                self.fd = os.open(self.path.parent, flags | os.O_TMPFILE, 0o666)
+        if self.fd < 0:
+            self._temporary = new_temporary(self.path)
+            self.fd = self._call(os.open, self._temporary, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        # A lock tells a live temporary from a stale one also where process ids mean nothing (containers).
+        with suppress(OSError):
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return call(self.path, function, *args)
+
+    @property
+    def readable(self) -> Path:
+        """A path at which this and other processes can read what is written, before `commit`."""
+        return self._temporary or Path(f"/proc/{os.getpid()}/fd/{self.fd}")
+
+    def write_at(self, data: bytes | NDArray[Any], offset: int) -> None:
+        """Write all of `data` (bytes, or a C-contiguous array) at `offset`."""
+        write_all(self.path, self.fd, data, offset)
+
+    def sync(self) -> None:
+        """Bring what is written to the disk (if durable), so that reading it back reads the disk."""
+        if self._durable:
+            self._call(os.fsync, self.fd)
+            with suppress(OSError):
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def commit(self) -> None:
+        """Put the file in the place of `path` at once. On an error `path` is as it was."""
+        try:
+            if self._durable:
+                self._call(os.fsync, self.fd)
+            self._rename()
+        except BaseException:
+            self.abort()
+            raise
+        self._close()
+        if self._durable:
+            sync_directory(self.path.parent)
+
+    def _rename(self) -> None:
+        if self._temporary is None:
+            try:
+                self._call(self._link, self.path)
+            except FileExistsError:
+                # linkat never replaces: take a name, and let rename do that.
+                self._temporary = new_temporary(self.path)
+                self._call(self._link, self._temporary)
+            else:
+                return
+        self._call(os.rename, self._temporary, self.path)
+        _live.discard(self._temporary.name)
+        self._temporary = None
+
+    def _link(self, name: Path) -> None:
+        # The directory fd doesn't matter beside an absolute path, but without one os.link calls link(), which
+        # does not follow the symbolic link in /proc.
+        os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
+
+    def abort(self) -> None:
+        """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
+        if self._temporary is not None:
+            with suppress(FileNotFoundError):
+                self._temporary.unlink()
+            _live.discard(self._temporary.name)
+            self._temporary = None
+        self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._call(os.close, fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.abort()
+
+
+def call(path: Path, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of `os`; its error names the destination `path`, not a temporary or nothing."""
+    try:
+        return function(*args)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> None:
+    """Write all of `data` at `offset` of an open file; `path` is the destination that errors name."""
+    view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
+    while len(view):
+        n = call(path, os.pwrite, fd, view, offset)
+        if n == 0:
+            raise OSError(errno.EIO, "the file system wrote nothing", str(path))
+        view = view[n:]
+        offset += n
+
+
+def take_after(fd: int, replaced: os.stat_result, path: Path) -> None:
+    """Give a new file the owner and the mode of the one that it will replace."""
+    # Only root may give files away; the mode comes second because chown clears the setuid bit.
+    with suppress(PermissionError):
+        os.fchown(fd, replaced.st_uid, replaced.st_gid)
+    call(path, os.fchmod, fd, stat.S_IMODE(replaced.st_mode))
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """Return what `path` stands for, without symbolic links; it need not be there."""
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():  # a loop, which realpath leaves as it is
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return real
+
+
+def stat_regular(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file, None if there is nothing."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    return info
+
+
+def check_free(path: Path, nbytes: int) -> None:
+    """Raise OSError(ENOSPC) if `nbytes` do not fit into the file system of `path`'s directory."""
+    try:
+        info = os.statvfs(path.parent)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    free = info.f_bavail * info.f_frsize
+    if nbytes > free:
+        raise OSError(errno.ENOSPC, f"needs {binary_size(nbytes)}, {binary_size(free)} free", str(path))
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's names to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        # Some network and FUSE file systems can't, and then need not.
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        os.close(fd)
+
+
+def _prefix(path: Path) -> str:
+    return "." + os.fsdecode(os.fsencode(path.name)[:_MAX_PREFIX]) + ".modelopt-"
+
+
+def new_temporary(path: Path) -> Path:
+    """Return a name next to `path` that no other thread or process takes, and that `remove_stale` knows."""
+    name = f"{_prefix(path)}{os.getpid()}-{next(_counter)}.tmp"
+    _live.add(name)
+    return path.with_name(name)
+
+
+def forget_temporary(path: Path) -> None:
+    """Say that the temporary is gone."""
+    _live.discard(path.name)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether this is the name of a temporary."""
+    return re.fullmatch(r"\..*\.modelopt-\d+-\d+\.tmp", name, re.DOTALL) is not None
+
+
+def remove_stale(path: Path) -> None:
+    """Remove temporaries of `path` that processes left which are gone."""
+    prefix = _prefix(path)
+    with suppress(OSError):
+        for name in [file.name for file in path.parent.iterdir()]:
+            if name.startswith(prefix) and is_temporary(name) and name not in _live:
+                pid = int(name[len(prefix) :].split("-")[0])
+                with suppress(OSError):
+                    _remove_if_dead(path.with_name(name), pid)
+
+
+def _remove_if_dead(path: Path, pid: int) -> None:
+    if pid != os.getpid() and _is_alive(pid):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody writes it after all
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True

@@ -1,0 +1,234 @@
+"""Hugging Face checkpoints: a directory with safetensors files and `config.json` as one source."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modelopt_rs._core import FormatError, LimitError
+from modelopt_rs._types import Array
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, open_regular
+from modelopt_rs.containers.safetensors import SafetensorsSource
+from modelopt_rs.containers.strict_json import parse_object
+from modelopt_rs.errors import listing, quote
+from modelopt_rs.stream.model import Source, TensorInfo, Tile
+
+__all__ = ["INDEX_SUFFIX", "CheckpointSource", "read_config"]
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_SINGLE = "model.safetensors"
+_INDEX = "model" + INDEX_SUFFIX
+
+
+class CheckpointSource(Source):
+    """A Hugging Face directory, open for reading: `model.safetensors`, or shards and their index.
+
+    Everything is checked before anything is read: an index that names a shard which isn't there, a tensor in
+    two shards or in none, a shard outside the directory or one that the index doesn't know, a wrong total
+    size. All problems are reported together.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The directory, or an index in it (`*.safetensors.index.json`).
+    max_header : int
+        The largest header, index and `config.json` to accept, in bytes.
+    max_tensors : int
+        The most tensors to accept in one file.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    shards : mapping of str to SafetensorsSource
+        The files with tensors, by name.
+    index_name : str or None
+        The name of the index, None if there is one file only.
+    index_metadata : mapping
+        What stands under "metadata" in the index.
+
+    Raises
+    ------
+    FormatError
+        If it isn't a checkpoint, or is a damaged one.
+    OSError
+        If a file can't be opened or read.
+    """
+
+    container = "checkpoint"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_header: int = MAX_HEADER,
+        max_tensors: int = MAX_TENSORS,
+    ) -> None:
+        self.path, index = _locate(Path(path))
+        self._limits = {"max_header": max_header, "max_tensors": max_tensors}
+        self.index_name = index.name if index else None
+        self.index_metadata: Mapping[str, Any] = {}
+        self._config = read_config(self.path / "config.json", max_header)
+        with ExitStack() as stack:
+            if index is None:
+                file = SafetensorsSource(self.path / _SINGLE, max_header=max_header, max_tensors=max_tensors)
+                shards = {_SINGLE: stack.enter_context(file)}
+            else:
+                text = _read_limited(index, max_header)
+                weight_map, self.index_metadata = _parse_index(index, text)
+                shards, problems = _open_shards(self.path, weight_map, stack, max_header, max_tensors)
+                problems += _compare(weight_map, shards, self.index_metadata.get("total_size"), self.path)
+                if problems:
+                    raise FormatError(f"{index}: {listing(problems)}")
+            self._opened = stack.pop_all()
+        self.shards: Mapping[str, SafetensorsSource] = MappingProxyType(shards)
+        self._shard_of = {name: shard for shard, source in shards.items() for name in source.tensors}
+        self._tensors = {name: info for source in shards.values() for name, info in source.tensors.items()}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors of all shards by name, shard after shard."""
+        return MappingProxyType(self._tensors)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The metadata of the first shard."""
+        return next((shard.metadata for shard in self.shards.values()), MappingProxyType({}))
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """`config.json`; None if there is none."""
+        return self._config
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files with tensors."""
+        return sum(shard.nbytes for shard in self.shards.values())
+
+    @property
+    def identity(self) -> tuple[Identity, ...]:
+        """What tells the files from others, and from themselves when they have changed."""
+        return tuple(shard.identity for shard in self.shards.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it again where it is unpickled; ValueError if the files are others then."""
+        path = self.path if self.index_name is None else self.path / self.index_name
+        return open_again, (type(self), path, self._limits, self.identity)
+
+    def shard_of(self, name: str) -> str:
+        """Return the name of the file that a tensor stands in."""
+        try:
+            return self._shard_of[name]
+        except KeyError:
+            raise KeyError(f"{self.path}: no tensor {quote(name)}") from None
+
+    def read(self, name: str) -> Array:
+        """Return one tensor, whole, as a new array of its own shape."""
+        return self.shards[self.shard_of(name)].read(name)
+
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
+        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
+        return self.shards[self.shard_of(name)].tiles(name, max_bytes, rows)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._opened.close()
+
+
+def _locate(path: Path) -> tuple[Path, Path | None]:
+    """Return the directory and the index to use, None for a single file.
+
+    With both a single file and an index in the directory the single file counts, as in transformers.
+    """
+    if path.name.endswith(INDEX_SUFFIX):
+        return path.parent, path
+    if (path / _SINGLE).exists():
+        return path, None
+    if (path / _INDEX).exists():
+        return path, path / _INDEX
+    path.stat()
+    raise FormatError(f"{path}: neither {_SINGLE} nor {_INDEX} is in the directory")
+
+
+def _read_limited(path: Path, limit: int) -> bytes:
+    fd = open_regular(path)
+    with os.fdopen(fd, "rb") as file:
+        text = file.read(limit + 1)
+    if len(text) > limit:
+        raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
+    return text
+
+
+def read_config(path: Path, limit: int) -> dict[str, Any] | None:
+    """Return what a `config.json` says, None if there is none."""
+    try:
+        text = _read_limited(path, limit)
+    except FileNotFoundError:
+        return None
+    return parse_object(text, str(path))
+
+
+def _parse_index(path: Path, text: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    index = parse_object(text, str(path))
+    weight_map, metadata = index.get("weight_map"), index.get("metadata", {})
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise FormatError(f"{path}: weight_map must be an object of file names by tensor name")
+    if not isinstance(metadata, dict):
+        raise FormatError(f"{path}: metadata must be an object")
+    return weight_map, metadata
+
+
+def _open_shards(
+    directory: Path, weight_map: dict[str, str], stack: ExitStack, max_header: int, max_tensors: int
+) -> tuple[dict[str, SafetensorsSource], list[str]]:
+    """Open every shard that the index names; return them and what is wrong with them."""
+    shards = {}
+    problems = []
+    named = set(weight_map.values())
+    for name in sorted(named):
+        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+            problems.append(f"shard {quote(name)} must be a file name in the directory of the index")
+            continue
+        try:
+            source = SafetensorsSource(directory / name, max_header=max_header, max_tensors=max_tensors)
+            shards[name] = stack.enter_context(source)
+        except FileNotFoundError:
+            problems.append(f"shard {quote(name)} is missing")
+        except UnicodeEncodeError:
+            problems.append(f"shard {quote(name)} can't be a file name")
+        except ValueError as e:
+            problems.append(str(e))
+    problems += [
+        f"shard {quote(name)} is not in the index"
+        for name in sorted(file.name for file in directory.iterdir())
+        if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name) and name not in named
+    ]
+    return shards, problems
+
+
+def _compare(
+    weight_map: dict[str, str], shards: dict[str, SafetensorsSource], total_size: Any, path: Path
+) -> list[str]:
+    """Return in what the index and the shards differ."""
+    problems = []
+    seen: dict[str, str] = {}
+    for shard, source in shards.items():
+        for name in source.tensors:
+            if name in seen:
+                problems.append(f"tensor {quote(name)} is in shards {quote(seen[name])} and {quote(shard)}")
+            elif name not in weight_map:
+                problems.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index")
+            seen.setdefault(name, shard)
+    problems += [
+        f"tensor {quote(name)} is not in shard {quote(shard)}"
+        for name, shard in weight_map.items()
+        if shard in shards and name not in shards[shard].tensors
+    ]
+    size = sum(info.nbytes for source in shards.values() for info in source.tensors.values())
+    if total_size is not None and not problems and total_size != size:
+        shown = f"{total_size:,}" if isinstance(total_size, int) else quote(str(total_size))
+        problems.append(f"total_size is {shown}, the tensors have {size:,} bytes")
+    return problems

@@ -1,0 +1,249 @@
+"""Hugging Face checkpoints: write a directory like the source's, with other tensors in its shards."""
+
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from modelopt_rs._types import Array
+from modelopt_rs.containers.atomic import AtomicFile, check_free, is_temporary, resolve
+from modelopt_rs.containers.atomic_directory import AtomicDirectory
+from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, CheckpointSource
+from modelopt_rs.containers.container import Access, Output
+from modelopt_rs.containers.reading import open_regular, read_into
+from modelopt_rs.containers.safetensors_sink import SafetensorsSink
+from modelopt_rs.errors import UnsupportedError, listing, quote
+from modelopt_rs.stream.model import Sink, TensorInfo
+
+__all__ = ["CHECKPOINT", "CheckpointSink"]
+
+_COPY_BYTES = 4 << 20
+_ANY_HEADER = 1 << 30  # the shards' headers were checked as they were written; an index may be larger
+
+
+class CheckpointSink(Sink):
+    """A Hugging Face directory that is being written beside its destination; it shows there at `commit`.
+
+    The shards keep their names, and what comes of a tensor stays in the tensor's shard. Every other file of
+    the source's directory is copied as it is, subdirectories too.
+
+    Parameters
+    ----------
+    source : CheckpointSource
+        The checkpoint to follow.
+    path : str or os.PathLike
+        The destination: a name that is free, or an empty directory.
+    tensors : sequence of TensorInfo
+        All tensors to write.
+    origins : mapping of str to str
+        The tensor of the source that a tensor comes of; one that isn't in it has its own name there.
+    metadata : mapping of str to str, optional
+        Goes into each shard, in place of the shard's own.
+    config : mapping, optional
+        The new `config.json`; without it the old one is copied.
+    durable : bool
+        Whether `commit` waits until everything is on the disk.
+    overwrite : bool
+        Whether a directory that isn't empty may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the destination is the source's directory, in it or around it, or a tensor comes of nowhere.
+    FileExistsError
+        If the destination is a directory with something in it, and `overwrite` is false.
+    OSError
+        ENOSPC if it doesn't fit the free space, and whatever the file system says.
+    """
+
+    def __init__(
+        self,
+        source: CheckpointSource,
+        path: str | os.PathLike[str],
+        tensors: Sequence[TensorInfo],
+        origins: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        durable: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        self._source = source
+        self._durable = durable
+        self._config = None if config is None else _json_text(config)
+        self._tensors = tuple(tensors)
+        self.path = resolve(path)
+        _refuse_same(resolve(source.path), self.path)
+        self._shard_of = self._assign(origins or {})
+        self._copied = self._files_to_copy()
+        copied = sum((source.path / name).stat().st_size for name in self._copied)
+        check_free(self.path, copied + sum(info.nbytes for info in self._tensors))
+        with ExitStack() as stack:
+            self._directory = stack.enter_context(AtomicDirectory(path, overwrite=overwrite, durable=durable))
+            self._sinks = {shard: stack.enter_context(self._open_shard(shard, metadata)) for shard in source.shards}
+            self._opened = stack.pop_all()
+
+    def _assign(self, origins: Mapping[str, str]) -> dict[str, str]:
+        names = [info.name for info in self._tensors]
+        if len(set(names)) != len(names):
+            raise ValueError("CheckpointSink: two tensors have one name")
+        lost = [quote(name) for name in names if origins.get(name, name) not in self._source.tensors]
+        if lost:
+            raise ValueError(f"CheckpointSink: no tensor of the source is the origin of {listing(lost)}")
+        return {name: self._source.shard_of(origins.get(name, name)) for name in names}
+
+    def _open_shard(self, shard: str, metadata: Mapping[str, str] | None) -> SafetensorsSink:
+        mine = [info for info in self._tensors if self._shard_of[info.name] == shard]
+        kept = self._source.shards[shard].metadata if metadata is None else metadata
+        return SafetensorsSink(self._directory.temporary / shard, mine, kept, durable=self._durable)
+
+    def _files_to_copy(self) -> list[Path]:
+        """List what isn't written anew, relative to the source; ValueError if something can't be copied."""
+        written = {*self._source.shards, self._source.index_name}
+        if self._config is not None:
+            written.add("config.json")
+        files = []
+        for folder, folders, names in os.walk(self._source.path, onerror=_raise):
+            folders.sort()
+            here = Path(folder)
+            for name in folders:
+                if (here / name).is_symlink():
+                    raise ValueError(f"{here / name}: links to a directory, which is not copied")
+            at_top = here == self._source.path
+            for name in sorted(names):
+                if is_temporary(name) or (at_top and name in written):
+                    continue
+                if not stat.S_ISREG((here / name).stat().st_mode):
+                    raise ValueError(f"{here / name}: not a regular file")
+                files.append((here / name).relative_to(self._source.path))
+        return files
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """The tensors that must be written before `commit`."""
+        return self._tensors
+
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor from `row` on. They may come in any order, each once."""
+        self._sink_of(name).write_at(name, row, array)
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+        return self._sink_of(name).next_row(name)
+
+    def _sink_of(self, name: str) -> SafetensorsSink:
+        if name not in self._shard_of:
+            raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
+        return self._sinks[self._shard_of[name]]
+
+    def commit(self, *, verify: bool = True) -> None:
+        """Check that all is written, copy the other files, and put the directory in place at once.
+
+        Parameters
+        ----------
+        verify : bool
+            Whether to read each shard back and compare it, and then the directory as a whole.
+
+        Raises
+        ------
+        ValueError
+            If rows are missing.
+        OSError
+            EIO if what is read back isn't what was written, and whatever the file system says.
+        """
+        try:
+            for sink in self._sinks.values():
+                sink.commit(verify=verify)
+            temporary = self._directory.temporary
+            if self._source.index_name is not None:
+                self._write(temporary / self._source.index_name, self._index_text())
+            if self._config is not None:
+                self._write(temporary / "config.json", self._config)
+            for name in self._copied:
+                _copy(self._source.path / name, temporary / name, durable=self._durable)
+            if verify:
+                written = temporary / self._source.index_name if self._source.index_name else temporary
+                CheckpointSource(written, max_header=_ANY_HEADER, max_tensors=len(self._tensors)).close()
+            self._directory.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _index_text(self) -> bytes:
+        total = sum(info.nbytes for info in self._tensors)
+        metadata = {**self._source.index_metadata, "total_size": total}
+        return _json_text({"metadata": metadata, "weight_map": dict(sorted(self._shard_of.items()))})
+
+    def _write(self, path: Path, text: bytes) -> None:
+        with AtomicFile(path, nbytes=len(text), durable=self._durable) as file:
+            file.write_at(text, 0)
+            file.commit()
+
+    def abort(self) -> None:
+        """Remove the temporary directory; `path` stays as it was. After `commit` this does nothing."""
+        self._opened.close()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _json_text(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_same(source: Path, destination: Path) -> None:
+    """A directory can't be replaced while it is read, nor copied into itself."""
+    same = destination.exists() and destination.samefile(source)
+    if same or source in destination.parents or destination in source.parents:
+        raise ValueError(f"{destination}: must not be the source's directory, in it or around it")
+
+
+def _copy(source: Path, destination: Path, *, durable: bool) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    fd = open_regular(source)
+    try:
+        info = os.fstat(fd)
+        with AtomicFile(destination, nbytes=info.st_size, durable=durable) as file:
+            buffer = np.empty(min(_COPY_BYTES, info.st_size), np.uint8)
+            for offset in range(0, info.st_size, _COPY_BYTES):
+                part = buffer[: min(_COPY_BYTES, info.st_size - offset)]
+                read_into(fd, part, offset, source)
+                file.write_at(part, offset)
+            os.fchmod(file.fd, stat.S_IMODE(info.st_mode))
+            file.commit()
+    finally:
+        os.close(fd)
+
+
+class _Checkpoint:
+    name = "checkpoint"
+
+    def sniff(self, path: Path, begin: bytes) -> bool:
+        return path.is_dir() or path.name.endswith(INDEX_SUFFIX)
+
+    def open(self, path: Path, access: Access) -> CheckpointSource:
+        return CheckpointSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
+
+    def create(self, path: str | os.PathLike[str], output: Output) -> CheckpointSink:
+        if not isinstance(output.source, CheckpointSource):
+            raise UnsupportedError(f"{output.source.path}: is no directory whose other files could go into one")
+        return CheckpointSink(
+            output.source,
+            path,
+            output.tensors,
+            output.origins,
+            output.metadata,
+            config=output.config,
+            durable=output.durable,
+            overwrite=output.overwrite,
+        )
+
+
+CHECKPOINT: Final = _Checkpoint()
+"""Hugging Face directories as a container."""

@@ -1,0 +1,72 @@
+"""Bytes of files: opened without surprises, read by `pread`, and how large what describes them may be."""
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from modelopt_rs._core import FormatError
+from modelopt_rs._types import Array
+
+__all__ = ["MAX_HEADER", "MAX_TENSORS", "identity", "open_again", "open_regular", "read_into"]
+
+MAX_HEADER = 64 << 20
+MAX_TENSORS = 1_000_000
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a file for reading and return its descriptor; ValueError unless it is a regular file.
+
+    Never blocks, as opening a FIFO otherwise would. Symbolic links are followed: the caches of model hubs
+    are made of them.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError(f"{os.fspath(path)}: not a regular file")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
+    """Fill a C-contiguous array with the file's bytes from `offset` on."""
+    view = buffer.reshape(-1).view(np.uint8).data
+    while len(view):
+        try:
+            n = os.preadv(fd, [view], offset)
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        if n == 0:
+            raise FormatError(f"{path}: file shrank while reading")
+        view = view[n:]
+        offset += n
+
+
+Identity: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change of a file."""
+
+
+def identity(fd: int) -> Identity:
+    """Return what tells an open file from others, and from itself when it has changed."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def open_again(kind: Callable[..., Any], path: Path, options: Mapping[str, Any], before: Any) -> Any:
+    """Open a source that was pickled.
+
+    Raises
+    ------
+    ValueError
+        If it is not what it was.
+    """
+    source = kind(path, **options)
+    if source.identity != before:
+        source.close()
+        raise ValueError(f"{path}: has changed since it was opened")
+    return source

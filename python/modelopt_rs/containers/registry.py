@@ -1,0 +1,80 @@
+"""The containers, and which of them a path is: the one place that chooses."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
+from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
+from modelopt_rs.containers.container import Access, Container, Output
+from modelopt_rs.containers.onnx_file import ONNX
+from modelopt_rs.containers.reading import open_regular
+from modelopt_rs.containers.safetensors_sink import SAFETENSORS
+from modelopt_rs.errors import FormatError
+from modelopt_rs.stream.model import Sink, Source
+
+__all__ = ["CONTAINERS", "container_at", "create", "open_source"]
+
+CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, ONNX)
+"""All kinds of model files; the first that knows a path has it."""
+
+_BEGIN = 9  # bytes that tell them apart
+
+
+def container_at(path: Path) -> Container:
+    """Return the kind of the model file at a path.
+
+    Raises
+    ------
+    FormatError
+        If it is of no known kind.
+    ValueError
+        If it is neither a regular file nor a directory.
+    OSError
+        If it can't be opened.
+    """
+    begin = b"" if CHECKPOINT.sniff(path, b"") else _begin(path)
+    for container in CONTAINERS:
+        if container.sniff(path, begin):
+            return container
+    raise FormatError(
+        f"{path}: not a model file that is supported: a safetensors file, a Hugging Face directory with "
+        f"model.safetensors, model{INDEX_SUFFIX}, or an ONNX model"
+    )
+
+
+def _begin(path: Path) -> bytes:
+    fd = open_regular(path)
+    try:
+        return os.pread(fd, _BEGIN, 0)
+    finally:
+        os.close(fd)
+
+
+def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
+    """Open a model for reading, as it is stored."""
+    where = Path(path)
+    return container_at(where).open(where, access or Access())
+
+
+def create(path: str | os.PathLike[str], output: Output, container: str | None = None) -> Sink:
+    """Begin to write a model.
+
+    Parameters
+    ----------
+    path : path
+        The destination.
+    output : Output
+        What is written.
+    container : str, optional
+        The name of the container; by default that of the model that it comes of.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path` that may not be replaced.
+    UnsupportedError
+        If the container can't hold such a model.
+    """
+    name = output.source.container if container is None else container
+    return next(each for each in CONTAINERS if each.name == name).create(path, output)

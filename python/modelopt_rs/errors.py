@@ -1,0 +1,75 @@
+"""The errors, and how messages show what stands in a file: escaped, cut, and numbers with thousands separators."""
+
+from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
+
+__all__ = [
+    "ArgumentError",
+    "FormatError",
+    "InternalError",
+    "LimitError",
+    "OptionError",
+    "UnsupportedError",
+    "binary_size",
+    "listing",
+    "quote",
+]
+
+MAX_QUOTE = 128  # bytes of a file's own text in a message
+MAX_LISTED = 10
+
+
+class ArgumentError(ValueError):
+    """An argument of a function has a wrong value.
+
+    Attributes
+    ----------
+    function : str
+        The function that was called.
+    problem : str
+        Which argument must be what, and what came.
+    """
+
+    def __init__(self, function: str, problem: str) -> None:
+        super().__init__(f"{function}: {problem}")
+        self.function, self.problem = function, problem
+
+    def __reduce__(self) -> tuple[type["ArgumentError"], tuple[str, str]]:
+        return type(self), (self.function, self.problem)
+
+
+class OptionError(ValueError):
+    """An option has a wrong value, or asks for what can't be done with this model."""
+
+
+def quote(text: str, limit: int = MAX_QUOTE) -> str:
+    """Return `text` in quotes without control characters and the like, cut at `limit` bytes."""
+    out = []
+    length = 0
+    for c in text[: limit + 1]:
+        shown = c
+        if c in "'\\":
+            shown = "\\" + c
+        elif not c.isprintable():
+            shown = c.encode("unicode_escape").decode()
+        length += len(shown.encode())
+        if length > limit:
+            out.append("...")
+            break
+        out.append(shown)
+    return "'" + "".join(out) + "'"
+
+
+def binary_size(n: int) -> str:
+    """Return a number of bytes as people read it: '4.1 GiB'."""
+    size = float(n)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{n:,} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def listing(problems: list[str]) -> str:
+    """Return the first ten of `problems` in one line, and how many there are besides."""
+    more = len(problems) - MAX_LISTED
+    return "; ".join(problems[:MAX_LISTED]) + (f"; and {more:,} more" if more > 0 else "")

@@ -1,0 +1,87 @@
+"""Tiles of a weight to the tensors of the pack-quantized layout."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array
+from modelopt_rs.layouts.pack_quantized import packed_tensors
+from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
+from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.transform import Rows, Transform
+
+__all__ = ["Quantize", "pack_zero_points"]
+
+
+class Quantize(Transform):
+    """Rows to packed codes, scales and zero points.
+
+    Parameters
+    ----------
+    info : TensorInfo
+        A matrix of floats that the layout can hold.
+    spec : PackedSpec
+        How it is packed.
+    nonfinite : {"raise", "saturate"}
+        What to do with NaN and infinities.
+    threads : int or None
+
+    Attributes
+    ----------
+    figures : ErrorFigures
+        How far the codes so far are from what they were made of.
+    """
+
+    def __init__(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> None:
+        self._info, self._spec, self._nonfinite, self._threads = info, spec, nonfinite, threads
+        self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec)
+        self.buffers = quantizer_buffers(info.shape[1], spec)
+        # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
+        self.row_multiple = 1 if spec.symmetric else 32 // spec.bits
+        self.figures = ErrorFigures()
+
+    def begin(self, rows: int) -> None:
+        """Make the buffers."""
+        self._quantizer = RowQuantizer(self._info, self._spec, rows, self._threads, self._nonfinite)
+
+    def __call__(self, array: Array) -> Rows:
+        """Quantize a tile."""
+        name = self._info.name
+        packed, scale, zero_point = self._quantizer(array)
+        self.figures += self._quantizer.figures(array)
+        parts = [(f"{name}_packed", packed), (f"{name}_scale", scale)]
+        if zero_point is not None:
+            parts.append((f"{name}_zero_point", pack_zero_points(zero_point, self._spec.bits, self._threads)))
+        return parts
+
+    def end(self) -> Rows:
+        """Let go of the buffers, or there would be some for each tensor; return the shape."""
+        del self._quantizer
+        return [(f"{self._info.name}_shape", np.array(self._info.shape, np.int64))]
+
+    def starts(self, row: int) -> Mapping[str, int] | None:
+        """Return the row of each output: zero points are packed along the rows."""
+        name, spec = self._info.name, self._spec
+        starts = {f"{name}_packed": row, f"{name}_scale": row, f"{name}_shape": 0}
+        return starts if spec.symmetric else {**starts, f"{name}_zero_point": row * spec.bits // 32}
+
+
+def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Array:
+    """Pack unsigned zero points [out, groups] along the first axis, as the layout wants them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.layouts.packed_encoder import pack_zero_points
+    >>> pack_zero_points(np.full((4, 1), 1, np.uint8), 8, None)
+    array([[16843009]], dtype=int32)
+    """
+    columns = np.ascontiguousarray(zero_points.T)
+    stream = np.zeros((len(columns), packed_words(len(zero_points), bits)), np.int32)
+    packed = np.empty((len(columns), -(-len(zero_points) * bits // 8)), np.uint8)
+    _core.pack(columns, bits, packed, threads)
+    np.copyto(stream.view(np.uint8)[:, : packed.shape[1]], packed)
+    return np.ascontiguousarray(stream.T)

@@ -1,0 +1,186 @@
+"""The one view of a source in which all weights show as plain floats, whatever layout they are stored in."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs._types import Array
+from modelopt_rs.dtypes import array_dtype
+from modelopt_rs.errors import UnsupportedError
+from modelopt_rs.layouts.layout import Layout, StoredWeight
+from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
+from modelopt_rs.stream.buffer import Buffer
+from modelopt_rs.stream.model import Source, TensorInfo, Tile
+
+__all__ = ["Decompressed", "Dequantized", "check_no_graph", "plain"]
+
+_READ_BYTES = 16 << 20
+
+
+class Dequantized(Source):
+    """A source's tensors with each stored weight in its plain form, decoded tile by tile as it is read.
+
+    Every other tensor shows as it is. How a weight is stored is what `config.json` or the file's metadata
+    say, and the shapes of its tensors must agree; where neither says anything, the shapes decide.
+
+    Parameters
+    ----------
+    source : Source
+        The model; closing the view closes it.
+    dtype : {"F32", "F64", "F16", "BF16"}
+        Of quantized weights; those stored as bitmasks keep theirs.
+    threads : int, optional
+        For the arithmetic. The result does not depend on it.
+    layouts : sequence of Layout
+        Those that are decoded.
+
+    Attributes
+    ----------
+    source : Source
+        The model as it is.
+    stored : mapping of str to StoredWeight
+        The weights that are decoded, by their plain names.
+
+    Raises
+    ------
+    FormatError
+        If the tensors of a stored weight don't fit each other. `UnsupportedError`: this form of a layout is not read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        dtype: str = "F32",
+        threads: int | None = None,
+        layouts: Sequence[Layout] = LAYOUTS,
+    ) -> None:
+        if dtype not in ("F32", "F64", "F16", "BF16"):
+            raise ValueError(f"Dequantized: dtype must be F32, F64, F16 or BF16, got {dtype!r:.80}")
+        self.source, self.container, self.path = source, source.container, source.path
+        self._dtype, self._threads = dtype, threads
+        stored = [weight for layout in layouts for weight in layout.find(source)]
+        self.stored: Mapping[str, StoredWeight] = MappingProxyType({each.info(dtype).name: each for each in stored})
+        shown = {each.parts[0]: each.info(dtype) for each in stored}
+        hidden = {part for each in stored for part in each.parts[1:]}
+        infos = (shown.get(name, info) for name, info in source.tensors.items() if name not in hidden)
+        self._tensors = {info.name: info for info in infos}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name, a stored weight under its plain name in the place of its first part."""
+        return MappingProxyType(self._tensors)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The source's own metadata, without what they say of how weights are stored."""
+        return MappingProxyType({k: v for k, v in self.source.metadata.items() if k != METADATA_KEY})
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The source's own."""
+        return self.source.config
+
+    @property
+    def graph(self) -> Any:
+        """The source's own."""
+        return self.source.graph
+
+    @property
+    def nbytes(self) -> int:
+        """The source's own."""
+        return self.source.nbytes
+
+    @property
+    def specs(self) -> Mapping[str, Any]:
+        """How each quantized weight is coded, by its plain name."""
+        return {name: each.spec for name, each in self.stored.items() if each.spec is not None}
+
+    def parts(self, name: str) -> Sequence[str]:
+        """Return the names of the source's tensors that stand for `name`."""
+        return self.stored[name].parts if name in self.stored else [name]
+
+    def origin(self, name: str) -> str:
+        """Return the name of the source's tensor in whose place `name` stands: itself, or its first part."""
+        return self.parts(name)[0]
+
+    def read(self, name: str) -> Array:
+        """Return one tensor, whole, as a new array of its own shape."""
+        if name not in self.stored:
+            return self.source.read(name)
+        info = self._tensors[name]
+        out = np.empty(info.shape, array_dtype(info.dtype))
+        rows = out.reshape(info.rows, info.columns) if info.nbytes else out
+        for tile in self.tiles(name, _READ_BYTES):
+            rows[tile.first_row : tile.first_row + len(tile.array)] = tile.array
+        return out
+
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
+        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
+        if name not in self.stored:
+            yield from self.source.tiles(name, max_bytes, rows)
+        elif self._tensors[name].nbytes:
+            tiles = self.stored[name].tiles(self._dtype, max_bytes, self._threads)
+            yield from tiles if rows is None or len(rows) == self._tensors[name].rows else _within(tiles, rows)
+
+    def buffers(self, name: str) -> Sequence[Buffer]:
+        """Return what reading a tensor holds besides its tile."""
+        return self.stored[name].buffers(self._dtype) if name in self.stored else self.source.buffers(name)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
+def _within(tiles: Iterator[Tile], rows: range) -> Iterator[Tile]:
+    """Yield of tiles what lies in `rows`; those before are decoded and dropped."""
+    for tile in tiles:
+        first, stop = max(rows.start, tile.first_row), min(rows.stop, tile.first_row + len(tile.array))
+        if first < stop:
+            yield Tile(first, tile.array[first - tile.first_row : stop - tile.first_row])
+
+
+class Decompressed(Dequantized):
+    """A view of a source in which weights stored as bitmasks show whole, tile by tile as they are read.
+
+    Every other tensor shows as it is, quantized ones too.
+
+    Parameters
+    ----------
+    source : Source
+        The model; closing the view closes it.
+    threads : int, optional
+        The result does not depend on it.
+    """
+
+    def __init__(self, source: Source, *, threads: int | None = None) -> None:
+        masks = [layout for layout in LAYOUTS if layout.name == "sparse-bitmask"]
+        super().__init__(source, threads=threads, layouts=masks)
+
+    @property
+    def masked(self) -> Mapping[str, str]:
+        """The modules of the weights that are stored as bitmasks, by the name of the weight."""
+        return {name: name.removesuffix(".weight") for name in self.stored}
+
+
+def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:
+    """Return a view of a source in which all weights show as plain floats, however they are stored."""
+    check_no_graph(source)
+    return Dequantized(source, dtype=dtype, threads=threads)
+
+
+def check_no_graph(source: Source) -> None:
+    """Refuse ONNX models, in which nodes of the graph dequantize.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is one.
+    """
+    if source.graph is not None:
+        raise UnsupportedError(
+            f"{source.path}: an ONNX model can't be dequantized: its graph computes with the quantized weights; "
+            "go back to the model that it was made of"
+        )

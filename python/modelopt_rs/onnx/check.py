@@ -1,0 +1,100 @@
+"""What an ONNX model must pass before it takes its place: the checker of onnx, and a run against what it came of."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from modelopt_rs.containers.container import check_place
+from modelopt_rs.containers.onnx import OnnxSink
+from modelopt_rs.errors import FormatError, quote
+from modelopt_rs.onnx.run.inputs import check_feeds
+from modelopt_rs.onnx.run.pair import run_pair
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.run import MaxErrorExceeded, RunReport
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.model import Sink, Source
+
+__all__ = ["OnnxCheck"]
+
+MAX_DETAIL = 400
+
+
+class OnnxCheck:
+    """Checks a model that is written and not yet in its place.
+
+    Parameters
+    ----------
+    source : Source
+        The model that it came of.
+    run : RunOptions or None
+        On which inputs both are run; None: not at all.
+    execution : Execution
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at the destination that may not be replaced.
+    ValueError, TypeError
+        If the inputs do not fit the model.
+    OSError
+        If the file of inputs can't be read.
+
+    Attributes
+    ----------
+    report : RunReport or None
+        What the run gave.
+    file_bytes : tuple of int, or None
+        The size of both models, with their external data.
+    """
+
+    def __init__(self, source: Source, run: RunOptions | None, execution: Execution) -> None:
+        self._source, self._run, self._threads = source, run, execution.threads
+        if not execution.dry_run:
+            check_place(execution.output, execution.overwrite)  # before the long work on a graph
+        if run is not None:
+            check_feeds(source.graph, source.path, run)
+        self.report: RunReport | None = None
+        self.file_bytes: tuple[int, int] | None = None
+
+    def __call__(self, sink: Sink) -> None:
+        """Refuse what the checker or onnxruntime refuses, and what is off by more than `RunOptions.max_error`.
+
+        Raises
+        ------
+        FormatError
+            If the model is refused: it names the node.
+        MaxErrorExceeded
+            If an output is off by more than it may be.
+        """
+        if not isinstance(sink, OnnxSink):
+            raise TypeError(f"OnnxCheck: sink must be an OnnxSink, got {type(sink).__name__}")
+        staged = sink.staged()
+        with _named(staged, sink.path):
+            _check_model(sink)
+            if self._run is not None:
+                report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                self.report = replace(report, after=str(sink.path))
+        self.file_bytes = (self._source.nbytes, sink.nbytes)
+
+
+def _check_model(sink: OnnxSink) -> None:
+    """Let the checker see all but the large weights, of which it would hold two copies."""
+    try:
+        onnx.checker.check_model(sink.outline())
+    except onnx.checker.ValidationError as e:
+        raise FormatError(f"{sink.path}: the checker of onnx refuses it: {quote(str(e), MAX_DETAIL)}") from e
+
+
+@contextmanager
+def _named(staged: Path, path: Path) -> Iterator[None]:
+    """Let errors speak of the path that was asked for."""
+    try:
+        yield
+    except (ValueError, TypeError) as e:
+        if isinstance(e, MaxErrorExceeded):
+            e.report = replace(e.report, after=str(path))
+        e.args = tuple(arg.replace(str(staged), str(path)) if isinstance(arg, str) else arg for arg in e.args)
+        raise

@@ -1,0 +1,228 @@
+"""`quantize_activations`: layers that compute in int8, by calibrated ranges or by those of each call."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs._types import Array
+from modelopt_rs.containers.onnx import placeholder
+from modelopt_rs.dtypes import DTYPES
+from modelopt_rs.onnx.int8.build import Builder
+from modelopt_rs.onnx.int8.calibration import Calibration
+from modelopt_rs.onnx.int8.candidates import Candidates, check_options, find_candidates
+from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling
+from modelopt_rs.onnx.int8.correct import correct_bias
+from modelopt_rs.onnx.int8.dynamic import Dynamic
+from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
+from modelopt_rs.onnx.int8.layers import Layer
+from modelopt_rs.onnx.int8.placement import place
+from modelopt_rs.onnx.int8.smooth import fold_into_norm
+from modelopt_rs.onnx.int8.static import Grid, float_bias, quantize_layer, quantize_values
+from modelopt_rs.onnx.int8.statistics import Factor
+from modelopt_rs.onnx.opset import raise_ir_version, raise_opset
+from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.transform import Transform
+
+__all__ = ["quantize_activations"]
+
+# DequantizeLinear has a scale for each channel from 13 on; DynamicQuantizeLinear is of 11.
+OPSETS = {"static": 13, "dynamic": 11}
+
+
+def quantize_activations(
+    model: ir.Model,
+    tensors: Mapping[str, TensorInfo],
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    *,
+    path: str | os.PathLike[str] = "model.onnx",
+    threads: int | None = None,
+) -> tuple[dict[str, Transform], dict[str, Decision]]:
+    """Rewrite a graph so that its layers compute in int8; the weights follow in tiles, through the transforms.
+
+    Static: QuantizeLinear and DequantizeLinear around MatMul, Gemm and Conv, with ranges from calibration data.
+    Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm. Weights have a scale for each output channel
+    and codes up to 64, so that no processor saturates.
+
+    Parameters
+    ----------
+    model : Model
+        Edited in place: new nodes, new initializers without values, the old ones removed, the opset raised if needed.
+    tensors : mapping
+        The initializers of the main graph that a source has tiles of.
+    options : QuantizeOptions
+        8 bits, symmetric, without groups; `include` and `exclude`.
+    onnx : OnnxOptions
+        `activations`, `calibrate`, `method`, `bias_correction`, `equalize`, `smooth`, `opset`.
+    path : path
+        The file of the model, as errors name it.
+    threads : int, optional
+        Threads to compute with.
+
+    Returns
+    -------
+    transforms : dict
+        For every tensor that is quantized what makes the new ones of it. All others that are still there are copied.
+    decisions : dict
+        For every tensor and every weight what is done with it, and why.
+
+    Raises
+    ------
+    OptionError
+        If the options ask for what int8 kernels don't have, or calibration data don't fit.
+    UnsupportedError
+        If the opset can't be raised.
+    FormatError
+        If onnxruntime can't run the model.
+    ValueError
+        If a value is not finite, or empty in all samples.
+
+    References
+    ----------
+    Jacob et al. 2018, arXiv 1712.05877, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np, onnx_ir as ir
+    >>> from modelopt_rs.onnx.int8.activations import quantize_activations
+    >>> from modelopt_rs.planning.onnx import OnnxOptions
+    >>> from modelopt_rs.planning.quantize import QuantizeOptions
+    >>> w = ir.val("w", const_value=ir.tensor(np.ones((4, 8), np.float32), name="w"))
+    >>> x = ir.val("x", ir.DataType.FLOAT, [1, 4])
+    >>> node = ir.node("MatMul", [x, w], outputs=[ir.val("y")])
+    >>> graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 17}, name="g")
+    >>> model = ir.Model(graph, ir_version=8)
+    >>> _, decisions = quantize_activations(model, {}, QuantizeOptions(), OnnxOptions(activations="dynamic"))
+    >>> decisions["w"].reason
+    'int8, a scale for each output; activations by the range of each call'
+    >>> [node.op_type for node in model.graph]
+    ['DynamicQuantizeLinear', 'MatMulInteger', 'Cast', 'Mul', 'Mul']
+    """
+    check_options(options, onnx)
+    need = max(OPSETS[onnx.activations], onnx.opset or 0)
+    if need > model.graph.opset_imports.get("", 0):
+        raise_opset(model, need)
+    found = find_candidates(model, tensors, options, onnx)
+    layers = [layer for group in found.layers.values() for layer in group]
+    run = _Run(model, found, layers, tensors, threads)
+    if layers and onnx.activations == "static":
+        run.static(onnx, path)
+    elif layers:
+        run.dynamic(onnx)
+    raise_ir_version(model)
+    return run.transforms, found.decisions
+
+
+class _Run:
+    """One rewriting of one model."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        found: Candidates,
+        layers: list[Layer],
+        tensors: Mapping[str, TensorInfo],
+        threads: int | None,
+    ) -> None:
+        self._model, self._found, self._layers = model, found, layers
+        self._tensors, self._threads = tensors, threads
+        self._build = Builder(model)
+        self.transforms: dict[str, Transform] = {}
+
+    def dynamic(self, onnx: OnnxOptions) -> None:
+        """Rewrite to integer products of activations that are quantized in each call."""
+        if onnx.equalize:
+            equalize(find_pairs(self._layers))
+        rewrite = Dynamic(self._model, self._build)
+        for name, layers in self._found.layers.items():
+            parts = self._stored(name, layers, {})
+            for layer in layers:
+                if layer.changed and layer.kind == "matmul":
+                    float_bias(self._model, self._build, layer)
+                rewrite.quantize_layer(layer, (parts[0], parts[1]))
+
+    def static(self, onnx: OnnxOptions, path: str | os.PathLike[str]) -> None:
+        """Rewrite to quantized activations with the ranges that calibration data have."""
+        placement = place(self._model.graph, self._layers)
+        factors: dict[ir.Value, Factor] = {}
+        if onnx.equalize:
+            axes = {value: layer.channel_axis for layer in self._layers for value in (layer.x, layer.out)}
+            factors = {value: Factor(axes[value], f) for value, f in equalize(find_pairs(self._layers)).items()}
+        calibrated = Calibration(self._model, placement, self._layers, onnx, path, self._threads)
+        smoothed = calibrated.smooth(factors) if onnx.smooth is not None else {}
+        seen = calibrated.statistics({**factors, **smoothed})
+        left = {
+            x: factor.values
+            for x, factor in smoothed.items()
+            if not fold_into_norm(self._model, self._build, x, factor.values, calibrated.groups[x])
+        }
+        grids = {
+            root: Grid(np.float32(scale), np.uint8(zero or 0), left.get(root))
+            for root, calibrator in seen.calibrators.items()
+            for scale, zero in [calibrator.params()]
+        }
+        if onnx.bias_correction:
+            for layer in self._layers:
+                correct_bias(layer, seen.seen[layer.x].mean, self._threads)
+        ranks = {layer: seen.seen[layer.x].rank for layer in self._layers}
+        quantize_values(self._model, self._build, placement, grids, self._layers)
+        scales = {layer: float(grids[placement.roots[layer.x]].scale) for layer in self._layers}
+        for name, layers in self._found.layers.items():
+            within = {
+                layer: scales[layer]
+                for layer in layers
+                if layer.bias is not None and (layer.kind != "matmul" or ranks[layer] == 2)
+            }
+            codes, scale, *biases = self._stored(name, layers, within)
+            pairs = dict(zip(within, zip(biases[::2], biases[1::2], strict=True), strict=True))
+            for layer in layers:
+                if layer.changed and layer not in within:
+                    float_bias(self._model, self._build, layer)
+                quantize_layer(self._model, self._build, layer, (codes, scale), pairs.get(layer))
+
+    def _stored(self, name: str, layers: list[Layer], biases: Mapping[Layer, float]) -> list[ir.Value]:
+        """Make the initializers that stand for a weight: codes, scales, and both of each bias."""
+        info, unused = self._found.infos[name], self._build.unused
+        first = layers[0]
+        made = [
+            Bias((unused(f"{name}_bias"), unused(f"{name}_bias_scale")), layer.bias, x_scale)
+            for layer, x_scale in biases.items()
+            if layer.bias is not None
+        ]
+        stored = name in self._tensors
+        coder = ChannelCodes(
+            info if stored else replace(info, dtype="F32"),
+            first.use.out_axis,
+            (unused(f"{name}_quantized"), unused(f"{name}_scale")),
+            scaling=Scaling(first.in_scale, first.out_scale),
+            biases=made,
+            threads=self._threads,
+        )
+        tensors: dict[str, ir.TensorProtocol]
+        if stored:
+            self.transforms[name] = coder
+            tensors = {
+                part.name: placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape)
+                for part in coder.outputs
+            }
+        else:
+            tensors = _at_once(coder, info, first)
+        return [self._build.initializer(part.name, tensors[part.name]) for part in coder.outputs]
+
+
+def _at_once(coder: ChannelCodes, info: TensorInfo, layer: Layer) -> dict[str, ir.TensorProtocol]:
+    """Make the tensors of a weight that is in memory."""
+    assert layer.weight.value.const_value is not None
+    rows = np.asarray(layer.weight.value.const_value.numpy(), np.float32).reshape(info.rows, -1)
+    coder.begin(len(rows))
+    made: dict[str, Array] = {}
+    for _ in range(coder.sweeps):
+        made.update(coder(rows))
+        made.update(coder.end())
+    return {part.name: ir.tensor(made[part.name].reshape(part.shape), name=part.name) for part in coder.outputs}

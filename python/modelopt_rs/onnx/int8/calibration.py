@@ -1,0 +1,91 @@
+"""Calibration of one model: its samples, run as often as the options need."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import onnx_ir as ir
+
+from modelopt_rs.errors import quote
+from modelopt_rs.onnx.int8.layers import Layer
+from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.int8.placement import Placement
+from modelopt_rs.onnx.int8.samples import Samples
+from modelopt_rs.onnx.int8.smooth import smooth, smoothable
+from modelopt_rs.onnx.int8.statistics import Factor, Statistics
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.quant.calibrator import Method
+
+__all__ = ["Calibration"]
+
+
+class Calibration:
+    """A float model in onnxruntime, with the values that are to be quantized as outputs.
+
+    Parameters
+    ----------
+    model : Model
+        As it was read from `path`: nothing is changed in it yet.
+    placement : Placement
+    layers : sequence of Layer
+    onnx : OnnxOptions
+    path : path
+    threads : int, optional
+
+    Attributes
+    ----------
+    groups : dict
+        The values that `smooth` divides, and the layers that take them.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        placement: Placement,
+        layers: Sequence[Layer],
+        onnx: OnnxOptions,
+        path: str | os.PathLike[str],
+        threads: int | None,
+    ) -> None:
+        assert onnx.calibrate is not None  # OnnxOptions wants it with static activations
+        self._layers, self._onnx = layers, onnx
+        self._method = cast(Method, onnx.method)
+        self._roots = list(dict.fromkeys(placement.roots.values()))
+        self.groups: dict[ir.Value, list[Layer]] = {}
+        if onnx.smooth is not None:
+            alone = {value for value, root in placement.roots.items() if value is root} - placement.whole
+            self.groups = smoothable(layers, alone)
+        values = dict.fromkeys([*self._roots, *(layer.x for layer in layers)])
+        self._observer = Observer(model, path, [str(value.name) for value in values], threads=threads)
+        self._samples = Samples(onnx.calibrate, self._observer.infos, path)
+
+    def smooth(self, factors: Mapping[ir.Value, Factor]) -> dict[ir.Value, Factor]:
+        """Run the samples for the peaks of channels; return what the values of `groups` are to be multiplied by."""
+        if not self.groups:
+            return {}
+        seen = self._run(Statistics(self._method, peaks=dict.fromkeys(self.groups, -1), factors=factors))
+        peaks = {x: found.peak for x, found in seen.seen.items() if found.peak is not None}
+        assert self._onnx.smooth is not None
+        return {x: Factor(-1, factor) for x, factor in smooth(self.groups, peaks, self._onnx.smooth).items()}
+
+    def statistics(self, factors: Mapping[ir.Value, Factor]) -> Statistics:
+        """Run the samples for the ranges of all roots, and the means and ranks of what layers take.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite, or empty in every sample.
+        """
+        means = {layer.x: layer.channel_axis for layer in self._layers} if self._onnx.bias_correction else {}
+        ranks = [layer.x for layer in self._layers]
+        seen = self._run(Statistics(self._method, ranges=self._roots, means=means, ranks=ranks, factors=factors))
+        for name, value in seen.values.items():
+            if value not in seen.seen:
+                raise ValueError(
+                    f"calibrate: value {quote(name)} is empty in every sample; exclude the weights it meets"
+                )
+        return seen
+
+    def _run(self, statistics: Statistics) -> Statistics:
+        self._observer.run(self._samples, statistics.take, list(statistics.values))
+        return statistics

@@ -1,0 +1,132 @@
+"""Which weights are computed in int8, and why the others are not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from modelopt_rs.containers.onnx.dtypes import tensor_info
+from modelopt_rs.errors import OptionError
+from modelopt_rs.onnx.int8.layers import Layer, as_layer
+from modelopt_rs.onnx.weights import Use, Weight, find_weights, other_use
+from modelopt_rs.planning.decide import Decision, decide
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["Candidates", "check_options", "find_candidates"]
+
+WORDS = {
+    "static": "int8, a scale for each output; activations by calibrated ranges",
+    "dynamic": "int8, a scale for each output; activations by the range of each call",
+}
+
+
+@dataclass(slots=True)
+class Candidates:
+    """What was decided for every weight, and the layers of those that are quantized.
+
+    Attributes
+    ----------
+    decisions : dict
+        By name of the tensor.
+    infos : dict
+        All tensors, also those that are in memory.
+    layers : dict
+        By name of the weight: one for each node that takes it.
+    """
+
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    infos: dict[str, TensorInfo] = field(default_factory=dict)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)
+
+
+def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
+    """Refuse options that integer kernels have no form for.
+
+    Raises
+    ------
+    OptionError
+        If bits, scheme or group size are others than int8 kernels have.
+    """
+    asked = f"activations {onnx.activations!r}"
+    if onnx.activations == "none":
+        raise OptionError("activations must be 'dynamic' or 'static', got 'none'")
+    if options.bits != 8:
+        raise OptionError(f"{asked} needs bits 8, got {options.bits}: integer kernels take int8 weights")
+    if options.scheme != "symmetric":
+        raise OptionError(f"{asked} needs scheme 'symmetric', got {options.scheme!r}: so are the kernels' weights")
+    if options.group_size:
+        raise OptionError(
+            f"{asked} needs group_size 0, got {options.group_size}: weights have a scale for each output channel"
+        )
+
+
+def find_candidates(
+    model: ir.Model, tensors: Mapping[str, TensorInfo], options: QuantizeOptions, onnx: OnnxOptions
+) -> Candidates:
+    """Decide for every tensor whether it becomes the int8 weight of its nodes.
+
+    Parameters
+    ----------
+    model : Model
+    tensors : mapping
+        The initializers that a source has tiles of.
+    options : QuantizeOptions
+        `include` and `exclude` are globs over their names.
+    onnx : OnnxOptions
+    """
+    weights = {weight.name: weight for weight in find_weights(model)}
+    small = {name: _info(weight) for name, weight in weights.items() if name not in tensors}
+    found = Candidates(infos={**tensors, **small})
+
+    def why_not(info: TensorInfo) -> str | None:
+        weight = weights.get(info.name)
+        if weight is None:
+            value = model.graph.initializers.get(info.name)
+            return "not in the graph" if value is None else other_use(value)
+        layers = _layers(model, weight, info, onnx)
+        if isinstance(layers, str):
+            return layers
+        found.layers[info.name] = layers
+        return None
+
+    words = Decision("quantize", WORDS[onnx.activations])
+    found.decisions = decide("quantize", found.infos, {}, why_not, options.include, options.exclude, lambda info: words)
+    found.layers = {name: layers for name, layers in found.layers.items() if found.decisions[name].action == "quantize"}
+    return found
+
+
+def _info(weight: Weight) -> TensorInfo:
+    assert weight.value.const_value is not None
+    return tensor_info(weight.name, weight.value.const_value.dtype.value, weight.shape)
+
+
+def _layers(model: ir.Model, weight: Weight, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | str:
+    """Return a layer for each use of a weight, or why it is left alone."""
+    if weight.others:
+        return f"also used by {', '.join(dict.fromkeys(weight.others))}"
+    if info.dtype not in QUANTIZED:
+        return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
+    if 0 in info.shape:
+        return "empty"
+    if len({use.out_axis for use in weight.uses}) > 1:
+        return "its nodes take it in different directions"
+    layers = []
+    for use in weight.uses:
+        layer = _where(model, use, onnx) or as_layer(weight, use)
+        if isinstance(layer, str):
+            return layer
+        layers.append(layer)
+    return layers
+
+
+def _where(model: ir.Model, use: Use, onnx: OnnxOptions) -> str | None:
+    """Say why a node can't be reached with these activations."""
+    if use.kind == "conv" and onnx.activations == "dynamic":
+        return f"{use.where}: a Conv that quantizes its input in each call is slower than float32"
+    if use.kind == "conv" and use.chain:
+        return f"{use.where} takes it behind {use.chain[-1].op_type}"
+    if onnx.activations == "static" and use.node.graph is not model.graph:
+        return f"{use.where} is in the body of another node: activations there are not seen"
+    return None

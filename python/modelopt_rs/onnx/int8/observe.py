@@ -1,0 +1,158 @@
+"""What goes through a model: onnxruntime runs it, and inner values come out as well."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from modelopt_rs._types import Array
+from modelopt_rs.containers.onnx.external import Extent
+from modelopt_rs.containers.onnx.tensors import extent_of, is_lazy
+from modelopt_rs.onnx.run.inputs import Feed, InputInfo, input_infos
+from modelopt_rs.onnx.run.sessions import SILENT, Session, refusal, run_session
+from modelopt_rs.threads import get_num_threads
+
+__all__ = ["Observer", "skeleton"]
+
+# Where the files of weights are looked for, of a model that comes as bytes.
+FOLDER = "session.model_external_initializers_file_folder_path"
+# Outputs of one run: at first few, to see how large they are, then as many as fit.
+FIRST, TOGETHER = 16, 256 * 2**20
+
+
+class Observer:
+    """A model in onnxruntime with chosen inner values as outputs; the weights stay where they are.
+
+    Parameters
+    ----------
+    model : Model
+        As it was read from `path`; is not changed.
+    path : path
+        Its file.
+    names : sequence of str
+        The values to see: float32 results of nodes of the main graph, or inputs.
+    threads : int, optional
+        Threads to run with.
+
+    Raises
+    ------
+    FormatError
+        If onnxruntime refuses the model.
+    """
+
+    def __init__(
+        self, model: ir.Model, path: str | os.PathLike[str], names: Sequence[str], *, threads: int | None = None
+    ) -> None:
+        self._path = path
+        inputs = {value.name for value in model.graph.inputs}
+        self._inputs = [name for name in names if name in inputs]
+        self._names = [name for name in names if name not in inputs]
+        self._session = _session(*skeleton(model, self._names), path, threads)
+
+    @property
+    def infos(self) -> Mapping[str, InputInfo]:
+        """The inputs of the model by name."""
+        return input_infos(self._session, self._path)
+
+    def run(self, samples: Iterable[Feed], visit: Callable[[str, Array], None], names: Sequence[str]) -> int:
+        """Show `visit` some of the values of every sample; return how many samples there were.
+
+        Few large values come out of each run, and the sample is run again for the others: memory is for one sample.
+
+        Raises
+        ------
+        FormatError
+            If a run fails.
+        """
+        inputs, inner = ([name for name in among if name in names] for among in (self._inputs, self._names))
+        groups = [inner[i : i + FIRST] for i in range(0, len(inner), FIRST)]
+        count = 0
+        for feed in samples:
+            sizes = {}
+            for name in inputs:
+                visit(name, feed[name])
+            for group in groups:
+                found: list[Any] = run_session(self._session, self._path, feed, group)
+                for name in reversed(group):
+                    array = found.pop()
+                    sizes[name] = array.nbytes
+                    visit(name, array)
+            groups = groups if count else _packed(sizes)
+            count += 1
+        return count
+
+
+def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not groups or size > room:
+            groups.append([])
+            room = TOGETHER
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[bytes, Path]:
+    """Serialize a model with more outputs, and with its lazy weights as external data.
+
+    Parameters
+    ----------
+    model : Model
+    outputs : sequence of str
+        Values of the main graph.
+
+    Returns
+    -------
+    data : bytes
+    folder : Path
+        What the names of files are relative to: all are beneath it, with no symbolic link between.
+    """
+    clone = model.clone()
+    initializers = list(clone.graph.initializers.values())
+    places = [_place(value.const_value) for value in initializers]
+    files = {place: os.path.realpath(place.file.path) for place in places if place is not None}
+    folder = Path(os.path.commonpath([Path(file).parent for file in files.values()]) if files else ".")
+    for value, place in zip(initializers, places, strict=True):
+        tensor = value.const_value
+        if place is None or tensor is None:
+            continue
+        location, shape = os.path.relpath(files[place], folder), ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor(
+            location, place.offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
+        )
+    there = {value.name for value in clone.graph.outputs}
+    values = {value.name: value for node in clone.graph for value in node.outputs}
+    for name in outputs:
+        if name not in there:
+            if values[name].type is None:
+                values[name].type = ir.TensorType(ir.DataType.FLOAT)
+            clone.graph.outputs.append(values[name])
+    return ir.to_proto(clone).SerializeToString(), folder
+
+
+def _place(tensor: ir.TensorProtocol | None) -> Extent | None:
+    """Return where in a file a tensor's bytes stand; None if they are in memory."""
+    if tensor is None or not is_lazy(tensor):
+        return None
+    extent = extent_of(tensor)
+    return None if hasattr(extent.file, "_data") else extent
+
+
+def _session(data: bytes, folder: Path, path: str | os.PathLike[str], threads: int | None) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads or get_num_threads()
+    options.inter_op_num_threads = 1
+    # Between runs the values are looked at: its threads would wait in loops and keep the cores from that.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(FOLDER, os.fspath(folder.resolve()))
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class but this
+        raise refusal(path, error, "refuses it") from error

@@ -1,0 +1,78 @@
+"""Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
+
+from modelopt_rs.containers.onnx.tensors import initializer_infos
+from modelopt_rs.onnx.check import OnnxCheck
+from modelopt_rs.onnx.quantize import quantize_graph
+from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.transform import Copy, Transform
+
+__all__ = ["plan_model"]
+
+
+def plan_model(
+    source: Source, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, run: RunOptions | None
+) -> FilePlan:
+    """Decide what becomes of an ONNX model that is quantized; its graph is rewritten at once.
+
+    Parameters
+    ----------
+    source : Source
+        Has a graph.
+    execution : Execution
+    options : QuantizeOptions
+    onnx : OnnxOptions
+    run : RunOptions or None
+        As for `quantize_file`.
+    """
+    infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
+    check = OnnxCheck(source, run, execution)
+    changed, decisions = quantize_graph(
+        source.graph,
+        source.tensors,
+        options,
+        onnx,
+        path=source.path,
+        threads=execution.threads,
+        max_memory=execution.max_memory,
+    )
+    transforms: dict[str, Transform] = dict(changed)
+    for name, info in source.tensors.items():
+        if name not in changed and name in source.graph.graph.initializers:
+            transforms[name] = Copy(info)
+
+    def report(seconds: float) -> Report:
+        rows = [_tensor_report(infos[name], decision, transforms.get(name)) for name, decision in decisions.items()]
+        return Report(
+            command="quantize",
+            source=execution.source,
+            output=execution.output,
+            dry_run=execution.dry_run,
+            # Where no size of blocks is given, each form has its own: the reasons say which.
+            options={**options.as_dict(), "group_size": options.group_size, **onnx.as_dict()},
+            totals=total(rows, {}, seconds),
+            tensors=tuple(rows),
+            file_bytes=check.file_bytes,
+            run=check.report,
+        )
+
+    return FilePlan(view=source, transforms=transforms, check=check, report=report)
+
+
+def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform | None) -> TensorReport:
+    quantized = decision.action == "quantize" and transform is not None
+    return TensorReport(
+        name=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        decision=decision.action,
+        reason=decision.reason,
+        bytes_before=info.nbytes,
+        bytes_after=sum(output.nbytes for output in transform.outputs) if quantized and transform else info.nbytes,
+    )

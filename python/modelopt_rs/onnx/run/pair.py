@@ -1,0 +1,167 @@
+"""Two models run against each other in onnxruntime: how far their outputs are apart, how long they take."""
+
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelopt_rs.errors import quote
+from modelopt_rs.onnx.run.inputs import Feed, InputInfo, feeds, input_infos
+from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
+from modelopt_rs.onnx.run.outputs import OutputFigures
+from modelopt_rs.onnx.run.sessions import Session, open_session, run_session
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.report.run import InputReport, RunReport, check_max_error
+from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.threads import get_num_threads
+
+__all__ = ["compare_models", "run_pair"]
+
+
+def run_pair(
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    options: RunOptions | None = None,
+    *,
+    threads: int | None = None,
+) -> RunReport:
+    """Run a model and what was made of it on the same inputs, and refuse what is too far off.
+
+    Parameters
+    ----------
+    before, after : path
+        The ONNX files; `before` is the reference.
+    options : RunOptions, optional
+        Inputs, rounds, and the largest error allowed.
+    threads : int, optional
+        Threads that onnxruntime runs with.
+
+    Returns
+    -------
+    RunReport
+
+    Raises
+    ------
+    MaxErrorExceeded
+        If an output is further off than ``options.max_error``; the error has the report.
+    FormatError
+        If onnxruntime refuses a model or can't run it.
+    ValueError, TypeError
+        If the inputs don't fit the model, or the models' inputs or outputs have nothing in common.
+    ImportError
+        If onnxruntime is not installed.
+
+    Examples
+    --------
+    With two files of models::
+
+        report = run_pair("model.onnx", "small.onnx", RunOptions(dims={"batch": 4}, max_error=0.1))
+        report.sqnr_db, report.speedup
+    """
+    options = options or RunOptions()
+    report = compare_models(before, after, options, threads=threads)
+    check_max_error(report, options.max_error)
+    return report
+
+
+def compare_models(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    options: RunOptions | None = None,
+    *,
+    threads: int | None = None,
+) -> RunReport:
+    """Run two models on the same inputs, and say how far they are apart; never refuses an error of any size.
+
+    Parameters, errors and what is returned are those of `run_pair`.
+
+    Examples
+    --------
+    With two files of models::
+
+        compare_models("model.onnx", "small.onnx").cosine
+    """
+    start = time.perf_counter()
+    options, threads = options or RunOptions(), threads or get_num_threads()
+    one = _Model(a, open_session(a, threads=threads))
+    other = _Model(b, open_session(b, threads=threads))
+    infos = input_infos(one.session, a)
+    _check_same_inputs(one, infos, other)
+    inputs = feeds(infos, a, options)
+    both, figures = _outputs(one, other, inputs, threads)
+    differences = [f.difference() for f in figures if f.comparable and f.mismatch is None]
+    floats = [f.figures for f in figures if f.comparable and f.mismatch is None and f.floats]
+    whole = sum(floats, ErrorFigures())
+    worst = max(differences, key=lambda d: d.max_error, default=None)
+    times = in_turn(lambda: one.run(inputs[0]), lambda: other.run(inputs[0]), options.rounds)
+    timed = bool(times[0])
+    return RunReport(
+        before=os.fspath(a),
+        after=os.fspath(b),
+        inputs_from="given" if options.inputs is not None else "generated",
+        inputs=tuple(InputReport(name, infos[name].dtype, array.shape) for name, array in inputs[0].items()),
+        runs=len(inputs),
+        sqnr_db=whole.sqnr_db if floats else None,
+        cosine=whole.cosine if floats else None,
+        max_error=worst.max_error if worst else 0.0,
+        worst_output=worst.name if worst else None,
+        only_in_before=tuple(name for name in one.outputs if name not in both),
+        only_in_after=tuple(name for name in other.outputs if name not in both),
+        shape_mismatches=tuple((f.name, *f.mismatch) for f in figures if f.mismatch is not None),
+        not_compared=tuple(f.name for f in figures if not f.comparable),
+        threads=threads,
+        rounds=len(times[0]),
+        latency_before_ms=1e3 * statistics.median(times[0]) if timed else None,
+        latency_after_ms=1e3 * statistics.median(times[1]) if timed else None,
+        speedup=speedup(*times) if timed else None,
+        peak_memory_before=peak_of_run(a, inputs[0], threads) if options.memory else None,
+        peak_memory_after=peak_of_run(b, inputs[0], threads) if options.memory else None,
+        seconds=time.perf_counter() - start,
+        outputs=tuple(differences),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model that is loaded."""
+
+    path: str | os.PathLike[str]
+    session: Session
+
+    @property
+    def outputs(self) -> list[str]:
+        return [node.name for node in self.session.get_outputs()]
+
+    def run(self, feed: Feed, outputs: list[str] | None = None) -> list[Any]:
+        return run_session(self.session, self.path, feed, outputs)
+
+
+def _check_same_inputs(one: _Model, infos: Mapping[str, InputInfo], other: _Model) -> None:
+    """Refuse models that can't be fed the same."""
+    theirs = input_infos(other.session, other.path)
+    for name in [*infos, *theirs]:
+        if name not in theirs or name not in infos:
+            has, lacks = (one, other) if name in infos else (other, one)
+            raise ValueError(f"{lacks.path}: has no input {quote(name)}, which {has.path} has")
+        if infos[name].dtype != theirs[name].dtype:
+            raise ValueError(
+                f"{other.path}: input {quote(name)} is of dtype {theirs[name].dtype}, in {one.path} {infos[name].dtype}"
+            )
+
+
+def _outputs(one: _Model, other: _Model, inputs: Sequence[Feed], threads: int) -> tuple[list[str], list[OutputFigures]]:
+    """Run both on all inputs; return the outputs that both have, and how far they are apart."""
+    theirs = set(other.outputs)
+    both = [name for name in one.outputs if name in theirs]
+    if not both:
+        raise ValueError(
+            f"{other.path}: has no output in common with {one.path}, which has "
+            + ", ".join(quote(name) for name in one.outputs)
+        )
+    figures = [OutputFigures(name, threads) for name in both]
+    for feed in inputs:
+        for f, before, after in zip(figures, one.run(feed, both), other.run(feed, both), strict=True):
+            f.add(before, after)
+    return both, figures

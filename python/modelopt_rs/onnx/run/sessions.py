@@ -1,0 +1,138 @@
+"""Models in onnxruntime: sessions on the CPU, runs, and what becomes of its errors."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from modelopt_rs._core import FormatError, UnsupportedError
+from modelopt_rs._types import Array
+from modelopt_rs.containers.onnx import OnnxSource
+from modelopt_rs.containers.reading import open_regular
+from modelopt_rs.errors import quote
+from modelopt_rs.threads import get_num_threads
+
+__all__ = ["Session", "open_session", "run_session"]
+
+Session: TypeAlias = Any  # onnxruntime.InferenceSession
+
+INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
+SILENT = 4  # only what is fatal: an error is raised as well, and would stand on stderr twice
+MAX_DETAIL = 400
+# How onnxruntime names the node that it means, in its several kinds of errors.
+NODES = (
+    re.compile(r"In Node, \(\"(?P<name>.*?)\", (?P<op>\w+), .*?, Error (?P<detail>.*)", re.S),
+    re.compile(r"Node ?\((?P<name>.*?)\) Op ?\((?P<op>\w+)\) (?P<detail>.*)", re.S),
+    re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<name>.*?)' Status Message: (?P<detail>.*)", re.S),
+    re.compile(r"(?P<detail>.*of operator \((?P<op>\w+)\) in node \((?P<name>.*?)\) is invalid\.)", re.S),
+    re.compile(r"(?P<detail>Could not find an implementation) for (?P<op>\w+)\(\d+\) node with name '(?P<name>.*?)'"),
+    re.compile(r"Fatal error: (?P<detail>[\w.]*:(?P<op>\w+)\(-?\d+\) is not a registered function/op)(?P<name>)"),
+)
+# Which file, which the message has already, and a place in its own sources: "/.../reshape_helper.h:91 f(int) ".
+PLACE = re.compile(r"^(Load model from .*? failed: ?)?(/\S+:\d+ .*?\) )?", re.S)
+STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : (?P<status>\w+) : ")
+UNSUPPORTED = re.compile(
+    r"No Op registered|not a registered|No opset import|Could not find an implementation|[Uu]nsupported|Opset \d+"
+)
+
+
+def open_session(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Load a model into onnxruntime, to run on the CPU.
+
+    Parameters
+    ----------
+    path : path
+        An ONNX file; data outside of it is found beside it.
+    threads : int, optional
+        Threads to run with.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+
+    Raises
+    ------
+    ImportError
+        If onnxruntime is not installed.
+    FormatError
+        If onnxruntime refuses the model (`UnsupportedError` where it does not know how to run it).
+    OSError
+        If the file can't be opened.
+
+    Examples
+    --------
+    With a file of a model::
+
+        session = open_session("model.onnx", threads=1)
+    """
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise ImportError(f"open_session: {INSTALL}") from e
+    os.close(open_regular(path))  # says what is wrong with the path as for every other file
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads or get_num_threads()
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # its errors have no common class but this
+        raise refusal(path, e, "refuses it") from e
+
+
+def run_session(
+    session: Session, path: str | os.PathLike[str], feed: Mapping[str, Array], outputs: list[str] | None = None
+) -> list[Any]:
+    """Run a model once.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+    path : path
+        What an error calls the model.
+    feed : mapping
+        The inputs by name.
+    outputs : list of str, optional
+        Which outputs; by default all.
+
+    Raises
+    ------
+    FormatError
+        If the run fails.
+    """
+    try:
+        found: list[Any] = session.run(outputs, dict(feed))
+    except Exception as e:
+        raise refusal(path, e, "can't run it") from e
+    return found
+
+
+def refusal(path: str | os.PathLike[str], error: Exception, verb: str) -> Exception:
+    """Return our error for one of onnxruntime's, with the node that it names.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.sessions import refusal
+    >>> text = "[ONNXRuntimeError] : 1 : FAIL : Node (mm) Op (MatMul) [ShapeInferenceError] Incompatible dimensions"
+    >>> print(refusal("m.onnx", RuntimeError(text), "refuses it"))
+    m.onnx: onnxruntime refuses it: node 'mm' (MatMul): '[ShapeInferenceError] Incompatible dimensions'
+    """
+    if isinstance(error, MemoryError):
+        return error
+    text = STATUS.sub("", str(error)).strip()
+    found = next((match for pattern in NODES if (match := pattern.search(text))), None)
+    name = found["name"] or _first_node(path, found["op"]) if found else ""
+    where = f"node {quote(name)} ({found['op']}): " if found else ""
+    detail = PLACE.sub("", (found["detail"] if found else text).strip())
+    kind = UnsupportedError if UNSUPPORTED.search(text) else FormatError
+    return kind(f"{Path(path)}: onnxruntime {verb}: {where}{quote(detail, MAX_DETAIL)}")
+
+
+def _first_node(path: str | os.PathLike[str], op: str) -> str:
+    """Return the name of the first node of an operator; it is empty where it has none, or can't be found."""
+    try:
+        with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
+            return next((node.name or "" for node in source.model.graph.all_nodes() if node.op_type == op), "")
+    except (OSError, ValueError):
+        return ""

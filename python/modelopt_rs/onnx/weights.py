@@ -1,0 +1,248 @@
+"""Where the weights of an ONNX model stand: which initializers are the weight of which nodes.
+
+A weight may be used by several nodes, also in the bodies of If, Loop and Scan, directly or behind Transpose, Cast and
+Identity; its axes are told as they are stored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import onnx_ir as ir
+
+from modelopt_rs.errors import quote
+
+__all__ = ["Use", "Weight", "find_weights"]
+
+Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru"]
+
+# By operator: what it is here, which of its inputs are weights, the least rank of a weight, its (in, out) axes.
+OPERATORS: Final[dict[str, tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
+    "MatMul": ("matmul", (0, 1), (0, 1)),
+    "Gemm": ("gemm", (0, 1), (0, 1)),
+    "Conv": ("conv", (1,), (1, 0)),
+    "ConvTranspose": ("convtranspose", (1,), (0, 1)),
+    "Gather": ("gather", (0,), (1, 0)),
+    "LSTM": ("lstm", (1, 2), (2, 1)),
+    "GRU": ("gru", (1, 2), (2, 1)),
+}
+PASSED = ("Transpose", "Cast", "Identity")
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+CODES = tuple(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 4, 2))
+# What takes codes or their scales: such a weight is quantized already.
+QUANTIZED = (
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "MatMulNBits",
+    "GatherBlockQuantized",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearMatMul",
+    "QLinearConv",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """One node that takes a weight.
+
+    Attributes
+    ----------
+    node : Node
+    index : int
+        Which of its inputs the weight is.
+    kind : str
+        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm" or "gru".
+    chain : tuple of Node
+        The Transpose, Cast and Identity between the initializer and the node, in order.
+    in_axis, out_axis : int
+        The axes of the stored tensor over which the node sums, and that make its output (of a table: the columns and
+        the rows).
+    dtype : DataType
+        Of the weight as the node takes it.
+    inner : bool
+        Whether the node stands in the body of an If, Loop or Scan.
+    reason : str or None
+        Why the node can't take a quantized weight.
+    """
+
+    node: ir.Node
+    index: int
+    kind: Kind
+    chain: tuple[ir.Node, ...]
+    in_axis: int
+    out_axis: int
+    dtype: ir.DataType
+    inner: bool = False
+    reason: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The node as messages name it."""
+        operator = operator_of(self.node)
+        return f"{operator} {quote(self.node.name)}" if self.node.name else operator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """An initializer that is the weight of a node, or of several.
+
+    Attributes
+    ----------
+    name : str
+    value : Value
+    uses : tuple of Use
+    others : tuple of str
+        What else uses it: operators, "output" for an output of the graph.
+    """
+
+    name: str
+    value: ir.Value
+    uses: tuple[Use, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What its first node does."""
+        return self.uses[0].kind
+
+    @property
+    def in_axis(self) -> int:
+        """The axis that its first node sums over."""
+        return self.uses[0].in_axis
+
+    @property
+    def out_axis(self) -> int:
+        """The axis that makes the output of its first node."""
+        return self.uses[0].out_axis
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that is stored."""
+        return stored_shape(self.value)
+
+
+def operator_of(node: ir.Node) -> str:
+    """Return a node's operator as messages show it: it comes from a file."""
+    return node.op_type if node.op_type.isidentifier() and len(node.op_type) < 64 else quote(node.op_type)
+
+
+def stored_shape(value: ir.Value) -> tuple[int, ...]:
+    """Return the shape of an initializer."""
+    assert value.const_value is not None
+    return ir.Shape(value.const_value.shape).numpy()  # type: ignore[arg-type]  # shapes of tensors have no symbols
+
+
+def find_weights(model: ir.Model) -> list[Weight]:
+    """Find the initializers that are the weight of a MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM or GRU.
+
+    Parameters
+    ----------
+    model : Model
+        All its weights are initializers of the main graph; nodes of subgraphs refer to them by name.
+
+    Returns
+    -------
+    list of Weight
+        In the order of the graph's initializers; each once, with all its uses.
+
+    Examples
+    --------
+    >>> import numpy as np, onnx_ir as ir
+    >>> from modelopt_rs.onnx.weights import find_weights
+    >>> w = ir.val("w", const_value=ir.tensor(np.ones((4, 8), np.float32), name="w"))
+    >>> x = ir.val("x", ir.DataType.FLOAT, [1, 4])
+    >>> node = ir.node("MatMul", [x, w])
+    >>> graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 17})
+    >>> [(weight.name, weight.kind) for weight in find_weights(ir.Model(graph, ir_version=8))]
+    [('w', 'matmul')]
+    """
+    found = []
+    for name, value in model.graph.initializers.items():
+        if value.const_value is None or value.const_value.dtype not in FLOATS:
+            continue
+        uses, others = _follow(value, model.graph)
+        if uses:
+            found.append(Weight(name, value, tuple(uses), tuple(others)))
+    return found
+
+
+def other_use(value: ir.Value) -> str:
+    """Say what an initializer that is no weight is used for."""
+    users = sorted({operator_of(node) for node, _ in value.uses()})
+    quantized = next((user for user in users if user in QUANTIZED), None)
+    if users == ["Cast"] and value.dtype in CODES:
+        quantized = "Cast"
+    if quantized:
+        return f"quantized already ({quantized})"
+    return f"no weight: used by {', '.join(users)}" if users else "no weight: not used"
+
+
+def _follow(value: ir.Value, main: ir.Graph) -> tuple[list[Use], list[str]]:
+    """Return the uses of an initializer as a weight, and what else it is used for."""
+    assert value.const_value is not None
+    uses: list[Use] = []
+    others: list[str] = []
+    axes = tuple(range(len(stored_shape(value))))
+    pending: list[tuple[ir.Value, tuple[ir.Node, ...], tuple[int, ...], ir.DataType]]
+    pending = [(value, (), axes, value.const_value.dtype)]
+    while pending:
+        at, chain, axes, dtype = pending.pop(0)
+        if at.is_graph_output():
+            others.append("output")
+        for node, index in sorted(at.uses(), key=lambda use: (use[0].name or "", use[0].op_type, use[1])):
+            step = _passed(node, axes, dtype)
+            if step is not None:
+                pending.append((node.outputs[0], (*chain, node), *step))
+            elif node.domain == "" and index in OPERATORS.get(node.op_type, ((), (), ()))[1]:
+                use = _use(node, index, chain, axes, dtype)
+                uses.append(replace(use, inner=node.graph is not main))
+            else:
+                others.append(operator_of(node))
+    return uses, others
+
+
+def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[tuple[int, ...], ir.DataType] | None:
+    """Return the axes and the dtype behind a node that a weight passes through; None for any other node."""
+    if node.domain != "" or node.op_type not in PASSED:
+        return None
+    if node.op_type == "Transpose":
+        attribute = node.attributes.get("perm")
+        order = list(attribute.as_ints()) if attribute is not None else list(reversed(range(len(axes))))
+        return tuple(axes[i] for i in order), dtype
+    if node.op_type == "Cast":
+        to = ir.DataType(node.attributes["to"].as_int())
+        return (axes, to) if to in FLOATS else None
+    return axes, dtype
+
+
+def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int, ...], dtype: ir.DataType) -> Use:
+    kind, _, (in_axis, out_axis) = OPERATORS[node.op_type]
+    if kind == "gemm" and _int(node, "transB", 0):
+        in_axis, out_axis = out_axis, in_axis
+    reason = next(_problems(node, index, kind, len(axes)), None)
+    if max(in_axis, out_axis) < len(axes):
+        in_axis, out_axis = axes[in_axis], axes[out_axis]
+    return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason=reason)
+
+
+def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
+    """Yield why a node can't take a quantized weight."""
+    want = {"conv": 3, "convtranspose": 3, "lstm": 3, "gru": 3}.get(kind, 2)
+    if rank < want:
+        yield f"{rank}-dimensional"
+    if kind in ("matmul", "gemm", "gather") and rank > 2:
+        yield f"{rank}-dimensional: " + ("a table of more than rows" if kind == "gather" else "batched")
+    if kind in ("matmul", "gemm") and index == 0:
+        yield f"the left operand of {node.op_type}"
+    if kind == "gemm" and _int(node, "transA", 0):
+        yield "Gemm with transA"
+    if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
+        yield f"Gather on axis {_int(node, 'axis', 0)}"
+
+
+def _int(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())

@@ -1,0 +1,164 @@
+"""`compare_files`: how far one model file is from another, quantized or not: by tensors, ONNX models by outputs too."""
+
+import os
+import time
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array
+from modelopt_rs.containers.container import Access
+from modelopt_rs.containers.registry import open_source
+from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
+from modelopt_rs.layouts.view import plain
+from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
+from modelopt_rs.report.peak import peak_memory
+from modelopt_rs.report.reports import CompareReport, TensorDifference
+from modelopt_rs.report.run import RunReport
+from modelopt_rs.stream.buffer import Buffer
+from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
+from modelopt_rs.stream.model import Source, TensorInfo
+
+__all__ = ["compare_files"]
+
+
+def compare_files(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> CompareReport:
+    """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
+
+    Two ONNX models, whose quantized weights have other names and forms, are also run on the same inputs.
+
+    Parameters
+    ----------
+    a, b : path
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model each; `a` is the
+        reference.
+    max_memory : int
+        The most bytes that the tiles of both may take.
+    threads : int, optional
+        Threads to compute with; never changes a result.
+    run : RunOptions or None
+        Of two ONNX models: on which inputs they are run; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
+    progress : callable, optional
+        Called with (bytes of `a` done, bytes in all, tensor name) as the work goes on.
+
+    Returns
+    -------
+    CompareReport
+        For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
+        and the cosine. Names that only one has, and shapes that differ, are listed. Of two ONNX models also the size
+        of both, how far the outputs are apart, and the latency.
+
+    Raises
+    ------
+    FormatError
+        If a file is malformed, or onnxruntime refuses an ONNX model.
+    ValueError
+        If the inputs don't fit the models, (`OptionError`) `run` is given for others than two ONNX models, or
+        (`MaxErrorExceeded`) outputs are further off than it allows.
+    OSError
+        If the operating system refuses to read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> x = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", x.shape, x.nbytes)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     with mo.files.SafetensorsSink(f"{d}/a.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", x)
+    ...         sink.commit()
+    ...     _ = mo.quantize_file(f"{d}/a.safetensors", f"{d}/b.safetensors", bits=8)
+    ...     report = mo.compare_files(f"{d}/a.safetensors", f"{d}/b.safetensors")
+    >>> report.sqnr_db > 40
+    True
+    """
+    start = time.perf_counter()
+    access = Access(allow_symlinks_under=allow_symlinks_under)
+    with open_source(a, access) as stored_a, open_source(b, access) as stored_b:
+        others = [source for source in (stored_a, stored_b) if source.graph is None]
+        if others:
+            check_not_run(others[0], run)
+        left, right = _plain(stored_a, threads), _plain(stored_b, threads)
+        both = [name for name in left.tensors if name in right.tensors]
+        shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
+        same = [name for name, (one, other) in shapes.items() if one == other]
+        known = [name for name in same if _readable(left.tensors[name]) and _readable(right.tensors[name])]
+        execution = Execution(max_memory, threads, progress, sum(left.tensors[name].nbytes for name in known))
+        figures = {name: _compare(left, right, name, execution) for name in known}
+        only_in_a = tuple(name for name in left.tensors if name not in right.tensors)
+        only_in_b = tuple(name for name in right.tensors if name not in left.tensors)
+        tensors = tuple(
+            TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine) for name, f in figures.items()
+        )
+        file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
+        ran = None if others or run is None else _run(a, b, run, threads)
+    # Position ids and the like would drown the weights in the sums.
+    whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())
+    return CompareReport(
+        a=str(a),
+        b=str(b),
+        sqnr_db=whole.sqnr_db,
+        max_error=whole.max_error,
+        cosine=whole.cosine,
+        worst_tensor=min(figures, key=lambda name: figures[name].sqnr_db, default=None),
+        only_in_a=only_in_a,
+        only_in_b=only_in_b,
+        shape_mismatches=tuple((name, *shapes[name]) for name in both if name not in same),
+        not_compared=tuple(name for name in same if name not in figures),
+        seconds=time.perf_counter() - start,
+        peak_memory=peak_memory(),
+        tensors=tensors,
+        file_bytes=file_bytes,
+        run=ran,
+    )
+
+
+def _plain(source: Source, threads: int | None) -> Source:
+    """Return a view of a model with plain weights; of an ONNX model it is itself: there the graph dequantizes."""
+    return source if source.graph is not None else plain(source, threads=threads)
+
+
+def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, threads: int | None) -> RunReport:
+    from modelopt_rs.onnx.run.pair import run_pair
+
+    return run_pair(a, b, options, threads=threads)
+
+
+def _readable(info: TensorInfo) -> bool:
+    return info.dtype in FLOATS or info.dtype in INTEGERS
+
+
+def _compare(left: Source, right: Source, name: str, execution: Execution) -> ErrorFigures:
+    a, b = left.tensors[name], right.tensors[name]
+    if a.nbytes == 0:
+        return ErrorFigures()
+    # Tiles of both with the same rows, and what `_float` makes of them.
+    held = [*left.buffers(name), *right.buffers(name), Buffer("u1", b.row_nbytes), Buffer("f8", 2 * a.columns)]
+    rows = tile_bytes(a, held, execution.max_memory) // a.row_nbytes
+    figures = ErrorFigures()
+    tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)
+    for one, other in tiles:
+        x, y = _float(one.array, a.dtype), _float(other.array, b.dtype)
+        figures += ErrorFigures(*_core.error_stats(x, y, None, execution.threads))
+        execution.advance(one.array.nbytes, name)
+    return figures
+
+
+def _float(array: Array, dtype: str) -> Array:
+    """Return a tile in a dtype that NumPy and the core both have."""
+    return widened(array, dtype) if dtype in FLOATS else array.astype(np.float64)

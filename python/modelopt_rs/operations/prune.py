@@ -1,0 +1,315 @@
+"""`prune_file`: the weights of a model file that matter least become zeros, in bounded memory."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelopt_rs.errors import OptionError
+from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
+from modelopt_rs.layouts.bitmask_encoder import Bitmask
+from modelopt_rs.operations.quantization import Quantization
+from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.families import NO_WEIGHT
+from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.prune import PruneOptions, WeightAxes, plan_prune
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
+from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.model import Source, TensorInfo, is_weight
+from modelopt_rs.stream.transform import Transform
+from modelopt_rs.transforms.prune import Pruner
+
+__all__ = ["prune_file"]
+
+
+def prune_file(
+    source_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    sparsity: float | None = None,
+    keep: int | None = None,
+    group: int | None = None,
+    scope: str = "tensor",
+    format: str = "dense",
+    then: QuantizeOptions | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    nan: str = "raise",
+    durable: bool = True,
+    run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Set the weights of the smallest magnitude in a model file to zero.
+
+    What becomes zero is exactly what `prune.magnitude`, `prune.global_magnitude` and `prune.n_of_m` choose in whole
+    arrays, but no tensor is ever held whole: exact thresholds come from counts of digits, in one more pass over 16-bit
+    weights, two over float32, four over float64. Nothing shows at `out_path` before all of it is written and read back;
+    whatever goes wrong, what was there stays.
+
+    Parameters
+    ----------
+    source_path : path
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
+    out_path : path
+        Where to write: a file for a file, a directory for a directory.
+    sparsity : float, optional
+        The share of weights that goes, from 0 to 1: exactly ``round(sparsity * n)`` of `n`, among equal magnitudes the
+        first. Weights of several dtypes are compared as numbers.
+    keep, group : int, optional
+        Instead of `sparsity`: how many of each `group` consecutive inputs stay. Inputs lie along axis 1: the rows of a
+        matrix, the input channels of a convolution; in an ONNX model where its graph says.
+    scope : {"tensor", "row", "global"}
+        What loses the share `sparsity`: each tensor, each of its rows (all weights of one output; where these are the
+        columns of a matrix of an ONNX model it must fit `max_memory`), or all pruned tensors together, in the order of
+        the file.
+    format : {"dense", "bitmask"}
+        Store zeros, or (where that is smaller) the other weights and a bit for each: the sparse-bitmask layout that
+        compressed-tensors reads up to version 0.14. `dequantize_file` makes it dense again.
+    then : QuantizeOptions, optional
+        Quantize in the same pass; what is zero stays exactly zero. Its `include` and `exclude` say which tensors.
+    include, exclude : sequence of str
+        Globs over tensor names: what to prune besides the default, and what not to. `exclude` wins. By default
+        weights of two and more axes are pruned, but not embeddings, the last head and routers.
+    max_memory : int
+        The most bytes that tiles and their results may take at a time.
+    threads : int, optional
+        Threads to compute with; never changes a byte of the output.
+    dry_run : bool
+        Decide and report, write nothing.
+    verify : bool
+        Read the output back before it takes its place, and compare.
+    overwrite : bool
+        Replace what is at `out_path`.
+    nan : {"raise", "largest"}
+        What a NaN is: an error, or larger than all numbers, so that it stays.
+    durable : bool
+        Wait until the output is on the disk.
+    run : RunOptions or None
+        Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
+    progress : callable, optional
+        Called with (bytes done, bytes in all, tensor name) as the work goes on; a byte counts in each pass over it.
+
+    Returns
+    -------
+    Report
+        What was decided for every tensor and why, sizes, and zeros before and after. With `then` also how far the
+        quantized weights are from the pruned ones.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong, or (`OptionError` apart) a weight to be pruned is NaN, or (`MaxErrorExceeded`) outputs of
+        the ONNX model are further off than `run` allows.
+    FormatError
+        If the source is malformed, or onnxruntime refuses the ONNX model.
+    OSError
+        If the operating system refuses to read or write.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     with mo.files.SafetensorsSink(f"{d}/model.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
+    ...     report = mo.prune_file(f"{d}/model.safetensors", f"{d}/sparse.safetensors", sparsity=0.75)
+    ...     with mo.files.open(f"{d}/sparse.safetensors") as source:
+    ...         bool((source.read("fc.weight") == mo.prune.magnitude(w, 0.75)).all())
+    True
+    >>> report.totals.sparsity_after
+    0.75
+    """
+    options = PruneOptions(
+        sparsity=sparsity,
+        keep=keep,
+        group=group,
+        scope=scope,
+        format=format,
+        include=include,
+        exclude=exclude,
+        nan=nan,
+    )
+    if then is not None and format != "dense":
+        raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
+    writing = Writing(
+        max_memory=max_memory,
+        threads=threads,
+        dry_run=dry_run,
+        verify=verify,
+        overwrite=overwrite,
+        durable=durable,
+        allow_symlinks_under=allow_symlinks_under,
+        progress=progress,
+    )
+    report: Report = perform(
+        source_path, out_path, lambda source, execution: _plan(source, execution, options, then, run), writing
+    )
+    return report
+
+
+def _plan(
+    source: Source,
+    execution: Execution,
+    options: PruneOptions,
+    then: QuantizeOptions | None,
+    run: RunOptions | None,
+) -> FilePlan:
+    tensors, config = source.tensors, source.config or {}
+    axes, check = _graph_parts(source, execution, options, then, run)
+    decisions = plan_prune(tensors, config, options, axes)
+    quantization = Quantization(tensors, config, then, execution.threads)
+    chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
+    pruner = Pruner(source, chosen, options, execution, axes)
+    execution.total += pruner.bytes_to_read()
+    zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
+    prunes = {} if execution.dry_run else pruner.transforms(lasts)
+    transforms = lasts | prunes
+
+    def report(seconds: float) -> Report:
+        counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
+        figures = {} if execution.dry_run else quantization.figures()
+        stored = dense if options.format == "bitmask" else {}
+        done = {name: (decisions[name], quantization.decisions.get(name)) for name in tensors}
+        measured = {name: (counted.get(name), figures.get(name)) for name in tensors}
+        rows = [
+            _tensor_report(info, done[name], stored.get(name), transforms[name].outputs, measured[name])
+            for name, info in tensors.items()
+        ]
+        return Report(
+            command="prune",
+            source=execution.source,
+            output=execution.output,
+            dry_run=execution.dry_run,
+            options={**options.as_dict(), "then": then.as_dict() if then else None},
+            totals=total(rows, figures, seconds),
+            tensors=tuple(rows),
+            file_bytes=check.file_bytes if check else None,
+            run=check.report if check else None,
+        )
+
+    return FilePlan(
+        view=source,
+        transforms=transforms,
+        metadata=quantization.metadata,
+        quantization_config=quantization.config or _sparsity_config(tensors, dense, zeros, options),
+        check=check,
+        report=report,
+    )
+
+
+def _storage(
+    tensors: Mapping[str, TensorInfo],
+    chosen: Sequence[TensorInfo],
+    pruner: Pruner,
+    options: PruneOptions,
+    quantization: Quantization,
+) -> tuple[dict[str, tuple[int, int]], dict[str, str | None], dict[str, Transform]]:
+    """Return zeros before and after, where they must be known; why a tensor is stored dense; what stores each."""
+    zeros: dict[str, tuple[int, int]] = {}
+    if options.format == "bitmask":
+        # How many weights are left says how large the output is, and where in it everything stands.
+        zeros = pruner.measure()
+    dense = {info.name: _why_dense(info, zeros.get(info.name)) for info in chosen}
+    lasts: dict[str, Transform] = {name: quantization.transform(info) for name, info in tensors.items()}
+    for info in chosen:
+        if dense[info.name] is None:
+            lasts[info.name] = Bitmask(info, _nonzero(info, zeros[info.name]), quantization.threads)
+    return zeros, dense, lasts
+
+
+def _graph_parts(
+    source: Source,
+    execution: Execution,
+    options: PruneOptions,
+    then: QuantizeOptions | None,
+    run: RunOptions | None,
+) -> tuple[Mapping[str, WeightAxes] | None, Any]:
+    """Return how the weights of an ONNX model lie, and what checks the new one; None and None of other files."""
+    if source.graph is None:
+        check_not_run(source, run)
+        return None, None
+    if options.format != "dense":
+        got = f"got {options.format!r}: no operator reads bitmasks"
+        raise OptionError(f"format must be 'dense' for an ONNX model, {got}")
+    if then is not None:
+        raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
+    from modelopt_rs.onnx.check import OnnxCheck
+    from modelopt_rs.onnx.weight_axes import find_weight_axes
+
+    return find_weight_axes(source.graph), OnnxCheck(source, run, execution)
+
+
+def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:
+    return math.prod(info.shape) - zeros[1]
+
+
+def _why_dense(info: TensorInfo, zeros: tuple[int, int] | None) -> str | None:
+    """Say why a tensor is stored with its zeros; None if it is stored as a bitmask."""
+    if zeros is None:
+        return "asked for"
+    if not info.name.endswith(".weight"):
+        return NO_WEIGHT
+    small = sum(part.nbytes for part in bitmask_tensors(info, _nonzero(info, zeros)))
+    return None if small < info.nbytes else "a bitmask would be no smaller"
+
+
+def _sparsity_config(
+    tensors: Mapping[str, TensorInfo],
+    dense: Mapping[str, str | None],
+    zeros: Mapping[str, tuple[int, int]],
+    options: PruneOptions,
+) -> dict[str, Any] | None:
+    """Describe bitmasks to their loaders; None where there are none."""
+    masked = [name for name, reason in dense.items() if reason is None]
+    if not masked:
+        return None
+    sparsity = sum(zeros[name][1] for name in masked) / sum(math.prod(tensors[name].shape) for name in masked)
+    left = [name.removesuffix(".weight") for name in tensors if is_weight(name) and name not in masked]
+    return sparsity_config(sparsity, options.structure, left)
+
+
+def _tensor_report(
+    info: TensorInfo,
+    decisions: tuple[Decision, Decision | None],
+    dense: str | None,
+    outputs: Sequence[TensorInfo],
+    measured: tuple[tuple[int, int] | None, ErrorFigures | None],
+) -> TensorReport:
+    zeros, figures = measured
+    done = [decision for decision in decisions if decision and decision.action != "copy"]
+    reasons = [decision.reason for decision in done] or [decisions[0].reason]
+    if dense is not None:
+        reasons.append(f"stored dense: {dense}")
+    size = math.prod(info.shape)
+    return TensorReport(
+        name=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        decision="+".join(decision.action for decision in done) or "copy",
+        reason="; ".join(dict.fromkeys(reasons)),
+        bytes_before=info.nbytes,
+        bytes_after=sum(output.nbytes for output in outputs),
+        sqnr_db=None if figures is None else figures.sqnr_db,
+        max_error=None if figures is None else figures.max_error,
+        zeros_before=None if zeros is None else zeros[0],
+        zeros_after=None if zeros is None else zeros[1],
+        sparsity_before=None if zeros is None else zeros[0] / size,
+        sparsity_after=None if zeros is None else zeros[1] / size,
+    )

@@ -1,0 +1,211 @@
+"""`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from modelopt_rs.errors import OptionError
+from modelopt_rs.operations.quantization import Quantization
+from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
+from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.transform import Transform
+
+__all__ = ["quantize_file"]
+
+
+def quantize_file(
+    source_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    bits: int = 8,
+    scheme: str | None = None,
+    group_size: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    overwrite: bool = False,
+    nonfinite: str = "raise",
+    durable: bool = True,
+    onnx: OnnxOptions | None = None,
+    run: RunOptions | None = DEFAULT_RUN,
+    allow_symlinks_under: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize the linear layers of a model file to 8, 4 or 2 bits.
+
+    The output has the pack-quantized layout of compressed-tensors, which transformers and vLLM load; or it is an ONNX
+    model that onnxruntime runs, with quantized weights (of convolutions, embeddings and recurrent layers too) and, if
+    asked for, quantized activations. Nothing shows at `out_path` before all of it is written and read back; whatever
+    goes wrong, what was there stays.
+
+    Parameters
+    ----------
+    source_path : path
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
+    out_path : path
+        Where to write: a file for a file, a directory for a directory.
+    bits : {8, 4, 2}
+        Bits of a code.
+    scheme : {"symmetric", "asymmetric"}, optional
+        Whether the range is around zero, or has a zero point of its own. By default symmetric; below 8 bits asymmetric
+        for ONNX models, which lose less so and are read by every loader of the format.
+    group_size : int, optional
+        Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
+        By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
+    include, exclude : sequence of str
+        Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
+    max_memory : int
+        The most bytes that tiles and their results may take at a time.
+    threads : int, optional
+        Threads to compute with; never changes a byte of the output.
+    dry_run : bool
+        Decide and report, write nothing.
+    verify : bool
+        Read the output back before it takes its place, and compare.
+    overwrite : bool
+        Replace what is at `out_path`.
+    nonfinite : {"raise", "saturate"}
+        What to do with weights that are NaN or infinite.
+    durable : bool
+        Wait until the output is on the disk.
+    onnx : OnnxOptions, optional
+        Of an ONNX model: for which runtime, and whether its activations are quantized too.
+    run : RunOptions or None
+        Of an ONNX model: on which inputs it is run beside the old one before it takes its place; None: not run.
+    allow_symlinks_under : path, optional
+        External data of an ONNX model may be symbolic links to files beneath this directory, as in a hub's cache.
+    progress : callable, optional
+        Called with (bytes done, bytes in all, tensor name) as the work goes on.
+
+    Returns
+    -------
+    Report
+        What was decided for every tensor and why, sizes, and how far the quantized weights (of an ONNX model: its
+        outputs) are off.
+
+    Raises
+    ------
+    ValueError
+        If an option is wrong, or (`OptionError` apart) a weight to be quantized is not finite, or
+        (`MaxErrorExceeded`) outputs of the ONNX model are further off than `run` allows.
+    FormatError
+        If the source is malformed, or onnxruntime refuses the ONNX model.
+    ImportError
+        If the source is an ONNX model, and the extra `onnx` is not installed.
+    OSError
+        If the operating system refuses to read or write.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import modelopt_rs as mo
+    >>> w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    >>> info = mo.files.TensorInfo("fc.weight", "F32", w.shape, w.nbytes)
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     with mo.files.SafetensorsSink(f"{d}/model.safetensors", [info]) as sink:
+    ...         sink.write("fc.weight", w)
+    ...         sink.commit()
+    ...     report = mo.quantize_file(f"{d}/model.safetensors", f"{d}/small.safetensors", bits=4)
+    >>> report.totals.changed
+    1
+    >>> report.totals.ratio > 6
+    True
+    """
+    options = QuantizeOptions(
+        bits=bits,
+        scheme=scheme or "symmetric",
+        group_size=group_size,
+        include=include,
+        exclude=exclude,
+        nonfinite=nonfinite,
+    )
+    writing = Writing(
+        max_memory=max_memory,
+        threads=threads,
+        dry_run=dry_run,
+        verify=verify,
+        overwrite=overwrite,
+        durable=durable,
+        allow_symlinks_under=allow_symlinks_under,
+        progress=progress,
+    )
+
+    def plan(source: Source, execution: Execution) -> FilePlan:
+        if source.graph is None:
+            _check_no_graph_options(source, onnx, run)
+            return _plan(source, execution, options)
+        from modelopt_rs.onnx.quantize_model import plan_model
+
+        # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
+        of_graph = "asymmetric" if scheme is None and bits < 8 else options.scheme
+        return plan_model(source, execution, replace(options, scheme=of_graph), onnx or OnnxOptions(), run)
+
+    report: Report = perform(source_path, out_path, plan, writing)
+    return report
+
+
+def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOptions | None) -> None:
+    if onnx is not None:
+        given = "onnx (--target, --activations and others)"
+        raise OptionError(f"{given} must be left out for a model that is no ONNX model, got it for {source.path}")
+    check_not_run(source, run)
+
+
+def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:
+    """Quantize a model that has nothing but tensors."""
+    tensors = source.tensors
+    quantization = Quantization(tensors, source.config or {}, options, execution.threads)
+    transforms = {name: quantization.transform(info) for name, info in tensors.items()}
+
+    def report(seconds: float) -> Report:
+        figures = {} if execution.dry_run else quantization.figures()
+        rows = [
+            _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name))
+            for name, info in tensors.items()
+        ]
+        return Report(
+            command="quantize",
+            source=execution.source,
+            output=execution.output,
+            dry_run=execution.dry_run,
+            options=options.as_dict(),
+            totals=total(rows, figures, seconds),
+            tensors=tuple(rows),
+        )
+
+    return FilePlan(
+        view=source,
+        transforms=transforms,
+        metadata=quantization.metadata,
+        quantization_config=quantization.config,
+        report=report,
+    )
+
+
+def _tensor_report(
+    info: TensorInfo, decision: Decision, transform: Transform, figures: ErrorFigures | None
+) -> TensorReport:
+    return TensorReport(
+        name=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        decision=decision.action,
+        reason=decision.reason,
+        bytes_before=info.nbytes,
+        bytes_after=sum(output.nbytes for output in transform.outputs),
+        sqnr_db=None if figures is None else figures.sqnr_db,
+        max_error=None if figures is None else figures.max_error,
+    )

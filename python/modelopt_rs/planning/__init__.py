@@ -1,0 +1,1 @@
+"""Which tensor gets what, and why: options, globs, the names of families."""

@@ -1,0 +1,184 @@
+"""Which units of a model are cropped, and what its tensors and its config.json become."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs._core import UnsupportedError
+from modelopt_rs.dtypes import FLOATS
+from modelopt_rs.errors import ArgumentError, OptionError, quote
+from modelopt_rs.planning.decide import check_plain
+from modelopt_rs.prune.choice import Choice, Chooser, Keep
+from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
+from modelopt_rs.prune.crop import CropReport, crop_report
+from modelopt_rs.prune.importance import Scores
+from modelopt_rs.prune.transformers import cropped_config, is_bert, transformer_groups
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["CropOptions", "CropPlan", "as_options"]
+
+# "channels" are found in graphs alone.
+WORDS = ("heads", "query_heads", "ffn", "channels", "hidden", "all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropOptions:
+    """How to crop; the options of `crop_file` that change which bytes are written.
+
+    Parameters
+    ----------
+    keep : float, int or mapping
+        How many units of each group stay: a fraction, a number, or either by names or globs of groups.
+    what : str or sequence of str
+        "heads", "query_heads", "ffn", "channels", "hidden" or "all", or several.
+    round_to : int, optional
+        What the cropped lengths are a multiple of; by default 8 for fractions, 1 for numbers.
+    scope : {"local", "global"}
+        Whether each group keeps its share, or all groups together.
+    norm : {1, 2, inf}
+        Of the importance.
+    nan : {"raise", "remove"}
+        What to do with units that have a NaN: refuse, or remove them first.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.crop import CropOptions
+    >>> CropOptions(keep=0.75, what="ffn").what
+    ('ffn',)
+    """
+
+    keep: Keep
+    what: str | Sequence[str]
+    round_to: int | None = None
+    scope: str = "local"
+    norm: float = 2
+    nan: str = "raise"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", (self.what,) if isinstance(self.what, str) else tuple(self.what))
+        unknown = [word for word in self.what if word not in WORDS]
+        if unknown or not self.what:
+            got = repr(unknown[0]) if unknown else "none"
+            raise OptionError(f"what must be of {', '.join(repr(word) for word in WORDS)}, got {got}")
+        for name, known in (("scope", ("local", "global")), ("nan", ("raise", "remove"))):
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be {known[0]!r} or {known[1]!r}, got {getattr(self, name)!r}")
+        with as_options():
+            self.choice.check("crop_file")
+
+    @property
+    def choice(self) -> Choice:
+        """The same as the array functions take it."""
+        return Choice(self.keep, self.round_to, self.scope, self.norm, self.nan)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options in force, as a report has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        keep: Any = self.keep
+        keep = {name: _number(n) for name, n in keep.items()} if isinstance(keep, Mapping) else _number(keep)
+        # JSON has no infinity.
+        return {**values, "keep": keep, "what": list(self.what), "norm": "inf" if self.norm == math.inf else self.norm}
+
+
+class CropPlan:
+    """What is cropped of a model: its groups and how much of each, checked before anything is read.
+
+    Parameters
+    ----------
+    tensors : mapping
+        The tensors of the model by name.
+    config : mapping
+        The model's config.json.
+    options : CropOptions
+    described : bool
+        Whether config.json is written, too, and must be able to say what stays.
+
+    Attributes
+    ----------
+    groups : tuple of Group
+    cropped : list of Group
+        Those that may lose units.
+
+    Raises
+    ------
+    OptionError
+        If an option is wrong for this model, or config.json can't say what would stay.
+    UnsupportedError
+        If the model is quantized, or a tensor of another kind than the groups need.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: CropOptions, *, described: bool
+    ) -> None:
+        self._tensors, self._config, self._described = tensors, config, described
+        check_plain(tensors, config)
+        with as_options():
+            groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
+            self.groups = check_groups("crop_file", tensors, groups, TensorInfo)
+            self._chooser = Chooser("crop_file", self.groups, options.choice)
+            self._bert = is_bert("crop_file", config)
+        self.cropped = self._chooser.cropped
+        _check_kinds(tensors, self.cropped)
+        self._local = options.scope == "local"
+        # The BERT family has a list for the heads of each layer.
+        if described and not self._local and not (self._bert and set(options.what) == {"heads"}):
+            raise OptionError(
+                "scope must be 'local', got 'global': layers would keep different numbers, which config.json can't say"
+            )
+
+    def draft(self) -> CropReport:
+        """Return how much stays, as far as it doesn't depend on the weights: of each group its first units."""
+        sizes = self._chooser.sizes() if self._local else {group.name: group.units for group in self.groups}
+        report = crop_report(
+            self._tensors,
+            self.groups,
+            {group.name: np.arange(sizes[group.name]) for group in self.groups},
+            {group.name: np.full(group.units, np.nan) for group in self.groups},
+        )
+        self.config_of(report)
+        return report
+
+    def report(self, scores: Mapping[str, Scores]) -> CropReport:
+        """Return what stays, given the importance of the units of the groups in `cropped`."""
+        every = {group.name: scores.get(group.name, np.full(group.units, np.nan)) for group in self.groups}
+        return crop_report(self._tensors, self.groups, self._chooser.kept(every), every)
+
+    def config_of(self, report: CropReport) -> dict[str, Any] | None:
+        """Return the new config.json; None if it needn't be written and can't say what stays."""
+        try:
+            with as_options():
+                return cropped_config(self._config, report)
+        except OptionError:
+            if self._described or self._local:
+                raise
+            return None
+
+
+def _number(value: Any) -> Any:
+    """Return a number as JSON can hold it."""
+    return value.item() if isinstance(value, np.number) else value
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """Raise what an array function says of wrong values as wrong options."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise OptionError(error.problem) from None
+
+
+def _check_kinds(tensors: Mapping[str, TensorInfo], groups: Sequence[Group]) -> None:
+    for name, cuts in cuts_of("crop_file", tensors, groups).items():
+        info = tensors[name]
+        if len(info.shape) > 2:
+            raise UnsupportedError(f"tensor {quote(name)} must be a vector or a matrix to be cropped, got {info.shape}")
+        if info.dtype not in FLOATS and any(cut.member.scored for cut in cuts):
+            floats = ", ".join(FLOATS)
+            raise UnsupportedError(
+                f"tensor {quote(name)} must be of {floats} for its units to be ranked, got {info.dtype}"
+            )

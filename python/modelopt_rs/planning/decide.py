@@ -1,0 +1,121 @@
+"""Which tensors of a model an operation takes, which it leaves alone, and why.
+
+The default takes what is known to stand it best: the weights of layers, but not embeddings and heads. `include` and
+`exclude` globs change it. Every tensor gets a decision and a one-line reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeAlias
+
+from modelopt_rs.errors import OptionError, UnsupportedError, quote
+from modelopt_rs.layouts.bitmask import bitmask_modules
+from modelopt_rs.planning.families import kept_by_default
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["Action", "Decision", "check_globs", "check_plain", "decide", "matches"]
+
+Action: TypeAlias = Literal["quantize", "prune", "copy"]
+
+
+def check_globs(include: Sequence[str], exclude: Sequence[str]) -> None:
+    """Refuse one string where there must be several."""
+    for name, globs in (("include", include), ("exclude", exclude)):
+        if isinstance(globs, str):
+            raise TypeError(f"{name} must be a sequence of globs, got one string")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done with one tensor, and why."""
+
+    action: Action
+    reason: str
+
+
+def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
+    """Refuse a model that is quantized already, or stored as bitmasks."""
+    masked = next(bitmask_modules(tensors), None)
+    if masked is not None:
+        raise UnsupportedError(
+            f"the model is stored as bitmasks already (it has tensor {quote(masked + '.bitmask')}): dequantize it first"
+        )
+    packed = next((name for name in tensors if name.endswith("weight_packed")), None)
+    if packed is not None or config.get("quantization_config"):
+        what = f"it has tensor {quote(packed)}" if packed else "its config.json has a quantization_config"
+        raise UnsupportedError(f"the model is quantized already ({what}): dequantize it first")
+
+
+def decide(
+    action: Literal["quantize", "prune"],
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    why_not: Callable[[TensorInfo], str | None],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    default: Callable[[TensorInfo], Decision] | None = None,
+) -> dict[str, Decision]:
+    """Decide for each tensor whether an action takes it.
+
+    Parameters
+    ----------
+    action : str
+        What is done with tensors.
+    tensors : mapping
+        The tensors of the model by name.
+    config : mapping
+        The model's config.json; empty where there is none.
+    why_not : callable
+        Says why it can't be done with a tensor; None if it can.
+    include, exclude : sequence of str
+        Globs over names: what to take besides the default, and what not to. `exclude` wins.
+    default : callable, optional
+        Decides for a tensor that it can be done with and that no glob names; by default by its name.
+
+    Raises
+    ------
+    OptionError
+        If a glob matches no tensor, or an include glob only tensors that it can't be done with.
+    """
+    included = matches(tensors, include, "include")
+    excluded = matches(tensors, exclude, "exclude")
+    cannot = {name: why_not(info) for name, info in tensors.items()}
+    plan = {}
+    for name, info in tensors.items():
+        reason = cannot[name]
+        if name in excluded:
+            plan[name] = Decision("copy", f"excluded by {excluded[name]!r}")
+        elif reason is not None:
+            plan[name] = Decision("copy", reason)
+        elif name in included:
+            plan[name] = Decision(action, f"included by {included[name]!r}")
+        elif default is not None:
+            plan[name] = default(info)
+        else:
+            kept = kept_by_default(name, config)
+            layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
+            plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
+    _check_included(action, cannot, include)
+    return plan
+
+
+def matches(tensors: Mapping[str, TensorInfo], globs: Sequence[str], option: str) -> dict[str, str]:
+    """Return the names that globs match, each with the first that does; OptionError where one matches none."""
+    found: dict[str, str] = {}
+    for glob in globs:
+        names = [name for name in tensors if fnmatchcase(name, glob)]
+        if not names:
+            raise OptionError(f"{option} {glob!r} matches no tensor")
+        for name in names:
+            found.setdefault(name, glob)
+    return found
+
+
+def _check_included(action: str, cannot: Mapping[str, str | None], include: Sequence[str]) -> None:
+    """Refuse a glob that can't have any effect; one that also matches a bias or a norm is welcome."""
+    for glob in include:
+        refused = [(name, reason) for name, reason in cannot.items() if fnmatchcase(name, glob)]
+        if all(reason is not None for _, reason in refused):
+            name, reason = refused[0]
+            raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be {action}d: {reason}")

@@ -1,0 +1,126 @@
+"""The options that only ONNX models have; nothing of the package onnx is needed to make them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from os import PathLike
+from typing import Any, Final, TypeAlias
+
+from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.quantize import BITS, QuantizeOptions
+
+__all__ = ["Calibrate", "OnnxOptions"]
+
+Calibrate: TypeAlias = str | PathLike[str] | Mapping[str, Any] | Callable[[], Any]
+"""Where calibration data come from: a file or directory, arrays by input, or what returns samples."""
+
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "target": ("onnxruntime", "portable"),
+    "activations": ("none", "dynamic", "static"),
+    "method": ("minmax", "moving_average", "percentile", "entropy", "mse"),
+}
+LEVELS = (0, 1, 2, 3, 4)
+OPSETS = (7, 26)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxOptions:
+    """How an ONNX model is quantized, besides what `QuantizeOptions` says.
+
+    Parameters
+    ----------
+    target : {"onnxruntime", "portable"}
+        Also the operators of onnxruntime (com.microsoft), or only those of the standard.
+    activations : {"none", "dynamic", "static"}
+        Leave activations as they are, quantize them by the ranges of each call, or by ranges of calibration data.
+    calibrate : path, mapping or callable, optional
+        Calibration data, for static ranges.
+    method : {"minmax", "moving_average", "percentile", "entropy", "mse"}
+        How ranges are found in calibration data.
+    bias_correction, equalize : bool
+        Take the mean error out of biases; make the ranges of channels alike before.
+    smooth : float, optional
+        SmoothQuant's alpha: how much of the range of activations goes into weights, from 0 to 1.
+    accuracy_level : {0, 1, 2, 3, 4}
+        Of `MatMulNBits`. 4 computes with activations of 8 bits, which is several times faster than 0.
+    per_tensor : bool
+        One scale for a whole tensor, where the target's form has one ("portable").
+    opset : int, optional
+        The opset of the output, at least; by default the input's, or what the new operators need.
+    bits_of : mapping of str to {8, 4, 2}
+        Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.onnx import OnnxOptions
+    >>> from modelopt_rs.planning.quantize import QuantizeOptions
+    >>> OnnxOptions(target="portable").accuracy_level
+    4
+    >>> mixed = OnnxOptions(bits_of={"*.value.weight": 8})
+    >>> mixed.at("layer.0.value.weight", QuantizeOptions(bits=4)).bits
+    8
+    """
+
+    target: str = "onnxruntime"
+    activations: str = "none"
+    calibrate: Calibrate | None = None
+    method: str = "minmax"
+    bias_correction: bool = False
+    equalize: bool = False
+    smooth: float | None = None
+    accuracy_level: int = 4
+    per_tensor: bool = False
+    opset: int | None = None
+    bits_of: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                shown = ", ".join(repr(word) for word in known)
+                raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+        if self.accuracy_level not in LEVELS:
+            raise OptionError(f"accuracy_level must be from 0 to 4, got {self.accuracy_level}")
+        if self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
+            raise OptionError(f"smooth must be from 0 to 1, got {self.smooth}")
+        if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise OptionError(f"opset must be from {OPSETS[0]} to {OPSETS[1]}, got {self.opset}")
+        if self.per_tensor and self.target != "portable":
+            raise OptionError("per_tensor needs target 'portable': MatMulNBits has a scale for each block")
+        if (self.activations == "static") != (self.calibrate is not None):
+            got = "without" if self.calibrate is None else f"with activations={self.activations!r}"
+            raise OptionError(f"calibrate must be given with activations 'static', and only then, got {got}")
+        self._check_activations()
+
+    def _check_activations(self) -> None:
+        """Refuse what would change nothing, for it is about activations that are not quantized in that way."""
+        for name, used in (
+            ("method", self.method != "minmax"),
+            ("bias_correction", self.bias_correction),
+            ("smooth", self.smooth is not None),
+        ):
+            if used and self.activations != "static":
+                raise OptionError(
+                    f"{name} needs activations 'static', got {self.activations!r}: it needs calibration data"
+                )
+        if self.equalize and self.activations == "none":
+            raise OptionError("equalize needs activations 'dynamic' or 'static', got 'none'")
+
+        for glob, bits in self.bits_of.items():
+            if bits not in BITS:
+                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits}")
+        if self.bits_of and self.activations != "none":
+            raise OptionError(
+                f"bits_of needs activations 'none', got {self.activations!r}: integer kernels take int8 weights"
+            )
+
+    def at(self, name: str, options: QuantizeOptions) -> QuantizeOptions:
+        """Return the options for one weight: `options` with its bits."""
+        bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
+        return replace(options, bits=bits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options in force, as a report has them; of calibration data only where they come from."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        data = self.calibrate
+        values["calibrate"] = str(data) if isinstance(data, (str, PathLike)) or data is None else type(data).__name__
+        return {**values, "calibrate": None if data is None else values["calibrate"], "bits_of": dict(self.bits_of)}

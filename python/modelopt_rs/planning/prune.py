@@ -1,0 +1,177 @@
+"""Which tensors of a model are pruned, how, and why the others are not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from modelopt_rs.dtypes import FLOATS
+from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["PruneOptions", "WeightAxes", "plan_prune"]
+
+SCOPES = ("tensor", "row", "global")
+FORMATS = ("dense", "bitmask")
+LARGEST_GROUP = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    """How to prune; the options of `prune_file` that change which bytes are written.
+
+    Parameters
+    ----------
+    sparsity : float, optional
+        The share of weights that goes, from 0 to 1.
+    keep, group : int, optional
+        Instead of `sparsity`: how many of each `group` consecutive inputs stay.
+    scope : {"tensor", "row", "global"}
+        What loses the share `sparsity`: each tensor, each of its rows, or all tensors together.
+    format : {"dense", "bitmask"}
+        Store zeros, or the other weights and a bit for each.
+    include, exclude : sequence of str
+        Globs over tensor names: what to prune besides the default, and what not to. `exclude` wins.
+    nan : {"raise", "largest"}
+        What a NaN is: an error, or larger than all numbers, so that it stays.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.prune import PruneOptions
+    >>> PruneOptions(keep=2, group=4).structure
+    '2:4'
+    """
+
+    sparsity: float | None = None
+    keep: int | None = None
+    group: int | None = None
+    scope: str = "tensor"
+    format: str = "dense"
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    nan: str = "raise"
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) != (self.group is None):
+            raise OptionError(f"keep and group must come together, got keep={self.keep}, group={self.group}")
+        if (self.sparsity is None) == (self.group is None):
+            got = "neither" if self.sparsity is None else "both"
+            raise OptionError(f"sparsity, or keep and group, must be given, got {got}")
+        if self.sparsity is not None and not 0.0 <= self.sparsity <= 1.0:
+            raise OptionError(f"sparsity must be from 0 to 1, got {self.sparsity}")
+        if self.group is not None and not 2 <= self.group <= LARGEST_GROUP:
+            raise OptionError(f"group must be from 2 to {LARGEST_GROUP}, got {self.group}")
+        if self.keep is not None and self.group is not None and not 1 <= self.keep < self.group:
+            raise OptionError(f"keep must be from 1 to below group ({self.group}), got {self.keep}")
+        for name, known in (("scope", SCOPES), ("format", FORMATS), ("nan", ("raise", "largest"))):
+            if getattr(self, name) not in known:
+                shown = ", ".join(repr(word) for word in known)
+                raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+        if self.group is not None and self.scope != "tensor":
+            raise OptionError(f"scope must be left out with keep and group, got {self.scope!r}")
+        check_globs(self.include, self.exclude)
+
+    @property
+    def structure(self) -> str:
+        """The structure of the zeros, as compressed-tensors spells it."""
+        return "unstructured" if self.group is None else f"{self.keep}:{self.group}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options in force, as a report has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "include": list(self.include), "exclude": list(self.exclude)}
+
+
+@dataclass(frozen=True, slots=True)
+class WeightAxes:
+    """How a weight lies in its tensor.
+
+    Attributes
+    ----------
+    out_axis, in_axis : int or None
+        The axis that has an index for each output, and the one that is summed over; None where that can't be said.
+    default : Decision
+        What is done with it if no glob names it.
+    refused : str or None
+        Why it can't be pruned.
+    unclear : str or None
+        Why its axes can't be said.
+    """
+
+    out_axis: int | None = 0
+    in_axis: int | None = 1
+    default: Decision = field(default_factory=lambda: Decision("prune", "a weight"))
+    refused: str | None = None
+    unclear: str | None = None
+
+
+PLAIN = WeightAxes()
+"""Of files that have nothing but tensors: (out, in)."""
+
+
+def plan_prune(
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: PruneOptions,
+    axes: Mapping[str, WeightAxes] | None = None,
+) -> dict[str, Decision]:
+    """Decide for each tensor whether it is pruned.
+
+    Parameters
+    ----------
+    tensors : mapping
+        The tensors of the model by name.
+    config : mapping
+        The model's config.json; empty where there is none.
+    options : PruneOptions
+    axes : mapping, optional
+        How each tensor lies, of a model that has a graph. By default all are (out, in), and their names decide.
+
+    Returns
+    -------
+    dict
+        A decision for every name, in the order of `tensors`.
+
+    Raises
+    ------
+    OptionError
+        If a glob matches no tensor, or an include glob only tensors that can't be pruned.
+    UnsupportedError
+        If the model is quantized already, or stored as bitmasks.
+
+    Examples
+    --------
+    >>> from modelopt_rs.stream.model import TensorInfo
+    >>> from modelopt_rs.planning.prune import PruneOptions, plan_prune
+    >>> tensors = {"fc.weight": TensorInfo("fc.weight", "F32", (4, 6), 96)}
+    >>> plan_prune(tensors, {}, PruneOptions(keep=2, group=4))["fc.weight"].reason
+    '6 inputs are no multiple of the group of 4'
+    """
+    check_plain(tensors, config)
+    known = axes if axes is not None else {}
+    return decide(
+        "prune",
+        tensors,
+        config,
+        lambda info: why_not(info, options, known.get(info.name, PLAIN)),
+        options.include,
+        options.exclude,
+        None if axes is None else lambda info: axes[info.name].default,
+    )
+
+
+def why_not(info: TensorInfo, options: PruneOptions, layout: WeightAxes = PLAIN) -> str | None:
+    """Say why a tensor can't be pruned with these options; None if it can."""
+    if info.dtype not in FLOATS:
+        return f"dtype {info.dtype} is not one of {', '.join(FLOATS)}"
+    if layout.refused is not None:
+        return layout.refused
+    if len(info.shape) < 2:
+        return f"{len(info.shape)}-dimensional: not a matrix or more"
+    if 0 in info.shape:
+        return "empty"
+    if layout.unclear is not None and (options.group or options.scope == "row"):
+        return f"which axis holds inputs isn't clear: {layout.unclear}"
+    if options.group and layout.in_axis is not None and info.shape[layout.in_axis] % options.group:
+        return f"{info.shape[layout.in_axis]:,} inputs are no multiple of the group of {options.group}"
+    return None

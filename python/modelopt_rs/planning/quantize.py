@@ -1,0 +1,149 @@
+"""Which tensors of a model are quantized, how, and why the others are not."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
+
+from modelopt_rs.errors import OptionError
+from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
+from modelopt_rs.planning.families import NO_WEIGHT
+from modelopt_rs.stream.model import TensorInfo, is_weight
+
+__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "plan_quantize"]
+
+BITS = (8, 4, 2)
+DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
+QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
+"""The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
+
+TIED = re.compile(r"lm_head|embed_out|decoder|embed_tokens|word_embeddings|wte|shared|tok_embeddings")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """How to quantize; the options of `quantize_file` that change which bytes are written.
+
+    Parameters
+    ----------
+    bits : {8, 4, 2}
+        Bits of a code.
+    scheme : {"symmetric", "asymmetric"}
+        Whether the range is around zero, or has a zero point of its own.
+    group_size : int, optional
+        Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
+        By default 0 at 8 bits, 32 at 4 and 2 bits.
+    include, exclude : sequence of str
+        Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
+    nonfinite : {"raise", "saturate"}
+        What to do with weights that are NaN or infinite.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.quantize import QuantizeOptions
+    >>> QuantizeOptions(bits=4).spec.group_size
+    32
+    """
+
+    bits: int = 8
+    scheme: str = "symmetric"
+    group_size: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    nonfinite: str = "raise"
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise OptionError(f"bits must be 8, 4 or 2, got {self.bits}")
+        if self.scheme == "minmax":
+            raise OptionError("scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'")
+        if self.scheme not in ("symmetric", "asymmetric"):
+            raise OptionError(f"scheme must be 'symmetric' or 'asymmetric', got {self.scheme!r}")
+        if self.group_size is not None and self.group_size < 0:
+            raise OptionError(f"group_size must be 0 (one scale a row) or more, got {self.group_size}")
+        if self.nonfinite not in ("raise", "saturate"):
+            raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
+        check_globs(self.include, self.exclude)
+
+    @property
+    def spec(self) -> PackedSpec:
+        """How a weight is packed."""
+        size = DEFAULT_GROUP[self.bits] if self.group_size is None else self.group_size
+        return PackedSpec(self.bits, self.scheme == "symmetric", size or None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options in force, as a report has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **values,
+            "group_size": self.spec.group_size or 0,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+
+
+def plan_quantize(
+    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
+) -> dict[str, Decision]:
+    """Decide for each tensor whether it is quantized.
+
+    Parameters
+    ----------
+    tensors : mapping
+        The tensors of the model by name.
+    config : mapping
+        The model's config.json; empty where there is none.
+    options : QuantizeOptions
+
+    Returns
+    -------
+    dict
+        A decision for every name, in the order of `tensors`.
+
+    Raises
+    ------
+    OptionError
+        If a glob matches no tensor, or an include glob only tensors that can't be quantized.
+    UnsupportedError
+        If the model is quantized already.
+
+    Examples
+    --------
+    >>> from modelopt_rs.stream.model import TensorInfo, is_weight
+    >>> from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
+    >>> tensors = {"fc.weight": TensorInfo("fc.weight", "F32", (4, 8), 128)}
+    >>> plan_quantize(tensors, {}, QuantizeOptions())["fc.weight"].action
+    'quantize'
+    """
+    check_plain(tensors, config)
+    included = matches(tensors, options.include, "include")
+
+    def reason(info: TensorInfo) -> str | None:
+        return why_not(info, options) or (_why_tied(info.name, config) if info.name in included else None)
+
+    return decide("quantize", tensors, config, reason, options.include, options.exclude)
+
+
+def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
+    """Say why a tensor can't be quantized with these options; None if it can."""
+    if info.dtype not in QUANTIZED:
+        return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
+    if len(info.shape) != 2:
+        return f"not 2-dimensional, but {len(info.shape)}-dimensional"
+    if 0 in info.shape:
+        return "empty"
+    if not is_weight(info.name):
+        return NO_WEIGHT
+    size = options.spec.group_size
+    if size and info.shape[1] % size:
+        return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
+    return None
+
+
+def _why_tied(name: str, config: Mapping[str, Any]) -> str | None:
+    """A loader that ties the head to the embedding keeps one of the two: then neither may be packed."""
+    part = name.removesuffix(".weight").split(".")[-1]
+    if config.get("tie_word_embeddings", False) and TIED.fullmatch(part):
+        return "it is tied to the embedding by config.json's tie_word_embeddings"
+    return None

@@ -1,0 +1,1 @@
+"""What an operation reports: figures, and their JSON."""

@@ -1,0 +1,230 @@
+"""The commands of modelopt-rs: what they do and print, option by option."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints import LINEAR, bert, directory, files_of, read, weights, write
+from modelopt_rs import __version__
+from modelopt_rs.cli import main
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that must succeed without a word on stderr; return its stdout."""
+
+    def call(*arguments: object) -> str:
+        code = main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert (code, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.safetensors", bert())
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == f"modelopt-rs {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "prune", "dequantize", "compare", "demo"])
+def test_help(run: Run, command: str) -> None:
+    assert command in run("--help")
+    text = run(command, "--help")
+    assert "Usage: modelopt-rs " + command in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_quantize(run: Run, model: Path, tmp_path: Path) -> None:
+    out = run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "4")
+    assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_packed"][1].shape == (64, 8)
+    assert f"{model} -> {tmp_path / 'b.safetensors'}" in out
+    assert "quantized  2 tensors" in out
+    assert "left  1 tensor: the last head" in out
+    assert re.search(r"bytes  [\d,]+ -> [\d,]+ \(ratio [\d.]+\)", out)
+    assert re.search(r"SQNR  [\d.]+ dB, largest error [\d.]+", out)
+    assert re.search(rf"worst  ({LINEAR[0]}|{LINEAR[1]}): [\d.]+ dB", out)
+    assert re.search(r"time  [\d.]+ s, [\d.]+ GB/s of input, peak memory \d+ MiB", out)
+
+
+def test_quantize_defaults_to_8_bits_and_one_scale_a_row(run: Run, model: Path, tmp_path: Path) -> None:
+    run("quantize", model, "-o", tmp_path / "b.safetensors")
+    assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_scale"][1].shape == (64, 1)
+
+
+def test_scheme_and_group_size(run: Run, model: Path, tmp_path: Path) -> None:
+    b = tmp_path / "b.safetensors"
+    run("quantize", model, "-o", b, "--bits", "2", "--scheme", "asymmetric", "--group-size", "16")
+    out = read(b)
+    assert out[f"{LINEAR[0]}_scale"][1].shape == (64, 4)
+    assert out[f"{LINEAR[0]}_zero_point"][1].shape == (4, 4)
+
+
+def test_a2_nonfinite(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.ones((8, 64), np.float32)
+    values[3, 5] = np.nan
+    source = write(tmp_path / "nan.safetensors", {"fc.weight": ("F32", values)})
+    assert main(["quantize", str(source), "-o", str(tmp_path / "out.safetensors")]) == 1
+    assert 'x has 1 non-finite value, first at index (3, 5); pass nonfinite="saturate"' in capsys.readouterr().err
+    run("quantize", source, "-o", tmp_path / "out.safetensors", "--nonfinite", "saturate")
+    assert read(tmp_path / "out.safetensors")["fc.weight_packed"][1].shape == (8, 16)
+
+
+def test_include_and_exclude(run: Run, model: Path, tmp_path: Path) -> None:
+    b = tmp_path / "b.safetensors"
+    run(
+        "quantize",
+        model,
+        "-o",
+        b,
+        "--include",
+        "*word_embeddings*",
+        "--include",
+        "classifier.*",
+        "--exclude",
+        "*query*",
+    )
+    packed = {name.removesuffix("_packed") for name in read(b) if name.endswith("_packed")}
+    assert packed == {"embeddings.word_embeddings.weight", "classifier.weight", LINEAR[1]}
+
+
+@pytest.mark.parametrize("size", ["64KiB", "64kib", "65536", "0.5 MiB", "300KB", "1GiB"])
+def test_max_memory_and_threads_change_no_byte(run: Run, model: Path, tmp_path: Path, size: str) -> None:
+    run("quantize", model, "-o", tmp_path / "b.safetensors")
+    run(
+        "quantize",
+        model,
+        "-o",
+        tmp_path / "c.safetensors",
+        "--max-memory",
+        size,
+        "--threads",
+        "3",
+        "--no-verify",
+    )
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "c.safetensors").read_bytes()
+
+
+def test_dry_run(run: Run, model: Path, tmp_path: Path) -> None:
+    for more in ((), ("-o", tmp_path / "b.safetensors")):
+        out = run("quantize", model, "--dry-run", *more)
+        assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+        assert "the last head" in out
+        assert "dry run: nothing written" in out
+        assert max(map(len, out.split("\n\n")[0].splitlines())) <= 80
+
+
+def test_json(run: Run, model: Path, tmp_path: Path) -> None:
+    run("quantize", model, "-o", tmp_path / "b.safetensors", "--json", tmp_path / "q.json")
+    run(
+        "dequantize",
+        tmp_path / "b.safetensors",
+        "-o",
+        tmp_path / "c.safetensors",
+        "--json",
+        tmp_path / "d.json",
+    )
+    run("compare", model, tmp_path / "b.safetensors", "--json", tmp_path / "c.json")
+    run("inspect", model, "--json", tmp_path / "i.json")
+    loaded = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in "qdci"}
+    assert all(report["schema"] == 1 for report in loaded.values())
+    assert loaded["q"]["totals"]["changed"] == loaded["d"]["totals"]["changed"] == 2
+    assert loaded["c"]["worst_tensor"] == loaded["q"]["totals"]["worst_tensor"]
+    assert [t["name"] for t in loaded["i"]["tensors"]] == [t["name"] for t in loaded["q"]["tensors"]]
+
+
+def test_overwrite(run: Run, model: Path, tmp_path: Path) -> None:
+    run("quantize", model, "-o", tmp_path / "b.safetensors")
+    run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "2", "--overwrite")
+    assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_packed"][1].shape == (64, 4)
+
+
+def test_directory_there_and_back(run: Run, tmp_path: Path) -> None:
+    source = directory(tmp_path / "a", bert())
+    run("quantize", source, "-o", tmp_path / "b", "--bits", "4")
+    out = run("dequantize", tmp_path / "b", "-o", tmp_path / "c", "--dtype", "float16", "--max-memory", "1MiB")
+    assert "dequantized  2 tensors" in out
+    assert set(files_of(source)) == set(files_of(tmp_path / "c"))
+    assert read(tmp_path / "c" / "model.safetensors")[LINEAR[0]][0] == "F16"
+
+
+def test_inspect(run: Run, model: Path) -> None:
+    out = run("inspect", model, "--threads", "1", "--max-memory", "1MiB")
+    lines = out.splitlines()
+    assert lines[0] == "tensor"
+    assert lines[1].split() == ["dtype", "shape", "bytes", "min", "max", "absmax", "zeros", "nonfin"]
+    at = lines.index("embeddings.position_ids")
+    assert lines[at + 1].split() == ["I64", "1x16", "128", "0", "15", "15", "6.2%", "0"]
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].startswith("7 tensors, ")
+
+
+def test_compare(run: Run, model: Path, tmp_path: Path) -> None:
+    run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "4")
+    out = run("compare", model, tmp_path / "b.safetensors")
+    lines = out.splitlines()
+    assert lines[0].split() == ["tensor", "SQNR", "dB", "max", "error", "cosine"]
+    row = next(line for line in lines if line.startswith("classifier.weight"))
+    assert row.split() == ["classifier.weight", "exact", "0", "1.000000"]
+    assert max(map(len, lines[:-1])) <= 80
+    assert re.match(r"all 7 compared tensors: SQNR [\d.]+ dB, largest error [\d.]+, cosine 0.99\d+", lines[-1])
+
+
+def test_compare_lists_what_differs(run: Run, tmp_path: Path) -> None:
+    x = weights((2, 4))
+    a = write(tmp_path / "a.safetensors", {"one": ("F32", x), "shape": ("F32", x)})
+    b = write(tmp_path / "b.safetensors", {"shape": ("F32", x.reshape(4, 2)), "two": ("F32", x)})
+    out = run("compare", a, b)
+    assert "shapes differ: shape: [2, 4] in A, [4, 2] in B\nonly in A: one\nonly in B: two\n" in out
+
+
+NAMES = [
+    "[bold]x[/bold].weight",
+    "a\x1b[31mred.weight",
+    "tab\tnew\nline.weight",
+    "\u202ereversed.weight",
+    "[/]:smile:.weight",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_e16_names_are_shown_as_they_are_and_steer_nothing(run: Run, tmp_path: Path, name: str) -> None:
+    x = weights((4, 32))
+    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write(a, {name: ("F32", x)})
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    for out in (
+        run("inspect", a),
+        run("quantize", a, "--dry-run"),
+        run("quantize", a, "-o", b),
+        run("compare", a, b),
+    ):
+        assert shown in out
+        assert not set(out) & {"\x1b", "\t", "\u202e"}
+
+
+def test_a_long_name_is_folded_not_cut(run: Run, tmp_path: Path) -> None:
+    name = "layer." * 30 + "weight"
+    a = write(tmp_path / "a.safetensors", {name: ("F32", np.ones((2, 2), np.float32))})
+    table = run("compare", a, a).split("\n\n")[0].splitlines()[1:]
+    assert max(map(len, table)) <= 80
+    assert "".join(line.split()[0] for line in table) == name
+
+
+def test_plain_progress(run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelopt_rs.cli.show.PLAIN_SECONDS", 0.0)
+    out = run("quantize", model, "-o", tmp_path / "b.safetensors")
+    assert "quantize: 100 % of " in out

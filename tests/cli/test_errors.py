@@ -1,0 +1,223 @@
+"""Errors of modelopt-rs: one line on stderr, an exit code, nothing written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+from checkpoints import LINEAR, bert, directory, files_of, weights, write
+from modelopt_rs import InternalError
+from modelopt_rs.cli import main
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+Fail = Callable[..., str]
+SIZES = "256MiB, 1.5GiB, 300MB or 1048576"
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fail:
+    """Run a command that must fail with a code; return its one line, and see that no file changed."""
+
+    def call(code: int, *arguments: object) -> str:
+        before = files_of(tmp_path)
+        got = main([str(a) for a in arguments])
+        _, err = capsys.readouterr()
+        assert (got, err.count("\n")) == (code, 1), err
+        assert err.startswith("modelopt-rs: ")
+        assert files_of(tmp_path) == before
+        return err.removeprefix("modelopt-rs: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.safetensors", bert())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing command."),
+        (["bogus"], "No such command 'bogus'."),
+        (["quantize"], "Missing argument 'FILE|DIR'."),
+        (["inspect"], "Missing argument 'FILE|DIR'."),
+        (["compare", "a"], "Missing argument 'B'."),
+        (["dequantize", "a"], "Missing option '-o' / '--output'."),
+        (["quantize", "MODEL"], "Missing option '-o' / '--output' (or --dry-run)"),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--bits", "3"],
+            "Invalid value for '--bits': '3' is not one of '8', '4', '2'.",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--scheme", "minmax"],
+            "scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--scheme", "odd"],
+            "scheme must be 'symmetric' or 'asymmetric', got 'odd'",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--group-size", "-1"],
+            "Invalid value for '--group-size': -1 is not in the range x>=0.",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--threads", "0"],
+            "Invalid value for '--threads': 0 is not in the range 1<=x<=1024.",
+        ),
+        (["quantize", "MODEL", "-o", "OUT", "--include", "typo*"], "include 'typo*' matches no tensor"),
+        (["quantize", "MODEL", "-o", "OUT", "--exclude", "typo*"], "exclude 'typo*' matches no tensor"),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--include", "*LayerNorm*"],
+            "include '*LayerNorm*': tensor 'embeddings.LayerNorm.weight' can't be quantized: "
+            "not 2-dimensional, but 1-dimensional",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--max-memory", "12furlongs"],
+            "Invalid value for '--max-memory': '12furlongs' is not a size such as " + SIZES,
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--max-memory", "-1"],
+            "Invalid value for '--max-memory': '-1' is not a size such as " + SIZES,
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--max-memory", "0.1"],
+            "Invalid value for '--max-memory': '0.1' is less than one byte",
+        ),
+        (
+            ["dequantize", "MODEL", "-o", "OUT", "--dtype", "int8"],
+            "Invalid value for '--dtype': 'int8' is not one of 'float32', 'float16', 'bfloat16'.",
+        ),
+    ],
+)
+def test_usage(fail: Fail, model: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    places = {"MODEL": str(model), "OUT": str(tmp_path / "out.safetensors")}
+    assert fail(2, *(places.get(a, a) for a in arguments)) == message
+
+
+def test_memory_for_no_row(fail: Fail, model: Path, tmp_path: Path) -> None:
+    message = fail(2, "quantize", model, "-o", tmp_path / "b", "--max-memory", "100B")
+    assert message == "tensor 'embeddings.word_embeddings.weight': one row needs 256 bytes, max_memory is 100"
+
+
+def test_missing(fail: Fail, model: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.safetensors"
+    line = f"{gone}: No such file or directory"
+    assert fail(1, "inspect", gone) == line
+    assert fail(1, "quantize", gone, "-o", tmp_path / "b") == line
+    assert fail(1, "dequantize", gone, "-o", tmp_path / "b") == line
+    assert fail(1, "compare", model, gone) == line
+    assert fail(1, "compare", gone, model) == line
+
+
+def test_output_exists(fail: Fail, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("precious")
+    assert fail(1, "quantize", model, "-o", tmp_path / "b").startswith(f"{tmp_path / 'b'}: the file exists")
+    source = directory(tmp_path / "d", bert())
+    directory(tmp_path / "e", bert())
+    assert fail(1, "quantize", source, "-o", tmp_path / "e").startswith(f"{tmp_path / 'e'}: the directory is not empty")
+
+
+def test_output_in_no_directory(fail: Fail, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no" / "b.safetensors"
+    assert fail(1, "quantize", model, "-o", out) == f"{out}: No such file or directory"
+    report = tmp_path / "no" / "r.json"
+    assert fail(1, "inspect", model, "--json", report) == f"{report}: No such file or directory"
+
+
+def test_e17_not_a_regular_file(fail: Fail) -> None:
+    assert "not a regular file" in fail(1, "inspect", "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00", b"\xff" * 8, b"\x10\0\0\0\0\0\0\0{", b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}tail"],
+)
+def test_malformed(fail: Fail, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(data)
+    for command in (["inspect"], ["quantize", "-o", tmp_path / "b"], ["dequantize", "-o", tmp_path / "b"]):
+        assert fail(3, *command, tmp_path / "a.safetensors").startswith(f"{tmp_path / 'a.safetensors'}: ")
+
+
+def test_not_a_model(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "x.txt").write_text("hello")
+    fail(3, "inspect", tmp_path / "d")
+    fail(3, "inspect", tmp_path / "x.txt")
+
+
+def test_e16_names_in_errors_are_escaped(fail: Fail, tmp_path: Path) -> None:
+    a = write(tmp_path / "a.safetensors", {"\x1b[31m\n.weight": ("F32", np.full((2, 2), np.nan, np.float32))})
+    assert "'\\x1b[31m\\n.weight'" in fail(1, "quantize", a, "-o", tmp_path / "b")
+    assert "\\x1b[31m: " in fail(1, "inspect", tmp_path / "\x1b[31m")
+
+
+def test_nonfinite(fail: Fail, tmp_path: Path) -> None:
+    model = bert()
+    model[LINEAR[0]][1][3, 4] = np.nan
+    a = write(tmp_path / "a.safetensors", model)
+    message = fail(1, "quantize", a, "-o", tmp_path / "b")
+    assert message.startswith(f"{a}: tensor '{LINEAR[0]}', rows from 0: ")
+
+
+def test_quantized_already(fail: Fail, tmp_path: Path, model: Path) -> None:
+    mo.quantize_file(model, tmp_path / "b.safetensors", durable=False)
+    message = fail(3, "quantize", tmp_path / "b.safetensors", "-o", tmp_path / "c")
+    assert message.endswith("dequantize it first")
+
+
+def test_unsupported_quantization(fail: Fail, tmp_path: Path) -> None:
+    source = directory(tmp_path / "a", bert(), {"quantization_config": {"quant_method": "gptq"}})
+    assert "method 'gptq'" in fail(3, "dequantize", source, "-o", tmp_path / "b")
+    assert "quantized already" in fail(3, "quantize", source, "-o", tmp_path / "b")
+
+
+def test_sharded_with_a_missing_shard(fail: Fail, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    index = {"metadata": {}, "weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "missing" in fail(3, "quantize", tmp_path / "a", "-o", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyError("x"), 70, "internal error, please report it: KeyError: 'x'"),
+        (TypeError("t"), 70, "internal error, please report it: TypeError: t"),
+        (InternalError("kernel; please report"), 70, "kernel; please report"),
+        (MemoryError(), 1, "out of memory"),
+        (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device"),
+        (OSError("no number"), 1, "no number"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_codes(
+    fail: Fail, model: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("modelopt_rs.cli.inspect.inspect_file", broken)
+    assert fail(code, "inspect", model) == message
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
+    arguments = ["inspect", str(tmp_path / "gone")]
+    arguments.insert(0 if where == "before" else 2, "--debug")
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith(f"modelopt-rs: {tmp_path / 'gone'}: No such file or directory\n")
+
+
+def test_weights_are_untouched_by_a_failed_overwrite(fail: Fail, tmp_path: Path) -> None:
+    x = weights((4, 64))
+    x[0, 0] = np.inf
+    a = write(tmp_path / "a.safetensors", {"fc.weight": ("F32", x)})
+    fail(1, "quantize", a, "-o", a, "--overwrite")

@@ -1,0 +1,123 @@
+"""The same input gives the same bits for every instruction set and every number of threads (B10, B11).
+
+Every public call, every dtype, every length from 0 to 257 and on both sides of the powers of two up to four
+chunks. An input that is refused must be refused in the same words.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+import reference as ref
+from modelopt_rs import _core
+
+CALLS = ref.calls(mo) | ref.steps(mo)
+SHORT = range(258)
+LONG = sorted({2**k + d for k in range(9, 18) for d in (-1, 0, 1)} | {3 * ref.CHUNK + d for d in (-1, 1)})
+CASES = [(name, dtype) for name, call in CALLS.items() for dtype in (["uint8"] if call.codes else ref.DTYPES)]
+OFFSETS = 7  # the inputs start at different places of a cache line
+
+
+def outcome(call: ref.Call, argument: Any, threads: int) -> Any:
+    try:
+        return ref.bits_of(call.run(argument, threads))
+    except ValueError as error:
+        return str(error)
+
+
+def prepared(call: ref.Call, x: np.ndarray) -> Any:
+    """The argument of a call, or None where making it is itself refused (an empty input of quantize)."""
+    try:
+        return call.prepare(x)
+    except ValueError:
+        return None
+
+
+def data(dtype: Any) -> np.ndarray:
+    n = LONG[-1] + OFFSETS
+    if dtype == "uint8":
+        return np.random.default_rng(n).integers(0, 256, n, dtype=np.uint8)
+    return ref.wild(n, dtype)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    return {str(dtype): data(dtype) for dtype in [*ref.DTYPES, "uint8"]}
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda v: str(v))
+def test_b10_b11_bits_do_not_depend_on_the_instruction_set_or_the_threads(name, dtype, isas, inputs):
+    call, whole = CALLS[name], inputs[str(dtype)]
+    for lengths, counts in ((SHORT, (1, 5)), (LONG, range(1, 9))):
+        for n in lengths:
+            argument = prepared(call, whole[n % OFFSETS : n % OFFSETS + n])
+            _core.set_isa("portable")
+            want = outcome(call, argument, 1)
+            for isa in isas:
+                _core.set_isa(isa)
+                for threads in counts if n > ref.CHUNK // 2 else (1, 5):
+                    got = outcome(call, argument, threads)
+                    assert got == want, f"{n} elements, {isa}, {threads} threads"
+
+
+@pytest.mark.parametrize("name", ["sum", "var", "norm2", "sum-axis0", "quantize-symmetric8-all", "histogram"])
+def test_b10_bits_stay_the_same_over_200_runs_under_load(name):
+    """Eight threads on however few CPUs there are: they never finish in the same order."""
+    call = CALLS[name]
+    x = call.prepare(ref.wild(5 * ref.CHUNK + 3, np.float32))
+    want = outcome(call, x, 1)
+    for _ in range(200):
+        assert outcome(call, x, 8) == want
+
+
+@pytest.mark.parametrize("name", [n for n, c in CALLS.items() if not c.function.startswith("dequantize")])
+def test_c5_bits_do_not_depend_on_the_strides(name):
+    call = CALLS[name]
+    for n in (5, 130, ref.CHUNK + 65):
+        if call.codes:
+            wide = np.zeros((2, 3 * n), np.uint8)
+            wide[:, ::3] = data("uint8")[: 2 * n].reshape(2, n)
+            if name.startswith("pack"):
+                wide &= 2 ** int(name[4:]) - 1
+            views = [wide[:, ::3], wide[::-1, ::3], wide[:, ::-3][:, :n]]
+        elif call.prepare in (ref.rows, ref.columns):
+            wide = ref.wild(3 * n, np.float32).reshape(call.prepare(ref.wild(3 * n, np.float32)).shape)
+            views = [np.asfortranarray(wide), wide[::-1, ::-1], np.repeat(wide, 2, axis=1)[:, ::2], wide[::2]]
+        else:
+            wide = ref.wild(3 * n, np.float32)
+            if call.prepare is ref.poisoned:
+                wide = ref.poisoned(wide)
+            views = [wide[::3], wide[::-1], wide[::-2], wide.reshape(3, n).T]
+        for view in views:
+            argument = view
+            same = np.ascontiguousarray(view)
+            if call.codes and name.startswith("unpack"):
+                argument, same = view[0], same[0]
+            assert outcome(call, argument, 2) == outcome(call, same, 2)
+
+
+def test_the_list_of_calls_is_complete():
+    """A new public function must stand in the list, so that the laws are tested for it.
+
+    Muon's bits are the BLAS's; a Calibrator's are those of reductions that are in the list.
+    """
+    listed = {call.function for call in CALLS.values()}
+    public = {f"reduce.{name}" for name in mo.reduce.__all__}
+    public |= {name if hasattr(mo, name) else f"quant.{name}" for name in mo.quant.__all__}
+    public |= {f"optim.{name}" for name in mo.optim.__all__ if name.endswith("_step")}
+    prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "sparsegpt", "compress", "to_csr"}
+    public |= {f"prune.{name}" for name in mo.prune.__all__ if name in prune}
+    others = {"QuantizedArray", "quant.Calibrator", "quant.Format", "quant.formats", "optim.muon_step"}
+    assert listed == public - others
+
+
+def test_b11_the_instruction_set_can_be_chosen(isas):
+    assert "portable" in isas
+    for isa in isas:
+        _core.set_isa(isa)
+        assert _core.isa() == isa
+    with pytest.raises(ValueError, match=r"^set_isa: .*portable.*avx2.*avx512.*got .*sse9"):
+        _core.set_isa("sse9")
+    assert _core.isa() == isas[-1]

@@ -1,0 +1,229 @@
+"""Calibration data in all its forms, and what is seen when a model runs on it."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper
+
+from activation_graphs import attention, convolutions, model, node, normal
+from modelopt_rs import FormatError
+from modelopt_rs.errors import OptionError
+from modelopt_rs.files.onnx import OnnxSource
+from modelopt_rs.onnx.int8 import observe
+from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.int8.samples import Samples
+from modelopt_rs.onnx.run.inputs import InputInfo
+
+ONE = {"x": InputInfo("x", "float32", ("batch", 3))}
+TWO = {**ONE, "mask": InputInfo("mask", "int64", ("batch", None))}
+X = np.arange(12, dtype=np.float32).reshape(4, 3)
+MASK = np.arange(20).reshape(4, 5)
+
+
+def taken(given: object, infos: dict[str, InputInfo]) -> list[dict[str, list]]:
+    return [{name: array.tolist() for name, array in feed.items()} for feed in Samples(given, infos, "m.onnx")]
+
+
+ROWS = [{"x": [row.tolist()], "mask": [mask.tolist()]} for row, mask in zip(X, MASK, strict=True)]
+
+
+def test_arrays_are_cut_along_an_open_batch():
+    assert taken({"x": X, "mask": MASK}, TWO) == ROWS
+
+
+def test_an_axis_more_than_the_input_has_is_that_of_the_samples():
+    got = taken({"x": X.reshape(2, 2, 3), "mask": MASK.reshape(2, 2, 5)}, TWO)
+    assert got == [{"x": X[i : i + 2].tolist(), "mask": MASK[i : i + 2].tolist()} for i in (0, 2)]
+
+
+def test_a_fixed_batch_is_cut_into_its_length():
+    infos = {"x": InputInfo("x", "float32", (2, 3))}
+    assert taken({"x": X}, infos) == [{"x": X[:2].tolist()}, {"x": X[2:].tolist()}]
+
+
+def test_lists_have_a_sample_in_each_element():
+    got = taken({"x": [X[:1], X[1:4]], "mask": [MASK[:1], MASK[1:, :2]]}, TWO)
+    assert got == [ROWS[0], {"x": X[1:4].tolist(), "mask": MASK[1:, :2].tolist()}]
+
+
+def test_files_directories_callables_and_iterables_have_the_same_samples(tmp_path):
+    np.savez(tmp_path / "all.npz", x=X, mask=MASK)
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for i in (2, 0, 3, 1):
+        np.savez(folder / f"{i}.npz", x=X[i : i + 1], mask=MASK[i : i + 1])
+    feeds = [{"x": X[i : i + 1], "mask": MASK[i : i + 1]} for i in range(4)]
+    for given in (tmp_path / "all.npz", str(folder), lambda: iter(feeds), feeds, iter(feeds)):
+        assert taken(given, TWO) == ROWS
+
+
+def test_npy_files_are_the_samples_of_a_model_with_one_input(tmp_path):
+    for i in (1, 0):
+        np.save(tmp_path / f"{i}.npy", X[2 * i : 2 * i + 2])
+    (tmp_path / "notes.txt").write_text("not a sample")
+    assert taken(tmp_path, ONE) == [{"x": X[:2].tolist()}, {"x": X[2:].tolist()}]
+
+
+def test_samples_are_there_as_often_as_they_are_wanted_but_not_those_of_an_iterator():
+    samples = Samples(lambda: iter([{"x": X}]), ONE, "m.onnx")
+    assert len(list(samples)) == len(list(samples)) == 1
+    samples = Samples(iter([{"x": X}]), ONE, "m.onnx")
+    list(samples)
+    message = "^calibrate must be a callable or a sequence, got an iterator; the samples are needed more than once$"
+    with pytest.raises(OptionError, match=message):
+        list(samples)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (3, OptionError, "calibrate must be a path, a mapping, an iterable or a callable, got int"),
+        ([], OptionError, "calibrate must have at least one sample, got none"),
+        (lambda: [], OptionError, "calibrate must have at least one sample, got none"),
+        ([X], TypeError, "calibrate: sample 0 must be a mapping of arrays by input, got ndarray"),
+        ({"x": X}, ValueError, "calibrate: must have the model's inputs 'x', 'mask': 'mask' is missing"),
+        ([{"x": X}], ValueError, "calibrate: sample 0: must have the model's inputs 'x', 'mask': 'mask' is missing"),
+        ({"x": [X], "mask": [MASK, MASK]}, ValueError,
+         "calibrate: the inputs must have equally many samples, got 'x' 1, 'mask' 2"),
+        ([{"x": X.astype(int), "mask": MASK}], TypeError,
+         "calibrate: sample 0: 'x' must be of dtype float32, got int64"),
+        ([{"x": X[:, :2], "mask": MASK}], ValueError, "calibrate: sample 0: axis 1 of 'x' must be 3 long, got shape"),
+    ],
+)  # fmt: skip
+def test_data_that_do_not_fit_are_named(given, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        list(Samples(given, TWO, "m.onnx"))
+
+
+def test_a_sample_of_several_fixed_batches_is_refused():
+    infos = {"x": InputInfo("x", "float32", (2, 3))}
+    with pytest.raises(ValueError, match=r"^calibrate: sample 0: must have one batch, got 2$"):
+        list(Samples([{"x": X}], infos, "m.onnx"))
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(OptionError, match=r"^calibrate: .* must have \.npy or \.npz files, has none$"):
+        list(Samples(tmp_path, ONE, "m.onnx"))
+    np.save(tmp_path / "0.npy", X)
+    with pytest.raises(OptionError, match=r"^calibrate: .*0\.npy must be an \.npz file: the model has 2 inputs$"):
+        list(Samples(tmp_path, TWO, "m.onnx"))
+    (tmp_path / "0.npy").write_bytes(b"no array")
+    with pytest.raises(FormatError, match=r"0\.npy: not an \.npy file of an array: "):
+        list(Samples(tmp_path, ONE, "m.onnx"))
+
+
+# ---- what is seen
+
+
+def seen(path: Path, names: list[str], feeds: list[dict[str, np.ndarray]]) -> list[tuple[str, bytes]]:
+    found = []
+    with OnnxSource(path) as source:
+        observer = Observer(source.model, path, names, threads=1)
+        assert observer.run(feeds, lambda name, array: found.append((name, array.tobytes())), names) == len(feeds)
+    return sorted(found)
+
+
+def by_hand(proto: onnx.ModelProto, names: list[str], feeds: list[dict[str, np.ndarray]]) -> list[tuple[str, bytes]]:
+    """The same with the values added as outputs by onnx."""
+    import onnxruntime
+
+    other = onnx.ModelProto()
+    other.CopyFrom(proto)
+    inputs = {value.name for value in proto.graph.input}
+    inner = [name for name in names if name not in inputs]
+    for name in inner:
+        if name not in {value.name for value in proto.graph.output}:
+            other.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(other.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = []
+    for feed in feeds:
+        found += [(name, feed[name].tobytes()) for name in names if name in inputs]
+        found += [(name, array.tobytes()) for name, array in zip(inner, session.run(inner, feed), strict=True)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("stored", ["inline", "external", "as numbers"])
+def test_inner_values_are_seen_wherever_the_weights_stand(tmp_path, stored):
+    proto, path = convolutions(), tmp_path / "m.onnx"
+    feeds = [{"x": normal(2, 3, 16, 16)} for _ in range(3)]
+    names = ["r1", "x", "p1", "y", "c3"]
+    want = by_hand(proto, names, feeds)
+    if stored == "as numbers":
+        for tensor in proto.graph.initializer:
+            numbers = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.FLOAT, tensor.dims, numbers.ravel()))
+    onnx.save(proto, path, save_as_external_data=stored == "external", location="m.data", size_threshold=0)
+    assert seen(path, names, feeds) == want
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_in_a_cache_of_links_is_seen(tmp_path, monkeypatch, external):
+    """The cache of a model hub: names that are links to blobs; here by a relative path."""
+    blobs, names = tmp_path / "blobs", tmp_path / "names"
+    blobs.mkdir()
+    names.mkdir()
+    onnx.save(convolutions(), names / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=0)
+    for i, file in enumerate(sorted(names.iterdir())):
+        file.rename(blobs / f"{i}")
+        file.symlink_to(blobs / f"{i}")
+    monkeypatch.chdir(tmp_path)
+    feed = {"x": normal(2, 3, 16, 16)}
+    found = []
+    with OnnxSource("names/m.onnx", allow_symlinks_under=blobs) as source:
+        observer = Observer(source.model, "names/m.onnx", ["r1"], threads=1)
+        observer.run([feed], lambda name, array: found.append((name, array.tobytes())), ["r1"])
+    assert found == by_hand(convolutions(), ["r1"], [feed])
+
+
+def test_many_or_large_values_come_in_several_runs_and_are_the_same(tmp_path, monkeypatch):
+    proto, path = attention(), tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    feeds = [{"x": normal(2, 5, 32)} for _ in range(3)]
+    names = ["n1", "q", "k", "s", "p", "o", "h", "n2", "act", "y"]
+    want = seen(path, names, feeds)
+    monkeypatch.setattr(observe, "FIRST", 3)
+    monkeypatch.setattr(observe, "TOGETHER", 3000)
+    assert seen(path, names, feeds) == want
+
+
+def test_the_model_is_not_changed_by_being_watched(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(convolutions().SerializeToString())
+    with OnnxSource(path) as source:
+        Observer(source.model, path, ["r1"], threads=1)
+        assert [value.name for value in source.model.graph.outputs] == ["y"]
+        assert source.model.graph.initializers["w2"].const_value.numpy().shape == (16, 16, 3, 3)
+
+
+def test_a_model_that_onnxruntime_refuses_is_an_error_that_names_the_node(tmp_path):
+    proto = model([node("Relu", ["x"], ["y"], name="odd")], {"x": [2]}, {"y": [2]}, {})
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with OnnxSource(path) as source, pytest.raises(FormatError, match=r"m\.onnx: onnxruntime refuses it: .*NoSuchOp"):
+        Observer(source.model, path, ["y"])
+
+
+def test_memory_is_for_one_sample(tmp_path):
+    """200 samples of 2 MiB of activations: memory stays at a few of them."""
+    from modelopt_rs.onnx.int8.statistics import Statistics
+
+    path = tmp_path / "m.onnx"
+    path.write_bytes(convolutions().SerializeToString())
+    x = normal(32, 3, 16, 16)
+    with OnnxSource(path) as source:
+        values = {value.name: value for each in source.model.graph for value in each.outputs}
+        observer = Observer(source.model, path, list(values)[:8], threads=1)
+        statistics = Statistics("percentile", ranges=list(values.values())[:8])
+        observer.run([{"x": x}] * 2, statistics.take, list(statistics.values))
+        tracemalloc.start()
+        observer.run(({"x": x + np.float32(i)} for i in range(200)), statistics.take, list(statistics.values))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 8 * 2**20

@@ -1,0 +1,403 @@
+"""quantize_file: layout, bytes, bounds, and that nothing is lost."""
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+from checkpoints import (
+    LINEAR,
+    NUMPY,
+    bert,
+    codes,
+    dense,
+    directory,
+    files_of,
+    from_bf16,
+    metadata,
+    read,
+    sharded,
+    to_bf16,
+    weights,
+    write,
+)
+from modelopt_rs.errors import OptionError
+
+
+def as_float(tensor: tuple[str, np.ndarray]) -> np.ndarray:
+    dtype, array = tensor
+    return (from_bf16(array) if dtype == "BF16" else array).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (8, 32), (4, 0), (4, 16), (2, 32)])
+def test_layout(tmp_path: Path, dtype: str, scheme: str, bits: int, group: int) -> None:
+    model = bert(dtype)
+    source = write(tmp_path / "a.safetensors", model, {"format": "pt"})
+    report = mo.quantize_file(
+        source, tmp_path / "b.safetensors", bits=bits, scheme=scheme, group_size=group, durable=False
+    )
+    out = read(tmp_path / "b.safetensors")
+    for name in LINEAR:
+        x = as_float(model[name])
+        rows, columns = x.shape
+        size = group or columns
+        assert out[f"{name}_packed"][0] == "I32"
+        assert out[f"{name}_scale"][0] == "F32"
+        assert out[f"{name}_shape"][1].tolist() == [rows, columns]
+        scale = out[f"{name}_scale"][1]
+        assert scale.shape == (rows, columns // size)
+        grouped = x.reshape(rows, -1, size)
+        if scheme == "symmetric":
+            assert f"{name}_zero_point" not in out
+            expected = np.abs(grouped).max(-1) / (2 ** (bits - 1) - 1)
+        else:
+            low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
+            expected = (high - low) / (2**bits - 1)
+        np.testing.assert_array_equal(scale, expected.astype(np.float32))
+        error = np.abs(x - dense(out, name, bits)).reshape(grouped.shape).max(-1)
+        # Half a step; a zero point that was rounded moves the ends by up to half a step more.
+        assert (error <= scale * ((0.5 if scheme == "symmetric" else 1.0) + 1e-5)).all()
+        mine = next(t for t in report.tensors if t.name == name)
+        assert mine.decision == "quantize"
+        assert mine.max_error == pytest.approx(error.max(), rel=1e-5)
+        noise = float(((x - dense(out, name, bits)) ** 2).sum())
+        assert mine.sqnr_db == pytest.approx(10 * math.log10(float((x**2).sum()) / noise), abs=1e-3)
+        assert f"{name}" not in out
+    for name in set(model) - set(LINEAR):
+        assert out[name][0] == model[name][0]
+        np.testing.assert_array_equal(out[name][1], model[name][1])
+    assert metadata(tmp_path / "b.safetensors")["format"] == "pt"
+
+
+@pytest.mark.parametrize(("bits", "columns"), [(8, 5), (4, 9), (2, 33), (4, 3)])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_rows_that_do_not_fill_their_last_word(tmp_path: Path, bits: int, columns: int, scheme: str) -> None:
+    x = weights((7, columns))
+    write(tmp_path / "a.safetensors", {"fc.weight": ("F32", x)})
+    mo.quantize_file(
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+        bits=bits,
+        scheme=scheme,
+        group_size=0,
+        durable=False,
+    )
+    out = read(tmp_path / "b.safetensors")
+    assert out["fc.weight_packed"][1].shape == (7, -(-columns * bits // 32))
+    y = dense(out, "fc.weight", bits)
+    assert (np.abs(x - y) <= out["fc.weight_scale"][1] * 1.0001).all()
+
+
+def test_a_hugging_face_directory_comes_along(tmp_path: Path) -> None:
+    source = directory(tmp_path / "a", bert(), {"model_type": "bert", "hidden_size": 64})
+    mo.quantize_file(source, tmp_path / "b", bits=4, durable=False)
+    before, after = files_of(source), files_of(tmp_path / "b")
+    assert set(before) == set(after)
+    for name in set(before) - {"config.json", "model.safetensors"}:
+        assert before[name] == after[name]
+    config = json.loads(after["config.json"])
+    quantization = config.pop("quantization_config")
+    assert config == {"model_type": "bert", "hidden_size": 64}
+    assert quantization["quant_method"] == "compressed-tensors"
+    assert quantization["format"] == "pack-quantized"
+    (group,) = quantization["config_groups"].values()
+    assert group["targets"] == ["Linear"]
+    assert {key: group["weights"][key] for key in ("num_bits", "type", "symmetric", "strategy", "group_size")} == {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 32,
+    }
+    # What is left alone must be named; and a head that is tied to the embedding is not in the file.
+    assert {"classifier", "lm_head"} <= set(quantization["ignore"])
+    assert not {name.removesuffix(".weight") for name in LINEAR} & set(quantization["ignore"])
+
+
+def test_a_sharded_checkpoint(tmp_path: Path) -> None:
+    model = bert()
+    source = sharded(tmp_path / "a", model)
+    mo.quantize_file(source, tmp_path / "b", bits=4, durable=False)
+    index = json.loads((tmp_path / "b" / "model.safetensors.index.json").read_text())
+    out = {}
+    for shard in sorted(set(index["weight_map"].values())):
+        inside = read(tmp_path / "b" / shard)
+        assert all(index["weight_map"][name] == shard for name in inside)
+        out |= inside
+    assert set(out) == set(index["weight_map"])
+    assert index["metadata"]["total_size"] == sum(array.nbytes for _, array in out.values())
+    single = write(tmp_path / "one.safetensors", model)
+    mo.quantize_file(single, tmp_path / "two.safetensors", bits=4, durable=False)
+    expected = read(tmp_path / "two.safetensors")
+    assert set(out) == set(expected)
+    for name, (dtype, array) in out.items():
+        assert dtype == expected[name][0]
+        np.testing.assert_array_equal(array, expected[name][1])
+
+
+# Of names, dtypes, shapes and bytes: a change of any kernel's rounding shows here, on every machine.
+GOLDEN = {
+    (8, "symmetric", None): "de8590b2201a19625911983a5fabc9f54a81c118d732f97ddfd6fbb49b712355",
+    (4, "symmetric", None): "bec1c5abac4e37013f5524ed8f4efcf2c8cc65c94368ff503a1be9953cd22d90",
+    (2, "symmetric", None): "8efab0e8836a7456a733d3488eca5f4923b2bb9415c28e6e5249be01e180ba07",
+    (4, "asymmetric", 16): "cb84484ec104388703720970d30741f9d16048e8834944c5437681a2ca6de238",
+}
+
+
+@pytest.mark.parametrize(("bits", "scheme", "group"), list(GOLDEN))
+def test_f10_same_bytes_for_any_threads_and_tiles(tmp_path: Path, bits: int, scheme: str, group: int | None) -> None:
+    model = {
+        **bert(),
+        "big.weight": ("F32", weights((700, 2048), 9)),
+        "half.weight": ("F16", weights((64, 320), 8).astype(np.float16)),
+    }
+    source = write(tmp_path / "a.safetensors", model)
+    seen = set()
+    for threads, memory in [(1, 1 << 28), (2, 1 << 28), (3, 160_000), (4, 300_000)]:
+        mo.quantize_file(
+            source,
+            tmp_path / "b.safetensors",
+            bits=bits,
+            scheme=scheme,
+            group_size=group,
+            threads=threads,
+            max_memory=memory,
+            overwrite=True,
+            durable=False,
+        )
+        seen.add((tmp_path / "b.safetensors").read_bytes())
+    assert len(seen) == 1
+    digest = hashlib.sha256()
+    for name, (dtype, array) in sorted(read(tmp_path / "b.safetensors").items()):
+        digest.update(f"{name} {dtype} {array.shape}".encode() + array.tobytes())
+    assert digest.hexdigest() == GOLDEN[bits, scheme, group]
+
+
+def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
+    source = directory(tmp_path / "a", bert())
+    dry = mo.quantize_file(source, tmp_path / "b", bits=4, dry_run=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
+    wet = mo.quantize_file(source, tmp_path / "b", bits=4, durable=False)
+    assert dry.dry_run
+    assert [(t.name, t.decision, t.reason, t.bytes_before, t.bytes_after) for t in dry.tensors] == [
+        (t.name, t.decision, t.reason, t.bytes_before, t.bytes_after) for t in wet.tensors
+    ]
+    assert dry.totals.bytes_after == wet.totals.bytes_after
+    stored = read(tmp_path / "b" / "model.safetensors")
+    assert wet.totals.bytes_after == sum(array.nbytes for _, array in stored.values())
+    assert dry.totals.sqnr_db is None
+
+
+def test_report(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", bert())
+    report = mo.quantize_file(source, tmp_path / "b.safetensors", bits=4, durable=False)
+    totals = report.totals
+    assert (totals.changed, totals.left) == (2, 5)
+    assert totals.ratio == totals.bytes_before / totals.bytes_after
+    worst = min((t for t in report.tensors if t.sqnr_db is not None), key=lambda t: t.sqnr_db)
+    assert (totals.worst_tensor, totals.worst_sqnr_db) == (worst.name, worst.sqnr_db)
+    assert totals.seconds > 0
+    assert totals.peak_memory > 1 << 20
+    loaded = json.loads(report.to_json())
+    assert list(loaded) == [
+        "schema",
+        "command",
+        "source",
+        "output",
+        "dry_run",
+        "options",
+        "totals",
+        "tensors",
+        "file_bytes",
+        "run",
+    ]
+    assert loaded["schema"] == 1
+    assert loaded["options"] == {
+        "bits": 4,
+        "scheme": "symmetric",
+        "group_size": 32,
+        "include": [],
+        "exclude": [],
+        "nonfinite": "raise",
+    }
+    assert set(loaded["tensors"][0]) == {
+        "name", "dtype", "shape", "decision", "reason", "bytes_before", "bytes_after", "sqnr_db", "max_error",
+        "zeros_before", "zeros_after", "sparsity_before", "sparsity_after",
+    }  # fmt: skip
+
+
+def test_an_exact_weight_has_an_infinite_sqnr_that_json_says_as_null(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", {"fc.weight": ("F32", np.zeros((4, 32), np.float32))})
+    report = mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", durable=False)
+    assert report.totals.sqnr_db == math.inf
+    assert json.loads(report.to_json())["totals"]["sqnr_db"] is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_a2_a_value_that_is_not_finite_names_the_tensor(tmp_path: Path, value: float, dtype: str) -> None:
+    model = bert(dtype)
+    x = model[LINEAR[1]][1].copy()
+    x[5, 7] = to_bf16(np.array([value], np.float32))[0] if dtype == "BF16" else value
+    model[LINEAR[1]] = (dtype, x)
+    source = write(tmp_path / "a.safetensors", model)
+    with pytest.raises(ValueError, match=rf"a.safetensors: tensor '{LINEAR[1]}', rows from 0: .*\(5, 7\)"):
+        mo.quantize_file(source, tmp_path / "b.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    report = mo.quantize_file(source, tmp_path / "b.safetensors", nonfinite="saturate", durable=False)
+    assert np.isfinite(dense(read(tmp_path / "b.safetensors"), LINEAR[1], 8)).all()
+    assert report.options["nonfinite"] == "saturate"
+
+
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_f4_interrupted_leaves_nothing(tmp_path: Path, form: str) -> None:
+    source = directory(tmp_path / "a", bert()) if form == "directory" else write(tmp_path / "a", bert())
+
+    def progress(done: int, total: int, name: str) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mo.quantize_file(source, tmp_path / "b", progress=progress)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("form", ["file", "directory"])
+def test_overwrite(tmp_path: Path, form: str) -> None:
+    source = directory(tmp_path / "a", bert()) if form == "directory" else write(tmp_path / "a", bert())
+    mo.quantize_file(source, tmp_path / "b", bits=8, durable=False)
+    before = files_of(tmp_path)
+    with pytest.raises(FileExistsError) as error:
+        mo.quantize_file(source, tmp_path / "b", bits=4, durable=False)
+    assert str(error.value.filename) == str(tmp_path / "b")
+    assert files_of(tmp_path) == before
+    mo.quantize_file(source, tmp_path / "b", bits=4, overwrite=True, durable=False)
+    assert files_of(tmp_path) != before
+
+
+def test_f6_a_file_may_replace_itself(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", bert())
+    mo.quantize_file(source, tmp_path / "b.safetensors", durable=False)
+    mo.quantize_file(source, source, overwrite=True, durable=False)
+    assert source.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_f6_a_directory_may_not_replace_itself(tmp_path: Path) -> None:
+    source = directory(tmp_path / "a", bert())
+    before = files_of(source)
+    with pytest.raises(ValueError, match="must not be the source's directory"):
+        mo.quantize_file(source, source, overwrite=True)
+    assert files_of(source) == before
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", bert())
+    seen: list[tuple[int, int, str]] = []
+    mo.quantize_file(source, tmp_path / "b.safetensors", progress=lambda *step: seen.append(step), durable=False)
+    assert seen[-1][0] == seen[-1][1] == sum(array.nbytes for _, array in bert().values())
+    assert [step[0] for step in seen] == sorted(step[0] for step in seen)
+    assert {step[2] for step in seen} == set(bert())
+
+
+def test_odd_tensors_are_copied(tmp_path: Path) -> None:
+    model = {
+        "scalar": ("F32", np.float32(3).reshape(())),
+        "empty": ("F32", np.zeros((0, 8), np.float32)),
+        "flags": ("BOOL", np.array([True, False, True])),
+        "deep": ("F16", weights((2, 3, 4)).astype(np.float16)),
+        "none.weight": ("F32", np.zeros((4, 0), np.float32)),
+    }
+    model = dict(sorted(model.items(), key=lambda kv: -np.dtype(NUMPY[kv[1][0]]).itemsize))
+    report = mo.quantize_file(write(tmp_path / "a.safetensors", model), tmp_path / "b.safetensors", durable=False)
+    out = read(tmp_path / "b.safetensors")
+    assert {name: (d, a.tolist()) for name, (d, a) in out.items()} == {
+        name: (d, a.tolist()) for name, (d, a) in model.items()
+    }
+    assert report.totals.changed == 0
+    assert report.totals.sqnr_db is None
+
+
+def test_a_row_that_exceeds_the_memory(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", {"fc.weight": ("F32", weights((4, 4096)))})
+    with pytest.raises(OptionError, match=r"tensor 'fc.weight': one row needs [\d,]+ bytes, max_memory is 20,000"):
+        mo.quantize_file(source, tmp_path / "b.safetensors", max_memory=20_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_f9_a_flat_tensor_larger_than_the_memory_is_cut_as_well(tmp_path: Path) -> None:
+    flat = weights((100_003,))
+    source = write(tmp_path / "a.safetensors", {"flat": ("F32", flat), "fc.weight": ("F32", weights((8, 64)))})
+    mo.quantize_file(source, tmp_path / "b.safetensors", max_memory=20_000, durable=False)
+    np.testing.assert_array_equal(read(tmp_path / "b.safetensors")["flat"][1], flat)
+    inspected = {t.name: t for t in mo.inspect_file(source, max_memory=20_000).tensors}
+    assert (inspected["flat"].min, inspected["flat"].max) == (flat.min(), flat.max())
+    assert mo.compare_files(source, source, max_memory=20_000).max_error == 0.0
+
+
+def sparse(path: Path, rows: int, columns: int) -> Path:
+    """A file with one float32 weight of zeros that takes no room on the disk."""
+    nbytes = 4 * rows * columns
+    text = json.dumps({"fc.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, nbytes]}}).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + nbytes)
+    return path
+
+
+@pytest.mark.parametrize(("bits", "scheme"), [(4, "symmetric"), (8, "asymmetric")])
+def test_f9_memory_is_bounded(tmp_path: Path, bits: int, scheme: str) -> None:
+    source = sparse(tmp_path / "a.safetensors", 16 * 1024, 4096)  # 256 MiB
+    program = (
+        "import sys, modelopt_rs as mo\n"
+        "report = mo.quantize_file(sys.argv[1], sys.argv[2], bits=int(sys.argv[3]), scheme=sys.argv[4],\n"
+        "                          max_memory=32 * 2**20, durable=False, verify=True)\n"
+        "mo.dequantize_file(sys.argv[2], sys.argv[1] + '.back', max_memory=32 * 2**20, durable=False)\n"
+        "print(mo.compare_files(sys.argv[1], sys.argv[2], max_memory=32 * 2**20).peak_memory)\n"
+    )
+    arguments = [str(source), str(tmp_path / "b.safetensors"), str(bits), scheme]
+    out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < (32 + 64) * 2**20
+
+
+def test_f9_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None:
+    infos = [mo.files.TensorInfo(f"{i}.weight", "F32", (512, 4096), 8 << 20) for i in range(48)]
+    with mo.files.SafetensorsSink(tmp_path / "a.safetensors", infos, durable=False) as sink:
+        for info in infos:
+            sink.write(info.name, np.zeros(info.shape, np.float32))
+        sink.commit(verify=False)
+    program = (
+        "import sys, modelopt_rs as mo\n"
+        "then = mo.QuantizeOptions(bits=8)\n"
+        "print(mo.quantize_file(sys.argv[1], sys.argv[2], durable=False, verify=False).totals.peak_memory)\n"
+        "report = mo.prune_file(sys.argv[1], sys.argv[3], sparsity=0.5, then=then, durable=False, verify=False)\n"
+        "print(report.totals.peak_memory)\n"
+    )
+    arguments = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert max(map(int, out.stdout.split())) < 80 * 2**20
+
+
+def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, 256, dtype=np.float32).reshape(1, 256)
+    write(tmp_path / "a.safetensors", {"fc.weight": ("F32", x)})
+    for bits in (8, 4, 2):
+        mo.quantize_file(
+            tmp_path / "a.safetensors",
+            tmp_path / "b.safetensors",
+            bits=bits,
+            group_size=0,
+            overwrite=True,
+            durable=False,
+        )
+        q = codes(read(tmp_path / "b.safetensors")["fc.weight_packed"][1], bits, 256)
+        assert (q.min(), q.max()) == (1, 2**bits - 1)
+        assert (np.diff(q) >= 0).all()
