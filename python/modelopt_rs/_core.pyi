@@ -5,6 +5,7 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Self, final
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "SafetensorsHeader",
+    "TensorExchange",
     "UnsupportedError",
     "__version__",
     "absmax",
@@ -37,6 +39,7 @@ __all__ = [
     "apply_cut",
     "apply_mask",
     "block_state",
+    "check_options",
     "compress",
     "compress_groups",
     "count_magnitudes",
@@ -62,6 +65,7 @@ __all__ = [
     "n_of_m",
     "norm",
     "optim_step",
+    "optimizer_step",
     "pack",
     "quantile",
     "quantize",
@@ -73,6 +77,7 @@ __all__ = [
     "set_num_threads",
     "slice_distances",
     "sparsegpt",
+    "specification",
     "sum",
     "swap_thread_override",
     "take",
@@ -213,12 +218,50 @@ def set_fault(on: bool) -> None:
 def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | None, threads: int | None) -> list[float]:
     """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
+def optimizer_step(
+    function: str,
+    groups: list[tuple[dict[str, Any], int]],
+    given: tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]],
+    how: tuple[float, float | None, bool],
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """Check all, step in place what has a gradient, and count the steps in the states.
+
+    `groups`: the options of each and of how many parameters it is; `given`: (params, grads, states) in their order;
+    `how`: (grad_scale, clip_value, error_if_nonfinite).
+    """
+
+def check_options(function: str, options: dict[str, Any]) -> None:
+    """Refuse options that a first step would refuse."""
+
+def specification(
+    function: str,
+) -> tuple[tuple[str, ...], tuple[tuple[str, bool, str | None], ...], tuple[int, tuple[int, ...]]]:
+    """Give the options that are its numbers; (name, can be negative, option that asks for it) of each state; (number
+    of states, bits) that may be in blocks.
+    """
+
+@final
+class TensorExchange:
+    """Tensors of torch by DLPack's exchange of descriptions, much faster than by objects.
+
+    ValueError where this torch doesn't have it.
+    """
+
+    def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
+        """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
+    def layouts(self, tensors: list[Any]) -> bytes | None:
+        """Give where tensors lie and how, to be compared; None where one has no memory."""
+    def arrays(self, tensors: list[Any]) -> list[Array] | None:
+        """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
+
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
 
 def adafactor_step(
     arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
-    common: tuple[float, float, float | None, float, bool, bool],
+    common: tuple[float, float, float | None, float, bool],
     numbers: tuple[int, float, tuple[float | None, float], float],
     error_if_nonfinite: bool,
     dtype: str | None,

@@ -38,12 +38,12 @@ OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
 Coding: TypeAlias = Literal["float8", "dynamic", "four"]
 OptimCall: TypeAlias = tuple[
     str,
-    tuple[Tensors, Tensors, Sequence[tuple[str, States]], OptionalTensors, int | None],
-    tuple[float, float, float | None, float, bool, bool],
+    tuple[Tensors, Tensors, Sequence[States | None], OptionalTensors, int | None],
+    tuple[float, float, float | None, float, bool],
     tuple[Sequence[float | tuple[float, float]], int, bool, str],
 ]
-"""function; (param, grad, states by name, master, rounding_seed); (lr, grad_scale, clip_value, weight_decay, decoupled,
-maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
+"""function; (param, grad, states or None in their order, master, rounding_seed); (lr, grad_scale, clip_value,
+weight_decay, maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
 
 __all__ = [
     "Array",

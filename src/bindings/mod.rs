@@ -5,15 +5,18 @@
 mod algorithms;
 mod arg;
 mod array;
+mod array_kinds;
 mod axes;
 mod borrow;
 mod crop;
+mod dlpack;
 mod dtype;
 mod error;
 mod files;
 mod format_parts;
 mod optim;
 mod optim_factored;
+mod optimizers;
 mod order;
 mod packing;
 mod parts;
@@ -46,6 +49,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;
+    optimizers::register(m)?;
+    dlpack::register(m)?;
     packing::register(m)?;
     prune::register(m)?;
     prune_sparsegpt::register(m)?;

@@ -54,6 +54,11 @@ impl Coded {
         })
     }
 
+    /// Bits of a code.
+    pub fn bits(self) -> u32 {
+        match_coding!(self, K => K::BITS as u32)
+    }
+
     /// Bytes and blocks of so many elements.
     fn sizes(self, elements: usize) -> (usize, usize) {
         match_coding!(self, K => ((elements * <K as Coding>::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
@@ -116,22 +121,19 @@ pub fn expect_dtype_for(state: &Array<'_>, param: &Array<'_>) -> PyResult<()> {
     state.expect_dtype(dtype, format_args!("{word} for {} {}", param.name.arg, param.object_dtype()))
 }
 
-/// What can be negative: the others are second moments.
-const SIGNED: [&str; 3] = ["exp_avg", "momentum_buffer", "grad_avg"];
-
 impl<'py> States<'py> {
-    /// What was listed for each state.
-    pub fn new(listed: &[Vec<(Name, Obj<'py>)>]) -> PyResult<Self> {
-        let first = listed.iter().flatten().next();
+    /// What was listed for each state, with whether it can be negative.
+    pub fn new(listed: &[(bool, Vec<(Name, Obj<'py>)>)]) -> PyResult<Self> {
+        let first = listed.iter().flat_map(|(_, state)| state).next();
         if !first.is_some_and(|(_, state)| BlockState::is(state)) {
-            let arrays = |state: &Vec<(Name, Obj<'py>)>| {
+            let arrays = |(_, state): &(bool, Vec<(Name, Obj<'py>)>)| {
                 state.iter().map(|(name, object)| Array::float_inout(*name, object, None)).collect()
             };
             return Ok(Self::Plain(listed.iter().map(arrays).collect::<PyResult<_>>()?));
         }
         let mut coding = None;
         let mut all = Vec::with_capacity(listed.len());
-        for state in listed {
+        for (wants, state) in listed {
             let mut blocks = Vec::with_capacity(state.len());
             for (name, object) in state {
                 if !BlockState::is(object) {
@@ -139,9 +141,8 @@ impl<'py> States<'py> {
                     return Err(Error::Dtype(format!("{name} must be a BlockState like the others, got {got}")).into());
                 }
                 let state = BlockState::new(*name, object)?;
-                let wants = SIGNED.contains(&name.arg.word());
                 let coding = *coding.get_or_insert(state.coding);
-                if (state.coding, state.signed) != (coding, wants) {
+                if (state.coding, state.signed) != (coding, *wants) {
                     let (want, got, signed) = (coding.word(), state.coding.word(), state.signed);
                     let text = format!("{name} must be coded as {want}, signed={wants}, got {got}, signed={signed}");
                     return Err(Error::Value(text).into());

@@ -5,15 +5,18 @@ work, and a `state_dict` can be loaded by torch's optimizer of the same name and
 they are, without a copy.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
+from operator import is_
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from modelopt_rs import optim
+from modelopt_rs import _core, optim
 from modelopt_rs._types import Array, Coding
-from modelopt_rs.optim.optimizer import PRECISION, SIGNED, Entry
+from modelopt_rs.optim.specification import COMMON, PRECISION, own
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -42,7 +45,9 @@ _BF16 = np.dtype((type("bfloat", (np.void,), {}), 2))
 _TORCH = {"state_sum": "sum"}
 """States that have another name in torch."""
 _NUMBERS = {"step": torch.float32, "mu_product": torch.float64}
-_NUMPY = {"sum": "state_sum"}
+_SMALLEST = 5e-324
+_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+_NUMPY = {torchs: ours for ours, torchs in _TORCH.items()}
 
 
 class Common(TypedDict, total=False):
@@ -56,14 +61,90 @@ class Common(TypedDict, total=False):
     threads: int | None
 
 
-_COMMON: dict[str, Any] = {
-    "maximize": False,
-    "state_bits": 32,
-    "coding": "float8",
-    "state_min_size": 4096,
-    "rounding_seed": None,
-    "threads": None,
-}
+_COMMON: dict[str, Any] = {**{k: v for k, v in COMMON.items() if k != "master"}, "threads": None}
+
+
+class _Entry(NamedTuple):
+    """A parameter, its state, and both as arrays of the same memory."""
+
+    where: str
+    param: torch.Tensor
+    state: dict[str, Any]
+    order: list[int]
+    array: Array
+    arrays: dict[str, Any]
+
+
+def _exchange() -> _core.TensorExchange | None:
+    try:
+        return _core.TensorExchange(torch.Tensor, _BF16)
+    except ValueError:  # a torch before 2.10
+        return None
+
+
+_EXCHANGE = _exchange()
+
+
+def _layout(tensors: list[torch.Tensor]) -> Any:
+    """Where tensors lie, and how: something to compare."""
+    found = None if _EXCHANGE is None else _EXCHANGE.layouts(tensors)
+    return found or [(x.data_ptr(), x.shape, x.stride(), x.dtype) for x in tensors]
+
+
+class _Plan:
+    """The parameters of a step with their states as arrays, which the next step takes as long as nothing has moved.
+
+    The arrays keep the memory alive, so that no other tensor can come to lie where one lay.
+    """
+
+    def __init__(self, entries: list[_Entry], names: list[tuple[str, ...]]) -> None:
+        self.params = [e.param for e in entries]
+        self.states = [e.state for e in entries]
+        self.names = names
+        self.arrays = [e.array for e in entries]
+        self.states_as_arrays = [e.arrays for e in entries]
+        self._keys = list(chain.from_iterable(self.states))
+        self._values = list(chain.from_iterable(map(dict.values, self.states)))
+        self._all = [*self.params, *(x for x in self._values if isinstance(x, torch.Tensor))]
+        self._layout = _layout(self._all)
+        numbered = [(e, name) for name in _NUMBERS for e in entries if name in e.state]
+        self._numbers = [(e.arrays, name, e.state[name].numpy()) for e, name in numbered]
+        self._lie = [(e.where, e.order) for e in entries]
+        self._in_order = all(e.order == sorted(e.order) for e in entries)
+
+    def holds(self, params: list[torch.Tensor], states: Mapping[torch.Tensor, Any], names: list[Any]) -> bool:
+        """Whether these are the same tensors where they were, and their numbers those that the last step has left."""
+        if len(params) != len(self.params) or names != self.names or not all(map(is_, params, self.params)):
+            return False
+        own_states: list[Any] = list(map(states.get, params))
+        if not all(map(is_, own_states, self.states)) or list(chain.from_iterable(own_states)) != self._keys:
+            return False
+        if not all(map(is_, chain.from_iterable(map(dict.values, own_states)), self._values)):
+            return False
+        try:
+            if _layout(self._all) != self._layout:
+                return False
+        except RuntimeError:  # it has no memory any more
+            return False
+        return all(view.item() == arrays[name] for arrays, name, view in self._numbers)
+
+    def gradients(self, grads: list[torch.Tensor]) -> Sequence[Array | None]:
+        """As arrays, in the order of axes of their parameters."""
+        arrays = None if _EXCHANGE is None else _EXCHANGE.arrays(grads)
+        if arrays is None:
+            resolved = [g.resolve_neg() if g.layout == torch.strided else g for g in grads]
+            return [_array(where, g, order, ".grad") for g, (where, order) in zip(resolved, self._lie, strict=True)]
+        if self._in_order:
+            return arrays
+        return [a.transpose(order) if a.ndim > 1 else a for a, (_, order) in zip(arrays, self._lie, strict=True)]
+
+    def count(self) -> None:
+        """Bring the numbers of the states to torch's tensors."""
+        for arrays, name, view in self._numbers:
+            view[()] = arrays[name]
+            # The kernel refuses 0.
+            if name == "mu_product" and arrays[name] == 0:
+                arrays[name] = _SMALLEST
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -99,6 +180,9 @@ class Optimizer(torch.optim.Optimizer):
 
     With a `GradScaler` gradients are divided by the scale on the way, and stay scaled.
 
+    From one step to the next the memory of parameters and states is held as it was: what a parameter has left
+    (``p.data = ...``) is freed by the next step.
+
     Examples
     --------
     >>> import torch
@@ -113,6 +197,7 @@ class Optimizer(torch.optim.Optimizer):
 
     _algorithm: ClassVar[type[optim.Optimizer]]
     _step_supports_amp_scaling = True
+    _plan: _Plan | None = None
 
     def __init__(self, params: Params, options: dict[str, Any], common: Common) -> None:
         if unknown := set(common) - set(_COMMON):
@@ -125,7 +210,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters: a dict with "params" and whatever options it has of its own."""
-        self._algorithm.check(_plain({**self.defaults, **param_group}))
+        self._algorithm.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     # ------------------------------------------------------------------------------------------------ steps
@@ -149,6 +234,17 @@ class Optimizer(torch.optim.Optimizer):
             If a tensor is not on the CPU, sparse, not dense or of another dtype, or an option is out of its range. All
             groups are checked before the first write: then nothing was changed.
         """
+        # torch would wrap this method in its hooks and a mark for its profiler, which takes longer than a small step.
+        # Where torch has wrapped it, or that of a subclass, all is done already.
+        hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks, *_GLOBAL_HOOKS)
+        is_marked = any(hooks) or torch.autograd._profiler_enabled()
+        if is_marked and type(self).step is Optimizer.step:
+            return self._marked_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # by which torch knows that it need not wrap it
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -157,32 +253,48 @@ class Optimizer(torch.optim.Optimizer):
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and found_inf.item():
             return loss
-        entries: list[Entry] = []
-        stepped: list[tuple[torch.Tensor, dict[str, Any]]] = []
+        groups, stepped, grads = [], [], []
         for group in self.param_groups:
-            options = _plain(group)
-            names = [_TORCH.get(name, name) for name in self._algorithm._states(options)]
-            for i, p in enumerate(group["params"]):
-                if p.grad is not None:
-                    entry, state = self._entry(f"{self._name}.step: params[{i}]", p, options, names)
-                    entries.append(entry)
-                    stepped.append((p, state))
-        if entries:
-            how = {} if scale is None else {"grad_scale": float(scale)}
-            self._algorithm.launch(entries, how, None, self.defaults["threads"])
-            for entry, (p, state) in zip(entries, stepped, strict=True):
-                for name in _NUMBERS.keys() & state.keys():
-                    state[name].fill_(entry.state[name])
-                self.state[p] = state
-                torch.autograd.graph.increment_version(p)
+            params = group["params"]
+            own_grads = [p.grad for p in params]
+            if any(map(is_, own_grads, repeat(None))):
+                params = [p for p, grad in zip(params, own_grads, strict=True) if grad is not None]
+                own_grads = [grad for grad in own_grads if grad is not None]
+            stepped += params
+            grads += own_grads
+            groups.append((group, len(params)))
+        if stepped:
+            plan = self._planned(stepped)
+            given = plan.gradients(grads)
+            how = (1.0 if scale is None else float(scale), None, False)
+            self._algorithm.launch(
+                groups, (plan.arrays, given, plan.states_as_arrays), how, None, self.defaults["threads"]
+            )
+            if plan is not self._plan:
+                self.state.update(zip(plan.params, plan.states, strict=True))
+                self._plan = plan
+            plan.count()
+            torch.autograd.graph.increment_version(stepped)
         return loss
 
-    def _entry(
-        self, where: str, p: torch.Tensor, options: dict[str, Any], names: list[str]
-    ) -> tuple[Entry, dict[str, Any]]:
-        """The parameter as arrays, and its state, which is the optimizer's only after the step."""
+    _marked_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _planned(self, stepped: list[torch.Tensor]) -> _Plan:
+        """The plan of the last step, or another if anything has changed; states are the optimizer's after the step."""
+        names = [self._algorithm.state_names(group) for group in self.param_groups]
+        if self._plan is not None and self._plan.holds(stepped, self.state, names):
+            return self._plan
+        entries = []
+        for group, own_names in zip(self.param_groups, names, strict=True):
+            for i, p in enumerate(group["params"]):
+                if p.grad is not None:
+                    where = f"{self._name}.step: params[{i}]"
+                    entries.append(self._entry(where, p, group, [_TORCH.get(name, name) for name in own_names]))
+        return _Plan(entries, names)
+
+    def _entry(self, where: str, p: torch.Tensor, options: dict[str, Any], names: list[str]) -> _Entry:
         order = _order(where, p)
-        param, grad = _array(where, p, order), _array(where, p.grad, order, ".grad")
+        param = _array(where, p, order)
         state = self.state.get(p, {})
         missing = [key for key in names if key not in state and f"{key}.codes" not in state]
         # SGD's momentum may be turned on later; torch then begins with the gradient, as in a first step.
@@ -190,7 +302,7 @@ class Optimizer(torch.optim.Optimizer):
             state = _tensors(self._algorithm.new_state(param, _kept(options, order)), order)
         elif missing:
             raise ValueError(f"{where} must have {missing[0]!r} in its state, got {', '.join(state)}")
-        return Entry(options, param, grad, _arrays(where, state, order, param.shape)), state
+        return _Entry(where, p, state, order, param, self._arrays(where, state, order, param.shape))
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -215,7 +327,7 @@ class Optimizer(torch.optim.Optimizer):
             # Where the numbers of groups or parameters are others, torch raises.
             for group, mine, kept in zip(groups, self.param_groups, own, strict=False):
                 group.update(kept)
-                self._algorithm.check(_plain(group))
+                self._algorithm.check(group)
                 for place, p in zip(group["params"], mine["params"], strict=False):
                     if state := {k: v for k, v in given["state"].get(place, {}).items() if v is not None}:
                         states[p] = self._taken(place, p, group, state)
@@ -242,13 +354,28 @@ class Optimizer(torch.optim.Optimizer):
         given = {"step": float("momentum_buffer" in given), **given}
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         cast = {k: v.to(wide) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in given.items()}
-        arrays = _arrays(f"{self._name}.load_state_dict: parameter {place}", cast, order, param.shape)
-        return _tensors(self._algorithm.taken(where, param, _kept(_plain(group), order), arrays), order)
+        arrays = self._arrays(f"{self._name}.load_state_dict: parameter {place}", cast, order, param.shape)
+        return _tensors(self._algorithm.taken(where, param, _kept(group, order), arrays), order)
 
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the kernels take them: torch's learning rate may be a tensor."""
-    return {**options, "lr": float(options["lr"]), "rounding_seed": options.get("rounding_seed")}
+    def _arrays(self, where: str, state: Mapping[str, Any], order: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
+        """A state in the names and forms of `modelopt_rs.optim`, of the same memory."""
+        made: dict[str, Any] = {"step": int(state["step"])}
+        if "mu_product" in state:
+            # torch's own has become 0 in float32 after some hundreds of steps, which the kernel refuses.
+            made["mu_product"] = max(float(state["mu_product"]), _SMALLEST)
+        for key, x in state.items():
+            name, _, part = key.partition(".")
+            if part == "codes":
+                if order != sorted(order):
+                    raise ValueError(
+                        f"{where} must be C-contiguous, for its state is in blocks, got its axes in the order {order}"
+                    )
+                codes, absmax, coding = x.numpy(), state[f"{name}.absmax"].numpy(), state[f"{name}.coding"]
+                name = _NUMPY.get(name, name)
+                made[name] = BlockState(codes, absmax, shape, coding=coding, signed=self._algorithm.is_signed(name))
+            elif not part and key not in made and isinstance(x, torch.Tensor):
+                made[_NUMPY.get(key, key)] = _array(where, x, order if x.dim() == len(order) else [], f" state {key!r}")
+        return made
 
 
 def _kept(options: dict[str, Any], order: list[int]) -> dict[str, Any]:
@@ -296,27 +423,6 @@ def _tensors(state: Mapping[str, Any], order: list[int]) -> dict[str, Any]:
     return made
 
 
-def _arrays(where: str, state: Mapping[str, Any], order: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
-    """A state in the names and forms of `modelopt_rs.optim`, of the same memory."""
-    made: dict[str, Any] = {"step": int(state["step"])}
-    if "mu_product" in state:
-        # In torch's float32 it becomes 0, which the kernel refuses.
-        made["mu_product"] = max(float(state["mu_product"]), 5e-324)
-    for key, x in state.items():
-        name, _, part = key.partition(".")
-        if part == "codes":
-            if order != sorted(order):
-                raise ValueError(
-                    f"{where} must be C-contiguous, for its state is in blocks, got its axes in the order {order}"
-                )
-            codes, absmax, coding = x.numpy(), state[f"{name}.absmax"].numpy(), state[f"{name}.coding"]
-            name = _NUMPY.get(name, name)
-            made[name] = BlockState(codes, absmax, shape, coding=coding, signed=name in SIGNED)
-        elif not part and key not in made and isinstance(x, torch.Tensor):
-            made[_NUMPY.get(key, key)] = _array(where, x, order if x.dim() == len(order) else [], f" state {key!r}")
-    return made
-
-
 class SGD(Optimizer):
     """Gradient descent, with momentum, as `torch.optim.SGD`: see `Optimizer` for `params` and `common`.
 
@@ -336,8 +442,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "nesterov": nesterov}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adagrad(Optimizer):
@@ -355,8 +460,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "initial_accumulator_value": initial_accumulator_value}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class RMSprop(Optimizer):
@@ -375,8 +479,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
-        super().__init__(params, {**options, "weight_decay": weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adadelta(Optimizer):
@@ -393,7 +496,7 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adam(Optimizer):
@@ -413,8 +516,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, {**options, "decoupled_weight_decay": decoupled_weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class AdamW(Optimizer):
@@ -432,8 +534,7 @@ class AdamW(Optimizer):
         amsgrad: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class NAdam(Optimizer):
@@ -452,8 +553,7 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
-        super().__init__(params, {**options, "decoupled_weight_decay": decoupled_weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class RAdam(Optimizer):
@@ -471,8 +571,7 @@ class RAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "decoupled_weight_decay": decoupled_weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adamax(Optimizer):
@@ -489,7 +588,7 @@ class Adamax(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Lion(Optimizer):
@@ -505,7 +604,7 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, common)
+        super().__init__(params, own(locals()), common)
 
 
 class LAMB(Optimizer):
@@ -522,4 +621,4 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, common)
+        super().__init__(params, own(locals()), common)
