@@ -1,12 +1,9 @@
 """The types that the signatures share."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from modelopt_rs.optim.state import BlockState
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -31,7 +28,19 @@ PruneCall: TypeAlias = tuple[str, Bf16, int | None]
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
-States: TypeAlias = Union[Array, "BlockState", Sequence[Array], Sequence["BlockState"]]
+
+
+class CodedState(Protocol):
+    """A state in blocks of codes: `modelopt_rs.optim.BlockState`."""
+
+    codes: Array
+    absmax: Array
+    shape: tuple[int, ...]
+    coding: str
+    signed: bool
+
+
+States: TypeAlias = Array | CodedState | Sequence[Array] | Sequence[CodedState]
 """One state, or a list of them."""
 OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
 """The same, where some have none."""

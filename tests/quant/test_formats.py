@@ -6,13 +6,13 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-import reference_formats as formats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import modelopt_rs as mo
 import reference as ref
+import reference_formats as formats
 
 NAMES = list(formats.NUMBERS)
 FP8 = ["fp8_e4m3", "fp8_e5m2"]

@@ -1,44 +1,21 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.dtypes import bf16_to_float32
+from modelopt_rs.optim.arrays import as_arrays, wide_dtype
 from modelopt_rs.optim.average import accumulate_step, global_norm
+from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Params, Tensors
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
 from modelopt_rs.optim.state import BlockState
 
-__all__ = ["Common", "Grads", "Group", "Groups", "How", "LearningRate", "Optimizer", "Params", "Tensors", "as_arrays"]
-
-LearningRate: TypeAlias = float | Callable[[int], float]
-"""A number, or a schedule: a function of the number of the step, which is 1 for the first."""
-Group: TypeAlias = dict[str, Any]
-Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
-Grads: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None]
-Groups: TypeAlias = list[tuple[Group, int]]
-"""The options of each group, and of how many parameters it is."""
-Tensors: TypeAlias = tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]]
-"""Parameters, gradients and states, in the order of the groups."""
-How: TypeAlias = tuple[float, float | None, bool]
-"""grad_scale, clip_value, error_if_nonfinite."""
-
-
-class Common(TypedDict, total=False):
-    """What every optimizer takes as well, by keyword."""
-
-    maximize: bool
-    state_bits: Literal[32, 8, 4]
-    coding: Coding
-    state_min_size: int
-    master: bool
-    rounding_seed: int | None
-    dtype: Bf16
-    threads: int | None
+__all__ = ["Optimizer"]
 
 
 class Optimizer:
@@ -197,13 +174,15 @@ class Optimizer:
         state: dict[str, Any] = {"step": 0}
         if "mu_product" in cls._specification.numbers:
             state["mu_product"] = 1.0
-        coded = options["state_bits"] < 32 and _wide(param) is np.float32 and param.size >= options["state_min_size"]
+        coded = (
+            options["state_bits"] < 32 and wide_dtype(param) is np.float32 and param.size >= options["state_min_size"]
+        )
         coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
         for name, shape in cls._state_shapes(param, options).items():
             if coded:
                 state[name] = BlockState.zeros(shape, coding=coding, signed=cls.is_signed(name))
             else:
-                state[name] = np.zeros(shape, _wide(param))
+                state[name] = np.zeros(shape, wide_dtype(param))
         if options.get("master") and param.dtype.itemsize == 2:
             bits = param.dtype == np.uint16
             state["master"] = bf16_to_float32(param) if bits else param.astype(np.float32)
@@ -277,7 +256,7 @@ class Optimizer:
         """Add gradients to what the next `step()` without gradients takes the mean of."""
         given = as_arrays(self._aligned("accumulate", grads))
         if self._totals is None:
-            self._totals = [np.zeros(p.shape, _wide(p)) for p in self._params]
+            self._totals = [np.zeros(p.shape, wide_dtype(p)) for p in self._params]
         totals = [total for total, g in zip(self._totals, given, strict=True) if g is not None]
         if totals:
             accumulate_step(totals, [g for g in given if g is not None], dtype=self._dtype, threads=self.threads)
@@ -371,7 +350,7 @@ class Optimizer:
                     continue
                 raise ValueError(f"{where.format(repr(name))}, got {', '.join(given)}")
             new = given[name]
-            if _is_number(value):
+            if isinstance(value, int | float):
                 own[name] = type(value)(new)
                 continue
             if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
@@ -412,17 +391,3 @@ class Optimizer:
         from modelopt_rs.optim.checkpoint import load_states
 
         self.load_state_dict(load_states(path, self._name, self._names))
-
-
-def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
-    """Make arrays of the numbers that NumPy makes of what was computed from arrays without axes."""
-    return [np.asarray(g) if isinstance(g, np.generic) else g for g in grads]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _wide(param: Array) -> Any:
-    """The dtype of what a parameter has beside it: states and sums."""
-    return np.float64 if param.dtype == np.float64 else np.float32
