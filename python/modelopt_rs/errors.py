@@ -3,6 +3,7 @@
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
 
 __all__ = [
+    "ArgumentError",
     "FormatError",
     "InternalError",
     "LimitError",
@@ -15,6 +16,25 @@ __all__ = [
 
 MAX_QUOTE = 128  # bytes of a file's own text in a message
 MAX_LISTED = 10
+
+
+class ArgumentError(ValueError):
+    """An argument of a function has a wrong value.
+
+    Attributes
+    ----------
+    function : str
+        The function that was called.
+    problem : str
+        Which argument must be what, and what came.
+    """
+
+    def __init__(self, function: str, problem: str) -> None:
+        super().__init__(f"{function}: {problem}")
+        self.function, self.problem = function, problem
+
+    def __reduce__(self) -> tuple[type["ArgumentError"], tuple[str, str]]:
+        return type(self), (self.function, self.problem)
 
 
 class OptionError(ValueError):

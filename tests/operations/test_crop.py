@@ -91,7 +91,7 @@ def test_what_stays_is_what_stays_of_whole_arrays(
 def test_scores_have_the_bits_of_whole_arrays_over_many_blocks(tmp_path: Path) -> None:
     """Without a smaller block: a matrix of several."""
     from modelopt_rs import files
-    from modelopt_rs.stream.memory import Execution
+    from modelopt_rs.stream.execution import Execution
     from modelopt_rs.transforms.crop import Scorer
 
     model = llama(layers=1)

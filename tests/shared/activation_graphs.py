@@ -15,8 +15,9 @@ from modelopt_rs.files.onnx import OnnxSink, OnnxSource
 from modelopt_rs.onnx.int8.activations import quantize_activations
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
-from modelopt_rs.stream.memory import Execution
-from modelopt_rs.stream.transform import Copy, apply
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.job import TensorJob
+from modelopt_rs.stream.transform import Copy
 
 node = helper.make_node
 Normal = Callable[..., np.ndarray]
@@ -84,7 +85,7 @@ class Int8:
             tensors = [info for transform in every.values() for info in transform.outputs]
             with OnnxSink(self.after, source.model, tensors, overwrite=True) as sink:
                 for name, transform in every.items():
-                    for part, rows in apply(source, name, transform, execution):
+                    for part, _, rows in TensorJob(source, name, transform).run(execution):
                         sink.write(part, rows)
                 sink.commit(verify=True)
         self.proto = onnx.load(self.after)

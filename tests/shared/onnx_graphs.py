@@ -16,9 +16,9 @@ from modelopt_rs.onnx import quantize_weights
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.model import Source, Tile
-from modelopt_rs.stream.transform import apply
 
 SPELLED = {"float32": "F32", "float16": "F16", "float64": "F64", "int8": "I8", "int64": "I64", "uint8": "U8"}
 SMALL = 1024  # bytes: smaller initializers are not told to a transform
@@ -118,7 +118,7 @@ class Quantized:
         self.written: dict[str, bytes] = {}
         execution = Execution(max_memory, None, None, 0)
         for name, transform in self.transforms.items():
-            for part, rows in apply(source, name, transform, execution):
+            for part, _, rows in TensorJob(source, name, transform).run(execution):
                 self.written[part] = self.written.get(part, b"") + np.ascontiguousarray(rows).tobytes()
             for info in transform.outputs:
                 initializer = model.graph.initializers[info.name]

@@ -93,13 +93,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         case OSError() if error.strerror is not None:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
             return FAILURE, f"{where}{error.strerror}"
-        case ImportError():
-            return FAILURE, str(error)  # which extra to install
+        case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
+            return FAILURE, str(error)
         case MemoryError():
             return FAILURE, str(error) or "out of memory"
         case OSError() | ValueError():
-            return FAILURE, str(error)
-        case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
             return FAILURE, str(error)
         case InternalError():
             return INTERNAL, str(error)

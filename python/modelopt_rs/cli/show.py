@@ -21,7 +21,7 @@ from rich.text import Text
 
 from modelopt_rs.containers.atomic import AtomicFile
 from modelopt_rs.report.reports import Report
-from modelopt_rs.stream.memory import Progress as Callback
+from modelopt_rs.stream.execution import Progress as Callback
 
 __all__ = [
     "count",

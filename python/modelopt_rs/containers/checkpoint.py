@@ -10,7 +10,7 @@ from typing import Any
 
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, open_regular
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, open_regular
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import listing, quote
@@ -68,6 +68,7 @@ class CheckpointSource(Source):
         max_tensors: int = MAX_TENSORS,
     ) -> None:
         self.path, index = _locate(Path(path))
+        self._limits = {"max_header": max_header, "max_tensors": max_tensors}
         self.index_name = index.name if index else None
         self.index_metadata: Mapping[str, Any] = {}
         self._config = read_config(self.path / "config.json", max_header)
@@ -107,6 +108,16 @@ class CheckpointSource(Source):
         """The bytes of all files with tensors."""
         return sum(shard.nbytes for shard in self.shards.values())
 
+    @property
+    def identity(self) -> tuple[Identity, ...]:
+        """What tells the files from others, and from themselves when they have changed."""
+        return tuple(shard.identity for shard in self.shards.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it again where it is unpickled; ValueError if the files are others then."""
+        path = self.path if self.index_name is None else self.path / self.index_name
+        return open_again, (type(self), path, self._limits, self.identity)
+
     def shard_of(self, name: str) -> str:
         """Return the name of the file that a tensor stands in."""
         try:
@@ -118,9 +129,9 @@ class CheckpointSource(Source):
         """Return one tensor, whole, as a new array of its own shape."""
         return self.shards[self.shard_of(name)].read(name)
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
-        return self.shards[self.shard_of(name)].tiles(name, max_bytes)
+        return self.shards[self.shard_of(name)].tiles(name, max_bytes, rows)
 
     def close(self) -> None:
         """Close all files."""

@@ -128,11 +128,18 @@ class CheckpointSink(Sink):
         """The tensors that must be written before `commit`."""
         return self._tensors
 
-    def write(self, name: str, array: Array) -> None:
-        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order."""
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor from `row` on. They may come in any order, each once."""
+        self._sink_of(name).write_at(name, row, array)
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+        return self._sink_of(name).next_row(name)
+
+    def _sink_of(self, name: str) -> SafetensorsSink:
         if name not in self._shard_of:
             raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
-        self._sinks[self._shard_of[name]].write(name, array)
+        return self._sinks[self._shard_of[name]]
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, copy the other files, and put the directory in place at once.

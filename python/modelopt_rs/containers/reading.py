@@ -2,14 +2,16 @@
 
 import os
 import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
 
-__all__ = ["MAX_HEADER", "MAX_TENSORS", "open_regular", "read_into"]
+__all__ = ["MAX_HEADER", "MAX_TENSORS", "identity", "open_again", "open_regular", "read_into"]
 
 MAX_HEADER = 64 << 20
 MAX_TENSORS = 1_000_000
@@ -43,3 +45,28 @@ def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
             raise FormatError(f"{path}: file shrank while reading")
         view = view[n:]
         offset += n
+
+
+Identity: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change of a file."""
+
+
+def identity(fd: int) -> Identity:
+    """Return what tells an open file from others, and from itself when it has changed."""
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def open_again(kind: Callable[..., Any], path: Path, options: Mapping[str, Any], before: Any) -> Any:
+    """Open a source that was pickled.
+
+    Raises
+    ------
+    ValueError
+        If it is not what it was.
+    """
+    source = kind(path, **options)
+    if source.identity != before:
+        source.close()
+        raise ValueError(f"{path}: has changed since it was opened")
+    return source

@@ -4,17 +4,26 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, open_regular, read_into
+from modelopt_rs.containers.reading import (
+    MAX_HEADER,
+    MAX_TENSORS,
+    Identity,
+    identity,
+    open_again,
+    open_regular,
+    read_into,
+)
 from modelopt_rs.dtypes import numpy_dtype
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
-from modelopt_rs.stream.row_tiles import TileReader
+from modelopt_rs.stream.row_tiles import Fill, TileReader
 
 __all__ = ["SafetensorsSource"]
 
@@ -82,6 +91,7 @@ class SafetensorsSource(Source):
         fd: int | None = None,
     ) -> None:
         self.path = Path(path)
+        self._limits = {"max_header": max_header, "max_tensors": max_tensors}
         self._fd = open_regular(path) if fd is None else fd
         self._reader = TileReader()
         try:
@@ -129,6 +139,15 @@ class SafetensorsSource(Source):
         """The size of the file."""
         return self._nbytes
 
+    @property
+    def identity(self) -> Identity:
+        """What tells the file from others, and from itself when it has changed."""
+        return identity(self._fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it again where it is unpickled; ValueError if it is another file then."""
+        return open_again, (type(self), self.path, self._limits, self.identity)
+
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape.
 
@@ -149,7 +168,7 @@ class SafetensorsSource(Source):
         read_into(self._fd, array, offset, self.path)
         return array
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order, as many at a time as fit `max_bytes`, but at least one.
 
         Parameters
@@ -158,17 +177,21 @@ class SafetensorsSource(Source):
             One of `tensors`. One without elements yields nothing.
         max_bytes : int
             The largest array to yield.
+        rows : range, optional
+            Only these rows, which are consecutive.
 
         Yields
         ------
         Tile
             Its array is overwritten when the next is asked for, and may be after the last one.
         """
-        info, offset = self._find(name)
-        dtype = numpy_dtype(info.dtype)
-        return self._reader.tiles(
-            info, dtype, lambda array, at: read_into(self._fd, array, offset + at, self.path), max_bytes
-        )
+        info, _ = self._find(name)
+        return self._reader.tiles(info, numpy_dtype(info.dtype), self.fill(name), max_bytes, rows)
+
+    def fill(self, name: str) -> Fill:
+        """Return what fills an array with a tensor's bytes from an offset on."""
+        _, offset = self._find(name)
+        return lambda array, at: read_into(self._fd, array, offset + at, self.path)
 
     def _find(self, name: str) -> tuple[TensorInfo, int]:
         """Return a tensor, and where its bytes begin in the file."""

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -26,7 +25,6 @@ __all__ = ["SAFETENSORS", "SafetensorsSink"]
 _UPSTREAM_MAX_HEADER = 100_000_000  # the format's own reader takes no longer one
 _MAX_NAME = 64 << 10
 _MAX_AXES = 32
-_VERIFY_TILE = 4 << 20
 
 
 class SafetensorsSink(Sink):
@@ -84,13 +82,15 @@ class SafetensorsSink(Sink):
         """The tensors that must be written before `commit`, in the order of the file."""
         return self._tensors
 
-    def write(self, name: str, array: Array) -> None:
-        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order.
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor; they may come in any order, each once. `write` appends.
 
         Parameters
         ----------
         name : str
             One of `tensors`.
+        row : int
+            The first of them: of the flat tensor's rows, which lie along its last axis.
         array : ndarray
             Whole rows: its last axis is the tensor's. bfloat16 as uint16 or `ml_dtypes.bfloat16`, float8 as
             uint8 or the dtype of `ml_dtypes`.
@@ -100,18 +100,25 @@ class SafetensorsSink(Sink):
         TypeError
             If the dtype isn't the tensor's.
         ValueError
-            If there is no such tensor, or the rows don't fit it.
+            If there is no such tensor, the rows don't fit it, or they are written already.
         OSError
             If the bytes can't be written.
         """
+        info = self._announced(name)
+        data = row_bytes(info, numpy_dtype(info.dtype), twin_of(info.dtype), array)
+        begin = self._begins[name]
+        self._rows.put(info, row, data, lambda rows, at: self._file.write_at(rows, begin + at))
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+        return self._rows.next_row(self._announced(name))
+
+    def _announced(self, name: str) -> TensorInfo:
         if name not in self._by_name:
             raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
         if self._file.fd < 0:
             raise ValueError(f"{self.path}: the file is committed or aborted")
-        info = self._by_name[name]
-        data = row_bytes(info, numpy_dtype(info.dtype), twin_of(info.dtype), array)
-        begin = self._begins[name]
-        self._rows.append(info, data, lambda rows, done: self._file.write_at(rows, begin + done))
+        return self._by_name[name]
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, read it back, and put the file in the place of `path` at once.
@@ -149,10 +156,7 @@ class SafetensorsSink(Sink):
                 if source.tensors != self._by_name or source.metadata != self._metadata:
                     raise FormatError("the header differs")
                 for name in self._by_name:
-                    crc = 0
-                    for tile in source.tiles(name, _VERIFY_TILE):
-                        crc = zlib.crc32(tile.array.data, crc)
-                    if crc != self._rows.crc[name]:
+                    if not self._rows.is_intact(name, source.fill(name)):
                         raise FormatError(f"tensor {quote(name)} differs")
         except FormatError as e:
             message = f"what was written reads back differently: {e}"

@@ -22,6 +22,7 @@ from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS, numpy_dtype
 from modelopt_rs.errors import quote
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
 __all__ = ["SPARSE_BITMASK", "MaskedWeight", "bitmask_modules", "bitmask_tensors", "sparsity_config"]
@@ -127,13 +128,15 @@ class MaskedWeight:
         """Return the weight as it shows: it keeps its own dtype."""
         return self._info
 
-    def memory(self, dtype: str) -> tuple[int, int]:
-        """Return the bytes that reading holds besides a tile: for each row of it, and for all."""
+    def buffers(self, dtype: str) -> Sequence[Buffer]:
+        """Return what reading holds besides a tile."""
         info = self._info
-        per_output = info.nbytes // max(info.shape[0], 1)
-        # A tile's values and bits, and its offsets as they are and counted from its first; of one slice where a row is
-        # less than that.
-        return 2 * info.row_nbytes + 32, 0 if len(info.shape) == 2 else 2 * per_output
+        values, bits = Buffer("u1", info.row_nbytes), Buffer("u1", info.row_nbytes)
+        offsets = Buffer("i8", 4)  # as they are, and counted from the tile's first
+        if len(info.shape) == 2:
+            return values, bits, offsets
+        # Of one slice of the first axis, where a row is less than that.
+        return values, bits, offsets, Buffer("u1", 2 * (info.nbytes // max(info.shape[0], 1)), per=0)
 
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
@@ -182,6 +185,11 @@ class MaskedWeight:
 
 class _SparseBitmask:
     name: Final = "sparse-bitmask"
+    state: Final = "stored as bitmasks"
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        module = next(bitmask_modules(tensors), None)
+        return None if module is None else f"{module}.bitmask"
 
     def find(self, source: Source) -> Iterator[MaskedWeight]:
         for module in bitmask_modules(source.tensors):

@@ -9,12 +9,14 @@ from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.layouts.bitmask import bitmask_tensors
 from modelopt_rs.prune.sparse import compress_rows
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["Bitmask"]
 
 
-class Bitmask:
+class Bitmask(Transform):
     """Rows to the values that are not zero and a bit for each.
 
     Parameters
@@ -26,21 +28,15 @@ class Bitmask:
     threads : int or None
     """
 
-    kept = 0
-    passes = 1
-
     def __init__(self, info: TensorInfo, nonzero: int, threads: int | None) -> None:
         self._info, self._threads = info, threads
         self.outputs: Sequence[TensorInfo] = bitmask_tensors(info, nonzero)
-        self.unit = info.rows // info.shape[0]
-        # Values, bits, and offsets as they are made and as they are written.
-        self.bytes_per_row = info.row_nbytes + -(-info.columns // 8) + 16
+        self.row_multiple = info.rows // info.shape[0]
+        values, bits = Buffer("u1", info.row_nbytes), Buffer("u1", -(-info.columns // 8))
+        self.buffers = (values, bits, Buffer("i8", 2))  # offsets as they are made, and as they are written
         self._done = 0
 
-    def begin(self, rows: int) -> None:
-        """Do nothing."""
-
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+    def __call__(self, array: Array) -> Rows:
         """Compress a tile."""
         outputs = array.reshape(-1, math.prod(self._info.shape[1:]))
         small = compress_rows(outputs, dtype=FLOATS[self._info.dtype], threads=self._threads)
@@ -49,6 +45,6 @@ class Bitmask:
         names = [output.name for output in self.outputs]
         return list(zip(names, (small.values, small.bitmask, offsets), strict=False))
 
-    def end(self) -> Sequence[tuple[str, Array]]:
+    def end(self) -> Rows:
         """Return the shape."""
         return [(self.outputs[-1].name, np.array(self._info.shape, np.int64))]

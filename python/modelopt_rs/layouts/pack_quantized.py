@@ -19,7 +19,7 @@ from typing import Any
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import quote
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, words
+from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, packed_words
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 
 __all__ = [
@@ -73,14 +73,14 @@ def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtyp
     if scale_dtype not in _SCALES:
         raise ValueError(f"{where}: scale_dtype must be F32, F16 or BF16, got {quote(scale_dtype)}")
     groups = spec.groups(columns)
-    packed = words(columns, spec.bits)
+    packed = packed_words(columns, spec.bits)
     tensors = [
         TensorInfo(f"{name}_packed", "I32", (rows, packed), 4 * rows * packed),
         TensorInfo(f"{name}_scale", scale_dtype, (rows, groups), _SCALES[scale_dtype] * rows * groups),
         TensorInfo(f"{name}_shape", "I64", (2,), 16),
     ]
     if not spec.symmetric:
-        down = words(rows, spec.bits)
+        down = packed_words(rows, spec.bits)
         tensors.append(TensorInfo(f"{name}_zero_point", "I32", (down, groups), 4 * down * groups))
     return tensors
 

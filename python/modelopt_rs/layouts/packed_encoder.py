@@ -1,21 +1,27 @@
 """Tiles of a weight to the tensors of the pack-quantized layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.layouts.pack_quantized import packed_tensors
-from modelopt_rs.layouts.packed_spec import PackedSpec, words
-from modelopt_rs.layouts.row_quantizer import RowQuantizer, bytes_per_row
+from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
+from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed
+from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.transform import Rows, Transform
 
-__all__ = ["Quantize", "pack_zero_points"]
+__all__ = ["PACK_QUANTIZED", "Quantize", "pack_zero_points"]
+
+# Elements of a row that share a scale where nothing is said; 0: the whole row.
+DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
 
 
-class Quantize:
+class Quantize(Transform):
     """Rows to packed codes, scales and zero points.
 
     Parameters
@@ -34,22 +40,19 @@ class Quantize:
         How far the codes so far are from what they were made of.
     """
 
-    kept = 0
-    passes = 1
-
     def __init__(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> None:
         self._info, self._spec, self._nonfinite, self._threads = info, spec, nonfinite, threads
         self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec)
-        self.bytes_per_row = bytes_per_row(info, spec)
+        self.buffers = quantizer_buffers(info.shape[1], spec)
         # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
-        self.unit = 1 if spec.symmetric else 32 // spec.bits
+        self.row_multiple = 1 if spec.symmetric else 32 // spec.bits
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
         self._quantizer = RowQuantizer(self._info, self._spec, rows, self._threads, self._nonfinite)
 
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+    def __call__(self, array: Array) -> Rows:
         """Quantize a tile."""
         name = self._info.name
         packed, scale, zero_point = self._quantizer(array)
@@ -59,10 +62,51 @@ class Quantize:
             parts.append((f"{name}_zero_point", pack_zero_points(zero_point, self._spec.bits, self._threads)))
         return parts
 
-    def end(self) -> Sequence[tuple[str, Array]]:
+    def end(self) -> Rows:
         """Let go of the buffers, or there would be some for each tensor; return the shape."""
         del self._quantizer
         return [(f"{self._info.name}_shape", np.array(self._info.shape, np.int64))]
+
+    def starts(self, row: int) -> Mapping[str, int] | None:
+        """Return the row of each output: zero points are packed along the rows."""
+        name, spec = self._info.name, self._spec
+        starts = {f"{name}_packed": row, f"{name}_scale": row, f"{name}_shape": 0}
+        return starts if spec.symmetric else {**starts, f"{name}_zero_point": row * spec.bits // 32}
+
+
+class _PackQuantized:
+    name: Final = "pack-quantized"
+    state: Final = "quantized"
+    formats: Final = ()
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        return next((name for name in tensors if name.endswith("weight_packed")), None)
+
+    def find(self, source: Source) -> Iterator[PackedWeight]:
+        return find_packed(source)
+
+    def spec(self, options: Any) -> PackedSpec:
+        size = DEFAULT_GROUP[options.bits] if options.group_size is None else options.group_size
+        return PackedSpec(options.bits, options.scheme == "symmetric", size or None)
+
+    def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
+        size = spec.group_size
+        if size and info.shape[1] % size:
+            return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
+        return None
+
+    def encode(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> Quantize:
+        return Quantize(info, spec, nonfinite, threads)
+
+    def describe(
+        self, specs: Mapping[str, PackedSpec], left: Sequence[str]
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        targets = {spec: ["Linear"] for spec in specs.values()}
+        return packed_metadata(specs) if specs else {}, quantization_config(targets, ignore=left)
+
+
+PACK_QUANTIZED: Final = _PackQuantized()
+"""The layout of uniform codes."""
 
 
 def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Array:
@@ -76,7 +120,7 @@ def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Arra
     array([[16843009]], dtype=int32)
     """
     columns = np.ascontiguousarray(zero_points.T)
-    stream = np.zeros((len(columns), words(len(zero_points), bits)), np.int32)
+    stream = np.zeros((len(columns), packed_words(len(zero_points), bits)), np.int32)
     packed = np.empty((len(columns), -(-len(zero_points) * bits // 8)), np.uint8)
     _core.pack(columns, bits, packed, threads)
     np.copyto(stream.view(np.uint8)[:, : packed.shape[1]], packed)

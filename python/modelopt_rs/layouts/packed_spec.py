@@ -5,7 +5,7 @@ from typing import Final
 
 from modelopt_rs._types import Scheme
 
-__all__ = ["BITS", "PackedSpec", "words"]
+__all__ = ["BITS", "PackedSpec", "packed_words"]
 
 BITS: Final = (2, 4, 8)
 
@@ -44,6 +44,6 @@ class PackedSpec:
         return -(-columns // self.group_size) if self.group_size else 1
 
 
-def words(n: int, bits: int) -> int:
+def packed_words(n: int, bits: int) -> int:
     """Return how many 32-bit words `n` codes of `bits` bits take."""
     return -(-n * bits // 32)

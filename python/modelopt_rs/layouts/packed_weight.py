@@ -1,7 +1,7 @@
 """Weights in the pack-quantized layout: found in a file, checked, decoded tile by tile."""
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +10,11 @@ from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS, bf16_to_float32, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.pack_quantized import read_specs
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, words
+from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, packed_words
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_weight
 
-__all__ = ["PACK_QUANTIZED", "PackedWeight"]
+__all__ = ["PackedWeight", "find_packed"]
 
 
 class PackedWeight:
@@ -54,13 +55,15 @@ class PackedWeight:
         """Return the weight as it shows, in this dtype."""
         return TensorInfo(self._name, dtype, self._shape, nbytes(dtype, self._shape))
 
-    def memory(self, dtype: str) -> tuple[int, int]:
-        """Return the bytes that reading holds besides a tile: for each row of it, and for all."""
+    def buffers(self, dtype: str) -> Sequence[Buffer]:
+        """Return what reading holds besides a tile."""
         rows, columns = self._shape
         groups = self.spec.groups(columns)
-        # Codes with and without padding; scales stored and as float32; zero points packed and unpacked.
-        per_row = 8 * words(columns, self.spec.bits) + 13 * groups
-        return per_row, 0 if self.spec.symmetric else 3 * rows * groups
+        codes = Buffer("i4", 2 * packed_words(columns, self.spec.bits))  # with padding, and without
+        scales = Buffer("f4", 3 * groups)  # as stored, widened, and where they are finite
+        if self.spec.symmetric:
+            return codes, scales
+        return codes, scales, Buffer("u1", groups), Buffer("u1", 3 * rows * groups, per=0)  # packed and unpacked
 
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
@@ -108,18 +111,14 @@ class PackedWeight:
         return codes.T
 
 
-class _PackQuantized:
-    name: Final = "pack-quantized"
-
-    def find(self, source: Source) -> Iterator[PackedWeight]:
-        named, allowed = read_specs(source)
-        for name in source.tensors:
-            weight = name.removesuffix("_packed")
-            if weight != name and is_weight(weight):
-                yield PackedWeight(source, weight, [named[weight]] if weight in named else allowed)
-
-
-PACK_QUANTIZED: Final = _PackQuantized()
+def find_packed(source: Source) -> Iterator[PackedWeight]:
+    """Yield the weights of a source that are packed."""
+    named, allowed = read_specs(source)
+    for name, info in source.tensors.items():
+        weight = name.removesuffix("_packed")
+        # Bytes are codes of a named format, which is another layout.
+        if weight != name and is_weight(weight) and info.dtype != "U8":
+            yield PackedWeight(source, weight, [named[weight]] if weight in named else allowed)
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, int]:
@@ -168,14 +167,14 @@ def _shapes_fit(source: Source, weight: str, shape: tuple[int, int], spec: Packe
     rows, columns = shape
     groups = spec.groups(columns)
     expected = {
-        f"{weight}_packed": (rows, words(columns, spec.bits)),
+        f"{weight}_packed": (rows, packed_words(columns, spec.bits)),
         f"{weight}_scale": (rows, groups),
     }
     zero_point = source.tensors.get(f"{weight}_zero_point")
     if spec.symmetric != (zero_point is None) or (zero_point is not None and zero_point.dtype != "I32"):
         return False
     if not spec.symmetric:
-        expected[f"{weight}_zero_point"] = (words(rows, spec.bits), groups)
+        expected[f"{weight}_zero_point"] = (packed_words(rows, spec.bits), groups)
     return all(source.tensors[name].shape == form for name, form in expected.items())
 
 

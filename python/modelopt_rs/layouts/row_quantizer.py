@@ -1,7 +1,7 @@
 """`RowQuantizer`: rows of one tensor in; packed codes, scales and zero points out, in buffers made once.
 
 Ranges of channels and of groups lie within rows, so that any way of cutting a tensor into tiles gives the
-same bytes. What is held for each row besides the input is counted in one place, `bytes_per_row`.
+same bytes.
 """
 
 import numpy as np
@@ -9,19 +9,24 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Parts
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.layouts.packed_spec import PackedSpec, words
+from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["RowQuantizer", "bytes_per_row"]
+__all__ = ["RowQuantizer", "quantizer_buffers"]
 
 
-def bytes_per_row(info: TensorInfo, spec: PackedSpec) -> int:
-    """Return how many bytes a `RowQuantizer` holds for each row that it takes at a time."""
-    columns = info.shape[1]
-    codes = 4 * words(columns, spec.bits) + -(-columns * spec.bits // 8)
-    scales = (4 if spec.symmetric else 8) * spec.groups(columns)
-    return codes + scales + 4 * columns
+def quantizer_buffers(columns: int, spec: PackedSpec) -> list[Buffer]:
+    """Return what a `RowQuantizer` holds: packed codes, codes without padding, scales, numbers, zero points."""
+    groups = spec.groups(columns)
+    buffers = [
+        Buffer("i4", packed_words(columns, spec.bits)),
+        Buffer("u1", -(-columns * spec.bits // 8)),
+        Buffer("f4", groups),
+        Buffer("f4", columns),
+    ]
+    return buffers if spec.symmetric else [*buffers, Buffer("u1", groups)]
 
 
 class RowQuantizer:
@@ -41,7 +46,8 @@ class RowQuantizer:
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.stream.model import TensorInfo
+    >>> from modelopt_rs.stream.buffer import Buffer
+    from modelopt_rs.stream.model import TensorInfo
     >>> from modelopt_rs.layouts.packed_spec import PackedSpec
     >>> from modelopt_rs.layouts.row_quantizer import RowQuantizer
     >>> info = TensorInfo("fc.weight", "F32", (2, 8), 64)
@@ -61,15 +67,14 @@ class RowQuantizer:
         self._symmetric = spec.symmetric
         # A whole row is one group: so there is one form of scale, [rows, groups].
         self._spec = (spec.bits, spec.scheme, None, spec.group_size or columns)
-        self._packed = np.zeros((rows, words(columns, spec.bits)), np.int32)
-        row_bytes = -(-columns * spec.bits // 8)
+        packed, codes, scale, dense, *zero_point = quantizer_buffers(columns, spec)
+        self._packed = packed.empty(rows)
+        self._packed[:, -1:] = 0
         # The bytes of the codes are those of the words, but where a row does not fill its last word.
-        self._padded = row_bytes < 4 * self._packed.shape[1]
-        self._codes = np.empty((rows, row_bytes), np.uint8) if self._padded else self._packed.view(np.uint8)
-        groups = spec.groups(columns)
-        self._scale = np.empty((rows, groups), np.float32)
-        self._zero_point = None if self._symmetric else np.empty((rows, groups), np.uint8)
-        self._dense = np.empty((rows, columns), np.float32)
+        self._padded = codes.elements < 4 * packed.elements
+        self._codes = codes.empty(rows) if self._padded else self._packed.view(np.uint8)
+        self._scale, self._dense = scale.empty(rows), dense.empty(rows)
+        self._zero_point = zero_point[0].empty(rows) if zero_point else None
 
     def __call__(self, array: Array) -> tuple[Array, Array, Array | None]:
         """Return (packed codes, scale, zero points or None) of the rows of `array`."""

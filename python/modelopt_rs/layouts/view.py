@@ -11,6 +11,7 @@ from modelopt_rs.dtypes import array_dtype
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.layouts.layout import Layout, StoredWeight
 from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
 __all__ = ["Decompressed", "Dequantized", "check_no_graph", "plain"]
@@ -116,20 +117,29 @@ class Dequantized(Source):
             rows[tile.first_row : tile.first_row + len(tile.array)] = tile.array
         return out
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         if name not in self.stored:
-            yield from self.source.tiles(name, max_bytes)
+            yield from self.source.tiles(name, max_bytes, rows)
         elif self._tensors[name].nbytes:
-            yield from self.stored[name].tiles(self._dtype, max_bytes, self._threads)
+            tiles = self.stored[name].tiles(self._dtype, max_bytes, self._threads)
+            yield from tiles if rows is None or len(rows) == self._tensors[name].rows else _within(tiles, rows)
 
-    def memory(self, name: str) -> tuple[int, int]:
-        """Return the bytes that reading a tensor holds besides its tile: for each row of it, and for all."""
-        return self.stored[name].memory(self._dtype) if name in self.stored else self.source.memory(name)
+    def buffers(self, name: str) -> Sequence[Buffer]:
+        """Return what reading a tensor holds besides its tile."""
+        return self.stored[name].buffers(self._dtype) if name in self.stored else self.source.buffers(name)
 
     def close(self) -> None:
         """Close the source."""
         self.source.close()
+
+
+def _within(tiles: Iterator[Tile], rows: range) -> Iterator[Tile]:
+    """Yield of tiles what lies in `rows`; those before are decoded and dropped."""
+    for tile in tiles:
+        first, stop = max(rows.start, tile.first_row), min(rows.stop, tile.first_row + len(tile.array))
+        if first < stop:
+            yield Tile(first, tile.array[first - tile.first_row : stop - tile.first_row])
 
 
 class Decompressed(Dequantized):

@@ -14,7 +14,7 @@ from modelopt_rs.onnx.run.inputs import check_feeds
 from modelopt_rs.onnx.run.pair import run_pair
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import MaxErrorExceeded, RunReport
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Sink, Source
 
 __all__ = ["OnnxCheck"]

@@ -18,7 +18,7 @@ from modelopt_rs.prune.choice import Chooser
 from modelopt_rs.prune.coupling import check_groups
 from modelopt_rs.prune.crop import CropReport, crop_report, masks
 from modelopt_rs.report.reports import CropFileReport, CroppedGroup, TensorReport, total
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 from modelopt_rs.stream.transform import Copy, Transform
 from modelopt_rs.transforms.crop import Crop, Scorer
@@ -64,12 +64,14 @@ class _Whole(Source):
         """Return one tensor, whole."""
         return self._source.read(name) if name in self._source.tensors else self._small(name)
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows; what is in memory comes at once."""
         if name in self._source.tensors:
-            yield from self._source.tiles(name, max_bytes)
+            yield from self._source.tiles(name, max_bytes, rows)
         else:
-            yield Tile(0, self._small(name).reshape(self._tensors[name].rows, -1))
+            rows = range(self._tensors[name].rows) if rows is None else rows
+            small = self._small(name).reshape(self._tensors[name].rows, -1)
+            yield Tile(rows.start, small[rows.start : rows.stop])
 
     def _small(self, name: str) -> Array:
         tensor = self._source.graph.graph.initializers[name].const_value

@@ -9,7 +9,7 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.reports import Report, TensorReport, total
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
 

@@ -15,8 +15,10 @@ from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.report.peak import peak_memory
 from modelopt_rs.report.reports import CompareReport, TensorDifference
 from modelopt_rs.report.run import RunReport
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress, tile_bytes
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo
 
 __all__ = ["compare_files"]
@@ -146,9 +148,8 @@ def _compare(left: Source, right: Source, name: str, execution: Execution) -> Er
     if a.nbytes == 0:
         return ErrorFigures()
     # Tiles of both with the same rows, and what `_float` makes of them.
-    (extra_a, kept_a), (extra_b, kept_b) = left.memory(name), right.memory(name)
-    extra = extra_a + extra_b + b.row_nbytes + 16 * a.columns
-    rows = tile_bytes(a, extra, execution.max_memory, kept=kept_a + kept_b) // a.row_nbytes
+    held = [*left.buffers(name), *right.buffers(name), Buffer("u1", b.row_nbytes), Buffer("f8", 2 * a.columns)]
+    rows = tile_bytes(a, held, execution.max_memory) // a.row_nbytes
     figures = ErrorFigures()
     tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)
     for one, other in tiles:

@@ -21,7 +21,8 @@ from modelopt_rs.prune.choice import Keep
 from modelopt_rs.prune.crop import CropReport, masks
 from modelopt_rs.report.reports import CropFileReport, CroppedGroup, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.crop import Crop, Scorer

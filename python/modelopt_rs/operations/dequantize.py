@@ -8,7 +8,8 @@ from modelopt_rs.layouts.view import Dequantized, check_no_graph
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.report.reports import Report, TensorReport, total
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Copy
 

@@ -13,7 +13,8 @@ from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
 from modelopt_rs.report.peak import peak_memory
 from modelopt_rs.report.reports import InspectReport, TensorStatistics
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress, tile_bytes
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo
 
 __all__ = ["inspect_file"]
@@ -90,7 +91,7 @@ def _statistics(source: Source, info: TensorInfo, execution: Execution) -> Tenso
     low, high, nonzero, nonfinite = math.inf, -math.inf, 0, 0
     known = size > 0 and (info.dtype in FLOATS or info.dtype in INTEGERS)
     if known:
-        for tile in source.tiles(info.name, tile_bytes(info, 0, execution.max_memory)):
+        for tile in source.tiles(info.name, tile_bytes(info, (), execution.max_memory)):
             figures = _float_figures if info.dtype in FLOATS else _integer_figures
             tile_low, tile_high, tile_nonzero, tile_nonfinite = figures(tile.array, info.dtype, execution.threads)
             # min() and max() keep the left one where the right one is NaN: a tile without any number.

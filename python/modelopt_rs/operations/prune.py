@@ -18,7 +18,8 @@ from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.prune import Pruner

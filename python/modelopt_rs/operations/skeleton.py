@@ -10,9 +10,10 @@ from modelopt_rs.containers.container import Access, Output
 from modelopt_rs.containers.registry import create, open_source
 from modelopt_rs.layouts.registry import METADATA_KEY
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, Execution, Progress
+from modelopt_rs.stream.execution import Execution, Progress
+from modelopt_rs.stream.job import rewrite
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Sink, Source
-from modelopt_rs.stream.transform import rewrite
 
 __all__ = ["Writing", "perform"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.errors import ArgumentError, OptionError, quote
 from modelopt_rs.planning.decide import check_plain
 from modelopt_rs.prune.choice import Choice, Chooser, Keep
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
@@ -168,8 +168,8 @@ def as_options() -> Iterator[None]:
     """Raise what an array function says of wrong values as wrong options."""
     try:
         yield
-    except ValueError as error:
-        raise OptionError(str(error).partition(": ")[2]) from None
+    except ArgumentError as error:
+        raise OptionError(error.problem) from None
 
 
 def _check_kinds(tensors: Mapping[str, TensorInfo], groups: Sequence[Group]) -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from modelopt_rs.errors import ArgumentError
 from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.importance import Scores
 
@@ -36,15 +37,15 @@ class Choice:
         for what, known in (("scope", ("local", "global")), ("nonfinite", ("raise", "remove"))):
             if getattr(self, what) not in known:
                 got = getattr(self, what)
-                raise ValueError(f"{function}: {what} must be {known[0]!r} or {known[1]!r}, got {got!r}")
+                raise ArgumentError(function, f"{what} must be {known[0]!r} or {known[1]!r}, got {got!r}")
         if self.norm not in (1, 2, math.inf):
-            raise ValueError(f"{function}: norm must be 1, 2 or inf, got {self.norm!r}")
+            raise ArgumentError(function, f"norm must be 1, 2 or inf, got {self.norm!r}")
         if self.round_to is None:
             return
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, (int, np.integer)):
             raise TypeError(f"{function}: round_to must be an integer, got {self.round_to!r}")
         if self.round_to < 1:
-            raise ValueError(f"{function}: round_to must be at least 1, got {self.round_to}")
+            raise ArgumentError(function, f"round_to must be at least 1, got {self.round_to}")
 
 
 class Chooser:
@@ -132,7 +133,7 @@ def _keeps(function: str, groups: tuple[Group, ...], keep: Keep) -> dict[str, tu
             keeps[group.name] = (f"keep[{found!r}]", keep[found])
     for pattern in keep:
         if pattern not in used:
-            raise ValueError(f"{function}: keep must name groups, got {pattern!r}, which none matches")
+            raise ArgumentError(function, f"keep must name groups, got {pattern!r}, which none matches")
     return keeps
 
 
@@ -141,13 +142,13 @@ def _count(function: str, what: str, keep: float, group: Group) -> int:
         raise TypeError(f"{function}: {what} must be a float (a fraction) or an int (a number), got {keep!r}")
     if isinstance(keep, (int, np.integer)):
         if not 1 <= keep <= group.units:
-            raise ValueError(f"{function}: {what} must be from 1 to the {group.units} of {group.name!r}, got {keep}")
+            raise ArgumentError(function, f"{what} must be from 1 to the {group.units} of {group.name!r}, got {keep}")
         if keep % group.blocks:
             text = f"a multiple of the {group.blocks} blocks of {group.name!r}"
-            raise ValueError(f"{function}: {what} must be {text}, got {keep}")
+            raise ArgumentError(function, f"{what} must be {text}, got {keep}")
         return int(keep)
     if not 0 < keep <= 1:
-        raise ValueError(f"{function}: {what} must be above 0 and at most 1, got {keep}; an int is a number of units")
+        raise ArgumentError(function, f"{what} must be above 0 and at most 1, got {keep}; an int is a number of units")
     return max(1, round(float(keep) * group.units / group.blocks)) * group.blocks
 
 
@@ -160,9 +161,10 @@ def _step(function: str, group: Group, round_to: int | None, keep: float) -> int
     step = _multiple(group, int(round_to))
     if step > group.units:
         n = group.units
-        raise ValueError(
-            f"{function}: round_to must be reached by the {n} units of group {group.name!r}, got {round_to}, for "
-            f"which {step} are needed; give it a smaller one or leave the group out of keep"
+        raise ArgumentError(
+            function,
+            f"round_to must be reached by the {n} units of group {group.name!r}, got {round_to}, for "
+            f"which {step} are needed; give it a smaller one or leave the group out of keep",
         )
     return step
 
@@ -175,7 +177,7 @@ def _refuse_nan(function: str, name: str, scores: Scores) -> None:
     gone = np.flatnonzero(np.isnan(scores))
     if len(gone):
         text = f"scores of group {name!r} must not be NaN, got NaN for unit {gone[0]}"
-        raise ValueError(f"{function}: {text}; nonfinite='remove' removes such units")
+        raise ArgumentError(function, f"{text}; nonfinite='remove' removes such units")
 
 
 def _best(scores: Scores, n: int, blocks: int) -> Indices:

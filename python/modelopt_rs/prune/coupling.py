@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Cut", "Group", "Member", "Shaped", "check_ascending", "check_groups", "cuts_of"]
+from modelopt_rs.errors import ArgumentError
+
+__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of"]
 
 
 class Shaped(Protocol):
@@ -110,7 +112,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class UnitSlices:
     """One member in its tensor, checked: `axis` is counted from the front."""
 
     group: Group
@@ -132,7 +134,7 @@ def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> 
     chosen = array.astype(np.int64)
     if not array.size or array[0] < 0 or array[-1] >= n or (np.diff(chosen) <= 0).any():
         text = f"ascending {what} from 0 to below {n}"
-        raise ValueError(f"{function}: {name} must be one or more {text}, got {array.tolist()[:8]}")
+        raise ArgumentError(function, f"{name} must be one or more {text}, got {array.tolist()[:8]}")
     return chosen
 
 
@@ -146,7 +148,7 @@ def check_groups(
         if not isinstance(group, Group):
             raise TypeError(f"{function}: groups must be of Group, got {type(group).__name__}")
         if group.name in names:
-            raise ValueError(f"{function}: groups must have names of their own, got {group.name!r} twice")
+            raise ArgumentError(function, f"groups must have names of their own, got {group.name!r} twice")
         names.add(group.name)
     for name, cuts in cuts_of(function, tensors, groups, kind).items():
         for axis in {cut.axis for cut in cuts}:
@@ -155,31 +157,33 @@ def check_groups(
                 if after.range.start < before.range.stop:
                     both = f"those of {before.group.name!r} and {after.group.name!r}"
                     where = f"axis {axis} of {name!r} at index {after.range.start}"
-                    raise ValueError(f"{function}: groups must not overlap, got {both} on {where}")
+                    raise ArgumentError(function, f"groups must not overlap, got {both} on {where}")
     return groups
 
 
 def cuts_of(
     function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = object
-) -> dict[str, list[Cut]]:
+) -> dict[str, list[UnitSlices]]:
     """Return the members of all groups, by tensor."""
-    cuts: dict[str, list[Cut]] = {}
+    cuts: dict[str, list[UnitSlices]] = {}
     for group in groups:
         for member in group.members:
-            where = f"{function}: group {group.name!r}: tensor {member.name!r}"
+            where = f"group {group.name!r}: tensor {member.name!r}"
             if member.name not in tensors:
-                raise ValueError(f"{where} must be among the tensors, got none of that name")
+                raise ArgumentError(function, f"{where} must be among the tensors, got none of that name")
             tensor = tensors[member.name]
             if not isinstance(tensor, kind):
-                raise TypeError(f"{where} must be a NumPy array, got {type(tensor).__name__}")
+                raise TypeError(f"{function}: {where} must be a NumPy array, got {type(tensor).__name__}")
             ndim = len(tensor.shape)
             if not -ndim <= member.axis < ndim:
-                raise ValueError(f"{where} must have an axis {member.axis}, got shape {tensor.shape}")
-            cut = Cut(group, member, int(member.axis) % ndim)
+                raise ArgumentError(function, f"{where} must have an axis {member.axis}, got shape {tensor.shape}")
+            cut = UnitSlices(group, member, int(member.axis) % ndim)
             if cut.range.stop > tensor.shape[cut.axis]:
                 places = f"{group.units} units of {member.size}"
                 if member.offset:
                     places += f" from index {member.offset} on"
-                raise ValueError(f"{where} must hold {places} along axis {cut.axis}, got shape {tensor.shape}")
+                raise ArgumentError(
+                    function, f"{where} must hold {places} along axis {cut.axis}, got shape {tensor.shape}"
+                )
             cuts.setdefault(member.name, []).append(cut)
     return cuts

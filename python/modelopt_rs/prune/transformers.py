@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
+from modelopt_rs.errors import ArgumentError
 from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
 
@@ -90,7 +91,7 @@ def transformer_groups(
     chosen = (what,) if isinstance(what, str) else tuple(what)
     for each in chosen:
         if each not in WHAT:
-            raise ValueError(f"transformer_groups: what must be of {', '.join(WHAT)}, got {each!r}")
+            raise ArgumentError("transformer_groups", f"what must be of {', '.join(WHAT)}, got {each!r}")
     if "all" in chosen:
         chosen = ("heads", "ffn", "hidden")
     model = _Model("transformer_groups", tensors, config)
@@ -124,15 +125,15 @@ class _Model:
         self.layers = sorted((match[1] for match in found if match), key=_layer_number)
         if not self.layers:
             wanted = "encoder.layer.0.attention.self.query.weight" if self.bert else "layers.0.self_attn.q_proj.weight"
-            raise ValueError(
-                f"{function}: tensors must hold the layers of the model, got no name that ends as {wanted}"
+            raise ArgumentError(
+                function, f"tensors must hold the layers of the model, got no name that ends as {wanted}"
             )
 
     def length(self, name: str, axis: int) -> int:
         tensor = self.tensors.get(name)
         if tensor is None or len(tensor.shape) <= axis:
             got = "none of that name" if tensor is None else f"shape {tensor.shape}"
-            raise ValueError(f"{self.function}: tensors must hold {name!r} with an axis {axis}, got {got}")
+            raise ArgumentError(self.function, f"tensors must hold {name!r} with an axis {axis}, got {got}")
         return int(tensor.shape[axis])
 
     def divided(self, name: str, axis: int, by: int) -> int:
@@ -140,7 +141,7 @@ class _Model:
         n = self.length(name, axis)
         if n % by or n == 0:
             got = self.tensors[name].shape
-            raise ValueError(f"{self.function}: {name!r} must have a multiple of {by} along axis {axis}, got {got}")
+            raise ArgumentError(self.function, f"{name!r} must have a multiple of {by} along axis {axis}, got {got}")
         return n // by
 
     def rows(self, names: Iterable[str], size: int = 1) -> list[Member]:
@@ -165,8 +166,8 @@ class _Model:
 
     def query_heads(self, layer: str) -> Group:
         if self.bert:
-            raise ValueError(
-                f"{self.function}: what must not be 'query_heads' for the BERT family, got it; use 'heads'"
+            raise ArgumentError(
+                self.function, "what must not be 'query_heads' for the BERT family, got it; use 'heads'"
             )
         q, k, _, out = (f"{layer}.self_attn.{name}_proj" for name in "qkvo")
         blocks = self.divided(f"{k}.weight", 0, self.head)
@@ -191,7 +192,7 @@ class _Model:
                     break
             else:
                 fix = "leave it out of tensors and crop it by a group of your own"
-                raise ValueError(f"{self.function}: tensors must be known for 'hidden', got {name!r}; {fix}")
+                raise ArgumentError(self.function, f"tensors must be known for 'hidden', got {name!r}; {fix}")
         return Group("hidden", self.width, tuple(members))
 
 
@@ -267,7 +268,7 @@ def _llama_heads(
     new["head_dim"] = head
     if config["model_type"] == "llama" and new["hidden_size"] % new["num_attention_heads"]:
         got = f"{new['num_attention_heads']} heads and hidden_size {new['hidden_size']}"
-        raise ValueError(f"{function}: heads must divide hidden_size for transformers to load Llama, got {got}")
+        raise ArgumentError(function, f"heads must divide hidden_size for transformers to load Llama, got {got}")
 
 
 def _bert_heads(
@@ -282,8 +283,8 @@ def _bert_heads(
     if new["hidden_size"] != config["hidden_size"]:
         got = f"hidden_size {new['hidden_size']} with heads of {head}"
         fix = "keep the same fraction of heads and hidden, one that leaves whole heads"
-        raise ValueError(
-            f"{function}: hidden_size must be heads times their width in the BERT family, got {got}; {fix}"
+        raise ArgumentError(
+            function, f"hidden_size must be heads times their width in the BERT family, got {got}; {fix}"
         )
     for group in heads:
         layer = _layer_number(group.name)
@@ -301,14 +302,14 @@ def _pruned_heads(function: str, config: Mapping[str, Any]) -> dict[int, list[in
         return {int(layer): sorted(int(head) for head in gone) for layer, gone in given.items()}
     except (AttributeError, TypeError, ValueError):
         text = "an object of lists of heads by layer"
-        raise ValueError(f"{function}: config['pruned_heads'] must be {text}, got {given!r}") from None
+        raise ArgumentError(function, f"config['pruned_heads'] must be {text}, got {given!r}") from None
 
 
 def _same(function: str, groups: list[GroupReport]) -> int:
     counts = sorted({len(group.kept) for group in groups})
     if len(counts) > 1:
         kind = groups[0].name.rpartition(".")[2]
-        raise ValueError(f"{function}: report must keep as many {kind!r} in every layer, got {counts}")
+        raise ArgumentError(function, f"report must keep as many {kind!r} in every layer, got {counts}")
     return counts[0]
 
 
@@ -320,7 +321,7 @@ def _layer_number(name: str) -> int:
 def _number(function: str, config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{function}: config[{key!r}] must be an integer of at least 1, got {value!r}")
+        raise ArgumentError(function, f"config[{key!r}] must be an integer of at least 1, got {value!r}")
     return value
 
 
@@ -328,7 +329,7 @@ def is_bert(function: str, config: Mapping[str, Any]) -> bool:
     """Say which of the two families a model is of; ValueError if it is of neither."""
     kind = config.get("model_type")
     if kind not in _BERT + _LLAMA:
-        raise ValueError(f"{function}: config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")
+        raise ArgumentError(function, f"config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")
     return kind in _BERT
 
 
@@ -337,5 +338,5 @@ def _head_size(function: str, config: Mapping[str, Any]) -> int:
         return _number(function, config, "head_dim")
     width, heads = (_number(function, config, key) for key in ("hidden_size", "num_attention_heads"))
     if width % heads:
-        raise ValueError(f"{function}: config['hidden_size'] must be a multiple of its {heads} heads, got {width}")
+        raise ArgumentError(function, f"config['hidden_size'] must be a multiple of its {heads} heads, got {width}")
     return width // heads

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneOptions
+from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneCall
 
 __all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "share_of", "threshold"]
 
@@ -13,7 +13,7 @@ __all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into"
 def prune_into(
     function: str,
     w: Array,
-    core: Callable[[Array, PruneOptions], None],
+    core: Callable[[Array, PruneCall], None],
     mask: MaskKind,
     out: Array | None,
     options: tuple[Nan, Bf16, int | None],
@@ -255,7 +255,7 @@ def global_magnitude(
     if mask == "bits" and out is not None:
         raise ValueError(f'{function}: out must be None with mask="bits", got a list; pack bool masks by mo.quant.pack')
     arrays = list(arrays)
-    options: PruneOptions = (_before_out(nan, out), dtype, threads)
+    options: PruneCall = (_before_out(nan, out), dtype, threads)
     if out is not None:
         result = list(out)
         for i, array in enumerate(result):

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import is_packed
+from modelopt_rs.stream.buffer import Buffer
 
 __all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_weight"]
 
@@ -108,12 +109,15 @@ class Source(Protocol):
     def read(self, name: str) -> Array:
         """Return one tensor, whole, in its own shape."""
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
-        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
+        """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused.
 
-    def memory(self, name: str) -> tuple[int, int]:
-        """Return the bytes that reading a tensor holds besides its tile: for each row of it, and for all."""
-        return 0, 0
+        `rows`: only these, which are consecutive.
+        """
+
+    def buffers(self, name: str) -> Sequence[Buffer]:
+        """Return what reading a tensor holds besides its tile."""
+        return ()
 
     def close(self) -> None:
         """Close the file."""
@@ -145,8 +149,15 @@ class Sink(Protocol):
     def tensors(self) -> Sequence[TensorInfo]:
         """The tensors that must be written before `commit`."""
 
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor from `row` on. They may come in any order, each once."""
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+
     def write(self, name: str, array: Array) -> None:
         """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order."""
+        self.write_at(name, self.next_row(name), array)
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, and put the temporary in the place of `path` at once.

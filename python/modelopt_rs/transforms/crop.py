@@ -9,12 +9,14 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import quote
-from modelopt_rs.prune.coupling import Cut, Group
+from modelopt_rs.prune.coupling import Group, UnitSlices
 from modelopt_rs.prune.crop import take
 from modelopt_rs.prune.importance import BlockNorms, Join, Scores, importance, unit_norms
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.buffer import Buffer
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.model import Source, TensorInfo
-from modelopt_rs.stream.transform import Transform, apply
+from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["Crop", "Measure", "Scorer"]
 
@@ -34,16 +36,16 @@ class Scorer:
     """
 
     def __init__(self, source: Source, groups: Sequence[Group], norm: float, nan: str, execution: Execution) -> None:
-        self._source, self._norm, self._nan, self._road = source, norm, nan, execution
+        self._source, self._norm, self._nan, self._execution = source, norm, nan, execution
         self._joins = {group.name: Join(norm) for group in groups}
         # Parts are joined in the order of the members, whatever the order of the file.
         self._next = dict.fromkeys(self._joins, 0)
         self._waiting: dict[str, dict[int, Scores]] = {name: {} for name in self._joins}
-        self._cuts: dict[str, list[tuple[Cut, int]]] = {}
+        self._cuts: dict[str, list[tuple[UnitSlices, int]]] = {}
         for group in groups:
             for place, member in enumerate(member for member in group.members if member.scored):
                 axis = int(member.axis) % len(source.tensors[member.name].shape)
-                self._cuts.setdefault(member.name, []).append((Cut(group, member, axis), place))
+                self._cuts.setdefault(member.name, []).append((UnitSlices(group, member, axis), place))
 
     def bytes_to_read(self) -> int:
         """Return how many bytes the pass reads."""
@@ -63,15 +65,15 @@ class Scorer:
             cuts = self._cuts.get(name, [])
             if not cuts:
                 continue
-            measure = Measure(info, [cut for cut, _ in cuts], self._norm, self._road.threads)
-            for _ in apply(self._source, name, measure, self._road):
+            measure = Measure(info, [cut for cut, _ in cuts], self._norm, self._execution.threads)
+            for _ in TensorJob(self._source, name, measure).run(self._execution):
                 pass
             for (cut, place), part in zip(cuts, measure.parts(), strict=True):
                 self._check(cut, part)
                 self._take_in(cut.group.name, place, part)
         return {name: join.norms() for name, join in self._joins.items()}
 
-    def _check(self, cut: Cut, part: Scores) -> None:
+    def _check(self, cut: UnitSlices, part: Scores) -> None:
         bad = np.flatnonzero(np.isnan(part))
         if self._nan == "raise" and len(bad):
             where = f"{self._source.path}: tensor {quote(cut.member.name)}"
@@ -86,24 +88,22 @@ class Scorer:
             self._next[group] += 1
 
 
-class Measure:
+class Measure(Transform):
     """The transform that writes nothing: the norms of units of one tensor.
 
     Parameters
     ----------
     info : TensorInfo
         Of floats.
-    cuts : sequence of Cut
+    cuts : sequence of UnitSlices
         Where its units lie.
     norm : {1, 2, inf}
     threads : int or None
     """
 
     outputs: Sequence[TensorInfo] = ()
-    kept = 0
-    passes = 1
 
-    def __init__(self, info: TensorInfo, cuts: Sequence[Cut], norm: float, threads: int | None) -> None:
+    def __init__(self, info: TensorInfo, cuts: Sequence[UnitSlices], norm: float, threads: int | None) -> None:
         self._info, self._cuts, self._norm, self._threads = info, cuts, norm, threads
         self._dtype = FLOATS[info.dtype]
         self._of_rows: list[Array] = []
@@ -112,26 +112,18 @@ class Measure:
             for i, cut in enumerate(cuts)
             if 0 < cut.axis == len(info.shape) - 1
         }
-        self.unit = max((blocks.rows for blocks in self._blocks.values()), default=1)
+        self.row_multiple = max((blocks.rows for blocks in self._blocks.values()), default=1)
         # The norms of rows; columns that are not all of a row are copied.
-        self.bytes_per_row = 8 + (
-            info.row_nbytes if any(len(cuts[i].range) < info.columns for i in self._blocks) else 0
-        )
+        copied = info.row_nbytes if any(len(cuts[i].range) < info.columns for i in self._blocks) else 0
+        self.buffers = (Buffer("f8", 1), Buffer("u1", copied))
 
-    def begin(self, rows: int) -> None:
-        """Do nothing."""
-
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+    def __call__(self, array: Array) -> Rows:
         """Take in a tile."""
         if len(self._blocks) < len(self._cuts):
             self._of_rows.append(_core.norm(array, (1,), False, self._norm, self._dtype, self._threads))
         for i, blocks in self._blocks.items():
             along = self._cuts[i].range
             blocks.add(array[:, along.start : along.stop])
-        return []
-
-    def end(self) -> Sequence[tuple[str, Array]]:
-        """Return nothing."""
         return []
 
     def parts(self) -> list[Scores]:
@@ -156,7 +148,7 @@ class Measure:
         return importance(of_rows.reshape(axes), axis, norm=self._norm, threads=self._threads)
 
 
-class Crop:
+class Crop(Transform):
     """Tiles without the rows and columns that go, then another transform.
 
     Parameters
@@ -177,26 +169,26 @@ class Crop:
         self._rows = _rows(info.shape[:last], stays)
         self._columns = np.flatnonzero(stays[last]) if last in stays else None
         self.outputs = then.outputs
-        self.kept, self.passes = then.kept, then.passes
-        # Where rows go, tiles of a unit are put together here.
-        self.unit = then.unit if self._rows is None else 1
-        gathered = (self._rows is not None) + (self._columns is not None) + (self.unit < then.unit)
-        self.bytes_per_row = gathered * info.row_nbytes + then.bytes_per_row
+        self.sweeps = then.sweeps
+        # Where rows go, tiles of as many as the other transform wants are put together here.
+        self.row_multiple = then.row_multiple if self._rows is None else 1
+        gathered = (self._rows is not None) + (self._columns is not None) + (self.row_multiple < then.row_multiple)
+        self.buffers = (Buffer("u1", gathered * info.row_nbytes), *then.buffers)
         self._done = 0
         self._left: Array | None = None
 
     def begin(self, rows: int) -> None:
         """Get the other transform ready."""
-        self._then.begin(rows + self._then.unit - 1)
+        self._then.begin(rows + self._then.row_multiple - 1)
 
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+    def __call__(self, array: Array) -> Rows:
         """Crop a tile."""
         first, self._done = self._done, self._done + len(array)
         if self._rows is not None:
             array = take(array, np.flatnonzero(self._rows[first : self._done]), 0, threads=self._threads)
         if self._columns is not None:
             array = take(array, self._columns, 1, threads=self._threads)
-        if self.unit < self._then.unit:
+        if self.row_multiple < self._then.row_multiple:
             array = self._in_units(array)
         return self._then(array) if len(array) else []
 
@@ -204,11 +196,15 @@ class Crop:
         """Return as many rows as make whole units of the other transform, at the end all; keep the others."""
         if self._left is not None:
             array = np.concatenate([self._left, array])
-        whole = len(array) if self._done == self._info.rows else len(array) // self._then.unit * self._then.unit
+        whole = (
+            len(array)
+            if self._done == self._info.rows
+            else len(array) // self._then.row_multiple * self._then.row_multiple
+        )
         self._left = array[whole:].copy()
         return array[:whole]
 
-    def end(self) -> Sequence[tuple[str, Array]]:
+    def end(self) -> Rows:
         """Return what the other transform has left."""
         self._done, self._left = 0, None
         return self._then.end()

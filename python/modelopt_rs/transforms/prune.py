@@ -9,12 +9,13 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs._types import PruneOptions as How
+from modelopt_rs._types import PruneCall as How
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.planning.prune import PLAIN, PruneOptions, WeightAxes
-from modelopt_rs.stream.memory import Execution
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.model import Source, TensorInfo
-from modelopt_rs.stream.transform import Copy, Transform, apply
+from modelopt_rs.stream.transform import Copy, Rows, Transform
 from modelopt_rs.transforms.ranking import Ranking, SharedThreshold, Threshold, bytes_to_rank, rank_together
 
 __all__ = ["Prune", "Pruner"]
@@ -56,7 +57,10 @@ class Pruner:
         read = bytes_to_rank(self._chosen) if self._options.scope == "global" else 0
         if self._options.format == "bitmask":
             copies = {info.name: Copy(info) for info in self._chosen}
-            read += sum(info.nbytes * self._transform(info, None, copies).passes for info in self._chosen)
+            sweeps = {info.name: self._transform(info, None, copies).sweeps for info in self._chosen}
+            read += sum(
+                info.nbytes * (1 if self._options.scope == "global" else sweeps[info.name]) for info in self._chosen
+            )
         return read
 
     def transforms(self, then: Mapping[str, Transform]) -> dict[str, "Prune"]:
@@ -78,7 +82,7 @@ class Pruner:
         """Prune and write nothing; return by name how many zeros there are before and after."""
         transforms = self.transforms({info.name: Copy(info) for info in self._chosen})
         for name, transform in transforms.items():
-            for _ in apply(self._source, name, transform, self._execution):
+            for _ in TensorJob(self._source, name, transform).run(self._execution):
                 pass
             if transform.ranked is not None:
                 self._found[name] = transform.ranked
@@ -103,7 +107,7 @@ def _prune_groups(shape: tuple[int, ...], axis: int, share: tuple[int, int], how
     _core.n_of_m(outputs, *share, axis, outputs, how)
 
 
-class Prune:
+class Prune(Transform):
     """Weights to zeros, then another transform.
 
     Parameters
@@ -113,9 +117,9 @@ class Prune:
     axes : WeightAxes
         How the weight lies.
     threshold : Threshold or None
-        What goes of all tensors together. None: the passes before the last one rank this tensor, where it must be.
+        What goes of all tensors together. None: the sweeps before the last one rank this tensor, where it must be.
     then : Transform
-        Of one pass.
+        Of one sweep.
     threads : int or None
 
     Attributes
@@ -123,7 +127,7 @@ class Prune:
     zeros : (int, int)
         How many zeros there have been before and after.
     ranked : (int, int, int) or None
-        The threshold that was found in the passes before the last: its bits, key and ties.
+        The threshold that was found in the sweeps before the last: its bits, key and ties.
     """
 
     def __init__(
@@ -138,11 +142,11 @@ class Prune:
         self._info, self._options, self._axes, self._then, self._threads = info, options, axes, then, threads
         self._threshold = threshold
         self.outputs = then.outputs
-        self.bytes_per_row, self.kept = then.bytes_per_row, then.kept
-        self.unit = math.lcm(self._own_unit(), then.unit)
-        self.passes = then.passes
+        self.buffers = then.buffers
+        self.row_multiple = math.lcm(self._rows_together(), then.row_multiple)
+        self.sweeps = then.sweeps
         if self._is_ranked() and threshold is None:
-            self.passes += self._ranking().passes
+            self.sweeps += self._ranking().sweeps
         self.zeros = (0, 0)
         self.ranked: tuple[int, int, int] | None = None
 
@@ -152,7 +156,7 @@ class Prune:
     def _ranking(self) -> Ranking:
         return Ranking([self._info], self._options.sparsity or 0.0, self._options.nan, self._threads)
 
-    def _own_unit(self) -> int:
+    def _rows_together(self) -> int:
         """Return how many rows must come together."""
         output = self._info.rows // self._info.shape[0]
         if self._options.group is not None:
@@ -164,7 +168,7 @@ class Prune:
     def begin(self, rows: int) -> None:
         """Get ready to rank, where that must be, and to prune."""
         self._counting = self._ranking() if self._is_ranked() and self._threshold is None else None
-        self._left = self.passes - self._then.passes
+        self._left = self.sweeps - self._then.sweeps
         self._step = self._choose_step()
         self._then.begin(rows)
 
@@ -185,8 +189,8 @@ class Prune:
         assert self._threshold is not None
         self._threshold.prune(array, FLOATS[self._info.dtype], self._threads)
 
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
-        """Count a tile in the passes that rank, prune it in the last."""
+    def __call__(self, array: Array) -> Rows:
+        """Count a tile in the sweeps that rank, prune it in the last."""
         if self._left and self._counting is not None:
             self._counting.count(array, FLOATS[self._info.dtype])
             return []
@@ -198,8 +202,8 @@ class Prune:
     def _count(self, array: Array) -> int:
         return array.size - int(_core.count_nonzero(array, None, False, FLOATS[self._info.dtype], self._threads))
 
-    def end(self) -> Sequence[tuple[str, Array]]:
-        """End a pass; return what the other transform has left."""
+    def end(self) -> Rows:
+        """End a sweep; return what the other transform has left."""
         if self._left and self._counting is not None:
             self._counting.end_pass()
             self._left -= 1
@@ -208,3 +212,7 @@ class Prune:
                 self._threshold = Threshold(*self.ranked)
             return []
         return self._then.end()
+
+    def starts(self, row: int) -> Mapping[str, int] | None:
+        """Return where the other transform begins; what is ranked is ranked whole."""
+        return self._then.starts(row) if row == 0 or not self._is_ranked() else None

@@ -14,7 +14,8 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.dtypes import DTYPES, FLOATS
-from modelopt_rs.stream.memory import Execution, located, tile_bytes
+from modelopt_rs.stream.execution import Execution, located
+from modelopt_rs.stream.memory import tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo
 
 __all__ = ["Ranking", "SharedThreshold", "Threshold", "bytes_to_rank", "rank_together"]
@@ -70,7 +71,7 @@ class Ranking:
         self._nan, self._threads = nan, threads
         self._rank = round(sparsity * sum(info.rows * info.columns for info in tensors))
         self._prefix, self._shift, self._digits = 0, self._bits - 1, iter(DIGITS[self._bits])
-        self.passes = len(DIGITS[self._bits])
+        self.sweeps = len(DIGITS[self._bits])
         self._begin_pass()
 
     def _begin_pass(self) -> None:
@@ -127,9 +128,9 @@ def rank_together(
         If there is a NaN, and `nan` is "raise".
     """
     ranking = Ranking(tensors, sparsity, nan, execution.threads)
-    for _ in range(ranking.passes):
+    for _ in range(ranking.sweeps):
         for info in tensors:
-            for tile in source.tiles(info.name, tile_bytes(info, 0, execution.max_memory)):
+            for tile in source.tiles(info.name, tile_bytes(info, (), execution.max_memory)):
                 with located(source, info.name, tile):
                     ranking.count(tile.array, FLOATS[info.dtype])
                 execution.advance(tile.array.nbytes, info.name)

@@ -21,8 +21,8 @@ from modelopt_rs.files.onnx import OnnxSink, OnnxSource  # noqa: E402
 from modelopt_rs.onnx import quantize_weights  # noqa: E402
 from modelopt_rs.planning.onnx import OnnxOptions  # noqa: E402
 from modelopt_rs.planning.quantize import QuantizeOptions  # noqa: E402
-from modelopt_rs.stream.memory import Execution  # noqa: E402
-from modelopt_rs.stream.transform import rewrite  # noqa: E402
+from modelopt_rs.stream.execution import Execution  # noqa: E402
+from modelopt_rs.stream.job import rewrite  # noqa: E402
 from onnx_graphs import Quantized, dense, model, node, run, value, with_weight  # noqa: E402
 
 EXACT = OnnxOptions(accuracy_level=0)

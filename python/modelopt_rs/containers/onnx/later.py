@@ -1,4 +1,8 @@
-"""Imports that wait until something of the module is wanted."""
+"""Imports that wait until something of the module is wanted.
+
+Tried and no help: `importlib.util.LazyLoader`. In Python 3.11 the next `import` of the module reads its `__spec__`, and
+that loads it.
+"""
 
 import importlib
 import sys

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +19,9 @@ from modelopt_rs.containers.reading import read_into
 from modelopt_rs.dtypes import array_dtype, twin_of
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import Sink, TensorInfo
-from modelopt_rs.stream.row_tiles import RowLedger, row_bytes
+from modelopt_rs.stream.row_tiles import Fill, RowLedger, row_bytes
 
 __all__ = ["OnnxSink", "placeholder"]
-
-_VERIFY_TILE = 4 << 20
 
 
 class OnnxSink(Sink):
@@ -102,13 +99,15 @@ class OnnxSink(Sink):
         """The size of what is written, of the data beside the model too; before `commit`."""
         return sum(os.fstat(fd).st_size for fd in {self._files.model_fd, self._files.data_fd})
 
-    def write(self, name: str, array: Array) -> None:
-        """Append the next rows of one tensor. Tensors may be interleaved, the rows of one come in order.
+    def write_at(self, name: str, row: int, array: Array) -> None:
+        """Write rows of one tensor; they may come in any order, each once. `write` appends.
 
         Parameters
         ----------
         name : str
             One of `tensors`.
+        row : int
+            The first of them: of the flat tensor's rows, which lie along its last axis.
         array : ndarray
             Whole rows: its last axis is the tensor's. bfloat16 as uint16 or `ml_dtypes.bfloat16`, float8 as
             uint8 or the dtype of `ml_dtypes`; where several elements share a byte, bytes of the flat tensor.
@@ -118,18 +117,25 @@ class OnnxSink(Sink):
         TypeError
             If the dtype isn't the tensor's.
         ValueError
-            If there is no such tensor, or the rows don't fit it.
+            If there is no such tensor, the rows don't fit it, or they are written already.
         OSError
             If the bytes can't be written.
         """
+        info = self._announced(name)
+        data = row_bytes(info, array_dtype(info.dtype), twin_of(info.dtype), array)
+        begin = self._files.begins[name]
+        self._rows.put(info, row, data, lambda rows, at: self._files.write(rows, begin + at))
+
+    def next_row(self, name: str) -> int:
+        """Return the first row of a tensor that is not written."""
+        return self._rows.next_row(self._announced(name))
+
+    def _announced(self, name: str) -> TensorInfo:
         if name not in self._by_name:
             raise ValueError(f"{self.path}: no tensor {quote(name)} was announced")
         if self._files.data_fd < 0:
             raise ValueError(f"{self.path}: the file is committed or aborted")
-        info = self._by_name[name]
-        data = row_bytes(info, array_dtype(info.dtype), twin_of(info.dtype), array)
-        begin = self._files.begins[name]
-        self._rows.append(info, data, lambda rows, done: self._files.write(rows, begin + done))
+        return self._by_name[name]
 
     def staged(self) -> Path:
         """Return a path at which the model can be loaded before `commit`, by this process and by others.
@@ -150,7 +156,7 @@ class OnnxSink(Sink):
 
     def _finish(self) -> None:
         self._rows.check_whole(self.path)
-        self._files.finish(self._rows.crc)
+        self._files.finish({info.name: self._rows.crc(info.name, self._fill(info.name)) for info in self._tensors})
 
     def commit(self, *, verify: bool = True) -> None:
         """Check that all is written, flush, read it back, and put the model in the place of `path` at once.
@@ -180,11 +186,12 @@ class OnnxSink(Sink):
     def _verify(self) -> None:
         try:
             for at, piece in self._files.pieces:
-                if zlib.crc32(piece) != self._read_crc(self._files.model_fd, at, len(piece)):
+                written = np.empty(len(piece), np.uint8)
+                read_into(self._files.model_fd, written, at, self.path)
+                if written.tobytes() != piece:
                     raise FormatError(f"the graph differs from byte {at:,} on")
             for info in self._tensors:
-                begin = self._files.begins[info.name]
-                if self._rows.crc[info.name] != self._read_crc(self._files.data_fd, begin, info.nbytes):
+                if not self._rows.is_intact(info.name, self._fill(info.name)):
                     raise FormatError(f"tensor {quote(info.name)} differs")
             # Of the tensors that are written, the parser takes the small ones into the graph.
             limit = sum(len(piece) for _, piece in self._files.pieces) + LAZY_BYTES * len(self._tensors)
@@ -196,14 +203,10 @@ class OnnxSink(Sink):
             message = f"what was written reads back differently: {e}"
             raise OSError(errno.EIO, message, str(self.path)) from e
 
-    def _read_crc(self, fd: int, begin: int, nbytes: int) -> int:
-        buffer = np.empty(min(nbytes, _VERIFY_TILE), np.uint8)
-        crc = 0
-        for at in range(0, nbytes, _VERIFY_TILE):
-            used = buffer[: min(_VERIFY_TILE, nbytes - at)]
-            read_into(fd, used, begin + at, self.path)
-            crc = zlib.crc32(used.data, crc)
-        return crc
+    def _fill(self, name: str) -> Fill:
+        """Return what fills an array with what is written of a tensor, from an offset on."""
+        begin = self._files.begins[name]
+        return lambda array, at: read_into(self._files.data_fd, array, begin + at, self.path)
 
     def abort(self) -> None:
         """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""

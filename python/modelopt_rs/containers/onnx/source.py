@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, ModelFil
 from modelopt_rs.containers.onnx.graph import build
 from modelopt_rs.containers.onnx.tensors import extent_of, is_lazy
 from modelopt_rs.containers.onnx.wire import scan
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, open_regular
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, identity, open_again, open_regular
 from modelopt_rs.dtypes import array_dtype, is_packed
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
@@ -77,6 +78,12 @@ class OnnxSource(Source):
         fd: int | None = None,
     ) -> None:
         self.path = Path(path)
+        self._access = {
+            "max_header": max_header,
+            "max_tensors": max_tensors,
+            "allow_hard_links": allow_hard_links,
+            "allow_symlinks_under": allow_symlinks_under,
+        }
         self._reader = TileReader()
         self._file = ModelFile(self.path, open_regular(path) if fd is None else fd)
         trust = Trust(hard_links=allow_hard_links, symlinks_under=allow_symlinks_under)
@@ -116,6 +123,15 @@ class OnnxSource(Source):
         """The model's `metadata_props`."""
         return MappingProxyType(self.model.metadata_props)
 
+    @property
+    def identity(self) -> Identity:
+        """What tells the file from others, and from itself when it has changed."""
+        return identity(self._file.fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open it again where it is unpickled, with the graph of the file; ValueError if it is another file then."""
+        return open_again, (type(self), self.path, self._access, self.identity)
+
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape.
 
@@ -139,7 +155,7 @@ class OnnxSource(Source):
         extent.fill(array, 0)
         return array
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order, as many at a time as fit `max_bytes`, but at least one.
 
         Parameters
@@ -148,6 +164,8 @@ class OnnxSource(Source):
             One of `tensors`. Where several elements share a byte, a row is a byte of the flat tensor.
         max_bytes : int
             The largest array to yield.
+        rows : range, optional
+            Only these rows, which are consecutive.
 
         Yields
         ------
@@ -155,7 +173,7 @@ class OnnxSource(Source):
             Its array is overwritten when the next is asked for, and may be after the last one.
         """
         info, extent = self._find(name)
-        return self._reader.tiles(info, array_dtype(info.dtype), extent.fill, max_bytes)
+        return self._reader.tiles(info, array_dtype(info.dtype), extent.fill, max_bytes, rows)
 
     def _find(self, name: str) -> tuple[TensorInfo, Extent]:
         if self._file.fd < 0:

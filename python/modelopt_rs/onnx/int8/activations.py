@@ -222,7 +222,7 @@ def _at_once(coder: ChannelCodes, info: TensorInfo, layer: Layer) -> dict[str, i
     rows = np.asarray(layer.weight.value.const_value.numpy(), np.float32).reshape(info.rows, -1)
     coder.begin(len(rows))
     made: dict[str, Array] = {}
-    for _ in range(coder.passes):
+    for _ in range(coder.sweeps):
         made.update(coder(rows))
         made.update(coder.end())
     return {part.name: ir.tensor(made[part.name].reshape(part.shape), name=part.name) for part in coder.outputs}

@@ -18,8 +18,10 @@ from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import widened
 from modelopt_rs.quant import dequantize, quantize
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["LARGEST", "Bias", "ChannelCodes", "Scaling"]
 
@@ -57,7 +59,7 @@ class Scaling:
     outputs: Vector | None = None
 
 
-class ChannelCodes:
+class ChannelCodes(Transform):
     """The transform of a weight to codes ``round(w / scale)`` with ``scale = max |w| / 64`` of each output channel.
 
     Parameters
@@ -102,29 +104,35 @@ class ChannelCodes:
         self._names = names
         self._channels = info.shape[axis]
         # Rows of a tile that make a row of the matrix: all of an output channel, or of an input channel.
-        self.unit = max(math.prod(info.shape[1:]) // info.columns, 1)
+        self.row_multiple = max(math.prod(info.shape[1:]) // info.columns, 1)
         vector = (self._channels,)
         self.outputs: Sequence[TensorInfo] = [
             TensorInfo(names[0], "I8", info.shape, math.prod(info.shape)),
             TensorInfo(names[1], "F32", vector, 4 * self._channels),
             *(TensorInfo(name, dtype, vector, 4 * self._channels) for bias in biases for name, dtype in _parts(bias)),
         ]
-        # The tile as float32, with a sentinel, and scaled; its codes; and numbers again.
-        self.bytes_per_row = 13 * info.columns + (17 + 8 * len(biases) if axis == 0 else 0)
-        self.passes = 1 if axis == 0 else 2
-        self.kept = 0 if axis == 0 else (8 + 8 * len(biases)) * self._channels
+        self.sweeps = 1 if axis == 0 else 2
+        vectors = Buffer("f4", 2 + 2 * len(biases))  # peaks, scales, biases and theirs
+        self.buffers = [
+            Buffer("f4", 3 * info.columns),  # widened, with a sentinel and scaled; and numbers again
+            Buffer("u1", info.columns),
+            Buffer("f4", 2),  # sentinels
+            vectors if axis == 0 else vectors.times(self._channels, 0),
+        ]
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Get ready for the first tile."""
         self._done = 0
-        self._measuring = self.passes == 2
+        self._measuring = self.sweeps == 2
         self._peak: Vector = np.zeros(self._channels if self._measuring else 0, np.float32)
         self._scale: Vector | None = None
 
-    def __call__(self, array: Array) -> Sequence[tuple[str, Array]]:
+    def __call__(self, array: Array) -> Rows:
         """Take the next tile: measure it, or return its codes."""
-        w = self._scaled(np.asarray(widened(array, self._info.dtype), np.float32).reshape(len(array) // self.unit, -1))
+        w = self._scaled(
+            np.asarray(widened(array, self._info.dtype), np.float32).reshape(len(array) // self.row_multiple, -1)
+        )
         first, self._done = self._done, self._done + len(w)
         if self._measuring:
             # NaN stays: `quantize` names it in the next pass.
@@ -136,7 +144,7 @@ class ChannelCodes:
         codes, scale = self._codes(w, self._sentinels(reduce.absmax(w, axis=1, threads=self._threads), rows))
         return [(self._names[0], codes.reshape(array.shape)), *self._vectors(scale, rows)]
 
-    def end(self) -> Sequence[tuple[str, Array]]:
+    def end(self) -> Rows:
         """Return, after the last pass, the scales and biases of columns."""
         self._done = 0
         if self._measuring:

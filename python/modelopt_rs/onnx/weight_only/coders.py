@@ -1,6 +1,6 @@
 """Tiles of a weight to codes, scales and zero points, in the order of axes that the new graph wants.
 
-Every coder is a `pipeline.transform.Transform`. They differ in what shares a scale and in whether the axes change
+Every coder is a `Transform`. They differ in what shares a scale and in whether the axes change
 places; whatever way a tensor is cut into tiles, the bytes are the same.
 """
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.weight_only.coding import Coding, packed_bytes, packed_rows, unpacked_rows
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["Both", "Coder", "Rows", "Turned", "TurnedCodes", "Written"]
+__all__ = ["Coder", "Rows", "SeveralForms", "Transposed", "TransposedCodes", "Written"]
 
 Written: TypeAlias = Sequence[tuple[str, Array]]
 
@@ -31,10 +32,10 @@ class Coder(Transform, Protocol):
 
 # Rows that are turned at a time: the lines of one column in more rows than a cache has ways would drive each other out
 # where a row is a power of two long (9 GB/s instead of 2 for rows of 4,096 floats).
-TURNED = 8
+TRANSPOSED = 8
 
 
-class Rows:
+class Rows(Transform):
     """Rows that lie whole in the file: `length` consecutive elements, cut into blocks.
 
     Parameters
@@ -46,18 +47,16 @@ class Rows:
         Codes of a row: those past the elements are the codes of zeros.
     """
 
-    passes = 1
-
     def __init__(self, coding: Coding, length: int, padded: int) -> None:
         self._coding, self._length, self._padded = coding, length, padded
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         self._tile_rows = length // coding.info.columns
         # Where a row of codes ends within a byte, eight or fewer of them end on one.
-        self.unit = self._tile_rows * (1 if padded * coding.bits % 8 == 0 else 8 // coding.bits)
-        self.bytes_per_row = -(-(coding.row_bytes(padded) + padded * coding.item) // self._tile_rows)
+        self.row_multiple = self._tile_rows * (1 if padded * coding.bits % 8 == 0 else 8 // coding.bits)
         groups = -(-padded // coding.block) if coding.block else 1
         self._zero_points_shape = (0 if coding.symmetric else math.prod(coding.info.shape) // length, groups)
-        self.kept = math.prod(self._zero_points_shape)
+        zero_points = Buffer("u1", math.prod(self._zero_points_shape), per=0)
+        self.buffers = [*coding.row_buffers(padded, 1, self._tile_rows), zero_points]
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
@@ -95,10 +94,10 @@ class Rows:
         return written
 
 
-class Turned:
+class Transposed(Transform):
     """A matrix whose rows are what a node sums over, to one whose columns are: [in, out] to [out, in].
 
-    The result is kept, in as many passes over the tensor as `keep` bytes make necessary.
+    The result is kept, in as many sweeps over the tensor as `keep` bytes make necessary.
 
     Parameters
     ----------
@@ -111,26 +110,28 @@ class Turned:
         self._coding = coding
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         inputs, columns = coding.info.shape
-        self.unit = coding.block
+        self.row_multiple = coding.block
         self._groups = -(-inputs // coding.block)
         self._row_bytes = packed_bytes(self._groups * coding.block, coding.bits)
-        kept = self._row_bytes + self._groups * (4 if coding.symmetric else 5)
-        self._columns, self._stripe = columns, max(min(keep // kept, columns), 1)
-        self.passes = -(-columns // self._stripe)
-        self.kept = self._stripe * kept
-        each = coding.row_bytes(coding.block) + coding.block * coding.item
-        self.bytes_per_row = -(-self._stripe * each // coding.block)
+        of_column = [Buffer("u1", self._row_bytes), Buffer("f4", self._groups)]
+        if not coding.symmetric:
+            of_column.append(Buffer("u1", self._groups))
+        self._columns = columns
+        self._stripe = max(min(keep // sum(each.nbytes(1) for each in of_column), columns), 1)
+        self.sweeps = -(-columns // self._stripe)
+        held = [each.times(self._stripe, 0) for each in of_column]
+        self.buffers = [*coding.row_buffers(coding.block, self._stripe, coding.block), *held]
         self._first = 0
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
-        self._rows = -(-rows // self.unit) * self.unit
+        self._rows = -(-rows // self.row_multiple) * self.row_multiple
         self._quantizer = self._coding.row_quantizer(self._stripe, self._rows)
         self._input: Array | None = None
-        self._begin_pass()
+        self._begin_sweep()
 
-    def _begin_pass(self) -> None:
+    def _begin_sweep(self) -> None:
         width = min(self._stripe, self._columns - self._first)
         self._codes = np.empty((width, self._row_bytes), np.uint8)
         self._scale = np.empty((width, self._groups), np.float32)
@@ -138,18 +139,18 @@ class Turned:
         self._done = 0  # groups
 
     def __call__(self, array: Array) -> Written:
-        """Quantize a tile's part of this pass."""
+        """Quantize a tile's part of this sweep."""
         stripe = array[:, self._first : self._first + len(self._codes)]
         if self._input is None:
             self._input = np.zeros((self._stripe, self._rows), array.dtype)
         turned = self._input[: stripe.shape[1]]
-        for i in range(0, len(stripe), TURNED):
-            np.copyto(turned[:, i : min(i + TURNED, len(stripe))], stripe[i : i + TURNED].T)
+        for i in range(0, len(stripe), TRANSPOSED):
+            np.copyto(turned[:, i : min(i + TRANSPOSED, len(stripe))], stripe[i : i + TRANSPOSED].T)
         turned[:, len(stripe) :] = 0
         packed, scale, zero_points = self._quantizer(turned)
         self.figures += self._quantizer.figures(turned)
-        groups = -(-len(stripe) // self.unit)
-        each, to = self.unit * self._coding.bits // 8, self._done + groups
+        groups = -(-len(stripe) // self.row_multiple)
+        each, to = self.row_multiple * self._coding.bits // 8, self._done + groups
         self._codes[:, self._done * each : to * each] = packed.view(np.uint8)[:, : groups * each]
         self._scale[:, self._done : to] = scale[:, :groups]
         if zero_points is not None:
@@ -158,19 +159,19 @@ class Turned:
         return []
 
     def end(self) -> Written:
-        """Return the outputs of this pass."""
+        """Return the outputs of this sweep."""
         outputs = self._coding.outputs
         written = [*outputs.codes_written(self._codes), *outputs.scale_written(self._scale)]
         written += outputs.zero_points_written(self._zero_points)
         self._first += len(self._codes)
         if self._first < self._columns:
-            self._begin_pass()
+            self._begin_sweep()
         else:
             del self._quantizer, self._input, self._codes, self._scale, self._zero_points
         return written
 
 
-class TurnedCodes:
+class TransposedCodes(Transform):
     """A matrix whose columns are what a node sums over, to one whose rows are: [out, in] to [in, out].
 
     Parameters
@@ -190,19 +191,24 @@ class TurnedCodes:
         unit = self._block * 8
         whole = 2 * self._rows * -(-self._length // unit) * unit
         self._stripe = max(min(keep, whole) // (2 * self._rows) // unit, 1) * unit
-        self.passes = -(-self._length // self._stripe)
-        self.unit = 1
-        self.kept = self._rows * (2 * min(self._stripe, self._length) + 5 * -(-self._stripe // self._block))
-        self.bytes_per_row = coding.row_bytes(self._length) + self._length
+        self.sweeps = -(-self._length // self._stripe)
+        groups = -(-self._stripe // self._block)
+        self.buffers = [
+            *coding.row_buffers(self._length, 1, 1),
+            Buffer("u1", self._length),  # the codes of a tile, a byte each
+            Buffer("u1", 2 * self._rows * min(self._stripe, self._length), per=0),  # those that are kept, and packed
+            Buffer("f4", self._rows * groups, per=0),
+            Buffer("u1", self._rows * groups, per=0),
+        ]
         self._first = 0
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
         self._quantizer = self._coding.row_quantizer(rows, self._length)
-        self._begin_pass()
+        self._begin_sweep()
 
-    def _begin_pass(self) -> None:
+    def _begin_sweep(self) -> None:
         width = min(self._stripe, self._length - self._first)
         groups = -(-width // self._block)
         self._codes = np.empty((width, self._rows), np.uint8)
@@ -211,7 +217,7 @@ class TurnedCodes:
         self._done = 0
 
     def __call__(self, array: Array) -> Written:
-        """Quantize a tile, keep its part of this pass."""
+        """Quantize a tile, keep its part of this sweep."""
         packed, scale, zero_points = self._quantizer(array)
         if self._first == 0:
             self.figures += self._quantizer.figures(array)
@@ -227,29 +233,28 @@ class TurnedCodes:
         return []
 
     def end(self) -> Written:
-        """Return the outputs of this pass."""
+        """Return the outputs of this sweep."""
         outputs = self._coding.outputs
         codes = packed_rows(self._codes, self._coding.bits, self._coding.threads)
         written = [*outputs.codes_written(codes), *outputs.scale_written(self._scale)]
         written += outputs.zero_points_written(self._zero_points)
         self._first += len(self._codes)
         if self._first < self._length:
-            self._begin_pass()
+            self._begin_sweep()
         else:
             del self._quantizer, self._codes, self._scale, self._zero_points
         return written
 
 
-class Both:
+class SeveralForms(Transform):
     """Several forms of one weight, for nodes that want different ones."""
 
     def __init__(self, coders: Sequence[Coder]) -> None:
         self._coders = coders
         self.outputs: Sequence[TensorInfo] = [info for coder in coders for info in coder.outputs]
-        self.unit = math.lcm(*(coder.unit for coder in coders))
-        self.bytes_per_row = sum(coder.bytes_per_row for coder in coders)
-        self.kept = sum(coder.kept for coder in coders)
-        self.passes = max(coder.passes for coder in coders)
+        self.row_multiple = math.lcm(*(coder.row_multiple for coder in coders))
+        self.buffers = [buffer for coder in coders for buffer in coder.buffers]
+        self.sweeps = max(coder.sweeps for coder in coders)
         self._turn = 0
 
     @property
@@ -258,7 +263,7 @@ class Both:
         return sum((coder.figures for coder in self._coders), ErrorFigures())
 
     def _active(self) -> list[Coder]:
-        return [coder for coder in self._coders if self._turn < coder.passes]
+        return [coder for coder in self._coders if self._turn < coder.sweeps]
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""

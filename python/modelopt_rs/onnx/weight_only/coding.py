@@ -12,8 +12,9 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import is_packed
 from modelopt_rs.layouts.packed_spec import PackedSpec
-from modelopt_rs.layouts.row_quantizer import RowQuantizer, bytes_per_row
+from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["Arrange", "Coding", "Outputs", "flat", "halves", "packed_rows"]
@@ -104,15 +105,17 @@ class Coding:
 
     def row_quantizer(self, rows: int, columns: int) -> RowQuantizer:
         """Make what quantizes a matrix in blocks of its rows."""
-        return RowQuantizer(*self._as_rows(rows, columns), rows, self.threads, self.options.nonfinite)
-
-    def row_bytes(self, columns: int) -> int:
-        """Return how many bytes a `row_quantizer` holds for a row."""
-        return bytes_per_row(*self._as_rows(1, columns))
-
-    def _as_rows(self, rows: int, columns: int) -> tuple[TensorInfo, PackedSpec]:
         info = replace(self.info, shape=(rows, columns), nbytes=rows * columns * self.item)
-        return info, PackedSpec(self.bits, self.symmetric, self.block or None)
+        return RowQuantizer(info, self._spec, rows, self.threads, self.options.nonfinite)
+
+    def row_buffers(self, columns: int, n: int, per: int) -> list[Buffer]:
+        """Return what a `row_quantizer` of `n` rows for each `per` of a tile holds, and their input."""
+        item = Buffer(f"u{self.item}", columns)
+        return [each.times(n, per) for each in (*quantizer_buffers(columns, self._spec), item)]
+
+    @property
+    def _spec(self) -> PackedSpec:
+        return PackedSpec(self.bits, self.symmetric, self.block or None)
 
 
 def packed_bytes(n: int, bits: int) -> int:

@@ -65,7 +65,7 @@ class Form:
         Elements along the input axis that share a scale; 0: all.
     dtype : DataType
         Of the scales, and of what the node takes.
-    turned : bool
+    transposed : bool
         Whether the two axes change places.
     opset : int
         The least opset that has this form.
@@ -76,7 +76,7 @@ class Form:
     operation: Operation
     block: int
     dtype: ir.DataType
-    turned: bool = False
+    transposed: bool = False
     opset: int = 7
     per_tensor: bool = False
 
@@ -129,7 +129,7 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
         if options.bits == 8 and inputs * outputs <= SMALL_MATRIX:
             return _stored(use, info, options, onnx)
         block = smallest_block(inputs, options.group_size or NBITS_BLOCK[options.bits], options.bits)
-        return Form("nbits", block, use.dtype, turned=not by_columns)
+        return Form("nbits", block, use.dtype, transposed=not by_columns)
     if use.inner:
         # Its loader looks for the codes in the body, and does not find them.
         return _stored(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
@@ -140,7 +140,7 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     per_tensor = onnx.per_tensor and not by_columns
     block = smallest_block(inputs, wanted, options.bits) if wanted and not onnx.per_tensor else 0
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    return Form("dequantize", block, use.dtype, turned=by_columns, opset=opset, per_tensor=per_tensor)
+    return Form("dequantize", block, use.dtype, transposed=by_columns, opset=opset, per_tensor=per_tensor)
 
 
 def _stored(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:

@@ -11,13 +11,15 @@ from modelopt_rs.dtypes import widened
 from modelopt_rs.onnx.weight_only.coders import Written
 from modelopt_rs.onnx.weight_only.coding import Coding, packed_bytes, packed_rows, unpacked_rows
 from modelopt_rs.planning.quantize import QUANTIZED
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.transform import Transform
 
-__all__ = ["Down", "Inner", "Ranged"]
+__all__ = ["AxisBlocks", "AxisRanges", "NarrowAxisBlocks"]
 
 
-class Down:
+class AxisBlocks(Transform):
     """Blocks along an axis that is not the last: a block is `coding.block` rows of all the elements behind that axis.
 
     Parameters
@@ -27,19 +29,21 @@ class Down:
         The axis; where it is not the first, a multiple of the block.
     """
 
-    passes = 1
-
     def __init__(self, coding: Coding, axis: int) -> None:
         self._coding = coding
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         shape = coding.info.shape
         self._behind = math.prod(shape[axis + 1 :])
         each = self._behind // coding.info.columns  # rows of the tile for one index of the axis
-        self.unit = coding.block * each
+        self.row_multiple = coding.block * each
         blocks = math.prod(shape[:axis]) * -(-shape[axis] // coding.block)
         self._zero_points_shape = (0 if coding.symmetric else blocks, self._behind)
-        self.kept = math.prod(self._zero_points_shape)
-        self.bytes_per_row = coding.info.columns * 6 + -(-self._behind * 5 // self.unit)
+        self.buffers = [
+            Buffer("u1", coding.info.columns),  # codes
+            Buffer("f4", coding.info.columns),  # numbers again
+            Buffer("f4", self._behind, per=self.row_multiple),
+            Buffer("u1", math.prod(self._zero_points_shape), per=0),
+        ]
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
@@ -79,8 +83,8 @@ class Down:
         return written
 
 
-class Inner:
-    """As `Down`, where few elements stand behind the axis: they are turned so that blocks lie together, and back.
+class NarrowAxisBlocks(Transform):
+    """As `AxisBlocks`, where few elements stand behind the axis: they are turned so that blocks lie together, and back.
 
     Parameters
     ----------
@@ -89,21 +93,21 @@ class Inner:
         The axis; a multiple of the block.
     """
 
-    passes = 1
-
     def __init__(self, coding: Coding, axis: int) -> None:
         self._coding = coding
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         shape, columns = coding.info.shape, coding.info.columns
         self._behind = math.prod(shape[axis + 1 :])
-        self.unit = coding.block * self._behind // columns
+        self.row_multiple = coding.block * self._behind // columns
         self._zero_points_shape = (
             0 if coding.symmetric else math.prod(shape[: axis + 1]) // coding.block,
             self._behind,
         )
-        self.kept = math.prod(self._zero_points_shape)
-        each = coding.row_bytes(coding.block) + coding.block * (2 + coding.item)  # codes are a byte each, twice
-        self.bytes_per_row = -(-each * columns // coding.block)
+        self.buffers = [
+            *coding.row_buffers(coding.block, self._behind, self.row_multiple),
+            Buffer("u1", 2 * columns),  # codes, a byte each, as they are made and as they lie
+            Buffer("u1", math.prod(self._zero_points_shape), per=0),
+        ]
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
@@ -136,8 +140,8 @@ class Inner:
         return written
 
 
-class Ranged:
-    """A scale for each index of an axis, or one for all, of what lies all over the file: a first pass finds the ranges.
+class AxisRanges(Transform):
+    """A scale for each index of an axis, or one for all, of what lies all over the file: a first sweep finds ranges.
 
     Parameters
     ----------
@@ -146,7 +150,7 @@ class Ranged:
         The axis that keeps its own scales; None: one scale.
     """
 
-    passes = 2
+    sweeps = 2
 
     def __init__(self, coding: Coding, axis: int | None) -> None:
         self._coding = coding
@@ -159,19 +163,21 @@ class Ranged:
         self._axis = None if axis is None else 1
         slice_elements = math.prod(self._view[1:])
         self._codes_columns = self._view[-1]
-        self.unit = slice_elements // columns * (1 if slice_elements * coding.bits % 8 == 0 else 8 // coding.bits)
-        self.bytes_per_row = columns * 14  # widened, joined, codes and dequantized
+        whole = 1 if slice_elements * coding.bits % 8 == 0 else 8 // coding.bits
+        self.row_multiple = slice_elements // columns * whole
         self._channels = () if axis is None else (shape[axis],)
-        self.kept = 24 * math.prod(self._channels) + 2 * (4 + 4 + 1) * slice_elements
+        self.buffers = [
+            Buffer("f4", 3 * columns),  # widened, joined with the extremes, and numbers again
+            Buffer("u1", 2 * columns),  # codes
+            Buffer("f4", 6 * math.prod(self._channels), per=0),  # ranges, scales and zero points
+            Buffer("u1", 18 * slice_elements, per=0),  # the extremes, joined and coded
+        ]
         self._range: tuple[Array, Array] | None = None
         self._looked = False
         self.figures = ErrorFigures()
 
-    def begin(self, rows: int) -> None:
-        """Do nothing: buffers are made for the second pass."""
-
     def __call__(self, array: Array) -> Written:
-        """Look at a tile; quantize it in the second pass."""
+        """Look at a tile; quantize it in the second sweep."""
         x = widened(array, self._coding.info.dtype).reshape(self._view)
         if not self._looked:
             self._look(x)
@@ -210,7 +216,7 @@ class Ranged:
         return coding.outputs.codes_written(codes[:n].reshape(-1, codes.shape[-1]))
 
     def end(self) -> Written:
-        """Return scales and zero points after the second pass."""
+        """Return scales and zero points after the second sweep."""
         if not self._looked:
             self._looked = True
             return []

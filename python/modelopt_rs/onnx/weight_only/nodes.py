@@ -13,14 +13,14 @@ from modelopt_rs.onnx.weights import Use
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 
-__all__ = ["MICROSOFT", "Stored", "rewrite_use"]
+__all__ = ["MICROSOFT", "QuantizedWeight", "rewrite_use"]
 
 MICROSOFT = "com.microsoft"
 Attributes = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class QuantizedWeight:
     """A weight in its new form.
 
     Attributes
@@ -45,7 +45,7 @@ class Stored:
         return found if self.zero_point is None else [*found, self.zero_point]
 
 
-def rewrite_use(use: Use, stored: Stored, options: QuantizeOptions, onnx: OnnxOptions, names: Names) -> None:
+def rewrite_use(use: Use, stored: QuantizedWeight, options: QuantizeOptions, onnx: OnnxOptions, names: Names) -> None:
     """Let a node take a weight in its new form; what is left over of the old one is not removed here."""
     graph = _Inserted(use, names)
     form = stored.form
@@ -99,7 +99,9 @@ class _Inserted:
         old.name, value.name = None, name
 
 
-def _nbits(graph: _Inserted, use: Use, stored: Stored, options: QuantizeOptions, onnx: OnnxOptions) -> ir.Value:
+def _nbits(
+    graph: _Inserted, use: Use, stored: QuantizedWeight, options: QuantizeOptions, onnx: OnnxOptions
+) -> ir.Value:
     attributes = {
         "K": stored.shape[use.in_axis],
         "N": stored.shape[use.out_axis],
@@ -128,7 +130,7 @@ def _float(node: ir.Node, name: str) -> float:
     return 1.0 if attribute is None else float(attribute.as_float())
 
 
-def _gather_block(graph: _Inserted, use: Use, stored: Stored, options: QuantizeOptions) -> ir.Value:
+def _gather_block(graph: _Inserted, use: Use, stored: QuantizedWeight, options: QuantizeOptions) -> ir.Value:
     codes = stored.codes
     if len(codes.shape or ()) == 3:  # shared with a MatMulNBits
         shape = [stored.shape[0], stored.shape[1] * options.bits // 8]
@@ -138,7 +140,7 @@ def _gather_block(graph: _Inserted, use: Use, stored: Stored, options: QuantizeO
     return graph.add("GatherBlockQuantized", inputs, attributes, MICROSOFT)
 
 
-def _gather(graph: _Inserted, use: Use, stored: Stored, options: QuantizeOptions) -> ir.Value:
+def _gather(graph: _Inserted, use: Use, stored: QuantizedWeight, options: QuantizeOptions) -> ir.Value:
     """Take the rows of codes, scales and zero points, and multiply: only as many as there are indices."""
     indices, block = use.node.inputs[1], stored.form.block
     codes, scale, *points = (graph.add("Gather", [part, indices]) for part in stored.parts)
@@ -174,17 +176,17 @@ def _unpacked(graph: _Inserted, codes: ir.Value, bits: int) -> ir.Value:
     return graph.add("Concat", parts, {"axis": -1})
 
 
-def _dequantized(graph: _Inserted, use: Use, stored: Stored) -> ir.Value:
+def _dequantized(graph: _Inserted, use: Use, stored: QuantizedWeight) -> ir.Value:
     form = stored.form
     attributes: dict[str, Any] = {}
     if form.block:
-        attributes = {"axis": 1 - use.in_axis if form.turned else use.in_axis, "block_size": form.block}
+        attributes = {"axis": 1 - use.in_axis if form.transposed else use.in_axis, "block_size": form.block}
     elif not form.per_tensor:
-        attributes = {"axis": 1 - use.out_axis if form.turned else use.out_axis}
+        attributes = {"axis": 1 - use.out_axis if form.transposed else use.out_axis}
     return graph.add("DequantizeLinear", stored.parts, attributes)
 
 
-def _folded(graph: _Inserted, use: Use, stored: Stored) -> ir.Value:
+def _folded(graph: _Inserted, use: Use, stored: QuantizedWeight) -> ir.Value:
     """Dequantize by operators that a runtime folds into a constant when it loads the model."""
     numbers = graph.add("Cast", [stored.codes], {"to": use.dtype.value})
     shape, block = stored.shape, stored.form.block

@@ -12,11 +12,11 @@ from modelopt_rs.dtypes import BY_ONNX_NUMBER, DTYPES
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.opset import raise_ir_version, raise_opset
-from modelopt_rs.onnx.weight_only.coders import Both, Coder
+from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.coding import Coding
 from modelopt_rs.onnx.weight_only.forms import BLOCKS, Form, choose
-from modelopt_rs.onnx.weight_only.nodes import MICROSOFT, Stored, rewrite_use
-from modelopt_rs.onnx.weight_only.storage import Storing, coder_of, outputs_of
+from modelopt_rs.onnx.weight_only.nodes import MICROSOFT, QuantizedWeight, rewrite_use
+from modelopt_rs.onnx.weight_only.storage import StorageOptions, coder_of, outputs_of
 from modelopt_rs.onnx.weights import Use, Weight, find_weights, other_use
 from modelopt_rs.planning.decide import Decision, decide
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -109,7 +109,7 @@ def quantize_weights(
         plan = _with_opset(model, tensors, options, onnx, need)
     _check_bits_of(plan, onnx)
     names = Names(model)
-    common = Storing(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
+    common = StorageOptions(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
         storing = replace(common, options=onnx.at(name, options))
@@ -208,7 +208,7 @@ def _forms(
         if form.opset > most:
             return f"{form.words} needs opset {form.opset}, which onnx can't convert this model to"
         forms.append(form)
-    storing = Storing(options=options, threads=None, keep=1, unused=lambda name: name)
+    storing = StorageOptions(options=options, threads=None, keep=1, unused=lambda name: name)
     kinds = {_stored_as(form, forms): use for use, form in zip(weight.uses, forms, strict=True)}
     after = sum(part.nbytes for form, use in kinds.items() for part in outputs_of(form, use, info, storing).infos())
     if after >= info.nbytes:
@@ -223,10 +223,10 @@ def _stored_as(form: Form, forms: list[Form]) -> Form:
 
 
 def _rewrite(
-    weight: Weight, info: TensorInfo, forms: list[Form], storing: Storing, onnx: OnnxOptions, names: Names
+    weight: Weight, info: TensorInfo, forms: list[Form], storing: StorageOptions, onnx: OnnxOptions, names: Names
 ) -> Transform:
     """Give every node of a weight its new form; return what makes the tensors."""
-    made: dict[Form, Stored] = {}
+    made: dict[Form, QuantizedWeight] = {}
     coders: list[Coder] = []
     for use, form in zip(weight.uses, forms, strict=True):
         kind = _stored_as(form, forms)
@@ -235,10 +235,12 @@ def _rewrite(
             made[kind] = stored
             coders.append(coder)
         rewrite_use(use, replace(made[kind], form=form), storing.options, onnx, names)
-    return coders[0] if len(coders) == 1 else Both(coders)
+    return coders[0] if len(coders) == 1 else SeveralForms(coders)
 
 
-def _stored(form: Form, use: Use, info: TensorInfo, storing: Storing, names: Names) -> tuple[Stored, Coder]:
+def _stored(
+    form: Form, use: Use, info: TensorInfo, storing: StorageOptions, names: Names
+) -> tuple[QuantizedWeight, Coder]:
     outputs = outputs_of(form, use, info, storing)
     coding = Coding(info=info, options=storing.options, block=form.block, outputs=outputs, threads=storing.threads)
     codes, scale, *points = (
@@ -246,7 +248,7 @@ def _stored(form: Form, use: Use, info: TensorInfo, storing: Storing, names: Nam
         for part in outputs.infos()
     )
     point = points[0] if points else None
-    stored = Stored(form=form, shape=info.shape, codes=codes, scale=scale, zero_point=point)
+    stored = QuantizedWeight(form=form, shape=info.shape, codes=codes, scale=scale, zero_point=point)
     return stored, coder_of(form, use, coding, storing)
 
 

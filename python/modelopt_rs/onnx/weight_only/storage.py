@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import nbytes
-from modelopt_rs.onnx.weight_only.coders import Coder, Rows, Turned, TurnedCodes
+from modelopt_rs.onnx.weight_only.coders import Coder, Rows, Transposed, TransposedCodes
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes, packed_rows
 from modelopt_rs.onnx.weight_only.forms import SCALES, Form
-from modelopt_rs.onnx.weight_only.inner_coders import Down, Inner, Ranged
+from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, AxisRanges, NarrowAxisBlocks
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["Storing", "coder_of", "outputs_of"]
+__all__ = ["StorageOptions", "coder_of", "outputs_of"]
 
 # Fewer elements than this behind the axis of a block, and the block is too small for a call of its own.
 NARROW = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Storing:
+class StorageOptions:
     """What is common to the tensors of one run.
 
     Attributes
@@ -40,7 +40,7 @@ class Storing:
     unused: Callable[[str], str]
 
 
-def outputs_of(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs:
+def outputs_of(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -> Outputs:
     """Return the tensors that stand for a weight in a form."""
     if form.operation in ("nbits", "gather_block"):
         return _blocks(form, use, info, storing)
@@ -49,22 +49,24 @@ def outputs_of(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outp
     return _whole(form, use, info, storing)
 
 
-def coder_of(form: Form, use: Use, coding: Coding, storing: Storing) -> Coder:
+def coder_of(form: Form, use: Use, coding: Coding, storing: StorageOptions) -> Coder:
     """Return what makes the tensors of a form."""
     shape = coding.info.shape
-    if form.turned:
-        return TurnedCodes(coding, storing.keep) if use.in_axis == 1 else Turned(coding, storing.keep)
+    if form.transposed:
+        return TransposedCodes(coding, storing.keep) if use.in_axis == 1 else Transposed(coding, storing.keep)
     if form.per_tensor:
-        return Ranged(coding, None)
+        return AxisRanges(coding, None)
     if form.block:
         behind, length = math.prod(shape[use.in_axis + 1 :]), shape[use.in_axis]
         if behind == 1:
             return Rows(coding, length, -(-length // form.block) * form.block if form.operation == "nbits" else length)
-        return Inner(coding, use.in_axis) if _is_narrow(form, use, shape) else Down(coding, use.in_axis)
+        return (
+            NarrowAxisBlocks(coding, use.in_axis) if _is_narrow(form, use, shape) else AxisBlocks(coding, use.in_axis)
+        )
     if math.prod(shape[: use.out_axis]) == 1:
         length = math.prod(shape[use.out_axis + 1 :])
         return Rows(coding, length, length)
-    return Ranged(coding, use.out_axis)
+    return AxisRanges(coding, use.out_axis)
 
 
 def _is_narrow(form: Form, use: Use, shape: tuple[int, ...]) -> bool:
@@ -80,7 +82,7 @@ def _as_is(array: Array) -> Array:
     return array
 
 
-def _blocks(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs:
+def _blocks(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -> Outputs:
     """Rows of blocks, packed, unsigned: MatMulNBits has them as [out, blocks, bytes]."""
     bits, inputs, outputs = storing.options.bits, info.shape[use.in_axis], info.shape[use.out_axis]
     groups = -(-inputs // form.block)
@@ -101,7 +103,7 @@ def _blocks(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs
     )
 
 
-def _table(form: Form, info: TensorInfo, storing: Storing) -> Outputs:
+def _table(form: Form, info: TensorInfo, storing: StorageOptions) -> Outputs:
     """Rows that Gather takes: at 8 bits the codes, below packed so that shifts and masks give consecutive ones."""
     options, (rows, columns) = storing.options, info.shape
     signed = options.bits == 8 and options.spec.symmetric
@@ -123,10 +125,10 @@ def _table(form: Form, info: TensorInfo, storing: Storing) -> Outputs:
     )
 
 
-def _whole(form: Form, use: Use, info: TensorInfo, storing: Storing) -> Outputs:
+def _whole(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -> Outputs:
     """The weight's own shape, or turned; flat sub-byte codes."""
     options = storing.options
-    order = (1, 0) if form.turned else tuple(range(len(info.shape)))
+    order = (1, 0) if form.transposed else tuple(range(len(info.shape)))
     shape = tuple(info.shape[i] for i in order)
     in_axis, out_axis = order.index(use.in_axis), order.index(use.out_axis)
     signed, bits = options.spec.symmetric, options.bits
@@ -151,7 +153,7 @@ def _zero_points_stored(form: Form, bits: int, threads: int | None) -> Arrange:
 
 def _codes_columns(form: Form, use: Use, shape: tuple[int, ...]) -> int:
     """Return how many codes the rows have that the coder makes."""
-    if form.turned:
+    if form.transposed:
         return shape[0]
     if form.per_tensor:
         return shape[-1]
