@@ -1,9 +1,11 @@
 """The steps of `mo.optim` against Keras, where the formulas are the same, and its helper (extra `interop`)."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -180,24 +182,63 @@ except Exception as error:
 """
 
 
-def run(backend: str, code: str, folder: Path) -> None:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "KERAS_HOME": str(folder), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def of_dtype(dtype: str, code: str) -> str:
+    return HEAD.replace("DTYPE", repr(dtype)) + code
+
+
+SCRIPTS = {
+    "torch": {
+        "float32": of_dtype("float32", BACKENDS["torch"] + TAIL),
+        "bfloat16": of_dtype("bfloat16", BACKENDS["torch"] + TAIL),
+        "fit": of_dtype("float32", FIT),
+        "limits": of_dtype("float32", LIMITS),
+    },
+    "jax": {
+        "float32": of_dtype("float32", BACKENDS["jax"] + TAIL),
+        "bfloat16": of_dtype("bfloat16", BACKENDS["jax"] + TAIL),
+        "limits": of_dtype("float32", LIMITS),
+    },
+}
+# One after the other: Keras has one backend in a process, whose imports take longer than all that is tested.
+EACH = """
+import json, sys, traceback
+errors = {}
+for name, script in json.load(sys.stdin).items():
+    try:
+        exec(script, {"__name__": name})
+    except BaseException:
+        errors[name] = traceback.format_exc()
+print("\\n" + json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """What went wrong in the scripts of a backend, by their names."""
+
+    @functools.cache
+    def of(backend: str) -> dict[str, str]:
+        pytest.importorskip(backend, reason=REASON + backend)
+        home = str(tmp_path_factory.mktemp("keras"))
+        environment = {**os.environ, "KERAS_BACKEND": backend, "KERAS_HOME": home, "JAX_PLATFORMS": "cpu"}
+        command, scripts = [sys.executable, "-c", EACH], json.dumps(SCRIPTS[backend])
+        done = subprocess.run(command, input=scripts, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return of
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_helper_trains_a_model(backend, dtype, tmp_path):
-    pytest.importorskip(backend, reason=REASON + backend)
-    run(backend, HEAD.replace("DTYPE", repr(dtype)) + BACKENDS[backend] + TAIL, tmp_path)
+def test_the_helper_trains_a_model(backend, dtype, errors):
+    assert errors(backend).get(dtype) is None
 
 
-def test_with_torch_fit_works_by_a_train_step(tmp_path):
-    run("torch", HEAD.replace("DTYPE", "'float32'") + FIT, tmp_path)
+def test_with_torch_fit_works_by_a_train_step(errors):
+    assert errors("torch").get("fit") is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_keras_does_not_allow_is_as_documented(backend, tmp_path):
-    pytest.importorskip(backend, reason=REASON + backend)
-    run(backend, HEAD.replace("DTYPE", "'float32'") + LIMITS, tmp_path)
+def test_what_keras_does_not_allow_is_as_documented(backend, errors):
+    assert errors(backend).get("limits") is None
