@@ -473,7 +473,7 @@ for path in sys.argv[2:]:
         print("accepted", path)
 """
     save(path, mlp())
-    n = 1 << 20
+    n = 2 << 20
     samples = {
         "dims": wire(tensor(b"\x0a" + varint(n) + b"\x7f" * n)),
         "raw": wire(tensor(BIG, dims=(2**40,))),
