@@ -3,7 +3,7 @@
 Names of numbers and states, which states are optional, which can be negative and which may be in blocks are the
 kernel's own and stand in Rust (`src/bindings/algorithms.rs`); options and their defaults are the signature of the class
 in `optimizers.py`. The signatures of the step function and of the torch class are copies of it, for readers and
-editors: `tests/test_optim_specification.py` holds them equal.
+editors: `tests/optim/test_specification.py` holds them equal.
 """
 
 from collections.abc import Mapping
