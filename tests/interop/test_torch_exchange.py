@@ -85,7 +85,7 @@ def test_a_gradient_is_held_no_longer_than_the_step():
 
 
 def test_a_torch_without_the_exchange_of_descriptions_works_too():
-    tests = Path(__file__).with_name("test_interop_torch_between_steps.py")
+    tests = Path(__file__).with_name("test_torch_between_steps.py")
     code = (
         "import sys, torch, pytest\n"
         "del torch.Tensor.__dlpack_c_exchange_api__\n"

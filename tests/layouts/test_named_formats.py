@@ -43,7 +43,7 @@ def test_a_file_holds_the_codes_of_the_array_functions(
     stored = to_bf16(x) if dtype == "BF16" else x
     source = write(tmp_path / "a.safetensors", {"fc.weight": (dtype, stored), "fc.bias": ("F32", x[:, 0].copy())})
     report = mo.quantize_file(
-        source, tmp_path / "b.safetensors", format=name.split()[0], durable=False, max_memory=200_000, **FORMATS[name]
+        source, tmp_path / "b.safetensors", format=name.split()[0], durable=False, max_memory=2**20, **FORMATS[name]
     )
     assert report.totals.changed == 1
     want = quantized(stored, name, "bf16" if dtype == "BF16" else None)

@@ -92,7 +92,8 @@ class FormatEncoder(Transform):
 
     def starts(self, row: int) -> Mapping[str, int] | None:
         """Return the row of each output."""
-        return {self._codes_info.name: row, self._scale_info.name: row // self.row_multiple}
+        of_rows = {self._codes_info.name: row, self._scale_info.name: row // self.row_multiple}
+        return {**{info.name: 0 for info in self.outputs}, **of_rows}
 
 
 @dataclass(frozen=True, slots=True)

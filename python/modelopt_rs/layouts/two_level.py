@@ -41,7 +41,8 @@ class TwoLevelEncoder(FormatEncoder):
         if self._looked:
             return super().__call__(array)
         dtype = FLOATS[self._info.dtype]
-        largest = float(_core.absmax(array, None, False, dtype, self._threads))
+        # Of bfloat16 its bits.
+        largest = float(widened(_core.absmax(array, None, False, dtype, self._threads), self._info.dtype))
         if not np.isfinite(largest):
             largest = self._finite_absmax(array)
         self._largest = max(self._largest, largest)
