@@ -1,6 +1,7 @@
 """Settings and fixtures that all tests share."""
 
 import ctypes
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ collect_ignore = ["shared"]  # oracles and models that tests import; pyproject.t
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: needs some GiB of memory or tens of seconds")
+
+
+def pytest_collection_finish() -> None:
+    """What ten thousand collected tests hold is not looked through at each collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def available_isas() -> list[str]:
