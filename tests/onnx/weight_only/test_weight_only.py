@@ -525,7 +525,7 @@ def test_the_result_of_a_turned_matrix_is_kept_in_passes(name: str) -> None:
         proto = _one("Gemm", weights(264, 512), ["b", 512], ["b", 264], transB=1)
         onnx_options, memory = PORTABLE, 600_000
     small = Quantized(proto, QuantizeOptions(bits=4), onnx_options, max_memory=memory)
-    assert small.transforms["w"].passes > 1
+    assert small.transforms["w"].sweeps > 1
     assert small.written == Quantized(proto, QuantizeOptions(bits=4), onnx_options).written
 
 
