@@ -97,10 +97,11 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
         return f"{outputs} outputs, no multiple of 4: onnxruntime multiplies by 2-bit weights of that width wrongly"
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size
     # An axis that has to be turned is quantized where its rows lie together: by channels.
-    per_tensor = onnx.per_tensor and not by_columns
+    one_scale = onnx.per_tensor and not by_columns
     block = smallest_block(inputs, wanted, options.bits) if wanted and not onnx.per_tensor else 0
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    return DequantizeLinear(block, use.dtype, opset, transposed=by_columns, per_tensor=per_tensor)
+    axis = None if one_scale else use.in_axis if block else use.out_axis
+    return DequantizeLinear(block, use.dtype, opset, axis, transposed=by_columns)
 
 
 def _array(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -112,9 +113,11 @@ def _array(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptio
         # One scale for so many is too coarse for so few bits; such are the first layers, which are small.
         return f"no block of 16 or more divides its {inputs} inputs"
     if onnx.target == "onnxruntime":
-        return Folded(block, use.dtype, {8: ANY, 4: BLOCKED, 2: TWO_BITS}[options.bits])
+        opset = {8: ANY, 4: BLOCKED, 2: TWO_BITS}[options.bits]
+        return Folded(block, use.dtype, opset, axis=use.in_axis if block else None)
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    return DequantizeLinear(block, use.dtype, opset, per_tensor=onnx.per_tensor)
+    axis = None if onnx.per_tensor else use.in_axis if block else use.out_axis
+    return DequantizeLinear(block, use.dtype, opset, axis)
 
 
 def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:

@@ -30,33 +30,31 @@ class DequantizeLinear:
         Of the scales, and of what the node takes.
     opset : int
         The least opset that has this form.
+    axis : int or None
+        The axis of the weight that is cut into blocks, or has a scale for each index; None: there is one scale.
     transposed : bool
         Whether the weight lies as [outputs, inputs], and its codes do not.
-    per_tensor : bool
-        Whether there is one scale.
 
     Examples
     --------
     >>> import onnx_ir as ir
     >>> from modelopt_rs.onnx.weight_only.forms.dequantize_linear import DequantizeLinear
-    >>> from modelopt_rs.onnx.weights import Use
-    >>> use = Use(ir.node("Conv", [None, None]), 1, "conv", (), 1, 0, ir.DataType.FLOAT)
-    >>> form = DequantizeLinear(32, ir.DataType.FLOAT, 21)
-    >>> form.words, form.shape_of_scales(use, (64, 96, 3, 3))
+    >>> form = DequantizeLinear(32, ir.DataType.FLOAT, 21, axis=1)
+    >>> form.words, form.shape_of_scales((64, 96, 3, 3))
     ('DequantizeLinear, blocks of 32', (64, 3, 3, 3))
     """
 
     block: int
     dtype: ir.DataType
     opset: int = field(compare=False)
+    axis: int | None
     transposed: bool = False
-    per_tensor: bool = False
     domain: ClassVar[str] = ""
 
     @property
     def words(self) -> str:
         """The form in words."""
-        otherwise = "one scale" if self.per_tensor else "a scale for each output"
+        otherwise = "one scale" if self.axis is None else "a scale for each output"
         return in_words("DequantizeLinear", self.block, otherwise)
 
     def stored_as(self, others: Collection[Form]) -> Form:
@@ -67,45 +65,44 @@ class DequantizeLinear:
         """Return the tensors that stand for a weight."""
         bits = storing.options.bits
         shape = (info.shape[1], info.shape[0]) if self.transposed else info.shape
-        scale = SCALES[self.dtype], self.shape_of_scales(use, shape)
+        scale = SCALES[self.dtype], self.shape_of_scales(shape)
         stored: Arrange = (
             as_is if bits == 8 else lambda points: packed_rows(points.reshape(1, -1), bits, storing.threads)
         )
         codes = self._row_codes(use, info.shape)
         return outputs_in_place(replace(info, shape=shape), scale, (f"U{bits}", stored), codes, storing)
 
-    def shape_of_scales(self, use: Use, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def shape_of_scales(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the scales of codes of a shape."""
-        if self.per_tensor:
+        axis = self._axis
+        if axis is None:
             return ()
         if not self.block:
-            return (shape[self._axis(use.out_axis)],)
-        axis = self._axis(use.in_axis)
+            return (shape[axis],)
         return (*shape[:axis], -(-shape[axis] // self.block), *shape[axis + 1 :])
 
-    def _axis(self, axis: int) -> int:
-        """Return where an axis of the weight is among those of the codes."""
-        return 1 - axis if self.transposed else axis
+    @property
+    def _axis(self) -> int | None:
+        """Where the axis is among those of the codes."""
+        return 1 - self.axis if self.transposed and self.axis is not None else self.axis
 
     def _row_codes(self, use: Use, shape: tuple[int, ...]) -> int:
         """Return how many codes the rows have that the coder makes."""
         if self.transposed:
             return shape[0]
-        return shape[-1] if self.per_tensor else row_codes_in_place(use, self.block, shape)
+        return shape[-1] if self.axis is None else row_codes_in_place(use, self.block, shape)
 
     def coder(self, use: Use, coding: Coding, keep: int) -> Coder:
         """Return what makes them."""
         if self.transposed:
             return TransposedCodes(coding, keep)
-        return AxisRanges(coding, None) if self.per_tensor else coder_in_place(use, coding)
+        return AxisRanges(coding, None) if self.axis is None else coder_in_place(use, coding)
 
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let a node take what it gives."""
-        attributes: dict[str, Any] = {}
+        attributes: dict[str, Any] = {} if self.axis is None else {"axis": self._axis}
         if self.block:
-            attributes = {"axis": self._axis(use.in_axis), "block_size": self.block}
-        elif not self.per_tensor:
-            attributes = {"axis": self._axis(use.out_axis)}
+            attributes["block_size"] = self.block
         dense = nodes.add("DequantizeLinear", weight.parts, attributes)
         if use.kind == "gemm":
             # Before a Gemm it would not be fused.

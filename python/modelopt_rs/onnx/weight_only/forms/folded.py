@@ -29,6 +29,8 @@ class Folded:
         Of the scales, and of what the node takes.
     opset : int
         The least opset that has this form.
+    axis : int or None
+        The axis that is cut into blocks; None: there are none, and nodes that sum over another axis can share it.
 
     Examples
     --------
@@ -36,7 +38,7 @@ class Folded:
     >>> from modelopt_rs.onnx.weight_only.forms.folded import Folded
     >>> from modelopt_rs.onnx.weights import Use
     >>> use = Use(ir.node("Conv", [None, None]), 1, "conv", (), 1, 0, ir.DataType.FLOAT)
-    >>> form = Folded(32, ir.DataType.FLOAT, 21)
+    >>> form = Folded(32, ir.DataType.FLOAT, 21, axis=1)
     >>> form.words, form.shape_of_scales(use, (64, 96, 3, 3))
     ('Cast and Mul, blocks of 32', (64, 3, 1, 3, 3))
     """
@@ -44,6 +46,7 @@ class Folded:
     block: int
     dtype: ir.DataType
     opset: int = field(compare=False)
+    axis: int | None
     domain: ClassVar[str] = ""
 
     @property
@@ -62,9 +65,9 @@ class Folded:
 
     def shape_of_scales(self, use: Use, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return a shape that broadcasts: to that of the weight, or to that with its blocks as an axis."""
-        if not self.block:
+        if self.axis is None:
             return tuple(n if i == use.out_axis else 1 for i, n in enumerate(shape))
-        return (*shape[: use.in_axis], shape[use.in_axis] // self.block, 1, *shape[use.in_axis + 1 :])
+        return (*shape[: self.axis], shape[self.axis] // self.block, 1, *shape[self.axis + 1 :])
 
     def coder(self, use: Use, coding: Coding, keep: int) -> Coder:
         """Return what makes them."""
@@ -73,14 +76,14 @@ class Folded:
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let a node take the product."""
         numbers = nodes.add("Cast", [weight.codes], {"to": use.dtype.value})
-        shape, axis = weight.shape, use.in_axis
-        if self.block:
+        shape, axis = weight.shape, self.axis
+        if axis is not None:
             split = [*shape[:axis], shape[axis] // self.block, self.block, *shape[axis + 1 :]]
             numbers = nodes.add("Reshape", [numbers, nodes.constant("shape", split, ir.DataType.INT64)])
         if weight.zero_point is not None:
             points = nodes.add("Cast", [weight.zero_point], {"to": use.dtype.value})
             numbers = nodes.add("Sub", [numbers, points])
         dense = nodes.add("Mul", [numbers, weight.scale])
-        if self.block:
+        if axis is not None:
             dense = nodes.add("Reshape", [dense, nodes.constant("shape", shape, ir.DataType.INT64)])
         use.node.replace_input_with(use.index, nodes.as_seen(dense))
