@@ -762,6 +762,30 @@ def test_indices_of_unknown_rank_are_left_where_the_form_needs_it() -> None:
     assert small.operators == ["Cast", "Gather", "Gather", "Cast", "Mul"]
 
 
+@pytest.mark.parametrize(("head_bits", "opset"), [(4, 21), (8, 13)])
+def test_a_conversion_infers_the_rank_of_indices_which_a_table_may_need(head_bits: int, opset: int) -> None:
+    """The table's own opset, 18, is no reason for one."""
+    nodes = [node("Cast", ["x"], ["i"], to=TensorProto.INT64), node("Gather", ["w", "i"], ["h"])]
+    proto = model(
+        [*nodes, node("MatMul", ["h", "v"], ["y"])],
+        [value("x", ["b", 2])],
+        [value("y", ["b", 2, 264])],
+        {"w": weights(80, 64), "v": weights(64, 264)},
+        opset=12,
+    )
+    bits_of = {"v": head_bits}
+    small = Quantized(proto, QuantizeOptions(bits=4), OnnxOptions(target="portable", bits_of=bits_of))
+    assert small.proto.opset_import[0].version == opset
+    assert small.decisions["w"].reason == (
+        "4 bits: Gather of codes, blocks of 32"
+        if opset == 21
+        else "Gather takes indices of a rank that the graph does not tell"
+    )
+    assert small.decisions["v"].action == "quantize"
+    feeds = {"x": np.array([[3, 5], [7, 9]], np.float32)}
+    assert off(run(small.proto, feeds), run(proto, feeds)) < 0.2
+
+
 def test_a_model_that_is_quantized_already_is_left() -> None:
     once = Quantized(matmul(opset=21), QuantizeOptions(), PORTABLE)
     again = Quantized(once.proto, QuantizeOptions(bits=4), PORTABLE)

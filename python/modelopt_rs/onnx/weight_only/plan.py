@@ -105,9 +105,29 @@ def plan_weights(
         if onnx.opset is not None:
             raise
         return _decided(candidates, weights, options, onnx, have)
-    # The conversion has made a new graph: nodes and values have to be found in it. What becomes of them stays: the
-    # conversion keeps names, and how nodes take weights.
-    return replace(plan, weights=_by_name(model))
+    # The conversion has made a new graph: nodes and values have to be found in it. What becomes of them stays, for it
+    # keeps names, and how nodes take weights.
+    weights = _by_name(model)
+    left = {name: info for name, info in tensors.items() if candidates[name].reason is not None and name in weights}
+    ranked = _ranked_tables(weights, left, options, onnx, need)
+    return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
+
+
+def _ranked_tables(
+    weights: Mapping[str, Weight],
+    left: Mapping[str, TensorInfo],
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    opset: int,
+) -> dict[str, _Candidate]:
+    """Return the tables that have forms now: a conversion infers shapes, and so ranks of indices that were not told."""
+    found = {}
+    for name, info in left.items():
+        if any(use.kind == "gather" for use in weights[name].uses):
+            table = _candidate(weights[name], info, onnx.at(name, options), onnx)
+            if table.why_not(opset) is None:
+                found[name] = table
+    return found
 
 
 def _by_name(model: ir.Model) -> dict[str, Weight]:
