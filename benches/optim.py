@@ -5,6 +5,7 @@ in place.
 """
 
 import argparse
+import statistics
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, Plain, Row, Thunk, close, cores_at_hand, measure, table
+from arrays import THREADS, Case, Plain, Row, Thunk, close, cores_at_hand, measure, paired, table
 
 LR, DECAY, BETAS, EPS = 1e-3, 1e-2, (0.9, 0.999), 1e-8
+CALLS = 1000  # of small steps that are timed together
 ADAMW_BYTES = 28  # an element: parameter, two states read and written, the gradient read
 
 
@@ -152,19 +154,77 @@ def cases(n: int) -> Iterator[Case]:
             yield Case(f"AdamW, {count:,} arrays of {size:,}", f"torch {peer}=True", target, ours.step, theirs, same)
 
 
-def small_case(calls: int = 1000) -> Case:
+def small_case() -> Case:
     one = np.ones(1000, np.float32)
     ours, theirs = Ours("adamw_step", [one], [one], 2), torch_step("AdamW", [one], [one], fused=True)
 
-    def many(run: Thunk) -> Thunk:
-        def loop() -> Any:
-            for _ in range(calls):
-                result = run()
-            return result
+    return Case(
+        "AdamW, 1,000 elements, 1,000 steps", "torch fused=True", 8.0, repeated(ours.step), repeated(theirs), same
+    )
 
-        return loop
 
-    return Case("AdamW, 1,000 elements, 1,000 steps", "torch fused=True", 8.0, many(ours.step), many(theirs), same)
+def torch_object(module: Any, params: list[np.ndarray], grads: list[np.ndarray], **options: Any) -> Thunk:
+    """A step of AdamW of torch, or of ours for torch's tensors."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
+    for p, g in zip(theirs, grads, strict=True):
+        p.grad = torch.from_numpy(g)
+    optimizer = module.AdamW(theirs, lr=LR, **options)
+
+    def step() -> list[np.ndarray]:
+        optimizer.step()
+        return [p.detach().numpy() for p in theirs[:50]]
+
+    return step
+
+
+def first(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    same([p[:100_000] for p in ours[:50]], [p[:100_000] for p in theirs[:50]])
+
+
+def faces(n: int, rounds: int) -> Iterator[Row]:
+    """What users call against the step functions, and against torch's fused optimizer."""
+    import torch
+
+    from modelopt_rs.interop import torch as guest
+
+    rng = np.random.default_rng(5)
+    for count, size, target in ((2000, 256, 1.3), (300, 16_384, 1.3), (1, 1000, 2.0)):
+        params, grads = ([rng.standard_normal(size, dtype=np.float32) for _ in range(count)] for _ in range(2))
+        function, own = Ours("adamw_step", params, grads, 2), [p.copy() for p in params]
+        optimizer = mo.optim.AdamW(own if count > 1 else own[0], lr=LR)
+        given = grads if count > 1 else grads[0]
+        work, what = f"optim.AdamW.step, {count:,} of {size:,}", "adamw_step"
+
+        def step(optimizer: Any = optimizer, given: Any = given, own: list[np.ndarray] = own) -> list[np.ndarray]:
+            optimizer.step(given)
+            return own
+
+        if count > 1:
+            yield measure(Case(work, what, target, step, function.step, first, at_most=True), rounds)
+            continue
+        first(step(), function.step())
+        a, b = paired(repeated(step), repeated(function.step), rounds)
+        more = 1e6 * statistics.median(x - y for x, y in zip(a, b, strict=True)) / CALLS
+        ms = [1e3 * statistics.median(t) for t in (a, b)]
+        yield Row(f"{work}, {CALLS:,} steps", f"{what}; us more", *ms, more, f"<= {target:g} us", more <= target)
+    for count, size, target in ((2000, 256, 2.0), (200, 64, 2.0), (1, 1000, 2.0), (300, 16_384, 1.1), (1, n, 1.0)):
+        params, grads = ([rng.standard_normal(size, dtype=np.float32) for _ in range(count)] for _ in range(2))
+        ours, theirs = torch_object(guest, params, grads), torch_object(torch.optim, params, grads, fused=True)
+        many = repeated if count * size < 100_000 else lambda run: run
+        work = f"interop.torch.AdamW.step, {count:,} of {size:,}"
+        yield measure(Case(work, "torch fused=True", target, many(ours), many(theirs), first), rounds)
+
+
+def repeated(run: Thunk) -> Thunk:
+    def loop() -> Any:
+        for _ in range(CALLS):
+            result = run()
+        return result
+
+    return loop
 
 
 def bounds(n: int, rounds: int) -> Iterator[Row]:
@@ -196,8 +256,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=64_000_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--faces", action="store_true", help="only what users call")
     args = parser.parse_args()
     mo.set_num_threads(THREADS)
+    if args.faces:
+        table(list(faces(args.elements, args.rounds)))
+        return 0
     before = cores_at_hand()
     rows = []
     for case in cases(args.elements):
@@ -205,6 +269,8 @@ def main() -> int:
         print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
     rows.append(measure(small_case(), args.rounds))
     table(rows)
+    print("\nwhat users call")
+    table(list(faces(args.elements, args.rounds)))
     print("\nagainst the bound (ratio: ours / bound)")
     table(list(bounds(args.elements, args.rounds)))
     print(f"\n{before:.2f} cores at hand before, {cores_at_hand():.2f} after, of {THREADS}")

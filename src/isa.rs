@@ -21,6 +21,9 @@ pub enum Isa {
 /// The environment variable that overrides the detection.
 pub const VARIABLE: &str = "MODELOPT_RS_ISA";
 
+/// Whether what every CPU of the target has includes FMA: on 64-bit Arm.
+pub const PORTABLE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
 static CURRENT: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
@@ -110,7 +113,8 @@ pub fn current() -> Isa {
 /// Define a kernel: a function whose body is compiled once per instruction set.
 ///
 /// Generic parameters are `name: path` (carry a constant as an associated constant of a trait). What the body
-/// calls must be `#[inline(always)]`, or it is compiled for the baseline.
+/// calls must be `#[inline(always)]`, or it is compiled for the baseline. In the body the constant `FMA` says whether
+/// its instruction set multiplies and adds with one rounding.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -120,21 +124,21 @@ macro_rules! kernel {
         $(#[$meta])*
         $vis fn $name $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
             #[inline(always)]
-            fn body $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? $body
+            fn body < $($($g : $bound,)+)? const FMA: bool > ( $($arg : $ty),* ) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi2")]
             fn avx2 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
-                body $(::< $($g),+ >)? ( $($arg),* )
+                body::< $($($g,)+)? true > ( $($arg),* )
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
             fn avx512 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
-                body $(::< $($g),+ >)? ( $($arg),* )
+                body::< $($($g,)+)? true > ( $($arg),* )
             }
 
             match $crate::isa::current() {
-                $crate::isa::Isa::Portable => body $(::< $($g),+ >)? ( $($arg),* ),
+                $crate::isa::Isa::Portable => body::< $($($g,)+)? { $crate::isa::PORTABLE_FMA } > ( $($arg),* ),
                 // SAFETY: `current` returns a set only after `is_available` has found all of its features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => unsafe { avx2 $(::< $($g),+ >)? ( $($arg),* ) },
@@ -142,7 +146,7 @@ macro_rules! kernel {
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx512 => unsafe { avx512 $(::< $($g),+ >)? ( $($arg),* ) },
                 #[cfg(not(target_arch = "x86_64"))]
-                _ => body $(::< $($g),+ >)? ( $($arg),* ),
+                _ => body::< $($($g,)+)? { $crate::isa::PORTABLE_FMA } > ( $($arg),* ),
             }
         }
     };
@@ -156,6 +160,41 @@ pub fn prefetch<T>(x: &[T]) {
     for line in x.chunks((64 / size_of::<T>()).max(1)) {
         // SAFETY: SSE is part of the x86-64 baseline, and a prefetch of any address has no effect but on the cache.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+}
+
+/// Copy to memory that nobody reads soon, past the caches: its lines are not read first, as an ordinary store does.
+///
+/// The bytes are those of `copy_from_slice`. For plain numbers, in pieces that lie in the cache.
+pub fn stream<T: Copy>(from: &[T], to: &mut [T]) {
+    let per_line = (64 / size_of::<T>()).max(1);
+    // What lies before the first line.
+    let head = to.as_ptr().align_offset(64).min(to.len());
+    let (from_head, from) = from.split_at(head);
+    let (to_head, to) = to.split_at_mut(head);
+    to_head.copy_from_slice(from_head);
+    let (mut from, mut to) = (from.chunks_exact(per_line), to.chunks_exact_mut(per_line));
+    for (from, to) in (&mut from).zip(&mut to) {
+        #[cfg(target_arch = "x86_64")]
+        if size_of_val(from) == 64 {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+            for i in 0..4 {
+                // SAFETY: SSE2 is part of the x86-64 baseline; both hold 64 bytes, and `to` begins on a line: at `head`,
+                // which is a multiple of 64, or whole lines after it.
+                unsafe {
+                    let bytes = _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i));
+                    _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>().add(i), bytes);
+                }
+            }
+            continue;
+        }
+        to.copy_from_slice(from);
+    }
+    to.into_remainder().copy_from_slice(from.remainder());
+    // SAFETY: SSE is part of the x86-64 baseline. Such stores are ordered before what follows, the end of the work.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
 }
 
@@ -234,6 +273,16 @@ mod tests {
     fn test_unknown_name_is_refused_with_the_known_ones() {
         let why = parse("sse9").unwrap_err();
         assert!(why.contains("portable, avx2, avx512") && why.contains("sse9"), "{why}");
+    }
+
+    #[test]
+    fn test_stream_copies_from_and_to_any_place() {
+        let from: Vec<u16> = (0..400).collect();
+        for (start, n) in [(0, 0), (0, 400), (1, 1), (3, 64), (5, 200), (31, 369), (32, 32), (33, 7)] {
+            let mut to = vec![9; 400];
+            stream(&from[start..start + n], &mut to[400 - n..]);
+            assert!(to[400 - n..] == from[start..start + n] && to[..400 - n].iter().all(|&v| v == 9));
+        }
     }
 
     #[test]

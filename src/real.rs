@@ -5,14 +5,17 @@
 
 mod key;
 mod narrow;
+mod quotient;
 
 pub use key::Key;
 use narrow::round_to_odd;
 pub use narrow::{Bf16, F16, select};
+pub use quotient::{Divisor, Fused};
 
 /// A float that is computed in.
 pub trait Real:
     Element<Compute = Self>
+    + Fused
     + PartialOrd
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
@@ -37,18 +40,6 @@ pub trait Real:
     const ROUNDING: Self;
     /// The low byte of the bits.
     fn low_byte(self) -> u8;
-    /// What [`Real::over`] divides by.
-    type Reciprocal: Copy;
-    /// What [`Real::over`] takes for this divisor, a normal number.
-    fn reciprocal(self) -> Self::Reciprocal;
-    /// The quotient, rounded as division rounds it (below the normal numbers it may differ in the last bit).
-    ///
-    /// f32 is multiplied in f64 and rounded. Reciprocal and product are off by 2^-52 of the quotient at most; from the
-    /// middle between two neighbouring f32, which needs 25 bits, the quotient of two numbers of 24 bits is at least
-    /// 2^-49 away. A 512-bit division takes ten cycles on Zen 4, this six. (The f32 product by the f32 reciprocal with a
-    /// look for ties next to it was faster still, but only where the compiler made vectors of it.) f64 is divided.
-    #[must_use]
-    fn over(self, divisor: Self::Reciprocal) -> Self;
     /// |x|.
     #[must_use]
     fn abs(self) -> Self;
@@ -69,6 +60,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     type Compute: Real;
     /// Its bits as a signed integer; the order of keys is the order of the numbers.
     type Key: Key;
+    /// 0.
+    const ZERO: Self;
     /// To the compute type, exactly.
     fn load(self) -> Self::Compute;
     /// From the compute type, rounded once, half to even.
@@ -118,11 +111,12 @@ impl Half for Bf16 {
 }
 
 macro_rules! element {
-    ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal,
+    ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal, zero $zero:expr,
      to_bits $to_bits:expr, from_bits $from_bits:expr, load $load:expr, store $store:expr, store_f64 $store_f64:expr) => {
         impl Element for $t {
             type Compute = $compute;
             type Key = $key;
+            const ZERO: Self = $zero;
             const BITS: u32 = $bits;
             const MANTISSA_BITS: u32 = $mantissa;
             const INFINITY_KEY: $key = (<$key>::MAX >> $mantissa) << $mantissa;
@@ -171,13 +165,13 @@ macro_rules! element {
     };
 }
 
-element!(f32, f32, i32, bits 32, mantissa 23, to_bits f32::to_bits, from_bits f32::from_bits,
+element!(f32, f32, i32, bits 32, mantissa 23, zero 0.0, to_bits f32::to_bits, from_bits f32::from_bits,
     load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32);
-element!(f64, f64, i64, bits 64, mantissa 52, to_bits f64::to_bits, from_bits f64::from_bits,
+element!(f64, f64, i64, bits 64, mantissa 52, zero 0.0, to_bits f64::to_bits, from_bits f64::from_bits,
     load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x);
-element!(F16, f32, i16, bits 16, mantissa 10, to_bits |x: F16| x.0, from_bits F16,
+element!(F16, f32, i16, bits 16, mantissa 10, zero F16(0), to_bits |x: F16| x.0, from_bits F16,
     load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)));
-element!(Bf16, f32, i16, bits 16, mantissa 7, to_bits |x: Bf16| x.0, from_bits Bf16,
+element!(Bf16, f32, i16, bits 16, mantissa 7, zero Bf16(0), to_bits |x: Bf16| x.0, from_bits Bf16,
     load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)));
 
 impl Real for f32 {
@@ -192,18 +186,9 @@ impl Real for f32 {
     const MAX: Self = f32::MAX;
     const MIN_POSITIVE: Self = f32::MIN_POSITIVE;
     const ROUNDING: Self = 12_582_912.0;
-    type Reciprocal = f64;
     #[inline(always)]
     fn low_byte(self) -> u8 {
         self.to_bits() as u8
-    }
-    #[inline(always)]
-    fn reciprocal(self) -> f64 {
-        1.0 / self as f64
-    }
-    #[inline(always)]
-    fn over(self, divisor: f64) -> Self {
-        (self as f64 * divisor) as f32
     }
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
@@ -231,18 +216,9 @@ impl Real for f64 {
     const MAX: Self = f64::MAX;
     const MIN_POSITIVE: Self = f64::MIN_POSITIVE;
     const ROUNDING: Self = 6_755_399_441_055_744.0;
-    type Reciprocal = f64;
     #[inline(always)]
     fn low_byte(self) -> u8 {
         self.to_bits() as u8
-    }
-    #[inline(always)]
-    fn reciprocal(self) -> f64 {
-        self
-    }
-    #[inline(always)]
-    fn over(self, divisor: f64) -> Self {
-        self / divisor
     }
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
@@ -323,33 +299,6 @@ mod tests {
         assert_eq!(F16::store_f64(y).load(), 1.0 + 2f32.powi(-10));
         assert_eq!(Bf16::store_f64(f64::MAX).load(), f32::INFINITY);
         assert!(Bf16::store_f64(f64::NAN).load().is_nan());
-    }
-
-    /// Numbers with all 24 bits of significand in use, and quotients as near to a tie as such numbers allow.
-    #[test]
-    fn test_over_rounds_as_division_does() {
-        let mut state = 88_172_645_463_325_252_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        for _ in 0..2_000_000 {
-            let bits = next();
-            let (mantissa, exponent) = (bits as u32 & 0x007f_ffff, 90 + (bits >> 32) as u32 % 80);
-            let divisor = f32::from_bits(exponent << 23 | mantissa);
-            let any = f32::from_bits((next() as u32 & 0x80ff_ffff) | exponent << 23);
-            // The product with k + 1/2, and its neighbours: their quotients round to a tie or next to it.
-            let tie = divisor * ((next() % 256) as f32 - 127.5);
-            for x in [any, tie, tie.next_up(), tie.next_down(), divisor, -divisor] {
-                let (got, want) = (x.over(divisor.reciprocal()), x / divisor);
-                assert_eq!(got.to_bits(), want.to_bits(), "{x:e} / {divisor:e}");
-            }
-        }
-        assert_eq!(f32::MAX.over(f32::MIN_POSITIVE.reciprocal()), f32::INFINITY);
-        assert_eq!(f32::MIN_POSITIVE.over(f32::MAX.reciprocal()), 0.0);
-        assert_eq!(1.0f64.over(3.0f64.reciprocal()), 1.0 / 3.0);
     }
 
     #[test]

@@ -12,6 +12,8 @@ from hypothesis import settings
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("deterministic")
 
+collect_ignore = ["shared"]  # oracles and models that tests import; pyproject.toml puts the folder on the path
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: needs some GiB of memory or tens of seconds")

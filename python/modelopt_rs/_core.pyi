@@ -5,12 +5,25 @@ and gives the same bits for every `threads` and every instruction set. `x` is an
 float16 or bfloat16 (`ml_dtypes`), or uint16 with `dtype="bf16"`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs._types import Array, Axis, Bf16, OptimCall, OptionalTensors, Parts, PruneCall, Spec, Tensors
+from modelopt_rs._types import (
+    Array,
+    Axis,
+    Bf16,
+    FormatParts,
+    FormatSpec,
+    OptimCall,
+    OptionalTensors,
+    Parts,
+    PruneCall,
+    Spec,
+    Tensors,
+)
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -18,6 +31,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "SafetensorsHeader",
+    "TensorExchange",
     "UnsupportedError",
     "__version__",
     "absmax",
@@ -25,6 +39,7 @@ __all__ = [
     "apply_cut",
     "apply_mask",
     "block_state",
+    "check_options",
     "compress",
     "compress_groups",
     "count_magnitudes",
@@ -33,8 +48,11 @@ __all__ = [
     "decompress",
     "decompress_groups",
     "dequantize",
+    "dequantize_format",
     "error_stats",
     "fake_quantize",
+    "fake_quantize_format",
+    "format_shapes",
     "get_num_threads",
     "global_magnitude",
     "histogram",
@@ -47,9 +65,11 @@ __all__ = [
     "n_of_m",
     "norm",
     "optim_step",
+    "optimizer_step",
     "pack",
     "quantile",
     "quantize",
+    "quantize_format",
     "quantized_shapes",
     "row_offsets",
     "set_fault",
@@ -57,6 +77,7 @@ __all__ = [
     "set_num_threads",
     "slice_distances",
     "sparsegpt",
+    "specification",
     "sum",
     "swap_thread_override",
     "take",
@@ -153,6 +174,28 @@ def quantize(
 ) -> None: ...
 def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
+
+# Quantization in named formats. `global_scale` is a float32 of shape (), where the format has one.
+def format_shapes(shape: tuple[int, ...], spec: FormatSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and of scales; an error where the specification does not fit the shape."""
+
+def quantize_format(
+    x: Any,
+    out: FormatParts,
+    spec: FormatSpec,
+    nonfinite: str,
+    absmax: float | None,
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """`absmax`: at least the largest magnitude of an array that `x` is a part of, where a scale depends on it."""
+
+def dequantize_format(parts: FormatParts, spec: FormatSpec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
+def fake_quantize_format(
+    x: Any, out: Array, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
+) -> None: ...
+
+# Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...
 def unpack(packed: Array, bits: int, n: int, out: Array, threads: int | None) -> None: ...
 
@@ -175,12 +218,50 @@ def set_fault(on: bool) -> None:
 def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | None, threads: int | None) -> list[float]:
     """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
+def optimizer_step(
+    function: str,
+    groups: list[tuple[dict[str, Any], int]],
+    given: tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]],
+    how: tuple[float, float | None, bool],
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """Check all, step in place what has a gradient, and count the steps in the states.
+
+    `groups`: the options of each and of how many parameters it is; `given`: (params, grads, states) in their order;
+    `how`: (grad_scale, clip_value, error_if_nonfinite).
+    """
+
+def check_options(function: str, options: dict[str, Any]) -> None:
+    """Refuse options that a first step would refuse."""
+
+def specification(
+    function: str,
+) -> tuple[tuple[str, ...], tuple[tuple[str, bool, str | None], ...], tuple[int, tuple[int, ...]]]:
+    """Give the options that are its numbers; (name, can be negative, option that asks for it) of each state; (number
+    of states, bits) that may be in blocks.
+    """
+
+@final
+class TensorExchange:
+    """Tensors of torch by DLPack's exchange of descriptions, much faster than by objects.
+
+    ValueError where this torch doesn't have it.
+    """
+
+    def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
+        """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
+    def layouts(self, tensors: list[Any]) -> bytes | None:
+        """Give where tensors lie and how, to be compared; None where one has no memory."""
+    def arrays(self, tensors: list[Any]) -> list[Array] | None:
+        """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
+
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
 
 def adafactor_step(
     arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
-    common: tuple[float, float, float | None, float, bool, bool],
+    common: tuple[float, float, float | None, float, bool],
     numbers: tuple[int, float, tuple[float | None, float], float],
     error_if_nonfinite: bool,
     dtype: str | None,

@@ -1,12 +1,9 @@
 """The types that the signatures share."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from modelopt_rs.optim.state import BlockState
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -14,8 +11,14 @@ Bf16: TypeAlias = Literal["bf16"] | None
 """uint16 arrays hold bfloat16 bits."""
 Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
 Nonfinite: TypeAlias = Literal["raise", "saturate"]
-Spec: TypeAlias = tuple[int, str, int | None, int | None]
+GroupSize: TypeAlias = int | tuple[int, int] | None
+"""Elements of a group, or rows and columns of a tile."""
+Spec: TypeAlias = tuple[int, str, int | None, GroupSize]
 """bits, scheme, axis, group_size."""
+FormatSpec: TypeAlias = tuple[str | None, int | None, GroupSize]
+"""format, axis, group_size."""
+FormatParts: TypeAlias = tuple[Array, Array, Array | None]
+"""codes, scale, global_scale."""
 Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
 """codes, scale, zero_point, offset."""
 Nan: TypeAlias = Literal["raise", "largest"]
@@ -25,25 +28,40 @@ PruneCall: TypeAlias = tuple[str, Bf16, int | None]
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
 Tensors: TypeAlias = Array | Sequence[Array]
 """One array, or a list of them."""
-States: TypeAlias = Union[Array, "BlockState", Sequence[Array], Sequence["BlockState"]]
+
+
+class CodedState(Protocol):
+    """A state in blocks of codes: `modelopt_rs.optim.BlockState`."""
+
+    codes: Array
+    absmax: Array
+    shape: tuple[int, ...]
+    coding: str
+    signed: bool
+
+
+States: TypeAlias = Array | CodedState | Sequence[Array] | Sequence[CodedState]
 """One state, or a list of them."""
 OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
 """The same, where some have none."""
 Coding: TypeAlias = Literal["float8", "dynamic", "four"]
 OptimCall: TypeAlias = tuple[
     str,
-    tuple[Tensors, Tensors, Sequence[tuple[str, States]], OptionalTensors, int | None],
-    tuple[float, float, float | None, float, bool, bool],
+    tuple[Tensors, Tensors, Sequence[States | None], OptionalTensors, int | None],
+    tuple[float, float, float | None, float, bool],
     tuple[Sequence[float | tuple[float, float]], int, bool, str],
 ]
-"""function; (param, grad, states by name, master, rounding_seed); (lr, grad_scale, clip_value, weight_decay, decoupled,
-maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
+"""function; (param, grad, states or None in their order, master, rounding_seed); (lr, grad_scale, clip_value,
+weight_decay, maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
 
 __all__ = [
     "Array",
     "Axis",
     "Bf16",
     "Coding",
+    "FormatParts",
+    "FormatSpec",
+    "GroupSize",
     "MaskKind",
     "Nan",
     "Nonfinite",

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use super::arg::{int, number, pair, text};
 use crate::error::Error;
-use crate::kernels::optim::{Common, Semantics};
+use crate::kernels::optim::{Adadelta, Adagrad, Adam, Algorithm, Common, Lion, MAX_STATES, RmsProp, Semantics, Sgd};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -34,17 +34,32 @@ impl Allowed {
 
 use Allowed::{BelowOne, NonNegative, Positive};
 
-/// What an algorithm takes besides what all take: numbers, and the states that it may have.
+/// A state that an algorithm may have: its name, and the option that asks for it (None: it always has it).
+pub type State = (&'static str, Option<&'static str>);
+
+/// The specification of an algorithm: what it takes besides what all take. Python reads it from here.
 pub struct Kind {
     pub function: &'static str,
     pub numbers: &'static [(&'static str, Allowed)],
-    pub states: &'static [&'static str],
+    pub states: &'static [State],
+    /// Which states can be negative.
+    pub signed: [bool; MAX_STATES],
+    /// Whether weight decay is of the parameter where no option says so.
+    pub decoupled: bool,
+    /// With how many states they may be in blocks, and of how many bits.
+    pub blocks: (usize, &'static [u32]),
 }
 
 /// The names of what nearly all write and read, of one array and of a list.
 pub const PARAM_AND_GRAD: [[&str; 2]; 2] = [["param", "params"], ["grad", "grads"]];
 
 impl Kind {
+    /// That of a function.
+    pub fn of(function: &str) -> PyResult<&'static Self> {
+        let kind = KINDS.iter().find(|kind| kind.function == function);
+        kind.ok_or_else(|| Error::Value(format!("optim_step: unknown function {function:?}")).into())
+    }
+
     /// The names of what is written and of what is read, of one array and of a list.
     pub fn names(&self) -> [[&'static str; 2]; 2] {
         match self.function {
@@ -53,39 +68,86 @@ impl Kind {
             _ => PARAM_AND_GRAD,
         }
     }
+
+    /// The options that are its numbers: two betas are one.
+    pub fn options(&self) -> Vec<&'static str> {
+        let (betas, others) = self.numbers.split_at(if self.has_betas() { 2 } else { 0 });
+        betas.iter().take(1).map(|_| "betas").chain(others.iter().map(|(name, _)| *name)).collect()
+    }
+
+    /// Whether one number follows a parameter like a state.
+    pub fn has_product(&self) -> bool {
+        self.numbers.iter().any(|(name, _)| *name == MU_PRODUCT)
+    }
+
+    fn has_betas(&self) -> bool {
+        self.numbers.starts_with(&BETAS[..2])
+    }
 }
 
 const BETAS: [(&str, Allowed); 3] = [("betas[0]", BelowOne), ("betas[1]", BelowOne), ("eps", NonNegative)];
+const EXP_AVG: State = ("exp_avg", None);
+const EXP_AVG_SQ: State = ("exp_avg_sq", None);
+const MOMENTUM: State = ("momentum_buffer", Some("momentum"));
+
+/// Of an algorithm whose states are never in blocks and whose weight decay is L2.
+pub const PLAIN: Kind = Kind {
+    function: "",
+    numbers: &BETAS,
+    states: &[EXP_AVG, EXP_AVG_SQ],
+    signed: Adam::<f32, false>::SIGNED,
+    decoupled: false,
+    blocks: (0, &[]),
+};
+const ADAM: Kind = Kind {
+    function: "adam_step",
+    states: &[EXP_AVG, EXP_AVG_SQ, ("max_exp_avg_sq", Some("amsgrad"))],
+    blocks: (2, &[8, 4]),
+    ..PLAIN
+};
 
 #[rustfmt::skip]
 const KINDS: [Kind; 14] = [
-    Kind { function: "sgd_step", numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &["momentum_buffer"] },
-    Kind { function: "adagrad_step", numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &["state_sum"] },
     Kind {
-        function: "rmsprop_step",
-        numbers: &[("alpha", BelowOne), ("eps", NonNegative), ("momentum", NonNegative)],
-        states: &["square_avg", "momentum_buffer", "grad_avg"],
+        function: "sgd_step", numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &[MOMENTUM],
+        signed: Sgd::<f32, true>::SIGNED, blocks: (1, &[8]), ..PLAIN
     },
-    Kind { function: "adadelta_step", numbers: &[("rho", BelowOne), ("eps", NonNegative)], states: &["square_avg", "acc_delta"] },
-    Kind { function: "adam_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] },
-    Kind { function: "adamw_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] },
+    Kind {
+        function: "adagrad_step", numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &[("state_sum", None)],
+        signed: Adagrad::<f32>::SIGNED, blocks: (1, &[8]), ..PLAIN
+    },
+    Kind {
+        function: "rmsprop_step", numbers: &[("alpha", BelowOne), ("eps", NonNegative), ("momentum", NonNegative)],
+        states: &[("square_avg", None), MOMENTUM, ("grad_avg", Some("centered"))],
+        signed: RmsProp::<f32, true, true>::SIGNED, blocks: (1, &[8]), ..PLAIN
+    },
+    Kind {
+        function: "adadelta_step", numbers: &[("rho", BelowOne), ("eps", NonNegative)],
+        states: &[("square_avg", None), ("acc_delta", None)], signed: Adadelta::<f32>::SIGNED, ..PLAIN
+    },
+    ADAM,
+    Kind { function: "adamw_step", decoupled: true, ..ADAM },
     Kind {
         function: "nadam_step",
-        numbers: &[BETAS[0], BETAS[1], BETAS[2], ("momentum_decay", NonNegative), ("mu_product", Positive)],
-        states: &["exp_avg", "exp_avg_sq"],
+        numbers: &[BETAS[0], BETAS[1], BETAS[2], ("momentum_decay", NonNegative), (MU_PRODUCT, Positive)], ..PLAIN
     },
-    Kind { function: "radam_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq"] },
-    Kind { function: "adamax_step", numbers: &BETAS, states: &["exp_avg", "exp_inf"] },
-    Kind { function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &["exp_avg"] },
-    Kind { function: "ema_step", numbers: &[("decay", BelowOne)], states: &[] },
-    Kind { function: "accumulate_step", numbers: &[], states: &[] },
-    Kind { function: "lamb_step", numbers: &BETAS, states: &["exp_avg", "exp_avg_sq"] },
+    Kind { function: "radam_step", ..PLAIN },
+    Kind { function: "adamax_step", states: &[EXP_AVG, ("exp_inf", None)], ..PLAIN },
     Kind {
-        function: "muon_step",
-        numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
-        states: &["momentum_buffer", "direction", "next"],
+        function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &[EXP_AVG],
+        signed: Lion::<f32>::SIGNED, decoupled: true, blocks: (1, &[8]),
+    },
+    Kind { function: "ema_step", numbers: &[("decay", BelowOne)], states: &[], ..PLAIN },
+    Kind { function: "accumulate_step", numbers: &[], states: &[], ..PLAIN },
+    Kind { function: "lamb_step", ..PLAIN },
+    Kind {
+        function: "muon_step", numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
+        states: &[("momentum_buffer", None), ("direction", None), ("next", None)], decoupled: true, ..PLAIN
     },
 ];
+
+/// The number of `nadam_step` that the step before returned.
+pub const MU_PRODUCT: &str = "mu_product";
 
 /// Everything but the arrays, checked.
 pub struct Step {
@@ -97,21 +159,22 @@ pub struct Step {
     pub semantics: Semantics,
 }
 
-/// `(lr, grad_scale, clip_value, weight_decay, decoupled, maximize)`.
-pub type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool, bool);
+/// `(lr, grad_scale, clip_value, weight_decay, maximize)`.
+pub type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool);
 /// `(numbers, of which betas are one, step, nesterov, semantics)`.
 pub type GivenStep<'py> = (Vec<Obj<'py>>, Obj<'py>, bool, Obj<'py>);
 
 /// What all take, checked.
-pub fn common(function: &str, given: &GivenCommon<'_>) -> PyResult<Common> {
+pub fn common(kind: &Kind, given: &GivenCommon<'_>) -> PyResult<Common> {
+    let function = kind.function;
     let clip_value = given.2.as_ref().map(|x| Positive.check(function, "clip_value", x)).transpose()?;
     Ok(Common {
         lr: NonNegative.check(function, "lr", &given.0)?,
         grad_scale: Positive.check(function, "grad_scale", &given.1)?,
         clip_value: clip_value.unwrap_or(f64::INFINITY),
         weight_decay: NonNegative.check(function, "weight_decay", &given.3)?,
-        decoupled: given.4,
-        maximize: given.5,
+        decoupled: kind.decoupled,
+        maximize: given.4,
     })
 }
 
@@ -127,11 +190,10 @@ pub fn step_number(function: &str, given: &Obj<'_>) -> PyResult<u64> {
 impl Step {
     /// Check what is given for this function.
     pub fn new(function: &str, common: &GivenCommon<'_>, step: &GivenStep<'_>) -> PyResult<Self> {
-        let kind = KINDS.iter().find(|kind| kind.function == function);
-        let kind = kind.ok_or_else(|| Error::Value(format!("optim_step: unknown function {function:?}")))?;
-        let common = self::common(function, common)?;
+        let kind = Kind::of(function)?;
+        let common = self::common(kind, common)?;
         let mut given = step.0.clone();
-        if kind.numbers.starts_with(&BETAS[..2]) {
+        if kind.has_betas() {
             given.splice(..1, pair(function, "betas", &step.0[0])?);
         }
         let numbers = kind.numbers.iter().zip(&given);
@@ -147,5 +209,12 @@ impl Step {
             }
         };
         Ok(Self { kind, common, numbers, number, nesterov: step.2, semantics })
+    }
+
+    /// Whether the algorithm takes `states` states in blocks of this many bits: every one that does is compiled once more
+    /// for each coding.
+    pub fn takes_blocks(&self, states: usize, bits: u32) -> bool {
+        let (count, of_bits) = self.kind.blocks;
+        states == count && of_bits.contains(&bits)
     }
 }

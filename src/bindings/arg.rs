@@ -28,13 +28,6 @@ impl Name {
     }
 }
 
-impl Arg {
-    /// The word alone, without a place in a list.
-    pub fn word(self) -> &'static str {
-        self.0
-    }
-}
-
 impl std::fmt::Display for Arg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.1 {

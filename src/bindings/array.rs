@@ -3,12 +3,17 @@
 //! An [`Array`] has passed all checks: C-contiguous, aligned, native bytes, a known dtype. What is read and does not
 //! lie so is copied by NumPy first; what is written is refused. `borrow` then registers the memory of the call.
 
-use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use std::ffi::c_void;
+
+use numpy::npyffi::{NpyTypes, PY_ARRAY_API, get_type_object};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use super::arg::Name;
 use super::borrow::Extent;
-use super::dtype::{Dtype, Item, byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use super::dlpack::{Described, Exchange, MAX_AXES, Tensor};
+use super::dtype::{Dtype, Item};
 use crate::error::{Error, Result};
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
@@ -22,71 +27,8 @@ pub struct Array<'py> {
 }
 
 impl<'py> Array<'py> {
-    /// An input of floats (`bf16`: uint16 is read as bfloat16).
-    pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::input(name, array, dtype)
-    }
-
-    /// An input of bytes: uint8 or int8.
-    pub fn bytes(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::input(name, array, dtype)
-    }
-
-    /// An input of integers: int32 or int64.
-    pub fn ints(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::input(name, array, dtype)
-    }
-
-    /// An output of integers.
-    pub fn ints_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::output(name, array, dtype)
-    }
-
-    /// An input of words that are only moved: unsigned integers.
-    pub fn words(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::input(name, array, dtype)
-    }
-
-    /// An output of words.
-    pub fn words_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::output(name, array, dtype)
-    }
-
-    /// An output of floats.
-    pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::output(name, array, dtype)
-    }
-
-    /// What is read and written in place, in any layout: one that kernels do not take is worked on in a copy, which
-    /// [`Array::write_back`] puts in its place.
-    pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::inout(name, array, dtype)
-    }
-
-    /// The same for bytes.
-    pub fn bytes_inout(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::inout(name, array, dtype)
-    }
-
-    fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+    /// What is read and written in place.
+    pub fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
         if !is_writeable(array) || is_in_order(array) {
             return Self::output(name, array, dtype);
         }
@@ -119,14 +61,8 @@ impl<'py> Array<'py> {
         self.writeable
     }
 
-    /// An output of bytes.
-    pub fn bytes_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::output(name, array, dtype)
-    }
-
-    fn input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+    /// What is read.
+    pub fn input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
         let object = in_order(array)?;
         let original = (!object.is(array)).then(|| array.clone());
         Ok(Self { original, ..Self::new(name, object, dtype, false) })
@@ -136,7 +72,8 @@ impl<'py> Array<'py> {
         Self { dtype, object, name, original: None, writeable }
     }
 
-    fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+    /// What is written.
+    pub fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
         if !is_writeable(array) {
             return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
         }
@@ -274,4 +211,65 @@ fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUn
         return Ok(array.clone());
     }
     Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
+}
+
+/// `DLPack`'s function that describes a tensor.
+pub type Describe = unsafe extern "C" fn(*mut c_void, *mut Tensor) -> i32;
+
+/// What a type's capsule says of how its tensors are described; None in another major version.
+pub fn describe_function(capsule: &Bound<'_, PyCapsule>) -> PyResult<Option<Describe>> {
+    let start = capsule.pointer_checked(Some(c"dlpack_exchange_api"))?.cast::<Exchange>();
+    // SAFETY: by DLPack a capsule of this name, which was checked, holds such a struct, which lives as long as the process;
+    // its version comes first in all versions, and what is looked at later is the same within a major one.
+    let exchange = unsafe { start.as_ref() };
+    Ok(if exchange.version[0] == 1 { exchange.describe } else { None })
+}
+
+/// What `describe` says of a tensor; None where it has no memory, or more axes than are copied.
+pub fn described(describe: Describe, tensor: &Bound<'_, PyAny>) -> Option<Described> {
+    let mut found = Tensor::default();
+    // SAFETY: the function is that of DLPack's capsule: it takes any object, fills the struct, or says that it can't.
+    let status = unsafe { describe(tensor.as_ptr().cast(), &raw mut found) };
+    if status != 0 {
+        let _ = PyErr::take(tensor.py());
+        return None;
+    }
+    let n = usize::try_from(found.ndim).ok().filter(|&n| n <= MAX_AXES)?;
+    let [mut shape, mut strides] = [[0; MAX_AXES]; 2];
+    if n > 0 {
+        if found.shape.is_null() || found.strides.is_null() {
+            return None;
+        }
+        // SAFETY: by DLPack both have `ndim` items and live as long as the tensor is neither freed nor given another shape:
+        // the caller holds a reference and the GIL, and nothing else runs before they are copied.
+        let given =
+            unsafe { [std::slice::from_raw_parts(found.shape, n), std::slice::from_raw_parts(found.strides, n)] };
+        shape[..n].copy_from_slice(given[0]);
+        strides[..n].copy_from_slice(given[1]);
+    }
+    Some(Described { data: found.data + found.byte_offset as usize, kind: found.kind(), axes: n, shape, strides })
+}
+
+/// A tensor as an array that can't be written, kept alive by `owner`, which is what holds its memory.
+pub fn read_only<'py>(
+    tensor: &Described,
+    descr: Bound<'py, PyArrayDescr>,
+    owner: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let (py, size) = (owner.py(), descr.itemsize() as isize);
+    let mut dims = tensor.shape.map(|n| n as isize);
+    let mut steps = tensor.strides.map(|n| n as isize * size);
+    // SAFETY: as `described` says, `data` holds elements of this dtype at all places of this shape and these strides; the
+    // array holds a reference to their owner; both functions steal the references that they are given.
+    unsafe {
+        let kind = get_type_object(py, NpyTypes::PyArray_Type);
+        let (dims, steps, null) = (dims.as_mut_ptr(), steps.as_mut_ptr(), std::ptr::null_mut());
+        let (descr, axes, data) = (descr.into_dtype_ptr(), tensor.axes as i32, tensor.data as *mut c_void);
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(py, kind, descr, axes, dims, steps, data, 0, null);
+        let array = Bound::from_owned_ptr_or_err(py, array)?;
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(array.cast_into_unchecked())
+    }
 }

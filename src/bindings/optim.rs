@@ -8,12 +8,12 @@ use super::borrow::borrow;
 use super::dtype::Dtype;
 use super::error::{compute, entry};
 use super::states::Coded;
-use super::tensors::{GivenTensors, Tensors};
+use super::tensors::{GivenTensors, Listed, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Coding, Common, Dynamic, Ema, Float8, Four, Lamb, Lion, MuonDirection, MuonStep,
-    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, lamb, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection, MuonStep,
+    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
 };
 use crate::real::Real;
 
@@ -71,15 +71,6 @@ impl Step {
         0.0
     }
 
-    /// Whether the algorithm takes states in blocks: every one that does is compiled once more for each coding.
-    fn takes_blocks(&self, states: usize, coding: Coded) -> bool {
-        match (self.kind.function, states) {
-            ("adam_step" | "adamw_step", 2) => true,
-            ("sgd_step" | "adagrad_step" | "rmsprop_step" | "lion_step", 1) => coding != Coded::Four,
-            _ => false,
-        }
-    }
-
     /// The same with states in 8 bits; [`Step::takes_blocks`] was asked.
     fn run_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
         let (common, x, step) = (&self.common, &self.numbers[..], self.number);
@@ -106,26 +97,38 @@ impl Step {
 type GivenCall<'py> = (String, GivenTensors<'py>, GivenCommon<'py>, GivenStep<'py>);
 
 /// A checked call.
-struct Ready<'py> {
+pub struct Ready<'py> {
     step: Step,
     tensors: Tensors<'py>,
 }
 
-impl Ready<'_> {
+impl<'py> Ready<'py> {
+    /// Check the arrays of a checked step, and that they go with it.
+    pub fn new(step: Step, listed: &Listed<'py>, dtype: Option<&str>) -> PyResult<Self> {
+        let tensors = Tensors::new(step.kind, listed, dtype)?;
+        if let (states, Some(coding)) = tensors.storage()
+            && !step.takes_blocks(states, coding.bits())
+        {
+            let text = format!("{}: {}", step.kind.function, no_blocks(step.kind, coding));
+            return Err(Error::Value(text).into());
+        }
+        Ok(Self { step, tensors })
+    }
+
     fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64> {
         let (step, (states, coding)) = (&self.step, self.tensors.storage());
         let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
         match coding {
-            Some(Coded::Float8) => {
-                let blocks = self.tensors.blocks::<Float8>(step.number);
+            Some(Coded::UnitFloats) => {
+                let blocks = self.tensors.blocks::<UnitFloats>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Dynamic) => {
-                let blocks = self.tensors.blocks::<Dynamic>(step.number);
+            Some(Coded::DynamicMaps) => {
+                let blocks = self.tensors.blocks::<DynamicMaps>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
-            Some(Coded::Four) => {
-                let blocks = self.tensors.blocks::<Four>(step.number);
+            Some(Coded::FourBits) => {
+                let blocks = self.tensors.blocks::<FourBits>(step.number);
                 compute(py, || step.run_adam_coded(blocks, threads)).map(|()| 0.0)
             }
             None if wide => {
@@ -142,11 +145,27 @@ impl Ready<'_> {
 
 /// Why a state in blocks is refused.
 fn no_blocks(kind: &Kind, coding: Coded) -> String {
-    let name = kind.states[0];
-    let what = if coding == Coded::Four { "in 4 bits" } else { "in blocks" };
+    let name = kind.states[0].0;
+    let what = if coding.bits() == 4 { "in 4 bits" } else { "in blocks" };
     format!(
         "{name} must be a float32 array, got a BlockState: this algorithm, or this form of it, has no states {what}"
     )
+}
+
+/// Step checked calls one after the other, or refuse them all; what each returns.
+pub fn run_all(py: Python<'_>, mut ready: Vec<Ready<'_>>, refuse: bool, threads: usize) -> PyResult<Vec<f64>> {
+    let arrays: Vec<_> = ready.iter().flat_map(|call| call.tensors.all()).collect();
+    let _borrow = borrow(&arrays)?;
+    if refuse {
+        for call in &ready {
+            call.tensors.refuse_nonfinite(py, threads)?;
+        }
+    }
+    let results = ready.iter_mut().map(|call| call.run(py, threads)).collect();
+    for call in &ready {
+        call.tensors.write_back()?;
+    }
+    results
 }
 
 /// Check all calls, then step them one after the other; what each returns.
@@ -161,29 +180,13 @@ fn optim_step<'py>(
     let name = calls.first().map_or("optim_step", |call| call.0.as_str()).to_owned();
     entry(&name, || {
         let threads = resolve(&name, threads)?;
-        let mut ready = Vec::with_capacity(calls.len());
-        for (function, arrays, common, step) in &calls {
+        let check = |(function, arrays, common, step): &GivenCall<'py>| {
             let step = Step::new(function, common, step)?;
-            let tensors = Tensors::new(step.kind.function, step.kind.names(), step.kind.states, arrays, dtype)?;
-            if let (states, Some(coding)) = tensors.storage()
-                && !step.takes_blocks(states, coding)
-            {
-                return Err(Error::Value(format!("{function}: {}", no_blocks(step.kind, coding))).into());
-            }
-            ready.push(Ready { step, tensors });
-        }
-        let arrays: Vec<_> = ready.iter().flat_map(|call| call.tensors.all()).collect();
-        let _borrow = borrow(&arrays)?;
-        if error_if_nonfinite {
-            for call in &ready {
-                call.tensors.refuse_nonfinite(py, threads)?;
-            }
-        }
-        let results = ready.iter_mut().map(|call| call.run(py, threads)).collect();
-        for call in &ready {
-            call.tensors.write_back()?;
-        }
-        results
+            let listed = Listed::new(step.kind, arrays)?;
+            Ready::new(step, &listed, dtype)
+        };
+        let ready = calls.iter().map(check).collect::<PyResult<_>>()?;
+        run_all(py, ready, error_if_nonfinite, threads)
     })
 }
 

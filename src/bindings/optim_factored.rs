@@ -3,14 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
 
-use super::algorithms::{Allowed, GivenCommon, PARAM_AND_GRAD, common, step_number};
+use super::algorithms::{Allowed, GivenCommon, Kind, PLAIN, common, step_number};
 use super::arg::{Name, pair};
 use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, Item};
 use super::error::{ask_memory, compute, entry};
 use super::states::expect_dtype_for;
-use super::tensors::{Tensors, expect_count, listed};
+use super::tensors::{Listed, Tensors, expect_count, listed};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{Adafactor, Common, Factored, Tensor, adafactor};
@@ -19,6 +19,8 @@ use crate::real::Real;
 type Obj<'py> = Bound<'py, PyAny>;
 
 const FUNCTION: &str = "adafactor_step";
+/// Its numbers and its states are not like those of others: they are checked here.
+const KIND: Kind = Kind { function: FUNCTION, numbers: &[], states: &[], decoupled: true, ..PLAIN };
 const STATES: [&str; 3] = ["row_var", "col_var", "variance"];
 
 /// `(param, grad, row_var, col_var, variance, master, rounding_seed)`.
@@ -157,11 +159,11 @@ fn adafactor_step<'py>(
         let (param, grad, row_var, col_var, variance, master, seed) = arrays;
         let py = param.py();
         let threads = resolve(FUNCTION, threads)?;
-        let common = self::common(FUNCTION, &common)?;
+        let common = self::common(&KIND, &common)?;
         let numbers = Numbers::new(&numbers)?;
         let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
-        let given = (param, grad, Vec::new(), master, seed);
-        let mut tensors = Tensors::new(FUNCTION, PARAM_AND_GRAD, &[], &given, dtype)?;
+        let listed = Listed::new(&KIND, &(param, grad, Vec::new(), master, seed))?;
+        let mut tensors = Tensors::new(&KIND, &listed, dtype)?;
         let mut moments = moments(&tensors.params, is_list, [&row_var, &col_var, &variance])?;
         let mut all = tensors.all();
         all.extend(moments.iter().flat_map(Moments::arrays));

@@ -23,7 +23,7 @@ fn compute_dtype(x: &Array<'_>) -> (Dtype, &'static str) {
     if x.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") }
 }
 
-fn policy(function: &str, given: &Obj<'_>) -> PyResult<Policy> {
+pub fn policy(function: &str, given: &Obj<'_>) -> PyResult<Policy> {
     let text = text(function, "nonfinite", given)?;
     match text.as_str() {
         // The outputs are the caller's own and not yet anyone else's.
@@ -48,7 +48,7 @@ pub fn nonfinite_text<T: Element>(x: &[T], shape: &[usize], threads: usize) -> S
     format!("{count} non-finite {values}, first at index {}", tuple(&index))
 }
 
-fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads: usize) -> Error {
+pub fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], threads: usize) -> Error {
     let text = nonfinite_text(x, shape, threads);
     Error::Value(format!("{function}: x has {text}; pass nonfinite=\"saturate\" to map them"))
 }

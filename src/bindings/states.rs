@@ -15,53 +15,53 @@ use crate::kernels::optim::{Blocks, Coding, decode, encode};
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// The codings by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Coded {
-    Float8,
-    Dynamic,
-    Four,
-}
+macro_rules! codings {
+    ($($coding:ident),*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Coded {
+            $($coding,)*
+        }
 
-/// Bind `$k` to the coding's type and evaluate `$body`.
-macro_rules! match_coding {
-    ($coding:expr, $k:ident => $body:expr) => {
-        match $coding {
-            Coded::Float8 => {
-                type $k = $crate::kernels::optim::Float8;
-                $body
-            }
-            Coded::Dynamic => {
-                type $k = $crate::kernels::optim::Dynamic;
-                $body
-            }
-            Coded::Four => {
-                type $k = $crate::kernels::optim::Four;
-                $body
-            }
+        impl Coded {
+            const ALL: &[Self] = &[$(Self::$coding),*];
+        }
+
+        /// Bind `$k` to the coding's type and evaluate `$body`.
+        macro_rules! match_coding {
+            ($given:expr, $k:ident => $body:expr) => {
+                match $given {
+                    $($crate::bindings::states::Coded::$coding => {
+                        type $k = $crate::kernels::optim::$coding;
+                        $body
+                    })*
+                }
+            };
         }
     };
 }
+codings!(UnitFloats, DynamicMaps, FourBits);
 
 impl Coded {
     fn word(self) -> &'static str {
-        match self {
-            Self::Float8 => "float8",
-            Self::Dynamic => "dynamic",
-            Self::Four => "four",
-        }
+        match_coding!(self, K => <K as Coding>::NAME)
     }
 
     fn parse(name: Name, word: &str) -> PyResult<Self> {
-        let known = [Self::Float8, Self::Dynamic, Self::Four].into_iter().find(|coding| coding.word() == word);
+        let known = Self::ALL.iter().copied().find(|coding| coding.word() == word);
         known.ok_or_else(|| {
             let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
             Error::Value(text).into()
         })
     }
 
+    /// Bits of a code.
+    pub fn bits(self) -> u32 {
+        match_coding!(self, K => K::BITS as u32)
+    }
+
     /// Bytes and blocks of so many elements.
     fn sizes(self, elements: usize) -> (usize, usize) {
-        match_coding!(self, K => ((elements * K::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
+        match_coding!(self, K => ((elements * <K as Coding>::BITS).div_ceil(8), elements.div_ceil(<K as Coding>::BLOCK)))
     }
 }
 
@@ -121,22 +121,19 @@ pub fn expect_dtype_for(state: &Array<'_>, param: &Array<'_>) -> PyResult<()> {
     state.expect_dtype(dtype, format_args!("{word} for {} {}", param.name.arg, param.object_dtype()))
 }
 
-/// What can be negative: the others are second moments.
-const SIGNED: [&str; 3] = ["exp_avg", "momentum_buffer", "grad_avg"];
-
 impl<'py> States<'py> {
-    /// What was listed for each state.
-    pub fn new(listed: &[Vec<(Name, Obj<'py>)>]) -> PyResult<Self> {
-        let first = listed.iter().flatten().next();
+    /// What was listed for each state, with whether it can be negative.
+    pub fn new(listed: &[(bool, Vec<(Name, Obj<'py>)>)]) -> PyResult<Self> {
+        let first = listed.iter().flat_map(|(_, state)| state).next();
         if !first.is_some_and(|(_, state)| BlockState::is(state)) {
-            let arrays = |state: &Vec<(Name, Obj<'py>)>| {
+            let arrays = |(_, state): &(bool, Vec<(Name, Obj<'py>)>)| {
                 state.iter().map(|(name, object)| Array::float_inout(*name, object, None)).collect()
             };
             return Ok(Self::Plain(listed.iter().map(arrays).collect::<PyResult<_>>()?));
         }
         let mut coding = None;
         let mut all = Vec::with_capacity(listed.len());
-        for state in listed {
+        for (wants, state) in listed {
             let mut blocks = Vec::with_capacity(state.len());
             for (name, object) in state {
                 if !BlockState::is(object) {
@@ -144,9 +141,8 @@ impl<'py> States<'py> {
                     return Err(Error::Dtype(format!("{name} must be a BlockState like the others, got {got}")).into());
                 }
                 let state = BlockState::new(*name, object)?;
-                let wants = SIGNED.contains(&name.arg.word());
                 let coding = *coding.get_or_insert(state.coding);
-                if (state.coding, state.signed) != (coding, wants) {
+                if (state.coding, state.signed) != (coding, *wants) {
                     let (want, got, signed) = (coding.word(), state.coding.word(), state.signed);
                     let text = format!("{name} must be coded as {want}, signed={wants}, got {got}, signed={signed}");
                     return Err(Error::Value(text).into());
@@ -155,7 +151,7 @@ impl<'py> States<'py> {
             }
             all.push(blocks);
         }
-        Ok(Self::Coded(coding.unwrap_or(Coded::Float8), all))
+        Ok(Self::Coded(coding.unwrap_or(Coded::UnitFloats), all))
     }
 
     /// Shapes and dtypes of the states of tensor `i`.

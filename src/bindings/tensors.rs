@@ -1,10 +1,11 @@
 //! Parameters with their gradients and states: one array of each, or lists of them, checked as a whole.
 
-use numpy::PyUntypedArray;
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use super::algorithms::{Kind, PARAM_AND_GRAD};
 use super::arg::{Name, int};
 use super::array::Array;
 use super::dtype::{Dtype, Item, match_dtype};
@@ -18,8 +19,44 @@ use crate::real::{Bf16, F16, Real};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// `(param, grad, states by name, master, seed of stochastic rounding)`.
-pub type GivenTensors<'py> = (Obj<'py>, Obj<'py>, Vec<(String, Obj<'py>)>, Option<Obj<'py>>, Option<Obj<'py>>);
+/// `(param, grad, the states or None in the order of their kind, master, seed of stochastic rounding)`.
+pub type GivenTensors<'py> = (Obj<'py>, Obj<'py>, Vec<Obj<'py>>, Option<Obj<'py>>, Option<Obj<'py>>);
+
+/// The same with the names that messages have for each; states with whether they can be negative.
+pub struct Listed<'py> {
+    pub params: Vec<(Name, Obj<'py>)>,
+    pub grads: Vec<(Name, Obj<'py>)>,
+    pub states: Vec<(bool, Vec<(Name, Obj<'py>)>)>,
+    pub masters: Vec<(Name, Obj<'py>)>,
+    pub seed: Option<Obj<'py>>,
+}
+
+impl<'py> Listed<'py> {
+    /// What was given to a function of this kind.
+    pub fn new(kind: &Kind, given: &GivenTensors<'py>) -> PyResult<Self> {
+        let function = kind.function;
+        let [of_params, of_grads] = kind.names();
+        let params = listed(function, of_params, &given.0)?;
+        let same_length = |what, items: &Vec<_>| expect_count(function, what, items.len(), of_params[1], params.len());
+        let grads = listed(function, of_grads, &given.1)?;
+        same_length(of_grads[1], &grads)?;
+        let mut states = Vec::with_capacity(given.2.len());
+        for (((name, asked_by), signed), arrays) in kind.states.iter().zip(kind.signed).zip(&given.2) {
+            if asked_by.is_some() && arrays.is_none() {
+                continue;
+            }
+            let arrays = listed(function, [name, name], arrays)?;
+            same_length(name, &arrays)?;
+            states.push((signed, arrays));
+        }
+        let mut masters = Vec::new();
+        if let Some(given) = &given.3 {
+            masters = listed(function, ["master", "masters"], given)?;
+            same_length("masters", &masters)?;
+        }
+        Ok(Self { params, grads, states, masters, seed: given.4.clone() })
+    }
+}
 
 /// The arrays of all tensors, checked.
 pub struct Tensors<'py> {
@@ -57,48 +94,43 @@ pub fn expect_count(function: &str, what: &str, n: usize, like: &str, want: usiz
     Err(Error::Value(format!("{function}: {what} must have {want} arrays like {like}, got {n}")))
 }
 
+/// The seed of stochastic rounding.
+pub fn check_seed(function: &str, seed: &Obj<'_>) -> PyResult<u64> {
+    const RANGE: &str = "at least 0 and below 2^63";
+    let seed = int(function, "rounding_seed", RANGE, seed)?;
+    let refused = |_| Error::Value(format!("{function}: rounding_seed must be {RANGE}, got {seed}")).into();
+    u64::try_from(seed).map_err(refused)
+}
+
+/// Whether it is an array of numbers of this kind and size, as `NumPy` spells them.
+pub fn is_of(object: &Obj<'_>, kind: u8, itemsize: usize) -> bool {
+    let array = object.cast::<PyUntypedArray>();
+    array.is_ok_and(|array| (array.dtype().kind(), array.dtype().itemsize()) == (kind, itemsize))
+}
+
 impl<'py> Tensors<'py> {
-    /// The names of parameters and gradients, of one and of many; of the states that the function may have.
-    pub fn new(
-        function: &'static str,
-        [of_params, of_grads]: [[&'static str; 2]; 2],
-        states: &[&'static str],
-        given: &GivenTensors<'py>,
-        dtype: Option<&str>,
-    ) -> PyResult<Self> {
-        let known = states;
-        let params = listed(function, of_params, &given.0)?;
-        let same_length = |what, n| expect_count(function, what, n, of_params[1], params.len());
-        let grads = listed(function, of_grads, &given.1)?;
-        same_length(of_grads[1], grads.len())?;
-        let float = |(name, object): &(Name, Obj<'py>), dtype| Array::float_inout(*name, object, dtype);
-        let params_checked = params.iter().map(|item| float(item, dtype)).collect::<PyResult<Vec<_>>>()?;
-        let grads = grads.iter().map(|(name, object)| Array::float(*name, object, dtype));
-        let grads = grads.collect::<PyResult<Vec<_>>>()?;
-        let mut states = Vec::with_capacity(given.2.len());
-        for (state, arrays) in &given.2 {
-            let name = *known.iter().find(|name| *name == state).expect("a state of this algorithm");
-            let arrays = listed(function, [name, name], arrays)?;
-            same_length(name, arrays.len())?;
-            states.push(arrays);
-        }
-        let states = States::new(&states)?;
-        let mut masters = Vec::new();
-        if let Some(given) = &given.3 {
-            let arrays = listed(function, ["master", "masters"], given)?;
-            same_length("masters", arrays.len())?;
-            let array = |(name, object): &(Name, Obj<'py>)| {
-                (!object.is_none()).then(|| Array::float_inout(*name, object, None)).transpose()
-            };
-            masters = arrays.iter().map(array).collect::<PyResult<_>>()?;
-        }
-        let seed = given.4.as_ref().map(|seed| int(function, "rounding_seed", "at least 0 and below 2^63", seed));
-        let seed = seed.transpose()?;
-        if let Some(seed) = seed.filter(|&seed| seed < 0) {
-            let text = format!("{function}: rounding_seed must be at least 0 and below 2^63, got {seed}");
-            return Err(Error::Value(text).into());
-        }
-        let tensors = Self { params: params_checked, grads, states, masters, seed: seed.map(|seed| seed as u64) };
+    /// Check all.
+    pub fn new(kind: &Kind, listed: &Listed<'py>, dtype: Option<&str>) -> PyResult<Self> {
+        let function = kind.function;
+        let is_step = kind.names() == PARAM_AND_GRAD;
+        let written = |(name, object): &(Name, Obj<'py>)| {
+            // Sums and averages may be wider than the bfloat16 bits that are added to them.
+            let dtype = dtype.filter(|_| is_step || is_of(object, b'u', 2));
+            Array::float_inout(*name, object, dtype)
+        };
+        let read = |(name, object): &(Name, Obj<'py>)| {
+            // As such a sum is beside parameters of bfloat16 bits.
+            Array::float(*name, object, dtype.filter(|_| !is_of(object, b'f', 4)))
+        };
+        let params = listed.params.iter().map(written).collect::<PyResult<Vec<_>>>()?;
+        let grads = listed.grads.iter().map(read).collect::<PyResult<Vec<_>>>()?;
+        let states = States::new(&listed.states)?;
+        let master = |(name, object): &(Name, Obj<'py>)| {
+            (!object.is_none()).then(|| Array::float_inout(*name, object, None)).transpose()
+        };
+        let masters = listed.masters.iter().map(master).collect::<PyResult<_>>()?;
+        let seed = listed.seed.as_ref().map(|seed| check_seed(function, seed)).transpose()?;
+        let tensors = Self { params, grads, states, masters, seed };
         tensors.check()?;
         Ok(tensors)
     }

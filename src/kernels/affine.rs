@@ -1,7 +1,7 @@
 //! Affine quantization: q = clamp(round((x - offset) / scale) + zero point), x' = (q - zero point) * scale + offset.
 //!
 //! One formula serves the three schemes: `offset` is 0 but for minmax, the zero point 0 but for asymmetric.
-//! Ranges and scales are computed in f64. x is divided by the scale, with the bits of a division (`Real::over`):
+//! Ranges and scales are computed in f64. x is divided by the scale, with the bits of a division (`Divisor::quotient`):
 //! multiplying by a rounded 1 / scale would put ties, and numbers near them, on the wrong side.
 
 mod code;
@@ -10,6 +10,7 @@ mod dequantize;
 mod groups;
 mod params;
 mod quantize;
+mod runs;
 
 pub use dequantize::dequantize;
 pub use params::Scheme;

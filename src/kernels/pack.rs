@@ -4,6 +4,7 @@ use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 
 /// Bytes that hold `n` codes.
+#[inline(always)]
 pub const fn packed_len(n: usize, bits: u32) -> usize {
     // No overflow for any length that memory holds: n / 4 at most twice over.
     (n / (8 / bits as usize)) + (!n.is_multiple_of(8 / bits as usize)) as usize

@@ -231,14 +231,12 @@ def test_f4_a_signal_leaves_nothing_behind(model: Path, tmp_path: Path, number: 
         import sys, time
         from modelopt_rs.cli import main, show
 
-        def slow(verb):
-            def step(done, total, name):
-                if done > 0.8 * total:
-                    print("far", flush=True)
-                    time.sleep(30)
-            return step
+        def line(text):
+            if int(text.split()[1]) > 80:
+                print("far", flush=True)
+                time.sleep(30)
 
-        show._plain_progress = slow
+        show.PLAIN_SECONDS, show.line = 0, line
         sys.exit(main(sys.argv[1:]))
         """
     )

@@ -46,15 +46,13 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: in
     program = textwrap.dedent(
         """
         import sys, time
-        from modelopt_rs.cli import quantize, main, show
+        from modelopt_rs.cli import main, show
 
-        def slow(verb):
-            def step(done, total, name):
-                print("half", flush=True)
-                time.sleep(30)
-            return step
+        def line(text):
+            print("half", flush=True)
+            time.sleep(30)
 
-        show._plain_progress = slow
+        show.PLAIN_SECONDS, show.line = 0, line
         sys.exit(main(sys.argv[1:]))
         """
     )

@@ -219,14 +219,12 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: in
         import sys, time
         from modelopt_rs.cli import main, show
 
-        def slow(verb):
-            def step(done, total, name):
-                if done > total // 2:
-                    print("half", flush=True)
-                    time.sleep(30)
-            return step
+        def line(text):
+            if int(text.split()[1]) >= 50:
+                print("half", flush=True)
+                time.sleep(30)
 
-        show._plain_progress = slow
+        show.PLAIN_SECONDS, show.line = 0, line
         sys.exit(main(sys.argv[1:]))
         """
     )

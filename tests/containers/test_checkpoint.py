@@ -1,5 +1,6 @@
 """Hugging Face directories: reading (E18) and writing (F3 to F6, F10) as a whole."""
 
+import ctypes
 import errno
 import json
 import os
@@ -13,7 +14,6 @@ import pytest
 from files_samples import infos, left_over, raw, save
 from modelopt_rs import files
 from modelopt_rs._core import FormatError, LimitError
-from modelopt_rs.containers import atomic_directory
 from modelopt_rs.files import CheckpointSink, CheckpointSource, TensorInfo
 
 ARRAYS = {f"layer.{i}.weight": np.full((4, 8), i, np.float32) for i in range(4)}
@@ -245,10 +245,19 @@ def test_f7_every_call_may_fail(model: Path, tmp_path: Path, monkeypatch: pytest
         assert not left_over(tmp_path)
 
 
+def lacks_renameat2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C library without the call that exchanges two directories at once."""
+
+    def no_library(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("not found")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+
+
 @pytest.mark.parametrize("way", ["exchange", "two renames"])
 def test_overwrite(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "two renames":
-        monkeypatch.setattr(atomic_directory, "_exchange", lambda a, b: False)
+        lacks_renameat2(monkeypatch)
     out = tmp_path / "out"
     out.mkdir(mode=0o750)
     with CheckpointSource(model) as source:
@@ -271,7 +280,7 @@ def test_overwrite(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_two_renames_put_the_old_directory_back(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = make_sharded(tmp_path / "out")
     before = tree(old)
-    monkeypatch.setattr(atomic_directory, "_exchange", lambda a, b: False)
+    lacks_renameat2(monkeypatch)
     real = os.rename
     calls = iter(range(100))
 

@@ -109,7 +109,8 @@ def test_the_list_of_calls_is_complete():
     public |= {f"optim.{name}" for name in mo.optim.__all__ if name.endswith("_step")}
     prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "sparsegpt", "compress", "to_csr"}
     public |= {f"prune.{name}" for name in mo.prune.__all__ if name in prune}
-    assert listed == public - {"QuantizedArray", "quant.Calibrator", "optim.muon_step"}
+    others = {"QuantizedArray", "quant.Calibrator", "quant.Format", "quant.formats", "optim.muon_step"}
+    assert listed == public - others
 
 
 def test_b11_the_instruction_set_can_be_chosen(isas):

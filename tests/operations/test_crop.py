@@ -46,7 +46,7 @@ def assert_same(got: Tensors, want: Tensors) -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns are summed in blocks of a few rows, so that these small models have many."""
-    monkeypatch.setattr(sys.modules["modelopt_rs.prune.importance"], "_BLOCK", 256)
+    monkeypatch.setattr(sys.modules["modelopt_rs.prune.importance"], "BLOCK", 256)
 
 
 CASES = [

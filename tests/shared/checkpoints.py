@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 NUMPY = {
+    "F8_E4M3": np.uint8,
     "F32": "<f4",
     "F16": "<f2",
     "BF16": "<u2",

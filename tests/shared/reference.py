@@ -355,7 +355,7 @@ def bits_of(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(bits_of(v) for v in value)
     if hasattr(value, "zero_point"):
-        return bits_of((value.codes, value.scale, value.zero_point, value.offset))
+        return bits_of((value.codes, value.scale, value.zero_point, value.offset, value.global_scale))
     if value is None:
         return None
     array = np.asarray(value)
@@ -458,6 +458,42 @@ def _quant_calls(mo: Any) -> dict[str, Call]:
                         ),
                         lambda x, kw=kw, prepare=prepare: mo.quantize(prepare(x), **kw),
                     )
+    return calls
+
+
+FORMATS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "nf4": ("nf4", {}, itself),
+    "nf4-rows": ("nf4", {"group_size": 32}, rows),
+    "fp4": ("fp4", {"group_size": 128}, itself),
+    "mxfp4": ("mxfp4", {}, itself),
+    "mxfp8-poisoned": ("mxfp8", {"nonfinite": "saturate"}, poisoned),
+    "nvfp4": ("nvfp4", {}, itself),
+    "nvfp4-rows": ("nvfp4", {}, rows),
+    "fp8_e4m3": ("fp8_e4m3", {}, itself),
+    "fp8_e4m3-axis0": ("fp8_e4m3", {"axis": 0}, rows),
+    "fp8_e4m3-group5": ("fp8_e4m3", {"group_size": 5}, rows),
+    "fp8_e5m2-axis1": ("fp8_e5m2", {"axis": 1}, columns),
+    "fp8_e5m2-tiles": ("fp8_e5m2", {"group_size": (2, 128)}, rows),
+}
+"""Each named format with each way that its kernels differ in: format, options, how the input is shaped."""
+
+
+def _format_calls(mo: Any) -> dict[str, Call]:
+    calls = {}
+    for i, (name, (form, options, prepare)) in enumerate(FORMATS.items()):
+        kw = {"format": form, **options}
+        for function, f in (("quantize", mo.quantize), ("fake_quantize", mo.fake_quantize)):
+            calls[f"{function}-{name}"] = Call(
+                function,
+                lambda x, threads=None, kw=kw, f=f, **more: f(x, threads=threads, **kw, **more),
+                prepare,
+            )
+        target = DTYPES[i % len(DTYPES)]
+        calls[f"dequantize-{name}-{target}"] = Call(
+            "dequantize",
+            lambda q, threads=None, t=target: mo.dequantize(q, dtype=t, threads=threads),
+            lambda x, kw=kw, prepare=prepare: mo.quantize(prepare(x), **kw),
+        )
     return calls
 
 
@@ -614,4 +650,4 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
 
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
-    return _reduce_calls(mo) | _quant_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
+    return _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)

@@ -106,6 +106,11 @@ def quantization(command: Command) -> Command:
             "[default: symmetric; of an ONNX model below 8 bits asymmetric]",
         ),
         click.option(
+            "--format",
+            metavar="NAME",
+            help="Instead of --bits: fp8_e4m3, mxfp4, nvfp4 (compressed-tensors), nf4 or fp4 (bitsandbytes).",
+        ),
+        click.option(
             "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."
         ),
     ):

@@ -11,7 +11,7 @@ then_option = click.option(
     "--then",
     metavar="quantize ...",
     help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --scheme, --group-size, --nonfinite, --include, --exclude).",
+    "(--bits, --scheme, --group-size, --format, --nonfinite, --include, --exclude).",
 )
 
 
@@ -24,6 +24,7 @@ def then_quantize(
     scheme: str | None,
     group_size: int | None,
     nonfinite: str,
+    format: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
 ) -> QuantizeOptions:
@@ -33,6 +34,7 @@ def then_quantize(
         scheme=scheme or "symmetric",
         group_size=group_size,
         nonfinite=nonfinite,
+        format=format,
         include=include,
         exclude=exclude,
     )

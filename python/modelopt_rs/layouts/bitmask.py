@@ -185,6 +185,11 @@ class MaskedWeight:
 
 class _SparseBitmask:
     name: Final = "sparse-bitmask"
+    state: Final = "stored as bitmasks"
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        module = next(bitmask_modules(tensors), None)
+        return None if module is None else f"{module}.bitmask"
 
     def find(self, source: Source) -> Iterator[MaskedWeight]:
         for module in bitmask_modules(source.tensors):

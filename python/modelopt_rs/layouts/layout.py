@@ -4,13 +4,15 @@ A layout stands in one module and in a line of the registry. It says how it is f
 decoded and, if it can be written, which tensors it makes, how tiles are encoded, and what `config.json` says of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from modelopt_rs.stream.buffer import Buffer
+from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
+from modelopt_rs.stream.transform import Transform
 
-__all__ = ["Layout", "StoredWeight"]
+__all__ = ["Encoder", "Layout", "StoredWeight", "WritableLayout"]
 
 
 class StoredWeight(Protocol):
@@ -45,6 +47,13 @@ class Layout(Protocol):
     def name(self) -> str:
         """As its owners name it."""
 
+    @property
+    def state(self) -> str:
+        """What a model with such weights is, in words: "quantized", "stored as bitmasks"."""
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        """Return a tensor that shows that weights are stored so; None where there is none."""
+
     def find(self, source: Source) -> Iterator[StoredWeight]:
         """Yield the weights of a source that are stored so.
 
@@ -52,4 +61,45 @@ class Layout(Protocol):
         ------
         FormatError
             If their tensors don't fit each other. `UnsupportedError`: this form of the layout is not read.
+        """
+
+
+class Encoder(Transform, Protocol):
+    """What makes the tensors of a layout of a weight, and knows how far they are from it.
+
+    Attributes
+    ----------
+    figures : ErrorFigures
+        How far the codes so far are from what they were made of.
+    """
+
+    figures: ErrorFigures
+
+
+class WritableLayout(Layout, Protocol):
+    """A layout that weights can be quantized to."""
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """The named formats that it holds; none: uniform codes."""
+
+    def spec(self, options: Any) -> Any:
+        """Return how a weight is coded with some options (`QuantizeOptions`).
+
+        Raises
+        ------
+        OptionError
+            If the layout can't hold what they ask for.
+        """
+
+    def why_not(self, info: TensorInfo, spec: Any) -> str | None:
+        """Say why a matrix of floats can't be stored so; None if it can."""
+
+    def encode(self, info: TensorInfo, spec: Any, nonfinite: str, threads: int | None) -> Encoder:
+        """Return what makes the tensors of a weight, tile by tile."""
+
+    def describe(self, specs: Mapping[str, Any], left: Sequence[str]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """Return what a file's metadata and what `config.json` say.
+
+        `specs`: how each weight is coded; `left`: the modules that stay as they are.
         """

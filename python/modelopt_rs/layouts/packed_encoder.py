@@ -1,19 +1,24 @@
 """Tiles of a weight to the tensors of the pack-quantized layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.layouts.pack_quantized import packed_tensors
+from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Rows, Transform
 
-__all__ = ["Quantize", "pack_zero_points"]
+__all__ = ["PACK_QUANTIZED", "Quantize", "pack_zero_points"]
+
+# Elements of a row that share a scale where nothing is said; 0: the whole row.
+DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
 
 
 class Quantize(Transform):
@@ -67,6 +72,41 @@ class Quantize(Transform):
         name, spec = self._info.name, self._spec
         starts = {f"{name}_packed": row, f"{name}_scale": row, f"{name}_shape": 0}
         return starts if spec.symmetric else {**starts, f"{name}_zero_point": row * spec.bits // 32}
+
+
+class _PackQuantized:
+    name: Final = "pack-quantized"
+    state: Final = "quantized"
+    formats: Final = ()
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        return next((name for name in tensors if name.endswith("weight_packed")), None)
+
+    def find(self, source: Source) -> Iterator[PackedWeight]:
+        return find_packed(source)
+
+    def spec(self, options: Any) -> PackedSpec:
+        size = DEFAULT_GROUP[options.bits] if options.group_size is None else options.group_size
+        return PackedSpec(options.bits, options.scheme == "symmetric", size or None)
+
+    def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
+        size = spec.group_size
+        if size and info.shape[1] % size:
+            return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
+        return None
+
+    def encode(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> Quantize:
+        return Quantize(info, spec, nonfinite, threads)
+
+    def describe(
+        self, specs: Mapping[str, PackedSpec], left: Sequence[str]
+    ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        targets = {spec: ["Linear"] for spec in specs.values()}
+        return packed_metadata(specs) if specs else {}, quantization_config(targets, ignore=left)
+
+
+PACK_QUANTIZED: Final = _PackQuantized()
+"""The layout of uniform codes."""
 
 
 def pack_zero_points(zero_points: Array, bits: int, threads: int | None) -> Array:

@@ -1,7 +1,7 @@
 """Weights in the pack-quantized layout: found in a file, checked, decoded tile by tile."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, packed_words
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_weight
 
-__all__ = ["PACK_QUANTIZED", "PackedWeight"]
+__all__ = ["PackedWeight", "find_packed"]
 
 
 class PackedWeight:
@@ -111,18 +111,14 @@ class PackedWeight:
         return codes.T
 
 
-class _PackQuantized:
-    name: Final = "pack-quantized"
-
-    def find(self, source: Source) -> Iterator[PackedWeight]:
-        named, allowed = read_specs(source)
-        for name in source.tensors:
-            weight = name.removesuffix("_packed")
-            if weight != name and is_weight(weight):
-                yield PackedWeight(source, weight, [named[weight]] if weight in named else allowed)
-
-
-PACK_QUANTIZED: Final = _PackQuantized()
+def find_packed(source: Source) -> Iterator[PackedWeight]:
+    """Yield the weights of a source that are packed."""
+    named, allowed = read_specs(source)
+    for name, info in source.tensors.items():
+        weight = name.removesuffix("_packed")
+        # Bytes are codes of a named format, which is another layout.
+        if weight != name and is_weight(weight) and info.dtype != "U8":
+            yield PackedWeight(source, weight, [named[weight]] if weight in named else allowed)
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, int]:

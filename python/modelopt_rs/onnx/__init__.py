@@ -1,5 +1,6 @@
 """The graphs of ONNX models (`onnx_ir.Model`), and runs of models in onnxruntime. Needs the extra `onnx`."""
 
+import modelopt_rs.containers.onnx  # noqa: F401  (before onnx_ir, whose sympy it makes wait)
 from modelopt_rs.onnx.crop.apply import crop_graph
 from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
 from modelopt_rs.onnx.int8.activations import quantize_activations

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from modelopt_rs.layouts.pack_quantized import packed_metadata, quantization_config
-from modelopt_rs.layouts.packed_encoder import Quantize
+from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -47,7 +46,7 @@ class Quantization:
         threads: int | None,
     ) -> None:
         self.decisions: dict[str, Decision] = {}
-        self.encoders: dict[str, Quantize] = {}
+        self.encoders: dict[str, Encoder] = {}
         self.metadata: Mapping[str, str] = {}
         self.config: Mapping[str, Any] | None = None
         self.threads = threads
@@ -55,10 +54,10 @@ class Quantization:
             return
         self.decisions = plan_quantize(tensors, config, options)
         chosen = [name for name, decision in self.decisions.items() if decision.action == "quantize"]
-        self.encoders = {name: Quantize(tensors[name], options.spec, options.nonfinite, threads) for name in chosen}
+        layout, spec = options.layout, options.layout.spec(options)
+        self.encoders = {name: layout.encode(tensors[name], spec, options.nonfinite, threads) for name in chosen}
         if chosen:
-            self.metadata = packed_metadata(dict.fromkeys(chosen, options.spec))
-        self.config = quantization_config({options.spec: ["Linear"]}, ignore=self._left(tensors))
+            self.metadata, self.config = layout.describe(dict.fromkeys(chosen, spec), self._left(tensors))
 
     def _left(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         """Return the layers that stay as they are: a loader looks for the codes of all others."""

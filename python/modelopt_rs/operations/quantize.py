@@ -37,6 +37,7 @@ def quantize_file(
     verify: bool = True,
     overwrite: bool = False,
     nonfinite: str = "raise",
+    format: str | None = None,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -78,6 +79,10 @@ def quantize_file(
         Replace what is at `out_path`.
     nonfinite : {"raise", "saturate"}
         What to do with weights that are NaN or infinite.
+    format : {"fp8_e4m3", "mxfp4", "nvfp4", "nf4", "fp4"}, optional
+        A named format (see `modelopt_rs.quant.formats`) instead of uniform codes of `bits`: float8, a scale for each
+        row or, with ``group_size=128``, for each block of 128 x 128; OCP's and NVIDIA's 4-bit floats (layouts of
+        compressed-tensors); the 4-bit codes of bitsandbytes. Not for ONNX models.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -131,6 +136,7 @@ def quantize_file(
         include=include,
         exclude=exclude,
         nonfinite=nonfinite,
+        format=format,
     )
     writing = Writing(
         max_memory=max_memory,
@@ -147,6 +153,8 @@ def quantize_file(
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
             return _plan(source, execution, options)
+        if format is not None:
+            raise OptionError(f"format must be left out for an ONNX model, got {format!r}: no operator reads it")
         from modelopt_rs.onnx.quantize_model import plan_model
 
         # Without zero points more is lost below 8 bits, and the loaders of this format read them all.

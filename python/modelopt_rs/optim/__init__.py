@@ -9,19 +9,18 @@ from modelopt_rs.optim.adagrad import adadelta_step, adagrad_step, rmsprop_step
 from modelopt_rs.optim.adam import adam_step, adamax_step, adamw_step, nadam_step, radam_step
 from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
 from modelopt_rs.optim.layerwise import lamb_step
+from modelopt_rs.optim.matrix_optimizers import Adafactor, Muon
 from modelopt_rs.optim.muon import muon_step
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.optimizers import (
     LAMB,
     SGD,
     Adadelta,
-    Adafactor,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
     Lion,
-    Muon,
     NAdam,
     RAdam,
     RMSprop,

@@ -92,7 +92,7 @@ def adafactor_step(
     """
     _core.adafactor_step(
         (param, grad, row_var, col_var, variance, master, rounding_seed),
-        (lr, grad_scale, clip_value, weight_decay, True, maximize),
+        (lr, grad_scale, clip_value, weight_decay, maximize),
         (step, beta2_decay, eps, d),
         error_if_nonfinite,
         dtype,

@@ -69,8 +69,8 @@ def adagrad_step(
     >>> p.round(4)
     array([ 0.9, -1.9], dtype=float32)
     """
-    states = [("state_sum", state_sum)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [state_sum]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [
             (
@@ -159,8 +159,11 @@ def rmsprop_step(
     >>> p.round(4)
     array([ 0., -1.], dtype=float32)
     """
-    states = _rmsprop_states(square_avg, momentum_buffer, grad_avg, momentum)
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    if (momentum_buffer is not None) != (momentum != 0):
+        what = "given" if momentum_buffer is None else "None"
+        raise ValueError(f"rmsprop_step: momentum_buffer must be {what} with momentum={momentum!r}")
+    states = [square_avg, momentum_buffer, grad_avg]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [
             (
@@ -174,20 +177,6 @@ def rmsprop_step(
         dtype,
         threads,
     )
-
-
-def _rmsprop_states(
-    square_avg: States, momentum_buffer: States | None, grad_avg: States | None, momentum: float
-) -> list[tuple[str, States]]:
-    if (momentum_buffer is not None) != (momentum != 0):
-        what = "given" if momentum_buffer is None else "None"
-        raise ValueError(f"rmsprop_step: momentum_buffer must be {what} with momentum={momentum!r}")
-    states = [("square_avg", square_avg)]
-    if momentum_buffer is not None:
-        states.append(("momentum_buffer", momentum_buffer))
-    if grad_avg is not None:
-        states.append(("grad_avg", grad_avg))
-    return states
 
 
 def adadelta_step(
@@ -256,8 +245,8 @@ def adadelta_step(
     >>> p.round(4)
     array([ 0.9968, -1.9968], dtype=float32)
     """
-    states = [("square_avg", square_avg), ("acc_delta", acc_delta)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [square_avg, acc_delta]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("adadelta_step", (param, grad, states, master, rounding_seed), common, ([rho, eps], step, False, "torch"))],
         error_if_nonfinite,

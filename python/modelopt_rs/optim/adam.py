@@ -101,10 +101,8 @@ def adam_step(
     >>> p.round(4)
     array([ 0.9, -1.9], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
-    if max_exp_avg_sq is not None:
-        states.append(("max_exp_avg_sq", max_exp_avg_sq))
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [exp_avg, exp_avg_sq, max_exp_avg_sq]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("adam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
         error_if_nonfinite,
@@ -187,10 +185,8 @@ def adamw_step(
     >>> p.round(4)
     array([ 0.899, -1.898], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
-    if max_exp_avg_sq is not None:
-        states.append(("max_exp_avg_sq", max_exp_avg_sq))
-    common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
+    states = [exp_avg, exp_avg_sq, max_exp_avg_sq]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("adamw_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
         error_if_nonfinite,
@@ -277,8 +273,8 @@ def nadam_step(
     >>> p.round(4)
     array([ 0.816, -1.816], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [exp_avg, exp_avg_sq]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     (product,) = _core.optim_step(
         [
             (
@@ -362,8 +358,8 @@ def radam_step(
     >>> p.round(4)
     array([ 0.95, -1.95], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [exp_avg, exp_avg_sq]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("radam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
         error_if_nonfinite,
@@ -437,8 +433,8 @@ def adamax_step(
     >>> p.round(4)
     array([ 0.9, -1.9], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_inf", exp_inf)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [exp_avg, exp_inf]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("adamax_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
         error_if_nonfinite,

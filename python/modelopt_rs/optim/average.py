@@ -8,8 +8,8 @@ from modelopt_rs._types import Array, Bf16, Tensors
 
 __all__ = ["accumulate_step", "ema_step", "global_norm"]
 
-_PLAIN = (0.0, 1.0, None, 0.0, False, False)
-"""lr, grad_scale, clip_value, weight_decay, decoupled, maximize."""
+_PLAIN = (0.0, 1.0, None, 0.0, False)
+"""lr, grad_scale, clip_value, weight_decay, maximize."""
 
 
 def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = None, threads: int | None = None) -> None:

@@ -76,8 +76,8 @@ def lamb_step(
     >>> p.round(4)
     array([ 2.6464, -3.6464], dtype=float32)
     """
-    states = [("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    states = [exp_avg, exp_avg_sq]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("lamb_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
         error_if_nonfinite,

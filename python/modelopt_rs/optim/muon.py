@@ -98,8 +98,8 @@ def muon_step(
     buffers = [array for _, array in _listed("momentum_buffer", momentum_buffer)]
     # The first half checks everything and fills these; the matrices change in the second half, all at once.
     directions, following = ([np.empty_like(x, order="C", subok=False) for x in buffers] for _ in range(2))
-    states = [("momentum_buffer", momentum_buffer), ("direction", directions), ("next", following)]
-    common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
+    states = [momentum_buffer, directions, following]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
 
     def half(number: int, refuse: bool) -> None:
         step = ([momentum, eps], number, nesterov, "torch")

@@ -1,57 +1,21 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, Coding, OptimCall
+from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.dtypes import bf16_to_float32
+from modelopt_rs.optim.arrays import as_arrays, wide_dtype
 from modelopt_rs.optim.average import accumulate_step, global_norm
-from modelopt_rs.optim.checkpoint import load_states, save_states
+from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Params, Tensors
+from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
 from modelopt_rs.optim.state import BlockState
 
-__all__ = ["Common", "Entry", "Grads", "Group", "LearningRate", "Optimizer", "Params", "learning_rate"]
-
-LearningRate: TypeAlias = float | Callable[[int], float]
-"""A number, or a schedule: a function of the number of the step, which is 1 for the first."""
-Group: TypeAlias = dict[str, Any]
-Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Group]
-Grads: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None]
-
-
-class Common(TypedDict, total=False):
-    """What every optimizer takes as well, by keyword."""
-
-    maximize: bool
-    state_bits: Literal[32, 8, 4]
-    coding: Coding
-    state_min_size: int
-    master: bool
-    rounding_seed: int | None
-    dtype: Bf16
-    threads: int | None
-
-
-class Entry(NamedTuple):
-    """What one parameter brings to a step."""
-
-    options: Group
-    param: Array
-    grad: Array
-    state: dict[str, Any]
-
-
-_COMMON: dict[str, Any] = {
-    "maximize": False,
-    "state_bits": 32,
-    "coding": "float8",
-    "state_min_size": 4096,
-    "master": False,
-    "rounding_seed": None,
-}
+__all__ = ["Optimizer"]
 
 
 class Optimizer:
@@ -94,37 +58,38 @@ class Optimizer:
         As given.
     """
 
-    _function: ClassVar[str]
-    _numbers: ClassVar[tuple[str, ...]] = ()
-    _decoupled: ClassVar[bool] = False
+    _specification: ClassVar[Specification]
 
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        """The names of the states that these options need."""
-        raise NotImplementedError
+    @classmethod
+    def state_names(cls, options: Group) -> tuple[str, ...]:
+        """Name the states that these options need."""
+        return cls._specification.names(options)
 
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
+    @classmethod
+    def is_signed(cls, state: str) -> bool:
+        """Whether a state can be negative."""
+        return cls._specification.signed(state)
+
+    @classmethod
+    def _bits(cls, options: Group) -> tuple[int, ...]:
         """What `state_bits` may be with these options."""
-        return (32,)
+        return cls._specification.bits(options)
 
-    def __init__(self, params: Params, defaults: Group, common: Common) -> None:
+    def __init__(self, params: Params, own: Group, common: Common) -> None:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
         self.threads: int | None = given.pop("threads", None)
-        if unknown := set(given) - set(_COMMON):
+        if unknown := set(given) - set(COMMON):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
-        self._defaults: Group = {**defaults, **_COMMON, **given}
+        self._defaults: Group = {**own, **COMMON, **given}
         self.param_groups: list[Group] = []
         self._params: list[Array] = []
         self._names: list[str] = []
-        self._group_of: list[Group] = []
+        self._groups: Groups = []
         self._single = isinstance(params, np.ndarray)
-        for group in self._groups(params):
+        for group in self._grouped(params):
             self._add(group)
-        self.state: list[dict[str, Any]] = [
-            self.new_state(p, g) for p, g in zip(self._params, self._group_of, strict=True)
-        ]
+        self.state: list[dict[str, Any]] = [self.new_state(p, g) for p, g in self._with_groups()]
         self._totals: list[Array] | None = None
         self._accumulated = 0
 
@@ -141,22 +106,20 @@ class Optimizer:
 
     @classmethod
     def _check_options(cls, group: Group) -> None:
-        """By a step of nothing."""
-        call = cls._call(group, 1, learning_rate(group, 1), [], [], {}, {"mu_product": 1.0})
-        _core.optim_step([call], False, None, None)
+        _core.check_options(cls._specification.function, group)
 
     @property
     def _name(self) -> str:
         return type(self).__name__
 
-    def _groups(self, params: Params) -> list[Group]:
+    def _grouped(self, params: Params) -> list[Group]:
         if isinstance(params, list | tuple) and params and all(isinstance(group, dict) for group in params):
             return list(params)
         return [{"params": params}]
 
     def _add(self, group: Group) -> None:
         given = group.get("params")
-        named: Iterable[tuple[str, Any]]
+        named: list[tuple[str, Any]]
         if isinstance(given, np.ndarray):
             named = [(str(len(self._params)), given)]
         elif isinstance(given, Mapping):
@@ -182,8 +145,12 @@ class Optimizer:
             taken.add(name)
             self._params.append(p)
             self._names.append(name)
-            self._group_of.append(full)
         self.param_groups.append(full)
+        self._groups.append((full, len(named)))
+
+    def _with_groups(self) -> list[tuple[Array, Group]]:
+        """Each parameter with the options of its group."""
+        return list(zip(self._params, [g for g, count in self._groups for _ in range(count)], strict=True))
 
     @classmethod
     def _check_precision(cls, options: Group) -> None:
@@ -199,21 +166,23 @@ class Optimizer:
     @classmethod
     def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
         """The states of a parameter and their shapes."""
-        return dict.fromkeys(cls._states(options), param.shape)
+        return dict.fromkeys(cls.state_names(options), param.shape)
 
     @classmethod
     def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
         """What a parameter starts with."""
         state: dict[str, Any] = {"step": 0}
-        if "mu_product" in cls._numbers:
+        if "mu_product" in cls._specification.numbers:
             state["mu_product"] = 1.0
-        coded = options["state_bits"] < 32 and _wide(param) is np.float32 and param.size >= options["state_min_size"]
+        coded = (
+            options["state_bits"] < 32 and wide_dtype(param) is np.float32 and param.size >= options["state_min_size"]
+        )
         coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
         for name, shape in cls._state_shapes(param, options).items():
             if coded:
-                state[name] = BlockState.zeros(shape, coding=coding, signed=name in SIGNED)
+                state[name] = BlockState.zeros(shape, coding=coding, signed=cls.is_signed(name))
             else:
-                state[name] = np.zeros(shape, _wide(param))
+                state[name] = np.zeros(shape, wide_dtype(param))
         if options.get("master") and param.dtype.itemsize == 2:
             bits = param.dtype == np.uint16
             state["master"] = bf16_to_float32(param) if bits else param.astype(np.float32)
@@ -251,18 +220,21 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        given, count = self.gradients(grads)
-        grad_scale *= count
+        if grads is None:
+            given, count = self._mean_of()
+            grad_scale *= count
+        else:
+            given = self._aligned("step", grads)
         if clip_norm is not None:
             if not clip_norm > 0:
                 raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
-            norm = global_norm([g for _, g in given], dtype=self._dtype, threads=self.threads) / grad_scale
+            norm = global_norm(as_arrays(given), dtype=self._dtype, threads=self.threads) / grad_scale
             if norm > clip_norm and norm != float("inf"):
                 grad_scale *= norm / clip_norm
-        how = {"grad_scale": grad_scale, "clip_value": clip_value, "error_if_nonfinite": error_if_nonfinite}
-        entries = [Entry(self._group_of[i], self._params[i], g, self.state[i]) for i, g in given]
-        self.launch(entries, how, self._dtype, self.threads)
-        self.zero_accumulated()
+        how = (grad_scale, clip_value, error_if_nonfinite)
+        self.launch(self._groups, (self._params, given, self.state), how, self._dtype, self.threads)
+        if self._accumulated:
+            self.zero_accumulated()
 
     def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
         """Give what `step` takes: gradients, each with the place of its parameter, and how many were added up in each.
@@ -272,20 +244,22 @@ class Optimizer:
         TypeError, ValueError
             If they are not as `params`, or None where none were accumulated.
         """
-        if grads is not None:
-            return self._aligned("step", grads), 1
+        given, count = (self._aligned("step", grads), 1) if grads is not None else self._mean_of()
+        return [(i, g) for i, g in enumerate(as_arrays(given)) if g is not None], count
+
+    def _mean_of(self) -> tuple[list[Array | None], int]:
         if not self._accumulated or self._totals is None:
             raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
-        return list(enumerate(self._totals)), self._accumulated
+        return list(self._totals), self._accumulated
 
     def accumulate(self, grads: Grads) -> None:
         """Add gradients to what the next `step()` without gradients takes the mean of."""
-        given = self._aligned("accumulate", grads)
+        given = as_arrays(self._aligned("accumulate", grads))
         if self._totals is None:
-            self._totals = [np.zeros(p.shape, _wide(p)) for p in self._params]
-        if given:
-            totals = [self._totals[i] for i, _ in given]
-            accumulate_step(totals, [g for _, g in given], dtype=self._dtype, threads=self.threads)
+            self._totals = [np.zeros(p.shape, wide_dtype(p)) for p in self._params]
+        totals = [total for total, g in zip(self._totals, given, strict=True) if g is not None]
+        if totals:
+            accumulate_step(totals, [g for g in given if g is not None], dtype=self._dtype, threads=self.threads)
         self._accumulated += 1
 
     def zero_accumulated(self) -> None:
@@ -295,87 +269,29 @@ class Optimizer:
                 total.fill(0)
         self._accumulated = 0
 
-    def _aligned(self, method: str, grads: Grads) -> list[tuple[int, Array]]:
-        """Each gradient with the place of its parameter."""
-        where = f"{self._name}.{method}: grads"
-        if isinstance(grads, Mapping):
+    def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
+        """The gradient of each parameter in order."""
+        if isinstance(grads, list | tuple):
+            given: list[Array | None] = list(grads)
+        elif isinstance(grads, Mapping):
             if unknown := set(grads) - set(self._names):
-                raise ValueError(f"{where} must have the names of params, got {sorted(unknown)[0]!r}")
-            given: list[Array | None] = [grads.get(name) for name in self._names]
-        elif isinstance(grads, list | tuple):
-            given = list(grads)
+                got = sorted(unknown)[0]
+                raise ValueError(f"{self._name}.{method}: grads must have the names of params, got {got!r}")
+            given = [grads.get(name) for name in self._names]
         elif self._single:
             given = [grads]  # type: ignore[list-item]
         else:
-            raise TypeError(f"{where} must be a list or a dict like params, got {type(grads).__name__}")
+            got = type(grads).__name__
+            raise TypeError(f"{self._name}.{method}: grads must be a list or a dict like params, got {got}")
         if len(given) != len(self._params):
-            raise ValueError(f"{where} must have {len(self._params)} arrays like params, got {len(given)}")
-        # NumPy makes a number of what was computed from an array without axes.
-        arrays = (np.asarray(g) if isinstance(g, np.generic) else g for g in given)
-        return [(i, g) for i, g in enumerate(arrays) if g is not None]
+            n = len(self._params)
+            raise ValueError(f"{self._name}.{method}: grads must have {n} arrays like params, got {len(given)}")
+        return given
 
     @classmethod
-    def launch(cls, entries: Iterable[Entry], how: dict[str, Any], dtype: Bf16, threads: int | None) -> None:
-        """Check all, then step all; `how` has what `step` takes."""
-        batches: dict[Any, list[Entry]] = {}
-        for entry in entries:
-            # What one call can step: parameters of one group, step number, precision and kind of state.
-            state = entry.state
-            kinds = tuple(x.coding if isinstance(x, BlockState) else "" for x in state.values() if not _is_number(x))
-            key = (id(entry.options), state["step"], state.get("mu_product"), _wide(entry.param), kinds[:1])
-            batches.setdefault(key, []).append(entry)
-        products = cls._run(list(batches.values()), how, dtype, threads)
-        for batch, product in zip(batches.values(), products, strict=True):
-            for entry in batch:
-                entry.state["step"] += 1
-                if "mu_product" in entry.state:
-                    entry.state["mu_product"] = product
-
-    @classmethod
-    def _run(cls, batches: list[list[Entry]], how: dict[str, Any], dtype: Bf16, threads: int | None) -> list[float]:
-        """Step batches; what `nadam_step` returns, else 0, for each."""
-        calls = [cls._batch_call(batch, how) for batch in batches]
-        return _core.optim_step(calls, how.get("error_if_nonfinite", False), dtype, threads)
-
-    @classmethod
-    def _batch_call(cls, batch: list[Entry], how: dict[str, Any]) -> OptimCall:
-        options, first = batch[0].options, batch[0].state
-        step = first["step"] + 1
-        states = {name: [entry.state[name] for entry in batch] for name in cls._states(options)}
-        params, grads = [entry.param for entry in batch], [entry.grad for entry in batch]
-        masters = [entry.state.get("master") for entry in batch]
-        lr = learning_rate(options, step)
-        return cls._call(options, step, lr, params, grads, states, {**how, **first}, masters)
-
-    @classmethod
-    def _call(
-        cls,
-        options: Group,
-        step: int,
-        lr: float,
-        params: list[Array],
-        grads: list[Array],
-        states: dict[str, list[Any]],
-        how: dict[str, Any],
-        masters: list[Array | None] | None = None,
-    ) -> OptimCall:
-        common = (
-            lr,
-            how.get("grad_scale", 1.0),
-            how.get("clip_value"),
-            options.get("weight_decay", 0.0),
-            options.get("decoupled_weight_decay", cls._decoupled),
-            options["maximize"],
-        )
-        numbers = [how["mu_product"] if name == "mu_product" else options[name] for name in cls._numbers]
-        masters = masters if masters and any(m is not None for m in masters) else None
-        arrays = (params, grads, list(states.items()), masters, options["rounding_seed"])
-        return (
-            cls._function,
-            arrays,
-            common,
-            (numbers, step, options.get("nesterov", False), options.get("semantics", "torch")),
-        )
+    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> None:
+        """Check all, then step all that have a gradient and count their steps."""
+        _core.optimizer_step(cls._specification.function, groups, tensors, how, dtype, threads)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -411,10 +327,9 @@ class Optimizer:
         if want != got:
             raise ValueError(f"{where} must have groups of {want} parameters, got {got}")
         places = [i for group in groups for i in group["params"]]
-        own = zip(self._params, self._group_of, strict=True)
         fresh = [
             self.taken(f"{where} must have {{}} for parameter {k}", p, group, given.get(i))
-            for k, (i, (p, group)) in enumerate(zip(places, own, strict=True))
+            for k, (i, (p, group)) in enumerate(zip(places, self._with_groups(), strict=True))
         ]
         for group, new in zip(self.param_groups, groups, strict=True):
             for name in self._defaults:
@@ -435,7 +350,7 @@ class Optimizer:
                     continue
                 raise ValueError(f"{where.format(repr(name))}, got {', '.join(given)}")
             new = given[name]
-            if _is_number(value):
+            if isinstance(value, int | float):
                 own[name] = type(value)(new)
                 continue
             if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
@@ -460,6 +375,8 @@ class Optimizer:
         `load` then goes on bit for bit, given the same parameters, which are not part of the file (master copies are).
         A learning rate given as a schedule is not stored.
         """
+        from modelopt_rs.optim.checkpoint import save_states
+
         save_states(path, self._name, self._names, self.state, self.state_dict()["param_groups"])
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -471,25 +388,6 @@ class Optimizer:
             If it is no such file. ValueError: it is of another optimizer. OSError: it can't be read. Nothing was
             changed.
         """
+        from modelopt_rs.optim.checkpoint import load_states
+
         self.load_state_dict(load_states(path, self._name, self._names))
-
-
-SIGNED = {"exp_avg", "momentum_buffer", "grad_avg"}
-"""States that can be negative."""
-PRECISION = {"state_bits", "coding", "state_min_size", "master"}
-"""Options of how states are kept, which a loaded state does not change."""
-
-
-def learning_rate(group: Group, step: int) -> float:
-    """That of a group in a step."""
-    lr: float = group["lr"](step) if callable(group["lr"]) else group["lr"]
-    return lr
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _wide(param: Array) -> Any:
-    """The dtype of what a parameter has beside it: states and sums."""
-    return np.float64 if param.dtype == np.float64 else np.float32

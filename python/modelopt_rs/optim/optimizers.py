@@ -1,26 +1,24 @@
 """The optimizers as objects, with torch's names and defaults: each says which step function it runs on which states."""
 
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
-from modelopt_rs._types import Array, Bf16, Semantics
-from modelopt_rs.optim.adafactor import adafactor_step
-from modelopt_rs.optim.muon import muon_step
-from modelopt_rs.optim.optimizer import Common, Entry, Group, LearningRate, Optimizer, Params, learning_rate
+from modelopt_rs._types import Array, Semantics
+from modelopt_rs.optim.optimizer import Optimizer
+from modelopt_rs.optim.options import Common, Group, LearningRate, Params
+from modelopt_rs.optim.specification import Specification, own
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
     "LAMB",
     "SGD",
     "Adadelta",
-    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
     "Lion",
-    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -41,16 +39,7 @@ class SGD(Optimizer):
     array([ 0.72, -1.44], dtype=float32)
     """
 
-    _function = "sgd_step"
-    _numbers = ("momentum", "dampening")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("momentum_buffer",) if options["momentum"] != 0 else ()
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32, 8) if options["momentum"] != 0 else (32, 8, 4)
+    _specification = Specification.of("sgd_step")
 
     def __init__(
         self,
@@ -62,8 +51,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "nesterov": nesterov}, common)
+        super().__init__(params, own(locals()), common)
 
     @classmethod
     def _check_options(cls, group: Group) -> None:
@@ -78,16 +66,7 @@ class Adagrad(Optimizer):
     The sum of squares starts at `initial_accumulator_value`.
     """
 
-    _function = "adagrad_step"
-    _numbers = ("lr_decay", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("state_sum",)
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32, 8)
+    _specification = Specification.of("adagrad_step")
 
     def __init__(
         self,
@@ -99,14 +78,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-        }
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
     @classmethod
     def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
@@ -125,20 +97,7 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop: see `rmsprop_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "rmsprop_step"
-    _numbers = ("alpha", "eps", "momentum")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return (
-            "square_avg",
-            *(("momentum_buffer",) if options["momentum"] != 0 else ()),
-            *(("grad_avg",) if options["centered"] else ()),
-        )
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32,) if options["momentum"] != 0 or options["centered"] else (32, 8)
+    _specification = Specification.of("rmsprop_step")
 
     def __init__(
         self,
@@ -151,26 +110,13 @@ class RMSprop(Optimizer):
         centered: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-        }
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adadelta(Optimizer):
     """Adadelta: see `adadelta_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "adadelta_step"
-    _numbers = ("rho", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("square_avg", "acc_delta")
+    _specification = Specification.of("adadelta_step")
 
     def __init__(
         self,
@@ -181,8 +127,7 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adam(Optimizer):
@@ -198,16 +143,7 @@ class Adam(Optimizer):
     array([-0.1, -0.1], dtype=float32)
     """
 
-    _function = "adam_step"
-    _numbers = ("betas", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32,) if options["amsgrad"] else (32, 8, 4)
+    _specification = Specification.of("adam_step")
 
     def __init__(
         self,
@@ -220,31 +156,13 @@ class Adam(Optimizer):
         semantics: Semantics = "torch",
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "semantics": semantics,
-        }
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class AdamW(Optimizer):
     """AdamW, or AMSGrad with its decay: see `adamw_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "adamw_step"
-    _numbers = ("betas", "eps")
-    _decoupled = True
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if options["amsgrad"] else ()))
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32,) if options["amsgrad"] else (32, 8, 4)
+    _specification = Specification.of("adamw_step")
 
     def __init__(
         self,
@@ -257,26 +175,13 @@ class AdamW(Optimizer):
         semantics: Semantics = "torch",
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "semantics": semantics,
-        }
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class NAdam(Optimizer):
     """NAdam: see `nadam_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "nadam_step"
-    _numbers = ("betas", "eps", "momentum_decay", "mu_product")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
+    _specification = Specification.of("nadam_step")
 
     def __init__(
         self,
@@ -288,19 +193,13 @@ class NAdam(Optimizer):
         momentum_decay: float = 4e-3,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class RAdam(Optimizer):
     """RAdam: see `radam_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "radam_step"
-    _numbers = ("betas", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
+    _specification = Specification.of("radam_step")
 
     def __init__(
         self,
@@ -311,19 +210,13 @@ class RAdam(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Adamax(Optimizer):
     """Adamax: see `adamax_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "adamax_step"
-    _numbers = ("betas", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_inf")
+    _specification = Specification.of("adamax_step")
 
     def __init__(
         self,
@@ -334,24 +227,13 @@ class Adamax(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class Lion(Optimizer):
     """Lion: see `lion_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "lion_step"
-    _numbers = ("betas",)
-    _decoupled = True
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg",)
-
-    @staticmethod
-    def _bits(options: Group) -> tuple[int, ...]:
-        return (32, 8)
+    _specification = Specification.of("lion_step")
 
     def __init__(
         self,
@@ -361,19 +243,13 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
+        super().__init__(params, own(locals()), common)
 
 
 class LAMB(Optimizer):
     """LAMB: see `lamb_step`, and `Optimizer` for `params` and `common`."""
 
-    _function = "lamb_step"
-    _numbers = ("betas", "eps")
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
+    _specification = Specification.of("lamb_step")
 
     def __init__(
         self,
@@ -384,108 +260,4 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
-
-
-class _Whole(Optimizer):
-    """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
-
-    @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
-    ) -> None:
-        raise NotImplementedError
-
-    @classmethod
-    def _check_options(cls, group: Group) -> None:
-        cls._step_batch(group, 1, ([], []), [], {})
-
-    @classmethod
-    def _run(cls, batches: list[list[Entry]], how: Group, dtype: Bf16, threads: int | None) -> list[float]:
-        for batch in batches:
-            states = [entry.state for entry in batch]
-            masters = [state.get("master") for state in states]
-            more = {
-                "dtype": dtype,
-                "threads": threads,
-                "master": masters if any(m is not None for m in masters) else None,
-                **how,
-            }
-            arrays = ([entry.param for entry in batch], [entry.grad for entry in batch])
-            cls._step_batch(batch[0].options, states[0]["step"] + 1, arrays, states, more)
-        return [0.0] * len(batches)
-
-
-class Adafactor(_Whole):
-    """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
-
-    def __init__(
-        self,
-        params: Params,
-        lr: LearningRate = 1e-2,
-        beta2_decay: float = -0.8,
-        eps: tuple[float | None, float] = (None, 1e-3),
-        d: float = 1.0,
-        weight_decay: float = 0.0,
-        **common: Unpack[Common],
-    ) -> None:
-        options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay}
-        super().__init__(params, options, common)
-
-    @classmethod
-    def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
-        if param.ndim < 2:
-            return {"variance": param.shape}
-        return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
-
-    @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
-    ) -> None:
-        row_var, col_var, variance = ([s.get(name) for s in states] for name in ("row_var", "col_var", "variance"))
-        options = {
-            name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
-        }
-        more = {"step": step, "lr": learning_rate(group, step), **how}
-        adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, **options, **more)
-
-
-class Muon(_Whole):
-    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
-
-    def __init__(
-        self,
-        params: Params,
-        lr: LearningRate = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-        eps: float = 1e-7,
-        ns_steps: int = 5,
-        adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
-        **common: Unpack[Common],
-    ) -> None:
-        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
-        newton_schulz = {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps}
-        super().__init__(params, {**options, **newton_schulz, "adjust_lr_fn": adjust_lr_fn}, common)
-
-    @staticmethod
-    def _states(options: Group) -> tuple[str, ...]:
-        return ("momentum_buffer",)
-
-    @classmethod
-    def _check_options(cls, group: Group) -> None:
-        if group["rounding_seed"] is not None:
-            raise ValueError(f"Muon: rounding_seed must be None, got {group['rounding_seed']!r}; use master=True")
-        super()._check_options(group)
-
-    @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], how: Group
-    ) -> None:
-        own = ("weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn", "maximize")
-        buffers = [s["momentum_buffer"] for s in states]
-        more = {"lr": learning_rate(group, step), **how}
-        muon_step(arrays[0], arrays[1], buffers, **{name: group[name] for name in own}, **more)
+        super().__init__(params, own(locals()), common)

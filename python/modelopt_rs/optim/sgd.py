@@ -73,8 +73,13 @@ def sgd_step(
     >>> buffer
     array([ 0.5, -0.5], dtype=float32)
     """
-    states = _sgd_states(momentum_buffer, momentum, dampening, nesterov)
-    common = (lr, grad_scale, clip_value, weight_decay, False, maximize)
+    if nesterov and not (momentum > 0 and dampening == 0):
+        got = f"momentum={momentum!r}, dampening={dampening!r}"
+        raise ValueError(f"sgd_step: nesterov must be False without momentum or with dampening, got True with {got}")
+    if momentum_buffer is None and momentum != 0:
+        raise ValueError(f"sgd_step: momentum_buffer must be given with momentum={momentum!r}")
+    states = [momentum_buffer]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [
             (
@@ -88,19 +93,6 @@ def sgd_step(
         dtype,
         threads,
     )
-
-
-def _sgd_states(
-    momentum_buffer: States | None, momentum: float, dampening: float, nesterov: bool
-) -> list[tuple[str, States]]:
-    if nesterov and not (momentum > 0 and dampening == 0):
-        got = f"momentum={momentum!r}, dampening={dampening!r}"
-        raise ValueError(f"sgd_step: nesterov must be False without momentum or with dampening, got True with {got}")
-    if momentum_buffer is None:
-        if momentum != 0:
-            raise ValueError(f"sgd_step: momentum_buffer must be given with momentum={momentum!r}")
-        return []
-    return [("momentum_buffer", momentum_buffer)]
 
 
 def lion_step(
@@ -162,8 +154,8 @@ def lion_step(
     >>> p.round(4)
     array([ 0.9, -1.9], dtype=float32)
     """
-    states = [("exp_avg", exp_avg)]
-    common = (lr, grad_scale, clip_value, weight_decay, True, maximize)
+    states = [exp_avg]
+    common = (lr, grad_scale, clip_value, weight_decay, maximize)
     _core.optim_step(
         [("lion_step", (param, grad, states, master, rounding_seed), common, ([betas], step, False, "torch"))],
         error_if_nonfinite,

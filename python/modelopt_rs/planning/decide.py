@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
 
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
-from modelopt_rs.layouts.bitmask import bitmask_modules
+from modelopt_rs.layouts.registry import LAYOUTS
 from modelopt_rs.planning.families import kept_by_default
 from modelopt_rs.stream.model import TensorInfo
 
@@ -35,16 +35,17 @@ class Decision:
 
 
 def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
-    """Refuse a model that is quantized already, or stored as bitmasks."""
-    masked = next(bitmask_modules(tensors), None)
-    if masked is not None:
+    """Refuse a model whose weights are stored in some layout already."""
+    for layout in LAYOUTS:
+        mark = layout.mark(tensors)
+        if mark is not None:
+            raise UnsupportedError(
+                f"the model is {layout.state} already (it has tensor {quote(mark)}): dequantize it first"
+            )
+    if config.get("quantization_config"):
         raise UnsupportedError(
-            f"the model is stored as bitmasks already (it has tensor {quote(masked + '.bitmask')}): dequantize it first"
+            "the model is quantized already (its config.json has a quantization_config): dequantize it first"
         )
-    packed = next((name for name in tensors if name.endswith("weight_packed")), None)
-    if packed is not None or config.get("quantization_config"):
-        what = f"it has tensor {quote(packed)}" if packed else "its config.json has a quantization_config"
-        raise UnsupportedError(f"the model is quantized already ({what}): dequantize it first")
 
 
 def decide(

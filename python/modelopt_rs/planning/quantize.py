@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
 from modelopt_rs.errors import OptionError
+from modelopt_rs.layouts.layout import WritableLayout
+from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.stream.model import TensorInfo, is_weight
@@ -14,7 +17,6 @@ from modelopt_rs.stream.model import TensorInfo, is_weight
 __all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "plan_quantize"]
 
 BITS = (8, 4, 2)
-DEFAULT_GROUP = {8: 0, 4: 32, 2: 32}
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
 
@@ -38,6 +40,8 @@ class QuantizeOptions:
         Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
     nonfinite : {"raise", "saturate"}
         What to do with weights that are NaN or infinite.
+    format : str, optional
+        A named format instead of uniform codes: see `quantize_file`.
 
     Examples
     --------
@@ -52,6 +56,7 @@ class QuantizeOptions:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     nonfinite: str = "raise"
+    format: str | None = None
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -64,23 +69,30 @@ class QuantizeOptions:
             raise OptionError(f"group_size must be 0 (one scale a row) or more, got {self.group_size}")
         if self.nonfinite not in ("raise", "saturate"):
             raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
+        if self.format is not None and (self.bits, self.scheme) != (8, "symmetric"):
+            given = f"bits={self.bits}, scheme={self.scheme!r}"
+            raise OptionError(f"bits and scheme must be left out with format {self.format!r}, got {given}")
         check_globs(self.include, self.exclude)
+        self.layout.spec(self)
+
+    @property
+    def layout(self) -> WritableLayout:
+        """The layout that weights are stored in."""
+        return layout_of(self.format)
 
     @property
     def spec(self) -> PackedSpec:
-        """How a weight is packed."""
-        size = DEFAULT_GROUP[self.bits] if self.group_size is None else self.group_size
-        return PackedSpec(self.bits, self.scheme == "symmetric", size or None)
+        """How a weight is coded, where there is no named format."""
+        return PACK_QUANTIZED.spec(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            **values,
-            "group_size": self.spec.group_size or 0,
-            "include": list(self.include),
-            "exclude": list(self.exclude),
-        }
+        values |= {"include": list(self.include), "exclude": list(self.exclude)}
+        if self.format is not None:
+            return values
+        del values["format"]
+        return {**values, "group_size": self.spec.group_size or 0}
 
 
 def plan_quantize(
@@ -135,10 +147,7 @@ def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
         return "empty"
     if not is_weight(info.name):
         return NO_WEIGHT
-    size = options.spec.group_size
-    if size and info.shape[1] % size:
-        return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
-    return None
+    return options.layout.why_not(info, options.layout.spec(options))
 
 
 def _why_tied(name: str, config: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ Scores: TypeAlias = NDArray[np.float64]
 _NEEDS = {"taylor": "grad", "taylor_gate": "grad", "scale": "scale", "activation": "activations"}
 _CRITERIA = ("norm", "variance", "geometric_median", "taylor", "taylor_gate", "scale", "activation")
 # Numbers in a block of rows of which columns are summed: with fewer, calls cost more than sums.
-_BLOCK = 2**21
+BLOCK = 2**21
 
 
 def importance(
@@ -184,7 +184,7 @@ class BlockNorms:
     """
 
     def __init__(self, columns: int, norm: float, dtype: Bf16 = None, threads: int | None = None) -> None:
-        self.rows: int = 1 << (max(1, _BLOCK // columns).bit_length() - 1)
+        self.rows: int = 1 << (max(1, BLOCK // columns).bit_length() - 1)
         self._norm, self._dtype, self._threads = norm, dtype, threads
         self._join = Join(norm)
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import Array, Bf16
-from modelopt_rs.optim.optimizer import Grads, Optimizer
+from modelopt_rs.optim.optimizer import Optimizer
+from modelopt_rs.optim.options import Grads
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, packed_shape
 from modelopt_rs.quant.packing import unpack

@@ -1,7 +1,19 @@
 """Quantization of arrays to 8, 4 and 2 bits, the packing of codes, and the ranges of activations."""
 
-from modelopt_rs.quant.affine import QuantizedArray, dequantize, fake_quantize, quantize
+from modelopt_rs.quant.affine import fake_quantize, quantize
+from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.quant.calibrator import Calibrator
+from modelopt_rs.quant.formats import Format, formats
 from modelopt_rs.quant.packing import pack, unpack
 
-__all__ = ["Calibrator", "QuantizedArray", "dequantize", "fake_quantize", "pack", "quantize", "unpack"]
+__all__ = [
+    "Calibrator",
+    "Format",
+    "QuantizedArray",
+    "dequantize",
+    "fake_quantize",
+    "formats",
+    "pack",
+    "quantize",
+    "unpack",
+]

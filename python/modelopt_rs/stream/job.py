@@ -7,7 +7,7 @@ from typing import Protocol
 from modelopt_rs._types import Array
 from modelopt_rs.stream.execution import Execution, located
 from modelopt_rs.stream.memory import tile_bytes
-from modelopt_rs.stream.model import Sink, Source
+from modelopt_rs.stream.model import Sink, Source, Tile
 from modelopt_rs.stream.transform import Transform
 
 __all__ = ["LOCAL", "Executor", "TensorJob", "jobs_of", "rewrite"]
@@ -76,13 +76,18 @@ class TensorJob:
             size = tile_bytes(info, buffers, execution.max_memory, row_multiple=transform.row_multiple)
             transform.begin(size // info.row_nbytes)
         for _ in range(transform.sweeps if info.nbytes else 1):
-            for tile in self.source.tiles(self.name, size, rows) if info.nbytes else ():
+            for tile in self._tiles(size) if info.nbytes else ():
                 with located(self.source, self.name, tile):
                     parts = transform(tile.array)
                 yield from _placed(parts, to, row_nbytes)
                 execution.advance(tile.array.nbytes, self.name)
             if rows.stop == info.rows:
                 yield from _placed(transform.end(), to, row_nbytes)
+
+    def _tiles(self, size: int) -> Iterator[Tile]:
+        if self.rows is None:
+            return self.source.tiles(self.name, size)
+        return self.source.tiles(self.name, size, self.rows)
 
 
 def _placed(

@@ -1,11 +1,11 @@
-//! Numbers to codes.
+//! Numbers to codes, or to the numbers that their codes stand for.
 //!
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
-//! even. See `Real::over` for how a quotient is had at half the price of a division.
+//! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
-use super::{BLOCK, ParamsRef, Scheme, Spec};
+use super::{BLOCK, ParamsRef, Scheme, Spec, dequantize};
 use crate::isa;
-use crate::real::{Element, Real};
+use crate::real::{Divisor, Element, Real};
 
 /// How codes are made, known to the compiler.
 pub(super) trait Mode: Copy + Send + Sync + 'static {
@@ -14,8 +14,19 @@ pub(super) trait Mode: Copy + Send + Sync + 'static {
 
     /// The scheme.
     #[inline(always)]
-    fn scheme(spec: &Spec) -> Scheme {
+    fn scheme(spec: Spec) -> Scheme {
         Self::SCHEME.unwrap_or(spec.scheme)
+    }
+
+    /// The parameters, without asking for those that the scheme lacks.
+    #[inline(always)]
+    fn of<C>(params: ParamsRef<'_, C>) -> ParamsRef<'_, C> {
+        match Self::SCHEME {
+            Some(Scheme::Symmetric) => ParamsRef { zero_point: &[], offset: &[], ..params },
+            Some(Scheme::Asymmetric) => ParamsRef { offset: &[], ..params },
+            Some(Scheme::MinMax) => ParamsRef { zero_point: &[], ..params },
+            None => params,
+        }
     }
 }
 
@@ -50,7 +61,7 @@ pub(super) struct Coder<C> {
     /// 1, or 1/2 where max - min overflows: then x, offset and scale are halved, exactly, before they are used.
     half: C,
     half_offset: C,
-    half_scale: C,
+    pub(super) half_scale: C,
     low: C,
     high: C,
     nan: C,
@@ -58,9 +69,9 @@ pub(super) struct Coder<C> {
 }
 
 impl<C: Real> Coder<C> {
-    /// From stored scale, zero point and offset.
+    /// From stored scale, zero point and offset, and the half of [`half`].
     #[inline(always)]
-    pub(super) fn new<M: Mode>(spec: &Spec, (scale, zero_point, offset): (C, u8, C)) -> Self {
+    pub(super) fn new<M: Mode>(spec: Spec, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
         let scheme = M::scheme(spec);
         let top = (1i16 << (spec.bits - 1)) - 1;
         let levels = (1i16 << spec.bits) - 1;
@@ -69,7 +80,6 @@ impl<C: Real> Coder<C> {
             Scheme::Symmetric => (-top, top),
             _ => (-zero, levels - zero),
         };
-        let half = half(scheme, spec.bits, scale);
         Self {
             half,
             half_offset: offset * half,
@@ -84,16 +94,28 @@ impl<C: Real> Coder<C> {
 
     /// x - offset.
     #[inline(always)]
-    fn shifted<M: Mode>(&self, x: C) -> C {
+    pub(super) fn shifted<M: Mode>(&self, x: C) -> C {
         match M::SCHEME {
             Some(Scheme::Symmetric | Scheme::Asymmetric) => x,
             Some(Scheme::MinMax) | None => x * self.half - self.half_offset,
         }
     }
 
-    /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
+    /// What is infinite, or far outside of the limits, somewhat outside of them: where that can be.
     #[inline(always)]
-    fn code<M: Mode>(&self, quotient: C) -> u8 {
+    fn near<M: Mode>(&self, shifted: C) -> C {
+        if M::SCHEME.is_some() {
+            return shifted;
+        }
+        let far = self.half_scale * C::from_i16(512);
+        let shifted = if shifted > far { far } else { shifted };
+        let far = C::from_i16(0) - far;
+        if shifted < far { far } else { shifted }
+    }
+
+    /// The quotient, or what stands for it where that is NaN, between the limits.
+    #[inline(always)]
+    fn limited<M: Mode>(&self, quotient: C) -> C {
         let mut t = quotient;
         if M::SCHEME.is_none() {
             t = if t == t { t } else { self.nan };
@@ -103,7 +125,13 @@ impl<C: Real> Coder<C> {
             t = if t > self.low { t } else { self.low };
             t = if t < self.high { t } else { self.high };
         }
-        t.round_to_byte().wrapping_add(self.bias)
+        t
+    }
+
+    /// The code of (x - offset) / scale: two's complement, or unsigned, in the low bits.
+    #[inline(always)]
+    pub(super) fn code<M: Mode>(&self, quotient: C) -> u8 {
+        self.limited::<M>(quotient).round_to_byte().wrapping_add(self.bias)
     }
 }
 
@@ -116,42 +144,237 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
     if scheme == Scheme::MinMax { half } else { C::from_i16(1) }
 }
 
-/// The codes of consecutive elements of `x` that share a part; what will be read later, of about the same length, is
-/// fetched meanwhile: the range of a run waits for memory and its codes for the processor (together 0.85 of the time).
-#[inline(always)]
-pub(super) fn code_run<T: Element, M: Mode>(
-    [x, ahead]: [&[T]; 2],
-    spec: &Spec,
-    stored: (T::Compute, u8, T::Compute),
-    codes: &mut [u8],
-) {
-    let coder = Coder::new::<M>(spec, stored);
-    let reciprocal = coder.half_scale.reciprocal();
-    let (blocks, tail) = x.as_chunks::<BLOCK>();
-    let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
-    for (i, (block, codes)) in blocks.iter().zip(code_blocks).enumerate() {
-        if let Some(ahead) = ahead.get(i * BLOCK..(i + 1) * BLOCK) {
-            isa::prefetch(ahead);
-        }
-        for (code, v) in codes.iter_mut().zip(block) {
-            *code = coder.code::<M>(coder.shifted::<M>(v.load()).over(reciprocal));
-        }
+/// What is made of a number: its code, or the number of its code.
+pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
+    /// Its type.
+    type Item: Copy + Send;
+    /// Any.
+    const ANY: Self::Item;
+    /// Make it.
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
+    /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
+}
+
+/// Codes.
+#[derive(Clone, Copy)]
+pub(super) struct Codes;
+/// The numbers that codes stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers;
+
+impl<T: Element> Make<T> for Codes {
+    type Item = u8;
+    const ANY: u8 = 0;
+    #[inline(always)]
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
+        multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
     }
-    for (code, v) in code_tail.iter_mut().zip(tail) {
-        *code = coder.code::<M>(coder.shifted::<M>(v.load()).over(reciprocal));
+
+    #[inline(never)]
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
+        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
+        let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
+        let (blocks, tail) = x.as_chunks::<BLOCK>();
+        let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
+        for (block, codes) in blocks.iter().zip(code_blocks) {
+            let mut made = [0; BLOCK];
+            for (made, &x) in made.iter_mut().zip(block) {
+                *made = code(x);
+            }
+            *codes = made;
+        }
+        for (made, &x) in code_tail.iter_mut().zip(tail) {
+            *made = code(x);
+        }
     }
 }
 
-/// The codes of consecutive elements with a part each, from the first of `params` on.
+impl<T: Element> Make<T> for Numbers {
+    type Item = T;
+    const ANY: T = T::ZERO;
+    #[inline(always)]
+    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> T {
+        let Multiplier { coder, .. } = multiplier;
+        let rounded = coder.limited::<M>(multiplier.quotient::<T, M>(x)) + T::Compute::ROUNDING;
+        // With such a scale no product comes near the largest number.
+        T::store((rounded - T::Compute::ROUNDING) * coder.half_scale + coder.half_offset)
+    }
+
+    #[inline(never)]
+    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
+        for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+            let mut codes = [0; BLOCK];
+            Codes::divide::<M>(x, spec, stored, &mut codes[..x.len()]);
+            dequantize::numbers(&codes, spec, stored, out);
+        }
+    }
+}
+
+/// Makes codes or numbers where the scale is one that [`Divisor::quotient`] takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Multiplier<C> {
+    coder: Coder<C>,
+    divisor: Divisor<C>,
+}
+
+impl<C: Real> Multiplier<C> {
+    #[inline(always)]
+    pub(super) fn new<M: Mode>(spec: Spec, stored: (C, u8, C)) -> Self {
+        // Such a scale needs no halves.
+        Self { coder: Coder::new::<M>(spec, stored, C::from_i16(1)), divisor: Divisor::new(stored.0) }
+    }
+
+    #[inline(always)]
+    fn quotient<T: Element<Compute = C>, M: Mode>(&self, x: T) -> C {
+        self.divisor.quotient(self.coder.near::<M>(self.coder.shifted::<M>(x.load())))
+    }
+
+    #[inline(always)]
+    pub(super) fn block<T: Element<Compute = C>, M: Mode, O: Make<T>>(&self, x: &[T; BLOCK]) -> [O::Item; BLOCK] {
+        let mut made = [O::ANY; BLOCK];
+        for (made, &x) in made.iter_mut().zip(x) {
+            *made = O::make::<M>(self, x);
+        }
+        made
+    }
+}
+
+/// Codes, or their numbers, of consecutive elements that share a part, where the scale is one that [`Divisor::quotient`]
+/// takes; what will be read later, of the same length or none, is fetched meanwhile: the range of a run waits for memory
+/// and its codes for the processor (together 0.85 of the time).
 #[inline(always)]
-pub(super) fn code_elements<T: Element, M: Mode>(
-    x: &[T],
-    spec: &Spec,
-    params: ParamsRef<'_, T::Compute>,
-    codes: &mut [u8],
+pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
+    [x, ahead]: [&[T]; 2],
+    spec: Spec,
+    stored: (T::Compute, u8, T::Compute),
+    out: &mut [O::Item],
 ) {
-    for (i, (code, v)) in codes.iter_mut().zip(x).enumerate() {
-        let coder = Coder::new::<M>(spec, params.get(i));
-        *code = coder.code::<M>(coder.shifted::<M>(v.load()) / coder.half_scale);
+    let multiplier = Multiplier::new::<M>(spec, stored);
+    let (blocks, tail) = x.as_chunks::<BLOCK>();
+    let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
+    let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
+    for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
+        if let Some(ahead) = ahead_blocks.get(i) {
+            isa::prefetch(ahead);
+        }
+        *out = multiplier.block::<T, M, O>(block);
+    }
+    for (out, &x) in out_tail.iter_mut().zip(tail) {
+        *out = O::make::<M>(&multiplier, x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Granularity;
+    use super::*;
+    use crate::isa::{Isa, kernel};
+    use crate::real::{Bf16, F16};
+
+    kernel! {
+        /// As where a scale takes the quotient; by division where there is no FMA.
+        fn made<T: Element, M: Mode, O: Make<T>>(
+            x: &[T],
+            spec: Spec,
+            stored: (T::Compute, u8, T::Compute),
+            out: &mut [O::Item],
+        ) {
+            if FMA && Divisor::is_exact(stored.0) {
+                multiply::<T, M, O>([x, &[]], spec, stored, out);
+            } else {
+                O::divide::<M>(x, spec, stored, out);
+            }
+        }
+    }
+
+    fn spec(bits: u32, scheme: Scheme) -> Spec {
+        Spec { bits, scheme, granularity: Granularity::Whole, cols: 1, offset_binary: true }
+    }
+
+    /// Codes and numbers are those of a division; `x` that a mode can't meet, beyond the range of the scale, are left out.
+    fn check<T: Element, M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute)) {
+        let (scale, zero_point, offset) = stored;
+        let levels = ((1u16 << spec.bits) - 1) as f64;
+        let range = match spec.scheme {
+            Scheme::Symmetric => -((levels - 1.0) / 2.0)..=((levels - 1.0) / 2.0),
+            Scheme::Asymmetric => -(zero_point as f64 + 0.5)..=(levels - zero_point as f64 + 0.5),
+            Scheme::MinMax => 0.0..=levels,
+        };
+        let meets = |x: &&T| M::SCHEME.is_none() || range.contains(&((x.to_f64() - offset.to_f64()) / scale.to_f64()));
+        let x: Vec<T> = x.iter().filter(meets).copied().collect();
+        let (mut want, mut got) = (vec![0; x.len()], vec![1; x.len()]);
+        Codes::divide::<M>(&x, spec, stored, &mut want);
+        made::<T, M, Codes>(&x, spec, stored, &mut got);
+        let at = want.iter().zip(&got).position(|(want, got)| want != got);
+        assert!(at.is_none(), "{spec:?} {:e} / {:e}: {at:?}", x[at.unwrap_or(0)].to_f64(), scale.to_f64());
+        let (mut want, mut got) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
+        Numbers::divide::<M>(&x, spec, stored, &mut want);
+        made::<T, M, Numbers>(&x, spec, stored, &mut got);
+        assert!(
+            want.iter().zip(&got).all(|(want, got)| want.to_bits64() == got.to_bits64()),
+            "{spec:?} {:e}",
+            scale.to_f64()
+        );
+    }
+
+    fn check_schemes<T: Element>(x: &[T], scale: f64) {
+        let (scale, zero) = (T::Compute::from_f64(scale), T::Compute::from_i16(0));
+        for bits in [8, 4, 2] {
+            let (symmetric, asymmetric, minmax) = (Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax);
+            check::<T, Symmetric>(x, spec(bits, symmetric), (scale, 0, zero));
+            check::<T, Saturating>(x, spec(bits, symmetric), (scale, 0, zero));
+            for zero_point in [0, 1, (1u16 << bits >> 1) as u8, ((1u16 << bits) - 1) as u8] {
+                check::<T, Asymmetric>(x, spec(bits, asymmetric), (scale, zero_point, zero));
+                check::<T, Saturating>(x, spec(bits, asymmetric), (scale, zero_point, zero));
+            }
+            for offset in [0.0, -0.3, 1e-3, -127.5 * scale.to_f64()] {
+                let offset = T::Compute::from_f64(offset);
+                check::<T, MinMax>(x, spec(bits, minmax), (scale, 0, offset));
+                check::<T, Saturating>(x, spec(bits, minmax), (scale, 0, offset));
+            }
+        }
+    }
+
+    #[test]
+    fn test_a7_every_16_bit_float_has_the_code_of_a_division() {
+        let half: Vec<F16> = (0..=u16::MAX).map(F16).collect();
+        let brain: Vec<Bf16> = (0..=u16::MAX).map(Bf16).collect();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            isa::set(isa);
+            for scale in
+                [5.96e-8, 6.1e-5 / 127.0, 1.0 / 127.0, 0.007_843_137, 0.5, 1.0, 3.0, 65504.0 / 127.0, 65504.0 / 7.0]
+            {
+                check_schemes(&half, scale);
+            }
+            let least = f64::from(f32::MIN_POSITIVE);
+            for scale in
+                [least, 2f64.powi(-101), 2f64.powi(-100), 1.5e-30, 0.01, 1.0, 7.7e20, 2f64.powi(100), 2.7e36, 1e38]
+            {
+                check_schemes(&brain, scale);
+            }
+        }
+    }
+
+    #[test]
+    fn test_a7_float32_at_both_ends_has_the_code_of_a_division() {
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for exponent in [-126, -125, -110, -101, -100, -99, -60, 0, 60, 99, 100, 101, 119, 120] {
+            let scale = f32::from_bits(((127 + exponent) as u32) << 23 | (next() as u32 & 0x7f_ffff));
+            let mut x: Vec<f32> = (0..2000).map(|_| scale * ((next() % 512) as f32 - 255.5) / 2.0).collect();
+            x.extend((0..2000).map(|_| scale * ((next() % 512) as f32 - 256.0) * (next() as u32 as f32 / 4.3e9)));
+            x.extend((0..2000).map(|_| f32::from_bits(next() as u32)));
+            x.extend((0..2000).map(|_| f32::from_bits(next() as u32 & 0x80ff_ffff)));
+            let near: Vec<f32> = x.iter().flat_map(|x| [x.next_down(), *x, x.next_up()]).collect();
+            check_schemes(&near, scale as f64);
+            let wide: Vec<f64> = near.iter().map(|&x| x as f64).collect();
+            check_schemes(&wide, scale as f64);
+        }
     }
 }

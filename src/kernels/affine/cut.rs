@@ -8,6 +8,9 @@ use crate::par::CHUNK;
 /// A run of up to this many bytes is quantized right after its range was found, from the cache.
 const CACHED_BYTES: usize = 1 << 19;
 
+/// What is made of more elements than this is written past the caches: nothing of it would still be there.
+const STREAMED: usize = 1 << 24;
+
 /// Longer runs than a piece keep the threads busy if there are so many.
 const ENOUGH_RUNS: usize = 16;
 
@@ -70,6 +73,11 @@ impl Cut {
         } else {
             self.anew && !self.is_even()
         }
+    }
+
+    /// Whether what is made is written past the caches.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.n >= STREAMED
     }
 
     /// Whether all runs have the same length and a part each.
@@ -162,9 +170,12 @@ impl Runs {
             return (part, len);
         }
         let len = self.to_run_end.min(self.to_row_end).min(rest);
-        self.part = if part + 1 == self.parts { 0 } else { part + 1 };
-        self.to_run_end = self.run;
+        self.to_run_end -= len;
         self.to_row_end -= len;
+        if self.to_run_end == 0 || self.to_row_end == 0 {
+            self.part = if part + 1 == self.parts { 0 } else { part + 1 };
+            self.to_run_end = self.run;
+        }
         if self.to_row_end == 0 {
             self.to_row_end = self.row;
         }

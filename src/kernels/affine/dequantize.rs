@@ -3,10 +3,13 @@
 use super::code;
 use super::cut::Runs;
 use super::{BLOCK, ParamsRef, Scheme, Spec};
-use crate::isa::kernel;
+use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
 use crate::real::{Element, Real};
+
+/// Elements that are made in the L1 cache before they are written past it.
+const STREAM_BLOCK: usize = 2048;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +24,15 @@ struct Coding<C> {
     /// The last code may lie half a scale outside the range: next to the largest number it must not become infinite
     /// (unless the scale is).
     limit: C,
+}
+
+impl<C: Real> Coding<C> {
+    /// Whether no number comes near the largest: 255 scales and the offset.
+    #[inline(always)]
+    fn is_small(&self) -> bool {
+        let large = C::DIVISORS[1];
+        self.scale <= large && self.offset.abs() <= large
+    }
 }
 
 impl Spec {
@@ -48,10 +60,25 @@ fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
     (if x < lowest { lowest } else { x }).store_as()
 }
 
+/// The same where the scale is so small that no product comes near the largest number.
+#[inline(always)]
+fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
+    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
+    (quantized * coding.scale + coding.offset).store_as()
+}
+
 /// The numbers of codes that share a part.
 #[inline(always)]
 fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
+    if coding.is_small() && tail.is_empty() {
+        for (out, codes) in blocks.iter_mut().zip(codes.as_chunks::<BLOCK>().0) {
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = small_number(code, coding);
+            }
+        }
+        return;
+    }
     let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
     for (out, codes) in blocks.iter_mut().zip(code_blocks) {
         for (out, &code) in out.iter_mut().zip(codes) {
@@ -59,6 +86,14 @@ fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
         }
     }
     for (out, &code) in tail.iter_mut().zip(code_tail) {
+        *out = number(code, coding);
+    }
+}
+
+/// The numbers of a few codes that share a part.
+pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], spec: Spec, stored: (C, u8, C), out: &mut [O]) {
+    let coding = spec.coding(stored);
+    for (out, &code) in out.iter_mut().zip(codes) {
         *out = number(code, coding);
     }
 }
@@ -88,14 +123,14 @@ fn by_element<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'
 }
 
 kernel! {
-    /// The numbers of codes, one a byte.
-    pub(super) fn values<C: Real, O: Element>(
+    /// The numbers of codes, one a byte; the runs that follow.
+    fn values<C: Real, O: Element>(
         codes: &[u8],
         runs: Runs,
         spec: Spec,
         params: ParamsRef<'_, C>,
         out: &mut [O],
-    ) {
+    ) -> Runs {
         let (mut runs, mut at) = (runs, 0);
         while at < out.len() {
             let (part, n) = runs.next(out.len() - at);
@@ -107,6 +142,29 @@ kernel! {
             }
             at += n;
         }
+        runs
+    }
+}
+
+/// The numbers of codes, one a byte, to where `streamed` says.
+pub(super) fn write_values<C: Real, O: Element>(
+    codes: &[u8],
+    runs: Runs,
+    spec: Spec,
+    params: ParamsRef<'_, C>,
+    out: &mut [O],
+    streamed: bool,
+) {
+    if !streamed {
+        values(codes, runs, spec, params, out);
+        return;
+    }
+    let mut block = [O::store_f64(0.0); STREAM_BLOCK];
+    let mut runs = runs;
+    for (codes, out) in codes.chunks(STREAM_BLOCK).zip(out.chunks_mut(STREAM_BLOCK)) {
+        let block = &mut block[..out.len()];
+        runs = values(codes, runs, spec, params, block);
+        isa::stream(block, out);
     }
 }
 
@@ -131,14 +189,14 @@ pub fn dequantize<C: Real, O: Element>(
     par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
         let runs = cut.runs_at(piece.start);
         if spec.bits == 8 {
-            return values(packed, runs, spec, params, out);
+            return write_values(packed, runs, spec, params, out, cut.is_streamed());
         }
         let row = cut.row.min(out.len());
         par::with_scratch(out.len(), |codes| {
             for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, spec.bits))) {
                 match_width!(spec.bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            values(codes, runs, spec, params, out);
+            write_values(codes, runs, spec, params, out, cut.is_streamed());
         });
     });
 }

@@ -35,19 +35,21 @@ fn levels(bits: u32) -> f64 {
 /// The scale of a range. Without branches on the numbers: a loop over ranges vectorises.
 #[inline(always)]
 pub(super) fn scale<T: Element>(scheme: Scheme, bits: u32, range: Range<T>) -> T::Compute {
-    let (min, max) = range.bounds(scheme);
-    let (width, step) = match scheme {
-        Scheme::Symmetric => {
-            let absmax = if -min > max { -min } else { max };
-            (absmax, absmax / levels(bits - 1))
-        }
-        Scheme::Asymmetric | Scheme::MinMax => (max - min, step(min, max, levels(bits))),
-    };
-    let scale = T::Compute::from_f64(step);
     let floor = T::Compute::MIN_POSITIVE;
+    if scheme == Scheme::Symmetric {
+        // In the dtype of the scale: f64 between, of the bits of two f32, would change nothing.
+        let (min, max) = range.ends();
+        let negated = T::Compute::from_i16(0) - min;
+        let absmax = if negated > max { negated } else { max };
+        let scale = absmax / T::Compute::from_f64(levels(bits - 1));
+        let scale = if scale < floor { floor } else { scale };
+        return if absmax == T::Compute::from_i16(0) { T::Compute::from_i16(1) } else { scale };
+    }
+    let (min, max) = range.bounds(scheme);
+    let scale = T::Compute::from_f64(step(min, max, levels(bits)));
     let scale = if scale < floor { floor } else { scale };
     // The range itself says whether there is one: the step may underflow to 0 where it is not.
-    if width == 0.0 { T::Compute::from_i16(1) } else { scale }
+    if max - min == 0.0 { T::Compute::from_i16(1) } else { scale }
 }
 
 /// The zero point of a range with this scale (asymmetric).
@@ -77,11 +79,19 @@ fn step(min: f64, max: f64, levels: f64) -> f64 {
 pub struct Range<T: Element>(pub [T::Key; 2]);
 
 impl<T: Element> Range<T> {
-    /// The ends, of an asymmetric range around 0; (0, 0) where nothing was finite.
+    /// The ends; (0, 0) where nothing was finite.
+    #[inline(always)]
+    fn ends(self) -> (T::Compute, T::Compute) {
+        let [low, high] = self.0;
+        let zero = T::Compute::from_i16(0);
+        if low > high { (zero, zero) } else { (T::from_key(low).load(), T::from_key(high).load()) }
+    }
+
+    /// The ends, of an asymmetric range around 0.
     #[inline(always)]
     fn bounds(self, scheme: Scheme) -> (f64, f64) {
-        let [low, high] = self.0;
-        let (min, max) = if low > high { (0.0, 0.0) } else { (T::from_key(low).to_f64(), T::from_key(high).to_f64()) };
+        let (min, max) = self.ends();
+        let (min, max) = (min.to_f64(), max.to_f64());
         if scheme == Scheme::Asymmetric {
             (if min < 0.0 { min } else { 0.0 }, if max > 0.0 { max } else { 0.0 })
         } else {
@@ -95,6 +105,12 @@ impl<T: Element> Range<T> {
         use crate::real::Key;
         let [low, high] = self.0;
         low <= high && (low.magnitude() >= T::INFINITY_KEY || high.magnitude() >= T::INFINITY_KEY)
+    }
+
+    /// The range of both.
+    #[inline(always)]
+    pub(super) fn and(self, other: Self) -> Self {
+        Self([self.0[0].min(other.0[0]), self.0[1].max(other.0[1])])
     }
 
     /// The range of nothing.

@@ -1,12 +1,12 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
-use super::code::{Asymmetric, MinMax, Mode, Saturating, Symmetric, code_elements, code_run};
+use super::code::{Asymmetric, Codes, MinMax, Mode, Numbers, Saturating, Symmetric};
 use super::cut::{Cut, Piece, Runs};
-use super::dequantize::values;
+use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
 use super::params::Range;
+use super::runs::{code_by_element, code_runs};
 use super::{Params, ParamsRef, Scheme, Spec};
-use crate::isa::kernel;
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
 use crate::par;
@@ -33,7 +33,7 @@ impl<T: Element> Out<'_, T> {
         }
     }
 
-    /// Bytes of scratch for `n` codes, one a byte; none where they stay so.
+    /// Bytes of scratch for `n` codes, one a byte; none where they are made in their place.
     fn scratch(&self, bits: u32, n: usize) -> usize {
         if matches!(self, Self::Packed(_)) && bits == 8 { 0 } else { n }
     }
@@ -47,16 +47,16 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Make of the codes what they are for.
-    fn finish(self, codes: &[u8], row: usize, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
+    fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
         match self {
             Self::Packed(_) if codes.is_empty() => {}
             Self::Packed(bytes) => {
-                let row = row.min(codes.len());
+                let row = cut.row.min(codes.len());
                 for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
                     match_width!(spec.bits, W => pack_chunk::<W>(codes, bytes));
                 }
             }
-            Self::Values(out) => values(codes, runs, spec, params, out),
+            Self::Values(out) => write_values(codes, runs, spec, params, out, cut.is_streamed()),
         }
     }
 }
@@ -194,13 +194,22 @@ fn find_and_code<T: Element, M: Mode>(
         let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
-        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
-            let codes = out.codes(scratch);
-            let mut finite = code_groups::<T, M>(x, cut, spec, codes, params.from(0));
-            if saturate && !finite {
-                finite = code_groups::<T, Saturating>(x, cut, spec, codes, params.from(0));
+        let mut looked_at = false;
+        if let Out::Values(values) = &mut out {
+            let finite = code_groups::<T, M, Numbers>(x, cut, spec, values, cut.is_streamed(), params.from(0));
+            if finite || !saturate {
+                return finite;
             }
-            out.finish(scratch, cut.row, cut.own_runs(piece), spec, params.as_ref());
+            looked_at = true;
+        }
+        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+            let streamed = scratch.is_empty() && cut.is_streamed();
+            let codes = out.codes(scratch);
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, spec, codes, streamed, params.from(0));
+            if saturate && !finite {
+                finite = code_groups::<T, Saturating, Codes>(x, cut, spec, codes, streamed, params.from(0));
+            }
+            out.finish(scratch, &cut, cut.own_runs(piece), spec, params.as_ref());
             finite
         })
     });
@@ -219,34 +228,21 @@ fn code<T: Element, M: Mode>(
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
+        let to = (spec, params, cut.is_streamed());
+        if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
+            return code_runs::<T, M, Numbers>(x, runs, to, values);
+        }
         par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
-            code_runs::<T, M>(x, runs, spec, params, out.codes(scratch));
-            out.finish(scratch, cut.row, runs, spec, params);
+            let streamed = scratch.is_empty() && cut.is_streamed();
+            let codes = out.codes(scratch);
+            if runs.is_by_element() {
+                code_by_element::<T, M>(x, runs, spec, params, codes);
+            } else {
+                code_runs::<T, M, Codes>(x, runs, (spec, params, streamed), codes);
+            }
+            out.finish(scratch, &cut, runs, spec, params);
         });
     });
-}
-
-kernel! {
-    /// Codes where the parameters are known.
-    fn code_runs<T: Element, M: Mode>(
-        x: &[T],
-        runs: Runs,
-        spec: Spec,
-        params: ParamsRef<'_, T::Compute>,
-        codes: &mut [u8],
-    ) {
-        let (mut runs, mut at) = (runs, 0);
-        while at < x.len() {
-            let (part, n) = runs.next(x.len() - at);
-            let (x, codes) = (&x[at..at + n], &mut codes[at..at + n]);
-            if runs.is_by_element() {
-                code_elements::<T, M>(x, &spec, params.from(part), codes);
-            } else {
-                code_run::<T, M>([x, &[]], &spec, params.get(part), codes);
-            }
-            at += n;
-        }
-    }
 }
 
 /// The ranges of all parts, each wherever it comes again.

@@ -1,9 +1,10 @@
 //! Steps of states in blocks of codes, and these states as numbers.
 
-use super::coding::{Coding, LONGEST, NEAREST, absmax, chance, number, spread, store, stored, unit};
+use super::coding::{Coding, LONGEST, absmax, chance, number, spread, store, stored, unit};
 use super::storage::Storage;
 use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
 use crate::isa::kernel;
+use crate::kernels::codes::NEAREST;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
 

@@ -256,10 +256,10 @@ def each_in_its_own(path: Path, count: int) -> Path:
 
 def test_more_files_than_are_kept_open(path: Path) -> None:
     """Some exporters give each weight its own file: not all are open at once, threads may read them together."""
-    count = 3 * external._MAX_OPEN
+    count = 3 * external.MAX_OPEN
     each_in_its_own(path, count)
     with OnnxSource(path) as source:
-        assert len(os.listdir("/proc/self/fd")) < 2 * external._MAX_OPEN  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) < 2 * external.MAX_OPEN  # noqa: PTH208
         errors: list[BaseException] = []
 
         def read(step: int) -> None:
@@ -280,8 +280,8 @@ def test_more_files_than_are_kept_open(path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["shrinks", "is replaced", "becomes a link"])
 def test_e15_data_that_change_while_open(path: Path, change: str) -> None:
-    each_in_its_own(path, external._MAX_OPEN + 1)
-    first, last = path.parent / "w0", path.parent / f"w{external._MAX_OPEN}"
+    each_in_its_own(path, external.MAX_OPEN + 1)
+    first, last = path.parent / "w0", path.parent / f"w{external.MAX_OPEN}"
     changes: dict[str, Callable[[Path], Any]] = {
         "shrinks": lambda file: os.truncate(file, 1000),
         "is replaced": lambda file: (file.unlink(), file.write_bytes(bytes(1024))),

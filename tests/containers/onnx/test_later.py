@@ -16,9 +16,10 @@ def shown(script: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_opening_an_onnx_model_imports_no_sympy() -> None:
+@pytest.mark.parametrize("module", ["files.onnx", "onnx", "onnx.run.latency"])
+def test_opening_an_onnx_model_imports_no_sympy(module: str) -> None:
     """It takes longer than all else, for arithmetic that few models need."""
-    assert shown("import sys, modelopt_rs.files.onnx, modelopt_rs.onnx; print('sympy' in sys.modules)") == ["False"]
+    assert shown(f"import sys, modelopt_rs.{module}; print('sympy' in sys.modules)") == ["False"]
 
 
 def test_symbolic_lengths_are_computed_and_sympy_is_itself() -> None:

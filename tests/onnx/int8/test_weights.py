@@ -22,11 +22,11 @@ def info(w: np.ndarray, dtype: str = "F32") -> TensorInfo:
 def made(w: np.ndarray, axis: int, rows: int, dtype: str = "F32", **options: Any) -> dict[str, np.ndarray]:
     """What a transform makes of a weight in tiles of about so many rows."""
     coder = ChannelCodes(info(w, dtype), axis, ("codes", "scale"), **options)
-    flat = w.reshape(coder._info.rows, -1)
-    step = max(rows // coder.row_multiple, 1) * coder.row_multiple
+    flat = w.reshape(info(w).rows, -1)
+    step = max(rows // coder.unit, 1) * coder.unit
     parts: dict[str, list[np.ndarray]] = {part.name: [] for part in coder.outputs}
     coder.begin(step)
-    for _ in range(coder.sweeps):
+    for _ in range(coder.passes):
         for first in range(0, len(flat), step):
             for name, array in coder(flat[first : first + step].copy()):
                 parts[name].append(array)

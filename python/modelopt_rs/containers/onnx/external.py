@@ -22,7 +22,7 @@ from modelopt_rs.errors import quote
 __all__ = ["Extent", "ExternalFiles", "ModelFile", "Trust", "parse_entries"]
 
 _KEYS: Final = ("location", "offset", "length", "checksum")
-_MAX_OPEN = 64  # descriptors of external files: some exporters give every tensor its own
+MAX_OPEN = 64  # descriptors of external files: some exporters give every tensor its own
 _MAX_LOCATION = 4096
 _LINK = (
     "is, or lies behind, a symbolic link; allow_symlinks_under=DIR accepts links to files beneath DIR "
@@ -195,7 +195,7 @@ class ExternalFiles:
 
     def _enter(self, location: str, fd: int) -> int:
         self._open[location] = fd
-        if len(self._open) > _MAX_OPEN:
+        if len(self._open) > MAX_OPEN:
             os.close(self._open.popitem(last=False)[1])
         return fd
 

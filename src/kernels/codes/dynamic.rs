@@ -1,14 +1,14 @@
 //! The dynamic maps, of 8 and of 4 bits.
 
-use super::Coding;
+use super::Code;
 use crate::real::select;
 
-/// The signed and unsigned "dynamic" maps of Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization"
+/// The signed "dynamic" map of Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization"
 /// (arXiv 2110.02861): decades from 1e-6 (8 bits) to 1, each cut evenly into twice as many parts as the one below; a
 /// code is the mean of its part. 0 and 1 have codes of their own. Codes are in the order of the numbers, as in
-/// bitsandbytes: a signed code is the middle (0) plus or minus a rank, an unsigned code a rank from 0.
+/// bitsandbytes: the middle (0) plus or minus a rank.
 #[derive(Debug, Clone, Copy)]
-pub struct Dynamic;
+pub struct SignedDynamic;
 
 /// The arithmetic of a dynamic map: the rank of a magnitude is 2^k + j for part j of the decade that has 2^k parts.
 struct Decades<const N: usize> {
@@ -103,53 +103,76 @@ fn decode_signed<const N: usize>(decades: &Decades<N>, code: u32) -> f32 {
     f32::from_bits(magnitude.to_bits() | (is_negative as u32) << 31)
 }
 
-impl Coding for Dynamic {
-    const BITS: usize = 8;
-    const BLOCK: usize = 256;
-    const ROOT: bool = false;
+impl Code for SignedDynamic {
+    const BITS: u32 = 8;
+    const TOP: f32 = 1.0;
 
     #[inline(always)]
-    fn top(_signed: bool) -> f32 {
-        1.0
+    fn encode(x: f32) -> u32 {
+        encode_signed(&SIGNED8, x)
     }
 
     #[inline(always)]
-    fn encode(x: f32, signed: bool, _random: u32) -> u32 {
-        if signed { encode_signed(&SIGNED8, x) } else { UNSIGNED8.rank(x).saturating_sub(1) }
-    }
-
-    #[inline(always)]
-    fn decode(code: u32, signed: bool) -> f32 {
-        if signed { decode_signed(&SIGNED8, code) } else { UNSIGNED8.magnitude(code + 1) }
+    fn decode(code: u32) -> f32 {
+        decode_signed(&SIGNED8, code)
     }
 }
 
-/// 4 bits: Li, Chen and Zhu 2023, "Memory Efficient Optimizers with 4-bit States" (arXiv 2309.01507). First moments in
-/// the dynamic map of 4 bits, second moments evenly and without 0, which would make huge steps; of their roots here.
+/// The same without negative numbers: a rank, from 0.
 #[derive(Debug, Clone, Copy)]
-pub struct Four;
+pub struct UnsignedDynamic;
 
-impl Coding for Four {
-    const BITS: usize = 4;
-    const BLOCK: usize = 128;
-    const ROOT: bool = true;
+impl Code for UnsignedDynamic {
+    const BITS: u32 = 8;
+    const TOP: f32 = 1.0;
 
     #[inline(always)]
-    fn top(signed: bool) -> f32 {
-        if signed { 1.0 } else { 16.0 }
+    fn encode(x: f32) -> u32 {
+        UNSIGNED8.rank(x).saturating_sub(1)
     }
 
     #[inline(always)]
-    fn encode(x: f32, signed: bool, _random: u32) -> u32 {
-        if signed {
-            return encode_signed(&SIGNED4, x);
-        }
+    fn decode(code: u32) -> f32 {
+        UNSIGNED8.magnitude(code + 1)
+    }
+}
+
+/// The signed dynamic map of 4 bits: Li, Chen and Zhu 2023, "Memory Efficient Optimizers with 4-bit States" (arXiv
+/// 2309.01507), for first moments.
+#[derive(Debug, Clone, Copy)]
+pub struct Dynamic4;
+
+impl Code for Dynamic4 {
+    const BITS: u32 = 4;
+    const TOP: f32 = 1.0;
+
+    #[inline(always)]
+    fn encode(x: f32) -> u32 {
+        encode_signed(&SIGNED4, x)
+    }
+
+    #[inline(always)]
+    fn decode(code: u32) -> f32 {
+        decode_signed(&SIGNED4, code)
+    }
+}
+
+/// 1 to 16, evenly: what the same paper has for second moments, without a 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SixteenSteps;
+
+impl Code for SixteenSteps {
+    const BITS: u32 = 4;
+    const TOP: f32 = 16.0;
+
+    #[inline(always)]
+    fn encode(x: f32) -> u32 {
         let x = if x > 1.0 { x } else { 1.0 };
         ((x + 12_582_911.0).to_bits() & 0xff).min(15)
     }
 
     #[inline(always)]
-    fn decode(code: u32, signed: bool) -> f32 {
-        if signed { decode_signed(&SIGNED4, code) } else { (code + 1) as i32 as f32 }
+    fn decode(code: u32) -> f32 {
+        (code + 1) as i32 as f32
     }
 }

@@ -1,0 +1,37 @@
+"""The optimizers of `modelopt_rs.optim` as `torch.optim.Optimizer`, for tensors on the CPU.
+
+They take the place of torch's: learning-rate schedulers, closures, hooks, `torch.amp.GradScaler` and parameter groups
+work, and a `state_dict` can be loaded by torch's optimizer of the same name and the reverse. Tensors are stepped where
+they are, without a copy.
+"""
+
+from modelopt_rs.interop.torch.optimizer import Common, Optimizer
+from modelopt_rs.interop.torch.optimizers import (
+    LAMB,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
+
+__all__ = [
+    "LAMB",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Common",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+]

@@ -1,0 +1,20 @@
+"""Gradients as arrays, and the dtype of what stands beside a parameter."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs._types import Array
+
+__all__ = ["as_arrays", "wide_dtype"]
+
+
+def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
+    """Make arrays of the numbers that NumPy makes of what was computed from arrays without axes."""
+    return [np.asarray(g) if isinstance(g, np.generic) else g for g in grads]
+
+
+def wide_dtype(param: Array) -> Any:
+    """Return the dtype of what a parameter has beside it: states and sums."""
+    return np.float64 if param.dtype == np.float64 else np.float32

@@ -1,0 +1,146 @@
+"""Adafactor and Muon as objects: they look at whole parameters, and have step functions of their own."""
+
+from typing import Any, Literal, Unpack
+
+import numpy as np
+
+from modelopt_rs._types import Array, Bf16
+from modelopt_rs.optim.adafactor import adafactor_step
+from modelopt_rs.optim.arrays import as_arrays
+from modelopt_rs.optim.muon import muon_step
+from modelopt_rs.optim.optimizer import Optimizer
+from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, Tensors
+from modelopt_rs.optim.specification import Specification, State, own
+
+__all__ = ["Adafactor", "Muon"]
+
+
+class _Whole(Optimizer):
+    """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
+
+    @classmethod
+    def _step_batch(
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
+    ) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
+        cls._step_batch(group, 1, ([], []), [], {})
+
+    @classmethod
+    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> None:
+        """Check and step one batch after the other: parameters of one group, number of step and precision."""
+        options = [group for group, count in groups for _ in range(count)]
+        batches: dict[Any, list[tuple[Group, Array, Array, Group]]] = {}
+        params, grads, states = tensors
+        for group, param, grad, state in zip(options, params, as_arrays(grads), states, strict=True):
+            if grad is not None:
+                key = (id(group), state["step"], param.dtype == np.float64)
+                batches.setdefault(key, []).append((group, param, grad, state))
+        grad_scale, clip_value, error_if_nonfinite = how
+        for batch in batches.values():
+            (group, *_), *_ = batch
+            _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
+            masters = [state.get("master") for state in own_states]
+            more = {
+                "grad_scale": grad_scale,
+                "clip_value": clip_value,
+                "error_if_nonfinite": error_if_nonfinite,
+                "dtype": dtype,
+                "threads": threads,
+                "master": masters if any(m is not None for m in masters) else None,
+            }
+            cls._step_batch(group, own_states[0]["step"] + 1, (own_params, own_grads), own_states, more)
+            for state in own_states:
+                state["step"] += 1
+
+
+class Adafactor(_Whole):
+    """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+
+    # A parameter has the last one, or the two others: see `_state_shapes`.
+    _specification = Specification(
+        "adafactor_step", (), tuple(State(name, False, None) for name in ("row_var", "col_var", "variance")), (0, ())
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, own(locals()), common)
+
+    @classmethod
+    def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:
+        if param.ndim < 2:
+            return {"variance": param.shape}
+        return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
+
+    @classmethod
+    def _step_batch(
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
+    ) -> None:
+        row_var, col_var, variance = ([s.get(name) for s in states] for name in ("row_var", "col_var", "variance"))
+        options = {
+            name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
+        }
+        options["lr"] = _learning_rate(group, step)
+        adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, step=step, **options, **more)
+
+
+class Muon(_Whole):
+    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+
+    # The kernel's two other states are for the time of a step.
+    _specification = Specification("muon_step", (), (State("momentum_buffer", True, None),), (0, ()))
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, own(locals()), common)
+
+    @classmethod
+    def _check_options(cls, group: Group) -> None:
+        if group["rounding_seed"] is not None:
+            raise ValueError(f"Muon: rounding_seed must be None, got {group['rounding_seed']!r}; use master=True")
+        super()._check_options(group)
+
+    @classmethod
+    def _step_batch(
+        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
+    ) -> None:
+        names = (
+            "weight_decay",
+            "momentum",
+            "nesterov",
+            "ns_coefficients",
+            "eps",
+            "ns_steps",
+            "adjust_lr_fn",
+            "maximize",
+        )
+        buffers = [s["momentum_buffer"] for s in states]
+        options = {name: group[name] for name in names}
+        muon_step(arrays[0], arrays[1], buffers, lr=_learning_rate(group, step), **options, **more)
+
+
+def _learning_rate(group: Group, step: int) -> float:
+    """That of a group in a step."""
+    lr: float = group["lr"](step) if callable(group["lr"]) else group["lr"]
+    return lr

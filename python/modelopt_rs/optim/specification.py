@@ -1,0 +1,69 @@
+"""What an algorithm is made of, from which step functions, classes and torch classes follow.
+
+Names of numbers and states, which states are optional, which can be negative and which may be in blocks are the
+kernel's own and stand in Rust (`src/bindings/algorithms.rs`); options and their defaults are the signature of the class
+in `optimizers.py`. The signatures of the step function and of the torch class are copies of it, for readers and
+editors: `tests/test_optim_specification.py` holds them equal.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from modelopt_rs import _core
+
+__all__ = ["COMMON", "PRECISION", "Specification", "State", "own"]
+
+COMMON: dict[str, Any] = {
+    "maximize": False,
+    "state_bits": 32,
+    "coding": "float8",
+    "state_min_size": 4096,
+    "master": False,
+    "rounding_seed": None,
+}
+"""The options of a group that all optimizers have, and their defaults."""
+PRECISION = {"state_bits", "coding", "state_min_size", "master"}
+"""Those of how states are kept, which a loaded state does not change."""
+
+
+class State(NamedTuple):
+    """A state that an algorithm may have."""
+
+    name: str
+    signed: bool
+    option: str | None
+    """The option that asks for it; None: it always has it."""
+
+
+class Specification(NamedTuple):
+    """What a kernel takes."""
+
+    function: str
+    numbers: tuple[str, ...]
+    states: tuple[State, ...]
+    blocks: tuple[int, tuple[int, ...]]
+    """With how many states they may be in blocks, and of how many bits."""
+
+    @classmethod
+    def of(cls, function: str) -> "Specification":
+        """Give that of a step function."""
+        numbers, states, blocks = _core.specification(function)
+        return cls(function, numbers, tuple(State(*state) for state in states), blocks)
+
+    def names(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Name the states that these options ask for."""
+        return tuple(s.name for s in self.states if s.option is None or options[s.option])
+
+    def signed(self, name: str) -> bool:
+        """Whether a state can be negative."""
+        return next(s.signed for s in self.states if s.name == name)
+
+    def bits(self, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Give what `state_bits` may be with these options."""
+        (count, bits), wanted = self.blocks, len(self.names(options))
+        return (32, 8, 4) if wanted == 0 else (32, *bits) if wanted == count else (32,)
+
+
+def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give an optimizer's own options of the arguments of its `__init__`, which are its `locals()`."""
+    return {k: v for k, v in arguments.items() if k not in ("self", "params", "common", "__class__")}

@@ -1,0 +1,193 @@
+//! Codes of a few bits: how numbers become codes and back, written once for quantized arrays and for the states of
+//! optimizers.
+//!
+//! A [`Code`] is arithmetic on one number in units of its block's scale. A [`Scale`] is how the largest magnitude of a
+//! block is stored. A [`Format`] is what rows of numbers become: a code with a scale ([`Blocks`]), or whatever else
+//! makes bytes of blocks. `quantize`, `dequantize` and `fake_quantize` cut arrays and share the pieces among threads,
+//! for every format.
+
+mod blocks;
+mod codebook;
+mod dequantize;
+mod dynamic;
+mod e2m1;
+mod e4m3;
+mod e5m2;
+mod floats;
+mod format;
+mod fp4;
+mod granularity;
+mod minifloat;
+mod nf4;
+mod quantize;
+mod scale;
+mod tiles;
+mod unit_float;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use codebook::Codebook;
+pub use dequantize::dequantize;
+pub use dynamic::{Dynamic4, SignedDynamic, SixteenSteps, UnsignedDynamic};
+pub use e2m1::E2M1;
+pub use e4m3::E4M3;
+pub use e5m2::E5M2;
+pub use floats::{Floats, first_beyond_float32};
+pub use format::{Blocks, Format, Parts, PartsRef, Rows, Scales, ScalesMut, Sizes};
+pub use fp4::Fp4;
+pub use granularity::{Granularity, Spec};
+pub use nf4::Nf4;
+pub use quantize::{fake_quantize, quantize};
+pub use scale::{Absmax, Exponent, Linear, Scale, Stored, TwoLevel};
+pub use unit_float::{UnitE4M3, UnitE5M3};
+
+/// How numbers become codes of a few bits and back: numbers in units of their block's scale, so that the largest
+/// magnitude of a block is [`Code::TOP`] or near it.
+///
+/// Arithmetic on whole vectors, without branches. What is above the largest number becomes the largest.
+pub trait Code: Copy + Send + Sync + 'static {
+    /// Bits of a code: 4 or 8.
+    const BITS: u32;
+    /// The largest magnitude of which there are codes.
+    const TOP: f32;
+    /// The numbers as a list, where they have no arithmetic.
+    const CODEBOOK: Option<&'static Codebook> = None;
+    /// The code of a number that is not NaN: that of the nearest number.
+    fn encode(x: f32) -> u32;
+    /// The code of one of the two nearest numbers, by chance: 20 random bits, of which [`NEAREST`] round to nearest.
+    /// Codes that have no use for chance take the nearest.
+    #[inline(always)]
+    fn encode_by_chance(x: f32, _random: u32) -> u32 {
+        Self::encode(x)
+    }
+    /// The number of a code.
+    fn decode(code: u32) -> f32;
+}
+
+/// What rounds to nearest in the place of random bits.
+pub const NEAREST: u32 = 1 << 19;
+
+/// Every format of quantized arrays, by name.
+pub static FORMATS: [&dyn Format; 7] = [
+    &Blocks::<Nf4, Absmax>::new("nf4", Sizes::PowersOfTwo),
+    &Blocks::<Fp4, Absmax>::new("fp4", Sizes::PowersOfTwo),
+    &Blocks::<E2M1, Exponent>::new("mxfp4", Sizes::Fixed(32)),
+    &Blocks::<E4M3, Exponent>::new("mxfp8", Sizes::Fixed(32)),
+    &Blocks::<E2M1, TwoLevel>::new("nvfp4", Sizes::Fixed(16)),
+    &Blocks::<E4M3, Linear>::new("fp8_e4m3", Sizes::Any),
+    &Blocks::<E5M2, Linear>::new("fp8_e5m2", Sizes::Any),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers<K: Code>() -> Vec<f32> {
+        (0..1 << K::BITS).map(K::decode).filter(|x| x.is_finite()).collect()
+    }
+
+    /// Numbers between and beside those of a code.
+    fn samples<K: Code>() -> Vec<f32> {
+        let mut all = numbers::<K>();
+        all.sort_by(f32::total_cmp);
+        let between: Vec<f32> =
+            all.windows(2).flat_map(|w| [0.25, 0.5, 0.75].map(|t| w[0] + t * (w[1] - w[0]))).collect();
+        all.extend(between.into_iter().flat_map(|x| [x, x.next_up(), x.next_down()]));
+        all.retain(|x| x.abs() <= K::TOP);
+        all
+    }
+
+    fn check_nearest<K: Code>(name: &str) {
+        let numbers = numbers::<K>();
+        for x in samples::<K>() {
+            let got = (f64::from(K::decode(K::encode(x))) - f64::from(x)).abs();
+            let best = numbers.iter().map(|&n| (f64::from(n) - f64::from(x)).abs()).fold(f64::INFINITY, f64::min);
+            // A middle that is no f32 is rounded.
+            assert!(got <= best + 1e-7, "{name}: {x:e} is off by {got:e}, not {best:e}");
+        }
+        for number in numbers {
+            assert_eq!(K::decode(K::encode(number)), number, "{name}");
+        }
+    }
+
+    #[test]
+    fn test_every_code_is_of_the_nearest_number() {
+        check_nearest::<Nf4>("nf4");
+        check_nearest::<Fp4>("fp4");
+        check_nearest::<E2M1>("e2m1");
+        check_nearest::<E4M3>("e4m3");
+        check_nearest::<E5M2>("e5m2");
+        check_nearest::<SixteenSteps>("16 steps");
+    }
+
+    #[test]
+    fn test_the_largest_number_is_the_top_and_more_becomes_it() {
+        fn check<K: Code>() {
+            let largest = numbers::<K>().into_iter().fold(0.0, |a: f32, b| a.max(b.abs()));
+            assert_eq!(largest, K::TOP);
+            for x in [K::TOP * 1.5, f32::MAX, f32::INFINITY] {
+                assert_eq!(K::decode(K::encode(x)), K::TOP);
+            }
+            for x in [-K::TOP * 1.5, f32::MIN, f32::NEG_INFINITY] {
+                assert_eq!(K::decode(K::encode(x)), -K::TOP);
+            }
+        }
+        check::<Nf4>();
+        check::<Fp4>();
+        check::<E2M1>();
+        check::<E4M3>();
+        check::<E5M2>();
+    }
+
+    #[test]
+    fn test_e5m2_is_the_upper_half_of_a_float16() {
+        for code in 0..=255u8 {
+            let want = half::f16::from_bits(u16::from(code) << 8).to_f32();
+            let got = E5M2::decode(code.into());
+            assert!(got == want || got.is_nan() && want.is_nan(), "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn test_names_are_different() {
+        let names = FORMATS.map(Format::name);
+        assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
+    }
+
+    /// The same as one group after the other, whatever the lengths.
+    #[test]
+    fn test_pieces_are_coded_as_the_whole() {
+        let x: Vec<f32> = (0..3 * 40_000).map(|i: u32| (i.wrapping_mul(2_654_435_761) as f32 / 4.3e9) - 0.5).collect();
+        for format in FORMATS {
+            let size = match format.sizes() {
+                Sizes::Fixed(size) => size,
+                _ => 64,
+            };
+            for cols in [40_000, 3 * 40_000, 50, 33] {
+                let n = x.len() / cols * cols;
+                let spec = Spec { granularity: Granularity::Group { size }, cols };
+                let bytes = n / cols * crate::kernels::pack::packed_len(cols, format.bits());
+                let run = |threads| {
+                    let (mut codes, mut global) = (vec![0; bytes], 0.0);
+                    let (mut floats, mut scales) = (vec![0.0; spec.scales(n)], vec![0; spec.scales(n)]);
+                    let scale = if format.has_float_scales() {
+                        ScalesMut::Floats(&mut floats)
+                    } else {
+                        ScalesMut::Bytes(&mut scales)
+                    };
+                    let parts = Parts { codes: &mut codes, scale, global: &mut global };
+                    let policy = crate::kernels::affine::Policy::Raise;
+                    quantize(format, &x[..n], spec, policy, parts, threads).expect("finite");
+                    (codes, floats, scales, global)
+                };
+                let (codes, floats, scales, global) = run(1);
+                assert_eq!((codes.clone(), floats.clone(), scales.clone(), global), run(3));
+                let scale = if format.has_float_scales() { Scales::Floats(&floats) } else { Scales::Bytes(&scales) };
+                let mut back = vec![0.0f32; n];
+                dequantize(format, PartsRef { codes: &codes, scale, global }, spec, &mut back, 2);
+                let worst = x.iter().zip(&back).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+                assert!(worst < 0.126, "{} {worst}", format.name());
+            }
+        }
+    }
+}

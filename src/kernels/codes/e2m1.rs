@@ -1,0 +1,22 @@
+//! E2M1.
+
+use super::{Code, minifloat};
+
+/// 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives: FP4 of the OCP Microscaling Formats v1.0, 5.3.3.
+#[derive(Debug, Clone, Copy)]
+pub struct E2M1;
+
+impl Code for E2M1 {
+    const BITS: u32 = 4;
+    const TOP: f32 = 6.0;
+
+    #[inline(always)]
+    fn encode(x: f32) -> u32 {
+        minifloat::encode::<4, 1, 1>(x, 7)
+    }
+
+    #[inline(always)]
+    fn decode(code: u32) -> f32 {
+        minifloat::decode::<4, 1, 1>(code & 15)
+    }
+}

@@ -1,0 +1,137 @@
+//! Inputs and outputs of any float as float32, which codes are made of, and the largest magnitudes of inputs.
+
+use super::blocks::absmax;
+use super::granularity::cut;
+use super::{Granularity, Rows};
+use crate::isa::kernel;
+use crate::kernels::reduce::{self, Op};
+use crate::par::{self, CHUNK};
+use crate::real::{Bf16, Element, F16};
+
+/// A float that is coded by way of float32.
+pub trait Floats: Element {
+    /// As float32, rounded once: themselves, or in `buffer`.
+    fn floats<'a>(x: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
+    /// Have `f` write float32, and round them once.
+    fn write(out: &mut [Self], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32]));
+}
+
+impl Floats for f32 {
+    fn floats<'a>(x: &'a [f32], _buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        x
+    }
+    fn write(out: &mut [f32], _buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
+        f(out);
+    }
+}
+
+macro_rules! floats {
+    ($($t:ty),*) => {$(
+        impl Floats for $t {
+            fn floats<'a>(x: &'a [$t], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+                buffer.resize(x.len().max(buffer.len()), 0.0);
+                to_float32(x, &mut buffer[..x.len()]);
+                &buffer[..x.len()]
+            }
+            fn write(out: &mut [$t], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
+                buffer.resize(out.len().max(buffer.len()), 0.0);
+                f(&mut buffer[..out.len()]);
+                from_float32(buffer, out);
+            }
+        }
+    )*};
+}
+floats!(f64, F16, Bf16);
+
+kernel! {
+    fn to_float32<T: Element>(x: &[T], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f32::store_f64(x.to_f64());
+        }
+    }
+}
+kernel! {
+    fn from_float32<T: Element>(x: &[f32], out: &mut [T]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = T::store_f32(x);
+        }
+    }
+}
+
+/// Without what is not finite: in `finite` 0 in its place, in `floats` 0 for NaN and the largest number for infinities.
+pub fn sanitize<T: Element>(x: &[T], finite: &mut Vec<f32>, floats: &mut Vec<f32>) {
+    let limit = f32::MAX as f64;
+    finite.resize(x.len().max(finite.len()), 0.0);
+    floats.resize(x.len().max(floats.len()), 0.0);
+    for ((x, finite), number) in x.iter().zip(finite.iter_mut()).zip(floats.iter_mut()) {
+        let wide = x.to_f64();
+        *number = if wide.is_nan() { 0.0 } else { wide.clamp(-limit, limit) as f32 };
+        *finite = if wide.is_finite() { *number } else { 0.0 };
+    }
+}
+
+/// The largest magnitude of each part, as float32; what is not finite shows unless `O` leaves it out.
+pub fn ranges<T: Element, O: Op<T, Scalar = T::Key>>(x: &[T], granularity: Granularity, threads: usize) -> Vec<f32> {
+    let (outer, channels, inner) = match granularity {
+        Granularity::Channel { outer, channels, inner } => (outer, channels, inner),
+        _ => (1, 1, x.len()),
+    };
+    let view = if inner == 1 {
+        reduce::View { outer: 1, n: outer, inner: channels }
+    } else {
+        reduce::View { outer: outer * channels, n: inner, inner: 1 }
+    };
+    let mut largest = vec![0.0f32; channels];
+    for (state, i) in reduce::reduce_axis::<T, O>(x, view, threads).into_iter().zip((0..channels).cycle()) {
+        // A range of nothing has its ends the wrong way round.
+        if state[0] <= state[1] {
+            for key in state {
+                let magnitude = T::from_key(key).to_f64().abs() as f32;
+                largest[i] = if magnitude > largest[i] || magnitude.is_nan() { magnitude } else { largest[i] };
+            }
+        }
+    }
+    largest
+}
+
+/// Whether largest magnitudes are of finite numbers.
+pub fn are_finite(absmax: &[f32]) -> bool {
+    absmax.iter().all(|absmax| *absmax < f32::INFINITY)
+}
+
+/// The largest magnitude of each group of an array (where `saturate`: of its finite numbers), and whether all of it was
+/// finite.
+pub fn group_absmax<T: Floats>(x: &[T], rows: Rows, out: &mut [f32], saturate: bool, threads: usize) -> bool {
+    let mut out = out;
+    let items: Vec<_> = if x.is_empty() { vec![] } else { cut(x.len(), rows, CHUNK).collect() }
+        .into_iter()
+        .map(|piece| (out.split_off_mut(..piece.scales.len()).unwrap_or_default(), piece))
+        .collect();
+    let finite = par::map(threads, items.into_iter(), |(out, piece)| {
+        let (mut floats, x) = (vec![], &x[piece.elements]);
+        absmax(T::floats(x, &mut floats), piece.rows, out);
+        let finite = are_finite(out);
+        if !finite && saturate {
+            let mut numbers = vec![];
+            sanitize(x, &mut numbers, &mut floats);
+            absmax(&numbers, piece.rows, out);
+        }
+        finite
+    });
+    finite.into_iter().all(|finite| finite)
+}
+
+/// Whether all is finite, as float32.
+pub fn is_finite<T: Floats>(x: &[T], threads: usize) -> bool {
+    let finite = par::map(threads, x.chunks(CHUNK), |x| {
+        let (mut floats, mut out) = (vec![], [0.0]);
+        absmax(T::floats(x, &mut floats), Rows { row: x.len(), size: x.len() }, &mut out);
+        are_finite(&out)
+    });
+    finite.into_iter().all(|finite| finite)
+}
+
+/// The flat index of the first number that is finite but not as a float32.
+pub fn first_beyond_float32<T: Element>(x: &[T]) -> Option<usize> {
+    x.iter().position(|x| x.to_f64().is_finite() && (x.to_f64() as f32).is_infinite())
+}
