@@ -33,7 +33,7 @@ FLOORS = (
     ("report",),
     ("onnx",),
     ("operations",),
-    ("files",),
+    ("files", "graph"),
     ("interop",),
     ("__init__",),
     ("cli",),

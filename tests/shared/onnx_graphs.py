@@ -76,13 +76,13 @@ class Memory(Source):
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
 
-    def tiles(self, name: str, max_bytes: int) -> Iterator[Tile]:
+    def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         info = self.tensors[name]
         array = self.arrays[name].reshape(info.rows, info.columns)
         array = array.view(np.uint16) if info.dtype == "BF16" else array
-        rows = max(max_bytes // info.row_nbytes, 1)
-        for first in range(0, info.rows, rows):
-            yield Tile(first, array[first : first + rows].copy())
+        wanted, step = range(info.rows) if rows is None else rows, max(max_bytes // info.row_nbytes, 1)
+        for first in range(wanted.start, wanted.stop, step):
+            yield Tile(first, array[first : min(first + step, wanted.stop)].copy())
 
     def read(self, name: str) -> np.ndarray:
         return self.arrays[name]

@@ -12,9 +12,11 @@ import onnx_ir as ir
 
 from modelopt_rs.errors import quote
 
-__all__ = ["Use", "Weight", "find_weights"]
+__all__ = ["Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
 Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru"]
+Role: TypeAlias = tuple[Kind, int, int, ir.DataType, bool]
+"""How a node takes a weight: its kind, its (in, out) axes, its dtype, whether it stands in a body."""
 
 # By operator: what it is here, which of its inputs are weights, the least rank of a weight, its (in, out) axes.
 OPERATORS: Final[dict[str, tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
@@ -77,6 +79,11 @@ class Use:
     dtype: ir.DataType
     inner: bool = False
     reason: str | None = None
+
+    @property
+    def role(self) -> Role:
+        """How the node takes the weight: two that do it alike take the same form."""
+        return self.kind, self.in_axis, self.out_axis, self.dtype, self.inner
 
     @property
     def where(self) -> str:
@@ -167,6 +174,12 @@ def find_weights(model: ir.Model) -> list[Weight]:
         if uses:
             found.append(Weight(name, value, tuple(uses), tuple(others)))
     return found
+
+
+def why_no_weight(model: ir.Model, name: str) -> str:
+    """Say why a tensor is the weight of no node."""
+    value = model.graph.initializers.get(name)
+    return "not in the graph" if value is None else other_use(value)
 
 
 def other_use(value: ir.Value) -> str:

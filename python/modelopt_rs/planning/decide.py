@@ -4,7 +4,7 @@ The default takes what is known to stand it best: the weights of layers, but not
 `exclude` globs change it. Every tensor gets a decision and a one-line reason.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
@@ -52,10 +52,10 @@ def decide(
     action: Literal["quantize", "prune"],
     tensors: Mapping[str, TensorInfo],
     config: Mapping[str, Any],
-    why_not: Callable[[TensorInfo], str | None],
+    cannot: Mapping[str, str | None],
     include: Sequence[str],
     exclude: Sequence[str],
-    default: Callable[[TensorInfo], Decision] | None = None,
+    default: Mapping[str, Decision] | None = None,
 ) -> dict[str, Decision]:
     """Decide for each tensor whether an action takes it.
 
@@ -67,12 +67,12 @@ def decide(
         The tensors of the model by name.
     config : mapping
         The model's config.json; empty where there is none.
-    why_not : callable
-        Says why it can't be done with a tensor; None if it can.
+    cannot : mapping
+        For each tensor why it can't be done with it; None if it can.
     include, exclude : sequence of str
         Globs over names: what to take besides the default, and what not to. `exclude` wins.
-    default : callable, optional
-        Decides for a tensor that it can be done with and that no glob names; by default by its name.
+    default : mapping, optional
+        What is done with each tensor that it can be done with and that no glob names; by default its name decides.
 
     Raises
     ------
@@ -81,7 +81,6 @@ def decide(
     """
     included = matches(tensors, include, "include")
     excluded = matches(tensors, exclude, "exclude")
-    cannot = {name: why_not(info) for name, info in tensors.items()}
     plan = {}
     for name, info in tensors.items():
         reason = cannot[name]
@@ -92,7 +91,7 @@ def decide(
         elif name in included:
             plan[name] = Decision(action, f"included by {included[name]!r}")
         elif default is not None:
-            plan[name] = default(info)
+            plan[name] = default[name]
         else:
             kept = kept_by_default(name, config)
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"

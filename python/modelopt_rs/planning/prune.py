@@ -153,10 +153,10 @@ def plan_prune(
         "prune",
         tensors,
         config,
-        lambda info: why_not(info, options, known.get(info.name, PLAIN)),
+        {name: why_not(info, options, known.get(name, PLAIN)) for name, info in tensors.items()},
         options.include,
         options.exclude,
-        None if axes is None else lambda info: axes[info.name].default,
+        None if axes is None else {name: each.default for name, each in axes.items()},
     )
 
 

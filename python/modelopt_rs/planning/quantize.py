@@ -130,11 +130,11 @@ def plan_quantize(
     """
     check_plain(tensors, config)
     included = matches(tensors, options.include, "include")
-
-    def reason(info: TensorInfo) -> str | None:
-        return why_not(info, options) or (_why_tied(info.name, config) if info.name in included else None)
-
-    return decide("quantize", tensors, config, reason, options.include, options.exclude)
+    cannot = {
+        name: why_not(info, options) or (_why_tied(name, config) if name in included else None)
+        for name, info in tensors.items()
+    }
+    return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
 
 def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:

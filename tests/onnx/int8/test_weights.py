@@ -23,10 +23,10 @@ def made(w: np.ndarray, axis: int, rows: int, dtype: str = "F32", **options: Any
     """What a transform makes of a weight in tiles of about so many rows."""
     coder = ChannelCodes(info(w, dtype), axis, ("codes", "scale"), **options)
     flat = w.reshape(info(w).rows, -1)
-    step = max(rows // coder.unit, 1) * coder.unit
+    step = max(rows // coder.row_multiple, 1) * coder.row_multiple
     parts: dict[str, list[np.ndarray]] = {part.name: [] for part in coder.outputs}
     coder.begin(step)
-    for _ in range(coder.passes):
+    for _ in range(coder.sweeps):
         for first in range(0, len(flat), step):
             for name, array in coder(flat[first : first + step].copy()):
                 parts[name].append(array)

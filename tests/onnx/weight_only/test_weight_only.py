@@ -19,6 +19,7 @@ from modelopt_rs.errors import OptionError  # noqa: E402
 from modelopt_rs.files import TensorInfo  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource  # noqa: E402
 from modelopt_rs.onnx import quantize_weights  # noqa: E402
+from modelopt_rs.onnx.weight_only import plan  # noqa: E402
 from modelopt_rs.planning.onnx import OnnxOptions  # noqa: E402
 from modelopt_rs.planning.quantize import QuantizeOptions  # noqa: E402
 from modelopt_rs.stream.execution import Execution  # noqa: E402
@@ -489,6 +490,65 @@ def test_a_weight_whose_opset_can_not_be_had_is_left() -> None:
         Quantized(proto, QuantizeOptions(bits=4), OnnxOptions(opset=21))
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_nodes_that_sum_over_different_axes_do_not_share_what_has_scales_along_one(bits: int, target: str) -> None:
+    proto = model(
+        [node("Conv", ["x", "w"], ["y"]), node("ConvTranspose", ["x", "w"], ["z"])],
+        [value("x", ["b", 32, 9, 9])],
+        [value("y", ["b", 32, 7, 7]), value("z", ["b", 32, 11, 11])],
+        {"w": weights(32, 32, 3, 3)},
+    )
+    options, block = QuantizeOptions(bits=bits), 32 if bits == 4 else 0
+    small = Quantized(proto, options, OnnxOptions(target=target))
+    # A product of constants is the same for any node.
+    shared = (bits, target) == (8, "onnxruntime")
+    assert len(small.transforms["w"].outputs) == (2 if shared else 4)
+    for i, axes in enumerate([(1, 0), (1, 0) if shared else (0, 1)]):
+        want = run(with_weight(proto, "w", lambda w, axes=axes: dense(w, options, block, *axes)), inputs(proto))
+        assert off([run(small.proto, inputs(proto))[i]], [want[i]]) < 2e-5
+
+
+def test_nodes_without_names_are_found_again_when_the_opset_rises() -> None:
+    """In both bodies of an If, and beside it; by rows and by columns."""
+
+    def body(operator: str, **attributes: Any) -> onnx.GraphProto:
+        return helper.make_graph(
+            [node(operator, ["x", "w"], ["product"], **attributes)], "body", [], [value("product", ["b", 64])]
+        )
+
+    nodes = [
+        node("If", ["c"], ["y"], then_branch=body("MatMul"), else_branch=body("Gemm", transB=1)),
+        node("Transpose", ["w"], ["turned"], perm=[1, 0]),
+        node("MatMul", ["x", "turned"], ["by_columns"]),
+        node("MatMul", ["x", "w"], ["by_rows"]),
+    ]
+    outs = [value(name, ["b", 64]) for name in ("y", "by_columns", "by_rows")]
+    w = weights(64, 64)
+    proto = model(nodes, [value("x", ["b", 64]), value("c", [], TensorProto.BOOL)], outs, {"w": w}, opset=12)
+    options = QuantizeOptions(bits=4)
+    small = Quantized(proto, options, PORTABLE)
+    assert small.proto.opset_import[0].version == 21
+    assert small.operators.count("DequantizeLinear") == 2
+    x = weights(3, 64, seed=3)
+    rows, columns = x @ dense(w, options, 32, 0, 1), x @ dense(w, options, 32, 1, 0).T
+    for condition in (True, False):
+        got = run(small.proto, {"x": x, "c": np.array(condition)})
+        assert off(got, [rows if condition else columns, columns, rows]) < 2e-5
+
+
+@pytest.mark.parametrize("convertible", [True, False])
+def test_forms_are_chosen_once_where_they_need_a_later_opset(
+    convertible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, choose = [], plan.choose
+    monkeypatch.setattr(plan, "choose", lambda use, *args: seen.append(use.node.op_type) or choose(use, *args))
+    proto = matmul() if convertible else with_function(matmul())
+    small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE)
+    assert small.proto.opset_import[0].version == (21 if convertible else 17)
+    assert seen == ["MatMul"]
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("target", ["onnxruntime", "portable"])
 @pytest.mark.parametrize("bits", [8, 4])
@@ -525,7 +585,7 @@ def test_the_result_of_a_turned_matrix_is_kept_in_passes(name: str) -> None:
         proto = _one("Gemm", weights(264, 512), ["b", 512], ["b", 264], transB=1)
         onnx_options, memory = PORTABLE, 600_000
     small = Quantized(proto, QuantizeOptions(bits=4), onnx_options, max_memory=memory)
-    assert small.transforms["w"].passes > 1
+    assert small.transforms["w"].sweeps > 1
     assert small.written == Quantized(proto, QuantizeOptions(bits=4), onnx_options).written
 
 
@@ -700,6 +760,30 @@ def test_indices_of_unknown_rank_are_left_where_the_form_needs_it() -> None:
     assert small.operators == ["Cast", "GatherBlockQuantized"]
     small = Quantized(proto, QuantizeOptions(bits=8), PORTABLE, check=False)
     assert small.operators == ["Cast", "Gather", "Gather", "Cast", "Mul"]
+
+
+@pytest.mark.parametrize(("head_bits", "opset"), [(4, 21), (8, 13)])
+def test_a_conversion_infers_the_rank_of_indices_which_a_table_may_need(head_bits: int, opset: int) -> None:
+    """The table's own opset, 18, is no reason for one."""
+    nodes = [node("Cast", ["x"], ["i"], to=TensorProto.INT64), node("Gather", ["w", "i"], ["h"])]
+    proto = model(
+        [*nodes, node("MatMul", ["h", "v"], ["y"])],
+        [value("x", ["b", 2])],
+        [value("y", ["b", 2, 264])],
+        {"w": weights(80, 64), "v": weights(64, 264)},
+        opset=12,
+    )
+    bits_of = {"v": head_bits}
+    small = Quantized(proto, QuantizeOptions(bits=4), OnnxOptions(target="portable", bits_of=bits_of))
+    assert small.proto.opset_import[0].version == opset
+    assert small.decisions["w"].reason == (
+        "4 bits: Gather of codes, blocks of 32"
+        if opset == 21
+        else "Gather takes indices of a rank that the graph does not tell"
+    )
+    assert small.decisions["v"].action == "quantize"
+    feeds = {"x": np.array([[3, 5], [7, 9]], np.float32)}
+    assert off(run(small.proto, feeds), run(proto, feeds)) < 0.2
 
 
 def test_a_model_that_is_quantized_already_is_left() -> None:

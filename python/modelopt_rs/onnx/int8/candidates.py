@@ -1,14 +1,14 @@
 """Which weights are computed in int8, and why the others are not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.dtypes import tensor_info
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.int8.layers import Layer, as_layer
-from modelopt_rs.onnx.weights import Use, Weight, find_weights, other_use
+from modelopt_rs.onnx.weights import Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.decide import Decision, decide
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
@@ -22,7 +22,7 @@ WORDS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """What was decided for every weight, and the layers of those that are quantized.
 
@@ -36,9 +36,9 @@ class Candidates:
         By name of the weight: one for each node that takes it.
     """
 
-    decisions: dict[str, Decision] = field(default_factory=dict)
-    infos: dict[str, TensorInfo] = field(default_factory=dict)
-    layers: dict[str, list[Layer]] = field(default_factory=dict)
+    decisions: dict[str, Decision]
+    infos: dict[str, TensorInfo]
+    layers: dict[str, list[Layer]]
 
 
 def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
@@ -78,23 +78,15 @@ def find_candidates(
     """
     weights = {weight.name: weight for weight in find_weights(model)}
     small = {name: _info(weight) for name, weight in weights.items() if name not in tensors}
-    found = Candidates(infos={**tensors, **small})
-
-    def why_not(info: TensorInfo) -> str | None:
-        weight = weights.get(info.name)
-        if weight is None:
-            value = model.graph.initializers.get(info.name)
-            return "not in the graph" if value is None else other_use(value)
-        layers = _layers(model, weight, info, onnx)
-        if isinstance(layers, str):
-            return layers
-        found.layers[info.name] = layers
-        return None
-
-    words = Decision("quantize", WORDS[onnx.activations])
-    found.decisions = decide("quantize", found.infos, {}, why_not, options.include, options.exclude, lambda info: words)
-    found.layers = {name: layers for name, layers in found.layers.items() if found.decisions[name].action == "quantize"}
-    return found
+    infos = {**tensors, **small}
+    found = {name: _layers(model, weights.get(name), info, onnx) for name, info in infos.items()}
+    cannot = {name: each if isinstance(each, str) else None for name, each in found.items()}
+    default = dict.fromkeys(found, Decision("quantize", WORDS[onnx.activations]))
+    decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
+    layers = {
+        name: each for name, each in found.items() if not isinstance(each, str) and decisions[name].action == "quantize"
+    }
+    return Candidates(decisions, infos, layers)
 
 
 def _info(weight: Weight) -> TensorInfo:
@@ -102,8 +94,10 @@ def _info(weight: Weight) -> TensorInfo:
     return tensor_info(weight.name, weight.value.const_value.dtype.value, weight.shape)
 
 
-def _layers(model: ir.Model, weight: Weight, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | str:
-    """Return a layer for each use of a weight, or why it is left alone."""
+def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | str:
+    """Return a layer for each use of a weight, or why a tensor is left alone."""
+    if weight is None:
+        return why_no_weight(model, info.name)
     if weight.others:
         return f"also used by {', '.join(dict.fromkeys(weight.others))}"
     if info.dtype not in QUANTIZED:

@@ -1,4 +1,4 @@
-"""In which form a weight is stored for a node, what tensors that makes, and which coder makes them.
+"""Which form a weight has for a node: the operators, the blocks and the opset.
 
 What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a vector, float32 MatMul 48 us):
 
@@ -19,73 +19,33 @@ What is chosen here has been run in onnxruntime 1.32 on a CPU (1024 x 1024 and a
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from dataclasses import replace
+from typing import Final
 
 import onnx_ir as ir
 
+from modelopt_rs.onnx.weight_only.forms.dequantize_linear import DequantizeLinear
+from modelopt_rs.onnx.weight_only.forms.folded import Folded
+from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form
+from modelopt_rs.onnx.weight_only.forms.gather_block_quantized import GatherBlockQuantized
+from modelopt_rs.onnx.weight_only.forms.gather_codes import GatherCodes
+from modelopt_rs.onnx.weight_only.forms.mat_mul_nbits import MatMulNBits
 from modelopt_rs.onnx.weights import Use, Weight
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["Form", "choose"]
+__all__ = ["BLOCKS", "choose"]
 
-Operation: TypeAlias = Literal["nbits", "gather_block", "gather", "dequantize", "fold"]
-
-WORDS: Final[dict[Operation, str]] = {
-    "nbits": "MatMulNBits",
-    "gather_block": "GatherBlockQuantized",
-    "gather": "Gather of codes",
-    "dequantize": "DequantizeLinear",
-    "fold": "Cast and Mul",
-}
 # At 8 bits the blocks of MatMulNBits may be long: 128 make the weights 0.26 of their size (32: 0.29) and the product
 # faster, and the error stays that of 8 bits. DequantizeLinear needs none.
 NBITS_BLOCK: Final = {8: 128, 4: 32, 2: 32}
 BLOCK: Final = {8: 0, 4: 32, 2: 32}
 BLOCKS: Final = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
-SCALES: Final = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16"}
 # A matrix of so few elements stays in the caches as floats: folded, it costs what it did for any number of rows.
 SMALL_MATRIX: Final = 32768
-# The opsets in which DequantizeLinear, or Cast, has a form.
-PER_AXIS, HALF, BLOCKED, TWO_BITS, BITWISE = 13, 19, 21, 25, 18
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a weight is stored for a node.
-
-    Attributes
-    ----------
-    operation : str
-        "nbits": MatMulNBits; "gather_block": GatherBlockQuantized; "gather": rows of codes by Gather; "dequantize":
-        DequantizeLinear; "fold": Cast, Sub, Mul, which are folded when the model is loaded.
-    block : int
-        Elements along the input axis that share a scale; 0: all.
-    dtype : DataType
-        Of the scales, and of what the node takes.
-    transposed : bool
-        Whether the two axes change places.
-    opset : int
-        The least opset that has this form.
-    per_tensor : bool
-        Whether there is one scale.
-    """
-
-    operation: Operation
-    block: int
-    dtype: ir.DataType
-    transposed: bool = False
-    opset: int = 7
-    per_tensor: bool = False
-
-    @property
-    def words(self) -> str:
-        """The form in words."""
-        whole = f"a scale for each {'row' if self.operation == 'gather' else 'output'}"
-        scales = f"blocks of {self.block}" if self.block else "one scale" if self.per_tensor else whole
-        return f"{WORDS[self.operation]}, {scales}"
+# The opsets in which DequantizeLinear, or Cast, has a form; 7 is the least that there is.
+PER_AXIS, HALF, BLOCKED, TWO_BITS, BITWISE, ANY = 13, 19, 21, 25, 18, 7
 
 
 def choose(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -95,7 +55,7 @@ def choose(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     --------
     >>> import numpy as np, onnx_ir as ir
     >>> from modelopt_rs.files import TensorInfo
-    >>> from modelopt_rs.onnx.weight_only.forms import choose
+    >>> from modelopt_rs.onnx.weight_only.forms.choice import choose
     >>> from modelopt_rs.onnx.weights import find_weights
     >>> from modelopt_rs.planning.onnx import OnnxOptions
     >>> from modelopt_rs.planning.quantize import QuantizeOptions
@@ -119,7 +79,7 @@ def choose(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
         return _table(use, weight, info, options, onnx)
     if use.kind in ("matmul", "gemm"):
         return _matrix(use, info, options, onnx)
-    return _stored(use, info, options, onnx)
+    return _array(use, info, options, onnx)
 
 
 def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -127,23 +87,24 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     by_columns = use.in_axis == 1
     if onnx.target == "onnxruntime" and options.group_size != 0:
         if options.bits == 8 and inputs * outputs <= SMALL_MATRIX:
-            return _stored(use, info, options, onnx)
+            return _array(use, info, options, onnx)
         block = smallest_block(inputs, options.group_size or NBITS_BLOCK[options.bits], options.bits)
-        return Form("nbits", block, use.dtype, transposed=not by_columns)
+        return MatMulNBits(block, use.dtype, onnx.accuracy_level, transposed=not by_columns)
     if use.inner:
         # Its loader looks for the codes in the body, and does not find them.
-        return _stored(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
+        return _array(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
     if options.bits == 2 and outputs % 4:
         return f"{outputs} outputs, no multiple of 4: onnxruntime multiplies by 2-bit weights of that width wrongly"
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size
     # An axis that has to be turned is quantized where its rows lie together: by channels.
-    per_tensor = onnx.per_tensor and not by_columns
+    one_scale = onnx.per_tensor and not by_columns
     block = smallest_block(inputs, wanted, options.bits) if wanted and not onnx.per_tensor else 0
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    return Form("dequantize", block, use.dtype, transposed=by_columns, opset=opset, per_tensor=per_tensor)
+    axis = None if one_scale else use.in_axis if block else use.out_axis
+    return DequantizeLinear(block, use.dtype, opset, axis, transposed=by_columns)
 
 
-def _stored(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
+def _array(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
     wanted = BLOCK[options.bits] if options.group_size is None else options.group_size
     inputs = info.shape[use.in_axis]
     block = 0 if onnx.per_tensor else dividing_block(inputs, wanted)
@@ -152,9 +113,11 @@ def _stored(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
         # One scale for so many is too coarse for so few bits; such are the first layers, which are small.
         return f"no block of 16 or more divides its {inputs} inputs"
     if onnx.target == "onnxruntime":
-        return Form("fold", block, use.dtype, opset={8: 7, 4: BLOCKED, 2: TWO_BITS}[options.bits])
+        opset = {8: ANY, 4: BLOCKED, 2: TWO_BITS}[options.bits]
+        return Folded(block, use.dtype, opset, axis=use.in_axis if block else None)
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    return Form("dequantize", block, use.dtype, opset=opset, per_tensor=onnx.per_tensor)
+    axis = None if onnx.per_tensor else use.in_axis if block else use.out_axis
+    return DequantizeLinear(block, use.dtype, opset, axis)
 
 
 def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -169,11 +132,11 @@ def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     wanted = default[options.bits] if options.group_size is None else options.group_size
     block = dividing_block(columns, wanted)
     if block and onnx.target == "onnxruntime":
-        return Form("gather_block", block, use.dtype)
+        return GatherBlockQuantized(block, use.dtype)
     indices = use.node.inputs[1]
     if block and (indices is None or indices.shape is None):
         return f"{use.where} takes indices of a rank that the graph does not tell"
-    return Form("gather", block, use.dtype, opset=7 if options.bits == 8 else BITWISE)
+    return GatherCodes(block, use.dtype, ANY if options.bits == 8 else BITWISE)
 
 
 def _dequantize_opset(bits: int, block: int, dtype: ir.DataType) -> int:
@@ -186,7 +149,7 @@ def smallest_block(inputs: int, wanted: int, bits: int) -> int:
 
     Examples
     --------
-    >>> from modelopt_rs.onnx.weight_only.forms import smallest_block
+    >>> from modelopt_rs.onnx.weight_only.forms.choice import smallest_block
     >>> smallest_block(1024, 128, 8), smallest_block(257, 128, 8), smallest_block(64, 128, 8)
     (128, 32, 64)
     """
@@ -199,7 +162,7 @@ def dividing_block(inputs: int, wanted: int) -> int:
 
     Examples
     --------
-    >>> from modelopt_rs.onnx.weight_only.forms import dividing_block
+    >>> from modelopt_rs.onnx.weight_only.forms.choice import dividing_block
     >>> dividing_block(96, 64), dividing_block(3, 32)
     (32, 0)
     """

@@ -1,0 +1,70 @@
+"""Codes that lie as the weight does: what DequantizeLinear, and Cast and Mul, have in common."""
+
+import math
+
+from modelopt_rs.onnx.weight_only.coders import Coder, Rows
+from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat
+from modelopt_rs.onnx.weight_only.forms.form import StorageOptions, tensor
+from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, AxisRanges, NarrowAxisBlocks
+from modelopt_rs.onnx.weights import Use
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["coder_in_place", "outputs_in_place", "row_codes_in_place"]
+
+# Fewer elements than this behind the axis of a block, and the block is too small for a call of its own.
+NARROW = 64
+
+
+def coder_in_place(use: Use, coding: Coding) -> Coder:
+    """Return what makes blocks along the axis that a node sums over, or a scale for each of its outputs."""
+    shape, block = coding.info.shape, coding.block
+    if not block:
+        length = math.prod(shape[use.out_axis + 1 :])
+        first = math.prod(shape[: use.out_axis]) == 1
+        return Rows(coding, length, length) if first else AxisRanges(coding, use.out_axis)
+    if math.prod(shape[use.in_axis + 1 :]) == 1:
+        return Rows(coding, shape[use.in_axis], shape[use.in_axis])
+    narrow = _is_narrow(use, block, shape)
+    return NarrowAxisBlocks(coding, use.in_axis) if narrow else AxisBlocks(coding, use.in_axis)
+
+
+def row_codes_in_place(use: Use, block: int, shape: tuple[int, ...]) -> int:
+    """Return how many codes the rows have that the coder makes."""
+    if not block:
+        return shape[-1] if use.out_axis == len(shape) - 1 else math.prod(shape[use.out_axis + 1 :])
+    behind = math.prod(shape[use.in_axis + 1 :])
+    if behind == 1:
+        return shape[use.in_axis]
+    return block * behind if _is_narrow(use, block, shape) else behind
+
+
+def _is_narrow(use: Use, block: int, shape: tuple[int, ...]) -> bool:
+    """Whether calls for single blocks, each of all that stands behind an axis, would take too long."""
+    return math.prod(shape[use.in_axis + 1 :]) < NARROW and shape[use.in_axis] % block == 0
+
+
+def outputs_in_place(
+    info: TensorInfo, scale: tuple[str, tuple[int, ...]], points: tuple[str, Arrange], row_codes: int, s: StorageOptions
+) -> Outputs:
+    """Return the tensors: flat codes, and scales.
+
+    Parameters
+    ----------
+    info : TensorInfo
+        The weight, its axes in the order of the codes.
+    scale : (str, tuple of int)
+        Dtype and shape of the scales.
+    points : (str, callable)
+        Dtype of the zero points, and what makes them of a byte each.
+    row_codes : int
+        How many codes the rows have that the coder makes.
+    s : StorageOptions
+    """
+    signed, bits, name = s.options.spec.symmetric, s.options.bits, s.unused
+    return Outputs(
+        codes=tensor(name(f"{info.name}_quantized"), f"{'I' if signed else 'U'}{bits}", info.shape),
+        scale=tensor(name(f"{info.name}_scale"), *scale),
+        zero_point=None if signed else tensor(name(f"{info.name}_zero_point"), points[0], scale[1]),
+        codes_stored=flat(bits, row_codes, signed, s.threads),
+        zero_points_stored=points[1],
+    )
