@@ -47,7 +47,7 @@ class RowQuantizer:
     --------
     >>> import numpy as np
     >>> from modelopt_rs.stream.buffer import Buffer
-    from modelopt_rs.stream.model import TensorInfo
+    >>> from modelopt_rs.stream.model import TensorInfo
     >>> from modelopt_rs.layouts.packed_spec import PackedSpec
     >>> from modelopt_rs.layouts.row_quantizer import RowQuantizer
     >>> info = TensorInfo("fc.weight", "F32", (2, 8), 64)
