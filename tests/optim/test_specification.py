@@ -48,7 +48,7 @@ def test_a_class_has_the_options_of_its_step_function(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_has_the_states_of_its_step_function(name):
-    specification = getattr(mo.optim, name)._specification
+    specification = getattr(mo.optim, name).specification
     assert specification.function == f"{name.lower()}_step"
     assert [s.name for s in specification.states] == states_of(name)
     optional = {s.name for s in specification.states if s.option}
@@ -90,7 +90,7 @@ def test_states_in_blocks_are_taken_where_the_specification_says_so_and_nowhere_
         given = {k: v for k, v in extra.items() if k in options(cls, set())}
         own = {**{k: v for k, (_, v) in options(cls, set()).items()}, **given}
         for bits in (8, 4):
-            if bits in cls._specification.bits(own):
+            if bits in cls.specification.bits(own):
                 optimizer = cls(p, state_bits=bits, state_min_size=0, **given)
                 optimizer.step(np.ones((8, 8), np.float32))
                 coded = {k: x for k, x in optimizer.state[0].items() if isinstance(x, mo.optim.BlockState)}

@@ -60,7 +60,7 @@ class Adafactor(_Whole):
     """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
 
     # A parameter has the last one, or the two others: see `_state_shapes`.
-    _specification = Specification(
+    specification = Specification(
         "adafactor_step", (), tuple(State(name, False, None) for name in ("row_var", "col_var", "variance")), (0, ())
     )
 
@@ -98,7 +98,7 @@ class Muon(_Whole):
     """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
 
     # The kernel's two other states are for the time of a step.
-    _specification = Specification("muon_step", (), (State("momentum_buffer", True, None),), (0, ()))
+    specification = Specification("muon_step", (), (State("momentum_buffer", True, None),), (0, ()))
 
     def __init__(
         self,

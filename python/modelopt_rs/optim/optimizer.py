@@ -56,24 +56,26 @@ class Optimizer:
         For each parameter in order: "step" (how many it has had) and its states by name.
     threads : int or None
         As given.
+    specification : Specification
+        Of the class: its step function, numbers and states.
     """
 
-    _specification: ClassVar[Specification]
+    specification: ClassVar[Specification]
 
     @classmethod
     def state_names(cls, options: Group) -> tuple[str, ...]:
         """Name the states that these options need."""
-        return cls._specification.names(options)
+        return cls.specification.names(options)
 
     @classmethod
     def is_signed(cls, state: str) -> bool:
         """Whether a state can be negative."""
-        return cls._specification.signed(state)
+        return cls.specification.signed(state)
 
     @classmethod
     def _bits(cls, options: Group) -> tuple[int, ...]:
         """What `state_bits` may be with these options."""
-        return cls._specification.bits(options)
+        return cls.specification.bits(options)
 
     def __init__(self, params: Params, own: Group, common: Common) -> None:
         given: Group = dict(common)
@@ -106,7 +108,7 @@ class Optimizer:
 
     @classmethod
     def _check_options(cls, group: Group) -> None:
-        _core.check_options(cls._specification.function, group)
+        _core.check_options(cls.specification.function, group)
 
     @property
     def _name(self) -> str:
@@ -172,7 +174,7 @@ class Optimizer:
     def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
         """What a parameter starts with."""
         state: dict[str, Any] = {"step": 0}
-        if "mu_product" in cls._specification.numbers:
+        if "mu_product" in cls.specification.numbers:
             state["mu_product"] = 1.0
         coded = (
             options["state_bits"] < 32 and wide_dtype(param) is np.float32 and param.size >= options["state_min_size"]
@@ -291,7 +293,7 @@ class Optimizer:
     @classmethod
     def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> None:
         """Check all, then step all that have a gradient and count their steps."""
-        _core.optimizer_step(cls._specification.function, groups, tensors, how, dtype, threads)
+        _core.optimizer_step(cls.specification.function, groups, tensors, how, dtype, threads)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

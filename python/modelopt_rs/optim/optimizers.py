@@ -39,7 +39,7 @@ class SGD(Optimizer):
     array([ 0.72, -1.44], dtype=float32)
     """
 
-    _specification = Specification.of("sgd_step")
+    specification = Specification.of("sgd_step")
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Adagrad(Optimizer):
     The sum of squares starts at `initial_accumulator_value`.
     """
 
-    _specification = Specification.of("adagrad_step")
+    specification = Specification.of("adagrad_step")
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop: see `rmsprop_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("rmsprop_step")
+    specification = Specification.of("rmsprop_step")
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class RMSprop(Optimizer):
 class Adadelta(Optimizer):
     """Adadelta: see `adadelta_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("adadelta_step")
+    specification = Specification.of("adadelta_step")
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Adam(Optimizer):
     array([-0.1, -0.1], dtype=float32)
     """
 
-    _specification = Specification.of("adam_step")
+    specification = Specification.of("adam_step")
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """AdamW, or AMSGrad with its decay: see `adamw_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("adamw_step")
+    specification = Specification.of("adamw_step")
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class AdamW(Optimizer):
 class NAdam(Optimizer):
     """NAdam: see `nadam_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("nadam_step")
+    specification = Specification.of("nadam_step")
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class NAdam(Optimizer):
 class RAdam(Optimizer):
     """RAdam: see `radam_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("radam_step")
+    specification = Specification.of("radam_step")
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class RAdam(Optimizer):
 class Adamax(Optimizer):
     """Adamax: see `adamax_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("adamax_step")
+    specification = Specification.of("adamax_step")
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class Adamax(Optimizer):
 class Lion(Optimizer):
     """Lion: see `lion_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("lion_step")
+    specification = Specification.of("lion_step")
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class Lion(Optimizer):
 class LAMB(Optimizer):
     """LAMB: see `lamb_step`, and `Optimizer` for `params` and `common`."""
 
-    _specification = Specification.of("lamb_step")
+    specification = Specification.of("lamb_step")
 
     def __init__(
         self,
