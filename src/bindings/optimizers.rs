@@ -271,12 +271,14 @@ fn check_options(function: &str, options: &Bound<'_, PyDict>) -> PyResult<()> {
 /// bits) that may be in blocks)`.
 #[pyfunction]
 fn specification<'py>(py: Python<'py>, function: &str) -> PyResult<Bound<'py, PyTuple>> {
-    let kind = Kind::of(function)?;
-    let numbers = PyTuple::new(py, kind.options())?;
-    let states = kind.states.iter().zip(kind.signed).map(|((name, asked_by), signed)| (*name, signed, *asked_by));
-    let states = PyTuple::new(py, states.collect::<Vec<_>>())?;
-    let (count, bits) = kind.blocks;
-    (numbers, states, (count, PyTuple::new(py, bits)?)).into_pyobject(py)
+    entry(function, || {
+        let kind = Kind::of(function)?;
+        let numbers = PyTuple::new(py, kind.options())?;
+        let states = kind.states.iter().zip(kind.signed).map(|((name, asked_by), signed)| (*name, signed, *asked_by));
+        let states = PyTuple::new(py, states.collect::<Vec<_>>())?;
+        let (count, bits) = kind.blocks;
+        (numbers, states, (count, PyTuple::new(py, bits)?)).into_pyobject(py)
+    })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
