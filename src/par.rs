@@ -156,11 +156,13 @@ impl Drop for Inside {
 }
 
 /// Run `worker` in up to `threads` threads at once, this one among them, and return when all are done.
-fn run_workers(threads: usize, worker: impl Fn() + Sync) {
+///
+/// Called through a pointer, once for a thread, so that each kernel's loop is compiled once.
+fn run_workers(threads: usize, worker: &(dyn Fn() + Sync)) {
     let pool = if threads > 1 && !INSIDE.get() { pool(threads - 1) } else { None };
     let work = || {
         let _inside = Inside::enter();
-        isa::with_default_float_environment(&worker);
+        isa::with_default_float_environment(worker);
     };
     match pool {
         None => work(),
@@ -193,7 +195,7 @@ pub fn for_each_with<I: Send, S>(
 ) {
     let threads = threads.min(items.len());
     let items = Mutex::new(items);
-    run_workers(threads, || {
+    run_workers(threads, &|| {
         let mut scratch = make();
         while let Some(item) = take(&items) {
             f(&mut scratch, item);
@@ -224,7 +226,7 @@ pub fn count<I: Send>(
     let threads = threads.min(items.len());
     let items = Mutex::new(items);
     let sums = Mutex::new(vec![]);
-    run_workers(threads, || {
+    run_workers(threads, &|| {
         let mut counts = vec![0; counters];
         while let Some(item) = take(&items) {
             f(&mut counts, item);

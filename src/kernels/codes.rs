@@ -177,7 +177,7 @@ mod tests {
                     };
                     let parts = Parts { codes: &mut codes, scale, global: &mut global };
                     let policy = crate::kernels::affine::Policy::Raise;
-                    quantize(format, &x[..n], spec, policy, parts, threads).expect("finite");
+                    quantize(format, &x[..n], spec, policy, 0.0, parts, threads).expect("finite");
                     (codes, floats, scales, global)
                 };
                 let (codes, floats, scales, global) = run(1);
