@@ -8,8 +8,8 @@
 
 use std::ops::Range;
 
-use super::groups::{LARGEST, consecutive};
-use super::{Scaled, Score};
+use super::groups::{LARGEST, as_key, consecutive};
+use super::{Mask, Scaled, Score};
 use crate::isa::kernel;
 use crate::par;
 use crate::real::{Element, Key, Real};
@@ -129,12 +129,9 @@ kernel! {
         lost.clear();
         for i in from..width {
             if let Some((keep, group)) = groups && i.is_multiple_of(group) {
-                let keys = &mut keys[..group];
+                let (keys, few) = (&mut keys[..group], as_key(keep));
                 Scaled(&block.scales).keys(&row[i..i + group], i, keys);
-                consecutive::<C::Key, 1, LARGEST>(keys, (Key::from_u8(keep as u8), group));
-                for (stays, &key) in stays[i..].iter_mut().zip(&*keys) {
-                    *stays = (key != Key::ZERO) as u8;
-                }
+                consecutive::<C, C::Key, Mask, 1, LARGEST>(&row[i..], keys, &mut stays[i..], (few, group));
             }
             if stays[i] != 0 {
                 continue;
