@@ -4,7 +4,7 @@
 //! compared once, for many groups at a time. (Measured for 2:4 beside it: comparing each weight with its neighbours in
 //! place, without taking groups apart, is as fast for 2:4 and half as fast for 4:8; choosing the second largest by minima
 //! and maxima does not say which of two equal weights stays. The choice as a kernel of the keys alone, compiled once for
-//! each type of key: a tenth of the library less, 2:4 and 4:8 along rows 1.1 to 1.2 times as slow, across rows twice.)
+//! each type of key: 8 % of the library less, 2:4 and 4:8 along rows 1.1 to 1.2 times as slow, across rows twice.)
 
 use super::{Job, Output, Score, block_of};
 use crate::isa::kernel;
