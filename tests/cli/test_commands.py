@@ -19,19 +19,6 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command that must succeed without a word on stderr; return its stdout."""
-
-    def call(*arguments: object) -> str:
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
-
-    return call
-
-
-@pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write(tmp_path / "a.safetensors", bert())
 

@@ -15,40 +15,11 @@ import pytest
 import modelopt_rs as mo
 from checkpoints import directory, files_of, read, write
 from families import BERT, LLAMA, bert, config_of, llama
-from modelopt_rs.cli import main
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
 Call = Callable[..., str]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command that must succeed without a word on stderr; return its stdout."""
-
-    def call(*arguments: object) -> str:
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
-
-    return call
-
-
-@pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command that must fail with a code; return its one line, and see that no file changed."""
-
-    def call(code: int, *arguments: object) -> str:
-        before = files_of(tmp_path)
-        got = main([str(a) for a in arguments])
-        _, err = capsys.readouterr()
-        assert (got, err.count("\n")) == (code, 1), err
-        assert files_of(tmp_path) == before
-        return err.removeprefix("modelopt-rs: ").rstrip("\n")
-
-    return call
 
 
 @pytest.fixture

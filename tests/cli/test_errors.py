@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
-from checkpoints import LINEAR, bert, directory, files_of, weights, write
+from checkpoints import LINEAR, bert, directory, weights, write
 from modelopt_rs import InternalError
 from modelopt_rs.cli import main
 
@@ -17,22 +17,6 @@ pytest.importorskip("rich")
 
 Fail = Callable[..., str]
 SIZES = "256MiB, 1.5GiB, 300MB or 1048576"
-
-
-@pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fail:
-    """Run a command that must fail with a code; return its one line, and see that no file changed."""
-
-    def call(code: int, *arguments: object) -> str:
-        before = files_of(tmp_path)
-        got = main([str(a) for a in arguments])
-        _, err = capsys.readouterr()
-        assert (got, err.count("\n")) == (code, 1), err
-        assert err.startswith("modelopt-rs: ")
-        assert files_of(tmp_path) == before
-        return err.removeprefix("modelopt-rs: ").rstrip("\n")
-
-    return call
 
 
 @pytest.fixture

@@ -14,41 +14,12 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
-from checkpoints import LINEAR, bert, directory, files_of, read, weights, write
-from modelopt_rs.cli import main
+from checkpoints import LINEAR, bert, directory, read, weights, write
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
 Call = Callable[..., str]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command that must succeed without a word on stderr; return its stdout."""
-
-    def call(*arguments: object) -> str:
-        code = main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
-
-    return call
-
-
-@pytest.fixture
-def fail(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run a command that must fail with a code; return its one line, and see that no file changed."""
-
-    def call(code: int, *arguments: object) -> str:
-        before = files_of(tmp_path)
-        got = main([str(a) for a in arguments])
-        _, err = capsys.readouterr()
-        assert (got, err.count("\n")) == (code, 1), err
-        assert files_of(tmp_path) == before
-        return err.removeprefix("modelopt-rs: ").rstrip("\n")
-
-    return call
 
 
 @pytest.fixture

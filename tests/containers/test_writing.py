@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -166,20 +166,6 @@ def test_f1_size_limit(path: Path, temporary: str, old: bool) -> None:
         fails(path, errno.EFBIG)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no file system can be mounted")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_f1_disk_full(tiny: Path, temporary: str) -> None:
