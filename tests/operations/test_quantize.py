@@ -109,7 +109,11 @@ def test_a_hugging_face_directory_comes_along(tmp_path: Path) -> None:
     assert quantization["quant_method"] == "compressed-tensors"
     assert quantization["format"] == "pack-quantized"
     (group,) = quantization["config_groups"].values()
-    assert group["targets"] == ["Linear"]
+    # With a base model's prefix and without, and nothing else.
+    assert group["targets"] == [
+        r"re:(?:.*\.)?encoder\.layer\.\d+\.attention\.self\.query$",
+        r"re:(?:.*\.)?encoder\.layer\.\d+\.output\.dense$",
+    ]
     assert {key: group["weights"][key] for key in ("num_bits", "type", "symmetric", "strategy", "group_size")} == {
         "num_bits": 4,
         "type": "int",

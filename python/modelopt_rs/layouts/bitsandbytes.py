@@ -24,6 +24,7 @@ from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.dtypes import DTYPES, FLOATS, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.format_spec import FormatSpec, check_group_size
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_weight
@@ -215,7 +216,7 @@ class _BitsAndBytes:
         return BlockEncoder(info, spec, nonfinite, threads)
 
     def describe(
-        self, specs: Mapping[str, FormatSpec], left: Sequence[str]
+        self, specs: Mapping[str, FormatSpec], modules: Modules
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         format = next((spec.format for spec in specs.values()), "nf4")
         return {}, {
@@ -226,11 +227,22 @@ class _BitsAndBytes:
             "bnb_4bit_quant_storage": "uint8",
             "bnb_4bit_compute_dtype": "float32",
             "bnb_4bit_use_double_quant": False,
-            "llm_int8_skip_modules": list(left),
+            "llm_int8_skip_modules": _skipped(specs, modules),
         }
 
 
 BITSANDBYTES: Final = _BitsAndBytes()
+
+
+def _skipped(specs: Mapping[str, FormatSpec], modules: Modules) -> list[str]:
+    """Return what is left alone: for transformers by a regular expression, for others by names and parts of them."""
+    quantized = [name.removesuffix(".weight") for name in specs]
+    named = [
+        name
+        for name in modules.others(specs)
+        if not any(module.endswith(name) or module.startswith(name + ".") for module in quantized)
+    ]
+    return [f"(?!{'|'.join(modules.patterns(specs))}).*$", *named]
 
 
 def _read_state(source: Source, weight: str, format: str) -> BlockWeight:

@@ -1,13 +1,40 @@
 """What `config.json` says of weights in the layouts of compressed-tensors."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
 
-__all__ = ["config_of_formats"]
+from modelopt_rs.layouts.modules import Modules
+
+__all__ = ["config_of_formats", "ignored", "targets_of"]
+
+Spec = TypeVar("Spec", bound=Hashable)
+
+
+def targets_of(specs: Mapping[str, Spec], modules: Modules) -> dict[Spec, list[str]]:
+    """Return for each way of coding the modules whose weights are coded so, as the targets of a group name them.
+
+    Parameters
+    ----------
+    specs : mapping
+        How each weight is coded, by its name.
+    modules : Modules
+        Of all weights of the model.
+    """
+    names: dict[Spec, list[str]] = {}
+    for name, spec in specs.items():
+        names.setdefault(spec, []).append(name)
+    return {spec: [f"re:{pattern}" for pattern in modules.patterns(some)] for spec, some in names.items()}
+
+
+def ignored(specs: Mapping[str, Any], modules: Modules) -> list[str]:
+    """Return the modules that stay as they are. No target names them, but vLLM wants every module to be named."""
+    left = modules.others(specs)
+    # A head that is tied to the embedding is a layer of the model, but not in the file.
+    return left if any("lm_head" in name.split(".") for name in [*left, *specs]) else [*left, "lm_head"]
 
 
 def config_of_formats(
-    layout: str, weights: Mapping[Hashable, Mapping[str, Any]], ignore: Sequence[str]
+    layout: str, weights: Mapping[Spec, Mapping[str, Any]], specs: Mapping[str, Spec], modules: Modules
 ) -> dict[str, Any]:
     """Return what goes into `config.json` under "quantization_config".
 
@@ -17,23 +44,25 @@ def config_of_formats(
         The name of the layout.
     weights : mapping
         What is said of the weights that are coded alike, by how they are.
-    ignore : sequence of str
-        The modules that stay as they are although they are a target.
+    specs : mapping
+        How each weight is coded, by its name.
+    modules : Modules
+        Of all weights of the model.
     """
     groups = {
         f"group_{i}": {
-            "targets": ["Linear"],
-            "weights": dict(said),
+            "targets": targets,
+            "weights": dict(weights[spec]),
             "input_activations": None,
             "output_activations": None,
             "format": layout,
         }
-        for i, said in enumerate(weights.values())
+        for i, (spec, targets) in enumerate(targets_of(specs, modules).items())
     }
     return {
         "quant_method": "compressed-tensors",
         "format": layout,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": list(ignore),
+        "ignore": ignored(specs, modules),
     }

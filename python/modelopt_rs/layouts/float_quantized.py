@@ -9,7 +9,7 @@ For a weight `NAME.weight` of shape [out, in] the file holds:
 What loads it computes weight * weight_scale.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from modelopt_rs.dtypes import nbytes
@@ -17,6 +17,7 @@ from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.compressed_tensors import config_of_formats
 from modelopt_rs.layouts.format_codec import FormatEncoder, FormatWeight
 from modelopt_rs.layouts.format_spec import FormatSpec, check_group_size
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 
 __all__ = ["FLOAT_QUANTIZED"]
@@ -58,9 +59,9 @@ class _FloatQuantized:
         return FormatEncoder(info, spec, outputs, nonfinite, threads)
 
     def describe(
-        self, specs: Mapping[str, FormatSpec], left: Sequence[str]
+        self, specs: Mapping[str, FormatSpec], modules: Modules
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        return {}, config_of_formats(self.name, {spec: _weights(spec) for spec in specs.values()}, left)
+        return {}, config_of_formats(self.name, {spec: _weights(spec) for spec in specs.values()}, specs, modules)
 
 
 FLOAT_QUANTIZED: Final = _FloatQuantized()

@@ -9,13 +9,14 @@ For a weight `NAME.weight` of shape [out, in] the file holds:
 What loads it computes code * scale, of NVFP4 code * scale / global_scale, and needs the blocks to divide `in`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from modelopt_rs.errors import FormatError, quote
 from modelopt_rs.layouts.compressed_tensors import config_of_formats
 from modelopt_rs.layouts.format_codec import FormatEncoder, FormatWeight
 from modelopt_rs.layouts.format_spec import FormatSpec, check_group_size
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.two_level import TwoLevelEncoder
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 
@@ -84,7 +85,7 @@ class _Fp4Packed:
         return TwoLevelEncoder(info, spec, outputs, nonfinite, threads)
 
     def describe(
-        self, specs: Mapping[str, FormatSpec], left: Sequence[str]
+        self, specs: Mapping[str, FormatSpec], modules: Modules
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         strategy = "tensor_group" if self._has_global else "group"
         dtype = "torch.float8_e4m3fn" if self._has_global else "torch.uint8"
@@ -98,7 +99,7 @@ class _Fp4Packed:
             "scale_dtype": dtype,
             "zp_dtype": dtype,
         }
-        return {}, config_of_formats(self.name, dict.fromkeys(specs.values(), weights), left)
+        return {}, config_of_formats(self.name, dict.fromkeys(specs.values(), weights), specs, modules)
 
 
 MXFP4: Final = _Fp4Packed("mxfp4-pack-quantized", "mxfp4", 32, "U8")

@@ -7,6 +7,7 @@ decoded and, if it can be written, which tensors it makes, how tiles are encoded
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
@@ -98,8 +99,8 @@ class WritableLayout(Layout, Protocol):
     def encode(self, info: TensorInfo, spec: Any, nonfinite: str, threads: int | None) -> Encoder:
         """Return what makes the tensors of a weight, tile by tile."""
 
-    def describe(self, specs: Mapping[str, Any], left: Sequence[str]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    def describe(self, specs: Mapping[str, Any], modules: Modules) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """Return what a file's metadata and what `config.json` say.
 
-        `specs`: how each weight is coded; `left`: the modules that stay as they are.
+        `specs`: how each weight that is stored so is coded, by its name; `modules`: of all weights of the model.
         """

@@ -7,6 +7,8 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.layouts.compressed_tensors import ignored, targets_of
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
 from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed
@@ -99,10 +101,10 @@ class _PackQuantized:
         return Quantize(info, spec, nonfinite, threads)
 
     def describe(
-        self, specs: Mapping[str, PackedSpec], left: Sequence[str]
+        self, specs: Mapping[str, PackedSpec], modules: Modules
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        targets = {spec: ["Linear"] for spec in specs.values()}
-        return packed_metadata(specs) if specs else {}, quantization_config(targets, ignore=left)
+        config = quantization_config(targets_of(specs, modules), ignore=ignored(specs, modules))
+        return packed_metadata(specs) if specs else {}, config
 
 
 PACK_QUANTIZED: Final = _PackQuantized()

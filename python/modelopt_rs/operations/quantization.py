@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelopt_rs.layouts.layout import Encoder
+from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -53,23 +54,15 @@ class Quantization:
         if options is None:
             return
         self.decisions = plan_quantize(tensors, config, options)
-        chosen = [name for name, decision in self.decisions.items() if decision.action == "quantize"]
-        layout, spec = options.layout, options.layout.spec(options)
-        self.encoders = {name: layout.encode(tensors[name], spec, options.nonfinite, threads) for name in chosen}
-        if chosen:
-            self.metadata, self.config = layout.describe(dict.fromkeys(chosen, spec), self._left(tensors))
-
-    def _left(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Return the layers that stay as they are: a loader looks for the codes of all others."""
-        left = [
-            name.removesuffix(".weight")
-            for name, decision in self.decisions.items()
-            if decision.action == "copy" and name.endswith(".weight") and len(tensors[name].shape) == 2
-        ]
-        # A head that is tied to the embedding is a layer of the model, but not in the file.
-        if not any("lm_head" in name.split(".") for name in tensors):
-            left.append("lm_head")
-        return left
+        layout = options.layout
+        specs = {
+            name: layout.spec(options) for name, decision in self.decisions.items() if decision.action == "quantize"
+        }
+        self.encoders = {
+            name: layout.encode(tensors[name], spec, options.nonfinite, threads) for name, spec in specs.items()
+        }
+        if specs:
+            self.metadata, self.config = layout.describe(specs, Modules(tensors, config))
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""
