@@ -419,7 +419,7 @@ def test_f4_a_signal_while_models_run_leaves_nothing_behind(
         from modelopt_rs.cli import main
         from modelopt_rs.onnx.run import pair
 
-        def slow(before, after, options, *, threads):
+        def slow(before, after, options, **_):
             print(after, flush=True)
             time.sleep(30)
 

@@ -106,7 +106,7 @@ def compare_files(
             TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine) for name, f in figures.items()
         )
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
-        ran = None if others or run is None else _run(a, b, run, threads)
+        ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums.
     whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())
     return CompareReport(
@@ -133,10 +133,10 @@ def _plain(source: Source, threads: int | None) -> Source:
     return source if source.graph is not None else plain(source, threads=threads)
 
 
-def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, threads: int | None) -> RunReport:
+def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, execution: Execution) -> RunReport:
     from modelopt_rs.onnx.run.pair import run_pair
 
-    return run_pair(a, b, options, threads=threads)
+    return run_pair(a, b, options, threads=execution.threads, max_memory=execution.max_memory)
 
 
 def _readable(info: TensorInfo) -> bool:
