@@ -72,8 +72,21 @@ def _show(report: CompareReport) -> None:
     _show_names("only in B", report.only_in_b)
     _show_names("not compared, a dtype that is not read", report.not_compared)
     line()
-    line(
-        f"all {count(len(report.tensors), 'compared tensor')}: SQNR {decibels(report.sqnr_db, ' dB')}, "
+    line(_summary(report))
+
+
+def _summary(report: CompareReport) -> str:
+    """Say how many tensors of A were compared, how many of them differ, and by how much."""
+    compared, equal = len(report.tensors), len(report.tensors) - report.changed
+    whole = compared + len(report.only_in_a) + len(report.shape_mismatches) + len(report.not_compared)
+    said = f"{compared:,} of {count(whole, 'tensor')} of A {'was' if compared == 1 else 'were'} compared"
+    if not compared:
+        return f"{said}: nothing is known of how far they are apart"
+    if not report.changed:
+        return f"{said}, all equal"
+    which = f"the {report.changed:,} that differ" if report.changed > 1 else "the one that differs"
+    return (
+        f"{said}, {equal:,} equal; {which}: SQNR {decibels(report.sqnr_db, ' dB')}, "
         f"largest error {number(report.max_error)}, cosine {report.cosine:.6f}"
     )
 

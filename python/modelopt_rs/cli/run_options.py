@@ -14,6 +14,7 @@ from modelopt_rs.report.run import MaxErrorExceeded, RunReport
 __all__ = ["checking", "run_options", "running", "show_run"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+FROM = {"generated": "made-up inputs", "given": "given inputs", "calibration": "calibration samples"}
 DIM = re.compile(r"(.+)=(\d{1,9})", re.S)
 
 
@@ -36,7 +37,7 @@ def running(command: Command) -> Command:
             default=1,
             show_default=True,
             metavar="N",
-            help="ONNX: how many inputs are generated.",
+            help="ONNX: how many inputs of a size are made up.",
         ),
         click.option(
             "--dim",
@@ -46,7 +47,11 @@ def running(command: Command) -> Command:
             help="ONNX: length of an open axis, by its name or INPUT:NUMBER. Repeatable.",
         ),
         click.option(
-            "--inputs", type=click.Path(), metavar="DATA.npz", help="ONNX: run on these arrays.  [default: generated]"
+            "--inputs",
+            type=click.Path(),
+            metavar="DATA.npz|DIR",
+            help="ONNX: run on these arrays.  [default: made up, which is a smoke test and no measure; "
+            "the samples of --calibrate]",
         ),
     ):
         command = option(command)
@@ -116,6 +121,9 @@ def checking(command: Callable[..., None]) -> Callable[..., None]:
 
 def show_run(report: RunReport) -> None:
     """Print how far the outputs of two models are apart, and what each costs to run."""
+    if report.not_run is not None:
+        line(f"not run  {report.not_run}")
+        return
     # Of a single output of floats the summary says all.
     if len(report.outputs) != 1 or report.sqnr_db is None:
         _show_outputs(report)
@@ -131,15 +139,22 @@ def show_run(report: RunReport) -> None:
     ):
         for name in names:
             line(f"{what}: output {name}")
+    made = report.inputs_from == "generated"
+    ran = f"{count(report.runs, 'run')} on {FROM[report.inputs_from]}"
     if report.sqnr_db is not None:
         line(
-            f"outputs  SQNR {decibels(report.sqnr_db, ' dB')}, largest error {number(report.max_error)}, "
-            f"cosine {report.cosine:.6f} ({count(report.runs, 'run')} on {report.inputs_from} inputs)"
+            f"{'smoke test' if made else 'outputs'}  SQNR {decibels(report.sqnr_db, ' dB')}, largest error "
+            f"{number(report.max_error)}, cosine {report.cosine:.6f} ({ran})"
         )
-    if report.speedup is not None:
+    elif made:
+        line(f"smoke test  {ran}")
+    if made:
+        line("smoke test  both run; how good the outputs are is measured on real inputs: --inputs DATA")
+    if report.speedup is not None and report.latency_before_ms and report.latency_after_ms:
+        one, other = report.latency_before_ms, report.latency_after_ms
         line(
-            f"latency  {number(report.latency_before_ms)} -> {number(report.latency_after_ms)} ms "
-            f"({report.speedup:.2f} x as fast; medians of {count(report.rounds, 'pair')}, "
+            f"latency  {number(one)} -> {number(other)} ms (medians: {one / other:.2f} x; in pairs "
+            f"{report.speedup:.2f} x as fast, the median of {count(report.rounds, 'pair')}; "
             f"{count(report.threads, 'thread')})"
         )
     if report.peak_memory_before is not None and report.peak_memory_after is not None:

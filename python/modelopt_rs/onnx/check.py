@@ -10,8 +10,8 @@ import onnx
 from modelopt_rs.containers.container import check_place
 from modelopt_rs.containers.onnx import OnnxSink
 from modelopt_rs.errors import FormatError, quote
-from modelopt_rs.onnx.run.inputs import check_feeds
 from modelopt_rs.onnx.run.pair import run_pair
+from modelopt_rs.onnx.run.samples import Given, check_feeds
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import MaxErrorExceeded, RunReport
 from modelopt_rs.stream.execution import Execution
@@ -32,6 +32,8 @@ class OnnxCheck:
     run : RunOptions or None
         On which inputs both are run; None: not at all.
     execution : Execution
+    samples : path, mapping, iterable or callable, optional
+        Calibration data: what they are run on if `run` has no inputs.
 
     Raises
     ------
@@ -50,8 +52,12 @@ class OnnxCheck:
         The size of both models, with their external data.
     """
 
-    def __init__(self, source: Source, run: RunOptions | None, execution: Execution) -> None:
+    def __init__(
+        self, source: Source, run: RunOptions | None, execution: Execution, samples: Given | None = None
+    ) -> None:
         self._source, self._run, self._threads = source, run, execution.threads
+        self._samples = None if isinstance(samples, Iterator) else samples  # it is good for one pass
+        self._max_memory = execution.max_memory
         if not execution.dry_run:
             check_place(execution.output, execution.overwrite)  # before the long work on a graph
         if run is not None:
@@ -75,7 +81,14 @@ class OnnxCheck:
         with _named(staged, sink.path):
             _check_model(sink)
             if self._run is not None:
-                report = run_pair(self._source.path, staged, self._run, threads=self._threads)
+                report = run_pair(
+                    self._source.path,
+                    staged,
+                    self._run,
+                    threads=self._threads,
+                    max_memory=self._max_memory,
+                    samples=self._samples,
+                )
                 self.report = replace(report, after=str(sink.path))
         self.file_bytes = (self._source.nbytes, sink.nbytes)
 

@@ -1,5 +1,7 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
+from collections.abc import Mapping
+
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.quantize import quantize_graph
@@ -9,6 +11,7 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
@@ -32,7 +35,7 @@ def plan_model(
         As for `quantize_file`.
     """
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    check = OnnxCheck(source, run, execution)
+    check = OnnxCheck(source, run, execution, onnx.calibrate)
     changed, decisions = quantize_graph(
         source.graph,
         source.tensors,
@@ -48,7 +51,11 @@ def plan_model(
             transforms[name] = Copy(info)
 
     def report(seconds: float) -> Report:
-        rows = [_tensor_report(infos[name], decision, transforms.get(name)) for name, decision in decisions.items()]
+        figures = {} if execution.dry_run else _figures(changed)
+        rows = [
+            _tensor_report(infos[name], decision, transforms.get(name), figures.get(name))
+            for name, decision in decisions.items()
+        ]
         return Report(
             command="quantize",
             source=execution.source,
@@ -56,7 +63,7 @@ def plan_model(
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
             options={**options.as_dict(), "group_size": options.group_size, **onnx.as_dict()},
-            totals=total(rows, {}, seconds),
+            totals=total(rows, figures, seconds),
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
@@ -65,7 +72,15 @@ def plan_model(
     return FilePlan(view=source, transforms=transforms, check=check, report=report)
 
 
-def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform | None) -> TensorReport:
+def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:
+    """Return how far the codes of weights are from them, of the transforms that know it."""
+    found = {name: getattr(transform, "figures", None) for name, transform in changed.items()}
+    return {name: figures for name, figures in found.items() if isinstance(figures, ErrorFigures)}
+
+
+def _tensor_report(
+    info: TensorInfo, decision: Decision, transform: Transform | None, figures: ErrorFigures | None
+) -> TensorReport:
     quantized = decision.action == "quantize" and transform is not None
     return TensorReport(
         name=info.name,
@@ -75,4 +90,6 @@ def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform | 
         reason=decision.reason,
         bytes_before=info.nbytes,
         bytes_after=sum(output.nbytes for output in transform.outputs) if quantized and transform else info.nbytes,
+        sqnr_db=None if figures is None else figures.sqnr_db,
+        max_error=None if figures is None else figures.max_error,
     )

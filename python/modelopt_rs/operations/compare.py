@@ -1,7 +1,9 @@
 """`compare_files`: how far one model file is from another, quantized or not: by tensors, ONNX models by outputs too."""
 
+import math
 import os
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +23,12 @@ from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo
 
+if TYPE_CHECKING:
+    from modelopt_rs.onnx.dense import DenseWeight
+
 __all__ = ["compare_files"]
+
+HELD = 16  # bytes for each number of a weight that is made of codes: codes, numbers, both turned, and a tile
 
 
 def compare_files(
@@ -36,7 +43,8 @@ def compare_files(
 ) -> CompareReport:
     """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
 
-    Two ONNX models, whose quantized weights have other names and forms, are also run on the same inputs.
+    A weight of an ONNX model that the other one has as codes is compared with the numbers that these stand for. Two
+    ONNX models are also run on the same inputs.
 
     Parameters
     ----------
@@ -58,7 +66,8 @@ def compare_files(
     -------
     CompareReport
         For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
-        and the cosine. Names that only one has, and shapes that differ, are listed. Of two ONNX models also the size
+        and the cosine; the totals are over those of floats that differ. Names that only one has, and shapes that
+        differ, are listed. Of two ONNX models also the size
         of both, how far the outputs are apart, and the latency.
 
     Raises
@@ -94,21 +103,26 @@ def compare_files(
         if others:
             check_not_run(others[0], run)
         left, right = _plain(stored_a, threads), _plain(stored_b, threads)
+        codes = [] if others else _codes(left, right, max_memory)
         both = [name for name in left.tensors if name in right.tensors]
         shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
         same = [name for name, (one, other) in shapes.items() if one == other]
         known = [name for name in same if _readable(left.tensors[name]) and _readable(right.tensors[name])]
         execution = Execution(max_memory, threads, progress, sum(left.tensors[name].nbytes for name in known))
         figures = {name: _compare(left, right, name, execution) for name in known}
-        only_in_a = tuple(name for name in left.tensors if name not in right.tensors)
-        only_in_b = tuple(name for name in right.tensors if name not in left.tensors)
+        figures |= {each.name: f for each in codes if (f := _of_codes(left, each, execution)) is not None}
+        parts = {part for each in codes if each.name in figures for part in each.parts}
+        only_in_a = tuple(name for name in left.tensors if name not in right.tensors and name not in figures)
+        only_in_b = tuple(name for name in right.tensors if name not in left.tensors and name not in parts)
         tensors = tuple(
-            TensorDifference(name, shapes[name][0], f.sqnr_db, f.max_error, f.cosine) for name, f in figures.items()
+            TensorDifference(name, left.tensors[name].shape, f.sqnr_db, f.max_error, f.cosine)
+            for name, f in figures.items()
         )
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
-        ran = None if others or run is None else _run(a, b, run, threads)
-    # Position ids and the like would drown the weights in the sums.
-    whole = sum((f for name, f in figures.items() if left.tensors[name].dtype in FLOATS), ErrorFigures())
+        ran = None if others or run is None else _run(a, b, run, execution)
+    # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
+    changed = [f for name, f in figures.items() if left.tensors[name].dtype in FLOATS and f.dd != 0.0]
+    whole = sum(changed, ErrorFigures())
     return CompareReport(
         a=str(a),
         b=str(b),
@@ -125,6 +139,7 @@ def compare_files(
         tensors=tensors,
         file_bytes=file_bytes,
         run=ran,
+        changed=sum(f.dd != 0.0 for f in figures.values()),
     )
 
 
@@ -133,10 +148,33 @@ def _plain(source: Source, threads: int | None) -> Source:
     return source if source.graph is not None else plain(source, threads=threads)
 
 
-def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, threads: int | None) -> RunReport:
+def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptions, execution: Execution) -> RunReport:
     from modelopt_rs.onnx.run.pair import run_pair
 
-    return run_pair(a, b, options, threads=threads)
+    return run_pair(a, b, options, threads=execution.threads, max_memory=execution.max_memory)
+
+
+def _codes(left: Source, right: Source, max_memory: int) -> "list[DenseWeight]":
+    """Return the weights that the second model has as codes; their numbers are made whole, so they must fit."""
+    from modelopt_rs.onnx.dense import dense_weights
+
+    found = dense_weights(left.graph, right.graph)
+    return [each for each in found if each.name in left.tensors and HELD * math.prod(each.shape) <= max_memory]
+
+
+def _of_codes(left: Source, weight: "DenseWeight", execution: Execution) -> ErrorFigures | None:
+    """Compare a weight with the codes that were made of it."""
+    info, dense = left.tensors[weight.name], weight.read()
+    if dense is None or not _readable(info) or info.nbytes == 0:
+        return None
+    rows = np.ascontiguousarray(dense).reshape(info.rows, info.columns)
+    figures = ErrorFigures()
+    for tile in left.tiles(weight.name, max(execution.max_memory // HELD, 1)):
+        x = _float(tile.array, info.dtype)
+        y = rows[tile.first_row : tile.first_row + len(x)].astype(x.dtype, copy=False)
+        figures += ErrorFigures(*_core.error_stats(x, y, None, execution.threads))
+        execution.advance(tile.array.nbytes, weight.name)
+    return figures
 
 
 def _readable(info: TensorInfo) -> bool:

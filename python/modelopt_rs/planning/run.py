@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from modelopt_rs._types import Array
 from modelopt_rs.errors import OptionError
 from modelopt_rs.stream.model import Source
 
@@ -18,15 +18,18 @@ class RunOptions:
 
     Parameters
     ----------
-    inputs : path or mapping, optional
-        The inputs by name, as arrays or in a file of NumPy (.npz). By default they are generated from the graph.
+    inputs : path, mapping, array, iterable or callable, optional
+        The inputs by name, as arrays or in a file of NumPy (.npz); a directory of such files; an iterable of mappings,
+        or what returns one; of a model with one input also an array, or a file of one (.npy). By default they are the
+        samples that activations are calibrated with, or made up from the graph: a smoke test, no measure.
     dims : mapping
         Lengths of axes that the graph leaves open: by the axis's name (``{"batch": 8}``) or, also where it has none,
         by input and axis (``{"pixels:2": 224}``). Inputs that are given are cut into runs of this length along
-        their first axis. By default a generated axis is 1 long; 16 where its name has "seq", "len", "token" or
-        "time"; 224 for "height" and "width"; 0 for "past".
+        their batch. By default an axis that is made up has several lengths in turn: at first 1; 16 where its name has
+        "seq", "len", "token" or "time"; 224 for "height" and "width"; then others, until the model runs, and larger
+        ones. A batch is 1 long, and 0 what is called "past".
     samples : int
-        How many inputs are generated.
+        How many inputs of a size are made up.
     max_error : float, optional
         The most that any output may be off.
     rounds : int
@@ -48,7 +51,7 @@ class RunOptions:
     11
     """
 
-    inputs: str | os.PathLike[str] | Mapping[str, Array] | None = None
+    inputs: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any] | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
     samples: int = 1
     max_error: float | None = None
@@ -68,14 +71,14 @@ class RunOptions:
 
 
 DEFAULT_RUN = RunOptions()
-"""Generated inputs, timed, and no limit to errors."""
+"""Inputs that are made up, timed, and no limit to errors."""
 
 _OPTIONS = "(--inputs, --dim, --max-error and others)"
 
 
 def check_not_run(source: Source, run: RunOptions | None) -> None:
     """Refuse to be told how a model is run that is no ONNX model."""
-    if run is not None and run != DEFAULT_RUN:
+    if run is not None and (run.inputs is not None or run != DEFAULT_RUN):  # arrays can't be compared so
         raise OptionError(
             f"run {_OPTIONS} must be left out for a model that is no ONNX model, got it for {source.path}"
         )

@@ -164,6 +164,8 @@ class TensorDifference:
 class CompareReport:
     """The report of `compare_files`. `shape_mismatches` has (name, shape in a, shape in b).
 
+    `changed` counts the tensors that were compared and differ; the figures are over those of floats among them.
+
     Of two ONNX models `file_bytes` has the size of both with their external data, and `run` says what running them
     gave; None where that was not done.
     """
@@ -183,6 +185,7 @@ class CompareReport:
     tensors: tuple[TensorDifference, ...]
     file_bytes: tuple[int, int] | None = None
     run: RunReport | None = None
+    changed: int = 0
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

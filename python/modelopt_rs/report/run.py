@@ -45,6 +45,10 @@ class RunReport:
     medians of single runs of the first inputs, taken in turn; `speedup` is the median of before / after of
     neighbours, so above 1 where the second model is faster. Peak memory is of a process that loads a model and runs
     it once. What was not measured is None.
+
+    Inputs that are made up (`inputs_from` is "generated") are a smoke test: they show that the second model runs, not
+    how good it is. `sizes` says how many sizes of them were run, the largest first, and `tried` on how many the first
+    model was tried to find them. `not_run` says why there are no figures, where it ran on none.
     """
 
     before: str
@@ -69,6 +73,9 @@ class RunReport:
     peak_memory_after: int | None
     seconds: float
     outputs: tuple[OutputDifference, ...]
+    sizes: int = 0
+    tried: int = 0
+    not_run: str | None = None
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

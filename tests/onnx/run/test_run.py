@@ -19,9 +19,10 @@ import onnx
 from modelopt_rs import FormatError, UnsupportedError, files
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.run.generate import axis_length, generate
-from modelopt_rs.onnx.run.inputs import feeds, input_infos, load_inputs
+from modelopt_rs.onnx.run.inputs import input_infos, load_inputs
 from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.onnx.run.pair import compare_models, run_pair
+from modelopt_rs.onnx.run.samples import feeds
 from modelopt_rs.onnx.run.sessions import open_session, refusal
 from modelopt_rs.onnx.run.vocabulary import vocabulary
 from modelopt_rs.planning.run import RunOptions
@@ -351,7 +352,7 @@ def test_generated_ids_are_in_the_table_that_they_are_looked_up_in(tmp_path: Pat
     np.testing.assert_array_equal(found["attention_mask"], np.ones((1, 64), np.int64))
     np.testing.assert_array_equal(found["token_type_ids"], np.zeros((1, 64), np.int64))
     np.testing.assert_array_equal(found["position_ids"], np.arange(64)[None] % 10)
-    assert run_pair(path, path, RunOptions(rounds=0, samples=3)).runs == 3
+    assert run_pair(path, path, RunOptions(rounds=0, samples=3, dims={"sequence_length": 16})).runs == 3
 
 
 def test_generated_inputs_come_from_the_seed_alone(tmp_path: Path) -> None:
@@ -400,14 +401,18 @@ def test_an_axis_that_no_input_has_is_refused(tmp_path: Path) -> None:
 
 def test_strings_are_not_generated(tmp_path: Path) -> None:
     model = unary(tmp_path / "a.onnx", "Identity", TensorProto.STRING, (2,))
-    with pytest.raises(UnsupportedError, match="input 'x' has strings, which can't be generated; give inputs"):
-        run_pair(model, model, ONCE)
+    message = "input 'x' has strings, which can't be generated; give inputs"
+    assert message in str(run_pair(model, model, ONCE).not_run)
+    with pytest.raises(FormatError, match=f"^max_error: .*{message}"):
+        run_pair(model, model, RunOptions(max_error=1.0))
 
 
 def test_an_input_that_numpy_lacks_is_refused(tmp_path: Path) -> None:
     model = unary(tmp_path / "a.onnx", "Identity", TensorProto.BFLOAT16, (2,))
+    assert "input 'x' is of type 'tensor(bfloat16)', which can't be fed" in str(run_pair(model, model, ONCE).not_run)
+    given = RunOptions(inputs={"x": np.zeros(2, np.float32)})
     with pytest.raises(UnsupportedError, match=r"input 'x' is of type 'tensor\(bfloat16\)', which can't be fed"):
-        run_pair(model, model, ONCE)
+        run_pair(model, model, given)
 
 
 @pytest.mark.parametrize(
@@ -466,8 +471,9 @@ def test_a_refusal_names_the_node_and_nothing_is_on_stderr(
     tmp_path: Path, what: str, kind: type[Exception], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = bad_model(tmp_path / "bad.onnx", what)
+    given = RunOptions(rounds=0, inputs={"x": np.zeros(3, np.float32)}) if what == "running" else ONCE
     with pytest.raises(FormatError, match=r"bad\.onnx: " + message) as caught:
-        run_pair(path, path, ONCE)
+        run_pair(path, path, given)
     assert type(caught.value) is kind
     assert "/onnxruntime_src" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

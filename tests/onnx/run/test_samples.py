@@ -17,8 +17,8 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.onnx.int8 import observe
 from modelopt_rs.onnx.int8.observe import Observer
-from modelopt_rs.onnx.int8.samples import Samples
 from modelopt_rs.onnx.run.inputs import InputInfo
+from modelopt_rs.onnx.run.samples import Samples
 
 ONE = {"x": InputInfo("x", "float32", ("batch", 3))}
 TWO = {**ONE, "mask": InputInfo("mask", "int64", ("batch", None))}

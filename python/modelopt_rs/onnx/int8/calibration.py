@@ -10,9 +10,9 @@ from modelopt_rs.errors import quote
 from modelopt_rs.onnx.int8.layers import Layer
 from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.int8.placement import Placement
-from modelopt_rs.onnx.int8.samples import Samples
 from modelopt_rs.onnx.int8.smooth import smooth, smoothable
 from modelopt_rs.onnx.int8.statistics import Factor, Statistics
+from modelopt_rs.onnx.run.samples import Samples
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.quant.calibrator import Method
 

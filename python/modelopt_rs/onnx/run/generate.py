@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs._types import Array
 
-__all__ = ["axis_length", "generate"]
+__all__ = ["VALUES", "axis_length", "generate", "is_batch", "is_sequence", "parts_of"]
 
 # By what an open axis's name has in it, the first that fits.
 LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
@@ -17,6 +17,7 @@ LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
     (("height", "width"), 224),
 )
 IDS = 10  # how many ids there are where no table says it
+VALUES: Final = ("usual", "positive", "zero")
 
 
 def axis_length(axis: int | str | None, place: str, dims: Mapping[str, int]) -> int:
@@ -52,6 +53,30 @@ def axis_length(axis: int | str | None, place: str, dims: Mapping[str, int]) -> 
     return next((length for words, length in LENGTHS if any(word in name for word in words)), 1)
 
 
+def parts_of(axis: int | str | None) -> list[str]:
+    """Return the names in what an open axis is called, which may be a sum.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.generate import parts_of
+    >>> parts_of("past_length + sequence_length"), parts_of("n + 1"), parts_of(None)
+    (['past_length', 'sequence_length'], ['n'], [])
+    """
+    if not isinstance(axis, str):
+        return []
+    return [part for each in axis.split("+") if (part := each.strip()) and not part.isdecimal()]
+
+
+def is_batch(axis: int | str | None) -> bool:
+    """Whether an axis is called a batch."""
+    return isinstance(axis, str) and "batch" in axis.lower()
+
+
+def is_sequence(axis: int | str | None) -> bool:
+    """Whether an axis is called a sequence, old or new."""
+    return isinstance(axis, str) and any(word in axis.lower() for i in (0, 2) for word in LENGTHS[i][0])
+
+
 def generate(
     name: str,
     dtype: str,
@@ -59,6 +84,7 @@ def generate(
     dims: Mapping[str, int],
     limits: Mapping[str, int],
     rng: np.random.Generator,
+    values: str = "usual",
 ) -> Array:
     """Make up one input.
 
@@ -78,6 +104,9 @@ def generate(
     limits : mapping
         How many ids an input may have.
     rng : Generator
+    values : {"usual", "positive", "zero"}
+        As above; or floats from 0 to 1, and integers and truth values that are all 1 (where the table has more than
+        one row), or all 0.
 
     Examples
     --------
@@ -87,6 +116,9 @@ def generate(
     array([[1, 1, 1]])
     """
     size = [axis_length(axis, f"{name}:{i}", dims) for i, axis in enumerate(shape)]
+    if values != "usual":
+        one = int(values == "positive" and limits.get(name, IDS) > 1)
+        return np.asarray(rng.random(size) if dtype.startswith("float") else np.full(size, one)).astype(dtype)
     lower = name.lower()
     if "mask" in lower:
         return np.ones(size, dtype)

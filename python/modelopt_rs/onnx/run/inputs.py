@@ -15,12 +15,24 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.containers.reading import open_regular
 from modelopt_rs.errors import OptionError, listing, quote
-from modelopt_rs.onnx.run.generate import generate
+from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
 from modelopt_rs.onnx.run.sessions import Session
-from modelopt_rs.onnx.run.vocabulary import vocabulary
-from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.onnx.run.vocabulary import Known, known_values
 
-__all__ = ["Feed", "InputInfo", "check_feeds", "feeds", "input_infos", "load_inputs", "of_file"]
+__all__ = [
+    "Feed",
+    "InputInfo",
+    "batch_axes",
+    "check_dims",
+    "checked",
+    "cut",
+    "generated",
+    "graph_infos",
+    "input_infos",
+    "known_of",
+    "load_inputs",
+    "of_file",
+]
 
 Feed: TypeAlias = Mapping[str, Array]
 
@@ -58,76 +70,78 @@ def input_infos(session: Session, path: str | os.PathLike[str]) -> dict[str, Inp
             raise UnsupportedError(
                 f"{path}: input {quote(node.name)} is of type {quote(node.type)}, which can't be fed"
             )
-        shape = tuple(axis if isinstance(axis, int | str) and axis != "" else None for axis in node.shape)
-        infos[node.name] = InputInfo(node.name, FED[node.type], shape)
+        infos[node.name] = InputInfo(node.name, FED[node.type], tuple(map(_axis, node.shape)))
     return infos
 
 
-def check_feeds(model: ir.Model, path: str | os.PathLike[str], options: RunOptions) -> None:
-    """Refuse options that `feeds` will refuse, before a model is made that is to be run on them.
+def _axis(axis: int | str | None) -> int | str | None:
+    """Return the length or the name of an axis; some exporters call all that are open "?", or -1."""
+    if isinstance(axis, int):
+        return axis if axis >= 0 else None
+    return axis if axis not in ("", "?") else None
 
-    Parameters
-    ----------
-    model : onnx_ir.Model
-    path : path
-        The model, for errors.
-    options : RunOptions
 
-    Raises
-    ------
-    ValueError, TypeError
-        As `feeds` does.
-    """
+def graph_infos(model: ir.Model) -> dict[str, InputInfo] | None:
+    """Return the same as `input_infos` of a graph, or None where onnxruntime knows more of it, or refuses it."""
     infos = {}
     for value in (value for value in model.graph.inputs if not value.is_initializer()):
         if value.dtype is None or value.shape is None:
-            return  # onnxruntime knows more of it, or refuses it
+            return None
         dtype = "str" if value.dtype == ir.DataType.STRING else value.dtype.numpy().name
         if dtype not in FED.values():
-            return
-        shape = tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape)
+            return None
+        shape = tuple(_axis(axis if isinstance(axis, int) else axis.value) for axis in value.shape)
         infos[str(value.name)] = InputInfo(str(value.name), dtype, shape)
-    feeds(infos, path, options)
+    return infos
 
 
-def feeds(infos: Mapping[str, InputInfo], path: str | os.PathLike[str], options: RunOptions) -> list[Feed]:
-    """Return the inputs of every run, those given or generated ones.
+def generated(
+    infos: Mapping[str, InputInfo],
+    dims: Mapping[str, int],
+    known: Known,
+    values: str,
+    rng: np.random.Generator,
+) -> Feed:
+    """Make up the inputs of one run.
 
     Parameters
     ----------
     infos : mapping
-        The inputs of the model by name.
-    path : path
-        The model, for errors and for the lengths of its embedding tables.
-    options : RunOptions
-
-    Raises
-    ------
-    OptionError
-        If `dims` has a name that the model's inputs don't have.
-    ValueError, TypeError
-        If an input is missing, not known, or of the wrong dtype or shape.
-    UnsupportedError
-        If an input can't be generated.
+        The inputs of the model.
+    dims : mapping
+        Lengths of open axes.
+    known : Known
+        What the graph says of values.
+    values : str
+        As for `generate`; or "choice 0", "choice 1" ...: which of the numbers that it is compared with an input has
+        (else it has another one).
+    rng : Generator
     """
-    _check_dims(infos, options.dims)
-    if options.inputs is not None:
-        if isinstance(options.inputs, Mapping):
-            return _cut(infos, _checked(infos, options.inputs), options.dims)
-        with of_file():
-            return _cut(infos, _checked(infos, load_inputs(options.inputs)), options.dims)
-    strings = next((info for info in infos.values() if info.dtype == "str"), None)
-    if strings is not None:
-        raise UnsupportedError(
-            f"{path}: input {quote(strings.name)} has strings, which can't be generated; give inputs"
-        )
-    ids = any(info.dtype.startswith(("int", "uint")) for info in infos.values())
-    limits = _limits(path) if ids else {}
-    rng = np.random.default_rng(options.seed)
-    return [
-        {name: generate(name, info.dtype, info.shape, options.dims, limits, rng) for name, info in infos.items()}
-        for _ in range(options.samples)
-    ]
+    kind = values if values in VALUES else "usual"
+    feed = {name: generate(name, i.dtype, i.shape, dims, known.limits, rng, kind) for name, i in infos.items()}
+    for name, numbers in known.equal.items():
+        if name in feed and feed[name].dtype.kind in "iu":
+            feed[name] = np.full_like(feed[name], _compared(numbers, values))
+    for name, info in infos.items():
+        # How long a sequence is: as long as it is.
+        if feed[name].dtype.kind in "iu" and feed[name].ndim <= 1 and "len" in name.lower() and kind != "zero":
+            longest = [a.shape[_time(infos[n])] for n, a in feed.items() if a.ndim > 1]
+            if longest and info.dtype != "bool":
+                feed[name] = np.full_like(feed[name], max(longest))
+    return feed
+
+
+def _compared(numbers: Sequence[int], values: str) -> int:
+    """Return one of the numbers that an input is compared with, or another that may be meant: of a rate the half."""
+    if values.startswith("choice "):
+        return numbers[int(values.removeprefix("choice ")) % len(numbers)]
+    half = numbers[0] // 2
+    return half if half not in numbers else max(numbers) + 1
+
+
+def _time(info: InputInfo) -> int:
+    """Return which axis of an input is the longest in time: the one that is called so, or the second."""
+    return next((i for i, axis in enumerate(info.shape) if is_sequence(axis)), 1)
 
 
 @contextmanager
@@ -139,10 +153,30 @@ def of_file() -> Iterator[None]:
         raise ValueError(str(e)) from e
 
 
-def _limits(path: str | os.PathLike[str]) -> dict[str, int]:
-    # Shapes alone are looked at; whose the data may be has been asked when the model was opened.
+def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Known:
+    """Return what a model's graph says of the values of its inputs.
+
+    Parameters
+    ----------
+    infos : mapping
+        The inputs of the model: only of integers anything is said.
+    path : path
+
+    Raises
+    ------
+    UnsupportedError
+        If an input has strings, which can't be made up.
+    """
+    strings = next((info for info in infos.values() if info.dtype == "str"), None)
+    if strings is not None:
+        raise UnsupportedError(
+            f"{path}: input {quote(strings.name)} has strings, which can't be generated; give inputs"
+        )
+    if not any(info.dtype.startswith(("int", "uint")) for info in infos.values()):
+        return Known()
+    # Shapes and single numbers are looked at; whose the data may be has been asked when the model was opened.
     with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
-        return vocabulary(source.model)
+        return known_values(source.model)
 
 
 def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -180,7 +214,14 @@ def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
             raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays: {quote(str(e))}") from e
 
 
-def _check_dims(infos: Mapping[str, InputInfo], dims: Mapping[str, int]) -> None:
+def check_dims(infos: Mapping[str, InputInfo], dims: Mapping[str, int]) -> None:
+    """Refuse lengths of axes that the inputs don't have.
+
+    Raises
+    ------
+    OptionError
+        It names those that they have.
+    """
     known = {axis for info in infos.values() for axis in info.shape if isinstance(axis, str)}
     places = {f"{info.name}:{i}" for info in infos.values() for i in range(len(info.shape))}
     for name in dims:
@@ -189,13 +230,28 @@ def _check_dims(infos: Mapping[str, InputInfo], dims: Mapping[str, int]) -> None
             raise OptionError(f"dims: no input has an axis {quote(name)}; open axes: {has} (or INPUT:AXIS)")
 
 
-def _checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the given inputs as arrays; dtypes and ranks are right."""
+def checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any], where: str) -> dict[str, Array]:
+    """Return the given inputs as arrays; dtypes and ranks are right.
+
+    Parameters
+    ----------
+    infos : mapping
+        The inputs of the model.
+    given : mapping
+        What is given, by input.
+    where : str
+        What errors begin with.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an input is missing, not known, or of the wrong dtype or rank.
+    """
     missing, unknown = [n for n in infos if n not in given], [n for n in given if n not in infos]
     if missing or unknown:
         problems = [f"{quote(name)} is missing" for name in missing] + [f"{quote(name)} is none" for name in unknown]
         raise ValueError(
-            f"inputs: must have the model's inputs {', '.join(quote(name) for name in infos)}: {listing(problems)}"
+            f"{where}: must have the model's inputs {', '.join(quote(name) for name in infos)}: {listing(problems)}"
         )
     arrays = {}
     for name, info in infos.items():
@@ -203,10 +259,10 @@ def _checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any]) -> dict[s
         dtype = "str" if array.dtype.kind in "UO" else array.dtype.name
         if dtype != info.dtype:
             fix = "" if info.dtype == "str" else f"; convert it with .astype(np.{info.dtype})"
-            raise TypeError(f"inputs: {quote(name)} must be of dtype {info.dtype}, got {array.dtype}{fix}")
+            raise TypeError(f"{where}: {quote(name)} must be of dtype {info.dtype}, got {array.dtype}{fix}")
         if array.ndim != len(info.shape):
             raise ValueError(
-                f"inputs: {quote(name)} must have {len(info.shape)} axes {_axes(info)}, got shape {list(array.shape)}"
+                f"{where}: {quote(name)} must have {len(info.shape)} axes {_axes(info)}, got shape {list(array.shape)}"
             )
         arrays[name] = np.ascontiguousarray(array) if array.ndim else array
     return arrays
@@ -217,36 +273,90 @@ def _axes(info: InputInfo) -> str:
                            for axis in info.shape) + "]"  # fmt: skip
 
 
-def _cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mapping[str, int]) -> list[Feed]:
-    """Cut the given inputs along their first axis into runs of the length that the model has there, or `dims` says."""
-    runs: dict[str, int] = {}
-    lengths: dict[str, int] = {}
+def batch_axes(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array]) -> dict[str, int]:
+    """Return which axis of an input is the batch, of those whose batch is open.
+
+    The one that is called a batch; else the first, if it is open and is not called a sequence; else the one that has
+    the name, or without a name the length, of the batch of another input (as that of the states of an LSTM).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.onnx.run.inputs import InputInfo, batch_axes
+    >>> infos = {"x": InputInfo("x", "float32", ("N", 5)), "h": InputInfo("h", "float32", (2, "N", 8))}
+    >>> batch_axes(infos, {"x": np.zeros((4, 5)), "h": np.zeros((2, 4, 8))})
+    {'x': 0, 'h': 1}
+    """
+    found = {}
     for name, info in infos.items():
-        array = arrays[name]
-        want: Sequence[int | None] = [_length(info, i, dims) for i in range(array.ndim)]
-        runs[name], lengths[name] = 1, array.shape[0] if array.ndim else 0
-        for i, (length, got) in enumerate(zip(want, array.shape, strict=True)):
+        called = next((i for i, axis in enumerate(info.shape) if is_batch(axis)), None)
+        if called is None and info.shape and not isinstance(info.shape[0], int) and not is_sequence(info.shape[0]):
+            called = 0
+        if called is not None:
+            found[name] = called
+    names = {infos[name].shape[i] for name, i in found.items()}
+    counts = {arrays[name].shape[i] for name, i in found.items()}
+    for name, info in infos.items():
+        if name in found:
+            continue
+        for i, axis in enumerate(info.shape):
+            alike = axis in names if axis is not None else counts == {arrays[name].shape[i]}
+            if not isinstance(axis, int) and alike:
+                found[name] = i
+                break
+    return found
+
+
+def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mapping[str, int], where: str) -> list[Feed]:
+    """Cut the given inputs along their batch into runs of the length that the model has there, or `dims` says.
+
+    Parameters
+    ----------
+    infos : mapping
+        The inputs of the model.
+    arrays : mapping
+        As `checked` returns them.
+    dims : mapping
+        Lengths of axes by name or place.
+    where : str
+        What errors begin with.
+
+    Raises
+    ------
+    ValueError
+        If an axis that is no batch has another length, or inputs are enough for other numbers of runs.
+    """
+    batch = batch_axes(infos, arrays)
+    cuts: dict[str, tuple[int, int, int]] = {}  # of each: axis, length of a run, number of runs
+    for name, info in infos.items():
+        array, may = arrays[name], batch.get(name, 0)
+        cuts[name] = (0, 0, 1)
+        for i, got in enumerate(array.shape):
+            length = _length(info, i, dims)
             if length is None or got == length:
                 continue
             # An open axis may have a shorter run at the end.
-            if i == 0 and length and got > length and (got % length == 0 or not isinstance(info.shape[0], int)):
-                runs[name], lengths[name] = -(-got // length), length
+            whole = bool(length) and got > length and (got % length == 0 or not isinstance(info.shape[i], int))
+            others = {runs for _, _, runs in cuts.values() if runs > 1}
+            if whole and cuts[name][2] == 1 and (i == may or -(-got // length) in others):
+                cuts[name] = (i, length, -(-got // length))
                 continue
-            multiple = " or a multiple" if i == 0 else ""
+            multiple = " or a multiple" if i == may else ""
             raise ValueError(
-                f"inputs: axis {i} of {quote(name)} must be {length} long{multiple}, got shape {list(array.shape)}"
+                f"{where}: axis {i} of {quote(name)} must be {length} long{multiple}, got shape {list(array.shape)}"
             )
-    count = max(runs.values(), default=1)
-    for name, n in runs.items():
-        if n not in (1, count):
-            raise ValueError(f"inputs: {quote(name)} is enough for {n} runs, others for {count}")
-    return [
-        {
-            name: array if runs[name] == 1 else array[i * lengths[name] : (i + 1) * lengths[name]]
-            for name, array in arrays.items()
-        }
-        for i in range(count)
-    ]
+    count = max((runs for _, _, runs in cuts.values()), default=1)
+    for name, (_, _, runs) in cuts.items():
+        if runs not in (1, count):
+            raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}")
+    return [{name: _part(array, *cuts[name], i) for name, array in arrays.items()} for i in range(count)]
+
+
+def _part(array: Array, axis: int, length: int, runs: int, i: int) -> Array:
+    if runs == 1:
+        return array
+    part = array[(slice(None),) * axis + (slice(i * length, (i + 1) * length),)]
+    return np.ascontiguousarray(part)
 
 
 def _length(info: InputInfo, i: int, dims: Mapping[str, int]) -> int | None:

@@ -1,5 +1,6 @@
 """Two models run against each other in onnxruntime: how far their outputs are apart, how long they take."""
 
+import itertools
 import os
 import statistics
 import time
@@ -7,17 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelopt_rs.errors import quote
-from modelopt_rs.onnx.run.inputs import Feed, InputInfo, feeds, input_infos
+from modelopt_rs.errors import FormatError, UnsupportedError, quote
+from modelopt_rs.onnx.run.inputs import Feed, InputInfo, check_dims, input_infos, known_of
 from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.onnx.run.outputs import OutputFigures
+from modelopt_rs.onnx.run.samples import Given, Samples, feeds
 from modelopt_rs.onnx.run.sessions import Session, open_session, run_session
+from modelopt_rs.onnx.run.sizes import Found, Search
+from modelopt_rs.onnx.run.trials import open_axes
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import InputReport, RunReport, check_max_error
 from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.threads import get_num_threads
 
 __all__ = ["compare_models", "run_pair"]
+
+SAMPLES = 16  # of calibration data
 
 
 def run_pair(
@@ -26,6 +33,8 @@ def run_pair(
     options: RunOptions | None = None,
     *,
     threads: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    samples: Given | None = None,
 ) -> RunReport:
     """Run a model and what was made of it on the same inputs, and refuse what is too far off.
 
@@ -37,17 +46,23 @@ def run_pair(
         Inputs, rounds, and the largest error allowed.
     threads : int, optional
         Threads that onnxruntime runs with.
+    max_memory : int
+        The sizes of inputs that are made up grow as long as a run is expected to take less.
+    samples : path, mapping, iterable or callable, optional
+        Calibration data: both are run on the first 16 samples where `options` have no inputs.
 
     Returns
     -------
     RunReport
+        Where the first model runs on no inputs that are made up, it says so, and why, and has no figures.
 
     Raises
     ------
     MaxErrorExceeded
         If an output is further off than ``options.max_error``; the error has the report.
     FormatError
-        If onnxruntime refuses a model or can't run it.
+        If onnxruntime refuses a model or can't run it on inputs that are given; on none that are made up where an
+        error is not to exceed ``options.max_error``.
     ValueError, TypeError
         If the inputs don't fit the model, or the models' inputs or outputs have nothing in common.
     ImportError
@@ -61,7 +76,9 @@ def run_pair(
         report.sqnr_db, report.speedup
     """
     options = options or RunOptions()
-    report = compare_models(before, after, options, threads=threads)
+    report = compare_models(before, after, options, threads=threads, max_memory=max_memory, samples=samples)
+    if report.not_run is not None and options.max_error is not None:
+        raise FormatError(f"max_error: {report.not_run}")
     check_max_error(report, options.max_error)
     return report
 
@@ -72,6 +89,8 @@ def compare_models(
     options: RunOptions | None = None,
     *,
     threads: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    samples: Given | None = None,
 ) -> RunReport:
     """Run two models on the same inputs, and say how far they are apart; never refuses an error of any size.
 
@@ -87,9 +106,19 @@ def compare_models(
     options, threads = options or RunOptions(), threads or get_num_threads()
     one = _Model(a, open_session(a, threads=threads))
     other = _Model(b, open_session(b, threads=threads))
-    infos = input_infos(one.session, a)
-    _check_same_inputs(one, infos, other)
-    inputs = feeds(infos, a, options)
+    made = options.inputs is None and samples is None
+    try:
+        infos = input_infos(one.session, a)
+        _check_same_inputs(one, infos, other)
+        check_dims(infos, options.dims)
+        found = _inputs(one, infos, options, max_memory, samples)
+    except UnsupportedError as e:
+        if not made:
+            raise
+        found, infos = Found([], 0, 0, e), {}
+    inputs = found.feeds
+    if not inputs:
+        return _not_run(one, other, _why(one, infos, options, found), threads, start)
     both, figures = _outputs(one, other, inputs, threads)
     differences = [f.difference() for f in figures if f.comparable and f.mismatch is None]
     floats = [f.figures for f in figures if f.comparable and f.mismatch is None and f.floats]
@@ -100,7 +129,7 @@ def compare_models(
     return RunReport(
         before=os.fspath(a),
         after=os.fspath(b),
-        inputs_from="given" if options.inputs is not None else "generated",
+        inputs_from="generated" if made else "given" if options.inputs is not None else "calibration",
         inputs=tuple(InputReport(name, infos[name].dtype, array.shape) for name, array in inputs[0].items()),
         runs=len(inputs),
         sqnr_db=whole.sqnr_db if floats else None,
@@ -120,6 +149,60 @@ def compare_models(
         peak_memory_after=peak_of_run(b, inputs[0], threads) if options.memory else None,
         seconds=time.perf_counter() - start,
         outputs=tuple(differences),
+        sizes=found.sizes,
+        tried=found.tried,
+    )
+
+
+def _inputs(
+    one: "_Model", infos: Mapping[str, InputInfo], options: RunOptions, max_memory: int, samples: Given | None
+) -> Found:
+    """Return the inputs that are given, or some that the first model runs on."""
+    if options.inputs is not None:
+        return Found(feeds(infos, one.path, options), 0, 0, None)
+    if samples is not None:
+        return Found(list(itertools.islice(Samples(samples, infos, one.path), SAMPLES)), 0, 0, None)
+    return Search(one.run, infos, known_of(infos, one.path), options, max_memory)()
+
+
+def _why(one: "_Model", infos: Mapping[str, InputInfo], options: RunOptions, found: Found) -> str:
+    """Say why nothing was run, and what can be done about it."""
+    axes = list(open_axes(infos, options.dims))
+    reason = str(found.error) if found.error else f"{one.path}: no size of its inputs fits the memory"
+    tried = f" ({found.tried} kinds of made-up inputs were tried)" if found.tried > 1 else ""
+    if axes:
+        said = f"say the lengths of the open axes {', '.join(map(quote, axes))} (--dim {axes[0]}=N, in Python dims), "
+    else:
+        said = ""
+    return f"{reason}{tried}; {said}{'or ' if said else ''}give inputs (--inputs DATA), or leave it out (--no-run)"
+
+
+def _not_run(one: "_Model", other: "_Model", why: str, threads: int, start: float) -> RunReport:
+    """Return the report of two models that were not run."""
+    return RunReport(
+        before=os.fspath(one.path),
+        after=os.fspath(other.path),
+        inputs_from="generated",
+        inputs=(),
+        runs=0,
+        sqnr_db=None,
+        cosine=None,
+        max_error=0.0,
+        worst_output=None,
+        only_in_before=(),
+        only_in_after=(),
+        shape_mismatches=(),
+        not_compared=(),
+        threads=threads,
+        rounds=0,
+        latency_before_ms=None,
+        latency_after_ms=None,
+        speedup=None,
+        peak_memory_before=None,
+        peak_memory_after=None,
+        seconds=time.perf_counter() - start,
+        outputs=(),
+        not_run=why,
     )
 
 

@@ -1,10 +1,14 @@
-"""How many ids the inputs of a model may have: the lengths of the tables that they are looked up in."""
+"""What a graph says of the values of its inputs: how long the tables are that they are looked up in, and what they are
+compared with.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import onnx_ir as ir
 
-__all__ = ["vocabulary"]
+__all__ = ["Known", "compared", "known_values", "vocabulary"]
 
 # Which input of an operator has the ids, and which the table.
 LOOK_UPS: Final[dict[str, tuple[int, int]]] = {
@@ -15,6 +19,75 @@ LOOK_UPS: Final[dict[str, tuple[int, int]]] = {
 }
 # What hands ids on without changing them.
 CARRIERS: Final = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice")
+
+# Above this a number that an input is compared with is a bound, not a choice.
+MOST = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a graph says of the values of its inputs.
+
+    Attributes
+    ----------
+    limits : mapping
+        How many ids there are, by input.
+    equal : mapping
+        The numbers that an input is compared with, such as rates of sampling.
+    """
+
+    limits: Mapping[str, int] = field(default_factory=dict)
+    equal: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> int:
+        """The most numbers that one input is compared with."""
+        return max(map(len, self.equal.values()), default=0)
+
+
+def known_values(model: ir.Model) -> Known:
+    """Return what a graph says of the values of its inputs."""
+    return Known(vocabulary(model), compared(model))
+
+
+def compared(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Return the integers that inputs of a single number are compared with by Equal, by input.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+
+    Examples
+    --------
+    >>> import numpy as np, onnx_ir as ir
+    >>> from modelopt_rs.onnx.run.vocabulary import compared
+    >>> rate = ir.val("rate", ir.DataType.INT64, [])
+    >>> known = ir.val("known", const_value=ir.tensor(np.array(16000), name="known"))
+    >>> node = ir.node("Equal", [rate, known])
+    >>> graph = ir.Graph([rate], node.outputs, nodes=[node], initializers=[known])
+    >>> compared(ir.Model(graph, ir_version=8))
+    {'rate': (16000,)}
+    """
+    found: dict[str, list[int]] = {}
+    for node in model.graph.all_nodes():
+        if node.op_type != "Equal" or len(node.inputs) != 2:
+            continue
+        for one, other in ((0, 1), (1, 0)):
+            value, number = _source(node.inputs[one]), _number(node.inputs[other])
+            if number is None or value is None or value.name is None or value not in model.graph.inputs:
+                continue
+            if number not in found.setdefault(value.name, []):
+                found[value.name].append(number)
+    return {name: tuple(numbers) for name, numbers in found.items()}
+
+
+def _number(value: ir.Value | None) -> int | None:
+    """Return a constant that is one integer."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.size != 1 or not tensor.dtype.is_integer():
+        return None
+    number = int(tensor.numpy().reshape(-1)[0])
+    return number if abs(number) <= MOST else None
 
 
 def vocabulary(model: ir.Model) -> dict[str, int]:

@@ -1,0 +1,173 @@
+"""Inputs that a model runs on, found by trying sizes, within bounds of time and memory, and kinds of values."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from modelopt_rs._types import Array
+from modelopt_rs.errors import FormatError
+from modelopt_rs.onnx.run.generate import axis_length
+from modelopt_rs.onnx.run.inputs import Feed, InputInfo, generated
+from modelopt_rs.onnx.run.trials import LADDER, lengths, open_axes
+from modelopt_rs.onnx.run.vocabulary import Known
+from modelopt_rs.planning.run import RunOptions
+
+__all__ = ["Found", "Search"]
+
+FURTHER: Final = (16, 64, 224)  # lengths besides the first that is found
+STEP = 1.5  # how much longer each is at least
+SIZES = 3  # how many sizes both models are run on
+SECONDS = 20.0  # for the search
+SLOW = 2.0  # seconds that the run of a larger size is expected to take at most
+ONCE = 16 * 2**20  # bytes that a first run takes whatever its size
+PART = 64  # the inputs of a trial take at most this part of the memory: what is between them is larger
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of the search.
+
+    Attributes
+    ----------
+    feeds : list of Feed
+        Inputs that the model runs on, those of the largest size first; empty where none was found.
+    sizes : int
+        How many sizes, or choices of values, these are of.
+    tried : int
+        How many were tried.
+    error : Exception or None
+        What the first of them raised.
+    """
+
+    feeds: list[Feed]
+    sizes: int
+    tried: int
+    error: Exception | None
+
+
+@dataclass(slots=True)
+class Search:
+    """Looks for inputs that a model runs on: up to three sizes, for each number that an input is compared with.
+
+    Parameters
+    ----------
+    run : callable
+        Runs the model, or raises FormatError.
+    infos : mapping
+        Its inputs.
+    known : Known
+        What its graph says of their values.
+    options : RunOptions
+        Lengths that are given, how many inputs there are of a size, and the seed.
+    max_memory : int
+        Sizes grow as long as what a run is expected to take is less.
+    """
+
+    run: Callable[[Feed], Any]
+    infos: Mapping[str, InputInfo]
+    known: Known
+    options: RunOptions
+    max_memory: int
+    _tried: int = 0
+    _error: Exception | None = None
+    _start: float = field(default_factory=time.perf_counter)
+
+    def __call__(self) -> Found:
+        """Search."""
+        kinds = [f"choice {i}" for i in range(self.known.choices)]
+        found = [(kind, dims) for kind in [*kinds, "usual"] for dims in self._sizes(kind)]
+        for kind in ("positive", "zero"):
+            found = found or [(kind, dims) for dims in self._sizes(kind)]
+        rng = np.random.default_rng(self.options.seed)
+        feeds = [self._feed(kind, dims, rng) for kind, dims in found for _ in range(self.options.samples)]
+        return Found(sorted(feeds, key=_elements, reverse=True), len(found), self._tried, self._error)
+
+    def _sizes(self, kind: str) -> list[Mapping[str, int]]:
+        """Return lengths of axes that the model runs with."""
+        for lengths_of in lengths(open_axes(self.infos, self.options.dims)):
+            dims = {**self.options.dims, **lengths_of}
+            if self._tried and (self._too_large(dims) or time.perf_counter() - self._start > SECONDS):
+                continue
+            cost = self._try(kind, dims)
+            if cost is not None:
+                return [dims, *self._larger(kind, dims, lengths_of, cost)]
+        return []
+
+    def _larger(
+        self, kind: str, dims: Mapping[str, int], first: Mapping[str, int], cost: "_Cost"
+    ) -> list[Mapping[str, int]]:
+        """Return more lengths of the axes that are not 1 long (else of all), each larger than those before."""
+        axes = open_axes(self.infos, self.options.dims)
+        grown = [key for key, n in first.items() if n > 1] or [key for key, of in axes.items() if of == "free"]
+        if not grown:
+            return []
+        # Of images cost grows with the elements, of sequences with their square at most.
+        exponent = 1 if any(len(info.shape) > 3 for info in self.infos.values()) else 2
+        last = max(axis_length(key if ":" not in key else None, key, dims) for key in grown)
+        found: list[Mapping[str, int]] = []
+        for length in LADDER:
+            if length < last * STEP or (length < FURTHER[-1] and length not in FURTHER):
+                continue
+            more = {**dims, **dict.fromkeys(grown, length)}
+            if len(found) == SIZES - 1 or self._too_large(more) or not self._affords(kind, more, cost, exponent):
+                break
+            larger = self._try(kind, more)
+            if larger is not None:
+                cost, last = larger, length
+                found.append(more)
+        return found
+
+    def _affords(self, kind: str, dims: Mapping[str, int], cost: "_Cost", exponent: int) -> bool:
+        growth = max(_elements(self._feed(kind, dims)) / max(cost.elements, 1), 1.0) ** exponent
+        left = SECONDS - (time.perf_counter() - self._start)
+        return cost.nbytes * growth <= self.max_memory and cost.seconds * growth <= min(SLOW, left)
+
+    def _try(self, kind: str, dims: Mapping[str, int]) -> "_Cost | None":
+        """Run the model once; return what that took, or None where it can't be run so."""
+        self._tried += 1
+        feed = self._feed(kind, dims)
+        resident, start = _resident(), time.perf_counter()
+        try:
+            outputs = self.run(feed)
+        except FormatError as e:
+            self._error = self._error or e
+            return None
+        seconds = time.perf_counter() - start
+        held = sum(array.nbytes for array in (*feed.values(), *outputs) if isinstance(array, np.ndarray))
+        return _Cost(_elements(feed), seconds, max(_resident() - resident - ONCE, held))
+
+    def _feed(self, kind: str, dims: Mapping[str, int], rng: np.random.Generator | None = None) -> Feed:
+        return generated(self.infos, dims, self.known, kind, rng or np.random.default_rng(self.options.seed))
+
+    def _too_large(self, dims: Mapping[str, int]) -> bool:
+        total = 0
+        for info in self.infos.values():
+            size = [axis_length(axis, f"{info.name}:{i}", dims) for i, axis in enumerate(info.shape)]
+            total += int(np.prod(size, dtype=object)) * np.dtype(info.dtype).itemsize
+        return total > self.max_memory // PART
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a run took."""
+
+    elements: int
+    seconds: float
+    nbytes: int
+
+
+def _elements(feed: Mapping[str, Array]) -> int:
+    return sum(array.size for array in feed.values())
+
+
+def _resident() -> int:
+    """Return the bytes of memory that this process has resident now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,94 @@
+"""`compare MODEL QUANTIZED`: each weight with what its codes stand for, whatever their form."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click", reason="the extra `cli` is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+import onnx
+
+import modelopt_rs as mo
+from checkpoints import bert, write
+from graph_nets import Net, net
+from modelopt_rs.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(a) for a in arguments])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def forms() -> onnx.ModelProto:
+    """A table, a square product, a Gemm with a turned square weight, a Conv."""
+    it = Net({"ids": ["n"], "x": ["n", 64]})
+    it.input_types["ids"] = onnx.TensorProto.INT64
+    rows = it.add("Gather", it.w("table", 100, 64), "ids")
+    one = it.add("MatMul", "x", it.w("square", 64, 64))
+    two = it.add("Gemm", one, it.w("turned", 64, 64), transB=1)
+    three = it.add("Gemm", two, it.w("wide", 64, 96))
+    four = it.add("MatMul", three, it.w("narrow", 96, 64))
+    it.add("Add", rows, four, out="y")
+    it.outputs = ["y"]
+    return it.proto()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("source", [forms, net], ids=["products", "convolutions"])
+def test_h28_every_form_of_a_quantized_weight_is_compared(
+    tmp_path: Path, bits: int, scheme: str, target: str, source: Callable[[], onnx.ModelProto]
+) -> None:
+    onnx.save(source(), tmp_path / "a.onnx")
+    options = mo.OnnxOptions(target=target)
+    made = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=bits, scheme=scheme, onnx=options, run=None)
+    report = mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=None)
+    want = {each.name: each.sqnr_db for each in made.tensors if each.decision == "quantize"}
+    got = {each.name: each.sqnr_db for each in report.tensors if each.name in want}
+    assert got.keys() == want.keys()
+    assert report.only_in_a == report.only_in_b == ()
+    for name, db in want.items():
+        assert got[name] == pytest.approx(db, abs=0.01), name
+    assert report.sqnr_db == pytest.approx(made.totals.sqnr_db, abs=0.01)
+
+
+def test_h28_the_codes_of_dynamic_layers_are_compared(tmp_path: Path) -> None:
+    onnx.save(forms(), tmp_path / "a.onnx")
+    options = mo.OnnxOptions(activations="dynamic")
+    made = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", onnx=options, run=None)
+    report = mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=None)
+    want = {each.name for each in made.tensors if each.decision == "quantize"}
+    assert want == {each.name for each in report.tensors if each.sqnr_db < 100}
+    assert report.sqnr_db == pytest.approx(made.totals.sqnr_db, abs=0.01)
+
+
+def test_h28_the_total_is_over_what_changed(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", bert())
+    made = mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", bits=4)
+    report = mo.compare_files(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert report.changed == made.totals.changed
+    assert report.sqnr_db == pytest.approx(made.totals.sqnr_db, abs=0.01)
+    _, said, _ = run("compare", tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    whole = len(made.tensors)
+    assert f"\n{whole} of {whole} tensors of A were compared, {whole - made.totals.changed} equal; the " in said
+
+
+def test_h55_a_summary_says_what_was_not_compared(run: Run, tmp_path: Path) -> None:
+    onnx.save(net(), tmp_path / "a.onnx")
+    mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", what="all", keep=0.5, run=None)
+    _, said, _ = run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--no-run")
+    assert "exact" not in said.splitlines()[-2]
+    assert "shapes differ: " in said
+    _, said, _ = run("compare", tmp_path / "a.onnx", tmp_path / "a.onnx", "--no-run")
+    assert " were compared, all equal" in said
+    assert np.isinf(mo.compare_files(tmp_path / "a.onnx", tmp_path / "a.onnx", run=None).sqnr_db)
