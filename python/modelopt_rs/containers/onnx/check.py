@@ -10,14 +10,18 @@ import onnx
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.containers.onnx.dtypes import STRING
 from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, File, parse_entries
+from modelopt_rs.containers.onnx.operators import problem, rank_behind
+from modelopt_rs.containers.onnx.order import Cycle, sort_nodes
 from modelopt_rs.containers.onnx.wire import Skeleton
 from modelopt_rs.dtypes import BY_ONNX_NUMBER, nbytes
 from modelopt_rs.errors import quote
 
 __all__ = ["Checker"]
 
-# The names that a graph's nodes can see: those of the graphs around it, and its own.
-_Scopes: TypeAlias = tuple[set[str], ...]
+# The names that a graph's nodes can see, those of the graphs around it and its own, with the number of their axes, if
+# that is known.
+_Scope: TypeAlias = dict[str, int | None]
+_Scopes: TypeAlias = tuple[_Scope, ...]
 
 _MIN_VERSION = 3  # opset imports came with it
 _MAX_NAME = 64 << 10
@@ -64,12 +68,16 @@ class Checker:
         self._skeleton = skeleton
         self._own = own
         self._external = external
+        self._imports: dict[str, int] = {}  # of the graph or function that is looked at
         self._regions: dict[tuple[int, int], list[tuple[int, int, str]]] = {}  # by external file
 
-    def model(self, proto: Any) -> None:
-        """Check a ModelProto."""
+    def text(self, proto: Any) -> None:
+        """Check that all text of a ModelProto is text."""
         for text in _undecoded(proto):
             raise FormatError(f"{self._path}: text {text[:64]!r} is not UTF-8")
+
+    def model(self, proto: Any) -> None:
+        """Check a ModelProto that is mended."""
         if not proto.HasField("graph") or not proto.opset_import:
             what = "opset import" if proto.HasField("graph") else "graph"
             raise FormatError(f"{self._path}: no {what}; not a whole ONNX model")
@@ -80,12 +88,16 @@ class Checker:
         self._unique("opset import", (entry.domain for entry in proto.opset_import))
         self._unique("metadata key", (entry.key for entry in proto.metadata_props))
         self._unique("function", (f"{f.domain}::{f.name}:{f.overload}" for f in proto.functions))
+        self._imports = {entry.domain: entry.version for entry in proto.opset_import}
+        if "" not in self._imports and any(node.domain == "" for node in proto.graph.node):
+            raise FormatError(f"{self._path}: no opset import of the standard operators")
         self._graph(proto.graph, "", ())
         for function in proto.functions:
             inside = f" of function {quote(function.name)}"
             self._unique("input" + inside, function.input)
+            self._imports = {entry.domain: entry.version for entry in function.opset_import}
             self._attributes(function.attribute_proto, inside, ())
-            self._nodes(function.node, inside, (set(function.input),), function.output)
+            self._nodes(function.node, inside, (dict.fromkeys(function.input),), function.output)
         self._overlaps()
 
     def _graph(self, graph: Any, inside: str, scopes: _Scopes) -> None:
@@ -99,24 +111,60 @@ class Checker:
             if len(tensor.name) > _MAX_NAME:
                 raise LimitError(f"{self._path}: initializer {quote(tensor.name)} has a name of over 64 KiB")
             self._tensor(tensor, f"{self._path}: initializer {quote(tensor.name)}{inside}")
-        names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        names: _Scope = {}
+        for value in graph.input:
+            if not value.name:
+                raise FormatError(f"{self._path}: an input{inside} has no name")
+            names[value.name] = None
+            if value.HasField("type") and value.type.tensor_type.HasField("shape"):
+                names[value.name] = len(value.type.tensor_type.shape.dim)
+        for tensor in graph.initializer:
+            if names.get(tensor.name) not in (None, len(tensor.dims)):
+                raise FormatError(
+                    f"{self._path}: initializer {quote(tensor.name)}{inside} has {len(tensor.dims)} axes, the input "
+                    f"of its name {names[tensor.name]}"
+                )
+            names[tensor.name] = len(tensor.dims)
         self._nodes(graph.node, inside, (*scopes, names), [value.name for value in graph.output])
 
-    def _nodes(self, nodes: Iterable[Any], inside: str, scopes: _Scopes, outputs: Iterable[str]) -> None:
-        """Check the nodes of a graph, of which `scopes` ends with the names of the inputs and initializers."""
+    def _nodes(self, nodes: Any, inside: str, scopes: _Scopes, outputs: Iterable[str]) -> None:
+        """Check the nodes of a graph, of which `scopes` ends with the names of the inputs and initializers.
+
+        They are sorted, if they aren't: a node sees what others make, wherever they stand.
+        """
         own = scopes[-1]
         for node in nodes:
-            own.update(node.output)
+            for name in node.output:
+                if name and name in own:
+                    raise FormatError(f"{self._path}: value {quote(name)}{inside} is made twice")
+                own[name] = None
+        try:
+            sort_nodes(nodes)
+        except Cycle as e:
+            raise FormatError(f"{self._path}: node {_label(e.node)}{inside} depends on its own output") from None
         for node in nodes:
-            where = f" of node {quote(node.name or node.op_type)}{inside}"[:512]
-            for name in node.input:
-                if name and not any(name in scope for scope in scopes):
-                    raise FormatError(f"{self._path}: input {quote(name)}{where} is not defined")
-            if node.attribute:
-                self._attributes(node.attribute, where, scopes)
+            self._node(node, inside, scopes)
         for name in outputs:
-            if name not in own:
+            if name not in own or not name:
                 raise FormatError(f"{self._path}: output {quote(name)}{inside} is not defined in its graph")
+
+    def _node(self, node: Any, inside: str, scopes: _Scopes) -> None:
+        where = f" of node {quote(node.name or node.op_type)}{inside}"[:512]
+        ranks: list[int | None] = []
+        for name in node.input:
+            scope = next((scope for scope in reversed(scopes) if name in scope), None)
+            if name and scope is None:
+                raise FormatError(f"{self._path}: input {quote(name)}{where} is not defined")
+            ranks.append(None if scope is None else scope[name])
+        if node.attribute:
+            self._attributes(node.attribute, where, scopes)
+        wrong = problem(node, self._imports)
+        if wrong is None:
+            rank, wrong = rank_behind(node, ranks)
+            if node.output:
+                scopes[-1][node.output[0]] = rank
+        if wrong is not None:
+            raise FormatError(f"{self._path}: node {_label(node)}{inside}: {wrong}")
 
     def _attributes(self, attributes: Iterable[Any], inside: str, scopes: _Scopes) -> None:
         self._unique("attribute" + inside, (attribute.name for attribute in attributes))
@@ -240,6 +288,12 @@ class Checker:
             for (begin, end, _), (next_begin, next_end, where) in pairwise(regions):
                 if next_begin < end and (begin, end) != (next_begin, next_end):
                     raise FormatError(f"{where}: its external data overlap another tensor's")
+
+
+def _label(node: Any) -> str:
+    """Return how a node is called in messages."""
+    name = node.name or next(iter(node.output), "")
+    return f"{quote(name)} ({quote(node.op_type)[1:-1]})" if name else quote(node.op_type)
 
 
 def _typed_fields(tensor: Any) -> list[str]:

@@ -10,7 +10,9 @@ import onnx_ir as ir
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.containers.onnx.check import Checker
 from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, File
+from modelopt_rs.containers.onnx.functions import inline_functions
 from modelopt_rs.containers.onnx.lift import lift
+from modelopt_rs.containers.onnx.mend import mend
 from modelopt_rs.containers.onnx.tensors import extent_of, in_memory, is_lazy, lazy, stored
 from modelopt_rs.containers.onnx.wire import LAZY_BYTES, Skeleton
 from modelopt_rs.errors import quote
@@ -18,7 +20,7 @@ from modelopt_rs.errors import quote
 __all__ = ["build"]
 
 
-def build(skeleton: Skeleton, own: File, external: ExternalFiles, max_header: int) -> ir.Model:
+def build(skeleton: Skeleton, own: File, external: ExternalFiles, max_header: int, max_nodes: int) -> ir.Model:
     """Parse a skeleton, check it, and make a graph of it.
 
     Parameters
@@ -31,6 +33,8 @@ def build(skeleton: Skeleton, own: File, external: ExternalFiles, max_header: in
         Opens the files of external data.
     max_header : int
         The most bytes of tensors to read that can't be initializers of the main graph (in functions, say).
+    max_nodes : int
+        The most nodes that functions may become where they are called; else they stay functions.
 
     Raises
     ------
@@ -40,11 +44,17 @@ def build(skeleton: Skeleton, own: File, external: ExternalFiles, max_header: in
     proto = onnx.ModelProto()
     _call(own.path, proto.ParseFromString, skeleton.data)
     checker = Checker(str(own.path), skeleton, own, external)
+    checker.text(proto)
+    mend(proto)
     checker.model(proto)
-    model: ir.Model = _call(own.path, ir.from_proto, proto)
+    model: ir.Model = inline_functions(_call(own.path, ir.from_proto, proto), proto, max_nodes)
+    settled: dict[int, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
 
     def settle(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        return _settle(tensor, checker.extents, own.path)
+        # One that inlined functions share stays one.
+        if id(tensor) not in settled:
+            settled[id(tensor)] = (tensor, _settle(tensor, checker.extents, own.path))
+        return settled[id(tensor)][1]
 
     _each_tensor(model, settle)
     _call(own.path, lift, model)

@@ -27,12 +27,13 @@ def lift(model: ir.Model) -> None:
     if model.ir_version < _NO_INPUTS_BEFORE:
         _plain_inputs(model)
     taken = Counter(value.name for graph in model.graphs() for value in _defined(graph))
+    lifted: dict[int, ir.Value] = {}  # by tensor: of an inlined function each call has it
     for graph in list(model.graphs()):
         if graph is not model.graph:
             _lift_initializers(graph, model.graph, taken)
         for node in list(graph):
             if _is_weight(node):
-                _lift_constant(node, model.graph, taken)
+                _lift_constant(node, model.graph, taken, lifted)
 
 
 def _plain_inputs(model: ir.Model) -> None:
@@ -73,11 +74,17 @@ def _tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return None
 
 
-def _lift_constant(node: ir.Node, main: ir.Graph, taken: Counter[str | None]) -> None:
+def _lift_constant(
+    node: ir.Node, main: ir.Graph, taken: Counter[str | None], lifted: dict[int, ir.Value]
+) -> None:
     tensor, output, graph = _tensor(node), node.outputs[0], node.graph
     assert tensor is not None
     assert graph is not None
-    initializer = ir.Value(
+    if id(tensor) in lifted and not output.is_graph_output():
+        output.replace_all_uses_with(lifted[id(tensor)])
+        graph.remove(node, safe=True)
+        return
+    initializer = lifted[id(tensor)] = ir.Value(
         name=_name(output, taken),
         type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(tensor.shape.numpy()),

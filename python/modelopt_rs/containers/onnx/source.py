@@ -91,7 +91,7 @@ class OnnxSource(Source):
         try:
             limit = min(max_header, _MAX_PROTOBUF)
             skeleton = scan(self._file.fd, self.path, max_header=limit, max_tensors=max_tensors)
-            self.model: ir.Model = build(skeleton, self._file, self._external, max_header)
+            self.model: ir.Model = build(skeleton, self._file, self._external, max_header, max_tensors)
         except BaseException:
             self.close()
             raise
