@@ -14,7 +14,7 @@ from modelopt_rs.errors import quote
 
 __all__ = ["Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
-Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru"]
+Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn"]
 Role: TypeAlias = tuple[Kind, int, int, ir.DataType, bool]
 """How a node takes a weight: its kind, its (in, out) axes, its dtype, whether it stands in a body."""
 
@@ -27,6 +27,7 @@ OPERATORS: Final[dict[str, tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
     "Gather": ("gather", (0,), (1, 0)),
     "LSTM": ("lstm", (1, 2), (2, 1)),
     "GRU": ("gru", (1, 2), (2, 1)),
+    "RNN": ("rnn", (1, 2), (2, 1)),
 }
 PASSED = ("Transpose", "Cast", "Identity")
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -43,6 +44,9 @@ QUANTIZED = (
     "QLinearConv",
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "QAttention",
+    "QEmbedLayerNormalization",
 )
 
 
@@ -56,7 +60,7 @@ class Use:
     index : int
         Which of its inputs the weight is.
     kind : str
-        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm" or "gru".
+        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru" or "rnn".
     chain : tuple of Node
         The Transpose, Cast and Identity between the initializer and the node, in order.
     in_axis, out_axis : int
@@ -143,7 +147,7 @@ def stored_shape(value: ir.Value) -> tuple[int, ...]:
 
 
 def find_weights(model: ir.Model) -> list[Weight]:
-    """Find the initializers that are the weight of a MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM or GRU.
+    """Find the initializers that are the weight of a MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM, GRU or RNN.
 
     Parameters
     ----------
@@ -243,7 +247,7 @@ def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int,
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
     """Yield why a node can't take a quantized weight."""
-    want = {"conv": 3, "convtranspose": 3, "lstm": 3, "gru": 3}.get(kind, 2)
+    want = {"conv": 3, "convtranspose": 3, "lstm": 3, "gru": 3, "rnn": 3}.get(kind, 2)
     if rank < want:
         yield f"{rank}-dimensional"
     if kind in ("matmul", "gemm", "gather") and rank > 2:

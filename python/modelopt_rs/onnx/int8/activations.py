@@ -1,5 +1,6 @@
 """`quantize_activations`: layers that compute in int8, by calibrated ranges or by those of each call."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +20,12 @@ from modelopt_rs.onnx.int8.dynamic import Dynamic
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
 from modelopt_rs.onnx.int8.layers import Layer
 from modelopt_rs.onnx.int8.placement import place
+from modelopt_rs.onnx.int8.recurrent import GateCodes, quantize_lstm
 from modelopt_rs.onnx.int8.smooth import fold_into_norm
 from modelopt_rs.onnx.int8.static import Grid, float_bias, quantize_layer, quantize_values
 from modelopt_rs.onnx.int8.statistics import Factor
 from modelopt_rs.onnx.opset import raise_ir_version, raise_opset
+from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -47,7 +50,7 @@ def quantize_activations(
     """Rewrite a graph so that its layers compute in int8; the weights follow in tiles, through the transforms.
 
     Static: QuantizeLinear and DequantizeLinear around MatMul, Gemm and Conv, with ranges from calibration data.
-    Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm. Weights have a scale for each output channel
+    Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm, DynamicQuantizeLSTM for LSTM. Weights have a scale for each output channel
     and codes up to 64, so that no processor saturates.
 
     Parameters
@@ -115,6 +118,7 @@ def quantize_activations(
         run.static(onnx, path)
     elif layers:
         run.dynamic(onnx)
+    run.recurrent()
     raise_ir_version(model)
     return run.transforms, found.decisions
 
@@ -186,6 +190,19 @@ class _Run:
                     float_bias(self._model, self._build, layer)
                 quantize_layer(self._model, self._build, layer, (codes, scale), pairs.get(layer))
 
+    def recurrent(self) -> None:
+        """Rewrite LSTMs to those that quantize what they take in every step."""
+        nodes: dict[ir.Node, dict[int, tuple[ir.Value, ir.Value]]] = {}
+        for name, weight in self._found.recurrent.items():
+            info, unused = self._found.infos[name], self._build.unused
+            names = unused(f"{name}_quantized"), unused(f"{name}_scale")
+            read = info if name in self._tensors else replace(info, dtype="F32", nbytes=4 * math.prod(info.shape))
+            codes, scale = self._made(GateCodes(read, names, threads=self._threads), info, weight)
+            for use in weight.uses:
+                nodes.setdefault(use.node, {})[use.index] = codes, scale
+        for node, weights in nodes.items():
+            quantize_lstm(self._model, self._build, node, weights)
+
     def _stored(self, name: str, layers: list[Layer], biases: Mapping[Layer, float]) -> list[ir.Value]:
         """Make the initializers that stand for a weight: codes, scales, and both of each bias."""
         info, unused = self._found.infos[name], self._build.unused
@@ -195,31 +212,34 @@ class _Run:
             for layer, x_scale in biases.items()
             if layer.bias is not None
         ]
-        stored = name in self._tensors
         coder = ChannelCodes(
-            info if stored else replace(info, dtype="F32"),
+            info if name in self._tensors else replace(info, dtype="F32"),
             first.use.out_axis,
             (unused(f"{name}_quantized"), unused(f"{name}_scale")),
             scaling=Scaling(first.in_scale, first.out_scale),
             biases=made,
             threads=self._threads,
         )
+        return self._made(coder, info, first.weight)
+
+    def _made(self, coder: Transform, info: TensorInfo, weight: Weight) -> list[ir.Value]:
+        """Make the initializers that a coder has the values of: now, or in tiles."""
         tensors: dict[str, ir.TensorProtocol]
-        if stored:
-            self.transforms[name] = coder
+        if info.name in self._tensors:
+            self.transforms[info.name] = coder
             tensors = {
                 part.name: placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape)
                 for part in coder.outputs
             }
         else:
-            tensors = _at_once(coder, info, first)
+            tensors = _at_once(coder, info, weight)
         return [self._build.initializer(part.name, tensors[part.name]) for part in coder.outputs]
 
 
-def _at_once(coder: ChannelCodes, info: TensorInfo, layer: Layer) -> dict[str, ir.TensorProtocol]:
+def _at_once(coder: Transform, info: TensorInfo, weight: Weight) -> dict[str, ir.TensorProtocol]:
     """Make the tensors of a weight that is in memory."""
-    assert layer.weight.value.const_value is not None
-    rows = np.asarray(layer.weight.value.const_value.numpy(), np.float32).reshape(info.rows, -1)
+    assert weight.value.const_value is not None
+    rows = np.asarray(weight.value.const_value.numpy(), np.float32).reshape(info.rows, -1)
     coder.begin(len(rows))
     made: dict[str, Array] = {}
     for _ in range(coder.sweeps):

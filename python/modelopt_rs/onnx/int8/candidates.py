@@ -1,13 +1,14 @@
 """Which weights are computed in int8, and why the others are not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.dtypes import tensor_info
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.int8.layers import Layer, as_layer
+from modelopt_rs.onnx.int8.recurrent import partner, why_no_lstm
 from modelopt_rs.onnx.weights import Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.decide import Decision, decide
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -34,11 +35,14 @@ class Candidates:
         All tensors, also those that are in memory.
     layers : dict
         By name of the weight: one for each node that takes it.
+    recurrent : dict
+        The weights of LSTMs by name; of each node both are here.
     """
 
     decisions: dict[str, Decision]
     infos: dict[str, TensorInfo]
     layers: dict[str, list[Layer]]
+    recurrent: dict[str, Weight] = field(default_factory=dict)
 
 
 def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
@@ -84,9 +88,28 @@ def find_candidates(
     default = dict.fromkeys(found, Decision("quantize", WORDS[onnx.activations]))
     decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
     layers = {
-        name: each for name, each in found.items() if not isinstance(each, str) and decisions[name].action == "quantize"
+        name: each for name, each in found.items() if isinstance(each, list) and decisions[name].action == "quantize"
     }
-    return Candidates(decisions, infos, layers)
+    return Candidates(decisions, infos, layers, _in_pairs(found, decisions))
+
+
+def _in_pairs(
+    found: Mapping[str, "list[Layer] | Weight | str"], decisions: dict[str, Decision]
+) -> dict[str, Weight]:
+    """Return the weights of LSTMs of which both are quantized; of the others the decision is changed."""
+    chosen = {
+        name: each for name, each in found.items() if isinstance(each, Weight) and decisions[name].action == "quantize"
+    }
+    while True:
+        taken = {(use.node, use.index) for each in chosen.values() for use in each.uses}
+        alone = {
+            name: use for name, each in chosen.items() for use in each.uses if partner(use) not in taken
+        }
+        if not alone:
+            return chosen
+        for name, use in alone.items():
+            decisions[name] = Decision("copy", f"{use.where}: its other weight is not quantized")
+            del chosen[name]
 
 
 def _info(weight: Weight) -> TensorInfo:
@@ -94,8 +117,10 @@ def _info(weight: Weight) -> TensorInfo:
     return tensor_info(weight.name, weight.value.const_value.dtype.value, weight.shape)
 
 
-def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | str:
-    """Return a layer for each use of a weight, or why a tensor is left alone."""
+def _layers(
+    model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions
+) -> list[Layer] | Weight | str:
+    """Return a layer for each use of a weight, itself if LSTMs take it, or why a tensor is left alone."""
     if weight is None:
         return why_no_weight(model, info.name)
     if weight.others:
@@ -104,6 +129,9 @@ def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: Onnx
         return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
     if 0 in info.shape:
         return "empty"
+    if onnx.activations == "dynamic" and all(use.kind == "lstm" for use in weight.uses):
+        reasons = (why_no_lstm(use, onnx.target) for use in weight.uses)
+        return next((reason for reason in reasons if reason is not None), weight)
     if len({use.out_axis for use in weight.uses}) > 1:
         return "its nodes take it in different directions"
     layers = []

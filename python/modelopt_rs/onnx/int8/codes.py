@@ -141,7 +141,7 @@ class ChannelCodes(Transform):
         if self._axis == 1:
             return [(self._names[0], self._codes(w, self._sentinels(self._peak, slice(None)))[0])]
         rows = slice(first, self._done)
-        codes, scale = self._codes(w, self._sentinels(reduce.absmax(w, axis=1, threads=self._threads), rows))
+        codes, scale = self._codes(w, self._row_sentinels(w, rows))
         return [(self._names[0], codes.reshape(array.shape)), *self._vectors(scale, rows)]
 
     def end(self) -> Rows:
@@ -174,6 +174,10 @@ class ChannelCodes(Transform):
             return each
         group = np.arange(rows.start, rows.stop) // (self._channels // len(each))
         return np.asarray(each[group])
+
+    def _row_sentinels(self, w: Vector, rows: slice) -> Vector:
+        """Return the sentinels of rows."""
+        return self._sentinels(reduce.absmax(w, axis=1, threads=self._threads), rows)
 
     def _sentinels(self, peak: Vector, rows: slice) -> Vector:
         """Return what the largest number of a channel would be if 127 were its code."""

@@ -136,6 +136,8 @@ def as_layer(weight: Weight, use: Use) -> Layer | str:
 def _problems(use: Use) -> Iterator[str]:
     if use.reason is not None:
         yield use.reason
+    if use.kind == "lstm":
+        yield f"{use.where}: onnxruntime has an int8 kernel for dynamic activations only"
     if use.kind not in ("matmul", "gemm", "conv"):
         yield f"{use.where}: onnxruntime has no int8 kernel for it"
     if use.dtype != ir.DataType.FLOAT:
