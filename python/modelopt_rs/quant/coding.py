@@ -143,11 +143,16 @@ def _empty(x: Array, spec: Spec) -> QuantizedArray:
 def _check_out(out: QuantizedArray, spec: Spec) -> None:
     if not isinstance(out, QuantizedArray):
         raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
-    coding, *grain = spec
-    named = isinstance(coding, str)
-    names = ("format", "axis", "group_size") if named else ("bits", "scheme", "axis", "group_size")
-    wanted = (coding, *grain) if named else (*coding, *grain)
-    got = tuple(getattr(out, name) for name in names)
+    coding, axis, group_size = spec
+    names: tuple[str, ...]
+    wanted: tuple[object, ...]
+    got: tuple[object, ...]
+    if isinstance(coding, str):
+        names, wanted = ("format", "axis", "group_size"), spec
+        got = (out.format, out.axis, out.group_size)
+    else:
+        names, wanted = ("bits", "scheme", "axis", "group_size"), (*coding, axis, group_size)
+        got = (out.bits, out.scheme, out.axis, out.group_size)
     if got != wanted:
         want = ", ".join(f"{k}={v!r}" for k, v in zip(names, wanted, strict=True))
         have = ", ".join(f"{k}={v!r}" for k, v in zip(names, got, strict=True))

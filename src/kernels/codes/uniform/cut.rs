@@ -46,7 +46,7 @@ pub(super) struct Piece {
 
 impl Uniform {
     /// How an array of `n` elements, at least one, is cut.
-    pub(super) fn cut(&self, spec: Spec, n: usize) -> Cut {
+    pub(super) fn cut(self, spec: Spec, n: usize) -> Cut {
         let cols = spec.cols;
         let padded = !cols.is_multiple_of(8 / self.bits as usize);
         let parts = spec.scales(n);

@@ -38,7 +38,7 @@ impl<C: Real> Coding<C> {
 
 impl Uniform {
     #[inline(always)]
-    fn coding<C: Real>(&self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
+    fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
         let half = 1u8 << (self.bits - 1);
         let (flip, zero) = match (self.scheme, self.offset_binary) {
             (Scheme::Symmetric, false) => (half, half as i16),

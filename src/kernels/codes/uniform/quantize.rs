@@ -83,7 +83,7 @@ impl<C: Real> OwnParams<C> {
 impl Uniform {
     /// What offset binary adds to a two's complement code.
     #[inline(always)]
-    pub(super) fn bias(&self) -> u8 {
+    pub(super) fn bias(self) -> u8 {
         if self.offset_binary && self.scheme == Scheme::Symmetric { 1 << (self.bits - 1) } else { 0 }
     }
 }
