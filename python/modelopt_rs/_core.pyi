@@ -15,8 +15,6 @@ from modelopt_rs._types import (
     Array,
     Axis,
     Bf16,
-    FormatParts,
-    FormatSpec,
     OptimCall,
     OptionalTensors,
     Parts,
@@ -48,11 +46,8 @@ __all__ = [
     "decompress",
     "decompress_groups",
     "dequantize",
-    "dequantize_format",
     "error_stats",
     "fake_quantize",
-    "fake_quantize_format",
-    "format_shapes",
     "get_num_threads",
     "global_magnitude",
     "histogram",
@@ -69,7 +64,6 @@ __all__ = [
     "pack",
     "quantile",
     "quantize",
-    "quantize_format",
     "quantized_shapes",
     "row_offsets",
     "set_fault",
@@ -164,36 +158,18 @@ def slice_distances(w: Any, dtype: Bf16, threads: int | None) -> NDArray[np.floa
 def take(x: Array, indices: NDArray[np.int64], axis: int, out: Array, threads: int | None) -> None:
     """Gather slices of an array of unsigned integers."""
 
-# Quantization. `signed` says how codes are stored: two's complement, or as unsigned bytes.
-# `offset_binary`: a symmetric code q is stored as the unsigned q + 2^(bits-1) (compressed-tensors' form).
+# Quantization, in every format. `global_scale` is a float32 of shape (), where the format has one. For files only are
+# "uint8b128", "uint4b8" and "uint2b2" (vLLM's names): a symmetric code q stored as the unsigned q + 2^(bits-1).
 def quantized_shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of codes and of scales; an error where the specification does not fit the shape."""
 
 def quantize(
-    x: Any, out: Parts, spec: Spec, nonfinite: str, offset_binary: bool, dtype: Bf16, threads: int | None
-) -> None: ...
-def dequantize(parts: Parts, spec: Spec, out: Array, offset_binary: bool, dtype: Bf16, threads: int | None) -> None: ...
-def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
-
-# Quantization in named formats. `global_scale` is a float32 of shape (), where the format has one.
-def format_shapes(shape: tuple[int, ...], spec: FormatSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of codes and of scales; an error where the specification does not fit the shape."""
-
-def quantize_format(
-    x: Any,
-    out: FormatParts,
-    spec: FormatSpec,
-    nonfinite: str,
-    absmax: float | None,
-    dtype: Bf16,
-    threads: int | None,
+    x: Any, out: Parts, spec: Spec, nonfinite: str, absmax: float | None, dtype: Bf16, threads: int | None
 ) -> None:
     """`absmax`: at least the largest magnitude of an array that `x` is a part of, where a scale depends on it."""
 
-def dequantize_format(parts: FormatParts, spec: FormatSpec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
-def fake_quantize_format(
-    x: Any, out: Array, spec: FormatSpec, nonfinite: str, dtype: Bf16, threads: int | None
-) -> None: ...
+def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
+def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
 
 # Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...

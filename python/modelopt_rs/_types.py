@@ -13,14 +13,12 @@ Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
 Nonfinite: TypeAlias = Literal["raise", "saturate"]
 GroupSize: TypeAlias = int | tuple[int, int] | None
 """Elements of a group, or rows and columns of a tile."""
-Spec: TypeAlias = tuple[int, str, int | None, GroupSize]
-"""bits, scheme, axis, group_size."""
-FormatSpec: TypeAlias = tuple[str | None, int | None, GroupSize]
+Format: TypeAlias = str | tuple[int, str | None]
+"""The name of a format, or bits and scheme of uniform codes."""
+Spec: TypeAlias = tuple[Format, int | None, GroupSize]
 """format, axis, group_size."""
-FormatParts: TypeAlias = tuple[Array, Array, Array | None]
-"""codes, scale, global_scale."""
-Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None]
-"""codes, scale, zero_point, offset."""
+Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None]
+"""codes, scale, zero_point, offset, global_scale."""
 Nan: TypeAlias = Literal["raise", "largest"]
 MaskKind: TypeAlias = Literal["bool", "bits"] | None
 PruneCall: TypeAlias = tuple[str, Bf16, int | None]
@@ -59,8 +57,7 @@ __all__ = [
     "Axis",
     "Bf16",
     "Coding",
-    "FormatParts",
-    "FormatSpec",
+    "Format",
     "GroupSize",
     "MaskKind",
     "Nan",

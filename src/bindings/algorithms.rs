@@ -4,7 +4,10 @@ use pyo3::prelude::*;
 
 use super::arg::{int, number, pair, text};
 use crate::error::Error;
-use crate::kernels::optim::{Adadelta, Adagrad, Adam, Algorithm, Common, Lion, MAX_STATES, RmsProp, Semantics, Sgd};
+use crate::kernels::optim::{
+    Adadelta, Adagrad, Adam, Adamax, Algorithm, Common, Ema, Lamb, Lion, MAX_STATES, MuonStep, NAdam, RAdam, RmsProp,
+    Semantics, Sgd, Sum,
+};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -63,8 +66,8 @@ impl Kind {
     /// The names of what is written and of what is read, of one array and of a list.
     pub fn names(&self) -> [[&'static str; 2]; 2] {
         match self.function {
-            "ema_step" => [["average", "averages"], ["param", "params"]],
-            "accumulate_step" => [["total", "totals"], ["grad", "grads"]],
+            Ema::<f32>::NAME => [["average", "averages"], ["param", "params"]],
+            <Sum as Algorithm<f32>>::NAME => [["total", "totals"], ["grad", "grads"]],
             _ => PARAM_AND_GRAD,
         }
     }
@@ -100,7 +103,7 @@ pub const PLAIN: Kind = Kind {
     blocks: (0, &[]),
 };
 const ADAM: Kind = Kind {
-    function: "adam_step",
+    function: Adam::<f32, false>::NAME,
     states: &[EXP_AVG, EXP_AVG_SQ, ("max_exp_avg_sq", Some("amsgrad"))],
     blocks: (2, &[8, 4]),
     ..PLAIN
@@ -109,39 +112,39 @@ const ADAM: Kind = Kind {
 #[rustfmt::skip]
 const KINDS: [Kind; 14] = [
     Kind {
-        function: "sgd_step", numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &[MOMENTUM],
+        function: Sgd::<f32, true>::NAME, numbers: &[("momentum", NonNegative), ("dampening", NonNegative)], states: &[MOMENTUM],
         signed: Sgd::<f32, true>::SIGNED, blocks: (1, &[8]), ..PLAIN
     },
     Kind {
-        function: "adagrad_step", numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &[("state_sum", None)],
+        function: Adagrad::<f32>::NAME, numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)], states: &[("state_sum", None)],
         signed: Adagrad::<f32>::SIGNED, blocks: (1, &[8]), ..PLAIN
     },
     Kind {
-        function: "rmsprop_step", numbers: &[("alpha", BelowOne), ("eps", NonNegative), ("momentum", NonNegative)],
+        function: RmsProp::<f32, true, true>::NAME, numbers: &[("alpha", BelowOne), ("eps", NonNegative), ("momentum", NonNegative)],
         states: &[("square_avg", None), MOMENTUM, ("grad_avg", Some("centered"))],
         signed: RmsProp::<f32, true, true>::SIGNED, blocks: (1, &[8]), ..PLAIN
     },
     Kind {
-        function: "adadelta_step", numbers: &[("rho", BelowOne), ("eps", NonNegative)],
+        function: Adadelta::<f32>::NAME, numbers: &[("rho", BelowOne), ("eps", NonNegative)],
         states: &[("square_avg", None), ("acc_delta", None)], signed: Adadelta::<f32>::SIGNED, ..PLAIN
     },
     ADAM,
-    Kind { function: "adamw_step", decoupled: true, ..ADAM },
+    Kind { function: Adam::<f32, false>::DECOUPLED_NAME, decoupled: true, ..ADAM },
     Kind {
-        function: "nadam_step",
+        function: NAdam::<f32>::NAME,
         numbers: &[BETAS[0], BETAS[1], BETAS[2], ("momentum_decay", NonNegative), (MU_PRODUCT, Positive)], ..PLAIN
     },
-    Kind { function: "radam_step", ..PLAIN },
-    Kind { function: "adamax_step", states: &[EXP_AVG, ("exp_inf", None)], ..PLAIN },
+    Kind { function: RAdam::<f32>::NAME, ..PLAIN },
+    Kind { function: Adamax::<f32>::NAME, states: &[EXP_AVG, ("exp_inf", None)], ..PLAIN },
     Kind {
-        function: "lion_step", numbers: &[BETAS[0], BETAS[1]], states: &[EXP_AVG],
+        function: Lion::<f32>::NAME, numbers: &[BETAS[0], BETAS[1]], states: &[EXP_AVG],
         signed: Lion::<f32>::SIGNED, decoupled: true, blocks: (1, &[8]),
     },
-    Kind { function: "ema_step", numbers: &[("decay", BelowOne)], states: &[], ..PLAIN },
-    Kind { function: "accumulate_step", numbers: &[], states: &[], ..PLAIN },
-    Kind { function: "lamb_step", ..PLAIN },
+    Kind { function: Ema::<f32>::NAME, numbers: &[("decay", BelowOne)], states: &[], ..PLAIN },
+    Kind { function: <Sum as Algorithm<f32>>::NAME, numbers: &[], states: &[], ..PLAIN },
+    Kind { function: Lamb::<f32>::NAME, ..PLAIN },
     Kind {
-        function: "muon_step", numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
+        function: MuonStep::<f32>::NAME, numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
         states: &[("momentum_buffer", None), ("direction", None), ("next", None)], decoupled: true, ..PLAIN
     },
 ];

@@ -12,8 +12,8 @@ use super::tensors::{GivenTensors, Listed, Tensors};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection, MuonStep,
-    NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Algorithm, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection,
+    MuonStep, NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
 };
 use crate::real::Real;
 
@@ -24,41 +24,43 @@ impl Step {
     fn run<C: Real>(&self, tensors: Vec<Tensor<'_, C, Plain>>, states: usize, threads: usize) -> f64 {
         let (common, x, step) = (&self.common, &self.numbers[..], self.number);
         match (self.kind.function, states) {
-            ("sgd_step", 0) => run(tensors, common, Sgd::<C, false>::new(common, 0.0, 0.0, false, step), threads),
-            ("sgd_step", _) => {
+            (Sgd::<f32, true>::NAME, 0) => {
+                run(tensors, common, Sgd::<C, false>::new(common, 0.0, 0.0, false, step), threads);
+            }
+            (Sgd::<f32, true>::NAME, _) => {
                 run(tensors, common, Sgd::<C, true>::new(common, x[0], x[1], self.nesterov, step), threads);
             }
-            ("adagrad_step", _) => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
-            ("rmsprop_step", 1) => {
+            (Adagrad::<f32>::NAME, _) => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
+            (RmsProp::<f32, true, true>::NAME, 1) => {
                 run(tensors, common, RmsProp::<C, false, false>::new(common, x[0], x[1], x[2]), threads);
             }
-            ("rmsprop_step", 3) => {
+            (RmsProp::<f32, true, true>::NAME, 3) => {
                 run(tensors, common, RmsProp::<C, true, true>::new(common, x[0], x[1], x[2]), threads);
             }
-            ("rmsprop_step", _) if x[2] > 0.0 => {
+            (RmsProp::<f32, true, true>::NAME, _) if x[2] > 0.0 => {
                 run(tensors, common, RmsProp::<C, true, false>::new(common, x[0], x[1], x[2]), threads);
             }
-            ("rmsprop_step", _) => {
+            (RmsProp::<f32, true, true>::NAME, _) => {
                 run(tensors, common, RmsProp::<C, false, true>::new(common, x[0], x[1], x[2]), threads);
             }
-            ("ema_step", _) => run(tensors, common, Ema::new(x[0]), threads),
-            ("accumulate_step", _) => run(tensors, common, Sum, threads),
-            ("adadelta_step", _) => run(tensors, common, Adadelta::new(common, x[0], x[1]), threads),
-            ("nadam_step", _) => {
+            (Ema::<f32>::NAME, _) => run(tensors, common, Ema::new(x[0]), threads),
+            (<Sum as Algorithm<f32>>::NAME, _) => run(tensors, common, Sum, threads),
+            (Adadelta::<f32>::NAME, _) => run(tensors, common, Adadelta::new(common, x[0], x[1]), threads),
+            (NAdam::<f32>::NAME, _) => {
                 let (nadam, product) = NAdam::new(common, [x[0], x[1]], x[2], x[3], x[4], step);
                 run(tensors, common, nadam, threads);
                 return product;
             }
-            ("radam_step", _) => run(tensors, common, RAdam::new(common, [x[0], x[1]], x[2], step), threads),
-            ("adamax_step", _) => run(tensors, common, Adamax::new(common, [x[0], x[1]], x[2], step), threads),
-            ("lion_step", _) => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
-            ("lamb_step", _) => lamb(tensors, common, Lamb::new(common, [x[0], x[1]], x[2], step), threads),
+            (RAdam::<f32>::NAME, _) => run(tensors, common, RAdam::new(common, [x[0], x[1]], x[2], step), threads),
+            (Adamax::<f32>::NAME, _) => run(tensors, common, Adamax::new(common, [x[0], x[1]], x[2], step), threads),
+            (Lion::<f32>::NAME, _) => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
+            (Lamb::<f32>::NAME, _) => lamb(tensors, common, Lamb::new(common, [x[0], x[1]], x[2], step), threads),
             // Its two halves are told apart by the step; the first leaves the parameter as it is.
-            ("muon_step", _) if step == 1 => {
+            (MuonStep::<f32>::NAME, _) if step == 1 => {
                 let common = Common { weight_decay: 0.0, ..*common };
                 run(tensors, &common, MuonDirection::new(x[0], self.nesterov), threads);
             }
-            ("muon_step", _) => run(tensors, common, MuonStep::new(common), threads),
+            (MuonStep::<f32>::NAME, _) => run(tensors, common, MuonStep::new(common), threads),
             (_, 3) => {
                 let adam = Adam::<C, true>::new(common, [x[0], x[1]], x[2], self.semantics, step);
                 run(tensors, common, adam, threads);
@@ -75,12 +77,14 @@ impl Step {
     fn run_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
         let (common, x, step) = (&self.common, &self.numbers[..], self.number);
         match self.kind.function {
-            "sgd_step" => run(tensors, common, Sgd::<f32, true>::new(common, x[0], x[1], self.nesterov, step), threads),
-            "adagrad_step" => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
-            "rmsprop_step" => {
+            Sgd::<f32, true>::NAME => {
+                run(tensors, common, Sgd::<f32, true>::new(common, x[0], x[1], self.nesterov, step), threads);
+            }
+            Adagrad::<f32>::NAME => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
+            RmsProp::<f32, true, true>::NAME => {
                 run(tensors, common, RmsProp::<f32, false, false>::new(common, x[0], x[1], x[2]), threads);
             }
-            "lion_step" => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
+            Lion::<f32>::NAME => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
             _ => self.run_adam_coded(tensors, threads),
         }
     }

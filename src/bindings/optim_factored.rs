@@ -18,7 +18,7 @@ use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-const FUNCTION: &str = "adafactor_step";
+const FUNCTION: &str = Adafactor::NAME;
 /// Its numbers and its states are not like those of others: they are checked here.
 const KIND: Kind = Kind { function: FUNCTION, numbers: &[], states: &[], decoupled: true, ..PLAIN };
 const STATES: [&str; 3] = ["row_var", "col_var", "variance"];

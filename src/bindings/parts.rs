@@ -1,147 +1,117 @@
-//! The specification of a quantization and the arrays of a quantized array, checked.
+//! The arrays of a quantized array, checked.
 
 use pyo3::prelude::*;
 
-use super::arg::{Name, int, optional_int, text};
+use super::arg::Name;
 use super::array::Array;
 use super::dtype::{Dtype, Item};
+use super::spec::Plan;
 use crate::error::Error;
-use crate::kernels::affine::{Granularity, Params, ParamsRef, Scheme, Spec};
-use crate::kernels::pack::packed_len;
+use crate::kernels::codes::uniform::{Params, ParamsRef};
+use crate::kernels::codes::{Coding, Format, Parts, PartsRef, Scales, ScalesMut, Scheme, Uniform};
 use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// `(bits, scheme, axis, group_size)`.
-pub type GivenSpec<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
-/// `(codes, scale, zero_point, offset)`.
-pub type GivenParts<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
-
-/// A checked specification, and the shapes that follow from it.
-pub struct Plan {
-    pub spec: Spec,
-    pub codes: Vec<usize>,
-    pub parts: Vec<usize>,
-}
-
-impl Plan {
-    /// Bytes that the ranges of channels take on the way (those of groups come and go with each piece).
-    pub fn scratch(&self) -> usize {
-        match self.spec.granularity {
-            Granularity::Channel { channels, .. } => channels.saturating_mul(64),
-            _ => 0,
-        }
-    }
-}
-
-fn check_bits(function: &str, bits: &Obj<'_>) -> PyResult<u32> {
-    match int(function, "bits", "8, 4 or 2", bits)? {
-        bits @ (8 | 4 | 2) => Ok(bits as u32),
-        bits => Err(Error::Value(format!("{function}: bits must be 8, 4 or 2, got {bits}")).into()),
-    }
-}
-
-pub fn plan(function: &str, given: &GivenSpec<'_>, shape: &[usize], offset_binary: bool) -> PyResult<Plan> {
-    let bits = check_bits(function, &given.0)?;
-    let scheme = text(function, "scheme", &given.1)?;
-    let axis = optional_int(function, "axis", "within the axes of x", &given.2)?;
-    let group_size = optional_int(function, "group_size", "at least 1 and no longer than memory", &given.3)?;
-    let scheme = Scheme::parse(&scheme).ok_or_else(|| {
-        Error::Value(format!("{function}: scheme must be 'symmetric', 'asymmetric' or 'minmax', got {scheme:?}"))
-    })?;
-    let cols = shape.last().copied().unwrap_or(1);
-    let (granularity, parts) = match (axis, group_size) {
-        (None, None) => (Granularity::Whole, vec![]),
-        (Some(axis), None) => {
-            let ndim = shape.len() as i64;
-            let index = if axis < 0 { axis.saturating_add(ndim) } else { axis };
-            if !(0..ndim).contains(&index) {
-                let text = format!("{function}: axis must be within the {ndim} axes of x, got {axis}");
-                return Err(Error::Value(text).into());
-            }
-            let i = index as usize;
-            let (outer, inner) = (shape[..i].iter().product(), shape[i + 1..].iter().product());
-            (Granularity::Channel { outer, channels: shape[i], inner }, vec![shape[i]])
-        }
-        (None, Some(size)) => {
-            if size < 1 || shape.is_empty() {
-                let text = format!("{function}: group_size must be at least 1, of an array with axes, got {size}");
-                return Err(Error::Value(text).into());
-            }
-            let mut parts = shape.to_vec();
-            if let Some(last) = parts.last_mut() {
-                *last = last.div_ceil(size as usize);
-            }
-            (Granularity::Group { size: (size as usize).min(cols.max(1)) }, parts)
-        }
-        (Some(_), Some(_)) => {
-            let text =
-                format!("{function}: axis and group_size must not both be given; groups lie along the last axis");
-            return Err(Error::Value(text).into());
-        }
-    };
-    let mut codes = shape.to_vec();
-    match codes.last_mut() {
-        Some(last) => *last = packed_len(*last, bits),
-        None if bits < 8 => codes.push(1),
-        None => {}
-    }
-    Ok(Plan { spec: Spec { bits, scheme, granularity, cols, offset_binary }, codes, parts })
-}
+/// `(codes, scale, zero_point, offset, global_scale)`.
+pub type GivenParts<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>, Option<Obj<'py>>);
 
 /// The arrays of a quantized array, checked against the plan.
-pub struct Parts<'py> {
-    pub codes: Array<'py>,
+pub struct Arrays<'py> {
+    codes: Array<'py>,
     pub scale: Array<'py>,
-    pub zero_point: Option<Array<'py>>,
-    pub offset: Option<Array<'py>>,
+    zero_point: Option<Array<'py>>,
+    offset: Option<Array<'py>>,
+    global: Option<Array<'py>>,
 }
 
-impl<'py> Parts<'py> {
-    pub fn new(function: &'static str, given: &GivenParts<'py>, plan: &Plan, out: bool) -> PyResult<Self> {
-        let name = |arg: [&'static str; 2]| Name::new(function, arg[usize::from(out)]);
-        let float = |arg, array: &Obj<'py>| {
-            let name = name(arg);
-            if out { Array::float_out(name, array, None) } else { Array::float(name, array, None) }
+/// The functions of checks, and whether their arrays are to be written.
+#[derive(Clone, Copy)]
+struct Check {
+    function: &'static str,
+    out: bool,
+}
+
+impl Check {
+    fn name(self, arg: [&'static str; 2]) -> Name {
+        Name::new(self.function, arg[usize::from(self.out)])
+    }
+
+    fn float<'py>(self, arg: [&'static str; 2], array: &Obj<'py>, shape: &[usize]) -> PyResult<Array<'py>> {
+        let name = self.name(arg);
+        let array = if self.out { Array::float_out(name, array, None) } else { Array::float(name, array, None) }?;
+        array.expect_shape(shape)?;
+        Ok(array)
+    }
+
+    fn bytes<'py>(self, arg: [&'static str; 2], array: &Obj<'py>, shape: &[usize]) -> PyResult<Array<'py>> {
+        let name = self.name(arg);
+        let array = if self.out { Array::bytes_out(name, array) } else { Array::bytes(name, array) }?;
+        array.expect_shape(shape)?;
+        Ok(array)
+    }
+
+    /// Which arrays a format has.
+    fn needs(self, format: &Format, given: &GivenParts<'_>) -> PyResult<()> {
+        let wanted = match format.coding {
+            Coding::Uniform(Uniform { scheme, .. }) => [scheme == Scheme::Asymmetric, scheme == Scheme::MinMax, false],
+            Coding::Blocks(blocks) => [false, false, blocks.has_global()],
         };
-        let bytes = |arg, array: &Obj<'py>| {
-            let name = name(arg);
-            if out { Array::bytes_out(name, array) } else { Array::bytes(name, array) }
-        };
-        let codes = bytes(["codes", "out.codes"], &given.0)?;
-        codes.expect_shape(&plan.codes)?;
-        let scale = float(["scale", "out.scale"], &given.1)?;
-        scale.expect_shape(&plan.parts)?;
-        if !matches!(scale.dtype, Dtype::F32 | Dtype::F64) {
-            return Err(Error::Dtype(format!("{function}: scale must have dtype float32 or float64")).into());
-        }
-        let needs = |arg: &str, wanted: bool, given: bool| {
-            if wanted == given {
-                return Ok(());
+        let given = [&given.2, &given.3, &given.4].map(Option::is_some);
+        for ((wanted, given), arg) in wanted.into_iter().zip(given).zip(["zero_point", "offset", "global_scale"]) {
+            if wanted != given {
+                let what = if wanted { "be given" } else { "be None" };
+                let text = format!("{}: {arg} must {what} for format {:?}", self.function, format.name);
+                return Err(Error::Value(text).into());
             }
-            let what = if wanted { "be given" } else { "be None" };
-            Err(Error::Value(format!("{function}: {arg} must {what} for this scheme")))
-        };
-        needs("zero_point", plan.spec.scheme == Scheme::Asymmetric, given.2.is_some())?;
-        needs("offset", plan.spec.scheme == Scheme::MinMax, given.3.is_some())?;
-        let zero_point = given.2.as_ref().map(|array| bytes(["zero_point", "out.zero_point"], array)).transpose()?;
-        let offset = given.3.as_ref().map(|array| float(["offset", "out.offset"], array)).transpose()?;
-        for part in [&zero_point, &offset].into_iter().flatten() {
-            part.expect_shape(&plan.parts)?;
         }
-        if let Some(offset) = &offset
-            && offset.dtype != scale.dtype
-        {
+        Ok(())
+    }
+}
+
+impl<'py> Arrays<'py> {
+    pub fn new(function: &'static str, given: &GivenParts<'py>, plan: &Plan, out: bool) -> PyResult<Self> {
+        let (check, shape) = (Check { function, out }, &plan.scale);
+        let codes = check.bytes(["codes", "out.codes"], &given.0, &plan.codes)?;
+        let names = ["scale", "out.scale"];
+        let scale = match plan.format.coding {
+            Coding::Uniform(_) => {
+                let scale = check.float(names, &given.1, shape)?;
+                if !matches!(scale.dtype, Dtype::F32 | Dtype::F64) {
+                    return Err(Error::Dtype(format!("{function}: scale must have dtype float32 or float64")).into());
+                }
+                scale
+            }
+            Coding::Blocks(blocks) => {
+                codes.expect_dtype(Dtype::U8, "uint8")?;
+                let floats = blocks.has_float_scales();
+                let (dtype, what) = if floats { (Dtype::F32, "float32") } else { (Dtype::U8, "uint8") };
+                let scale =
+                    if floats { check.float(names, &given.1, shape) } else { check.bytes(names, &given.1, shape) }?;
+                scale.expect_dtype(dtype, what)?;
+                scale
+            }
+        };
+        check.needs(plan.format, given)?;
+        let zero_point = given.2.as_ref().map(|array| check.bytes(["zero_point", "out.zero_point"], array, shape));
+        let offset = given.3.as_ref().map(|array| check.float(["offset", "out.offset"], array, shape)).transpose()?;
+        if offset.as_ref().is_some_and(|offset| offset.dtype != scale.dtype) {
             return Err(Error::Dtype(format!("{function}: offset must have the dtype of scale")).into());
         }
-        Ok(Self { codes, scale, zero_point, offset })
+        let global = given.4.as_ref().map(|array| check.float(["global_scale", "out.global_scale"], array, &[]));
+        let global = global.transpose()?;
+        if let Some(global) = &global {
+            global.expect_dtype(Dtype::F32, "float32")?;
+        }
+        Ok(Self { codes, scale, zero_point: zero_point.transpose()?, offset, global })
     }
 
-    pub fn arrays(&self) -> impl Iterator<Item = &Array<'py>> {
-        [&self.codes, &self.scale].into_iter().chain(&self.zero_point).chain(&self.offset)
+    pub fn all(&self) -> impl Iterator<Item = &Array<'py>> {
+        [&self.codes, &self.scale].into_iter().chain(&self.zero_point).chain(&self.offset).chain(&self.global)
     }
 
-    pub fn write<C: Real + Item>(&mut self) -> (&mut [u8], Params<'_, C>) {
+    /// Codes and parameters of uniform codes, to be written.
+    pub fn write_uniform<C: Real + Item>(&mut self) -> (&mut [u8], Params<'_, C>) {
         let params = Params {
             scale: self.scale.slice_mut::<C>(),
             zero_point: self.zero_point.as_mut().map(Array::slice_mut::<u8>).unwrap_or_default(),
@@ -150,12 +120,33 @@ impl<'py> Parts<'py> {
         (self.codes.slice_mut::<u8>(), params)
     }
 
-    pub fn read<C: Real + Item>(&self) -> (&[u8], ParamsRef<'_, C>) {
+    /// The same, to be read.
+    pub fn read_uniform<C: Real + Item>(&self) -> (&[u8], ParamsRef<'_, C>) {
         let params = ParamsRef {
             scale: self.scale.slice::<C>(),
             zero_point: self.zero_point.as_ref().map(Array::slice::<u8>).unwrap_or_default(),
             offset: self.offset.as_ref().map(Array::slice::<C>).unwrap_or_default(),
         };
         (self.codes.slice::<u8>(), params)
+    }
+
+    /// Codes and scales of blocks, to be written; `none` is what a format without a number for the whole array writes.
+    pub fn write_blocks<'a>(&'a mut self, none: &'a mut f32) -> Parts<'a> {
+        let scale = match self.scale.dtype {
+            Dtype::F32 => ScalesMut::Floats(self.scale.slice_mut::<f32>()),
+            _ => ScalesMut::Bytes(self.scale.slice_mut::<u8>()),
+        };
+        let global = self.global.as_mut().map_or(none, |global| &mut global.slice_mut::<f32>()[0]);
+        Parts { codes: self.codes.slice_mut::<u8>(), scale, global }
+    }
+
+    /// The same, to be read.
+    pub fn read_blocks(&self) -> PartsRef<'_> {
+        let scale = match self.scale.dtype {
+            Dtype::F32 => Scales::Floats(self.scale.slice::<f32>()),
+            _ => Scales::Bytes(self.scale.slice::<u8>()),
+        };
+        let global = self.global.as_ref().map_or(1.0, |global| global.slice::<f32>()[0]);
+        PartsRef { codes: self.codes.slice::<u8>(), scale, global }
     }
 }

@@ -1,4 +1,4 @@
-//! Quantize, dequantize, fake-quantize.
+//! Quantize, dequantize, fake-quantize: every format.
 
 use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
@@ -9,10 +9,11 @@ use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
 use super::error::{ask_memory, compute, entry};
-use super::parts::{GivenParts, GivenSpec, Parts, plan};
+use super::parts::{Arrays, GivenParts};
+use super::spec::{GivenSpec, plan};
 use super::threads::resolve;
 use crate::error::Error;
-use crate::kernels::affine::{self, Policy};
+use crate::kernels::codes::{self, Coding, Floats, Policy, uniform};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::Element;
 
@@ -53,13 +54,24 @@ pub fn nonfinite_error<T: Element>(function: &str, x: &[T], shape: &[usize], thr
     Error::Value(format!("{function}: x has {text}; pass nonfinite=\"saturate\" to map them"))
 }
 
+/// Why an array is not finite: of blocks, whose numbers are float32, also what is finite in its own dtype only.
+fn refused<T: Floats>(function: &str, coding: Coding, x: &[T], shape: &[usize], threads: usize) -> Error {
+    if let (Coding::Blocks(_), Some(i)) = (coding, codes::first_beyond_float32(x)) {
+        let value = x[i].to_f64();
+        return Error::Value(format!(
+            "{function}: x must be within the range of float32, got {value:e} at flat index {i}"
+        ));
+    }
+    nonfinite_error(function, x, shape, threads)
+}
+
 #[pyfunction]
 fn quantize<'py>(
     x: &Obj<'py>,
     out: GivenParts<'py>,
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
-    offset_binary: bool,
+    absmax: Option<f32>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
@@ -68,19 +80,33 @@ fn quantize<'py>(
         let threads = resolve("quantize", threads)?;
         let policy = policy("quantize", nonfinite)?;
         let x = Array::float(Name::new("quantize", "x"), x, dtype)?;
-        let plan = plan("quantize", &spec, x.shape(), offset_binary)?;
-        let mut parts = Parts::new("quantize", &out, &plan, true)?;
-        let (wanted, what) = compute_dtype(&x);
-        parts.scale.expect_dtype(wanted, what)?;
-        let _borrow = borrow(&std::iter::once(&x).chain(parts.arrays()).collect::<Vec<_>>())?;
-        ask_memory("quantize", plan.scratch())?;
+        let plan = plan("quantize", &spec, x.shape())?;
+        let mut arrays = Arrays::new("quantize", &out, &plan, true)?;
+        let coding = plan.format.coding;
+        if let Coding::Uniform(_) = coding {
+            let (wanted, what) = compute_dtype(&x);
+            arrays.scale.expect_dtype(wanted, what)?;
+        }
+        let _borrow = borrow(&std::iter::once(&x).chain(arrays.all()).collect::<Vec<_>>())?;
+        ask_memory("quantize", plan.scratch(x.len()))?;
         match_dtype!(x, T => {
             let (source, shape) = (x.slice::<T>(), x.shape().to_vec());
-            let (codes, params) = parts.write::<<T as Element>::Compute>();
-            compute(py, || {
-                affine::quantize(source, plan.spec, policy, codes, params, threads)
-                    .map_err(|_| nonfinite_error("quantize", source, &shape, threads))
-            })??;
+            let refused = |_| refused("quantize", coding, source, &shape, threads);
+            match coding {
+                Coding::Uniform(code) => {
+                    let (codes, params) = arrays.write_uniform::<<T as Element>::Compute>();
+                    compute(py, || {
+                        uniform::quantize(source, code, plan.spec, policy, codes, params, threads).map_err(refused)
+                    })??;
+                }
+                Coding::Blocks(blocks) => {
+                    let (mut none, absmax) = (1.0, absmax.unwrap_or(0.0));
+                    let parts = arrays.write_blocks(&mut none);
+                    compute(py, || {
+                        codes::quantize(blocks, source, plan.spec, policy, absmax, parts, threads).map_err(refused)
+                    })??;
+                }
+            }
         });
         Ok(())
     })
@@ -91,7 +117,6 @@ fn dequantize<'py>(
     parts: GivenParts<'py>,
     spec: GivenSpec<'py>,
     out: &Obj<'py>,
-    offset_binary: bool,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
@@ -99,17 +124,24 @@ fn dequantize<'py>(
         let py = out.py();
         let threads = resolve("dequantize", threads)?;
         let mut out = Array::float_out(Name::new("dequantize", "out"), out, dtype)?;
-        let plan = plan("dequantize", &spec, out.shape(), offset_binary)?;
-        let parts = Parts::new("dequantize", &parts, &plan, false)?;
-        let _borrow = borrow(&std::iter::once(&out).chain(parts.arrays()).collect::<Vec<_>>())?;
+        let plan = plan("dequantize", &spec, out.shape())?;
+        let arrays = Arrays::new("dequantize", &parts, &plan, false)?;
+        let _borrow = borrow(&std::iter::once(&out).chain(arrays.all()).collect::<Vec<_>>())?;
         match_dtype!(out, O => {
             let target = out.slice_mut::<O>();
-            if parts.scale.dtype == Dtype::F64 {
-                let (codes, params) = parts.read::<f64>();
-                compute(py, || affine::dequantize(codes, plan.spec, params, target, threads))?;
-            } else {
-                let (codes, params) = parts.read::<f32>();
-                compute(py, || affine::dequantize(codes, plan.spec, params, target, threads))?;
+            match plan.format.coding {
+                Coding::Uniform(code) if arrays.scale.dtype == Dtype::F64 => {
+                    let (codes, params) = arrays.read_uniform::<f64>();
+                    compute(py, || uniform::dequantize(codes, code, plan.spec, params, target, threads))?;
+                }
+                Coding::Uniform(code) => {
+                    let (codes, params) = arrays.read_uniform::<f32>();
+                    compute(py, || uniform::dequantize(codes, code, plan.spec, params, target, threads))?;
+                }
+                Coding::Blocks(blocks) => {
+                    let parts = arrays.read_blocks();
+                    compute(py, || codes::dequantize(blocks, parts, plan.spec, target, threads))?;
+                }
             }
         });
         Ok(())
@@ -130,17 +162,25 @@ fn fake_quantize<'py>(
         let threads = resolve("fake_quantize", threads)?;
         let policy = policy("fake_quantize", nonfinite)?;
         let x = Array::float(Name::new("fake_quantize", "x"), x, dtype)?;
-        let plan = plan("fake_quantize", &spec, x.shape(), false)?;
+        let plan = plan("fake_quantize", &spec, x.shape())?;
         let mut out = Array::float_out(Name::new("fake_quantize", "out"), out, dtype)?;
         out.expect_shape(x.shape())?;
         out.expect_dtype(x.dtype, x.object.dtype())?;
         let _borrow = borrow(&[&x, &out])?;
-        ask_memory("fake_quantize", plan.scratch())?;
+        ask_memory("fake_quantize", plan.scratch(x.len()))?;
+        let coding = plan.format.coding;
         match_dtype!(x, T => {
             let (source, shape, target) = (x.slice::<T>(), x.shape().to_vec(), out.slice_mut::<T>());
             compute(py, || {
-                affine::fake_quantize(source, plan.spec, policy, target, threads)
-                    .map_err(|_| nonfinite_error("fake_quantize", source, &shape, threads))
+                match coding {
+                    Coding::Uniform(code) => {
+                        uniform::fake_quantize(source, code, plan.spec, policy, target, threads)
+                    }
+                    Coding::Blocks(blocks) => {
+                        codes::fake_quantize(blocks, source, plan.spec, policy, target, threads)
+                    }
+                }
+                .map_err(|_| refused("fake_quantize", coding, source, &shape, threads))
             })??;
         });
         Ok(())
@@ -155,8 +195,8 @@ fn quantized_shapes<'py>(
     spec: GivenSpec<'py>,
 ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
     entry("quantize", || {
-        let plan = plan("quantize", &spec, &shape, false)?;
-        Ok((PyTuple::new(py, plan.codes)?, PyTuple::new(py, plan.parts)?))
+        let plan = plan("quantize", &spec, &shape)?;
+        Ok((PyTuple::new(py, plan.codes)?, PyTuple::new(py, plan.scale)?))
     })
 }
 

@@ -1,10 +1,10 @@
 //! Codes of a few bits: how numbers become codes and back, written once for quantized arrays and for the states of
 //! optimizers.
 //!
-//! A [`Code`] is arithmetic on one number in units of its block's scale. A [`Scale`] is how the largest magnitude of a
-//! block is stored. A [`Format`] is what rows of numbers become: a code with a scale ([`Blocks`]), or whatever else
-//! makes bytes of blocks. `quantize`, `dequantize` and `fake_quantize` cut arrays and share the pieces among threads,
-//! for every format.
+//! A [`Format`] is what an array becomes, by name. Its codes are [`Uniform`], with loops of their own ([`uniform`]), or a
+//! [`Code`] with a [`Scale`] in blocks: arithmetic on one number in units of its block's scale, and how the largest
+//! magnitude of a block is stored. For all of these `quantize`, `dequantize` and `fake_quantize` cut arrays and share the
+//! pieces among threads. All formats have one [`Granularity`], and one [`Spec`] of how an array lies.
 
 mod blocks;
 mod codebook;
@@ -22,6 +22,7 @@ mod nf4;
 mod quantize;
 mod scale;
 mod tiles;
+pub mod uniform;
 mod unit_float;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -33,12 +34,13 @@ pub use e2m1::E2M1;
 pub use e4m3::E4M3;
 pub use e5m2::E5M2;
 pub use floats::{Floats, first_beyond_float32};
-pub use format::{Blocks, Format, Parts, PartsRef, Rows, Scales, ScalesMut, Sizes};
+pub use format::{BlockFormat, Coding, Format, Parts, PartsRef, Rows, Scales, ScalesMut, Sizes};
 pub use fp4::Fp4;
 pub use granularity::{Granularity, Spec};
 pub use nf4::Nf4;
 pub use quantize::{fake_quantize, quantize};
 pub use scale::{Absmax, Exponent, Linear, Scale, Stored, TwoLevel};
+pub use uniform::{Scheme, Uniform};
 pub use unit_float::{UnitE4M3, UnitE5M3};
 
 /// How numbers become codes of a few bits and back: numbers in units of their block's scale, so that the largest
@@ -67,15 +69,42 @@ pub trait Code: Copy + Send + Sync + 'static {
 /// What rounds to nearest in the place of random bits.
 pub const NEAREST: u32 = 1 << 19;
 
+/// Something was NaN or infinite (and was not to be saturated).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NonFinite;
+
+/// What happens to NaN and infinities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// An error, found on the way: what was written until then is meaningless.
+    Raise,
+    /// An error, found before the first write.
+    RaiseFirst,
+    /// NaN gets the code of zero, infinities the limits, and ranges are of the finite numbers.
+    Saturate,
+}
+
 /// Every format of quantized arrays, by name.
-pub static FORMATS: [&dyn Format; 7] = [
-    &Blocks::<Nf4, Absmax>::new("nf4", Sizes::PowersOfTwo),
-    &Blocks::<Fp4, Absmax>::new("fp4", Sizes::PowersOfTwo),
-    &Blocks::<E2M1, Exponent>::new("mxfp4", Sizes::Fixed(32)),
-    &Blocks::<E4M3, Exponent>::new("mxfp8", Sizes::Fixed(32)),
-    &Blocks::<E2M1, TwoLevel>::new("nvfp4", Sizes::Fixed(16)),
-    &Blocks::<E4M3, Linear>::new("fp8_e4m3", Sizes::Any),
-    &Blocks::<E5M2, Linear>::new("fp8_e5m2", Sizes::Any),
+pub static FORMATS: [Format; 19] = [
+    Format::uniform("int8", 8, Scheme::Symmetric),
+    Format::uniform("int8_asymmetric", 8, Scheme::Asymmetric),
+    Format::uniform("int8_minmax", 8, Scheme::MinMax),
+    Format::uniform("int4", 4, Scheme::Symmetric),
+    Format::uniform("int4_asymmetric", 4, Scheme::Asymmetric),
+    Format::uniform("int4_minmax", 4, Scheme::MinMax),
+    Format::uniform("int2", 2, Scheme::Symmetric),
+    Format::uniform("int2_asymmetric", 2, Scheme::Asymmetric),
+    Format::uniform("int2_minmax", 2, Scheme::MinMax),
+    Format::offset_binary("uint8b128", 8),
+    Format::offset_binary("uint4b8", 4),
+    Format::offset_binary("uint2b2", 2),
+    Format::blocks::<Nf4, Absmax>("nf4", Sizes::PowersOfTwo),
+    Format::blocks::<Fp4, Absmax>("fp4", Sizes::PowersOfTwo),
+    Format::blocks::<E2M1, Exponent>("mxfp4", Sizes::Fixed(32)),
+    Format::blocks::<E4M3, Exponent>("mxfp8", Sizes::Fixed(32)),
+    Format::blocks::<E2M1, TwoLevel>("nvfp4", Sizes::Fixed(16)),
+    Format::blocks::<E4M3, Linear>("fp8_e4m3", Sizes::AnyOrTiles),
+    Format::blocks::<E5M2, Linear>("fp8_e5m2", Sizes::AnyOrTiles),
 ];
 
 #[cfg(test)]
@@ -150,7 +179,7 @@ mod tests {
 
     #[test]
     fn test_names_are_different() {
-        let names = FORMATS.map(Format::name);
+        let names = FORMATS.map(|format| format.name);
         assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
     }
 
@@ -158,8 +187,9 @@ mod tests {
     #[test]
     fn test_pieces_are_coded_as_the_whole() {
         let x: Vec<f32> = (0..3 * 40_000).map(|i: u32| (i.wrapping_mul(2_654_435_761) as f32 / 4.3e9) - 0.5).collect();
-        for format in FORMATS {
-            let size = match format.sizes() {
+        for Format { name, sizes, coding } in FORMATS {
+            let Coding::Blocks(format) = coding else { continue };
+            let size = match sizes {
                 Sizes::Fixed(size) => size,
                 _ => 64,
             };
@@ -176,7 +206,7 @@ mod tests {
                         ScalesMut::Bytes(&mut scales)
                     };
                     let parts = Parts { codes: &mut codes, scale, global: &mut global };
-                    let policy = crate::kernels::affine::Policy::Raise;
+                    let policy = Policy::Raise;
                     quantize(format, &x[..n], spec, policy, 0.0, parts, threads).expect("finite");
                     (codes, floats, scales, global)
                 };
@@ -186,7 +216,7 @@ mod tests {
                 let mut back = vec![0.0f32; n];
                 dequantize(format, PartsRef { codes: &codes, scale, global }, spec, &mut back, 2);
                 let worst = x.iter().zip(&back).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-                assert!(worst < 0.126, "{} {worst}", format.name());
+                assert!(worst < 0.126, "{name} {worst}");
             }
         }
     }

@@ -45,6 +45,8 @@ const BATCH: usize = CHUNK / 4;
 
 /// What one step makes of one element.
 pub trait Algorithm<C: Real>: Copy + Send + Sync {
+    /// The name of its step.
+    const NAME: &'static str;
     /// How many state arrays it has.
     const STATES: usize;
     /// Which of them can be negative.

@@ -706,7 +706,7 @@ def test_the_layout_that_the_caller_spoilt_is_refused_or_right():
             parts = {n: getattr(q, n) for n in ("codes", "scale", "zero_point", "offset")} | {name: wrong}
             with pytest.raises((TypeError, ValueError)):
                 mo._core.dequantize(
-                    tuple(parts.values()), (4, "asymmetric", None, 2), np.empty_like(want), False, None, None
+                    (*parts.values(), None), ((4, "asymmetric"), None, 2), np.empty_like(want), None, None
                 )
 
 

@@ -348,7 +348,7 @@ def test_long_arrays_are_cut_as_short_ones(name, grain):
 
 
 def test_the_list_of_formats():
-    listed = mo.quant.formats()
+    listed = [entry for entry in mo.quant.formats() if entry.scheme is None]
     assert [f.name for f in listed] == NAMES
     x = ref.wild(64 * 4096, np.float32).reshape(64, 4096)
     for entry in listed:
@@ -369,11 +369,32 @@ def test_the_list_of_formats():
     assert mo.quantize(x, scheme="asymmetric").parts.keys() == {"codes", "scale", "zero_point"}
 
 
+def test_the_uniform_codes_are_in_the_list_and_have_names():
+    listed = [entry for entry in mo.quant.formats() if entry.scheme is not None]
+    assert [(f.bits, f.scheme) for f in listed] == [(b, s) for b in (8, 4, 2) for s in ref.SCHEMES]
+    x = ref.wild(64 * 96, np.float32).reshape(64, 96)
+    for entry in listed:
+        for grain in ({}, {"axis": 0}, {"group_size": 32}):
+            want = mo.quantize(x, bits=entry.bits, scheme=entry.scheme, **grain)
+            q = mo.quantize(x, format=entry.name, **grain)
+            assert repr(q) == repr(want)
+            assert {name: part.dtype.name for name, part in q.parts.items()} == dict(entry.parts)
+            for name, part in want.parts.items():
+                np.testing.assert_array_equal(q.parts[name], part, strict=True)
+            assert mo.quantize(x, format=entry.name, out=want, **grain) is want
+            back = mo.fake_quantize(x, format=entry.name, **grain)
+            assert ref.bits_of(back) == ref.bits_of(q.dequantize())
+        assert entry.bits_per_weight == entry.bits
+        for size in (0, (2, 32)):
+            with pytest.raises(ValueError, match=r"^quantize: group_size must be at least 1, of an array with axes, g"):
+                mo.quantize(x, format=entry.name, group_size=size)
+
+
 X = np.ones((4, 8), np.float32)
 REFUSED = [
-    ({"format": "nf5"}, ValueError, r"format must be one of nf4, fp4, .*, got 'nf5'$"),
-    ({"format": 4}, ValueError, r"format must be one of nf4, .*, got 4$"),
-    ({"format": ["nf4"]}, ValueError, r"format must be one of nf4, .*, got \['nf4'\]$"),
+    ({"format": "nf5"}, ValueError, r"format must be one of int8, .*, nf4, .*, got 'nf5'$"),
+    ({"format": 4}, ValueError, r"format must be one of int8, .*, got 4$"),
+    ({"format": ["nf4"]}, ValueError, r"format must be one of int8, .*, got \['nf4'\]$"),
     ({"format": "nf4", "bits": 4}, ValueError, r"bits and scheme must not be given with format='nf4', got bits=4"),
     ({"format": "nf4", "scheme": "minmax"}, ValueError, r"bits and scheme must not be given with .*scheme='minmax'$"),
     ({"format": "nf4", "axis": 0}, ValueError, r'axis must be None for format "nf4", got 0; its blocks lie in rows$'),

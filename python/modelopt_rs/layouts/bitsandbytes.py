@@ -90,9 +90,9 @@ class BlockEncoder(Transform):
         x, dtype = array.reshape(1, -1), FLOATS[self._info.dtype]
         codes = np.empty((1, -(-x.size // 2)), np.uint8)
         scale, dense = np.empty((1, -(-x.size // BLOCK)), np.float32), np.empty(x.shape, np.float32)
-        spec, parts = (self._spec.format, None, BLOCK), (codes, scale, None)
-        _core.quantize_format(x, parts, spec, self._nonfinite, None, dtype, self._threads)
-        _core.dequantize_format(parts, spec, dense, None, self._threads)
+        spec, parts = (self._spec.format, None, BLOCK), (codes, scale, None, None, None)
+        _core.quantize(x, parts, spec, self._nonfinite, None, dtype, self._threads)
+        _core.dequantize(parts, spec, dense, None, self._threads)
         self.figures += ErrorFigures(*_core.error_stats(x, dense, dtype, self._threads))
         return [
             (self.outputs[0].name, swapped(codes).reshape(-1, 1)),
@@ -121,8 +121,8 @@ def codebook(format: str) -> Array:
     """
     codes = np.array([[i | (i + 1) << 4 for i in range(0, 16, 2)]], np.uint8)
     numbers = np.empty((1, 16), np.float32)
-    parts = (codes, np.ones((1, 1), np.float32), None)
-    _core.dequantize_format(parts, (format, None, BLOCK), numbers, None, None)
+    parts = (codes, np.ones((1, 1), np.float32), None, None, None)
+    _core.dequantize(parts, (format, None, BLOCK), numbers, None, None)
     return np.ascontiguousarray(numbers[0])
 
 
@@ -172,8 +172,8 @@ class BlockWeight:
             dense = out[: min(step, rows - first)]
             begin = first * columns // self.block
             scale = absmax[begin : begin + -(-dense.size // self.block)].reshape(1, -1)
-            parts = (swapped(tile.array).reshape(1, -1), scale, None)
-            _core.dequantize_format(parts, spec, dense.reshape(1, -1), FLOATS[dtype], threads)
+            parts = (swapped(tile.array).reshape(1, -1), scale, None, None, None)
+            _core.dequantize(parts, spec, dense.reshape(1, -1), FLOATS[dtype], threads)
             yield Tile(first, dense)
 
     def _absmax(self) -> Array:

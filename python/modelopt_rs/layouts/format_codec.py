@@ -76,11 +76,11 @@ class FormatEncoder(Transform):
         rows, columns = array.shape
         shape = self._spec.scale_shape(rows, columns)
         scale = self._scale.reshape(-1)[: int(np.prod(shape))].reshape(shape)
-        parts = (self._codes[:rows], scale, self._global)
+        parts = (self._codes[:rows], scale, None, None, self._global)
         spec, dtype = (self._spec.format, self._spec.axis, self._spec.group_size), FLOATS[self._info.dtype]
-        _core.quantize_format(array, parts, spec, self._nonfinite, self._absmax(), dtype, self._threads)
+        _core.quantize(array, parts, spec, self._nonfinite, self._absmax(), dtype, self._threads)
         dense = self._dense[:rows]
-        _core.dequantize_format(parts, spec, dense, None, self._threads)
+        _core.dequantize(parts, spec, dense, None, self._threads)
         self.figures += ErrorFigures(*_core.error_stats(array, dense, dtype, self._threads))
         columns_of_scale = self._scale_info.columns
         return [(self._codes_info.name, parts[0]), (self._scale_info.name, scale.reshape(-1, columns_of_scale))]
@@ -146,8 +146,8 @@ class FormatWeight:
         scales = self._scales(step)
         for tile in self.source.tiles(codes_info.name, step * codes_info.row_nbytes):
             dense = out[: len(tile.array)]
-            parts = (np.ascontiguousarray(tile.array).view(np.uint8), next(scales), self._global_scale())
-            _core.dequantize_format(parts, spec, dense, FLOATS[dtype], threads)
+            parts = (np.ascontiguousarray(tile.array).view(np.uint8), next(scales), None, None, self._global_scale())
+            _core.dequantize(parts, spec, dense, FLOATS[dtype], threads)
             yield Tile(tile.first_row, dense)
 
     def _scales(self, step: int) -> Iterator[Array]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from modelopt_rs._types import Scheme
+from modelopt_rs._types import Format, Scheme
 
 __all__ = ["BITS", "PackedSpec", "packed_words"]
 
@@ -38,6 +38,11 @@ class PackedSpec:
     def scheme(self) -> Scheme:
         """The scheme of the array functions."""
         return "symmetric" if self.symmetric else "asymmetric"
+
+    @property
+    def format(self) -> Format:
+        """The format of the array functions: symmetric codes are stored without a sign."""
+        return f"uint{self.bits}b{1 << self.bits - 1}" if self.symmetric else (self.bits, self.scheme)
 
     def groups(self, columns: int) -> int:
         """Return how many scales a row of `columns` elements has."""

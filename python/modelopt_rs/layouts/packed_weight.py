@@ -68,7 +68,7 @@ class PackedWeight:
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         spec, out = self.spec, None
-        kernel = (spec.bits, spec.scheme, None if spec.group_size else 0, spec.group_size)
+        kernel = (spec.format, None if spec.group_size else 0, spec.group_size)
         for first, codes, scale, zero_point in self._parts(max_bytes // self.info(dtype).row_nbytes, threads):
             if out is None:
                 out = np.empty((len(codes), self._shape[1]), numpy_dtype(dtype))
@@ -76,8 +76,8 @@ class PackedWeight:
             if not spec.group_size:
                 scale = scale.reshape(-1)
                 zero_point = None if zero_point is None else zero_point.reshape(-1)
-            parts = (codes, scale, zero_point, None)
-            _core.dequantize(parts, kernel, rows, spec.symmetric, FLOATS[dtype], threads)
+            parts = (codes, scale, zero_point, None, None)
+            _core.dequantize(parts, kernel, rows, FLOATS[dtype], threads)
             yield Tile(first, rows)
 
     def _parts(self, rows_at_a_time: int, threads: int | None) -> Iterator[tuple[int, Array, Array, Array | None]]:

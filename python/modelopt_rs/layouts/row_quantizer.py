@@ -64,9 +64,8 @@ class RowQuantizer:
         self._dtype = info.dtype
         self._threads = threads
         self._nonfinite = nonfinite
-        self._symmetric = spec.symmetric
         # A whole row is one group: so there is one form of scale, [rows, groups].
-        self._spec = (spec.bits, spec.scheme, None, spec.group_size or columns)
+        self._spec = (spec.format, None, spec.group_size or columns)
         packed, codes, scale, dense, *zero_point = quantizer_buffers(columns, spec)
         self._packed = packed.empty(rows)
         self._packed[:, -1:] = 0
@@ -80,7 +79,7 @@ class RowQuantizer:
         """Return (packed codes, scale, zero points or None) of the rows of `array`."""
         parts = self._parts(len(array))
         dtype = FLOATS[self._dtype]
-        _core.quantize(array, parts, self._spec, self._nonfinite, self._symmetric, dtype, self._threads)
+        _core.quantize(array, parts, self._spec, self._nonfinite, None, dtype, self._threads)
         packed = self._packed[: len(array)]
         if self._padded:
             np.copyto(packed.view(np.uint8)[:, : self._codes.shape[1]], self._codes[: len(array)])
@@ -90,9 +89,9 @@ class RowQuantizer:
         """Return how far the codes of the last call, dequantized, are from `array`, that call's input."""
         rows = len(array)
         dense = self._dense[:rows]
-        _core.dequantize(self._parts(rows), self._spec, dense, self._symmetric, None, self._threads)
+        _core.dequantize(self._parts(rows), self._spec, dense, None, self._threads)
         return ErrorFigures(*_core.error_stats(array, dense, FLOATS[self._dtype], self._threads))
 
     def _parts(self, rows: int) -> Parts:
         zero_point = None if self._zero_point is None else self._zero_point[:rows]
-        return self._codes[:rows], self._scale[:rows], zero_point, None
+        return self._codes[:rows], self._scale[:rows], zero_point, None, None

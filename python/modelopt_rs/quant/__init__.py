@@ -1,8 +1,8 @@
 """Quantization of arrays to 8, 4 and 2 bits, the packing of codes, and the ranges of activations."""
 
-from modelopt_rs.quant.affine import fake_quantize, quantize
 from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.quant.calibrator import Calibrator
+from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
 from modelopt_rs.quant.packing import pack, unpack
 

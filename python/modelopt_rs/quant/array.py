@@ -183,10 +183,7 @@ def dequantize(
         out = np.empty(q.shape, wanted)
     if isinstance(out, np.ndarray) and out.shape != q.shape:
         raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")
-    if q.scheme is None:
-        parts = (q.codes, q.scale, q.global_scale)
-        _core.dequantize_format(parts, (q.format, q.axis, q.group_size), out, bf16, threads)
-        return out
-    uniform = (q.codes, q.scale, q.zero_point, q.offset)
-    _core.dequantize(uniform, (q.bits, q.scheme, q.axis, q.group_size), out, False, bf16, threads)
+    parts = (q.codes, q.scale, q.zero_point, q.offset, q.global_scale)
+    format = q.format if q.format is not None else (q.bits, q.scheme)
+    _core.dequantize(parts, (format, q.axis, q.group_size), out, bf16, threads)
     return out

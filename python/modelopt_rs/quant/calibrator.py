@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16
-from modelopt_rs.quant.affine import quantize
+from modelopt_rs.quant.coding import quantize
 from modelopt_rs.quant.dyadic import DyadicHistogram
 from modelopt_rs.quant.thresholds import entropy_threshold, mse_range, percentile_range
 

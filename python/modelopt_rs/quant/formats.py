@@ -1,17 +1,15 @@
-"""Named formats of quantized arrays: what each is made of, and the way from an array to it."""
+"""The registry of formats of quantized arrays: what each is made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
 
-from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize
-from modelopt_rs.quant.array import QuantizedArray
+from modelopt_rs import _types
+from modelopt_rs._types import GroupSize, Scheme
 
-__all__ = ["Format", "fake_quantize_as", "formats", "quantize_as"]
+__all__ = ["Format", "entry_of", "formats", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +25,12 @@ class Format:
     block : int or None
         Elements that share a scale if nothing else is asked for; None: the whole array.
     parts : mapping of str to str
-        The arrays that it is made of, each with its dtype.
+        The arrays that it is made of, each with its dtype. Of uniform codes "float32" becomes "float64" for a float64
+        array.
     about : str
         The numbers, the scale and where they are specified.
+    scheme : {"symmetric", "asymmetric", "minmax"} or None
+        Of uniform codes, which `bits` and `scheme` ask for too; None of the others.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     block: int | None
     parts: Mapping[str, str]
     about: str
+    scheme: Scheme | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -45,13 +47,30 @@ class Format:
         return self.bits + (scale / self.block if self.block else 0)
 
 
-def _parts(scale: str, **more: str) -> Mapping[str, str]:
-    return MappingProxyType({"codes": "uint8", "scale": scale, **more})
+def _parts(scale: str, codes: str = "uint8", **more: str) -> Mapping[str, str]:
+    return MappingProxyType({"codes": codes, "scale": scale, **more})
+
+
+def _uniform(bits: int) -> tuple[Format, Format, Format]:
+    """The uniform codes of so many bits, of each scheme."""
+    name, top, levels = f"int{bits}", 2 ** (bits - 1) - 1, 2**bits - 1
+    symmetric = _parts("float32", "int8" if bits == 8 else "uint8")
+    about = (
+        f"-{top} to {top}; scale = absmax / {top}. Jacob et al. 2018, arXiv 1712.05877",
+        f"0 to {levels}, less the zero point; scale = (max - min) / {levels} of the range with 0. ONNX, torch",
+        f"0 to {levels}, above the offset; scale = (max - min) / {levels}, offset = min",
+    )
+    return (
+        Format(name, bits, None, symmetric, about[0], "symmetric"),
+        Format(f"{name}_asymmetric", bits, None, _parts("float32", zero_point="uint8"), about[1], "asymmetric"),
+        Format(f"{name}_minmax", bits, None, _parts("float32", offset="float32"), about[2], "minmax"),
+    )
 
 
 _FORMATS = {
     entry.name: entry
     for entry in (
+        *(entry for bits in (8, 4, 2) for entry in _uniform(bits)),
         Format(
             "nf4",
             4,
@@ -87,12 +106,14 @@ _FORMATS = {
         Format("fp8_e5m2", 8, None, _parts("float32"), "E5M2 (largest 57344); scale = absmax / 57344. OCP OFP8"),
     )
 }
+_UNIFORM = {(entry.bits, entry.scheme): entry for entry in _FORMATS.values() if entry.scheme}
 
 
 def formats() -> tuple[Format, ...]:
     """List the formats that `modelopt_rs.quantize` takes by name.
 
-    All are ``x ≈ number(code) * scale``, in float32. An element is divided by its scale and becomes the nearest number
+    First the uniform codes: ``format="int4_asymmetric"`` is ``bits=4, scheme="asymmetric"``, see `quantize`. All others
+    are ``x ≈ number(code) * scale``, in float32. An element is divided by its scale and becomes the nearest number
     of the format: half to even for floats, the lower one for "nf4" and "fp4" (as in bitsandbytes, so are their products
     with the rounded reciprocal of the scale). What is above the largest becomes the largest. float64 is rounded to
     float32 first.
@@ -122,6 +143,15 @@ def formats() -> tuple[Format, ...]:
     >>> import numpy as np, modelopt_rs as mo
     >>> for f in mo.quant.formats():
     ...     print(f.name, f.bits_per_weight, f.block, *f.parts)
+    int8 8 None codes scale
+    int8_asymmetric 8 None codes scale zero_point
+    int8_minmax 8 None codes scale offset
+    int4 4 None codes scale
+    int4_asymmetric 4 None codes scale zero_point
+    int4_minmax 4 None codes scale offset
+    int2 2 None codes scale
+    int2_asymmetric 2 None codes scale zero_point
+    int2_minmax 2 None codes scale offset
     nf4 4.5 64 codes scale
     fp4 4.5 64 codes scale
     mxfp4 4.25 32 codes scale
@@ -136,85 +166,23 @@ def formats() -> tuple[Format, ...]:
     return tuple(_FORMATS.values())
 
 
-def _resolve(function: str, name: str, uniform: tuple[int, str], group_size: GroupSize) -> tuple[Format, GroupSize]:
-    """Return the format of a name and the group size that holds: its own where none is given."""
+def resolve(
+    function: str, name: str | None, bits: int, scheme: str, group_size: GroupSize
+) -> tuple[_types.Format, GroupSize]:
+    """Return what the core takes as the format, and the group size that holds: the format's own where none is given."""
+    if name is None:
+        return (bits, scheme), group_size
     entry = _FORMATS.get(name) if isinstance(name, str) else None
     if entry is None:
         raise ValueError(f"{function}: format must be one of {', '.join(_FORMATS)}, got {name!r}")
-    if uniform != (8, "symmetric"):
-        given = "bits={!r}, scheme={!r}".format(*uniform)
+    if (bits, scheme) != (8, "symmetric"):
+        given = f"bits={bits!r}, scheme={scheme!r}"
         raise ValueError(f"{function}: bits and scheme must not be given with format={name!r}, got {given}")
-    return entry, entry.block if group_size is None else group_size
+    if entry.scheme is not None:
+        return (entry.bits, entry.scheme), group_size
+    return name, entry.block if group_size is None else group_size
 
 
-def quantize_as(
-    x: Array,
-    format: str,
-    uniform: tuple[int, str],
-    axis: int | None,
-    group_size: GroupSize,
-    nonfinite: str,
-    out: QuantizedArray | None,
-    dtype: Bf16,
-    threads: int | None,
-) -> QuantizedArray:
-    """Quantize in a format; `uniform`: bits and scheme, which must be the defaults. See `modelopt_rs.quantize`."""
-    entry, group_size = _resolve("quantize", format, uniform, group_size)
-    if out is None:
-        out = _empty(x, entry, axis, group_size)
-    else:
-        _check_out(out, format, axis, group_size)
-        if nonfinite == "raise":
-            nonfinite = "raise-first"  # the core's own name
-    parts = (out.codes, out.scale, out.global_scale)
-    _core.quantize_format(x, parts, (format, axis, group_size), nonfinite, None, dtype, threads)
-    return out
-
-
-def fake_quantize_as(
-    x: Array,
-    format: str,
-    uniform: tuple[int, str],
-    axis: int | None,
-    group_size: GroupSize,
-    nonfinite: str,
-    out: Array,
-    dtype: Bf16,
-    threads: int | None,
-) -> Array:
-    """Quantize in a format and dequantize; see `modelopt_rs.fake_quantize`."""
-    _, group_size = _resolve("fake_quantize", format, uniform, group_size)
-    _core.fake_quantize_format(x, out, (format, axis, group_size), nonfinite, dtype, threads)
-    return out
-
-
-@lru_cache(maxsize=256)
-def _shapes(
-    shape: tuple[int, ...], name: str, axis: int | None, group_size: GroupSize
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return _core.format_shapes(shape, (name, axis, group_size))
-
-
-def _empty(x: Array, entry: Format, axis: int | None, group_size: GroupSize) -> QuantizedArray:
-    """Allocate for `x`."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
-    try:
-        codes_shape, scale_shape = _shapes(x.shape, entry.name, axis, group_size)
-    except TypeError:  # unhashable: whatever is wrong with it, the core says so
-        codes_shape, scale_shape = _core.format_shapes(x.shape, (entry.name, axis, group_size))
-    codes, scale = np.empty(codes_shape, np.uint8), np.empty(scale_shape, entry.parts["scale"])
-    global_scale = np.empty((), np.float32) if "global_scale" in entry.parts else None
-    made = (entry.bits, None, x.shape, axis, group_size, entry.name, global_scale)
-    return QuantizedArray(codes, scale, None, None, *made)
-
-
-def _check_out(out: QuantizedArray, name: str, axis: int | None, group_size: GroupSize) -> None:
-    if not isinstance(out, QuantizedArray):
-        raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
-    got = (out.format, out.axis, out.group_size)
-    if got != (name, axis, group_size):
-        names = ("format", "axis", "group_size")
-        want = ", ".join(f"{k}={v!r}" for k, v in zip(names, (name, axis, group_size), strict=True))
-        have = ", ".join(f"{k}={v!r}" for k, v in zip(names, got, strict=True))
-        raise ValueError(f"quantize: out must have {want}, got {have}")
+def entry_of(format: _types.Format) -> Format:
+    """Return the entry of what the core took as the format."""
+    return _FORMATS[format] if isinstance(format, str) else _UNIFORM[format]  # type: ignore[index]  # the core knows it

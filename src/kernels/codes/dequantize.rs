@@ -1,11 +1,11 @@
-//! Codes to numbers, for every format.
+//! Codes to numbers, for every format of blocks.
 
 use super::granularity::{Piece, cut, cut_shared, merged};
-use super::{Floats, Format, Granularity, PartsRef, Rows, Spec};
+use super::{BlockFormat, Floats, Granularity, PartsRef, Rows, Spec};
 use crate::par::{self, CHUNK};
 
 /// Dequantize into `out` (whole rows of `spec.cols`).
-pub fn dequantize<O: Floats>(format: &dyn Format, parts: PartsRef<'_>, spec: Spec, out: &mut [O], threads: usize) {
+pub fn dequantize<O: Floats>(format: &dyn BlockFormat, parts: PartsRef<'_>, spec: Spec, out: &mut [O], threads: usize) {
     if out.is_empty() {
         return;
     }

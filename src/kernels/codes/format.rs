@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Code, Scale, Stored, TwoLevel, blocks};
+use super::{Code, Scale, Scheme, Stored, TwoLevel, Uniform, blocks};
 
 /// Numbers that lie in rows, each row in groups of `size` with a scale each; the last group of a row may be short. The
 /// codes of each row begin on a byte.
@@ -99,18 +99,63 @@ pub enum Sizes {
     Fixed(usize),
     /// A power of two from 32 to 4,096.
     PowersOfTwo,
-    /// Any number; also the whole array, each index of an axis, and tiles.
+    /// Any number; also the whole array and each index of an axis.
     Any,
+    /// The same, and tiles.
+    AnyOrTiles,
+}
+
+/// A format of quantized arrays.
+#[derive(Clone, Copy)]
+pub struct Format {
+    /// The name that callers give.
+    pub name: &'static str,
+    /// Which groups it can have.
+    pub sizes: Sizes,
+    /// How its codes are made.
+    pub coding: Coding,
+}
+
+/// How the codes of a format are made.
+#[derive(Clone, Copy)]
+pub enum Coding {
+    /// Evenly, in the dtype of the scale, with what the scheme stores beside scales.
+    Uniform(Uniform),
+    /// As float32, in blocks with a scale each.
+    Blocks(&'static dyn BlockFormat),
+}
+
+impl Format {
+    /// Uniform codes.
+    pub const fn uniform(name: &'static str, bits: u32, scheme: Scheme) -> Self {
+        let coding = Coding::Uniform(Uniform { bits, scheme, offset_binary: false });
+        Self { name, sizes: Sizes::Any, coding }
+    }
+
+    /// Symmetric codes that are stored without a sign.
+    pub const fn offset_binary(name: &'static str, bits: u32) -> Self {
+        let coding = Coding::Uniform(Uniform { bits, scheme: Scheme::Symmetric, offset_binary: true });
+        Self { name, sizes: Sizes::Any, coding }
+    }
+
+    /// Codes `K` in blocks, each with a scale `S`.
+    pub const fn blocks<K: Code, S: Scale>(name: &'static str, sizes: Sizes) -> Self {
+        Self { name, sizes, coding: Coding::Blocks(&Blocks::<K, S>(PhantomData)) }
+    }
+
+    /// Bits of a code.
+    pub fn bits(&self) -> u32 {
+        match self.coding {
+            Coding::Uniform(uniform) => uniform.bits,
+            Coding::Blocks(blocks) => blocks.bits(),
+        }
+    }
 }
 
 /// A way to turn rows of numbers into bytes and back. All numbers are float32 here and have no NaN.
-pub trait Format: Send + Sync {
-    /// The name that callers give.
-    fn name(&self) -> &'static str;
+pub trait BlockFormat: Send + Sync {
     /// Bits of a code.
     fn bits(&self) -> u32;
-    /// Which groups it can have.
-    fn sizes(&self) -> Sizes;
     /// Whether scales are stored as float32, or as bytes.
     fn has_float_scales(&self) -> bool;
     /// Whether there is one number for the whole array.
@@ -126,30 +171,11 @@ pub trait Format: Send + Sync {
 }
 
 /// Groups of codes `K`, each with a scale `S`.
-pub struct Blocks<K, S> {
-    name: &'static str,
-    sizes: Sizes,
-    types: PhantomData<(K, S)>,
-}
+struct Blocks<K, S>(PhantomData<(K, S)>);
 
-impl<K: Code, S: Scale> Blocks<K, S> {
-    /// With this name and these groups.
-    pub const fn new(name: &'static str, sizes: Sizes) -> Self {
-        Self { name, sizes, types: PhantomData }
-    }
-}
-
-impl<K: Code, S: Scale> Format for Blocks<K, S> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
+impl<K: Code, S: Scale> BlockFormat for Blocks<K, S> {
     fn bits(&self) -> u32 {
         K::BITS
-    }
-
-    fn sizes(&self) -> Sizes {
-        self.sizes
     }
 
     fn has_float_scales(&self) -> bool {

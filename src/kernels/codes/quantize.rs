@@ -1,10 +1,9 @@
-//! Numbers to codes, and to codes and back at once, for every format.
+//! Numbers to codes, and to codes and back at once, for every format of blocks.
 
 use super::blocks::absmax;
 use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
-use super::{Floats, Format, Granularity, Parts, PartsRef, Rows, Scales, ScalesMut, Spec};
-use crate::kernels::affine::{NonFinite, Policy};
+use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
 use crate::kernels::reduce;
 use crate::par::{self, CHUNK};
 
@@ -48,7 +47,7 @@ pub(super) struct Scratch {
 /// One call: the format, and what holds for the whole array.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'f> {
-    format: &'f dyn Format,
+    format: &'f dyn BlockFormat,
     saturate: bool,
     global: f32,
     pub(super) threads: usize,
@@ -224,7 +223,7 @@ impl Call<'_> {
 /// Quantize `x` (whole rows of `spec.cols`). `absmax`: at least the largest magnitude of an array that `x` is a part of,
 /// 0 where it is whole.
 pub fn quantize<T: Floats>(
-    format: &dyn Format,
+    format: &dyn BlockFormat,
     x: &[T],
     spec: Spec,
     policy: Policy,
@@ -245,7 +244,7 @@ pub fn quantize<T: Floats>(
 
 /// Quantize and dequantize without storing codes.
 pub fn fake_quantize<T: Floats>(
-    format: &dyn Format,
+    format: &dyn BlockFormat,
     x: &[T],
     spec: Spec,
     policy: Policy,
@@ -259,7 +258,7 @@ pub fn fake_quantize<T: Floats>(
 /// What holds for the whole array, and the check before the first write; where the largest magnitudes of groups were
 /// found on the way, these.
 fn prepare<'f, T: Floats>(
-    format: &'f dyn Format,
+    format: &'f dyn BlockFormat,
     x: &[T],
     spec: Spec,
     policy: Policy,

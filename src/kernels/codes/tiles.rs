@@ -1,8 +1,7 @@
 //! A scale for each tile of a matrix.
 
 use super::quantize::{Call, Out, Scratch};
-use super::{Floats, Rows, ScalesMut};
-use crate::kernels::affine::NonFinite;
+use super::{Floats, NonFinite, Rows, ScalesMut};
 use crate::par;
 
 impl Call<'_> {

@@ -40,6 +40,9 @@ struct Rule<C> {
 }
 
 impl Adafactor {
+    /// The name of its step.
+    pub const NAME: &'static str = "adafactor_step";
+
     /// For step number `step`; `eps`: the floor of the moments' roots (None: the dtype's epsilon), and of the
     /// parameter's size; `d`: the largest size of an update that is not clipped.
     pub fn new<C: Real>(common: &Common, beta2_decay: f64, eps: (Option<f64>, f64), d: f64, step: u64) -> Self {

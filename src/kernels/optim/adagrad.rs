@@ -21,6 +21,7 @@ impl<C: Real> Adagrad<C> {
 }
 
 impl<C: Real> Algorithm<C> for Adagrad<C> {
+    const NAME: &'static str = "adagrad_step";
     const STATES: usize = 1;
     const SIGNED: [bool; MAX_STATES] = [false; MAX_STATES];
 
@@ -52,6 +53,7 @@ impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> RmsProp<C, MOMENTUM, C
 }
 
 impl<C: Real, const MOMENTUM: bool, const CENTERED: bool> Algorithm<C> for RmsProp<C, MOMENTUM, CENTERED> {
+    const NAME: &'static str = "rmsprop_step";
     const STATES: usize = 1 + MOMENTUM as usize + CENTERED as usize;
     const SIGNED: [bool; MAX_STATES] = [false, true, true];
 
@@ -96,6 +98,7 @@ impl<C: Real> Adadelta<C> {
 }
 
 impl<C: Real> Algorithm<C> for Adadelta<C> {
+    const NAME: &'static str = "adadelta_step";
     const STATES: usize = 2;
     const SIGNED: [bool; MAX_STATES] = [false; MAX_STATES];
 

@@ -89,6 +89,9 @@ pub struct Adam<C, const AMSGRAD: bool> {
 }
 
 impl<C: Real, const AMSGRAD: bool> Adam<C, AMSGRAD> {
+    /// The name of its step where the decay is of the parameter.
+    pub const DECOUPLED_NAME: &'static str = "adamw_step";
+
     /// For step number `step`.
     pub fn new(common: &Common, betas: [f64; 2], eps: f64, semantics: Semantics, step: u64) -> Self {
         let [bc1, bc2] = betas.map(|beta| correction(beta, step));
@@ -106,6 +109,7 @@ impl<C: Real, const AMSGRAD: bool> Adam<C, AMSGRAD> {
 }
 
 impl<C: Real, const AMSGRAD: bool> Algorithm<C> for Adam<C, AMSGRAD> {
+    const NAME: &'static str = "adam_step";
     const STATES: usize = 2 + AMSGRAD as usize;
     const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
@@ -157,6 +161,7 @@ impl<C: Real> NAdam<C> {
 }
 
 impl<C: Real> Algorithm<C> for NAdam<C> {
+    const NAME: &'static str = "nadam_step";
     const STATES: usize = 2;
     const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
@@ -197,6 +202,7 @@ impl<C: Real> RAdam<C> {
 }
 
 impl<C: Real> Algorithm<C> for RAdam<C> {
+    const NAME: &'static str = "radam_step";
     const STATES: usize = 2;
     const SIGNED: [bool; MAX_STATES] = [true, false, false];
 
@@ -226,6 +232,7 @@ impl<C: Real> Adamax<C> {
 }
 
 impl<C: Real> Algorithm<C> for Adamax<C> {
+    const NAME: &'static str = "adamax_step";
     const STATES: usize = 2;
     const SIGNED: [bool; MAX_STATES] = [true, false, false];
 

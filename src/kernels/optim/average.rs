@@ -20,6 +20,7 @@ impl<C: Real> Ema<C> {
 }
 
 impl<C: Real> Algorithm<C> for Ema<C> {
+    const NAME: &'static str = "ema_step";
     const STATES: usize = 0;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 
@@ -34,6 +35,7 @@ impl<C: Real> Algorithm<C> for Ema<C> {
 pub struct Sum;
 
 impl<C: Real> Algorithm<C> for Sum {
+    const NAME: &'static str = "accumulate_step";
     const STATES: usize = 0;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 

@@ -21,6 +21,9 @@ pub struct Lamb<C> {
 }
 
 impl<C: Real> Lamb<C> {
+    /// The name of its step.
+    pub const NAME: &'static str = "lamb_step";
+
     /// For step number `step`.
     pub fn new(common: &Common, betas: [f64; 2], eps: f64, step: u64) -> Self {
         let [mean_over, square_over] = betas.map(|beta| C::from_f64(1.0 / correction(beta, step)));

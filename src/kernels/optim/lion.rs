@@ -23,6 +23,7 @@ impl<C: Real> Lion<C> {
 }
 
 impl<C: Real> Algorithm<C> for Lion<C> {
+    const NAME: &'static str = "lion_step";
     const STATES: usize = 1;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 

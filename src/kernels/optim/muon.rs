@@ -21,6 +21,7 @@ impl<C: Real> MuonDirection<C> {
 }
 
 impl<C: Real> Algorithm<C> for MuonDirection<C> {
+    const NAME: &'static str = "muon_step";
     const STATES: usize = 3;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 
@@ -46,6 +47,7 @@ impl<C: Real> MuonStep<C> {
 }
 
 impl<C: Real> Algorithm<C> for MuonStep<C> {
+    const NAME: &'static str = <MuonDirection<C> as Algorithm<C>>::NAME;
     const STATES: usize = 3;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 

@@ -26,6 +26,7 @@ impl<C: Real, const MOMENTUM: bool> Sgd<C, MOMENTUM> {
 }
 
 impl<C: Real, const MOMENTUM: bool> Algorithm<C> for Sgd<C, MOMENTUM> {
+    const NAME: &'static str = "sgd_step";
     const STATES: usize = MOMENTUM as usize;
     const SIGNED: [bool; MAX_STATES] = [true; MAX_STATES];
 

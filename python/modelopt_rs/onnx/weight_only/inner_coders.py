@@ -8,6 +8,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import widened
+from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.onnx.weight_only.coders import Written
 from modelopt_rs.onnx.weight_only.coding import Coding, packed_bytes, packed_rows, unpacked_rows
 from modelopt_rs.planning.quantize import QUANTIZED
@@ -59,18 +60,14 @@ class AxisBlocks(Transform):
         """Quantize a tile, block by block."""
         coding = self._coding
         rows = array.reshape(-1, self._behind)
-        how, dtype, signed = (
-            (coding.bits, coding.options.scheme, 1, None),
-            QUANTIZED[coding.info.dtype],
-            coding.symmetric,
-        )
+        how, dtype = (PackedSpec(coding.bits, coding.symmetric).format, 1, None), QUANTIZED[coding.info.dtype]
         blocks = -(-len(rows) // coding.block)
         for i in range(blocks):
             at = slice(i * coding.block, min((i + 1) * coding.block, len(rows)))
-            zero_points = None if signed else self._zero_points[self._done + i]
-            parts = (self._codes[at], self._scale[i], zero_points, None)
-            _core.quantize(rows[at], parts, how, coding.options.nonfinite, signed, dtype, coding.threads)
-            _core.dequantize(parts, how, self._dense[at], signed, None, coding.threads)
+            zero_points = None if coding.symmetric else self._zero_points[self._done + i]
+            parts = (self._codes[at], self._scale[i], zero_points, None, None)
+            _core.quantize(rows[at], parts, how, coding.options.nonfinite, None, dtype, coding.threads)
+            _core.dequantize(parts, how, self._dense[at], None, coding.threads)
         self._done += blocks
         self.figures += ErrorFigures(*_core.error_stats(rows, self._dense[: len(rows)], dtype, coding.threads))
         outputs = coding.outputs
@@ -206,11 +203,11 @@ class AxisRanges(Transform):
         codes = np.empty((*joined.shape[:-1], packed_bytes(joined.shape[-1], coding.bits)), np.uint8)
         scale = np.empty(self._channels, np.float32)
         self._zero_points = None if coding.symmetric else np.empty(self._channels, np.uint8)
-        parts, signed = (codes, scale, self._zero_points, None), coding.symmetric
-        how = (coding.bits, coding.options.scheme, self._axis, None)
-        _core.quantize(joined, parts, how, coding.options.nonfinite, signed, None, coding.threads)
+        parts = (codes, scale, self._zero_points, None, None)
+        how = (PackedSpec(coding.bits, coding.symmetric).format, self._axis, None)
+        _core.quantize(joined, parts, how, coding.options.nonfinite, None, None, coding.threads)
         dense = np.empty(joined.shape, np.float32)
-        _core.dequantize(parts, how, dense, signed, None, coding.threads)
+        _core.dequantize(parts, how, dense, None, coding.threads)
         self.figures += ErrorFigures(*_core.error_stats(joined[:n], dense[:n], None, coding.threads))
         self._scale = scale
         return coding.outputs.codes_written(codes[:n].reshape(-1, codes.shape[-1]))

@@ -3,7 +3,7 @@
 use super::code::{Make, Mode, Multiplier, multiply};
 use super::cut::Cut;
 use super::params::{self, Range};
-use super::{BLOCK, Params, ParamsRef, Scheme, Spec};
+use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::real::{Divisor, Element, Key};
 
@@ -23,7 +23,7 @@ kernel! {
     pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
         x: &[T],
         cut: Cut,
-        spec: Spec,
+        uniform: Uniform,
         out: &mut [O::Item],
         streamed: bool,
         params: Params<'_, T::Compute>,
@@ -44,13 +44,13 @@ kernel! {
                 let ahead = next.get(..x.len()).unwrap_or(x);
                 let out = out.split_off_mut(..x.len()).unwrap_or_default();
                 let mut params = params.from(first);
-                finite &= store_batch::<T, M>(x, size, spec, &mut params);
+                finite &= store_batch::<T, M>(x, size, uniform, &mut params);
                 let params = M::of(params.as_ref());
                 // Several groups are few elements; of a long one as many at a time.
                 let step = if x.len() == size { IN_L1 } else { x.len() };
                 for ((x, ahead), out) in x.chunks(step).zip(ahead.chunks(step)).zip(out.chunks_mut(step)) {
                     let to = if streamed { &mut block[..x.len()] } else { &mut *out };
-                    code_batch::<T, M, O, FMA>([x, ahead], size.min(x.len()), spec, params, to);
+                    code_batch::<T, M, O, FMA>([x, ahead], size.min(x.len()), uniform, params, to);
                     if streamed {
                         isa::stream(&block[..x.len()], out);
                     }
@@ -65,7 +65,12 @@ kernel! {
 
 /// The parameters of up to [`BATCH`] groups; whether all their numbers were finite.
 #[inline(always)]
-fn store_batch<T: Element, M: Mode>(x: &[T], size: usize, spec: Spec, params: &mut Params<'_, T::Compute>) -> bool {
+fn store_batch<T: Element, M: Mode>(
+    x: &[T],
+    size: usize,
+    uniform: Uniform,
+    params: &mut Params<'_, T::Compute>,
+) -> bool {
     let mut ranges = [Range::<T>::EMPTY; BATCH];
     let ranges = &mut ranges[..x.len() / size];
     for (range, x) in ranges.iter_mut().zip(x.chunks_exact(size)) {
@@ -75,7 +80,7 @@ fn store_batch<T: Element, M: Mode>(x: &[T], size: usize, spec: Spec, params: &m
     for range in ranges.iter() {
         nonfinite |= range.is_nonfinite();
     }
-    store_params(M::scheme(spec), spec.bits, ranges, params);
+    store_params(M::scheme(uniform), uniform.bits, ranges, params);
     !nonfinite
 }
 
@@ -84,7 +89,7 @@ fn store_batch<T: Element, M: Mode>(x: &[T], size: usize, spec: Spec, params: &m
 fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
     [x, ahead]: [&[T]; 2],
     size: usize,
-    spec: Spec,
+    uniform: Uniform,
     params: ParamsRef<'_, T::Compute>,
     out: &mut [O::Item],
 ) {
@@ -97,16 +102,16 @@ fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
         for (i, ((x, ahead), out)) in blocks.zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
             isa::prefetch(ahead);
-            *out = Multiplier::new::<M>(spec, params.get(i)).block::<T, M, O>(x);
+            *out = Multiplier::new::<M>(uniform, params.get(i)).block::<T, M, O>(x);
         }
         return;
     }
     let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
     for (i, ((x, ahead), out)) in groups.enumerate() {
         if exact {
-            multiply::<T, M, O>([x, ahead], spec, params.get(i), out);
+            multiply::<T, M, O>([x, ahead], uniform, params.get(i), out);
         } else {
-            O::divide::<M>(x, spec, params.get(i), out);
+            O::divide::<M>(x, uniform, params.get(i), out);
         }
     }
 }

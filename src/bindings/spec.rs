@@ -1,25 +1,21 @@
-//! The specification of a named format and the arrays of an array in it, checked.
+//! The specification of a quantization, checked.
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::arg::{Name, optional_int, text};
-use super::array::Array;
-use super::dtype::Dtype;
+use super::arg::{int, optional_int, text};
 use crate::error::Error;
-use crate::kernels::codes::{FORMATS, Format, Granularity, Parts, PartsRef, Scales, ScalesMut, Sizes, Spec};
+use crate::kernels::codes::{Coding, FORMATS, Format, Granularity, Scheme, Sizes, Spec, Uniform};
 use crate::kernels::pack::packed_len;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// `(format, axis, group_size)`.
+/// `(format or (bits, scheme), axis, group_size)`.
 pub type GivenSpec<'py> = (Obj<'py>, Obj<'py>, Obj<'py>);
-/// `(codes, scale, global_scale)`.
-pub type GivenParts<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>);
 
 /// A checked specification, and the shapes that follow from it.
 pub struct Plan {
-    pub format: &'static dyn Format,
+    pub format: &'static Format,
     pub spec: Spec,
     pub codes: Vec<usize>,
     pub scale: Vec<usize>,
@@ -29,18 +25,37 @@ impl Plan {
     /// Bytes that the ranges of `n` elements take on the way (those of groups come and go with each piece, unless all
     /// are needed before the first is coded).
     pub fn scratch(&self, n: usize) -> usize {
-        match self.spec.granularity {
-            Granularity::Channel { .. } => self.spec.scales(n).saturating_mul(64),
-            _ if self.format.has_global() => self.spec.scales(n).saturating_mul(4),
+        match (self.spec.granularity, self.format.coding) {
+            (Granularity::Channel { .. }, _) => self.spec.scales(n).saturating_mul(64),
+            (_, Coding::Blocks(blocks)) if blocks.has_global() => self.spec.scales(n).saturating_mul(4),
             _ => 0,
         }
     }
 }
 
-fn format_of(function: &str, given: &Obj<'_>) -> PyResult<&'static dyn Format> {
+/// The uniform format of `(bits, scheme)`.
+fn uniform(function: &str, given: &Bound<'_, PyTuple>) -> PyResult<&'static Format> {
+    let (bits, scheme): (Obj<'_>, Obj<'_>) = given.extract()?;
+    let bits = int(function, "bits", "8, 4 or 2", &bits)?;
+    if ![8, 4, 2].contains(&bits) {
+        return Err(Error::Value(format!("{function}: bits must be 8, 4 or 2, got {bits}")).into());
+    }
+    let scheme = text(function, "scheme", &scheme)?;
+    let parsed = Scheme::parse(&scheme).ok_or_else(|| {
+        Error::Value(format!("{function}: scheme must be 'symmetric', 'asymmetric' or 'minmax', got {scheme:?}"))
+    })?;
+    let wanted = Uniform { bits: bits as u32, scheme: parsed, offset_binary: false };
+    let found = FORMATS.iter().find(|format| matches!(format.coding, Coding::Uniform(uniform) if uniform == wanted));
+    Ok(found.expect("a format for each scheme and width"))
+}
+
+fn format_of(function: &str, given: &Obj<'_>) -> PyResult<&'static Format> {
+    if let Ok(pair) = given.cast::<PyTuple>() {
+        return uniform(function, pair);
+    }
     let word = text(function, "format", given)?;
-    FORMATS.into_iter().find(|format| format.name() == word).ok_or_else(|| {
-        let known = FORMATS.map(Format::name).join(", ");
+    FORMATS.iter().find(|format| format.name == word).ok_or_else(|| {
+        let known = FORMATS.map(|format| format.name).join(", ");
         Error::Value(format!("{function}: format must be one of {known}, got {word:?}")).into()
     })
 }
@@ -57,18 +72,25 @@ fn group_sizes(function: &str, what: &str, given: &Obj<'_>) -> PyResult<Vec<i64>
 }
 
 /// The group size that was given, if the format has it.
-fn check_group(function: &str, format: &dyn Format, ndim: usize, given: &Obj<'_>) -> PyResult<Vec<usize>> {
-    let name = format.name();
-    let what = match format.sizes() {
+fn check_group(function: &str, format: &Format, ndim: usize, given: &Obj<'_>) -> PyResult<Vec<usize>> {
+    if given.is_none() && matches!(format.sizes, Sizes::Any | Sizes::AnyOrTiles) {
+        return Ok(vec![]); // before any text is made: that counts in small calls
+    }
+    let name = format.name;
+    let what = match format.sizes {
         Sizes::Fixed(size) => format!("{size} for format {name:?}"),
         Sizes::PowersOfTwo => format!("a power of two from 32 to 4096 for format {name:?}"),
-        Sizes::Any => format!("at least 1, or two such numbers, of an array with as many axes, for format {name:?}"),
+        Sizes::Any => "at least 1, of an array with axes".into(),
+        Sizes::AnyOrTiles => {
+            format!("at least 1, or two such numbers, of an array with as many axes, for format {name:?}")
+        }
     };
     let sizes = group_sizes(function, &what, given)?;
-    let fits = match (format.sizes(), &sizes[..]) {
+    let fits = match (format.sizes, &sizes[..]) {
         (Sizes::Fixed(only), [size]) => *size == only as i64,
         (Sizes::PowersOfTwo, [size]) => (32..=4096).contains(size) && size.count_ones() == 1,
-        (Sizes::Any, sizes) => sizes.len() <= ndim.min(2) && sizes.iter().all(|&size| size > 0),
+        (Sizes::Any, sizes) => sizes.len() <= ndim.min(1) && sizes.iter().all(|&size| size > 0),
+        (Sizes::AnyOrTiles, sizes) => sizes.len() <= ndim.min(2) && sizes.iter().all(|&size| size > 0),
         _ => false,
     };
     if fits {
@@ -94,14 +116,14 @@ fn channels(function: &str, shape: &[usize], axis: i64) -> PyResult<(Granularity
 /// Which elements share a scale, and the shape of the scales.
 fn granularity(
     function: &str,
-    format: &dyn Format,
+    format: &Format,
     shape: &[usize],
     axis: Option<i64>,
     group: &Obj<'_>,
 ) -> PyResult<(Granularity, Vec<usize>)> {
     if let Some(axis) = axis {
-        if format.sizes() != Sizes::Any {
-            let name = format.name();
+        if !matches!(format.sizes, Sizes::Any | Sizes::AnyOrTiles) {
+            let name = format.name;
             let text = format!("{function}: axis must be None for format {name:?}, got {axis}; its blocks lie in rows");
             return Err(Error::Value(text).into());
         }
@@ -143,67 +165,4 @@ pub fn plan(function: &str, given: &GivenSpec<'_>, shape: &[usize]) -> PyResult<
         None => {}
     }
     Ok(Plan { format, spec: Spec { granularity, cols }, codes, scale })
-}
-
-/// The arrays of a quantized array, checked against the plan.
-pub struct Arrays<'py> {
-    codes: Array<'py>,
-    scale: Array<'py>,
-    global: Option<Array<'py>>,
-}
-
-impl<'py> Arrays<'py> {
-    pub fn new(function: &'static str, given: &GivenParts<'py>, plan: &Plan, out: bool) -> PyResult<Self> {
-        let name = |arg: [&'static str; 2]| Name::new(function, arg[usize::from(out)]);
-        let float = |arg, array: &Obj<'py>| {
-            let name = name(arg);
-            let array = if out { Array::float_out(name, array, None) } else { Array::float(name, array, None) }?;
-            array.expect_dtype(Dtype::F32, "float32")?;
-            PyResult::Ok(array)
-        };
-        let bytes = |arg, array: &Obj<'py>| {
-            let name = name(arg);
-            let array = if out { Array::bytes_out(name, array) } else { Array::bytes(name, array) }?;
-            array.expect_dtype(Dtype::U8, "uint8")?;
-            PyResult::Ok(array)
-        };
-        let codes = bytes(["codes", "out.codes"], &given.0)?;
-        codes.expect_shape(&plan.codes)?;
-        let scale = ["scale", "out.scale"];
-        let scale = if plan.format.has_float_scales() { float(scale, &given.1)? } else { bytes(scale, &given.1)? };
-        scale.expect_shape(&plan.scale)?;
-        if plan.format.has_global() != given.2.is_some() {
-            let what = if plan.format.has_global() { "be given" } else { "be None" };
-            let text = format!("{function}: global_scale must {what} for format {:?}", plan.format.name());
-            return Err(Error::Value(text).into());
-        }
-        let global = given.2.as_ref().map(|array| float(["global_scale", "out.global_scale"], array)).transpose()?;
-        if let Some(global) = &global {
-            global.expect_shape(&[])?;
-        }
-        Ok(Self { codes, scale, global })
-    }
-
-    pub fn all(&self) -> impl Iterator<Item = &Array<'py>> {
-        [&self.codes, &self.scale].into_iter().chain(&self.global)
-    }
-
-    pub fn read(&self) -> PartsRef<'_> {
-        let scale = match self.scale.dtype {
-            Dtype::F32 => Scales::Floats(self.scale.slice::<f32>()),
-            _ => Scales::Bytes(self.scale.slice::<u8>()),
-        };
-        let global = self.global.as_ref().map_or(1.0, |global| global.slice::<f32>()[0]);
-        PartsRef { codes: self.codes.slice::<u8>(), scale, global }
-    }
-
-    /// To be written; `none` is what a format without a number for the whole array writes.
-    pub fn write<'a>(&'a mut self, none: &'a mut f32) -> Parts<'a> {
-        let scale = match self.scale.dtype {
-            Dtype::F32 => ScalesMut::Floats(self.scale.slice_mut::<f32>()),
-            _ => ScalesMut::Bytes(self.scale.slice_mut::<u8>()),
-        };
-        let global = self.global.as_mut().map_or(none, |global| &mut global.slice_mut::<f32>()[0]);
-        Parts { codes: self.codes.slice_mut::<u8>(), scale, global }
-    }
 }

@@ -1,6 +1,7 @@
 //! How an array is cut: pieces of work, rows that begin on a byte, runs of elements that share a part.
 
-use super::{Granularity, Spec};
+use super::super::{Granularity, Spec};
+use super::Uniform;
 use crate::kernels::pack::packed_len;
 use crate::kernels::reduce::View;
 use crate::par::CHUNK;
@@ -43,14 +44,15 @@ pub(super) struct Piece {
     pub(super) parts: usize,
 }
 
-impl Spec {
+impl Uniform {
     /// How an array of `n` elements, at least one, is cut.
-    pub(super) fn cut(&self, n: usize) -> Cut {
-        let cols = self.cols;
+    pub(super) fn cut(self, spec: Spec, n: usize) -> Cut {
+        let cols = spec.cols;
         let padded = !cols.is_multiple_of(8 / self.bits as usize);
-        let parts = self.parts(n);
-        let (run, anew) = match self.granularity {
-            Granularity::Whole => (n, false),
+        let parts = spec.scales(n);
+        let (run, anew) = match spec.granularity {
+            // There are no tiles of uniform codes.
+            Granularity::Whole | Granularity::Tile { .. } => (n, false),
             // The first axis of two: a row is a run.
             Granularity::Channel { outer: 1, inner, .. } if inner == cols && inner > 1 => (inner, true),
             Granularity::Channel { inner, .. } => (inner, false),

@@ -1,20 +1,17 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
+use super::super::{NonFinite, Policy, Spec};
 use super::code::{Asymmetric, Codes, MinMax, Mode, Numbers, Saturating, Symmetric};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
 use super::params::Range;
 use super::runs::{code_by_element, code_runs};
-use super::{Params, ParamsRef, Scheme, Spec};
+use super::{Params, ParamsRef, Scheme, Uniform};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
 use crate::par;
 use crate::real::{Element, Real};
-
-/// Something was NaN or infinite (and was not to be saturated).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NonFinite;
 
 /// What the codes are made for.
 enum Out<'a, T> {
@@ -47,16 +44,16 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Make of the codes what they are for.
-    fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, spec: Spec, params: ParamsRef<'_, T::Compute>) {
+    fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, uniform: Uniform, params: ParamsRef<'_, T::Compute>) {
         match self {
             Self::Packed(_) if codes.is_empty() => {}
             Self::Packed(bytes) => {
                 let row = cut.row.min(codes.len());
-                for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, spec.bits))) {
-                    match_width!(spec.bits, W => pack_chunk::<W>(codes, bytes));
+                for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, uniform.bits))) {
+                    match_width!(uniform.bits, W => pack_chunk::<W>(codes, bytes));
                 }
             }
-            Self::Values(out) => write_values(codes, runs, spec, params, out, cut.is_streamed()),
+            Self::Values(out) => write_values(codes, runs, uniform, params, out, cut.is_streamed()),
         }
     }
 }
@@ -83,28 +80,18 @@ impl<C: Real> OwnParams<C> {
     }
 }
 
-impl Spec {
+impl Uniform {
     /// What offset binary adds to a two's complement code.
     #[inline(always)]
-    pub(super) fn bias(&self) -> u8 {
+    pub(super) fn bias(self) -> u8 {
         if self.offset_binary && self.scheme == Scheme::Symmetric { 1 << (self.bits - 1) } else { 0 }
     }
-}
-
-/// What happens to NaN and infinities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// An error, found on the way: what was written until then is meaningless.
-    Raise,
-    /// An error, found before the first write.
-    RaiseFirst,
-    /// NaN gets the code of zero, infinities the limits, and ranges are of the finite numbers.
-    Saturate,
 }
 
 /// Quantize `x` (whole rows of `spec.cols`) into packed rows of `codes` and the parameters.
 pub fn quantize<T: Element>(
     x: &[T],
+    uniform: Uniform,
     spec: Spec,
     policy: Policy,
     codes: &mut [u8],
@@ -113,15 +100,16 @@ pub fn quantize<T: Element>(
 ) -> Result<(), NonFinite> {
     if x.is_empty() {
         // Parts that hold nothing: as of an all-zero range.
-        store_params(spec.scheme, spec.bits, &vec![Range::<T>::EMPTY; params.scale.len()], &mut params);
+        store_params(uniform.scheme, uniform.bits, &vec![Range::<T>::EMPTY; params.scale.len()], &mut params);
         return Ok(());
     }
-    run(x, spec, policy, Out::Packed(codes), Some(params), threads)
+    run(x, uniform, spec, policy, Out::Packed(codes), Some(params), threads)
 }
 
 /// Quantize and dequantize without storing codes.
 pub fn fake_quantize<T: Element>(
     x: &[T],
+    uniform: Uniform,
     spec: Spec,
     policy: Policy,
     out: &mut [T],
@@ -131,31 +119,32 @@ pub fn fake_quantize<T: Element>(
         return Ok(());
     }
     // Unsigned codes: they need no sign from their width.
-    run(x, Spec { offset_binary: true, ..spec }, policy, Out::Values(out), None, threads)
+    run(x, Uniform { offset_binary: true, ..uniform }, spec, policy, Out::Values(out), None, threads)
 }
 
 /// Choose the mode.
 fn run<T: Element>(
     x: &[T],
+    uniform: Uniform,
     spec: Spec,
     policy: Policy,
     out: Out<'_, T>,
     params: Option<Params<'_, T::Compute>>,
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let cut = spec.cut(x.len());
+    let cut = uniform.cut(spec, x.len());
     if cut.has_cached_runs(size_of::<T>()) {
         if policy == Policy::RaiseFirst && reduce::reduce_all::<T, reduce::Counts>(x, threads)[1] > 0 {
             return Err(NonFinite);
         }
         let saturate = policy == Policy::Saturate;
-        return match spec.scheme {
-            Scheme::Symmetric => find_and_code::<T, Symmetric>(x, cut, spec, saturate, out, params, threads),
-            Scheme::Asymmetric => find_and_code::<T, Asymmetric>(x, cut, spec, saturate, out, params, threads),
-            Scheme::MinMax => find_and_code::<T, MinMax>(x, cut, spec, saturate, out, params, threads),
+        return match uniform.scheme {
+            Scheme::Symmetric => find_and_code::<T, Symmetric>(x, cut, uniform, saturate, out, params, threads),
+            Scheme::Asymmetric => find_and_code::<T, Asymmetric>(x, cut, uniform, saturate, out, params, threads),
+            Scheme::MinMax => find_and_code::<T, MinMax>(x, cut, uniform, saturate, out, params, threads),
         };
     }
-    let mut own = OwnParams::new(spec.scheme, if params.is_none() { spec.parts(x.len()) } else { 0 });
+    let mut own = OwnParams::new(uniform.scheme, if params.is_none() { spec.scales(x.len()) } else { 0 });
     let mut params = params.unwrap_or_else(|| own.as_params());
     let parts = params.scale.len();
     let mut ranges = find_ranges::<T, reduce::MinMax>(x, &cut, parts, threads);
@@ -166,12 +155,12 @@ fn run<T: Element>(
         }
         ranges = find_ranges::<T, reduce::FiniteMinMax>(x, &cut, parts, threads);
     }
-    store_params(spec.scheme, spec.bits, &ranges, &mut params);
-    match (finite, spec.scheme) {
-        (false, _) => code::<T, Saturating>(x, cut, spec, out, params.as_ref(), threads),
-        (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, spec, out, params.as_ref(), threads),
-        (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, cut, spec, out, params.as_ref(), threads),
-        (_, Scheme::MinMax) => code::<T, MinMax>(x, cut, spec, out, params.as_ref(), threads),
+    store_params(uniform.scheme, uniform.bits, &ranges, &mut params);
+    match (finite, uniform.scheme) {
+        (false, _) => code::<T, Saturating>(x, cut, uniform, out, params.as_ref(), threads),
+        (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, uniform, out, params.as_ref(), threads),
+        (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, cut, uniform, out, params.as_ref(), threads),
+        (_, Scheme::MinMax) => code::<T, MinMax>(x, cut, uniform, out, params.as_ref(), threads),
     }
     Ok(())
 }
@@ -180,7 +169,7 @@ fn run<T: Element>(
 fn find_and_code<T: Element, M: Mode>(
     x: &[T],
     cut: Cut,
-    spec: Spec,
+    uniform: Uniform,
     saturate: bool,
     mut out: Out<'_, T>,
     mut params: Option<Params<'_, T::Compute>>,
@@ -191,25 +180,25 @@ fn find_and_code<T: Element, M: Mode>(
         .map(|piece| (piece, out.split_off(piece), params.as_mut().map(|params| params.split_off(piece.parts))))
         .collect();
     let finite = par::map(threads, items.into_iter(), |(piece, mut out, params)| {
-        let mut own = OwnParams::new(spec.scheme, if params.is_none() { piece.parts } else { 0 });
+        let mut own = OwnParams::new(uniform.scheme, if params.is_none() { piece.parts } else { 0 });
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
         let mut looked_at = false;
         if let Out::Values(values) = &mut out {
-            let finite = code_groups::<T, M, Numbers>(x, cut, spec, values, cut.is_streamed(), params.from(0));
+            let finite = code_groups::<T, M, Numbers>(x, cut, uniform, values, cut.is_streamed(), params.from(0));
             if finite || !saturate {
                 return finite;
             }
             looked_at = true;
         }
-        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+        par::with_scratch(out.scratch(uniform.bits, piece.len), |scratch| {
             let streamed = scratch.is_empty() && cut.is_streamed();
             let codes = out.codes(scratch);
-            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, spec, codes, streamed, params.from(0));
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, uniform, codes, streamed, params.from(0));
             if saturate && !finite {
-                finite = code_groups::<T, Saturating, Codes>(x, cut, spec, codes, streamed, params.from(0));
+                finite = code_groups::<T, Saturating, Codes>(x, cut, uniform, codes, streamed, params.from(0));
             }
-            out.finish(scratch, &cut, cut.own_runs(piece), spec, params.as_ref());
+            out.finish(scratch, &cut, cut.own_runs(piece), uniform, params.as_ref());
             finite
         })
     });
@@ -220,7 +209,7 @@ fn find_and_code<T: Element, M: Mode>(
 fn code<T: Element, M: Mode>(
     x: &[T],
     cut: Cut,
-    spec: Spec,
+    uniform: Uniform,
     mut out: Out<'_, T>,
     params: ParamsRef<'_, T::Compute>,
     threads: usize,
@@ -228,19 +217,19 @@ fn code<T: Element, M: Mode>(
     let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
-        let to = (spec, params, cut.is_streamed());
+        let to = (uniform, params, cut.is_streamed());
         if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
             return code_runs::<T, M, Numbers>(x, runs, to, values);
         }
-        par::with_scratch(out.scratch(spec.bits, piece.len), |scratch| {
+        par::with_scratch(out.scratch(uniform.bits, piece.len), |scratch| {
             let streamed = scratch.is_empty() && cut.is_streamed();
             let codes = out.codes(scratch);
             if runs.is_by_element() {
-                code_by_element::<T, M>(x, runs, spec, params, codes);
+                code_by_element::<T, M>(x, runs, uniform, params, codes);
             } else {
-                code_runs::<T, M, Codes>(x, runs, (spec, params, streamed), codes);
+                code_runs::<T, M, Codes>(x, runs, (uniform, params, streamed), codes);
             }
-            out.finish(scratch, &cut, runs, spec, params);
+            out.finish(scratch, &cut, runs, uniform, params);
         });
     });
 }

@@ -3,20 +3,20 @@
 use super::code::{Coder, Make, Mode, half, multiply};
 use super::cut::Runs;
 use super::groups::IN_L1;
-use super::{ParamsRef, Spec};
+use super::{ParamsRef, Uniform};
 use crate::isa::{self, kernel};
 use crate::real::{Divisor, Element};
 
 kernel! {
-    /// Codes, or their numbers, where the parameters are known: a specification, they, and whether to write past the
+    /// Codes, or their numbers, where the parameters are known: the code, they, and whether to write past the
     /// caches.
     pub(super) fn code_runs<T: Element, M: Mode, O: Make<T>>(
         x: &[T],
         runs: Runs,
-        how: (Spec, ParamsRef<'_, T::Compute>, bool),
+        how: (Uniform, ParamsRef<'_, T::Compute>, bool),
         out: &mut [O::Item],
     ) {
-        let (spec, params, streamed) = how;
+        let (uniform, params, streamed) = how;
         let mut block = [O::ANY; IN_L1];
         let (mut runs, mut at) = (runs, 0);
         while at < x.len() {
@@ -26,9 +26,9 @@ kernel! {
             let to = if streamed { &mut block[..n] } else { &mut *out };
             let stored = params.get(part);
             if FMA && Divisor::is_exact(stored.0) {
-                multiply::<T, M, O>([x, &[]], spec, stored, to);
+                multiply::<T, M, O>([x, &[]], uniform, stored, to);
             } else {
-                O::divide::<M>(x, spec, stored, to);
+                O::divide::<M>(x, uniform, stored, to);
             }
             if streamed {
                 isa::stream(&block[..n], out);
@@ -43,14 +43,14 @@ kernel! {
     pub(super) fn code_by_element<T: Element, M: Mode>(
         x: &[T],
         runs: Runs,
-        spec: Spec,
+        uniform: Uniform,
         params: ParamsRef<'_, T::Compute>,
         codes: &mut [u8],
     ) {
         let (mut runs, mut at) = (runs, 0);
         while at < x.len() {
             let (part, n) = runs.next(x.len() - at);
-            code_elements::<T, M>(&x[at..at + n], spec, params.from(part), &mut codes[at..at + n]);
+            code_elements::<T, M>(&x[at..at + n], uniform, params.from(part), &mut codes[at..at + n]);
             at += n;
         }
     }
@@ -58,10 +58,10 @@ kernel! {
 
 /// The codes of consecutive elements with a part each, from the first of `params` on.
 #[inline(always)]
-fn code_elements<T: Element, M: Mode>(x: &[T], spec: Spec, params: ParamsRef<'_, T::Compute>, codes: &mut [u8]) {
+fn code_elements<T: Element, M: Mode>(x: &[T], uniform: Uniform, params: ParamsRef<'_, T::Compute>, codes: &mut [u8]) {
     for (i, (code, v)) in codes.iter_mut().zip(x).enumerate() {
         let stored = params.get(i);
-        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
+        let coder = Coder::new::<M>(uniform, stored, half(M::scheme(uniform), uniform.bits, stored.0));
         *code = coder.code::<M>(coder.shifted::<M>(v.load()) / coder.half_scale);
     }
 }

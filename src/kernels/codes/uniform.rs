@@ -1,4 +1,4 @@
-//! Affine quantization: q = clamp(round((x - offset) / scale) + zero point), x' = (q - zero point) * scale + offset.
+//! Uniform codes, affine quantization: q = clamp(round((x - offset) / scale) + zero point), x' = (q - zero point) * scale + offset.
 //!
 //! One formula serves the three schemes: `offset` is 0 but for minmax, the zero point 0 but for asymmetric.
 //! Ranges and scales are computed in f64. x is divided by the scale, with the bits of a division (`Divisor::quotient`):
@@ -14,7 +14,7 @@ mod runs;
 
 pub use dequantize::dequantize;
 pub use params::Scheme;
-pub use quantize::{NonFinite, Policy, fake_quantize, quantize};
+pub use quantize::{fake_quantize, quantize};
 
 use crate::real::Real;
 
@@ -22,39 +22,13 @@ use crate::real::Real;
 /// runs (16 are unrolled before they could be).
 const BLOCK: usize = 32;
 
-/// How an array is cut into parts that share a scale: seen as (outer, channels, inner) for a channel axis,
-/// as rows of `cols` for groups.
+/// A uniform code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Granularity {
-    /// One scale.
-    Whole,
-    /// A scale for each index of the middle axis of (outer, channels, inner).
-    Channel {
-        /// Product of the axes before.
-        outer: usize,
-        /// Length of the axis.
-        channels: usize,
-        /// Product of the axes after.
-        inner: usize,
-    },
-    /// A scale for each `size` consecutive elements of a row; the last group of a row may be short.
-    Group {
-        /// Elements in a group.
-        size: usize,
-    },
-}
-
-/// What to quantize to, and how the array lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spec {
+pub struct Uniform {
     /// 8, 4 or 2.
     pub bits: u32,
     /// The scheme.
     pub scheme: Scheme,
-    /// Which elements share a scale.
-    pub granularity: Granularity,
-    /// Length of the last axis: a row, which begins on a byte.
-    pub cols: usize,
     /// Symmetric codes stored as q + 2^(bits-1) instead of two's complement.
     pub offset_binary: bool,
 }
@@ -117,17 +91,6 @@ impl<C: Real> Params<'_, C> {
             scale: self.scale.split_off_mut(..n).unwrap_or_default(),
             zero_point: self.zero_point.split_off_mut(..n).unwrap_or_default(),
             offset: self.offset.split_off_mut(..n).unwrap_or_default(),
-        }
-    }
-}
-
-impl Spec {
-    /// How many scales an array of `n` elements has.
-    pub fn parts(&self, n: usize) -> usize {
-        match self.granularity {
-            Granularity::Whole => 1,
-            Granularity::Channel { channels, .. } => channels,
-            Granularity::Group { size } => n.checked_div(self.cols).unwrap_or(0) * self.cols.div_ceil(size),
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Quantization of arrays: `quantize` and `fake_quantize`, the uniform codes here, the others in `formats`."""
+"""Quantization of arrays: `quantize` and `fake_quantize`, in every format."""
 
 from functools import lru_cache
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Scheme
+from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Scheme, Spec
 from modelopt_rs.quant.array import QuantizedArray
-from modelopt_rs.quant.formats import fake_quantize_as, quantize_as
+from modelopt_rs.quant.formats import entry_of, resolve
 
 __all__ = ["fake_quantize", "quantize"]
 
@@ -49,7 +49,8 @@ def quantize(
     scheme : {"symmetric", "asymmetric", "minmax"}
         As above.
     format : str, optional
-        "nf4", "fp4", "mxfp4", "mxfp8", "nvfp4", "fp8_e4m3" or "fp8_e5m2", in the place of `bits` and `scheme`.
+        A name that `modelopt_rs.quant.formats` lists, in the place of `bits` and `scheme`: "nf4", "fp4", "mxfp4",
+        "mxfp8", "nvfp4", "fp8_e4m3", "fp8_e5m2", or of uniform codes, as "int4_asymmetric".
     axis : int, optional
         The axis that keeps a scale for each of its indices (as in ONNX and torch).
     group_size : int, optional
@@ -97,50 +98,63 @@ def quantize(
     >>> mo.quantize(x, format="nf4")
     QuantizedArray(shape=(1, 4), format='nf4', group_size=64)
     """
-    if format is not None:
-        return quantize_as(x, format, (bits, scheme), axis, group_size, nonfinite, out, dtype, threads)
+    coding, group_size = resolve("quantize", format, bits, scheme, group_size)
+    spec = (coding, axis, group_size)
     if out is None:
-        out = _empty(x, bits, scheme, axis, group_size)
+        out = _empty(x, spec)
     else:
-        _check_out(out, bits, scheme, axis, group_size)
+        _check_out(out, spec)
         if nonfinite == "raise":
             nonfinite = "raise-first"  # type: ignore[assignment]  # the core's own name
-    parts = (out.codes, out.scale, out.zero_point, out.offset)
-    _core.quantize(x, parts, (bits, scheme, axis, group_size), nonfinite, False, dtype, threads)
+    parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
+    _core.quantize(x, parts, spec, nonfinite, None, dtype, threads)
     return out
 
 
 @lru_cache(maxsize=256)  # half the time of a small call
-def _shapes(
-    shape: tuple[int, ...], bits: int, scheme: Scheme, axis: int | None, group_size: GroupSize
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
+def _shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _core.quantized_shapes(shape, spec)
 
 
-def _empty(x: Array, bits: int, scheme: Scheme, axis: int | None, group_size: GroupSize) -> QuantizedArray:
+def _empty(x: Array, spec: Spec) -> QuantizedArray:
     """Allocate for `x`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
     shape = x.shape
     try:
-        codes_shape, parts = _shapes(shape, bits, scheme, axis, group_size)
+        codes_shape, parts_shape = _shapes(shape, spec)
     except TypeError:  # unhashable: whatever is wrong with it, the core says so
-        codes_shape, parts = _core.quantized_shapes(shape, (bits, scheme, axis, group_size))
+        codes_shape, parts_shape = _core.quantized_shapes(shape, spec)
+    coding, axis, group_size = spec
+    entry = entry_of(coding)
+    codes = np.empty(codes_shape, entry.parts["codes"])
+    if entry.scheme is None:
+        scale = np.empty(parts_shape, entry.parts["scale"])
+        global_scale = np.empty((), np.float32) if "global_scale" in entry.parts else None
+        named = (entry.name, global_scale)
+        return QuantizedArray(codes, scale, None, None, entry.bits, None, shape, axis, group_size, *named)
     wide = np.float64 if x.dtype.char == "d" else np.float32
-    codes = np.empty(codes_shape, np.int8 if bits == 8 and scheme == "symmetric" else np.uint8)
-    zero_point = np.empty(parts, np.uint8) if scheme == "asymmetric" else None
-    offset = np.empty(parts, wide) if scheme == "minmax" else None
-    scale = np.empty(parts, wide)
-    return QuantizedArray(codes, scale, zero_point, offset, bits, scheme, shape, axis, group_size)
+    zero_point = np.empty(parts_shape, np.uint8) if entry.scheme == "asymmetric" else None
+    offset = np.empty(parts_shape, wide) if entry.scheme == "minmax" else None
+    scale = np.empty(parts_shape, wide)
+    return QuantizedArray(codes, scale, zero_point, offset, entry.bits, entry.scheme, shape, axis, group_size)
 
 
-def _check_out(out: QuantizedArray, bits: int, scheme: str, axis: int | None, group_size: GroupSize) -> None:
+def _check_out(out: QuantizedArray, spec: Spec) -> None:
     if not isinstance(out, QuantizedArray):
         raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
-    got = (out.bits, out.scheme, out.axis, out.group_size)
-    if got != (bits, scheme, axis, group_size):
-        names = ("bits", "scheme", "axis", "group_size")
-        want = ", ".join(f"{k}={v!r}" for k, v in zip(names, (bits, scheme, axis, group_size), strict=True))
+    coding, axis, group_size = spec
+    names: tuple[str, ...]
+    wanted: tuple[object, ...]
+    got: tuple[object, ...]
+    if isinstance(coding, str):
+        names, wanted = ("format", "axis", "group_size"), spec
+        got = (out.format, out.axis, out.group_size)
+    else:
+        names, wanted = ("bits", "scheme", "axis", "group_size"), (*coding, axis, group_size)
+        got = (out.bits, out.scheme, out.axis, out.group_size)
+    if got != wanted:
+        want = ", ".join(f"{k}={v!r}" for k, v in zip(names, wanted, strict=True))
         have = ", ".join(f"{k}={v!r}" for k, v in zip(names, got, strict=True))
         raise ValueError(f"quantize: out must have {want}, got {have}")
 
@@ -187,7 +201,6 @@ def fake_quantize(
         out = np.empty(x.shape, x.dtype)
     elif nonfinite == "raise":
         given = "raise-first"
-    if format is not None:
-        return fake_quantize_as(x, format, (bits, scheme), axis, group_size, given, out, dtype, threads)
-    _core.fake_quantize(x, out, (bits, scheme, axis, group_size), given, dtype, threads)
+    coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
+    _core.fake_quantize(x, out, (coding, axis, group_size), given, dtype, threads)
     return out

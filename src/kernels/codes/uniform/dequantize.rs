@@ -1,8 +1,9 @@
 //! Dequantize: straight from packed codes to any float.
 
+use super::super::Spec;
 use super::code;
 use super::cut::Runs;
-use super::{BLOCK, ParamsRef, Scheme, Spec};
+use super::{BLOCK, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
@@ -35,9 +36,9 @@ impl<C: Real> Coding<C> {
     }
 }
 
-impl Spec {
+impl Uniform {
     #[inline(always)]
-    fn coding<C: Real>(&self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
+    fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
         let half = 1u8 << (self.bits - 1);
         let (flip, zero) = match (self.scheme, self.offset_binary) {
             (Scheme::Symmetric, false) => (half, half as i16),
@@ -91,8 +92,8 @@ fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
 }
 
 /// The numbers of a few codes that share a part.
-pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], spec: Spec, stored: (C, u8, C), out: &mut [O]) {
-    let coding = spec.coding(stored);
+pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], uniform: Uniform, stored: (C, u8, C), out: &mut [O]) {
+    let coding = uniform.coding(stored);
     for (out, &code) in out.iter_mut().zip(codes) {
         *out = number(code, coding);
     }
@@ -101,7 +102,7 @@ pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], spec: Spec, stored: (C,
 /// The numbers of codes with a part each, from the first of `params` on. What the scheme lacks is made up of zeros for
 /// a block at a time: a loop that asks for it at each element is not vectorised (13 times slower).
 #[inline(always)]
-fn by_element<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'_, C>, out: &mut [O]) {
+fn by_element<C: Real, O: Element>(codes: &[u8], uniform: Uniform, params: ParamsRef<'_, C>, out: &mut [O]) {
     let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
     let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
     let scales = params.scale.as_chunks::<BLOCK>().0;
@@ -113,12 +114,12 @@ fn by_element<C: Real, O: Element>(codes: &[u8], spec: Spec, params: ParamsRef<'
         for ((((out, &code), &scale), zero_point), offset) in
             out.iter_mut().zip(codes).zip(scale).zip(zero_point).zip(offset)
         {
-            *out = number(code, spec.coding((scale, zero_point, offset)));
+            *out = number(code, uniform.coding((scale, zero_point, offset)));
         }
     }
     let done = code_blocks.len() * BLOCK;
     for (i, (out, &code)) in tail.iter_mut().zip(code_tail).enumerate() {
-        *out = number(code, spec.coding(params.get(done + i)));
+        *out = number(code, uniform.coding(params.get(done + i)));
     }
 }
 
@@ -127,7 +128,7 @@ kernel! {
     fn values<C: Real, O: Element>(
         codes: &[u8],
         runs: Runs,
-        spec: Spec,
+        uniform: Uniform,
         params: ParamsRef<'_, C>,
         out: &mut [O],
     ) -> Runs {
@@ -136,9 +137,9 @@ kernel! {
             let (part, n) = runs.next(out.len() - at);
             let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
             if runs.is_by_element() {
-                by_element(codes, spec, params.from(part), out);
+                by_element(codes, uniform, params.from(part), out);
             } else {
-                run(codes, spec.coding(params.get(part)), out);
+                run(codes, uniform.coding(params.get(part)), out);
             }
             at += n;
         }
@@ -150,20 +151,20 @@ kernel! {
 pub(super) fn write_values<C: Real, O: Element>(
     codes: &[u8],
     runs: Runs,
-    spec: Spec,
+    uniform: Uniform,
     params: ParamsRef<'_, C>,
     out: &mut [O],
     streamed: bool,
 ) {
     if !streamed {
-        values(codes, runs, spec, params, out);
+        values(codes, runs, uniform, params, out);
         return;
     }
     let mut block = [O::store_f64(0.0); STREAM_BLOCK];
     let mut runs = runs;
     for (codes, out) in codes.chunks(STREAM_BLOCK).zip(out.chunks_mut(STREAM_BLOCK)) {
         let block = &mut block[..out.len()];
-        runs = values(codes, runs, spec, params, block);
+        runs = values(codes, runs, uniform, params, block);
         isa::stream(block, out);
     }
 }
@@ -171,6 +172,7 @@ pub(super) fn write_values<C: Real, O: Element>(
 /// Dequantize packed rows into `out` (whole rows of `spec.cols`).
 pub fn dequantize<C: Real, O: Element>(
     codes: &[u8],
+    uniform: Uniform,
     spec: Spec,
     params: ParamsRef<'_, C>,
     out: &mut [O],
@@ -179,7 +181,7 @@ pub fn dequantize<C: Real, O: Element>(
     if out.is_empty() {
         return;
     }
-    let cut = spec.cut(out.len());
+    let cut = uniform.cut(spec, out.len());
     let (mut out, mut codes) = (out, codes);
     let items: Vec<_> = cut
         .pieces(false)
@@ -188,15 +190,15 @@ pub fn dequantize<C: Real, O: Element>(
         .collect();
     par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
         let runs = cut.runs_at(piece.start);
-        if spec.bits == 8 {
-            return write_values(packed, runs, spec, params, out, cut.is_streamed());
+        if uniform.bits == 8 {
+            return write_values(packed, runs, uniform, params, out, cut.is_streamed());
         }
         let row = cut.row.min(out.len());
         par::with_scratch(out.len(), |codes| {
-            for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, spec.bits))) {
-                match_width!(spec.bits, W => unpack_chunk::<W>(packed, codes, 0));
+            for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, uniform.bits))) {
+                match_width!(uniform.bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            write_values(codes, runs, spec, params, out, cut.is_streamed());
+            write_values(codes, runs, uniform, params, out, cut.is_streamed());
         });
     });
 }

@@ -3,7 +3,7 @@
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
 //! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
-use super::{BLOCK, ParamsRef, Scheme, Spec, dequantize};
+use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
 use crate::isa;
 use crate::real::{Divisor, Element, Real};
 
@@ -14,8 +14,8 @@ pub(super) trait Mode: Copy + Send + Sync + 'static {
 
     /// The scheme.
     #[inline(always)]
-    fn scheme(spec: Spec) -> Scheme {
-        Self::SCHEME.unwrap_or(spec.scheme)
+    fn scheme(uniform: Uniform) -> Scheme {
+        Self::SCHEME.unwrap_or(uniform.scheme)
     }
 
     /// The parameters, without asking for those that the scheme lacks.
@@ -71,10 +71,10 @@ pub(super) struct Coder<C> {
 impl<C: Real> Coder<C> {
     /// From stored scale, zero point and offset, and the half of [`half`].
     #[inline(always)]
-    pub(super) fn new<M: Mode>(spec: Spec, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
-        let scheme = M::scheme(spec);
-        let top = (1i16 << (spec.bits - 1)) - 1;
-        let levels = (1i16 << spec.bits) - 1;
+    pub(super) fn new<M: Mode>(uniform: Uniform, (scale, zero_point, offset): (C, u8, C), half: C) -> Self {
+        let scheme = M::scheme(uniform);
+        let top = (1i16 << (uniform.bits - 1)) - 1;
+        let levels = (1i16 << uniform.bits) - 1;
         let zero = zero_point as i16;
         let (low, high) = match scheme {
             Scheme::Symmetric => (-top, top),
@@ -88,7 +88,7 @@ impl<C: Real> Coder<C> {
             high: C::from_i16(high),
             // A NaN becomes the code of 0; of minmax the nearest.
             nan: if scheme == Scheme::MinMax { (C::from_i16(0) - offset) / scale } else { C::from_i16(0) },
-            bias: zero_point.wrapping_add(spec.bias()),
+            bias: zero_point.wrapping_add(uniform.bias()),
         }
     }
 
@@ -153,7 +153,7 @@ pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
     /// Make it.
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
     /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
-    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
+    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
 }
 
 /// Codes.
@@ -172,8 +172,8 @@ impl<T: Element> Make<T> for Codes {
     }
 
     #[inline(never)]
-    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
-        let coder = Coder::new::<M>(spec, stored, half(M::scheme(spec), spec.bits, stored.0));
+    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
+        let coder = Coder::new::<M>(uniform, stored, half(M::scheme(uniform), uniform.bits, stored.0));
         let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
         let (blocks, tail) = x.as_chunks::<BLOCK>();
         let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
@@ -202,11 +202,11 @@ impl<T: Element> Make<T> for Numbers {
     }
 
     #[inline(never)]
-    fn divide<M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
+    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
         for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
             let mut codes = [0; BLOCK];
-            Codes::divide::<M>(x, spec, stored, &mut codes[..x.len()]);
-            dequantize::numbers(&codes, spec, stored, out);
+            Codes::divide::<M>(x, uniform, stored, &mut codes[..x.len()]);
+            dequantize::numbers(&codes, uniform, stored, out);
         }
     }
 }
@@ -220,9 +220,9 @@ pub(super) struct Multiplier<C> {
 
 impl<C: Real> Multiplier<C> {
     #[inline(always)]
-    pub(super) fn new<M: Mode>(spec: Spec, stored: (C, u8, C)) -> Self {
+    pub(super) fn new<M: Mode>(uniform: Uniform, stored: (C, u8, C)) -> Self {
         // Such a scale needs no halves.
-        Self { coder: Coder::new::<M>(spec, stored, C::from_i16(1)), divisor: Divisor::new(stored.0) }
+        Self { coder: Coder::new::<M>(uniform, stored, C::from_i16(1)), divisor: Divisor::new(stored.0) }
     }
 
     #[inline(always)]
@@ -246,11 +246,11 @@ impl<C: Real> Multiplier<C> {
 #[inline(always)]
 pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     [x, ahead]: [&[T]; 2],
-    spec: Spec,
+    uniform: Uniform,
     stored: (T::Compute, u8, T::Compute),
     out: &mut [O::Item],
 ) {
-    let multiplier = Multiplier::new::<M>(spec, stored);
+    let multiplier = Multiplier::new::<M>(uniform, stored);
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
     let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
@@ -267,7 +267,6 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Granularity;
     use super::*;
     use crate::isa::{Isa, kernel};
     use crate::real::{Bf16, F16};
@@ -276,27 +275,27 @@ mod tests {
         /// As where a scale takes the quotient; by division where there is no FMA.
         fn made<T: Element, M: Mode, O: Make<T>>(
             x: &[T],
-            spec: Spec,
+            uniform: Uniform,
             stored: (T::Compute, u8, T::Compute),
             out: &mut [O::Item],
         ) {
             if FMA && Divisor::is_exact(stored.0) {
-                multiply::<T, M, O>([x, &[]], spec, stored, out);
+                multiply::<T, M, O>([x, &[]], uniform, stored, out);
             } else {
-                O::divide::<M>(x, spec, stored, out);
+                O::divide::<M>(x, uniform, stored, out);
             }
         }
     }
 
-    fn spec(bits: u32, scheme: Scheme) -> Spec {
-        Spec { bits, scheme, granularity: Granularity::Whole, cols: 1, offset_binary: true }
+    fn uniform(bits: u32, scheme: Scheme) -> Uniform {
+        Uniform { bits, scheme, offset_binary: true }
     }
 
     /// Codes and numbers are those of a division; `x` that a mode can't meet, beyond the range of the scale, are left out.
-    fn check<T: Element, M: Mode>(x: &[T], spec: Spec, stored: (T::Compute, u8, T::Compute)) {
+    fn check<T: Element, M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute)) {
         let (scale, zero_point, offset) = stored;
-        let levels = ((1u16 << spec.bits) - 1) as f64;
-        let range = match spec.scheme {
+        let levels = ((1u16 << uniform.bits) - 1) as f64;
+        let range = match uniform.scheme {
             Scheme::Symmetric => -((levels - 1.0) / 2.0)..=((levels - 1.0) / 2.0),
             Scheme::Asymmetric => -(zero_point as f64 + 0.5)..=(levels - zero_point as f64 + 0.5),
             Scheme::MinMax => 0.0..=levels,
@@ -304,16 +303,16 @@ mod tests {
         let meets = |x: &&T| M::SCHEME.is_none() || range.contains(&((x.to_f64() - offset.to_f64()) / scale.to_f64()));
         let x: Vec<T> = x.iter().filter(meets).copied().collect();
         let (mut want, mut got) = (vec![0; x.len()], vec![1; x.len()]);
-        Codes::divide::<M>(&x, spec, stored, &mut want);
-        made::<T, M, Codes>(&x, spec, stored, &mut got);
+        Codes::divide::<M>(&x, uniform, stored, &mut want);
+        made::<T, M, Codes>(&x, uniform, stored, &mut got);
         let at = want.iter().zip(&got).position(|(want, got)| want != got);
-        assert!(at.is_none(), "{spec:?} {:e} / {:e}: {at:?}", x[at.unwrap_or(0)].to_f64(), scale.to_f64());
+        assert!(at.is_none(), "{uniform:?} {:e} / {:e}: {at:?}", x[at.unwrap_or(0)].to_f64(), scale.to_f64());
         let (mut want, mut got) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
-        Numbers::divide::<M>(&x, spec, stored, &mut want);
-        made::<T, M, Numbers>(&x, spec, stored, &mut got);
+        Numbers::divide::<M>(&x, uniform, stored, &mut want);
+        made::<T, M, Numbers>(&x, uniform, stored, &mut got);
         assert!(
             want.iter().zip(&got).all(|(want, got)| want.to_bits64() == got.to_bits64()),
-            "{spec:?} {:e}",
+            "{uniform:?} {:e}",
             scale.to_f64()
         );
     }
@@ -322,16 +321,16 @@ mod tests {
         let (scale, zero) = (T::Compute::from_f64(scale), T::Compute::from_i16(0));
         for bits in [8, 4, 2] {
             let (symmetric, asymmetric, minmax) = (Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax);
-            check::<T, Symmetric>(x, spec(bits, symmetric), (scale, 0, zero));
-            check::<T, Saturating>(x, spec(bits, symmetric), (scale, 0, zero));
+            check::<T, Symmetric>(x, uniform(bits, symmetric), (scale, 0, zero));
+            check::<T, Saturating>(x, uniform(bits, symmetric), (scale, 0, zero));
             for zero_point in [0, 1, (1u16 << bits >> 1) as u8, ((1u16 << bits) - 1) as u8] {
-                check::<T, Asymmetric>(x, spec(bits, asymmetric), (scale, zero_point, zero));
-                check::<T, Saturating>(x, spec(bits, asymmetric), (scale, zero_point, zero));
+                check::<T, Asymmetric>(x, uniform(bits, asymmetric), (scale, zero_point, zero));
+                check::<T, Saturating>(x, uniform(bits, asymmetric), (scale, zero_point, zero));
             }
             for offset in [0.0, -0.3, 1e-3, -127.5 * scale.to_f64()] {
                 let offset = T::Compute::from_f64(offset);
-                check::<T, MinMax>(x, spec(bits, minmax), (scale, 0, offset));
-                check::<T, Saturating>(x, spec(bits, minmax), (scale, 0, offset));
+                check::<T, MinMax>(x, uniform(bits, minmax), (scale, 0, offset));
+                check::<T, Saturating>(x, uniform(bits, minmax), (scale, 0, offset));
             }
         }
     }
