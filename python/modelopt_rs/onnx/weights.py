@@ -230,7 +230,10 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
         order = list(attribute.as_ints()) if attribute is not None else list(reversed(range(len(axes))))
         return tuple(axes[i] for i in order), dtype
     if node.op_type == "Cast":
-        to = ir.DataType(node.attributes["to"].as_int())
+        attribute = node.attributes["to"]
+        if attribute.type != ir.AttributeType.INT:  # before opset 6 it is a word
+            return None
+        to = ir.DataType(attribute.as_int())
         return (axes, to) if to in FLOATS else None
     return axes, dtype
 

@@ -3,6 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from modelopt_rs.errors import FormatError, quote
 from modelopt_rs.onnx.crop.elements import Element, shape_of
 from modelopt_rs.onnx.crop.integers import Integers
 from modelopt_rs.onnx.crop.regroup import tokens
@@ -22,7 +23,7 @@ def infer_shapes(model: ir.Model) -> None:
         The shapes of its values are completed.
     """
     for _ in range(PASSES):
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        _infer(model)
         integers, found = Integers(), False
         for node in model.graph.all_nodes():
             if node.op_type in ("Reshape", "Expand") and node.domain in ("", "ai.onnx"):
@@ -33,6 +34,15 @@ def infer_shapes(model: ir.Model) -> None:
                 found |= _read(node)
         if not found:
             return
+
+
+def _infer(model: ir.Model) -> None:
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # the libraries' errors have no common class but this
+        raise FormatError(f"crop: the shapes of the model can't be inferred: {quote(str(error))}") from error
 
 
 def _complete(node: ir.Node, integers: Integers) -> bool:

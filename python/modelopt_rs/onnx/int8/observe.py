@@ -11,13 +11,11 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.external import Extent
 from modelopt_rs.containers.onnx.tensors import extent_of, is_lazy
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, input_infos
-from modelopt_rs.onnx.run.sessions import SILENT, Session, refusal, run_session
+from modelopt_rs.onnx.run.sessions import FOLDER, SILENT, Session, refusal, run_session, utf8
 from modelopt_rs.threads import get_num_threads
 
 __all__ = ["Observer", "skeleton"]
 
-# Where the files of weights are looked for, of a model that comes as bytes.
-FOLDER = "session.model_external_initializers_file_folder_path"
 # Outputs of one run: at first few, to see how large they are, then as many as fit.
 FIRST, TOGETHER = 16, 256 * 2**20
 
@@ -151,8 +149,9 @@ def _session(data: bytes, folder: Path, path: str | os.PathLike[str], threads: i
     options.inter_op_num_threads = 1
     # Between runs the values are looked at: its threads would wait in loops and keep the cores from that.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry(FOLDER, os.fspath(folder.resolve()))
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common class but this
-        raise refusal(path, error, "refuses it") from error
+    with utf8(folder.resolve()) as name:
+        options.add_session_config_entry(FOLDER, name)
+        try:
+            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class but this
+            raise refusal(path, error, "refuses it") from error

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,11 +14,13 @@ from modelopt_rs.containers.reading import open_regular
 from modelopt_rs.errors import quote
 from modelopt_rs.threads import get_num_threads
 
-__all__ = ["Session", "open_session", "run_session"]
+__all__ = ["FOLDER", "Session", "open_session", "run_session", "utf8"]
 
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
 
 INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
+# Where the files of weights are looked for, of a model that comes as bytes, or under another path than its own.
+FOLDER = "session.model_external_initializers_file_folder_path"
 SILENT = 4  # only what is fatal: an error is raised as well, and would stand on stderr twice
 MAX_DETAIL = 400
 # How onnxruntime names the node that it means, in its several kinds of errors.
@@ -75,10 +78,29 @@ def open_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or get_num_threads()
     options.inter_op_num_threads = 1
+    with utf8(path) as model, utf8(Path(path).absolute().parent) as folder:
+        if model != os.fspath(path):
+            options.add_session_config_entry(FOLDER, folder)
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # its errors have no common class but this
+            raise refusal(path, e, "refuses it") from e
+
+
+@contextmanager
+def utf8(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a path as onnxruntime takes it, which wants UTF-8; while it lasts the file or directory is open."""
+    name = os.fspath(path)
     try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # its errors have no common class but this
-        raise refusal(path, e, "refuses it") from e
+        name.encode()
+    except UnicodeEncodeError:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+    else:
+        yield name
 
 
 def run_session(

@@ -1,0 +1,142 @@
+"""A process that is given seeds, a line each, and answers for each what became of its mutant.
+
+`python worker.py KIND MAX_MEMORY`: a line of JSON for every seed: "ok", or an error that nobody promised.
+"""
+
+import gc
+import json
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import modelopt_rs as mo
+from modelopt_rs.errors import FormatError, LimitError, UnsupportedError
+
+PROMISED = (FormatError, LimitError, UnsupportedError)
+PACKAGE = str(Path(mo.__file__).parent)
+ADDRESS_SPACE = 8 << 30  # what is over it would take the machine with it
+
+
+def is_promised(error: BaseException, path: str) -> bool:
+    """Whether an error is one that the package says it raises; a ValueError must say what of."""
+    if isinstance(error, (*PROMISED, OSError)):
+        return True
+    kinds = (ValueError,) if type(error).__module__ == "builtins" else (ValueError, ImportError)
+    named = str(error).startswith((path, "quantize", "prune", "crop", "inspect", "open", "raise_opset", "OnnxSink"))
+    return type(error).__module__.startswith("modelopt_rs") or (type(error) in kinds and named)
+
+
+def onnx_steps(path: Path, pick: random.Random, limit: int) -> Iterator[Callable[[], Any]]:
+    """What every model goes through, once it opens."""
+    from modelopt_rs.planning.onnx import OnnxOptions
+
+    out = path.with_name("out.onnx")
+    common: dict[str, Any] = {"max_memory": limit, "threads": 1, "durable": False, "overwrite": True}
+    # To run is onnxruntime's part: a few are.
+    common["run"] = mo.RunOptions() if pick.random() < 0.05 else None
+    yield lambda: mo.inspect_file(path, max_memory=limit, threads=1)
+    yield lambda: mo.quantize_file(path, out, bits=8, **common)
+    yield lambda: mo.quantize_file(path, out, bits=4, **common)
+    yield lambda: mo.quantize_file(path, out, onnx=OnnxOptions(activations="dynamic"), **common)
+    yield lambda: mo.prune_file(path, out, sparsity=0.5, **common)
+    yield lambda: mo.crop_file(path, out, keep=0.5, what="all", **common)
+
+
+def checkpoint_steps(path: Path, pick: random.Random, limit: int) -> Iterator[Callable[[], Any]]:
+    """What every safetensors file and directory goes through."""
+    out = path.with_name("out" + path.suffix)
+    common: dict[str, Any] = {"max_memory": limit, "threads": 1, "durable": False, "overwrite": True}
+    yield lambda: mo.inspect_file(path, max_memory=limit, threads=1)
+    yield lambda: mo.quantize_file(path, out, bits=8, **common)
+    yield lambda: mo.quantize_file(path, out, bits=4, **common)
+    yield lambda: mo.prune_file(path, out, sparsity=0.5, **common)
+    yield lambda: mo.crop_file(path, out, keep=0.5, what=pick.choice(["heads", "ffn", "all"]), **common)
+    yield lambda: mo.dequantize_file(path, out, **common)
+
+
+def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
+    """Return what makes the mutant of a seed and takes it through the commands."""
+    if kind == "onnx":
+        from mutate_onnx import Mutator
+    else:
+        from mutate_safetensors import Mutator
+
+    def run(seed: int) -> list[str]:
+        pick = random.Random(seed)
+        if kind == "onnx":
+            path = folder / "m.onnx"
+            path.write_bytes(Mutator(seed).mutant())
+        else:
+            path = Mutator(seed).mutant(folder)
+        found: list[str] = []
+        try:
+            with mo.files.open(path) as source:
+                for name in source.tensors:
+                    for _ in source.tiles(name, 1 << 16):
+                        pass
+        except BaseException as error:
+            return [] if is_promised(error, str(path)) else [described(error)]
+        for step in (onnx_steps if kind == "onnx" else checkpoint_steps)(path, pick, limit):
+            try:
+                step()
+            except BaseException as error:
+                if not is_promised(error, str(path)):
+                    found.append(described(error))
+        return found
+
+    return run
+
+
+def arrays(seed: int) -> list[str]:
+    """Misuse functions of arrays some times."""
+    from mutate_calls import misuse
+
+    found = []
+    for i in range(50):
+        error = misuse(seed * 50 + i)
+        if error is not None:
+            found.append(described(error))
+    return found
+
+
+def described(error: BaseException) -> str:
+    """Return an error with the last lines of ours and of all that it went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(PACKAGE)] or frames
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    last = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    return f"{type(error).__name__} at {where} ({last}): {str(error)[:300]}"
+
+
+def main() -> None:
+    kind, limit = sys.argv[1], int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    with tempfile.TemporaryDirectory() as folder:
+        run = arrays if kind == "arrays" else files(kind, Path(folder), limit)
+        base = 0
+        for line in sys.stdin:
+            start = time.process_time()
+            with np.errstate(all="ignore"):
+                found = run(int(line))
+            gc.collect(0)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            base = base or peak  # of the first, which has brought the libraries
+            row = {"seed": int(line), "found": found, "seconds": time.process_time() - start, "peak": peak - base}
+            answers.write(json.dumps(row) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
