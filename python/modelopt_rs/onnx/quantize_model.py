@@ -2,6 +2,7 @@
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
+from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
@@ -31,17 +32,19 @@ def plan_model(
     run : RunOptions or None
         As for `quantize_file`.
     """
-    infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     check = OnnxCheck(source, run, execution)
+    folding = Folding(source, execution.max_memory // 4)
+    infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     changed, decisions = quantize_graph(
         source.graph,
-        source.tensors,
+        folding.tensors,
         options,
         onnx,
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
     )
+    folding.settle(source.graph, changed)
     transforms: dict[str, Transform] = dict(changed)
     for name, info in source.tensors.items():
         if name not in changed and name in source.graph.graph.initializers:
@@ -62,7 +65,7 @@ def plan_model(
             run=check.report,
         )
 
-    return FilePlan(view=source, transforms=transforms, check=check, report=report)
+    return FilePlan(view=folding, transforms=transforms, check=check, report=report)
 
 
 def _tensor_report(info: TensorInfo, decision: Decision, transform: Transform | None) -> TensorReport:
