@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
+from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
@@ -34,17 +35,19 @@ def plan_model(
     run : RunOptions or None
         As for `quantize_file`.
     """
-    infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     check = OnnxCheck(source, run, execution, onnx.calibrate)
+    folding = Folding(source, execution.max_memory // 4)
+    infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     changed, decisions = quantize_graph(
         source.graph,
-        source.tensors,
+        folding.tensors,
         options,
         onnx,
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
     )
+    folding.settle(source.graph, changed)
     transforms: dict[str, Transform] = dict(changed)
     for name, info in source.tensors.items():
         if name not in changed and name in source.graph.graph.initializers:
@@ -69,7 +72,7 @@ def plan_model(
             run=check.report,
         )
 
-    return FilePlan(view=source, transforms=transforms, check=check, report=report)
+    return FilePlan(view=folding, transforms=transforms, check=check, report=report)
 
 
 def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:

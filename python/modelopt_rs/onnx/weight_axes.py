@@ -25,6 +25,9 @@ BEHIND_A_HEAD = (
 )
 
 
+TABLES = ("gather", "tables")
+
+
 def find_weight_axes(model: ir.Model) -> dict[str, WeightAxes]:
     """Find how each weight of a graph lies in its tensor: which axis a node sums over, and which makes its outputs.
 
@@ -63,8 +66,8 @@ def find_weight_axes(model: ir.Model) -> dict[str, WeightAxes]:
 
 def _layout(weight: Weight) -> WeightAxes:
     odd = next((use.reason for use in weight.uses if use.reason is not None), None)
-    axes = {(use.out_axis, use.in_axis) for use in weight.uses if use.kind != "gather"}
-    tables = [use for use in weight.uses if use.kind == "gather"]
+    axes = {(use.out_axis, use.in_axis) for use in weight.uses if use.kind not in TABLES}
+    tables = [use for use in weight.uses if use.kind in TABLES]
     operators = ", ".join(dict.fromkeys(use.node.op_type for use in weight.uses))
     decision = Decision("prune", f"weight of {operators}")
     if tables:

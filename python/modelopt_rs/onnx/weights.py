@@ -14,20 +14,28 @@ from modelopt_rs.errors import quote
 
 __all__ = ["Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
-Kind: TypeAlias = Literal["matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn"]
+Kind: TypeAlias = Literal[
+    "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn", "batched", "einsum", "fused", "tables"
+]
 Role: TypeAlias = tuple[Kind, int, int, ir.DataType, bool]
 """How a node takes a weight: its kind, its (in, out) axes, its dtype, whether it stands in a body."""
 
-# By operator: what it is here, which of its inputs are weights, the least rank of a weight, its (in, out) axes.
-OPERATORS: Final[dict[str, tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
-    "MatMul": ("matmul", (0, 1), (0, 1)),
-    "Gemm": ("gemm", (0, 1), (0, 1)),
-    "Conv": ("conv", (1,), (1, 0)),
-    "ConvTranspose": ("convtranspose", (1,), (0, 1)),
-    "Gather": ("gather", (0,), (1, 0)),
-    "LSTM": ("lstm", (1, 2), (2, 1)),
-    "GRU": ("gru", (1, 2), (2, 1)),
-    "RNN": ("rnn", (1, 2), (2, 1)),
+# By domain and operator: what it is here, which of its inputs are weights, the (in, out) axes of a weight.
+OPERATORS: Final[dict[tuple[str, str], tuple[Kind, tuple[int, ...], tuple[int, int]]]] = {
+    ("", "MatMul"): ("matmul", (0, 1), (0, 1)),
+    ("", "Gemm"): ("gemm", (0, 1), (0, 1)),
+    ("", "Conv"): ("conv", (1,), (1, 0)),
+    ("", "ConvTranspose"): ("convtranspose", (1,), (0, 1)),
+    ("", "Gather"): ("gather", (0,), (1, 0)),
+    ("", "LSTM"): ("lstm", (1, 2), (2, 1)),
+    ("", "GRU"): ("gru", (1, 2), (2, 1)),
+    ("", "RNN"): ("rnn", (1, 2), (2, 1)),
+    ("", "Einsum"): ("einsum", (0, 1), (0, 1)),
+    ("com.microsoft", "Attention"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "FusedConv"): ("conv", (1,), (1, 0)),
+    ("com.microsoft", "FusedGemm"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "FusedMatMul"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "EmbedLayerNormalization"): ("tables", (2, 3, 4), (1, 0)),
 }
 PASSED = ("Transpose", "Cast", "Identity")
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -60,7 +68,8 @@ class Use:
     index : int
         Which of its inputs the weight is.
     kind : str
-        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru" or "rnn".
+        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn"; "batched" (a MatMul of
+        weights of more than two axes), "einsum", "fused" (of com.microsoft) or "tables" (of EmbedLayerNormalization).
     chain : tuple of Node
         The Transpose, Cast and Identity between the initializer and the node, in order.
     in_axis, out_axis : int
@@ -147,7 +156,7 @@ def stored_shape(value: ir.Value) -> tuple[int, ...]:
 
 
 def find_weights(model: ir.Model) -> list[Weight]:
-    """Find the initializers that are the weight of a MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM, GRU or RNN.
+    """Find the initializers that are the weight of a node in `OPERATORS`: of a MatMul, a Conv, a Gather and so on.
 
     Parameters
     ----------
@@ -213,7 +222,7 @@ def _follow(value: ir.Value, main: ir.Graph) -> tuple[list[Use], list[str]]:
             step = _passed(node, axes, dtype)
             if step is not None:
                 pending.append((node.outputs[0], (*chain, node), *step))
-            elif node.domain == "" and index in OPERATORS.get(node.op_type, ((), (), ()))[1]:
+            elif index in OPERATORS.get((node.domain, node.op_type), ((), (), ()))[1]:
                 use = _use(node, index, chain, axes, dtype)
                 uses.append(replace(use, inner=node.graph is not main))
             else:
@@ -239,13 +248,36 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
 
 
 def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int, ...], dtype: ir.DataType) -> Use:
-    kind, _, (in_axis, out_axis) = OPERATORS[node.op_type]
-    if kind == "gemm" and _int(node, "transB", 0):
+    kind, _, (in_axis, out_axis) = OPERATORS[node.domain, node.op_type]
+    rank = len(axes)
+    if kind in ("gemm", "fused") and _int(node, "transB", 0):
         in_axis, out_axis = out_axis, in_axis
-    reason = next(_problems(node, index, kind, len(axes)), None)
-    if max(in_axis, out_axis) < len(axes):
+    if kind == "matmul" and rank > 2:
+        kind, in_axis, out_axis = "batched", rank - 2, rank - 1
+    elif kind == "fused" and rank > 2:
+        in_axis, out_axis = in_axis + rank - 2, out_axis + rank - 2
+    labels = _einsum_axes(node, index, rank) if kind == "einsum" else None
+    if labels is not None:
+        in_axis, out_axis = labels
+    reason = next(_problems(node, index, kind, rank), None)
+    if reason is None and kind == "einsum" and labels is None:
+        reason = "an Einsum that does not sum over an axis of it and keep another"
+    if max(in_axis, out_axis) < rank:
         in_axis, out_axis = axes[in_axis], axes[out_axis]
     return Use(node, index, kind, chain, in_axis, out_axis, dtype, reason=reason)
+
+
+def _einsum_axes(node: ir.Node, index: int, rank: int) -> tuple[int, int] | None:
+    """Return an axis of a weight that an Einsum sums over, and one that only this operand has and the result keeps."""
+    attribute = node.attributes.get("equation")
+    terms, arrow, result = ("" if attribute is None else attribute.as_string()).replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if not arrow or "." in terms or len(operands) != 2 or len(operands[index]) != rank:
+        return None
+    own, other = operands[index], operands[1 - index]
+    summed = [i for i, letter in enumerate(own) if letter in other and letter not in result]
+    made = [i for i, letter in enumerate(own) if letter not in other and letter in result]
+    return (summed[0], made[-1]) if summed and made else None
 
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
@@ -253,12 +285,14 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
     want = {"conv": 3, "convtranspose": 3, "lstm": 3, "gru": 3, "rnn": 3}.get(kind, 2)
     if rank < want:
         yield f"{rank}-dimensional"
-    if kind in ("matmul", "gemm", "gather") and rank > 2:
-        yield f"{rank}-dimensional: " + ("a table of more than rows" if kind == "gather" else "batched")
-    if kind in ("matmul", "gemm") and index == 0:
+    if kind == "gather" and rank > 2:
+        yield f"{rank}-dimensional: a table of more than rows"
+    if kind in ("matmul", "gemm", "batched") and index == 0:
         yield f"the left operand of {node.op_type}"
     if kind == "gemm" and _int(node, "transA", 0):
         yield "Gemm with transA"
+    if kind == "fused" and _int(node, "transBatchB", 0):
+        yield f"{node.op_type} with transBatchB"
     if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
         yield f"Gather on axis {_int(node, 'axis', 0)}"
 

@@ -50,8 +50,9 @@ def quantize_activations(
     """Rewrite a graph so that its layers compute in int8; the weights follow in tiles, through the transforms.
 
     Static: QuantizeLinear and DequantizeLinear around MatMul, Gemm and Conv, with ranges from calibration data.
-    Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm, DynamicQuantizeLSTM for LSTM. Weights have a scale for each output channel
-    and codes up to 64, so that no processor saturates.
+    Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm, DynamicQuantizeLSTM for LSTM. Weights have
+    a scale for each output channel and codes up to 64 (of an LSTM, two together up to 128), so that no processor
+    saturates.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ def _problems(use: Use) -> Iterator[str]:
         yield use.reason
     if use.kind == "lstm":
         yield f"{use.where}: onnxruntime has an int8 kernel for dynamic activations only"
-    if use.kind not in ("matmul", "gemm", "conv"):
+    if use.kind not in ("matmul", "gemm", "conv") or use.node.domain != "":
         yield f"{use.where}: onnxruntime has no int8 kernel for it"
     if use.dtype != ir.DataType.FLOAT:
         yield f"{use.where} computes in {use.dtype}: int8 kernels take float32"

@@ -1,0 +1,138 @@
+"""Weights that a graph computes of constants are quantized as if they stood in it."""
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from onnx import helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from activation_graphs import model, node, normal
+from modelopt_rs import quantize_file
+from modelopt_rs.files.onnx import OnnxSource
+from modelopt_rs.onnx.folding import Folding
+from modelopt_rs.planning.onnx import OnnxOptions
+
+X = normal(5, 64)
+
+
+def ints(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+PATHS = {
+    "Slice": ([node("Slice", ["o", "a", "b", "c"], ["w"])],
+              {"o": normal(64, 192), "a": ints(64), "b": ints(160), "c": ints(1)}),
+    "Reshape": ([node("Reshape", ["o", "a"], ["w"])], {"o": normal(32, 192), "a": ints(64, 96)}),
+    "Transpose of a Slice": ([node("Slice", ["o", "a", "b", "c"], ["s"]), node("Transpose", ["s"], ["w"])],
+                             {"o": normal(192, 64), "a": ints(0), "b": ints(96), "c": ints(0)}),
+    "Concat": ([node("Concat", ["o", "p"], ["w"], axis=1)], {"o": normal(64, 48), "p": normal(64, 48)}),
+    "Squeeze": ([node("Squeeze", ["o", "a"], ["w"])], {"o": normal(1, 64, 96), "a": ints(0)}),
+    "Unsqueeze and Squeeze": ([node("Unsqueeze", ["o", "a"], ["u"]), node("Squeeze", ["u", "a"], ["w"])],
+                              {"o": normal(64, 96), "a": ints(1)}),
+    "Split": ([node("Split", ["o"], ["w", "rest"], axis=1), node("MatMul", ["x", "rest"], ["z"])],
+              {"o": normal(64, 192)}),
+    "a normalized weight": ([node("ReduceL2", ["o"], ["n"], axes=[0]), node("Div", ["o", "n"], ["u"]),
+                             node("Mul", ["u", "g"], ["w"])],
+                            {"o": normal(64, 96), "g": normal(1, 96)}),
+    "Cast of a Reshape": ([node("Reshape", ["o", "a"], ["h"]), node("Cast", ["h"], ["w"], to=1)],
+                          {"o": normal(32, 192).astype(np.float16), "a": ints(64, 96)}),
+}  # fmt: skip
+
+
+def quantized(tmp_path, proto, **options):
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    before.write_bytes(proto.SerializeToString())
+    report = quantize_file(before, after, run=None, **options)
+    return report, before, after
+
+
+def outputs(path, feed):
+    return InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def sqnr(x, y):
+    return 10 * np.log10(np.square(x).sum() / np.square(x - y).sum())
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("options", [{}, {"onnx": OnnxOptions(activations="dynamic")}], ids=["weights", "dynamic"])
+def test_a_computed_weight_is_quantized_like_a_stored_one(tmp_path, path, options):
+    """H27."""
+    nodes, weights = PATHS[path]
+    outs = {"y": ["n", 96], **({"z": ["n", 96]} if path == "Split" else {})}
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, outs, weights, opset=13)
+    _, before, after = quantized(tmp_path, proto, **options)
+    for a, b in zip(outputs(before, {"x": X}), outputs(after, {"x": X}), strict=True):
+        assert sqnr(a, b) > (35 if options else 38)
+    assert after.stat().st_size < before.stat().st_size * (0.65 if path.startswith(("Cast", "Slice", "Tr")) else 0.35)
+    assert {n.op_type for n in onnx.load(after).graph.node}.isdisjoint({"Slice", "Concat", "Split", "Squeeze"})
+
+
+def test_recurrent_weights_cut_from_one_tensor_are_quantized(tmp_path):
+    """H27: half of a model."""
+    both, shape = normal(256, 56), ["steps", "n", 24]
+    weights = {"o": both, "a": ints(0), "b": ints(24), "c": ints(56), "axis": ints(1), "zero": ints(0)}
+    nodes = [
+        node("Slice", ["o", "a", "b", "axis"], ["i"]),
+        node("Unsqueeze", ["i", "zero"], ["w"]),
+        node("Slice", ["o", "b", "c", "axis"], ["h"]),
+        node("Unsqueeze", ["h", "zero"], ["r"]),
+        node("LSTM", ["x", "w", "r"], ["y"], hidden_size=32),
+    ]
+    weights["o"] = np.concatenate([normal(128, 24, scale=0.3), normal(128, 32, scale=0.15)], 1)
+    proto = model(nodes, {"x": shape}, {"y": ["steps", 1, "n", 32]}, weights, opset=13)
+    _, before, after = quantized(tmp_path, proto, onnx=OnnxOptions(activations="dynamic"))
+    feed = {"x": normal(9, 2, 24)}
+    assert sqnr(outputs(before, feed)[0], outputs(after, feed)[0]) > 35
+    assert "DynamicQuantizeLSTM" in [n.op_type for n in onnx.load(after).graph.node]
+    assert after.stat().st_size < 0.45 * before.stat().st_size
+
+
+def test_a_computed_weight_in_a_body_is_quantized(tmp_path):
+    """H27."""
+    inside = [node("Reshape", ["o", "a"], ["w"]), node("MatMul", ["x", "w"], ["inner"])]
+    out = helper.make_tensor_value_info("inner", 1, ["n", 96])
+    body = helper.make_graph(inside, "body", [], [out])
+    nodes = [node("If", ["yes"], ["y"], then_branch=body, else_branch=body)]
+    weights = {"o": normal(32, 192), "a": ints(64, 96), "yes": np.array(True)}
+    _, before, after = quantized(tmp_path, model(nodes, {"x": ["n", 64]}, {"y": ["n", 96]}, weights))
+    assert sqnr(outputs(before, {"x": X})[0], outputs(after, {"x": X})[0]) > 38
+    assert after.stat().st_size < 0.6 * before.stat().st_size
+
+
+@pytest.mark.parametrize("why", ["excluded", "also an output", "over the memory"])
+def test_a_computed_weight_that_is_not_quantized_is_computed_as_before(tmp_path, why):
+    nodes, weights = PATHS["Slice"]
+    outs = {"y": ["n", 96], **({"w": [64, 96]} if why == "also an output" else {})}
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, outs, weights, opset=13)
+    options = {"excluded": {"exclude": ["w_folded"]}, "over the memory": {"max_memory": 2**17}}.get(why, {})
+    _, before, after = quantized(tmp_path, proto, **options)
+    assert [n.op_type for n in onnx.load(after).graph.node] == ["Slice", "MatMul"]
+    assert np.array_equal(outputs(before, {"x": X})[0], outputs(after, {"x": X})[0])
+
+
+def test_codes_are_not_computed_to_floats(tmp_path):
+    """A model that is quantized already stays so."""
+    codes = (normal(64, 96) * 20).astype(np.int8)
+    nodes = [node("Cast", ["o"], ["f"], to=1), node("Mul", ["f", "s"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
+    proto = model(nodes, {"x": ["n", 64]}, {"y": ["n", 96]}, {"o": codes, "s": normal(1, 96)}, opset=13)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with OnnxSource(tmp_path / "m.onnx") as source:
+        assert set(Folding(source, 2**30).tensors) == {"o"}
+
+
+def test_constants_that_would_grow_are_left(tmp_path):
+    """64 times a tensor beside itself would take more memory than there is."""
+    nodes = [node("Concat", [f"w{i}", f"w{i}"], [f"w{i + 1}"], axis=1) for i in range(40)]
+    nodes.append(node("MatMul", ["x", "w40"], ["y"]))
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 64])],
+                          [helper.make_tensor_value_info("y", 1, None)],
+                          [numpy_helper.from_array(normal(64, 8), "w0")]),
+        opset_imports=[helper.make_opsetid("", 13)], ir_version=8)  # fmt: skip
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with OnnxSource(tmp_path / "m.onnx") as source:
+        assert set(Folding(source, 2**20).tensors) == {"w0"}
