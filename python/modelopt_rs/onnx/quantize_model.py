@@ -8,6 +8,8 @@ from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source, TensorInfo
@@ -33,6 +35,8 @@ def plan_model(
     """
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     check = OnnxCheck(source, run, execution)
+    limit = options.layer_error
+    sensitivity = None if limit is None else Sensitivity(source, execution, limit)
     changed, decisions = quantize_graph(
         source.graph,
         source.tensors,
@@ -41,6 +45,7 @@ def plan_model(
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
+        sensitivity=sensitivity,
     )
     transforms: dict[str, Transform] = dict(changed)
     for name, info in source.tensors.items():
@@ -49,17 +54,22 @@ def plan_model(
 
     def report(seconds: float) -> Report:
         rows = [_tensor_report(infos[name], decision, transforms.get(name)) for name, decision in decisions.items()]
+        totals = total(rows, {}, seconds)
+        sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
+        bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
+        schemes = [(each, options.spec.symmetric) for each in bits]
         return Report(
             command="quantize",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_dict(), "group_size": options.group_size, **onnx.as_dict()},
-            totals=total(rows, {}, seconds),
+            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict()},
+            totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
+            warnings=quantize_warnings(decisions, schemes, sizes),
         )
 
     return FilePlan(view=source, transforms=transforms, check=check, report=report)
