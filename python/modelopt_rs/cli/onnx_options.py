@@ -15,12 +15,6 @@ __all__ = ["onnx_quantization", "show_onnx"]
 
 
 OPTIONS = (
-    click.option(
-        "--bits-of",
-        multiple=True,
-        metavar="GLOB=BITS",
-        help="ONNX: bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
-    ),
     click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
     click.option(
         "--accuracy-level",
@@ -79,7 +73,6 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         smooth: float | None,
         accuracy_level: int,
         opset: int | None,
-        bits_of: tuple[str, ...],
         **others: Any,
     ) -> None:
         implied = "none" if calibrate is None else "static"
@@ -93,7 +86,6 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
             smooth=smooth,
             accuracy_level=accuracy_level,
             opset=opset,
-            bits_of=_bits_of(bits_of),
         )
         command(onnx=None if options == OnnxOptions() else options, **others)
 
@@ -101,18 +93,6 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
     for option in OPTIONS:
         added = option(added)
     return added
-
-
-def _bits_of(texts: tuple[str, ...]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for text in texts:
-        glob, _, bits = text.rpartition("=")
-        if not glob or bits not in ("8", "4", "2"):
-            raise click.BadParameter(
-                f"{text!r} is not a glob and 8, 4 or 2, such as '*.value.weight=8'", param_hint="'--bits-of'"
-            )
-        found.setdefault(glob, int(bits))
-    return found
 
 
 def show_onnx(report: Report | CompareReport) -> None:

@@ -6,7 +6,20 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["common", "dry_run", "links", "model", "output", "parse_size", "quantization", "selection"]
+from modelopt_rs.planning.sensitivity import MAX_LAYER_ERROR
+
+__all__ = [
+    "common",
+    "dry_run",
+    "links",
+    "measuring",
+    "model",
+    "output",
+    "parse_size",
+    "quantization",
+    "read_bits_of",
+    "selection",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -111,7 +124,44 @@ def quantization(command: Command) -> Command:
             help="Instead of --bits: fp8_e4m3, mxfp4, nvfp4 (compressed-tensors), nf4 or fp4 (bitsandbytes).",
         ),
         click.option(
+            "--bits-of",
+            multiple=True,
+            metavar="GLOB=BITS",
+            help="Bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
+        ),
+        click.option(
             "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def read_bits_of(texts: tuple[str, ...]) -> dict[str, int]:
+    """Return the bits by glob; of the same glob the first counts."""
+    found: dict[str, int] = {}
+    for text in texts:
+        glob, _, bits = text.rpartition("=")
+        if not glob or bits not in ("8", "4", "2"):
+            raise click.BadParameter(
+                f"{text!r} is not a glob and 8, 4 or 2, such as '*.value.weight=8'", param_hint="'--bits-of'"
+            )
+        found.setdefault(glob, int(bits))
+    return found
+
+
+def measuring(command: Command) -> Command:
+    """Give a command the options that say which weights get more bits than asked for."""
+    for option in (
+        click.option(
+            "--uniform", is_flag=True, help="All weights get the bits asked for, however far off their layers would be."
+        ),
+        click.option(
+            "--max-layer-error",
+            type=float,
+            metavar="E",
+            help="Below 8 bits: weights whose layer's output would be further off, relative to its size, get more.  "
+            f"[default: {MAX_LAYER_ERROR:g}]",
         ),
     ):
         command = option(command)

@@ -3,9 +3,19 @@
 import click
 
 from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, output, quantization, selection
+from modelopt_rs.cli.options import (
+    common,
+    dry_run,
+    links,
+    measuring,
+    model,
+    output,
+    quantization,
+    read_bits_of,
+    selection,
+)
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import progress, show_plan, show_totals, write_report
+from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings, write_report
 from modelopt_rs.operations.quantize import quantize_file
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.run import RunOptions
@@ -17,6 +27,7 @@ __all__ = ["quantize"]
 @model
 @output(required=False)
 @quantization
+@measuring
 @selection("Quantize")
 @onnx_quantization
 @checking
@@ -34,6 +45,9 @@ def quantize(
     format: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    bits_of: tuple[str, ...],
+    max_layer_error: float | None,
+    uniform: bool,
     allow_symlinks_under: str | None,
     max_memory: int,
     threads: int | None,
@@ -55,6 +69,10 @@ def quantize(
     of embeddings, convolutions and recurrent layers too; OUT is checked, and run
     in onnxruntime beside the model, before it is put in place.
 
+    Below 8 bits every weight is measured first: those that the bits asked for
+    would take too far off get more, and so do those that would not get smaller.
+    The summary says which; --uniform leaves all at --bits.
+
     \b
     modelopt-rs quantize model.safetensors -o small.safetensors --bits 4
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --dim batch=1
@@ -74,6 +92,9 @@ def quantize(
             format=format,
             include=include,
             exclude=exclude,
+            bits_of=read_bits_of(bits_of),
+            max_layer_error=max_layer_error,
+            uniform=uniform,
             max_memory=max_memory,
             threads=threads,
             dry_run=dry_run,
@@ -88,3 +109,4 @@ def quantize(
     show_plan(report)
     show_totals(report)
     show_onnx(report)
+    show_warnings(report)

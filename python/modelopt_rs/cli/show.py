@@ -33,6 +33,7 @@ __all__ = [
     "show_plan",
     "show_reasons",
     "show_totals",
+    "show_warnings",
     "table",
     "write_report",
 ]
@@ -157,6 +158,12 @@ def show_reasons(word: str, reasons: Iterable[str]) -> None:
     if len(counts) > MAX_REASONS:
         rest = sum(n for _, n in counts[MAX_REASONS:])
         line(f"{word}  {count(rest, 'tensor')}: other reasons, which --json lists")
+
+
+def show_warnings(report: Report) -> None:
+    """Print what else should be known."""
+    for warning in report.warnings:
+        line(f"note  {warning}")
 
 
 def show_totals(report: Report) -> None:

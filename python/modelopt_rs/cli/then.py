@@ -2,7 +2,7 @@
 
 import click
 
-from modelopt_rs.cli.options import quantization, selection
+from modelopt_rs.cli.options import quantization, read_bits_of, selection
 from modelopt_rs.planning.quantize import QuantizeOptions
 
 __all__ = ["Chain", "then_option"]
@@ -11,7 +11,7 @@ then_option = click.option(
     "--then",
     metavar="quantize ...",
     help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --scheme, --group-size, --format, --nonfinite, --include, --exclude).",
+    "(--bits, --bits-of, --scheme, --group-size, --format, --nonfinite, --include, --exclude).",
 )
 
 
@@ -27,6 +27,7 @@ def then_quantize(
     format: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    bits_of: tuple[str, ...],
 ) -> QuantizeOptions:
     """Quantize in the same pass what is left, and other tensors by the rules of quantize."""
     return QuantizeOptions(
@@ -37,6 +38,7 @@ def then_quantize(
         format=format,
         include=include,
         exclude=exclude,
+        bits_of=read_bits_of(bits_of),
     )
 
 

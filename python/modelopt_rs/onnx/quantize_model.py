@@ -11,6 +11,8 @@ from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution
@@ -38,6 +40,8 @@ def plan_model(
     check = OnnxCheck(source, run, execution, onnx.calibrate)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
+    limit = options.layer_error
+    sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
     changed, decisions = quantize_graph(
         source.graph,
         folding.tensors,
@@ -46,6 +50,7 @@ def plan_model(
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
+        sensitivity=sensitivity,
     )
     folding.settle(source.graph, changed)
     transforms: dict[str, Transform] = dict(changed)
@@ -59,17 +64,22 @@ def plan_model(
             _tensor_report(infos[name], decision, transforms.get(name), figures.get(name))
             for name, decision in decisions.items()
         ]
+        totals = total(rows, figures, seconds)
+        sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
+        bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
+        schemes = [(each, options.spec.symmetric) for each in bits]
         return Report(
             command="quantize",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_dict(), "group_size": options.group_size, **onnx.as_dict()},
-            totals=total(rows, figures, seconds),
+            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict()},
+            totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
+            warnings=quantize_warnings(decisions, schemes, sizes),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)

@@ -5,8 +5,10 @@ from typing import Any
 
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
-from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.bits import choose_bits
+from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
+from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
@@ -26,11 +28,15 @@ class Quantization:
     options : QuantizeOptions or None
         None: nothing is quantized.
     threads : int or None
+    sensitivity : Sensitivity, optional
+        Says which weights need more bits.
 
     Attributes
     ----------
     decisions : dict
         For each tensor.
+    specs : dict
+        How each of the tensors that are chosen is coded.
     encoders : dict
         What quantizes the tensors that are chosen.
     metadata : mapping of str to str
@@ -45,24 +51,26 @@ class Quantization:
         config: Mapping[str, Any],
         options: QuantizeOptions | None,
         threads: int | None,
+        sensitivity: Sensitivity | None = None,
     ) -> None:
         self.decisions: dict[str, Decision] = {}
         self.encoders: dict[str, Encoder] = {}
         self.metadata: Mapping[str, str] = {}
         self.config: Mapping[str, Any] | None = None
+        self.specs: dict[str, Any] = {}
         self.threads = threads
         if options is None:
             return
         self.decisions = plan_quantize(tensors, config, options)
-        layout = options.layout
-        specs = {
-            name: layout.spec(options) for name, decision in self.decisions.items() if decision.action == "quantize"
-        }
-        self.encoders = {
-            name: layout.encode(tensors[name], spec, options.nonfinite, threads) for name, spec in specs.items()
-        }
+        specs = self.specs
+        for name, decision in self.decisions.items():
+            if decision.action == "quantize":
+                choice = choose_bits(tensors[name], options, threads, sensitivity)
+                specs[name], self.encoders[name] = choice.spec, choice.encoder
+                self.decisions[name] = choice.decision(decision)
+        check_bits_of(options.bits_of, self.decisions)
         if specs:
-            self.metadata, self.config = layout.describe(specs, Modules(tensors, config))
+            self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""

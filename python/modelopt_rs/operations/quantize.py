@@ -1,7 +1,7 @@
 """`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from modelopt_rs.errors import OptionError
@@ -12,6 +12,8 @@ from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
+from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
@@ -38,6 +40,9 @@ def quantize_file(
     overwrite: bool = False,
     nonfinite: str = "raise",
     format: str | None = None,
+    bits_of: Mapping[str, int] | None = None,
+    max_layer_error: float | None = None,
+    uniform: bool = False,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -83,6 +88,13 @@ def quantize_file(
         A named format (see `modelopt_rs.quant.formats`) instead of uniform codes of `bits`: float8, a scale for each
         row or, with ``group_size=128``, for each block of 128 x 128; OCP's and NVIDIA's 4-bit floats (layouts of
         compressed-tensors); the 4-bit codes of bitsandbytes. Not for ONNX models.
+    bits_of : mapping of str to {8, 4, 2}, optional
+        Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
+    max_layer_error : float, optional
+        Below 8 bits: how far a layer's output may be off, relative to its size, for inputs that are alike in all
+        directions. Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15.
+    uniform : bool
+        All weights get the bits asked for, however far off they are.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -137,6 +149,9 @@ def quantize_file(
         exclude=exclude,
         nonfinite=nonfinite,
         format=format,
+        bits_of={**(bits_of or {}), **(onnx.bits_of if onnx is not None else {})},
+        max_layer_error=max_layer_error,
+        uniform=uniform,
     )
     writing = Writing(
         max_memory=max_memory,
@@ -158,8 +173,10 @@ def quantize_file(
         from modelopt_rs.onnx.quantize_model import plan_model
 
         # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
-        of_graph = "asymmetric" if scheme is None and bits < 8 else options.scheme
-        return plan_model(source, execution, replace(options, scheme=of_graph), onnx or OnnxOptions(), run)
+        free = scheme is None and bits < 8
+        of_graph = replace(options, scheme="asymmetric" if free else options.scheme, symmetric_at_8=free)
+        of_onnx = replace(onnx or OnnxOptions(), bits_of=options.bits_of)
+        return plan_model(source, execution, of_graph, of_onnx, run)
 
     report: Report = perform(source_path, out_path, plan, writing)
     return report
@@ -175,7 +192,9 @@ def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOp
 def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
     tensors = source.tensors
-    quantization = Quantization(tensors, source.config or {}, options, execution.threads)
+    limit = options.layer_error
+    sensitivity = None if limit is None else Sensitivity(source, execution, limit)
+    quantization = Quantization(tensors, source.config or {}, options, execution.threads, sensitivity)
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
     def report(seconds: float) -> Report:
@@ -184,14 +203,18 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
             _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name))
             for name, info in tensors.items()
         ]
+        totals = total(rows, figures, seconds)
+        uniform = options.format is None
+        schemes = [(spec.bits, spec.symmetric) for spec in quantization.specs.values() if uniform]
         return Report(
             command="quantize",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options=options.as_dict(),
-            totals=total(rows, figures, seconds),
+            options=options.as_measured(),
+            totals=totals,
             tensors=tuple(rows),
+            warnings=quantize_warnings(quantization.decisions, schemes, (totals.bytes_before, totals.bytes_after)),
         )
 
     return FilePlan(

@@ -4,7 +4,8 @@ The default takes what is known to stand it best: the weights of layers, but not
 `exclude` globs change it. Every tensor gets a decision and a one-line reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
@@ -14,7 +15,17 @@ from modelopt_rs.layouts.registry import LAYOUTS
 from modelopt_rs.planning.families import kept_by_default
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["Action", "Decision", "check_globs", "check_plain", "decide", "matches"]
+__all__ = [
+    "Action",
+    "Decision",
+    "Moved",
+    "check_bits_of",
+    "check_globs",
+    "check_plain",
+    "decide",
+    "matches",
+    "moved_in_words",
+]
 
 Action: TypeAlias = Literal["quantize", "prune", "copy"]
 
@@ -32,6 +43,35 @@ class Decision:
 
     action: Action
     reason: str
+    moved: "Moved | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Why a weight has other bits than those asked for: in words that hold for others, too, and in its own."""
+
+    bits: int
+    why: str
+    of_this: str
+
+    @property
+    def words(self) -> str:
+        """The bits and why."""
+        return f"{self.bits} bits ({self.of_this})"
+
+
+def moved_in_words(decisions: Iterable[Decision]) -> list[str]:
+    """Say how many weights have more bits than asked for, and why.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.decide import Decision, Moved, moved_in_words
+    >>> moved = Moved(8, "their error at 4 bits is over 0.15", "error at 4 bits 0.21")
+    >>> moved_in_words([Decision("quantize", moved.words, moved), Decision("copy", "a norm")])
+    ['1 weight at 8 bits: their error at 4 bits is over 0.15']
+    """
+    counts = Counter((each.moved.bits, each.moved.why) for each in decisions if each.moved and each.action != "copy")
+    return [f"{n:,} weight{'' if n == 1 else 's'} at {bits} bits: {why}" for (bits, why), n in counts.most_common()]
 
 
 def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
@@ -98,6 +138,17 @@ def decide(
             plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
     _check_included(action, cannot, include)
     return plan
+
+
+def check_bits_of(globs: Iterable[str], decisions: Mapping[str, Decision]) -> None:
+    """Refuse a glob that gives no weight its bits."""
+    for glob in globs:
+        matched = [name for name in decisions if fnmatchcase(name, glob)]
+        if not matched:
+            raise OptionError(f"bits_of {glob!r} matches no tensor")
+        if not any(decisions[name].action == "quantize" for name in matched):
+            reason = decisions[matched[0]].reason
+            raise OptionError(f"bits_of {glob!r}: tensor {quote(matched[0])} is not quantized: {reason}")
 
 
 def matches(tensors: Mapping[str, TensorInfo], globs: Sequence[str], option: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The options that only ONNX models have; nothing of the package onnx is needed to make them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, Final, TypeAlias
@@ -116,7 +116,7 @@ class OnnxOptions:
     def at(self, name: str, options: QuantizeOptions) -> QuantizeOptions:
         """Return the options for one weight: `options` with its bits."""
         bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
-        return replace(options, bits=bits)
+        return options.with_bits(bits)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them; of calibration data only where they come from."""

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from modelopt_rs.errors import OptionError
@@ -12,9 +13,10 @@ from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.families import NO_WEIGHT
+from modelopt_rs.planning.sensitivity import MAX_LAYER_ERROR
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
-__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "plan_quantize"]
+__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "more_bits", "plan_quantize", "refusal", "spec_of"]
 
 BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
@@ -42,6 +44,14 @@ class QuantizeOptions:
         What to do with weights that are NaN or infinite.
     format : str, optional
         A named format instead of uniform codes: see `quantize_file`.
+    bits_of : mapping of str to {8, 4, 2}
+        Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
+    max_layer_error : float, optional
+        Below 8 bits: weights whose relative error would be larger get more bits. By default `MAX_LAYER_ERROR`.
+    uniform : bool
+        All weights get the bits asked for, however large their error.
+    symmetric_at_8 : bool
+        Weights that get 8 bits where fewer are asked for have no zero points, as where 8 are asked for.
 
     Examples
     --------
@@ -57,6 +67,10 @@ class QuantizeOptions:
     exclude: Sequence[str] = ()
     nonfinite: str = "raise"
     format: str | None = None
+    bits_of: Mapping[str, int] = field(default_factory=dict)
+    max_layer_error: float | None = None
+    uniform: bool = False
+    symmetric_at_8: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -72,8 +86,50 @@ class QuantizeOptions:
         if self.format is not None and (self.bits, self.scheme) != (8, "symmetric"):
             given = f"bits={self.bits}, scheme={self.scheme!r}"
             raise OptionError(f"bits and scheme must be left out with format {self.format!r}, got {given}")
+        self._check_bits()
         check_globs(self.include, self.exclude)
         self.layout.spec(self)
+
+    def _check_bits(self) -> None:
+        for glob, bits in self.bits_of.items():
+            if bits not in BITS:
+                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits}")
+        if self.max_layer_error is not None:
+            if not self.max_layer_error > 0.0:
+                raise OptionError(f"max_layer_error must be above 0, got {self.max_layer_error}")
+            if self.uniform:
+                raise OptionError(f"max_layer_error must be left out with uniform, got {self.max_layer_error}")
+        for name, given in (("bits_of", self.bits_of), ("max_layer_error", self.max_layer_error is not None)):
+            if given and self.format is not None:
+                raise OptionError(f"{name} must be left out with format {self.format!r}: all its codes are of one size")
+
+    def as_measured(self) -> dict[str, Any]:
+        """Return the options in force where weights are measured, as a report has them."""
+        limited = {"max_layer_error": self.layer_error} if self.bits < 8 else {}
+        return {**self.as_dict(), **limited}
+
+    @property
+    def layer_error(self) -> float | None:
+        """The largest error of a layer that is taken; None: any."""
+        if self.uniform or self.format is not None or min(self.bits, *self.bits_of.values(), 8) == 8:
+            return None
+        return MAX_LAYER_ERROR if self.max_layer_error is None else self.max_layer_error
+
+    def at(self, name: str) -> "QuantizeOptions":
+        """Return the options for one weight: with its bits.
+
+        Examples
+        --------
+        >>> from modelopt_rs.planning.quantize import QuantizeOptions
+        >>> QuantizeOptions(bits=4, bits_of={"*.value.weight": 8}).at("layer.0.value.weight").bits
+        8
+        """
+        return self.with_bits(next((n for glob, n in self.bits_of.items() if fnmatchcase(name, glob)), self.bits))
+
+    def with_bits(self, bits: int) -> "QuantizeOptions":
+        """Return the options with other bits."""
+        scheme = "symmetric" if bits == 8 and self.symmetric_at_8 else self.scheme
+        return replace(self, bits=bits, scheme=scheme)
 
     @property
     def layout(self) -> WritableLayout:
@@ -89,6 +145,9 @@ class QuantizeOptions:
         """Return the options in force, as a report has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {"include": list(self.include), "exclude": list(self.exclude)}
+        del values["bits_of"], values["max_layer_error"], values["uniform"], values["symmetric_at_8"]
+        if self.bits_of:
+            values["bits_of"] = dict(self.bits_of)
         if self.format is not None:
             return values
         del values["format"]
@@ -147,7 +206,29 @@ def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
         return "empty"
     if not is_weight(info.name):
         return NO_WEIGHT
-    return options.layout.why_not(info, options.layout.spec(options))
+    options = options.at(info.name)
+    refused = refusal(info, options)
+    can = any(refusal(info, replace(options, bits=bits)) is None for bits in more_bits(options))
+    return None if can else refused
+
+
+def more_bits(options: QuantizeOptions) -> list[int]:
+    """Return the numbers of bits above those asked for."""
+    return [] if options.format is not None else sorted(bits for bits in BITS if bits > options.bits)
+
+
+def refusal(info: TensorInfo, options: QuantizeOptions) -> str | None:
+    """Say why a layout can't hold a weight with exactly these options; None if it can."""
+    return options.layout.why_not(info, spec_of(info, options))
+
+
+def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
+    """Return how a weight is coded: where no size of groups is given, in half the default's if that doesn't fit."""
+    spec = options.layout.spec(options)
+    size = getattr(spec, "group_size", None)
+    if options.format is None and options.group_size is None and size and info.shape[1] % size:
+        return replace(spec, group_size=size // 2)
+    return spec
 
 
 def _why_tied(name: str, config: Mapping[str, Any]) -> str | None:

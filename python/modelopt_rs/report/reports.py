@@ -73,7 +73,7 @@ class Report:
     """The report of `quantize_file`, `prune_file` and `dequantize_file`; `options` are those that change bytes.
 
     Of an ONNX model `run` says what running it beside the old one gave, and `file_bytes` the size of both with all that
-    is no tensor; None where that was not done.
+    is no tensor; None where that was not done. `warnings` say in a sentence each what else should be known of it.
     """
 
     command: str
@@ -85,6 +85,7 @@ class Report:
     tensors: tuple[TensorReport, ...]
     file_bytes: tuple[int, int] | None = None
     run: RunReport | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

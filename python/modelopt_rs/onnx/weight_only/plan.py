@@ -2,25 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from fnmatch import fnmatchcase
+from typing import Final, TypeAlias
 
 import onnx_ir as ir
 
 from modelopt_rs.dtypes import BY_ONNX_NUMBER
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.onnx.opset import raise_opset
+from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import choose
-from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions
+from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weights import Role, Weight, find_weights, why_no_weight
-from modelopt_rs.planning.decide import Decision, decide
+from modelopt_rs.planning.bits import least, not_smaller, not_to_be_had
+from modelopt_rs.planning.decide import Decision, Moved, decide
 from modelopt_rs.planning.onnx import OnnxOptions
-from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions, more_bits
+from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["Forms", "WeightPlan", "plan_weights"]
 
 Forms: TypeAlias = Mapping[Role, Form]
 """The form of a weight for each way in which its nodes take it."""
+
+# The most bytes of a result that is turned to keep at a time where it is only measured.
+KEEP: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,14 @@ class WeightPlan:
         All weights by name, as they stand in the graph now.
     forms : mapping
         By name of a weight that is quantized.
+    bits : mapping
+        The same.
     """
 
     decisions: dict[str, Decision]
     weights: Mapping[str, Weight]
     forms: Mapping[str, Forms]
+    bits: Mapping[str, int]
 
     @property
     def opset(self) -> int:
@@ -49,12 +59,17 @@ class WeightPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """What a tensor can become: its forms, up to the first that there is not, and why it is left alone (None: not)."""
+    """What a tensor can become: its forms, up to the first that there is not, and why it is left alone (None: not).
+
+    `moved` says why it has more bits than were asked for.
+    """
 
     info: TensorInfo
     bits: int
     forms: Forms
     reason: str | None = None
+    coder: Coder | None = None
+    moved: Moved | None = None
 
     def why_not(self, opset: int | None) -> str | None:
         """Say why it is left alone where no later opset can be had (None: any can)."""
@@ -66,11 +81,23 @@ class _Candidate:
     def decision(self, with_bits: bool) -> Decision:
         """Say that it is quantized, and how."""
         words = "; ".join(dict.fromkeys(form.words for form in self.forms.values()))
+        if self.moved is not None:
+            return Decision("quantize", f"{self.moved.words}: {words}", self.moved)
         return Decision("quantize", f"{self.bits} bits: {words}" if with_bits else words)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all the tensors that stand for it."""
+        assert self.coder is not None
+        return sum(part.nbytes for part in self.coder.outputs)
 
 
 def plan_weights(
-    model: ir.Model, tensors: Mapping[str, TensorInfo], options: QuantizeOptions, onnx: OnnxOptions
+    model: ir.Model,
+    tensors: Mapping[str, TensorInfo],
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    sensitivity: Sensitivity | None = None,
 ) -> WeightPlan:
     """Decide for every tensor what is done with it, and raise the opset to what that needs.
 
@@ -84,6 +111,8 @@ def plan_weights(
         The initializers of the main graph that a source has tiles of.
     options : QuantizeOptions
     onnx : OnnxOptions
+    sensitivity : Sensitivity, optional
+        Says which weights need more bits.
 
     Raises
     ------
@@ -93,7 +122,7 @@ def plan_weights(
         If the opset that is asked for can't be had.
     """
     weights = _by_name(model)
-    candidates = _candidates(model, weights, tensors, options, onnx)
+    candidates = _candidates(model, weights, tensors, _Request(options, onnx, sensitivity))
     plan = _decided(candidates, weights, options, onnx)
     have = model.graph.opset_imports.get("", 0)
     need = max(plan.opset, onnx.opset or 0)
@@ -109,22 +138,21 @@ def plan_weights(
     # keeps names, and how nodes take weights.
     weights = _by_name(model)
     left = {name: info for name, info in tensors.items() if candidates[name].reason is not None and name in weights}
-    ranked = _ranked_tables(weights, left, options, onnx, need)
+    ranked = _ranked_tables(weights, left, _Request(options, onnx, sensitivity), need)
     return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
 
 
 def _ranked_tables(
     weights: Mapping[str, Weight],
     left: Mapping[str, TensorInfo],
-    options: QuantizeOptions,
-    onnx: OnnxOptions,
+    request: "_Request",
     opset: int,
 ) -> dict[str, _Candidate]:
     """Return the tables that have forms now: a conversion infers shapes, and so ranks of indices that were not told."""
     found = {}
     for name, info in left.items():
         if any(use.kind == "gather" for use in weights[name].uses):
-            table = _candidate(weights[name], info, onnx.at(name, options), onnx)
+            table = _candidate(weights[name], info, request)
             if table.why_not(opset) is None:
                 found[name] = table
     return found
@@ -147,28 +175,31 @@ def _decided(
     default = {name: each.decision(bool(onnx.bits_of)) for name, each in candidates.items()}
     decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
     chosen = [name for name, decision in decisions.items() if decision.action == "quantize"]
-    return WeightPlan(decisions, weights, {name: candidates[name].forms for name in chosen})
+    return WeightPlan(
+        decisions,
+        weights,
+        {name: candidates[name].forms for name in chosen},
+        {name: candidates[name].bits for name in chosen},
+    )
 
 
 def _candidates(
     model: ir.Model,
     weights: Mapping[str, Weight],
     tensors: Mapping[str, TensorInfo],
-    options: QuantizeOptions,
-    onnx: OnnxOptions,
+    request: "_Request",
 ) -> dict[str, _Candidate]:
     """Find out what each tensor, and each weight that is in memory, can become."""
-    found = {}
+    found, bits = {}, request.options.bits
     for name, info in tensors.items():
-        at = onnx.at(name, options)
         if name in weights:
-            found[name] = _candidate(weights[name], info, at, onnx)
+            found[name] = _candidate(weights[name], info, request)
         else:
-            found[name] = _Candidate(info, at.bits, {}, why_no_weight(model, name))
+            found[name] = _Candidate(info, bits, {}, why_no_weight(model, name))
     for name, weight in weights.items():
         if name not in tensors:
             info = _info_of(weight)
-            found[name] = _Candidate(info, options.bits, {}, f"only {info.nbytes:,} bytes")
+            found[name] = _Candidate(info, bits, {}, f"only {info.nbytes:,} bytes")
     return found
 
 
@@ -178,7 +209,44 @@ def _info_of(weight: Weight) -> TensorInfo:
     return TensorInfo(weight.name, BY_ONNX_NUMBER[tensor.dtype.value], weight.shape, tensor.nbytes)
 
 
-def _candidate(weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> _Candidate:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for."""
+
+    options: QuantizeOptions
+    onnx: OnnxOptions
+    sensitivity: Sensitivity | None
+
+    def too_far(self, name: str, candidate: _Candidate) -> tuple[str, str] | None:
+        """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
+        globs = (*self.onnx.bits_of, *self.options.exclude)
+        if self.sensitivity is None or candidate.coder is None or any(fnmatchcase(name, glob) for glob in globs):
+            return None
+        return self.sensitivity.too_far(name, candidate.bits, candidate.coder)
+
+
+def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidate:
+    """Return what a weight can become: with more bits than asked for where these can't be had or are not enough."""
+    onnx, options = request.onnx, request.onnx.at(weight.name, request.options)
+    asked = chosen = _coded(weight, info, options, onnx)
+    if weight.others:
+        return asked
+    more = [_coded(weight, info, options.with_bits(bits), onnx) for bits in more_bits(options)]
+    able = [each for each in more if each.reason is None]
+    while able:
+        if chosen.reason is not None:
+            why: tuple[str, str] | None = not_to_be_had(chosen.bits, chosen.reason)
+        else:
+            why = request.too_far(weight.name, chosen)
+        at = 0 if why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+        if at is None:
+            break
+        why = why or not_smaller(chosen.bits, chosen.nbytes, able[at].nbytes)
+        chosen, able = replace(able[at], moved=Moved(able[at].bits, *why)), able[at + 1 :]
+    return chosen
+
+
+def _coded(weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> _Candidate:
     """Find the form for each use of a weight, or why it is left alone."""
     forms: dict[Role, Form] = {}
     if weight.others:
@@ -188,14 +256,15 @@ def _candidate(weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx:
         if isinstance(form, str):
             return _Candidate(info, options.bits, forms, form)
         forms[use.role] = form
-    after = _stored_bytes(weight, info, options, forms)
-    reason = None if after < info.nbytes else f"would not be smaller: {after:,} bytes instead of {info.nbytes:,}"
-    return _Candidate(info, options.bits, forms, reason)
+    found = _Candidate(info, options.bits, forms, coder=_coder(weight, info, options, forms))
+    if found.nbytes < info.nbytes:
+        return found
+    return replace(found, reason=f"would not be smaller: {found.nbytes:,} bytes instead of {info.nbytes:,}")
 
 
-def _stored_bytes(weight: Weight, info: TensorInfo, options: QuantizeOptions, forms: Forms) -> int:
-    """Return the bytes of all the tensors that stand for a weight."""
-    storing = StorageOptions(options=options, threads=None, keep=1, unused=lambda name: name)
+def _coder(weight: Weight, info: TensorInfo, options: QuantizeOptions, forms: Forms) -> Coder:
+    """Return what makes all the tensors that stand for a weight."""
+    storing = StorageOptions(options=options, threads=None, keep=KEEP, unused=lambda name: name)
     uses = {forms[use.role].stored_as(forms.values()): use for use in weight.uses}
-    parts = [part for form, use in uses.items() for part in form.outputs(use, info, storing).infos()]
-    return sum(part.nbytes for part in parts)
+    coders = [form.coder(use, coding_of(form, use, info, storing), KEEP) for form, use in uses.items()]
+    return coders[0] if len(coders) == 1 else SeveralForms(coders)

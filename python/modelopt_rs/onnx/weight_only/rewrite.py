@@ -2,25 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx import placeholder
 from modelopt_rs.dtypes import DTYPES
-from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.opset import raise_ir_version
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
-from modelopt_rs.onnx.weight_only.coding import Coding
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKS
-from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions
+from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
-from modelopt_rs.onnx.weight_only.plan import Forms, WeightPlan, plan_weights
+from modelopt_rs.onnx.weight_only.plan import Forms, plan_weights
 from modelopt_rs.onnx.weights import Use, Weight
-from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -36,6 +35,7 @@ def quantize_weights(
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
+    sensitivity: Sensitivity | None = None,
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights; the weights themselves follow in tiles, through the transforms.
 
@@ -54,6 +54,8 @@ def quantize_weights(
         Threads to compute with; never changes a byte.
     max_memory : int
         What a run may hold; a quarter of it is for a weight whose axes change places.
+    sensitivity : Sensitivity, optional
+        Says which weights need more bits.
 
     Returns
     -------
@@ -88,13 +90,13 @@ def quantize_weights(
     """
     for bits in {options.bits, *onnx.bits_of.values()}:
         _check_group(options.group_size, bits)
-    plan = plan_weights(model, tensors, options, onnx)
-    _check_bits_of(plan, onnx)
+    plan = plan_weights(model, tensors, options, onnx, sensitivity)
+    check_bits_of(onnx.bits_of, plan.decisions)
     names = Names(model)
     common = StorageOptions(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
-        storing = replace(common, options=onnx.at(name, options))
+        storing = replace(common, options=options.with_bits(plan.bits[name]))
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, names)
         _remove(model, plan.weights[name])
     for domain in sorted({form.domain for forms in plan.forms.values() for form in forms.values()} - {""}):
@@ -111,17 +113,6 @@ def _check_group(group_size: int | None, bits: int) -> None:
             f"group_size must be 0 or one of {shown} for an ONNX model of {bits} bits, "
             f"got {group_size}: onnxruntime has no fast kernel for others"
         )
-
-
-def _check_bits_of(plan: WeightPlan, onnx: OnnxOptions) -> None:
-    """Refuse a glob that has no effect."""
-    for glob in onnx.bits_of:
-        matched = [name for name in plan.decisions if fnmatchcase(name, glob)]
-        if not matched:
-            raise OptionError(f"bits_of {glob!r} matches no tensor")
-        if not any(name in plan.forms for name in matched):
-            reason = plan.decisions[matched[0]].reason
-            raise OptionError(f"bits_of {glob!r}: tensor {quote(matched[0])} is not quantized: {reason}")
 
 
 def _rewrite(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOptions, names: Names) -> Transform:
@@ -141,14 +132,13 @@ def _rewrite(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOpt
 def _stored(
     form: Form, use: Use, info: TensorInfo, storing: StorageOptions, names: Names
 ) -> tuple[QuantizedWeight, Coder]:
-    outputs, options = form.outputs(use, info, storing), storing.options
-    coding = Coding(info=info, options=options, block=form.block, outputs=outputs, threads=storing.threads)
+    coding = coding_of(form, use, info, storing)
     codes, scale, *points = (
         names.initializer(part.name, placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape))
-        for part in outputs.infos()
+        for part in coding.outputs.infos()
     )
     point = points[0] if points else None
-    weight = QuantizedWeight(shape=info.shape, bits=options.bits, codes=codes, scale=scale, zero_point=point)
+    weight = QuantizedWeight(shape=info.shape, bits=coding.bits, codes=codes, scale=scale, zero_point=point)
     return weight, form.coder(use, coding, storing.keep)
 
 

@@ -109,15 +109,19 @@ def _array(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptio
     inputs = info.shape[use.in_axis]
     block = 0 if onnx.per_tensor else dividing_block(inputs, wanted)
     each = math.prod(info.shape) // info.shape[use.out_axis]
+    flat = False
     if options.bits < 8 and not block and not onnx.per_tensor and 0 < wanted < each:
-        # One scale for so many is too coarse for so few bits; such are the first layers, which are small.
-        return f"no block of 16 or more divides its {inputs} inputs"
+        # One scale for so many is too coarse for so few bits: the last block is a shorter one.
+        block, flat = wanted, use.in_axis > use.out_axis
+        if not flat and math.prod(info.shape[: use.in_axis]) > 1:
+            return f"no block of 16 or more divides its {inputs} inputs"
     if onnx.target == "onnxruntime":
         opset = {8: ANY, 4: BLOCKED, 2: TWO_BITS}[options.bits]
-        return Folded(block, use.dtype, opset, axis=use.in_axis if block else None)
+        axis = 1 if flat else use.in_axis if block else None
+        return Folded(block, use.dtype, opset, axis=axis, flat=flat)
     opset = _dequantize_opset(options.bits, block, use.dtype)
-    axis = None if onnx.per_tensor else use.in_axis if block else use.out_axis
-    return DequantizeLinear(block, use.dtype, opset, axis)
+    axis = None if onnx.per_tensor else 1 if flat else use.in_axis if block else use.out_axis
+    return DequantizeLinear(block, use.dtype, opset, axis, flat=flat)
 
 
 def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -131,8 +135,12 @@ def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     default = NBITS_BLOCK if shared else BLOCK
     wanted = default[options.bits] if options.group_size is None else options.group_size
     block = dividing_block(columns, wanted)
+    if options.bits < 8 and not block and 0 < wanted < columns:
+        # Its last block may be shorter; those of Gather, Cast and Mul may not, but be of any size.
+        ragged = onnx.target == "onnxruntime"
+        block = smallest_block(columns, wanted, options.bits) if ragged else _divisor(columns, wanted)
     if block and onnx.target == "onnxruntime":
-        return GatherBlockQuantized(block, use.dtype)
+        return GatherBlockQuantized(block, use.dtype, BLOCKED if columns % block else ANY)
     indices = use.node.inputs[1]
     if block and (indices is None or indices.shape is None):
         return f"{use.where} takes indices of a rank that the graph does not tell"
@@ -169,3 +177,8 @@ def dividing_block(inputs: int, wanted: int) -> int:
     while wanted >= 16 and inputs % wanted:
         wanted //= 2
     return wanted if wanted >= 16 else 0
+
+
+def _divisor(columns: int, most: int) -> int:
+    """Return the largest divisor of at most `most`; 0 where it would be less than 8."""
+    return next((size for size in range(most, 7, -1) if columns % size == 0), 0)

@@ -6,10 +6,15 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from modelopt_rs.onnx.weight_only.coders import Coder, TransposedCodes
+from modelopt_rs.onnx.weight_only.coders import Coder, Rows, TransposedCodes
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, packed_rows
 from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, as_is, in_words
-from modelopt_rs.onnx.weight_only.forms.in_place import coder_in_place, outputs_in_place, row_codes_in_place
+from modelopt_rs.onnx.weight_only.forms.in_place import (
+    coder_in_place,
+    flat_shape,
+    outputs_in_place,
+    row_codes_in_place,
+)
 from modelopt_rs.onnx.weight_only.inner_coders import AxisRanges
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weights import Use
@@ -34,6 +39,8 @@ class DequantizeLinear:
         The axis of the weight that is cut into blocks, or has a scale for each index; None: there is one scale.
     transposed : bool
         Whether the weight lies as [outputs, inputs], and its codes do not.
+    flat : bool
+        Whether blocks are cut from all elements of an output in a row: there are only two axes, and the last is cut.
 
     Examples
     --------
@@ -49,6 +56,7 @@ class DequantizeLinear:
     opset: int = field(compare=False)
     axis: int | None
     transposed: bool = False
+    flat: bool = False
     domain: ClassVar[str] = ""
 
     @property
@@ -65,6 +73,7 @@ class DequantizeLinear:
         """Return the tensors that stand for a weight."""
         bits = storing.options.bits
         shape = (info.shape[1], info.shape[0]) if self.transposed else info.shape
+        shape = flat_shape(use, shape) if self.flat else shape
         scale = SCALES[self.dtype], self.shape_of_scales(shape)
         stored: Arrange = (
             as_is if bits == 8 else lambda points: packed_rows(points.reshape(1, -1), bits, storing.threads)
@@ -90,12 +99,17 @@ class DequantizeLinear:
         """Return how many codes the rows have that the coder makes."""
         if self.transposed:
             return shape[0]
+        if self.flat:
+            return flat_shape(use, shape)[1]
         return shape[-1] if self.axis is None else row_codes_in_place(use, self.block, shape)
 
     def coder(self, use: Use, coding: Coding, keep: int) -> Coder:
         """Return what makes them."""
         if self.transposed:
             return TransposedCodes(coding, keep)
+        if self.flat:
+            length = flat_shape(use, coding.info.shape)[1]
+            return Rows(coding, length, length)
         return AxisRanges(coding, None) if self.axis is None else coder_in_place(use, coding)
 
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
@@ -104,6 +118,8 @@ class DequantizeLinear:
         if self.block:
             attributes["block_size"] = self.block
         dense = nodes.add("DequantizeLinear", weight.parts, attributes)
+        if self.flat:
+            dense = nodes.add("Reshape", [dense, nodes.constant("shape", weight.shape, ir.DataType.INT64)])
         if use.kind == "gemm":
             # Before a Gemm it would not be fused.
             nodes.take_product(nodes.add("MatMul", [use.node.inputs[0], dense]))

@@ -15,7 +15,7 @@ from modelopt_rs.onnx.weights import Use
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["SCALES", "Form", "StorageOptions", "as_is", "in_words", "tensor"]
+__all__ = ["SCALES", "Form", "StorageOptions", "as_is", "coding_of", "in_words", "tensor"]
 
 SCALES: Final = {ir.DataType.FLOAT: "F32", ir.DataType.FLOAT16: "F16"}
 
@@ -77,6 +77,17 @@ class Form(Protocol):
 
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let a node take a weight in this form; what is left over of the old one is not removed here."""
+
+
+def coding_of(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -> Coding:
+    """Return how a weight is coded in a form."""
+    return Coding(
+        info=info,
+        options=storing.options,
+        block=form.block,
+        outputs=form.outputs(use, info, storing),
+        threads=storing.threads,
+    )
 
 
 def in_words(operators: str, block: int, otherwise: str = "a scale for each output") -> str:

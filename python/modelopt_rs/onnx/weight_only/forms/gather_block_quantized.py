@@ -24,7 +24,7 @@ class GatherBlockQuantized:
     Attributes
     ----------
     block : int
-        Elements of a row that share a scale; they divide it.
+        Elements of a row that share a scale; the last block may be shorter.
     dtype : DataType
         Of the scales, and of what the node gives.
     opset : int
@@ -53,7 +53,7 @@ class GatherBlockQuantized:
         """Return the tensors that stand for a table."""
         rows, columns = info.shape
         codes = (rows, packed_bytes(columns, storing.options.bits))
-        return block_outputs(info, codes, (rows, columns // self.block), SCALES[self.dtype], storing)
+        return block_outputs(info, codes, (rows, -(-columns // self.block)), SCALES[self.dtype], storing)
 
     def coder(self, use: Use, coding: Coding, keep: int) -> Coder:
         """Return what makes them."""
@@ -63,9 +63,15 @@ class GatherBlockQuantized:
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let it stand for a Gather."""
         codes = weight.codes
-        if len(codes.shape or ()) == 3:  # those of a MatMulNBits
-            shape = [weight.shape[0], weight.shape[1] * weight.bits // 8]
+        columns = weight.shape[1]
+        if codes.shape is not None and len(codes.shape) == 3:  # those of a MatMulNBits, its last blocks filled up
+            columns = -(-columns // self.block) * self.block
+            shape = [weight.shape[0], columns * weight.bits // 8]
             codes = nodes.add("Reshape", [codes, nodes.constant("shape", shape, ir.DataType.INT64)])
         attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": self.block, "bits": weight.bits}
         inputs = [codes, use.node.inputs[1], *weight.parts[1:]]
-        nodes.take_over(nodes.add("GatherBlockQuantized", inputs, attributes, MICROSOFT))
+        rows = nodes.add("GatherBlockQuantized", inputs, attributes, MICROSOFT)
+        if columns > weight.shape[1]:
+            bounds = [nodes.constant("bound", [n], ir.DataType.INT64) for n in (0, weight.shape[1], -1)]
+            rows = nodes.add("Slice", [rows, *bounds])
+        nodes.take_over(rows)

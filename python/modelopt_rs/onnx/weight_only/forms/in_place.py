@@ -9,7 +9,7 @@ from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, AxisRanges, Na
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["coder_in_place", "outputs_in_place", "row_codes_in_place"]
+__all__ = ["coder_in_place", "flat_shape", "outputs_in_place", "row_codes_in_place"]
 
 # Fewer elements than this behind the axis of a block, and the block is too small for a call of its own.
 NARROW = 64
@@ -26,6 +26,21 @@ def coder_in_place(use: Use, coding: Coding) -> Coder:
         return Rows(coding, shape[use.in_axis], shape[use.in_axis])
     narrow = _is_narrow(use, block, shape)
     return NarrowAxisBlocks(coding, use.in_axis) if narrow else AxisBlocks(coding, use.in_axis)
+
+
+def flat_shape(use: Use, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of a weight as rows of all that makes one output, which lie together.
+
+    Examples
+    --------
+    >>> import onnx_ir as ir
+    >>> from modelopt_rs.onnx.weight_only.forms.in_place import flat_shape
+    >>> from modelopt_rs.onnx.weights import Use
+    >>> use = Use(ir.node("Conv", [None, None]), 1, "conv", (), 1, 0, ir.DataType.FLOAT)
+    >>> flat_shape(use, (64, 3, 7, 7))
+    (64, 147)
+    """
+    return math.prod(shape[: use.out_axis + 1]), math.prod(shape[use.out_axis + 1 :])
 
 
 def row_codes_in_place(use: Use, block: int, shape: tuple[int, ...]) -> int:

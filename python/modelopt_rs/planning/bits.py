@@ -1,0 +1,112 @@
+"""The bits of a weight in a layout: those asked for, or more where these save nothing or are not enough."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from modelopt_rs.layouts.layout import Encoder
+from modelopt_rs.planning.decide import Decision, Moved
+from modelopt_rs.planning.quantize import QuantizeOptions, more_bits, refusal, spec_of
+from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["BitsChoice", "choose_bits", "least", "not_smaller", "not_to_be_had"]
+
+
+@dataclass(frozen=True, slots=True)
+class BitsChoice:
+    """How a weight is coded, by what, and why not in the bits asked for."""
+
+    spec: Any
+    encoder: Encoder
+    words: str | None = None
+    moved: Moved | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all that stands for it."""
+        return sum(info.nbytes for info in self.encoder.outputs)
+
+    def decision(self, decision: Decision) -> Decision:
+        """Return a decision with the bits, where they are others than asked for."""
+        if self.words is None:
+            return decision
+        return Decision(decision.action, f"{self.words}: {decision.reason}", self.moved)
+
+
+def choose_bits(
+    info: TensorInfo, options: QuantizeOptions, threads: int | None, sensitivity: Sensitivity | None
+) -> BitsChoice:
+    """Return how a weight is coded.
+
+    Parameters
+    ----------
+    info : TensorInfo
+    options : QuantizeOptions
+    threads : int or None
+    sensitivity : Sensitivity or None
+        Measures weights whose bits no glob says.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.bits import choose_bits
+    >>> from modelopt_rs.planning.quantize import QuantizeOptions
+    >>> from modelopt_rs.stream.model import TensorInfo
+    >>> info = TensorInfo("fc.weight", "F32", (64, 64), 16384)
+    >>> choose_bits(info, QuantizeOptions(bits=4, bits_of={"fc.*": 8}), None, None).words
+    '8 bits'
+    """
+    at = options.at(info.name)
+    given = any(fnmatchcase(info.name, glob) for glob in options.bits_of)
+    chosen = _coded(info, at, threads)
+    given_words = f"{at.bits} bits" if at.bits != options.bits else None
+    refused = refusal(info, at)
+    able = [each for bits in more_bits(at) if (each := _coded(info, at.with_bits(bits), threads)) is not None]
+    moved: Moved | None = None
+    while able:
+        why = None
+        if chosen is None:
+            why = not_to_be_had(at.bits, str(refused))
+        elif sensitivity is not None and not given:
+            why = sensitivity.too_far(info.name, chosen.spec.bits, chosen.encoder)
+        i = 0 if chosen is None or why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+        if i is None:
+            break
+        if why is None and chosen is not None:
+            why = not_smaller(chosen.spec.bits, chosen.nbytes, able[i].nbytes)
+        assert why is not None
+        chosen, able, moved = able[i], able[i + 1 :], Moved(able[i].spec.bits, *why)
+    assert chosen is not None  # or it would not have been planned
+    return replace(chosen, moved=moved, words=given_words if moved is None else moved.words)
+
+
+def least(nbytes: int, of_more: Sequence[int]) -> int | None:
+    """Return which of those with more bits takes the least bytes, if none takes fewer with fewer bits; else None.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.bits import least
+    >>> least(100, [120, 90]), least(100, [120, 130])
+    (1, None)
+    """
+    best = min(reversed(range(len(of_more))), key=of_more.__getitem__, default=None)
+    return best if best is not None and of_more[best] <= nbytes else None
+
+
+def not_to_be_had(bits: int, reason: str) -> tuple[str, str]:
+    """Say why a weight can't have so few bits, in general and this one."""
+    return f"{bits} bits don't fit their shapes", f"not {bits}: {reason}"
+
+
+def not_smaller(bits: int, nbytes: int, more: int) -> tuple[str, str]:
+    """Say that so few bits save nothing, in general and of this weight."""
+    return f"{bits} bits would be no smaller", f"{bits} bits would take {nbytes:,} bytes, not {more:,}"
+
+
+def _coded(info: TensorInfo, options: QuantizeOptions, threads: int | None) -> BitsChoice | None:
+    """Return how a weight is coded with these bits; None if it can't be."""
+    if refusal(info, options) is not None:
+        return None
+    spec = spec_of(info, options)
+    return BitsChoice(spec, options.layout.encode(info, spec, options.nonfinite, threads))
