@@ -17,6 +17,7 @@ mod format_parts;
 mod optim;
 mod optim_factored;
 mod optimizers;
+mod options;
 mod order;
 mod packing;
 mod parts;
