@@ -59,6 +59,7 @@ __all__ = [
     "minmax",
     "n_of_m",
     "norm",
+    "norms",
     "optim_step",
     "optimizer_step",
     "pack",
@@ -95,6 +96,9 @@ def absmax(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None)
 def sum(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
 def mean(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
 def var(x: Any, axis: Axis, keepdims: bool, ddof: float, dtype: Bf16, threads: int | None) -> Any: ...
+def norms(arrays: list[Array], dtype: Bf16, threads: int | None) -> list[float]:
+    """Give the 2-norm of each."""
+
 def norm(x: Any, axis: Axis, keepdims: bool, ord: float, dtype: Bf16, threads: int | None) -> Any: ...
 def count_nonzero(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
 def count_nonfinite(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
@@ -197,15 +201,15 @@ def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | No
 def optimizer_step(
     function: str,
     groups: list[tuple[dict[str, Any], int]],
-    given: tuple[list[Array], Sequence[Array | None], list[dict[str, Any]]],
-    how: tuple[float, float | None, bool],
+    given: tuple[list[Array], Sequence[Array | None], list[dict[str, Any]], list[Array | None] | None],
+    how: tuple[float, float | None, str, tuple[float, ...] | None],
     dtype: str | None,
     threads: int | None,
-) -> None:
-    """Check all, step in place what has a gradient, and count the steps in the states.
+) -> bool:
+    """Check all, step in place what has a gradient, and count the steps in the states; False where they were skipped.
 
-    `groups`: the options of each and of how many parameters it is; `given`: (params, grads, states) in their order;
-    `how`: (grad_scale, clip_value, error_if_nonfinite).
+    `groups`: the options of each and of how many parameters it is; `given`: (params, grads, states, bits of
+    masks or None) in their order; `how`: (grad_scale, clip_value, nonfinite, learning rates or None: the options").
     """
 
 def check_options(function: str, options: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ mod files;
 mod optim;
 mod optim_factored;
 mod optimizers;
+mod options;
 mod order;
 mod packing;
 mod parts;

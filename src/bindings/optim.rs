@@ -4,17 +4,20 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::algorithms::{GivenCommon, GivenStep, Kind, Step};
+use super::arg::Name;
+use super::array::Array;
 use super::borrow::borrow;
-use super::dtype::Dtype;
+use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
 use super::states::Coded;
-use super::tensors::{GivenTensors, Listed, Tensors};
+use super::tensors::{GivenTensors, Listed, Tensors, bits};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
     Adadelta, Adagrad, Adam, Adamax, Algorithm, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection,
     MuonStep, NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
 };
+use crate::kernels::reduce::{SquareSum, reduce_all, total};
 use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
@@ -156,20 +159,36 @@ fn no_blocks(kind: &Kind, coding: Coded) -> String {
     )
 }
 
-/// Step checked calls one after the other, or refuse them all; what each returns.
-pub fn run_all(py: Python<'_>, mut ready: Vec<Ready<'_>>, refuse: bool, threads: usize) -> PyResult<Vec<f64>> {
+/// What is done about gradients that are not finite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Nonfinite {
+    Propagate,
+    Raise,
+    Skip,
+}
+
+/// Step checked calls one after the other, or refuse or skip them all; what each returns, None where they were skipped.
+pub fn run_all(
+    py: Python<'_>,
+    mut ready: Vec<Ready<'_>>,
+    nonfinite: Nonfinite,
+    threads: usize,
+) -> PyResult<Option<Vec<f64>>> {
     let arrays: Vec<_> = ready.iter().flat_map(|call| call.tensors.all()).collect();
     let _borrow = borrow(&arrays)?;
-    if refuse {
-        for call in &ready {
-            call.tensors.refuse_nonfinite(py, threads)?;
+    for call in &ready {
+        match nonfinite {
+            Nonfinite::Propagate => break,
+            Nonfinite::Raise => call.tensors.refuse_nonfinite(py, threads)?,
+            Nonfinite::Skip if call.tensors.nonfinite(py, threads)?.is_some() => return Ok(None),
+            Nonfinite::Skip => {}
         }
     }
-    let results = ready.iter_mut().map(|call| call.run(py, threads)).collect();
+    let results: PyResult<Vec<f64>> = ready.iter_mut().map(|call| call.run(py, threads)).collect();
     for call in &ready {
         call.tensors.write_back()?;
     }
-    results
+    results.map(Some)
 }
 
 /// Check all calls, then step them one after the other; what each returns.
@@ -190,10 +209,29 @@ fn optim_step<'py>(
             Ready::new(step, &listed, dtype)
         };
         let ready = calls.iter().map(check).collect::<PyResult<_>>()?;
-        run_all(py, ready, error_if_nonfinite, threads)
+        let nonfinite = if error_if_nonfinite { Nonfinite::Raise } else { Nonfinite::Propagate };
+        Ok(run_all(py, ready, nonfinite, threads)?.unwrap_or_default())
+    })
+}
+
+/// The 2-norm of each array.
+#[pyfunction]
+fn norms(arrays: Vec<Obj<'_>>, dtype: Option<&str>, threads: Option<&Obj<'_>>) -> PyResult<Vec<f64>> {
+    entry("norm", || {
+        let threads = resolve("norm", threads)?;
+        let norm = |x: &Obj<'_>| -> PyResult<f64> {
+            let x = Array::float(Name::new("norm", "x"), x, bits(x, dtype))?;
+            let _borrow = borrow(&[&x])?;
+            match_dtype!(x, T => {
+                let numbers = x.slice::<T>();
+                compute(x.object.py(), || total(reduce_all::<T, SquareSum>(numbers, threads)).sqrt())
+            })
+        };
+        arrays.iter().map(norm).collect()
     })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(norms, m)?)?;
     m.add_function(wrap_pyfunction!(optim_step, m)?)
 }

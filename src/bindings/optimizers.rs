@@ -2,20 +2,17 @@
 //!
 //! What a user may change between steps (options, states, step numbers) is read anew each time; nothing is kept here.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
 use numpy::PyUntypedArray;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
 
 use super::algorithms::{Kind, MU_PRODUCT, Step};
 use super::arg::{Name, int, text};
 use super::error::entry;
 use super::optim::{Ready, run_all};
+use super::options::{find, flag, key, nonfinite, option};
 use super::states::BlockState;
 use super::tensors::{Listed, check_seed, is_of};
 use super::threads::resolve;
@@ -25,35 +22,11 @@ type Obj<'py> = Bound<'py, PyAny>;
 
 /// The options of each group, and of how many parameters it is.
 type Groups<'py> = Vec<(Bound<'py, PyDict>, usize)>;
-/// `(params, grads, states)`, in the order of the groups; a parameter whose gradient is None is left as it is.
-type Given<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyList>);
-/// `(grad_scale, clip_value, error_if_nonfinite)`.
-type How<'py> = (Obj<'py>, Option<Obj<'py>>, bool);
-
-/// The names of options and states that were asked for, as Python's strings (to make one takes longer than to look it up
-/// in a dict, and a small step no longer than a few of them).
-static NAMES: PyOnceLock<Mutex<HashMap<&'static str, Py<PyString>>>> = PyOnceLock::new();
-
-/// A name as a key of dicts.
-fn key<'py>(py: Python<'py>, name: &'static str) -> Bound<'py, PyString> {
-    let names = NAMES.get_or_init(py, Mutex::default);
-    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    names.entry(name).or_insert_with(|| PyString::intern(py, name).unbind()).bind(py).clone()
-}
-
-/// What a dict has by this name.
-fn find<'py>(dict: &Bound<'py, PyDict>, name: &'static str) -> PyResult<Option<Obj<'py>>> {
-    dict.get_item(key(dict.py(), name))
-}
-
-/// The same, which must be there.
-fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult<Obj<'py>> {
-    find(options, name)?.ok_or_else(|| PyKeyError::new_err(name))
-}
-
-fn flag(options: &Bound<'_, PyDict>, name: &'static str, default: bool) -> PyResult<bool> {
-    find(options, name)?.map_or(Ok(default), |x| x.extract())
-}
+/// `(params, grads, states, bits of masks)`, in the order of the groups; a parameter whose gradient is None is left as it
+/// is.
+type Given<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyList>, Option<Bound<'py, PyList>>);
+/// `(grad_scale, clip_value, nonfinite, learning rates of the groups)`.
+type How<'py> = (Obj<'py>, Option<Obj<'py>>, String, Option<Vec<Obj<'py>>>);
 
 /// `NumPy` makes a number of what was computed from an array without axes: an array again.
 fn array_of_number(grad: Obj<'_>) -> PyResult<Obj<'_>> {
@@ -68,12 +41,12 @@ fn array_of_number(grad: Obj<'_>) -> PyResult<Obj<'_>> {
 fn step<'py>(
     kind: &'static Kind,
     options: &Bound<'py, PyDict>,
-    (grad_scale, clip_value): (Obj<'py>, Option<Obj<'py>>),
+    (lr, grad_scale, clip_value): (Option<Obj<'py>>, Obj<'py>, Option<Obj<'py>>),
     number: i64,
     mu_product: f64,
 ) -> PyResult<Step> {
     let py = options.py();
-    let given = option(options, "lr")?;
+    let given = lr.map_or_else(|| option(options, "lr"), Ok)?;
     // A schedule.
     let lr = if given.is_callable() { given.call1((number,))? } else { given };
     let zero = || PyFloat::new(py, 0.0).into_any();
@@ -139,7 +112,7 @@ impl<'py> Batch<'py> {
     fn new(key: Key, names: &Names<'py>, seed: Option<Obj<'py>>, n: usize) -> Self {
         let states = names.iter().map(|(_, _, signed)| (*signed, Vec::with_capacity(n))).collect();
         let [params, grads] = [n, n].map(Vec::with_capacity);
-        let listed = Listed { params, grads, states, masters: Vec::new(), seed };
+        let listed = Listed { params, grads, states, masters: Vec::new(), masks: Vec::new(), seed };
         Self { key, listed, states: Vec::with_capacity(n) }
     }
 
@@ -173,7 +146,7 @@ impl<'py> Batch<'py> {
 
 /// All that has a gradient, in the order of the first of each batch.
 fn batches<'py>(kind: &'static Kind, groups: &Groups<'py>, given: &Given<'py>) -> PyResult<Vec<Batch<'py>>> {
-    let (params, grads, states) = given;
+    let (params, grads, states, masks) = given;
     let mut all: Vec<Batch<'py>> = Vec::new();
     let mut end = 0;
     for (group, (options, count)) in groups.iter().enumerate() {
@@ -208,12 +181,15 @@ fn batches<'py>(kind: &'static Kind, groups: &Groups<'py>, given: &Given<'py>) -
             }
             let named = names.iter().zip(arrays).filter_map(|((_, name, _), array)| Some((*name, array?)));
             all[last].push(kind.function, [param, array_of_number(grad)?], named, state)?;
+            if let Some(masks) = masks {
+                all[last].listed.masks.push((Name::new(kind.function, "mask"), masks.get_item(i)?));
+            }
         }
     }
     Ok(all)
 }
 
-/// Step all parameters that have a gradient, or refuse: then nothing was changed.
+/// Step all parameters that have a gradient, or refuse or (false) skip them: then nothing was changed.
 #[pyfunction]
 fn optimizer_step<'py>(
     function: &str,
@@ -222,13 +198,14 @@ fn optimizer_step<'py>(
     how: How<'py>,
     dtype: Option<&str>,
     threads: Option<&Obj<'py>>,
-) -> PyResult<()> {
+) -> PyResult<bool> {
     entry(function, || {
         let py = how.0.py();
         let kind = Kind::of(function)?;
         let threads = resolve(function, threads)?;
         let count: usize = groups.iter().map(|(_, count)| count).sum();
-        let (grad_scale, clip_value, error_if_nonfinite) = how;
+        let (grad_scale, clip_value, nonfinite, rates) = how;
+        let nonfinite = self::nonfinite(function, &nonfinite)?;
         if [given.0.len(), given.1.len(), given.2.len()] != [count; 3] {
             let text = format!("{function}: params, grads and states must be {count}, as in the groups");
             return Err(PyValueError::new_err(text));
@@ -236,11 +213,12 @@ fn optimizer_step<'py>(
         let batches = batches(kind, &groups, &given)?;
         let mut ready = Vec::with_capacity(batches.len());
         for Batch { key, listed, .. } in &batches {
-            let given = (grad_scale.clone(), clip_value.clone());
+            let rate = rates.as_ref().and_then(|rates| rates.get(key.group)).cloned();
+            let given = (rate, grad_scale.clone(), clip_value.clone());
             let step = step(kind, &groups[key.group].0, given, key.step, key.mu_product)?;
             ready.push(Ready::new(step, listed, dtype)?);
         }
-        let products = run_all(py, ready, error_if_nonfinite, threads)?;
+        let Some(products) = run_all(py, ready, nonfinite, threads)? else { return Ok(false) };
         for (batch, product) in batches.iter().zip(products) {
             let (step, product) = (PyInt::new(py, batch.key.step), PyFloat::new(py, product));
             for state in &batch.states {
@@ -250,7 +228,7 @@ fn optimizer_step<'py>(
                 }
             }
         }
-        Ok(())
+        Ok(true)
     })
 }
 
@@ -259,7 +237,7 @@ fn optimizer_step<'py>(
 fn check_options(function: &str, options: &Bound<'_, PyDict>) -> PyResult<()> {
     entry(function, || {
         let one = PyFloat::new(options.py(), 1.0).into_any();
-        step(Kind::of(function)?, options, (one, None), 1, 1.0)?;
+        step(Kind::of(function)?, options, (None, one, None), 1, 1.0)?;
         if let Some(seed) = find(options, "rounding_seed")?.filter(|seed| !seed.is_none()) {
             check_seed(function, &seed)?;
         }

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use super::algorithms::{Kind, PARAM_AND_GRAD};
+use super::algorithms::Kind;
 use super::arg::{Name, int};
 use super::array::Array;
 use super::dtype::{Dtype, Item, match_dtype};
@@ -28,6 +28,8 @@ pub struct Listed<'py> {
     pub grads: Vec<(Name, Obj<'py>)>,
     pub states: Vec<(bool, Vec<(Name, Obj<'py>)>)>,
     pub masters: Vec<(Name, Obj<'py>)>,
+    /// Bits of masks, or None; empty where there are none at all.
+    pub masks: Vec<(Name, Obj<'py>)>,
     pub seed: Option<Obj<'py>>,
 }
 
@@ -54,7 +56,7 @@ impl<'py> Listed<'py> {
             masters = listed(function, ["master", "masters"], given)?;
             same_length("masters", &masters)?;
         }
-        Ok(Self { params, grads, states, masters, seed: given.4.clone() })
+        Ok(Self { params, grads, states, masters, masks: Vec::new(), seed: given.4.clone() })
     }
 }
 
@@ -65,6 +67,7 @@ pub struct Tensors<'py> {
     states: States<'py>,
     /// Float32 copies of parameters in 16 bits; empty where there are none at all.
     masters: Vec<Option<Array<'py>>>,
+    masks: Vec<Option<Array<'py>>>,
     seed: Option<u64>,
 }
 
@@ -108,20 +111,17 @@ pub fn is_of(object: &Obj<'_>, kind: u8, itemsize: usize) -> bool {
     array.is_ok_and(|array| (array.dtype().kind(), array.dtype().itemsize()) == (kind, itemsize))
 }
 
+/// As what an array is read: sums, averages and parameters of floats may stand beside bfloat16 bits.
+pub fn bits<'a>(object: &Obj<'_>, dtype: Option<&'a str>) -> Option<&'a str> {
+    dtype.filter(|_| ![2, 4, 8].iter().any(|&size| is_of(object, b'f', size)))
+}
+
 impl<'py> Tensors<'py> {
     /// Check all.
     pub fn new(kind: &Kind, listed: &Listed<'py>, dtype: Option<&str>) -> PyResult<Self> {
         let function = kind.function;
-        let is_step = kind.names() == PARAM_AND_GRAD;
-        let written = |(name, object): &(Name, Obj<'py>)| {
-            // Sums and averages may be wider than the bfloat16 bits that are added to them.
-            let dtype = dtype.filter(|_| is_step || is_of(object, b'u', 2));
-            Array::float_inout(*name, object, dtype)
-        };
-        let read = |(name, object): &(Name, Obj<'py>)| {
-            // As such a sum is beside parameters of bfloat16 bits.
-            Array::float(*name, object, dtype.filter(|_| !is_of(object, b'f', 4)))
-        };
+        let written = |(name, object): &(Name, Obj<'py>)| Array::float_inout(*name, object, bits(object, dtype));
+        let read = |(name, object): &(Name, Obj<'py>)| Array::float(*name, object, bits(object, dtype));
         let params = listed.params.iter().map(written).collect::<PyResult<Vec<_>>>()?;
         let grads = listed.grads.iter().map(read).collect::<PyResult<Vec<_>>>()?;
         let states = States::new(&listed.states)?;
@@ -129,8 +129,11 @@ impl<'py> Tensors<'py> {
             (!object.is_none()).then(|| Array::float_inout(*name, object, None)).transpose()
         };
         let masters = listed.masters.iter().map(master).collect::<PyResult<_>>()?;
+        let mask =
+            |(name, object): &(Name, Obj<'py>)| (!object.is_none()).then(|| Array::bytes(*name, object)).transpose();
+        let masks = listed.masks.iter().map(mask).collect::<PyResult<_>>()?;
         let seed = listed.seed.as_ref().map(|seed| check_seed(function, seed)).transpose()?;
-        let tensors = Self { params, grads, states, masters, seed };
+        let tensors = Self { params, grads, states, masters, masks, seed };
         tensors.check()?;
         Ok(tensors)
     }
@@ -159,6 +162,9 @@ impl<'py> Tensors<'py> {
                 master.expect_shape_of(param)?;
                 master.expect_dtype(Dtype::F32, "float32")?;
             }
+            if let Some(mask) = self.masks.get(i).and_then(Option::as_ref) {
+                mask.expect_shape(&[param.len().div_ceil(8)])?;
+            }
             let grad = &self.grads[i];
             grad.expect_shape_of(param)?;
             if wide(grad.dtype) != wide(param.dtype) {
@@ -180,7 +186,8 @@ impl<'py> Tensors<'py> {
     }
 
     pub fn all(&self) -> Vec<&Array<'py>> {
-        let mut all: Vec<_> = self.params.iter().chain(&self.grads).chain(self.masters.iter().flatten()).collect();
+        let beside = self.masters.iter().chain(&self.masks).flatten();
+        let mut all: Vec<_> = self.params.iter().chain(&self.grads).chain(beside).collect();
         self.states.add_to(&mut all);
         all
     }
@@ -195,8 +202,8 @@ impl<'py> Tensors<'py> {
         written.filter(|array| array.original.is_some()).try_for_each(Array::write_back)
     }
 
-    /// An error for the first gradient that is not finite.
-    pub fn refuse_nonfinite(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
+    /// The first gradient that is not finite, and what it has.
+    pub fn nonfinite(&self, py: Python<'_>, threads: usize) -> PyResult<Option<String>> {
         for grad in &self.grads {
             match_dtype!(grad, T => {
                 let (x, shape) = (grad.slice::<T>(), grad.shape().to_vec());
@@ -205,24 +212,30 @@ impl<'py> Tensors<'py> {
                     bad.then(|| nonfinite_text(x, &shape, threads))
                 })?;
                 if let Some(text) = found {
-                    return Err(Error::Value(format!("{} has {text}; nothing was changed", grad.name)).into());
+                    return Ok(Some(format!("{} has {text}", grad.name)));
                 }
             });
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// An error for it.
+    pub fn refuse_nonfinite(&self, py: Python<'_>, threads: usize) -> PyResult<()> {
+        let error = |text| Err(Error::Value(format!("{text}; nothing was changed")).into());
+        self.nonfinite(py, threads)?.map_or(Ok(()), error)
     }
 
     /// The same as slices; `step` is the number of the step.
     pub fn slices<C: Real + Item>(&mut self, step: u64) -> Vec<Tensor<'_, C, Plain>> {
         let States::Plain(states) = &mut self.states else { unreachable!("looked at `storage`") };
         let mut states: Vec<_> = states.iter_mut().map(|states| states.iter_mut()).collect();
-        let pairs = pairs(&mut self.params, &self.grads, &mut self.masters, self.seed, step);
-        let tensor = |(param, grad)| {
+        let pairs = pairs(&mut self.params, &self.grads, (&mut self.masters, &self.masks), self.seed, step);
+        let tensor = |(param, grad, mask)| {
             let mut slices: [&mut [C]; MAX_STATES] = Default::default();
             for (slice, states) in slices.iter_mut().zip(&mut states) {
                 *slice = states.next().map(Array::slice_mut::<C>).unwrap_or_default();
             }
-            Tensor { param, grad, states: slices }
+            Tensor { param, grad, states: slices, mask }
         };
         pairs.map(tensor).collect()
     }
@@ -231,26 +244,26 @@ impl<'py> Tensors<'py> {
     pub fn blocks<K: Coding>(&mut self, step: u64) -> Vec<Tensor<'_, f32, K>> {
         let States::Coded(_, states) = &mut self.states else { unreachable!("looked at `storage`") };
         let mut states: Vec<_> = states.iter_mut().map(|states| states.iter_mut()).collect();
-        let pairs = pairs(&mut self.params, &self.grads, &mut self.masters, self.seed, step);
-        let tensor = |(param, grad)| {
+        let pairs = pairs(&mut self.params, &self.grads, (&mut self.masters, &self.masks), self.seed, step);
+        let tensor = |(param, grad, mask)| {
             let mut blocks: [Blocks<'_>; MAX_STATES] = Default::default();
             for (block, states) in blocks.iter_mut().zip(&mut states) {
                 *block = states.next().map(BlockState::blocks).unwrap_or_default();
             }
-            Tensor { param, grad, states: blocks }
+            Tensor { param, grad, states: blocks, mask }
         };
         pairs.map(tensor).collect()
     }
 }
 
-/// Parameters and gradients as slices.
+/// Parameters, gradients and masks as slices.
 fn pairs<'a, C: Real + Item>(
     params: &'a mut [Array<'_>],
     grads: &'a [Array<'_>],
-    masters: &'a mut [Option<Array<'_>>],
+    (masters, masks): (&'a mut [Option<Array<'_>>], &'a [Option<Array<'_>>]),
     seed: Option<u64>,
     step: u64,
-) -> impl Iterator<Item = (Param<'a, C>, Grad<'a, C>)> {
+) -> impl Iterator<Item = (Param<'a, C>, Grad<'a, C>, Option<&'a [u8]>)> {
     let mut masters = masters.iter_mut();
     params.iter_mut().zip(grads).enumerate().map(move |(i, (param, grad))| {
         let master = masters.next().and_then(Option::as_mut).map(Array::slice_mut::<C>).unwrap_or_default();
@@ -265,6 +278,7 @@ fn pairs<'a, C: Real + Item>(
             Dtype::Bf16 => Grad::Bf16(grad.slice::<Bf16>()),
             _ => Grad::Own(grad.slice::<C>()),
         };
-        (param, grad)
+        let mask = masks.get(i).and_then(Option::as_ref).map(Array::slice::<u8>);
+        (param, grad, mask)
     })
 }

@@ -34,6 +34,7 @@ pub use storage::{Plain, Storage};
 pub use tensor::{Grad, Narrow, Param, Tensor};
 
 use crate::isa::kernel;
+use crate::kernels::pack::{W1, unpack_codes};
 use crate::par::{self, CHUNK};
 use crate::real::Real;
 
@@ -115,7 +116,23 @@ impl<C: Real> Prepared<C> {
     fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
         let grad = self.grad(grad);
         let grad = if self.has_l2 { grad + self.l2 * param } else { grad };
-        algorithm.step(param * self.keep, grad, states)
+        let (param, states) = algorithm.step(param * self.keep, grad, states);
+        (one_nan(param), states.map(one_nan))
+    }
+}
+
+/// The same NaN whatever made it: which of two a product keeps is up to the order in which the compiler gives them, and
+/// that differs from one instruction set to the next.
+#[inline(always)]
+fn one_nan<C: Real>(x: C) -> C {
+    if x.partial_cmp(&x).is_none() { C::from_f64(f64::NAN) } else { x }
+}
+
+/// Zero what has no flag.
+#[inline(always)]
+fn keep_flagged<C: Real>(x: &mut [C], flags: &[u8]) {
+    for (x, &flag) in x.iter_mut().zip(flags) {
+        *x = if flag != 0 { *x } else { C::from_i16(0) };
     }
 }
 
@@ -153,25 +170,40 @@ kernel! {
     ) {
         let mut piece = piece;
         let mut buffers = [[C::from_i16(0); BUFFER]; MAX_STATES];
-        if K::ANY_LENGTH && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad) {
+        if K::ANY_LENGTH
+            && piece.mask.is_none()
+            && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad)
+        {
             return K::step_block(param, grad, &mut piece.states, &mut buffers, &prepared, &algorithm);
         }
         let (mut params, mut grads) = ([C::from_i16(0); BUFFER], [C::from_i16(0); BUFFER]);
+        let mut flags = [0; BUFFER];
         while piece.elements() > 0 {
             let n = piece.elements().min(K::BLOCK);
             let mut block = piece.split_off(n);
-            let (params, grads) = (&mut params[..n], &mut grads[..n]);
-            let grad: &[C] = match block.grad {
+            let (params, grads, flags) = (&mut params[..n], &mut grads[..n], &mut flags[..n]);
+            let mut grad: &[C] = match block.grad {
                 Grad::Own(x) => x,
                 Grad::F16(x) => tensor::load(x, grads),
                 Grad::Bf16(x) => tensor::load(x, grads),
             };
+            if let Some(mask) = block.mask {
+                unpack_codes::<W1>(mask, flags, 0);
+                if let Grad::Own(x) = block.grad {
+                    grads.copy_from_slice(x);
+                }
+                keep_flagged(grads, flags);
+                grad = grads;
+            }
             let param = match &mut block.param {
                 Param::Own(x) => &mut **x,
                 Param::F16(x) => x.wide(params),
                 Param::Bf16(x) => x.wide(params),
             };
             K::step_block(param, grad, &mut block.states, &mut buffers, &prepared, &algorithm);
+            if block.mask.is_some() {
+                keep_flagged(param, flags);
+            }
             match block.param {
                 Param::Own(_) => {}
                 Param::F16(x) => x.round(params),
@@ -205,6 +237,7 @@ mod tests {
             param: Param::Own(param),
             grad: Grad::Own(grad),
             states: [mean, square, &mut []],
+            mask: None,
         });
         let adam = Adam::<f32, false>::new(&COMMON, [0.9, 0.999], 1e-8, Semantics::Torch, 5);
         step(tensors.collect(), &COMMON, adam, threads);

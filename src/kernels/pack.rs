@@ -78,7 +78,7 @@ fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
 
 /// Unpack codes to one byte each; `sign` is the sign bit of a two's complement code (0: unsigned), which is extended.
 #[inline(always)]
-fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
+pub(crate) fn unpack_codes<W: Width>(packed: &[u8], codes: &mut [u8], sign: u8) {
     let n = codes.len();
     if W::BITS == 8 {
         codes.copy_from_slice(packed);

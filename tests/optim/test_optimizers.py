@@ -425,7 +425,7 @@ def test_schedules_meet_their_ends():
     assert s.cosine(1.0, 10, 0.1)(1) == 1.0
     assert s.cosine(1.0, 10, 0.1)(11) == pytest.approx(0.1)
     assert s.polynomial(1.0, 10, 2.0, 0.1)(6) == pytest.approx(0.1 + 0.9 * 0.25)
-    assert s.linear_warmup(s.cosine(1.0, 10), 5)(11) == 0.0
+    assert s.linear_warmup(s.cosine(1.0, 10), 5)(16) == 0.0
     assert s.one_cycle(1.0, 100)(30) == pytest.approx(1.0)
     assert s.one_cycle(1.0, 100)(100) == s.one_cycle(1.0, 100)(1000) == pytest.approx(0.04e-4)
 

@@ -12,11 +12,13 @@ from modelopt_rs import _core
 from modelopt_rs.optim.specification import COMMON
 
 NAMES = [name for name in mo.optim.__all__ if isinstance(getattr(mo.optim, name), type) and name[:1].isupper()]
-CLASSES = [name for name in NAMES if name not in ("Optimizer", "BlockState")]
+CLASSES = [name for name in NAMES if name not in ("Optimizer", "BlockState", "StepResult")]
 # What a class has besides its function: how a state starts, or which optional states there are.
 ONLY_CLASS = {"initial_accumulator_value", "amsgrad", "centered", "decoupled_weight_decay"}
 # What a step has besides its options.
 ONLY_STEP = {"step", "mu_product", "grad_scale", "clip_value", "master", "error_if_nonfinite", "dtype", "threads"}
+# What all classes have.
+ALL_CLASSES = COMMON.keys() | {"ema_decay", "dtype", "threads"}
 ANNOTATIONS = {"lr"}  # a class takes a schedule as well
 
 
@@ -26,7 +28,9 @@ def options(function: Any, leave: set[str]) -> dict[str, tuple[Any, Any]]:
     return {
         p.name: (None if p.name in ANNOTATIONS else str(p.annotation), p.default)
         for p in parameters
-        if p.name not in leave | {"self", "params"} and p.kind is not p.VAR_KEYWORD
+        if p.name not in leave | {"self", "params"}
+        and (p.name not in ALL_CLASSES or p.kind is not p.KEYWORD_ONLY or not isinstance(function, type))
+        and p.kind is not p.VAR_KEYWORD
     }
 
 

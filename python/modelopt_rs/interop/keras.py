@@ -61,7 +61,7 @@ class Optimizer:
         make: Any = algorithm
         self.optimizer: optim.Optimizer = make(self._arrays, **options)
 
-    def apply(self, grads: Sequence[Any], **how: Any) -> None:
+    def apply(self, grads: Sequence[Any], **how: Any) -> optim.StepResult:
         """Step all variables that have a gradient.
 
         Parameters
@@ -70,7 +70,12 @@ class Optimizer:
             In the order of the variables: what the backend computed, or anything that `numpy.asarray` reads.
         **how
             What `modelopt_rs.optim.Optimizer.step` takes by keyword: `clip_norm`, `clip_value`, `grad_scale`,
-            `error_if_nonfinite`.
+            `nonfinite`.
+
+        Returns
+        -------
+        modelopt_rs.optim.StepResult
+            Whether variables were stepped, the norm of gradients and the learning rates.
 
         Raises
         ------
@@ -87,7 +92,9 @@ class Optimizer:
                 # It may have been assigned. What JAX holds is another object then.
                 np.copyto(array, np.asarray(variable.value))
         given = [None if g is None else _array(g) for g in grads]
-        self.optimizer.step(given, **how)
+        result = self.optimizer.step(given, **how)
+        if not result.stepped:
+            return result
         stepped = [i for i, g in enumerate(given) if g is not None]
         if self._shared:
             import torch
@@ -99,6 +106,7 @@ class Optimizer:
                 # JAX may keep the memory that it is given, as numbers that never change: not that of `array`.
                 self._variables[i].assign(self._arrays[i].copy())
                 self._seen[i] = self._variables[i].value
+        return result
 
 
 def _array(x: Any) -> Array:

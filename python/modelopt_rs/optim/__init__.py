@@ -25,6 +25,7 @@ from modelopt_rs.optim.optimizers import (
     RAdam,
     RMSprop,
 )
+from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.sgd import lion_step, sgd_step
 from modelopt_rs.optim.state import BlockState
 
@@ -44,6 +45,7 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "StepResult",
     "accumulate_step",
     "adadelta_step",
     "adafactor_step",
@@ -62,3 +64,8 @@ __all__ = [
     "schedule",
     "sgd_step",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without the modules that these come from."""
+    return sorted(__all__)

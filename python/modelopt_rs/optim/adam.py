@@ -3,6 +3,8 @@
 Hyper-parameters are torch's; what follows from them is computed in float64, everything else in the dtype of the states.
 """
 
+from __future__ import annotations
+
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16, OptionalTensors, Semantics, States, Tensors
 

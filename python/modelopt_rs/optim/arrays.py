@@ -7,12 +7,22 @@ import numpy as np
 
 from modelopt_rs._types import Array
 
-__all__ = ["as_arrays", "wide_dtype"]
+__all__ = ["as_arrays", "by_precision", "wide_dtype"]
 
 
 def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
     """Make arrays of the numbers that NumPy makes of what was computed from arrays without axes."""
     return [np.asarray(g) if isinstance(g, np.generic) else g for g in grads]
+
+
+def by_precision(pairs: Iterable[tuple[Array, Any]]) -> list[tuple[list[Array], list[Any]]]:
+    """Lists of what is computed in float64 and of the rest, as kernels take them; none that are empty."""
+    made: dict[bool, tuple[list[Array], list[Any]]] = {}
+    for first, second in pairs:
+        firsts, seconds = made.setdefault(first.dtype == np.float64, ([], []))
+        firsts.append(first)
+        seconds.append(second)
+    return list(made.values())
 
 
 def wide_dtype(param: Array) -> Any:

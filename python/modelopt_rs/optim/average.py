@@ -1,5 +1,7 @@
 """What surrounds a step: averages of weights, sums of gradients, and their global norm."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 
@@ -120,4 +122,6 @@ def global_norm(
         arrays = list(grads.values())
     else:
         arrays = grads if isinstance(grads, list | tuple) else [grads]  # type: ignore[list-item]
-    return math.hypot(*(float(_core.norm(g, None, False, 2.0, dtype, threads)) for g in arrays if g is not None))
+    norms = _core.norms([g for g in arrays if g is not None], dtype, threads)
+    # The norm of NaN and infinity is NaN, which `hypot` doesn't say.
+    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)

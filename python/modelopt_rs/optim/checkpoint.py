@@ -17,20 +17,18 @@ from modelopt_rs.stream.model import TensorInfo
 __all__ = ["load_states", "save_states"]
 
 _KEY = "modelopt_rs.optim"
+_SUM, _AVERAGE, _MASK = "accumulated", "average", "mask"
 _DTYPES = {"float32": "F32", "float64": "F64", "uint8": "U8"}
 
 
 def save_states(
-    path: str | os.PathLike[str],
-    algorithm: str,
-    names: Sequence[str],
-    states: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str], algorithm: str, names: Sequence[str], state_dict: Mapping[str, Any]
 ) -> None:
     """Write everything but the parameters to one file, all or nothing."""
+    states, groups = state_dict["state"], state_dict["param_groups"]
     arrays: dict[str, Array] = {}
     described = []
-    for name, state in zip(names, states, strict=True):
+    for name, state in zip(names, states.values(), strict=True):
         entry: dict[str, Any] = {}
         for key, value in state.items():
             if isinstance(value, BlockState):
@@ -42,9 +40,18 @@ def save_states(
                 entry[key] = value
         described.append(entry)
     plain = [{k: None if callable(v) else v for k, v in group.items()} for group in groups]
-    text = json.dumps({"version": 1, "algorithm": algorithm, "names": list(names), "state": described, "groups": plain})
+    stored = {"version": 1, "algorithm": algorithm, "names": list(names), "state": described, "groups": plain}
+    if state_dict["steps"] != max((state["step"] for state in states.values()), default=0):
+        stored["steps"] = state_dict["steps"]
+    if accumulated := state_dict.get("accumulated"):
+        stored["accumulated"] = accumulated["count"]
+        arrays.update({f"{names[i]}.{_SUM}": x for i, x in accumulated["sums"].items()})
+    arrays.update({f"{names[i]}.{_AVERAGE}": x for i, x in state_dict.get("averages", {}).items()})
+    if "masks" in state_dict:
+        stored["pruning"] = {"step": state_dict["step"], "sparsity": state_dict["sparsity"]}
+        arrays.update({f"{name}.{_MASK}": x for name, x in state_dict["masks"].items()})
     infos = [TensorInfo(k, _DTYPES[a.dtype.name], a.shape, a.nbytes) for k, a in arrays.items()]
-    with SafetensorsSink(path, infos, {_KEY: text}) as sink:
+    with SafetensorsSink(path, infos, {_KEY: json.dumps(stored)}) as sink:
         for key, array in arrays.items():
             sink.write(key, array)
         sink.commit()
@@ -59,6 +66,7 @@ def load_states(path: str | os.PathLike[str], algorithm: str, names: Sequence[st
             stored = json.loads(source.metadata[_KEY])
             version, saved, saved_names = stored["version"], stored["algorithm"], stored["names"]
             entries, groups = stored["state"], stored["groups"]
+            more = {key: stored[key] for key in ("steps", "accumulated", "pruning") if key in stored}
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{os.fspath(path)}: {_KEY!r} is malformed: {error}") from error
         if (version, saved) != (1, algorithm):
@@ -84,6 +92,24 @@ def load_states(path: str | os.PathLike[str], algorithm: str, names: Sequence[st
                 name, _, key = tensor.rpartition(".")
                 if name in places and key not in states[places[name]]:
                     states[places[name]][key] = source.read(tensor)
+            beside = _beside(states, list(names), more)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{os.fspath(path)}: its states and {_KEY!r} do not fit: {error}") from error
-    return {"state": states, "param_groups": groups}
+    return {"state": states, "param_groups": groups, **beside}
+
+
+def _beside(states: dict[int, dict[str, Any]], names: list[str], stored: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the states what is beside them: sums, averages and masks."""
+
+    def taken(key: str) -> dict[int, Array]:
+        return {i: state.pop(key) for i, state in states.items() if key in state}
+
+    sums, averages, masks = (taken(key) for key in (_SUM, _AVERAGE, _MASK))
+    made: dict[str, Any] = {"steps": stored["steps"]} if "steps" in stored else {}
+    if "accumulated" in stored:
+        made["accumulated"] = {"count": stored["accumulated"], "sums": sums}
+    if averages:
+        made["averages"] = averages
+    if "pruning" in stored:
+        made.update(stored["pruning"], masks={names[i]: bits for i, bits in masks.items()})
+    return made

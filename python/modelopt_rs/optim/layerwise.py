@@ -1,5 +1,7 @@
 """Steps whose length is that of the tensor. See `modelopt_rs.optim.adam` for what all have in common."""
 
+from __future__ import annotations
+
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16, OptionalTensors, Tensors
 

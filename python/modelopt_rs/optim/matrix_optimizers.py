@@ -1,9 +1,12 @@
 """Adafactor and Muon as objects: they look at whole parameters, and have step functions of their own."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.arrays import as_arrays
@@ -18,6 +21,8 @@ __all__ = ["Adafactor", "Muon"]
 class _Whole(Optimizer):
     """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
 
+    takes_masks = False
+
     @classmethod
     def _step_batch(
         cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
@@ -26,27 +31,42 @@ class _Whole(Optimizer):
 
     @classmethod
     def _check_options(cls, group: Group) -> None:
-        cls._step_batch(group, 1, ([], []), [], {})
+        lr = group["lr"]
+        cls._step_batch(group, 1, ([], []), [], {"lr": lr(1) if callable(lr) else lr})
 
     @classmethod
-    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> None:
+    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
         """Check and step one batch after the other: parameters of one group, number of step and precision."""
-        options = [group for group, count in groups for _ in range(count)]
+        grad_scale, clip_value, nonfinite, rates = how
+        rates = rates if rates is not None else tuple(group["lr"] for group, _ in groups)
+        options = [(group, lr) for (group, count), lr in zip(groups, rates, strict=True) for _ in range(count)]
         batches: dict[Any, list[tuple[Group, Array, Array, Group]]] = {}
-        params, grads, states = tensors
-        for group, param, grad, state in zip(options, params, as_arrays(grads), states, strict=True):
+        params, grads, states, _ = tensors
+        for (group, lr), param, grad, state in zip(options, params, as_arrays(grads), states, strict=True):
             if grad is not None:
-                key = (id(group), state["step"], param.dtype == np.float64)
+                key = (id(group), lr, state["step"], param.dtype == np.float64)
                 batches.setdefault(key, []).append((group, param, grad, state))
-        grad_scale, clip_value, error_if_nonfinite = how
-        for batch in batches.values():
+        if nonfinite not in ("propagate", "raise", "skip"):
+            function, got = cls.specification.function, repr(nonfinite)
+            raise ValueError(f"{function}: nonfinite must be 'propagate', 'raise' or 'skip', got {got}")
+        ordered = list(batches.items())
+        if nonfinite != "propagate":
+            # First what the kernel then refuses, before its first write.
+            bad = [any(_has_nonfinite(grad, dtype, threads) for _, _, grad, _ in batch) for _, batch in ordered]
+            if nonfinite == "skip" and any(bad):
+                return False
+            ordered = [
+                item for first in (True, False) for item, is_bad in zip(ordered, bad, strict=True) if is_bad == first
+            ]
+        for (_, lr, *_), batch in ordered:
             (group, *_), *_ = batch
             _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
             masters = [state.get("master") for state in own_states]
             more = {
                 "grad_scale": grad_scale,
                 "clip_value": clip_value,
-                "error_if_nonfinite": error_if_nonfinite,
+                "error_if_nonfinite": nonfinite == "raise",
+                "lr": lr,
                 "dtype": dtype,
                 "threads": threads,
                 "master": masters if any(m is not None for m in masters) else None,
@@ -54,6 +74,7 @@ class _Whole(Optimizer):
             cls._step_batch(group, own_states[0]["step"] + 1, (own_params, own_grads), own_states, more)
             for state in own_states:
                 state["step"] += 1
+        return True
 
 
 class Adafactor(_Whole):
@@ -90,7 +111,6 @@ class Adafactor(_Whole):
         options = {
             name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
         }
-        options["lr"] = _learning_rate(group, step)
         adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, step=step, **options, **more)
 
 
@@ -137,10 +157,10 @@ class Muon(_Whole):
         )
         buffers = [s["momentum_buffer"] for s in states]
         options = {name: group[name] for name in names}
-        muon_step(arrays[0], arrays[1], buffers, lr=_learning_rate(group, step), **options, **more)
+        muon_step(arrays[0], arrays[1], buffers, **options, **more)
 
 
-def _learning_rate(group: Group, step: int) -> float:
-    """That of a group in a step."""
-    lr: float = group["lr"](step) if callable(group["lr"]) else group["lr"]
-    return lr
+def _has_nonfinite(grad: Array, dtype: Bf16, threads: int | None) -> bool:
+    # A float32 sum may stand beside parameters of bfloat16 bits.
+    bits = dtype if grad.dtype == np.uint16 else None
+    return bool(_core.count_nonfinite(grad, None, False, bits, threads))

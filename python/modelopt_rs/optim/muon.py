@@ -1,5 +1,7 @@
 """Muon. See `modelopt_rs.optim.adam` for what all steps have in common."""
 
+from __future__ import annotations
+
 import math
 from typing import Literal
 

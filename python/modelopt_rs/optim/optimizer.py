@@ -1,7 +1,9 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
+import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,9 +11,10 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.dtypes import bf16_to_float32
-from modelopt_rs.optim.arrays import as_arrays, wide_dtype
-from modelopt_rs.optim.average import accumulate_step, global_norm
-from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Params, Tensors
+from modelopt_rs.optim.arrays import as_arrays, by_precision, wide_dtype
+from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
+from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
+from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
 from modelopt_rs.optim.state import BlockState
 
@@ -43,6 +46,9 @@ class Optimizer:
         Keep float32 copies of parameters in 16 bits; the copies are stepped.
     rounding_seed : int, optional
         Round parameters in 16 bits by chance with this seed instead of to nearest.
+    ema_decay : float, optional
+        Keep an exponential moving average of each parameter (of its float32 copy, where it has one) in `averages`, of
+        which this much stays in each step, from 0 to below 1: see `ema_step`.
     dtype : "bf16", optional
         Read uint16 parameters and gradients as bfloat16 bits.
     threads : int, optional
@@ -53,7 +59,9 @@ class Optimizer:
     param_groups : list of dict
         The options of each group, which may be changed between steps, and under "params" its arrays.
     state : list of dict
-        For each parameter in order: "step" (how many it has had) and its states by name.
+        For each parameter in order: "step" (how many it has had, which corrects its means) and its states by name.
+    steps : int
+        How many steps were made, whichever parameters had a gradient: a learning rate given as a schedule goes by it.
     threads : int or None
         As given.
     specification : Specification
@@ -61,6 +69,18 @@ class Optimizer:
     """
 
     specification: ClassVar[Specification]
+    takes_masks: ClassVar[bool] = True
+    """Whether a step may be told which weights stay zero."""
+
+    def __init_subclass__(cls) -> None:
+        """Show the options that all have in the signatures of classes, as `help` prints them."""
+        super().__init_subclass__()
+        shown = inspect.signature(cls.__init__)
+        own = [p for p in shown.parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
+        if len(own) < len(shown.parameters) - 1:
+            common = {**COMMON, **dict.fromkeys(("ema_decay", "dtype", "threads"))}
+            own += [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in common.items()]
+        cls.__signature__ = shown.replace(parameters=own, return_annotation=shown.empty)  # type: ignore[attr-defined]
 
     @classmethod
     def state_names(cls, options: Group) -> tuple[str, ...]:
@@ -81,6 +101,7 @@ class Optimizer:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
         self.threads: int | None = given.pop("threads", None)
+        self._ema_decay: float | None = given.pop("ema_decay", None)
         if unknown := set(given) - set(COMMON):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
         self._defaults: Group = {**own, **COMMON, **given}
@@ -92,13 +113,37 @@ class Optimizer:
         for group in self._grouped(params):
             self._add(group)
         self.state: list[dict[str, Any]] = [self.new_state(p, g) for p, g in self._with_groups()]
-        self._totals: list[Array] | None = None
+        if self._ema_decay is not None and not 0 <= self._ema_decay < 1:
+            raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {self._ema_decay!r}")
+        self.steps = 0
+        self._totals: dict[int, Array] = {}
+        self._summed: set[int] = set()
         self._accumulated = 0
+        self._averages = self._weights(copy=True) if self._ema_decay is not None else []
 
     @property
     def params(self) -> dict[str, Array]:
         """The parameters in order, by name; those without one by their place."""
         return dict(zip(self._names, self._params, strict=True))
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rate of each group in the next step."""
+        rates = [group["lr"] for group in self.param_groups]
+        return tuple(lr(self.steps + 1) if callable(lr) else lr for lr in rates)
+
+    @property
+    def averages(self) -> dict[str, Array]:
+        """The moving averages of the parameters by name, float32 (or float64); empty without `ema_decay`."""
+        return dict(zip(self._names, self._averages, strict=False))
+
+    def _weights(self, copy: bool = False) -> list[Array]:
+        """The parameters, or their wide copies where they have some."""
+        held = [state.get("master", p) for state, p in zip(self.state, self._params, strict=True)]
+        if not copy:
+            return held
+        wide = [bf16_to_float32(w) if w.dtype == np.uint16 else w for w in held]
+        return [np.array(w, wide_dtype(w), order="C") for w in wide]
 
     @classmethod
     def check(cls, options: Group) -> None:
@@ -199,8 +244,9 @@ class Optimizer:
         grad_scale: float = 1.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        nonfinite: Nonfinite = "propagate",
         error_if_nonfinite: bool = False,
-    ) -> None:
+    ) -> StepResult:
         """Step all parameters that have a gradient.
 
         Parameters
@@ -211,11 +257,21 @@ class Optimizer:
         grad_scale : float
             Gradients are divided by it first.
         clip_norm : float, optional
-            If the 2-norm of all gradients together, after their scale, is greater, they are scaled down to it.
+            If the 2-norm of all gradients together, after their scale, is greater, they are scaled down to it. If it is
+            NaN, all become NaN; if it is infinite, 0, and NaN what is infinite: as `torch.nn.utils.clip_grad_norm_`.
         clip_value : float, optional
             Gradients are clamped to ± this after all scaling.
+        nonfinite : {"propagate", "raise", "skip"}
+            What to do where a gradient is NaN or infinite: step all the same; raise, with nothing changed; or step
+            nothing: then no state and no number of steps moves, and what was accumulated is forgotten.
         error_if_nonfinite : bool
-            Raise where a gradient is NaN or infinite.
+            The same as ``nonfinite="raise"``.
+
+        Returns
+        -------
+        StepResult
+            ``(stepped, norm, rates)``: whether it was not skipped, the norm before clipping (None without `clip_norm`)
+            and the learning rate of each group.
 
         Raises
         ------
@@ -227,16 +283,53 @@ class Optimizer:
             grad_scale *= count
         else:
             given = self._aligned("step", grads)
-        if clip_norm is not None:
-            if not clip_norm > 0:
-                raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
-            norm = global_norm(as_arrays(given), dtype=self._dtype, threads=self.threads) / grad_scale
-            if norm > clip_norm and norm != float("inf"):
-                grad_scale *= norm / clip_norm
-        how = (grad_scale, clip_value, error_if_nonfinite)
-        self.launch(self._groups, (self._params, given, self.state), how, self._dtype, self.threads)
+        nonfinite = "raise" if error_if_nonfinite else nonfinite
+        return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
+
+    def _step(
+        self,
+        given: list[Array | None],
+        how: tuple[float, float | None, float | None, Nonfinite],
+        masks: list[Array | None] | None,
+    ) -> StepResult:
+        """Clip, step, count and average; how: grad_scale, clip_norm, clip_value, nonfinite."""
+        grad_scale, clip_norm, clip_value, nonfinite = how
+        norm = None
+        if clip_norm is not None and grad_scale > 0:
+            given, norm = self._clipped(given, clip_norm, grad_scale, nonfinite)
+            if math.isfinite(norm):
+                nonfinite = "propagate"  # there is nothing to look for any more
+                grad_scale *= max(1.0, norm / clip_norm)
+        rates = self.rates
+        launched = (grad_scale, clip_value, nonfinite, rates)
+        tensors = (self._params, given, self.state, masks)
+        stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
         if self._accumulated:
             self.zero_accumulated()
+        if stepped:
+            self.steps += 1
+            if self._ema_decay is not None:
+                for average, w in by_precision(zip(self._averages, self._weights(), strict=True)):
+                    ema_step(average, w, decay=self._ema_decay, dtype=self._dtype, threads=self.threads)
+        return StepResult(stepped, norm, rates)
+
+    def _clipped(
+        self, given: list[Array | None], clip_norm: float, grad_scale: float, nonfinite: Nonfinite
+    ) -> tuple[list[Array | None], float]:
+        """The norm of gradients, and these as torch's factor leaves them where that is 0 or NaN."""
+        if not clip_norm > 0:
+            raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
+        arrays = as_arrays(given)
+        norm = global_norm(arrays, dtype=self._dtype, threads=self.threads) / grad_scale
+        if math.isfinite(norm) or (nonfinite != "propagate" and self._has_nonfinite(arrays)):
+            return given, norm
+        wide = [bf16_to_float32(g) if g is not None and g.dtype == np.uint16 else g for g in arrays]
+        with np.errstate(invalid="ignore"):
+            return [None if g is None else np.asarray(g * g.dtype.type(clip_norm / norm)) for g in wide], norm
+
+    def _has_nonfinite(self, grads: Iterable[Array | None]) -> bool:
+        bits = [(g, self._dtype if g.dtype == np.uint16 else None) for g in grads if g is not None]
+        return any(int(_core.count_nonfinite(g, None, False, dtype, self.threads)) for g, dtype in bits)
 
     def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
         """Give what `step` takes: gradients, each with the place of its parameter, and how many were added up in each.
@@ -250,25 +343,31 @@ class Optimizer:
         return [(i, g) for i, g in enumerate(as_arrays(given)) if g is not None], count
 
     def _mean_of(self) -> tuple[list[Array | None], int]:
-        if not self._accumulated or self._totals is None:
+        if not self._accumulated:
             raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
-        return list(self._totals), self._accumulated
+        return [self._totals[i] if i in self._summed else None for i in range(len(self._params))], self._accumulated
 
     def accumulate(self, grads: Grads) -> None:
-        """Add gradients to what the next `step()` without gradients takes the mean of."""
+        """Add gradients to what the next `step()` without gradients takes the mean of.
+
+        A parameter that gets no gradient until then is left as it is. What was accumulated is part of `state_dict` and
+        of what `save` writes.
+        """
         given = as_arrays(self._aligned("accumulate", grads))
-        if self._totals is None:
-            self._totals = [np.zeros(p.shape, wide_dtype(p)) for p in self._params]
-        totals = [total for total, g in zip(self._totals, given, strict=True) if g is not None]
-        if totals:
-            accumulate_step(totals, [g for g in given if g is not None], dtype=self._dtype, threads=self.threads)
+        places = [i for i, g in enumerate(given) if g is not None]
+        for i in places:
+            if i not in self._totals:
+                self._totals[i] = np.zeros(self._params[i].shape, wide_dtype(self._params[i]))
+        for totals, parts in by_precision((self._totals[i], given[i]) for i in places):
+            accumulate_step(totals, parts, dtype=self._dtype, threads=self.threads)
+        self._summed.update(places)
         self._accumulated += 1
 
     def zero_accumulated(self) -> None:
         """Forget what was accumulated."""
-        if self._accumulated and self._totals is not None:
-            for total in self._totals:
-                total.fill(0)
+        for i in self._summed:
+            self._totals[i].fill(0)
+        self._summed.clear()
         self._accumulated = 0
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
@@ -291,17 +390,18 @@ class Optimizer:
         return given
 
     @classmethod
-    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> None:
-        """Check all, then step all that have a gradient and count their steps."""
-        _core.optimizer_step(cls.specification.function, groups, tensors, how, dtype, threads)
+    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
+        """Check all, then step all that have a gradient and count their steps; False where they were skipped."""
+        return _core.optimizer_step(cls.specification.function, groups, tensors, how, dtype, threads)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Give states and options in torch's form: ``{"state": {i: {name: value}}, "param_groups": [{...}]}``.
 
-        Parameters are numbered in order; "params" of a group are such numbers. Arrays are the optimizer's own, not
-        copies.
+        Parameters are numbered in order; "params" of a group are such numbers. Besides: "steps"; "accumulated", ``{"count":
+        int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with `ema_decay`.
+        Arrays are the optimizer's own, not copies.
         """
         groups, first = [], 0
         for group in self.param_groups:
@@ -310,13 +410,22 @@ class Optimizer:
                 {**{k: v for k, v in group.items() if k != "params"}, "params": list(range(first, first + n))}
             )
             first += n
-        return {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": groups}
+        states = {i: dict(state) for i, state in enumerate(self.state)}
+        made: dict[str, Any] = {"state": states, "param_groups": groups, "steps": self.steps}
+        if self._accumulated:
+            sums = {i: self._totals[i] for i in sorted(self._summed)}
+            made["accumulated"] = {"count": self._accumulated, "sums": sums}
+        if self._ema_decay is not None:
+            made["averages"] = dict(enumerate(self._averages))
+        return made
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy states and options from a `state_dict` of an optimizer of this kind with as many parameters.
 
         A state that is stored as numbers is coded where this optimizer keeps blocks, and the reverse. A parameter
-        without an entry starts anew. A learning rate given as a schedule stays.
+        without an entry starts anew. A learning rate given as a schedule stays. Without "steps" (as in torch's) they are
+        the most that a parameter has had; without "accumulated" what was accumulated is forgotten; without "averages"
+        they start from the parameters.
 
         Raises
         ------
@@ -333,12 +442,32 @@ class Optimizer:
             self.taken(f"{where} must have {{}} for parameter {k}", p, group, given.get(i))
             for k, (i, (p, group)) in enumerate(zip(places, self._with_groups(), strict=True))
         ]
+        steps = state_dict.get("steps", max((state["step"] for state in fresh), default=0))
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+            raise ValueError(f"{where}['steps'] must be an integer of at least 0, got {steps!r}")
+        accumulated = state_dict.get("accumulated") or {"count": 0, "sums": {}}
+        totals = self._copied(f"{where}['accumulated']", places, accumulated["sums"])
+        averages = self._copied(f"{where}['averages']", places, state_dict.get("averages", {}))
         for group, new in zip(self.param_groups, groups, strict=True):
             for name in self._defaults:
                 keeps = name in PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
                 if name in new and not keeps:
                     group[name] = new[name]
         self.state[:] = fresh
+        self.steps, self._accumulated = int(steps), int(accumulated["count"])
+        self._totals, self._summed = totals, set(totals)
+        if self._ema_decay is not None:
+            self._averages = [averages.get(k, w) for k, w in enumerate(self._weights(copy=True))]
+
+    def _copied(self, where: str, places: list[Any], given: Mapping[Any, Array]) -> dict[int, Array]:
+        """Copies of sums or averages, by the places of parameters."""
+        copies = {}
+        for k, (i, p) in enumerate(zip(places, self._params, strict=True)):
+            if i in given:
+                if np.shape(given[i]) != p.shape:
+                    raise ValueError(f"{where} must have shape {p.shape} for parameter {k}, got {np.shape(given[i])}")
+                copies[k] = np.array(given[i], wide_dtype(p), order="C")
+        return copies
 
     @classmethod
     def taken(cls, where: str, param: Array, options: Group, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -372,14 +501,15 @@ class Optimizer:
         return own
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write states, step numbers and options to a safetensors file, all or nothing.
+        """Write all that `state_dict` has to a safetensors file, all or nothing.
 
-        `load` then goes on bit for bit, given the same parameters, which are not part of the file (master copies are).
-        A learning rate given as a schedule is not stored.
+        `load` then goes on bit for bit, also between two calls of `accumulate`, given the same parameters, which are not
+        part of the file (master copies and averages are). A learning rate given as a schedule is not stored, its place
+        is.
         """
         from modelopt_rs.optim.checkpoint import save_states
 
-        save_states(path, self._name, self._names, self.state, self.state_dict()["param_groups"])
+        save_states(path, self._name, self._names, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` has written for an optimizer of this kind with the same names of parameters.

@@ -1,5 +1,7 @@
 """The optimizers as objects, with torch's names and defaults: each says which step function it runs on which states."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
 import numpy as np
@@ -34,7 +36,7 @@ class SGD(Optimizer):
     >>> w = np.array([1.0, -2.0], np.float32)
     >>> optimizer = mo.optim.SGD(w, lr=0.1, momentum=0.9)
     >>> for _ in range(2):
-    ...     optimizer.step(w.copy())  # the gradient of w @ w / 2
+    ...     _ = optimizer.step(w.copy())  # the gradient of w @ w / 2
     >>> w.round(3)
     array([ 0.72, -1.44], dtype=float32)
     """
@@ -138,7 +140,7 @@ class Adam(Optimizer):
     >>> import numpy as np, modelopt_rs as mo
     >>> params = {"w": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}
     >>> optimizer = mo.optim.Adam(params, lr=mo.optim.schedule.cosine(0.1, 100))
-    >>> optimizer.step({"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}, clip_norm=1.0)
+    >>> _ = optimizer.step({"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}, clip_norm=1.0)
     >>> params["b"].round(3)
     array([-0.1, -0.1], dtype=float32)
     """
@@ -249,6 +251,7 @@ class Lion(Optimizer):
 class LAMB(Optimizer):
     """LAMB: see `lamb_step`, and `Optimizer` for `params` and `common`."""
 
+    takes_masks = False
     specification = Specification.of("lamb_step")
 
     def __init__(

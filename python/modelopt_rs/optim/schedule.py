@@ -5,6 +5,7 @@ gives when it is stepped after each optimizer step.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -82,20 +83,30 @@ def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) ->
     return lambda step: final + (lr - final) * (1 - min(step - 1, steps) / steps) ** power
 
 
-def linear_warmup(schedule: Schedule | float, steps: int, start: float = 0.0) -> Schedule:
-    """Lead linearly to a schedule (or a constant): from a part `start` of it in step 1 to all of it in step ``steps +
-    1``.
+def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = None) -> Schedule:
+    """Lead linearly to a schedule (or a constant) in `steps` steps, after which it begins.
 
-    ``schedule(t) (start + (1 - start) (t - 1) / steps)``; as `torch.optim.lr_scheduler.LinearLR` with ``end_factor=1``.
+    In step t up to `steps` ``schedule(1) (start + (1 - start) (t - 1) / steps)``, then ``schedule(t - steps)``: so step
+    ``steps + 1`` has the schedule's first rate, its peak. `start` is the part of it in step 1: by default ``1 / (steps +
+    1)``, which makes ``schedule(1) t / (steps + 1)``; with 0, as in transformers, the first step moves nothing. A
+    decay in all of n steps is ``linear_warmup(cosine(lr, n - steps), steps)``.
 
-    >>> [linear_warmup(1.0, 4)(t) for t in (1, 2, 5, 6)]
-    [0.0, 0.25, 1.0, 1.0]
+    As `torch.optim.lr_scheduler.SequentialLR` of ``LinearLR(start, 1, steps)`` and the schedule with the milestone
+    `steps`, and as `optax.warmup_cosine_decay_schedule`.
+
+    >>> [round(linear_warmup(1.0, 4)(t), 3) for t in (1, 2, 4, 5, 6)]
+    [0.2, 0.4, 0.8, 1.0, 1.0]
+    >>> [round(linear_warmup(cosine(1.0, 10), 4, start=0)(t), 3) for t in (1, 3, 5, 10, 15)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
+    if not isinstance(steps, numbers.Real):
+        raise TypeError(f"linear_warmup: steps must be a number, got {type(steps).__name__}")
     _at_least("linear_warmup", "steps", steps, 1)
-    if not 0 <= start <= 1:
+    if start is not None and not 0 <= start <= 1:
         raise ValueError(f"linear_warmup: start must be from 0 to 1, got {start!r}")
     after = schedule if callable(schedule) else constant(schedule)
-    return lambda step: after(step) * (start + (1 - start) * min(step - 1, steps) / steps)
+    least = 1 / (steps + 1) if start is None else start
+    return lambda step: after(step - steps) if step > steps else after(1) * (least + (1 - least) * (step - 1) / steps)
 
 
 def one_cycle(

@@ -1,5 +1,6 @@
 """Pruning while training: an optimizer under which pruned weights stay exactly zero."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -8,7 +9,9 @@ from numpy.typing import NDArray
 
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.options import Grads
+from modelopt_rs.optim.options import Grads, Group, Nonfinite
+from modelopt_rs.optim.result import StepResult
+from modelopt_rs.optim.specification import Specification
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, packed_shape
 from modelopt_rs.quant.packing import unpack
@@ -21,7 +24,7 @@ Bits: TypeAlias = NDArray[np.uint8]
 _NAME = "PrunedOptimizer"
 
 
-class PrunedOptimizer:
+class PrunedOptimizer(Optimizer):
     """An optimizer that prunes by a schedule, and keeps at exactly zero what it has pruned.
 
     After each step the smallest magnitudes are zero, exactly ``round(sparsity * n)`` of them as in `magnitude`, for the
@@ -36,8 +39,9 @@ class PrunedOptimizer:
     Parameters
     ----------
     optimizer : Optimizer
-        Any of `modelopt_rs.optim`. Step it by this object only. Its own ``state_dict``, ``save`` and ``load`` go on
-        working.
+        Any of `modelopt_rs.optim`. Step it by this object only, which is an `Optimizer` itself: it accumulates, saves and
+        loads (the masks as well) and has the same parameters, groups and states. Pruned weights are zero in `averages`,
+        too.
     sparsity : float or function of the step, optional
         The share that goes, from 0 to 1; `constant`, `linear` and `cubic` make schedules. The first step is 1, as for
         learning rates.
@@ -86,7 +90,7 @@ class PrunedOptimizer:
     >>> grow = lambda step: mo.prune.linear(step, sparsity=0.5, begin=0, end=2)
     >>> optimizer = mo.prune.PrunedOptimizer(mo.optim.SGD([w], lr=0.1, momentum=0.9), grow)
     >>> for _ in range(3):
-    ...     optimizer.step([np.ones_like(w)])
+    ...     _ = optimizer.step([np.ones_like(w)])
     ...     print(optimizer.sparsity, w.round(2))
     0.25 [[3.9 0.  2.9 1.9]]
     0.5 [[3.71 0.   2.71 0.  ]]
@@ -105,7 +109,7 @@ class PrunedOptimizer:
         params: Iterable[str | int] | None = None,
         every: int = 1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, Optimizer) or isinstance(optimizer, PrunedOptimizer):
             raise TypeError(f"{_NAME}: optimizer must be one of modelopt_rs.optim, got {type(optimizer).__name__}")
         if (sparsity is None) == (group is None):
             got = "neither" if sparsity is None else "both"
@@ -122,6 +126,7 @@ class PrunedOptimizer:
         self._groups = None if keep is None or group is None else (keep, group, axis)
         self._pruned = _chosen(optimizer.params, params, scope)
         self._asked = 0.0
+        self._flags: dict[str, Bits] = {}
         self._refuse()
 
     def _refuse(self) -> None:
@@ -136,6 +141,55 @@ class PrunedOptimizer:
         weights = sum(self._pruned[name].size for name in self.masks)
         return 1 - kept / weights if weights else 0.0
 
+    # What is the optimizer's is looked up there: it may be replaced between steps.
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The parameters in order, by name."""
+        return self.optimizer.params
+
+    @property
+    def param_groups(self) -> list[Group]:  # type: ignore[override]
+        """The options of each group of parameters."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The states of each parameter in order."""
+        return self.optimizer.state
+
+    @property
+    def threads(self) -> int | None:  # type: ignore[override]
+        """Threads of all calls."""
+        return self.optimizer.threads
+
+    @property
+    def specification(self) -> Specification:  # type: ignore[override]
+        """That of the optimizer."""
+        return self.optimizer.specification
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rate of each group in the next step."""
+        return self.optimizer.rates
+
+    @property
+    def averages(self) -> dict[str, Array]:
+        """The moving averages of the parameters, with zeros where weights are pruned."""
+        return self.optimizer.averages
+
+    def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
+        """Give what `step` takes: see `Optimizer.gradients`."""
+        return self.optimizer.gradients(grads)
+
+    def accumulate(self, grads: Grads) -> None:
+        """Add gradients to what the next `step()` without gradients takes the mean of."""
+        self.optimizer.accumulate(grads)
+
+    def zero_accumulated(self) -> None:
+        """Forget what was accumulated."""
+        self.optimizer.zero_accumulated()
+
     def step(
         self,
         grads: Grads | None = None,
@@ -143,14 +197,21 @@ class PrunedOptimizer:
         grad_scale: float = 1.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        nonfinite: Nonfinite = "propagate",
         error_if_nonfinite: bool = False,
-    ) -> None:
+    ) -> StepResult:
         """Prune what is due and step all parameters that have a gradient.
 
         Parameters
         ----------
-        grads, grad_scale, clip_norm, clip_value, error_if_nonfinite
-            As for `Optimizer.step`; gradients of pruned weights are taken as 0. Not written.
+        grads, grad_scale, clip_norm, clip_value, nonfinite, error_if_nonfinite
+            As for `Optimizer.step`; gradients of pruned weights are taken as 0. Not written. A step that is skipped
+            prunes nothing.
+
+        Returns
+        -------
+        StepResult
+            As `Optimizer.step`.
 
         Raises
         ------
@@ -158,28 +219,42 @@ class PrunedOptimizer:
             As for `Optimizer.step`; the schedule gives no number from 0 to 1; masks are due and a weight is NaN. Then
             nothing was changed.
         """
+        nonfinite = "raise" if error_if_nonfinite else nonfinite
         given, count = self.optimizer.gradients(grads)
         asked = max(self._asked, self._due())
         masks = self._masks(asked) if asked > self._asked else self.masks
-        names = list(self.optimizer.params)
+        flags = (
+            self._flags if masks is self.masks else {name: _on_end(self._pruned[name], masks[name]) for name in masks}
+        )
+        names = list(self.params)
+        # The kernel takes the masks as well, but not into norms.
+        by_kernel = self.optimizer.takes_masks
+        as_given = by_kernel and clip_norm is None and nonfinite == "propagate"
         masked: list[Array | None] = [None] * len(names)
         for i, g in given:
             # A gradient that doesn't fit is the optimizer's to refuse.
             fits = names[i] in masks and isinstance(g, np.ndarray) and g.shape == self._pruned[names[i]].shape
             with said_as({"apply_mask: w": f"{_NAME}.step: grads[{names[i]!r}]"}):
-                masked[i] = self._apply(g, masks[names[i]]) if fits else g
-        self.optimizer.step(
-            masked,
-            grad_scale=grad_scale * count,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            error_if_nonfinite=error_if_nonfinite,
-        )
-        self.masks, self._asked, self.steps = masks, asked, self.steps + 1
-        for name, state in zip(names, self.optimizer.state, strict=True):
-            for written in (self._pruned.get(name), state.get("master")) if name in masks else ():
-                if written is not None:
-                    self._apply(written, masks[name], out=written)
+                masked[i] = self._apply(g, masks[names[i]]) if fits and not (as_given and _is_float(g)) else g
+        how = (grad_scale * count, clip_norm, clip_value, nonfinite)
+        bits = [flags.get(name) for name in names] if by_kernel and masks else None
+        result = self.optimizer._step(masked, how, bits)
+        if not result.stepped:
+            return result
+        is_new = masks is not self.masks
+        self.masks, self._flags, self._asked, self.steps = masks, flags, asked, self.steps + 1
+        for name, g, state in zip(names, masked, self.state, strict=True):
+            if name in masks and (g is None or not by_kernel):
+                self._zero(name, self._pruned[name], state.get("master"))
+            if name in masks and is_new:
+                self._zero(name, self.averages.get(name))
+        return result
+
+    def _zero(self, name: str, *written: Array | None) -> None:
+        """Zero what is pruned."""
+        for x in written:
+            if x is not None:
+                self._apply(x, self.masks[name], out=x)
 
     def _due(self) -> float:
         """What is to be pruned in the next step; 0 where masks are not chosen anew."""
@@ -237,14 +312,16 @@ class PrunedOptimizer:
         return apply_mask(x, mask, out=out, dtype=_bf16(x), threads=self.optimizer.threads)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the masks, the number of steps and the sparsity that was asked for; not the optimizer's states.
-
-        ``{"step": int, "sparsity": float, "masks": {name: bits}}``. Arrays are this object's own, not copies.
+        """Give what the optimizer's `state_dict` gives, and besides ``{"step": int, "sparsity": float, "masks": {name:
+        bits}}``: the number of steps here, and the sparsity that was asked for. Arrays are the objects' own, not copies.
         """
-        return {"step": self.steps, "sparsity": self._asked, "masks": dict(self.masks)}
+        own = {"step": self.steps, "sparsity": self._asked, "masks": dict(self.masks)}
+        return {**self.optimizer.state_dict(), **own}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copy what `state_dict` gave for the same parameters. The next step then sets masked weights to zero.
+
+        Without "state" (as version 0.1 gave it) the optimizer stays as it is.
 
         Raises
         ------
@@ -271,8 +348,43 @@ class PrunedOptimizer:
                 raise ValueError(f"{where}: masks[{name!r}] must have shape {want}, got {bits.shape}")
             with said_as({"unpack: packed": f"{where}: masks[{name!r}]"}):
                 unpack(bits, 1, shape[-1] if shape else 1)
+        if "state" in state_dict:
+            self.optimizer.load_state_dict(state_dict)
         self.masks = {name: masks[name].copy() for name in self._pruned} if masks else {}
+        self._flags = {name: _on_end(self._pruned[name], bits) for name, bits in self.masks.items()}
         self.steps, self._asked = step, float(asked)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that `state_dict` has, the masks as well, to a safetensors file: see `Optimizer.save`."""
+        from modelopt_rs.optim.checkpoint import save_states
+
+        save_states(path, type(self.optimizer).__name__, list(self.params), self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read what `save` has written: see `Optimizer.load`.
+
+        Raises
+        ------
+        ValueError
+            If the file is of an optimizer without masks. Others as for `Optimizer.load`; then nothing was changed.
+        """
+        from modelopt_rs.optim.checkpoint import load_states
+
+        stored = load_states(path, type(self.optimizer).__name__, list(self.params))
+        if "masks" not in stored:
+            raise ValueError(f"{_NAME}.load: {os.fspath(path)} must hold masks, got none; load it into the optimizer")
+        self.load_state_dict(stored)
+
+
+def _is_float(x: Array) -> bool:
+    return x.dtype.kind in "fV" or x.dtype == np.uint16
+
+
+def _on_end(w: Array, bits: Bits) -> Bits:
+    """The bits of a mask on end, as the kernel takes them: those of rows begin with a byte."""
+    if w.ndim == 0 or w.shape[-1] % 8 == 0:
+        return bits.reshape(-1)
+    return np.packbits(unpack(bits, 1, w.shape[-1]).reshape(-1) != 0, bitorder="little")
 
 
 def _chosen(params: dict[str, Array], names: Iterable[str | int] | None, scope: str) -> dict[str, Array]:

@@ -14,7 +14,7 @@ mod vector;
 pub use matrix::Factored;
 
 use super::whole::{Squares, root_mean};
-use super::{Common, Plain, Prepared, Tensor};
+use super::{Common, Plain, Prepared, Tensor, one_nan};
 use crate::real::Real;
 
 /// The numbers of one step.
@@ -73,7 +73,7 @@ impl<C: Real> Rule<C> {
     /// A moment with a new mean square taken in.
     #[inline(always)]
     fn fold(&self, moment: C, square: f64) -> C {
-        C::from_f64((1.0 - self.fresh) * moment.to_f64() + self.fresh * square)
+        one_nan(C::from_f64((1.0 - self.fresh) * moment.to_f64() + self.fresh * square))
     }
 
     /// Sums of `count` squares each.
@@ -122,8 +122,8 @@ mod tests {
         let n = count * rows * cols;
         let (mut param, grad) = (numbers(n, 1), numbers(n, 2));
         let (mut row, mut col) = (vec![0.25; count * rows], vec![0.25; count * cols]);
-        let tensor =
-            Tensor::<f32, Plain> { param: Param::Own(&mut param), grad: Grad::Own(&grad), states: Default::default() };
+        let (param_, grad_) = (Param::Own(&mut param), Grad::Own(&grad));
+        let tensor = Tensor::<f32, Plain> { param: param_, grad: grad_, states: Default::default(), mask: None };
         let matrices = vec![Factored { tensor, row: &mut row, col: &mut col, rows, cols }];
         let rule = Adafactor::new::<f32>(&COMMON, -0.8, (None, 1e-3), 1.0, 3);
         adafactor(Vec::new(), matrices, &COMMON, rule, threads);

@@ -5,7 +5,7 @@
 
 use super::adam::{Means, correction};
 use super::whole::{Squares, look_then_apply, read_grad, read_param, root_mean, square_sum, write_param};
-use super::{BUFFER, Common, Plain, Prepared, Tensor};
+use super::{BUFFER, Common, Plain, Prepared, Tensor, one_nan};
 use crate::isa::kernel;
 use crate::real::Real;
 
@@ -70,8 +70,8 @@ kernel! {
             let grads = read_grad(piece.grad, range.clone(), &prepared, &mut grads);
             let (means, squares) = (&mut means[range.clone()], &mut squares[range.clone()]);
             for ((m, v), &g) in means.iter_mut().zip(squares.iter_mut()).zip(grads.iter()) {
-                *m = lamb.means.first(*m, g);
-                *v = lamb.means.second(*v, g);
+                *m = one_nan(lamb.means.first(*m, g));
+                *v = one_nan(lamb.means.second(*v, g));
             }
             let params = read_param(&piece.param, range, &mut params);
             let directions = &mut directions[..params.len()];
@@ -118,6 +118,7 @@ mod tests {
             param: Param::Own(param),
             grad: Grad::Own(grad),
             states: [mean, square, &mut []],
+            mask: None,
         });
         lamb(tensors.collect(), &COMMON, Lamb::<f32>::new(&COMMON, [0.9, 0.999], 1e-6, 3), threads);
         all.into_iter().map(|[param, ..]| param.into_iter().map(f32::to_bits).collect()).collect()

@@ -61,6 +61,9 @@ pub struct Tensor<'a, C: Real, K: Storage<C>> {
     pub grad: Grad<'a, C>,
     /// Written; as many as the algorithm has, the others empty.
     pub states: [K::State<'a>; MAX_STATES],
+    /// A bit for each element, the first in the low bits of a byte: where it is 0, the gradient counts as 0 and the
+    /// parameter becomes 0. Not for what looks at whole tensors.
+    pub mask: Option<&'a [u8]>,
 }
 
 impl<C: Real, K: Storage<C>> Tensor<'_, C, K> {
@@ -88,7 +91,8 @@ impl<C: Real, K: Storage<C>> Tensor<'_, C, K> {
             Grad::Bf16(x) => Grad::Bf16(x.split_off(..n).unwrap_or_default()),
         };
         let [a, b, c] = &mut self.states;
-        Self { param, grad, states: [a, b, c].map(|state| K::split_off(state, n)) }
+        let mask = self.mask.as_mut().map(|mask| mask.split_off(..n.div_ceil(8)).unwrap_or_default());
+        Self { param, grad, states: [a, b, c].map(|state| K::split_off(state, n)), mask }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tensor::load;
-use super::{BATCH, Grad, Narrow, Param, Plain, Prepared, Storage, Tensor};
+use super::{BATCH, Grad, Narrow, Param, Plain, Prepared, Storage, Tensor, one_nan};
 use crate::kernels::reduce::sum_of_lanes;
 use crate::par::{self, CHUNK};
 use crate::real::{Half, Real};
@@ -137,7 +137,7 @@ pub(super) fn write_param<C: Real>(
 #[inline(always)]
 fn move_by<C: Real>(param: &mut [C], update: &[C], [keep, factor]: [C; 2]) {
     for (p, &u) in param.iter_mut().zip(update) {
-        *p = keep * *p - factor * u;
+        *p = one_nan(keep * *p - factor * u);
     }
 }
 

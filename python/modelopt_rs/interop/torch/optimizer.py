@@ -12,6 +12,7 @@ from modelopt_rs import optim
 from modelopt_rs._types import Coding
 from modelopt_rs.interop.torch.plan import Entry, Plan
 from modelopt_rs.interop.torch.tensors import NUMPY_NAMES, SMALLEST, TORCH_NAMES, array_of, axis_order, tensors_of
+from modelopt_rs.optim.options import Nonfinite
 from modelopt_rs.optim.specification import COMMON, PRECISION
 from modelopt_rs.optim.state import BlockState
 
@@ -89,6 +90,8 @@ class Optimizer(torch.optim.Optimizer):
     _algorithm: ClassVar[type[optim.Optimizer]]
     _step_supports_amp_scaling = True
     _plan: Plan | None = None
+    stepped = False
+    """Whether the last call of `step` has stepped anything."""
 
     def __init__(self, params: Params, options: dict[str, Any], common: Common) -> None:
         if unknown := set(common) - set(COMMON_OPTIONS):
@@ -106,18 +109,21 @@ class Optimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------------------------------------ steps
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, nonfinite: Nonfinite = "propagate") -> Any:
         """Step all parameters that have a gradient.
 
         Parameters
         ----------
         closure : callable, optional
             Called first, with gradients enabled: it computes them anew and returns the loss.
+        nonfinite : {"propagate", "raise", "skip"}
+            What to do where a gradient is NaN or infinite: step all the same, as torch; raise; or step nothing. Either
+            leaves everything as it was.
 
         Returns
         -------
         object
-            What `closure` returned.
+            What `closure` returned. Whether there was a step says the attribute `stepped`.
 
         Raises
         ------
@@ -130,13 +136,13 @@ class Optimizer(torch.optim.Optimizer):
         hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks, *GLOBAL_HOOKS)
         is_marked = any(hooks) or torch.autograd._profiler_enabled()
         if is_marked and type(self).step is Optimizer.step:
-            return self._marked_step(closure)
-        return self._step(closure)
+            return self._marked_step(closure, nonfinite)
+        return self._step(closure, nonfinite)
 
     step.hooked = True  # type: ignore[attr-defined]  # by which torch knows that it need not wrap it
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
+    def _step(self, closure: Callable[[], Any] | None = None, nonfinite: Nonfinite = "propagate") -> Any:
+        loss, self.stepped = None, False
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -157,10 +163,11 @@ class Optimizer(torch.optim.Optimizer):
         if stepped:
             plan = self._planned(stepped)
             given = plan.gradients(grads)
-            how = (1.0 if scale is None else float(scale), None, False)
-            self._algorithm.launch(
-                groups, (plan.arrays, given, plan.states_as_arrays), how, None, self.defaults["threads"]
-            )
+            how = (1.0 if scale is None else float(scale), None, nonfinite, None)
+            tensors = (plan.arrays, given, plan.states_as_arrays, None)
+            self.stepped = self._algorithm.launch(groups, tensors, how, None, self.defaults["threads"])
+            if not self.stepped:
+                return loss
             if plan is not self._plan:
                 self.state.update(zip(plan.params, plan.states, strict=True))
                 self._plan = plan

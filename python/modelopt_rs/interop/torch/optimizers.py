@@ -1,5 +1,7 @@
 """The optimizers of `modelopt_rs.optim` for torch, with torch's names and defaults."""
 
+from __future__ import annotations
+
 from typing import Unpack
 
 from modelopt_rs import optim

@@ -3,7 +3,7 @@
 use super::{Adafactor, Rule};
 use crate::isa::kernel;
 use crate::kernels::optim::whole::{Squares, look_then_apply, read_grad, read_param, square_sum, write_param};
-use crate::kernels::optim::{BUFFER, Plain, Tensor};
+use crate::kernels::optim::{BUFFER, Plain, Tensor, one_nan};
 use crate::real::Real;
 
 /// One step, in two parallel regions.
@@ -37,7 +37,7 @@ kernel! {
             let grads = read_grad(piece.grad, range.clone(), &rule.prepared, &mut grads);
             let moments = &mut piece.states[0][range.clone()];
             for (v, &g) in moments.iter_mut().zip(grads.iter()) {
-                *v = keep * *v + fresh * (g * g);
+                *v = one_nan(keep * *v + fresh * (g * g));
             }
             updates(grads, moments, &rule);
             sums[0] += square_sum(read_param(&piece.param, range, &mut params));
