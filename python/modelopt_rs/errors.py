@@ -5,6 +5,7 @@ from modelopt_rs._core import FormatError, InternalError, LimitError, Unsupporte
 __all__ = [
     "ArgumentError",
     "FormatError",
+    "InPlaceError",
     "InternalError",
     "LimitError",
     "OptionError",
@@ -39,6 +40,13 @@ class ArgumentError(ValueError):
 
 class OptionError(ValueError):
     """An option has a wrong value, or asks for what can't be done with this model."""
+
+
+class InPlaceError(OSError):
+    """Something failed after the new file or directory took its place: it is there, whole.
+
+    It may not be on the disk yet, or what it replaced could not be removed: the message says which.
+    """
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modelopt_rs._core import FormatError, LimitError
+from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, open_regular
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import listing, quote
@@ -77,7 +77,7 @@ class CheckpointSource(Source):
                 file = SafetensorsSource(self.path / _SINGLE, max_header=max_header, max_tensors=max_tensors)
                 shards = {_SINGLE: stack.enter_context(file)}
             else:
-                text = _read_limited(index, max_header)
+                text = read_file(index, max_header)
                 weight_map, self.index_metadata = _parse_index(index, text)
                 shards, problems = _open_shards(self.path, weight_map, stack, max_header, max_tensors)
                 problems += _compare(weight_map, shards, self.index_metadata.get("total_size"), self.path)
@@ -153,19 +153,10 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     raise FormatError(f"{path}: neither {_SINGLE} nor {_INDEX} is in the directory")
 
 
-def _read_limited(path: Path, limit: int) -> bytes:
-    fd = open_regular(path)
-    with os.fdopen(fd, "rb") as file:
-        text = file.read(limit + 1)
-    if len(text) > limit:
-        raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
-    return text
-
-
 def read_config(path: Path, limit: int) -> dict[str, Any] | None:
     """Return what a `config.json` says, None if there is none."""
     try:
-        text = _read_limited(path, limit)
+        text = read_file(path, limit)
     except FileNotFoundError:
         return None
     return parse_object(text, str(path))

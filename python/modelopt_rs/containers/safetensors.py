@@ -15,9 +15,11 @@ from modelopt_rs.containers.reading import (
     MAX_HEADER,
     MAX_TENSORS,
     Identity,
+    call,
     identity,
     open_again,
     open_regular,
+    read_at,
     read_into,
 )
 from modelopt_rs.dtypes import numpy_dtype
@@ -109,7 +111,7 @@ class SafetensorsSource(Source):
 
     def _read_header(self, max_header: int) -> tuple[bytes, int, int]:
         """Return the header, where the data begin, and how many bytes of data there are."""
-        size = os.fstat(self._fd).st_size
+        size = call(self.path, os.fstat, self._fd).st_size
         if size < 8:
             raise FormatError(f"{self.path}: {size} bytes are less than the 8 of the header length")
         length = np.empty(1, "<u8")
@@ -119,7 +121,7 @@ class SafetensorsSource(Source):
             raise FormatError(f"{self.path}: header length {n:,} exceeds file length {size:,}")
         if n > max_header:
             raise LimitError(f"{self.path}: header length {n:,} exceeds max_header={max_header:,}")
-        header = os.pread(self._fd, n, 8)
+        header = read_at(self._fd, n, 8, self.path)
         if len(header) != n:
             raise FormatError(f"{self.path}: file shrank while reading")
         return header, 8 + n, size - 8 - n
