@@ -1,5 +1,7 @@
 """The errors, and how messages show what stands in a file: escaped, cut, and numbers with thousands separators."""
 
+from collections.abc import Mapping
+
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "OptionError",
     "UnsupportedError",
     "binary_size",
+    "check_mapping",
     "listing",
     "quote",
 ]
@@ -47,6 +50,18 @@ class InPlaceError(OSError):
 
     It may not be on the disk yet, or what it replaced could not be removed: the message says which.
     """
+
+
+def check_mapping(function: str, name: str, value: object, of: str) -> None:
+    """Refuse what is no mapping where names are looked up.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{function}: {name} must be a mapping of {of}, got {type(value).__name__}")
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

@@ -16,6 +16,7 @@ from checkpoints import files_of, sharded
 from files_samples import SAMPLE, left_over, raw, save
 from modelopt_rs import FormatError, InPlaceError, files
 from modelopt_rs.cli import main
+from modelopt_rs.containers.atomic import write_all
 from modelopt_rs.containers.atomic_pair import AtomicPair, locked
 from modelopt_rs.files import CheckpointSink, CheckpointSource, SafetensorsSource
 
@@ -47,8 +48,8 @@ def write_file(path: Path, model: Path) -> None:
 def write_pair(path: Path, model: Path) -> None:
     pair = AtomicPair(path)
     try:
-        os.pwrite(pair.model_fd, b"new", 0)
-        os.pwrite(pair.data_fd, b"data", 0)
+        write_all(path, pair.model_fd, b"new", 0)
+        write_all(path, pair.data_fd, b"data", 0)
         pair.name_data(f"{path.name}-1.data")
         with locked(path.parent):
             pair.commit()

@@ -270,7 +270,7 @@ def sync_directory(path: Path) -> None:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
-        os.close(fd)
+        call(path, os.close, fd)
 
 
 def _prefix(path: Path) -> str:

@@ -197,7 +197,7 @@ def _is_same(fd: int, path: Path) -> bool:
         tiles = range(0, size, _TILE)
         return all(read_at(fd, _TILE, at, path) == read_at(other, _TILE, at, path) for at in tiles)
     finally:
-        os.close(other)
+        call(path, os.close, other)
 
 
 @contextmanager

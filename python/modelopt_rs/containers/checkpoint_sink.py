@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -212,7 +213,7 @@ class CheckpointSink(Sink):
                 call(file.shown, os.fchmod, file.fd, stat.S_IMODE(info.st_mode))
                 file.commit()
         finally:
-            os.close(fd)
+            call(source, os.close, fd)
 
     def abort(self) -> None:
         """Remove the temporary directory; `path` stays as it was. After `commit` this does nothing."""
@@ -224,7 +225,9 @@ def _raise(error: OSError) -> None:
 
 
 def _json_text(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate, which JSON can escape, has no UTF-8.
+    return re.sub("[\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text).encode()
 
 
 def _refuse_same(source: Path, destination: Path) -> None:

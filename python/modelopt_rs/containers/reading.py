@@ -42,12 +42,12 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     Never blocks, as opening a FIFO otherwise would. Symbolic links are followed: the caches of model hubs
     are made of them.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = call(path, os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(call(path, os.fstat, fd).st_mode):
             raise ValueError(f"{os.fspath(path)}: not a regular file")
     except BaseException:
-        os.close(fd)
+        call(path, os.close, fd)
         raise
     return fd
 
@@ -85,7 +85,7 @@ def read_file(path: Path, limit: int) -> bytes:
     try:
         text = read_at(fd, limit + 1, 0, path)
     finally:
-        os.close(fd)
+        call(path, os.close, fd)
     if len(text) > limit:
         raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
     return text

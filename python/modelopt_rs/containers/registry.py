@@ -8,7 +8,7 @@ from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
 from modelopt_rs.containers.onnx_file import ONNX
-from modelopt_rs.containers.reading import open_regular, read_at
+from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.errors import FormatError
 from modelopt_rs.stream.model import Sink, Source
@@ -48,7 +48,7 @@ def _begin(path: Path) -> bytes:
     try:
         return read_at(fd, _BEGIN, 0, path)
     finally:
-        os.close(fd)
+        call(path, os.close, fd)
 
 
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:

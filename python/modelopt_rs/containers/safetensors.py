@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -209,4 +210,5 @@ class SafetensorsSource(Source):
         """Close the file. Nothing can be read after it."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):  # of a file that was only read nothing can be lost
+                os.close(fd)
