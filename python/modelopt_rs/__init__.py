@@ -13,7 +13,7 @@ from modelopt_rs._core import FormatError, InternalError, LimitError, Unsupporte
 
 if TYPE_CHECKING:
     from modelopt_rs import files, optim, prune, quant, reduce
-    from modelopt_rs.errors import OptionError
+    from modelopt_rs.errors import InPlaceError, OptionError
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # What is loaded when it is first used: an import of all takes a tenth of a second, and few need all.
 _WHERE: Final = {
+    "InPlaceError": "errors",
     "MaxErrorExceeded": "report.run",
     "OnnxOptions": "planning.onnx",
     "OptionError": "errors",
@@ -54,6 +55,7 @@ del np
 
 __all__ = [
     "FormatError",
+    "InPlaceError",
     "InternalError",
     "LimitError",
     "MaxErrorExceeded",

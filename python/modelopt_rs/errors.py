@@ -1,15 +1,19 @@
 """The errors, and how messages show what stands in a file: escaped, cut, and numbers with thousands separators."""
 
+from collections.abc import Mapping
+
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
 
 __all__ = [
     "ArgumentError",
     "FormatError",
+    "InPlaceError",
     "InternalError",
     "LimitError",
     "OptionError",
     "UnsupportedError",
     "binary_size",
+    "check_mapping",
     "listing",
     "quote",
 ]
@@ -39,6 +43,25 @@ class ArgumentError(ValueError):
 
 class OptionError(ValueError):
     """An option has a wrong value, or asks for what can't be done with this model."""
+
+
+class InPlaceError(OSError):
+    """Something failed after the new file or directory took its place: it is there, whole.
+
+    It may not be on the disk yet, or what it replaced could not be removed: the message says which.
+    """
+
+
+def check_mapping(function: str, name: str, value: object, of: str) -> None:
+    """Refuse what is no mapping where names are looked up.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{function}: {name} must be a mapping of {of}, got {type(value).__name__}")
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

@@ -124,11 +124,45 @@ def test_e18_total_size(model: Path) -> None:
     weight_map = {name: SHARDS[i // 2] for i, name in enumerate(ARRAYS)}
     for wrong, shown in ((5120, "5,120"), ("512", "'512'"), (512.5, "'512.5'")):
         write_index(model, weight_map, wrong)
-        with pytest.raises(FormatError, match=f"total_size is {shown}, the tensors have 512 bytes"):
-            CheckpointSource(model)
+        with pytest.warns(UserWarning, match=f"total_size is {shown}, the tensors have 512 bytes"):
+            source = CheckpointSource(model)
+        source.close()
+        assert len(source.notes) == 1
     for right in (512, 512.0, None):
         write_index(model, weight_map, right)
         CheckpointSource(model).close()
+
+
+@pytest.mark.parametrize(
+    ("key", "config", "is_lost"),
+    [
+        ("lm_head.weight", {}, False),
+        ("lm_head.weight", {"tie_word_embeddings": True}, False),
+        ("lm_head.weight", {"tie_word_embeddings": False}, True),
+        ("cls.predictions.decoder.weight", {}, False),
+        ("model.layers.9.mlp.weight", {}, True),
+        ("model.embed_tokens.weight", {}, True),
+    ],
+)
+def test_a_key_of_a_tied_tensor_loses_nothing(tmp_path: Path, key: str, config: dict[str, Any], is_lost: bool) -> None:
+    """H3. What is in no shard is an error, unless the model has it under another name."""
+    model = tmp_path / "model"
+    model.mkdir()
+    has = "model.layers.0.weight" if key == "model.embed_tokens.weight" else "model.embed_tokens.weight"
+    save(model / SHARDS[0], {has: ARRAYS["layer.0.weight"]})
+    save(model / SHARDS[1], {"x": ARRAYS["layer.0.weight"]})
+    write_index(model, {has: SHARDS[0], "x": SHARDS[1], key: SHARDS[1]}, 256)
+    (model / "config.json").write_text(json.dumps(config))
+    if is_lost:
+        with pytest.raises(FormatError, match="is not in shard"):
+            CheckpointSource(model)
+        return
+    with pytest.warns(UserWarning, match=f"tensor '{key}' is not in shard .*; it is tied to another"):
+        source = CheckpointSource(model)
+    with source:
+        assert set(source.tensors) == {has, "x"}
+        copy(source, tmp_path / "out")
+    CheckpointSource(tmp_path / "out").close()  # whose index is in step
 
 
 def test_e18_damaged_shard(model: Path) -> None:

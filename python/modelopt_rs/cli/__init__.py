@@ -9,7 +9,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 ok, 1 input, output or run-time failure, 2 usage, 3 malformed input or a limit, 70 internal error,
+    0 ok, 1 input, output or run-time failure, 2 usage, 3 malformed input or a limit, 4 written, but
+    perhaps not durable (`InPlaceError`), 70 internal error,
     130 interrupted, 143 terminated.
 
     Parameters

@@ -20,11 +20,11 @@ from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
-from modelopt_rs.errors import OptionError
+from modelopt_rs.errors import InPlaceError, OptionError
 
 __all__ = ["app", "run"]
 
-OK, FAILURE, USAGE, MALFORMED, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 70, 130, 143
+OK, FAILURE, USAGE, MALFORMED, IN_PLACE, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
 
 class Terminated(BaseException):
@@ -34,8 +34,8 @@ class Terminated(BaseException):
 # Without arguments: an error like any other wrong use, not click's page of help.
 @click.group(
     no_args_is_help=False,
-    epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 70 internal error, "
-    "130 interrupted, 143 terminated.",
+    epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 4 written, but "
+    "perhaps not durable, 70 internal error, 130 interrupted, 143 terminated.",
 )
 @click.version_option(__version__, message="modelopt-rs %(version)s")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
@@ -92,7 +92,7 @@ def explain(error: BaseException) -> tuple[int, str]:
             return MALFORMED, str(error)
         case OSError() if error.strerror is not None:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-            return FAILURE, f"{where}{error.strerror}"
+            return IN_PLACE if isinstance(error, InPlaceError) else FAILURE, f"{where}{error.strerror}"
         case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
             return FAILURE, str(error)
         case MemoryError():

@@ -23,15 +23,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from modelopt_rs.containers.container import check_place
+from modelopt_rs.containers.placing import exists, in_place, rename_new
+from modelopt_rs.containers.reading import call
 from modelopt_rs.errors import binary_size
 
 __all__ = [
     "AtomicFile",
-    "call",
     "check_free",
     "forget_temporary",
     "is_temporary",
     "new_temporary",
+    "remove",
     "remove_stale",
     "resolve",
     "stat_regular",
@@ -59,27 +62,44 @@ class AtomicFile:
         How many bytes will be written: checked against the free space before anything else.
     durable : bool
         Whether `commit` waits until the file is on the disk.
+    overwrite : bool
+        Whether what is at `path` may be replaced: when it is opened, and at `commit`.
+    shown : Path, optional
+        What errors name, where the file is a part of a temporary directory: its place in the destination.
 
     Raises
     ------
+    FileExistsError
+        If there is something at `path`, and `overwrite` is false.
     OSError
         With `errno` and `filename`: ENOSPC if `nbytes` do not fit, and whatever the file system says.
     ValueError
         If `path` is there and is neither a regular file nor a directory (that is `IsADirectoryError`).
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, nbytes: int = 0, durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        nbytes: int = 0,
+        durable: bool = True,
+        overwrite: bool = True,
+        shown: Path | None = None,
+    ) -> None:
+        check_place(path, overwrite)
         self.path = resolve(path)
-        self._durable = durable
+        self.shown = shown or self.path
+        self._is_part = shown is not None
+        self._durable, self._overwrite = durable, overwrite
         self._temporary: Path | None = None
         self.fd = -1
         replaced = stat_regular(self.path)
         remove_stale(self.path)
-        check_free(self.path, nbytes)
+        check_free(self.path, nbytes, shown)
         try:
             self._open()
             if replaced is not None:
-                take_after(self.fd, replaced, self.path)
+                take_after(self.fd, replaced, self.shown)
         except BaseException:
             self.abort()
             raise
@@ -98,7 +118,7 @@ class AtomicFile:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return call(self.path, function, *args)
+        return call(self.shown, function, *args)
 
     @property
     def readable(self) -> Path:
@@ -107,7 +127,7 @@ class AtomicFile:
 
     def write_at(self, data: bytes | NDArray[Any], offset: int) -> None:
         """Write all of `data` (bytes, or a C-contiguous array) at `offset`."""
-        write_all(self.path, self.fd, data, offset)
+        write_all(self.shown, self.fd, data, offset)
 
     def sync(self) -> None:
         """Bring what is written to the disk (if durable), so that reading it back reads the disk."""
@@ -117,7 +137,17 @@ class AtomicFile:
                 os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def commit(self) -> None:
-        """Put the file in the place of `path` at once. On an error `path` is as it was."""
+        """Put the file in the place of `path` at once.
+
+        Raises
+        ------
+        FileExistsError
+            If something has appeared at `path` meanwhile, and `overwrite` is false.
+        InPlaceError
+            If the file took its place, but may not be durable.
+        OSError
+            Of any other `path` is as it was.
+        """
         try:
             if self._durable:
                 self._call(os.fsync, self.fd)
@@ -125,21 +155,32 @@ class AtomicFile:
         except BaseException:
             self.abort()
             raise
-        self._close()
-        if self._durable:
-            sync_directory(self.path.parent)
+        if self._is_part:  # what it is a part of is neither in place yet nor synced
+            self._close()
+            return
+        with in_place(self.shown):
+            try:
+                self._close()
+            finally:
+                if self._durable:
+                    sync_directory(self.path.parent)
 
     def _rename(self) -> None:
         if self._temporary is None:
             try:
                 self._call(self._link, self.path)
             except FileExistsError:
+                if not self._overwrite:
+                    raise exists(self.shown) from None
                 # linkat never replaces: take a name, and let rename do that.
                 self._temporary = new_temporary(self.path)
                 self._call(self._link, self._temporary)
             else:
                 return
-        self._call(os.rename, self._temporary, self.path)
+        if self._overwrite:
+            self._call(os.rename, self._temporary, self.path)
+        else:
+            rename_new(self._temporary, self.path)
         _live.discard(self._temporary.name)
         self._temporary = None
 
@@ -151,11 +192,11 @@ class AtomicFile:
     def abort(self) -> None:
         """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
         if self._temporary is not None:
-            with suppress(FileNotFoundError):
-                self._temporary.unlink()
+            remove(self._temporary)
             _live.discard(self._temporary.name)
             self._temporary = None
-        self._close()
+        with suppress(OSError):  # what was written is given up
+            self._close()
 
     def _close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -169,14 +210,6 @@ class AtomicFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.abort()
-
-
-def call(path: Path, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of `os`; its error names the destination `path`, not a temporary or nothing."""
-    try:
-        return function(*args)
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> None:
@@ -209,7 +242,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 def stat_regular(path: Path) -> os.stat_result | None:
     """Return the status of a regular file, None if there is nothing."""
     try:
-        info = path.stat()
+        info: os.stat_result = call(path, os.stat, path)
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(info.st_mode):
@@ -219,20 +252,17 @@ def stat_regular(path: Path) -> os.stat_result | None:
     return info
 
 
-def check_free(path: Path, nbytes: int) -> None:
+def check_free(path: Path, nbytes: int, shown: Path | None = None) -> None:
     """Raise OSError(ENOSPC) if `nbytes` do not fit into the file system of `path`'s directory."""
-    try:
-        info = os.statvfs(path.parent)
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(path)) from e
+    info = call(shown or path, os.statvfs, path.parent)
     free = info.f_bavail * info.f_frsize
     if nbytes > free:
-        raise OSError(errno.ENOSPC, f"needs {binary_size(nbytes)}, {binary_size(free)} free", str(path))
+        raise OSError(errno.ENOSPC, f"needs {binary_size(nbytes)}, {binary_size(free)} free", str(shown or path))
 
 
 def sync_directory(path: Path) -> None:
     """Bring a directory's names to the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = call(path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as e:
@@ -240,7 +270,7 @@ def sync_directory(path: Path) -> None:
         if e.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
-        os.close(fd)
+        call(path, os.close, fd)
 
 
 def _prefix(path: Path) -> str:
@@ -257,6 +287,29 @@ def new_temporary(path: Path) -> Path:
 def forget_temporary(path: Path) -> None:
     """Say that the temporary is gone."""
     _live.discard(path.name)
+
+
+def remove(path: Path) -> OSError | None:
+    """Remove a temporary, a directory with all that is in it; return why it is still there, if it is.
+
+    A second attempt gives the owner's rights back to folders that lack them.
+    """
+    error = None
+    for attempt in range(2):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                for folder, _, _ in os.walk(path) if attempt else ():
+                    os.chmod(folder, 0o700)  # noqa: PTH101
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            error = e
+        else:
+            return None
+    return error
 
 
 def is_temporary(name: str) -> bool:

@@ -1,22 +1,28 @@
 """A directory that is written whole or not at all: beside its destination, then put there by one rename."""
 
-import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelopt_rs.containers.atomic import forget_temporary, new_temporary, remove_stale, resolve, sync_directory
+from modelopt_rs.containers.atomic import (
+    forget_temporary,
+    new_temporary,
+    remove,
+    remove_stale,
+    resolve,
+    sync_directory,
+)
+from modelopt_rs.containers.placing import exchange, in_place, rename_new
+from modelopt_rs.containers.reading import call
+from modelopt_rs.errors import InPlaceError
 
 __all__ = ["AtomicDirectory"]
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 class AtomicDirectory:
@@ -45,18 +51,16 @@ class AtomicDirectory:
         self._durable = durable
         self._lock = -1
         mode = self._check()
+        self._is_new = mode is None
         remove_stale(self.path)
         self.temporary = new_temporary(self.path)
         try:
-            try:
-                self.temporary.mkdir()
-            except OSError as e:
-                raise OSError(e.errno, e.strerror, str(self.path)) from e
-            self._lock = os.open(self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            call(self.path, os.mkdir, self.temporary)
+            self._lock = call(self.path, os.open, self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mode is not None:
-                self.temporary.chmod(mode)
+                call(self.path, os.chmod, self.temporary, mode)
         except BaseException:
             self.abort()
             raise
@@ -64,49 +68,85 @@ class AtomicDirectory:
     def _check(self) -> int | None:
         """Return the mode of the directory to replace, None if there is none."""
         try:
-            mode = self.path.stat().st_mode
+            mode = call(self.path, os.stat, self.path).st_mode
         except FileNotFoundError:
             return None
         if not stat.S_ISDIR(mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path))
         if not self._overwrite and any(self.path.iterdir()):
-            message = "the directory is not empty; pass overwrite=True (--overwrite) to replace it"
-            raise FileExistsError(errno.EEXIST, message, str(self.path))
+            raise self._exists()
         return stat.S_IMODE(mode)
 
+    def _exists(self) -> FileExistsError:
+        message = "the directory is not empty; pass overwrite=True (--overwrite) to replace it"
+        return FileExistsError(errno.EEXIST, message, str(self.path))
+
+    def shown(self, name: str | os.PathLike[str]) -> Path:
+        """Return the place in the destination that a file of the temporary directory will have."""
+        return self.path / name
+
     def commit(self) -> None:
-        """Put the directory in the place of `path` at once. On an error `path` is as it was."""
+        """Put the directory in the place of `path` at once.
+
+        Raises
+        ------
+        FileExistsError
+            If something has appeared at `path` meanwhile, and `overwrite` is false.
+        InPlaceError
+            If the directory took its place, but may not be durable, or what it replaced could not be removed.
+        OSError
+            Of any other `path` is as it was.
+        """
         try:
             if self._durable:
                 for folder, _, _ in os.walk(self.temporary, topdown=False):
-                    sync_directory(Path(folder))
+                    with self._named():
+                        sync_directory(Path(folder))
             self._check()
             old = self._put_in_place()
         except BaseException:
             self.abort()
             raise
-        if self._durable:
-            sync_directory(self.path.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-        self._forget()
+        try:
+            left = remove(old) if old is not None else None
+            with in_place(self.path):
+                if self._durable:
+                    sync_directory(self.path.parent)
+            if left is not None:
+                message = f"is in place, but what it replaced could not be removed from {old}: {left.strerror}"
+                raise InPlaceError(left.errno, message, str(self.path)) from left
+        finally:
+            self._forget()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let errors about the temporary name the destination."""
+        try:
+            yield
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(self.path)) from e
 
     def _put_in_place(self) -> Path | None:
         """Rename; return where the old directory is now, if there was one with something in it."""
+        if self._is_new and not self._overwrite:
+            rename_new(self.temporary, self.path)
+            return None
         try:
-            self.temporary.rename(self.path)  # replaces an empty directory, too
+            call(self.path, os.rename, self.temporary, self.path)  # replaces an empty directory, too
         except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self._overwrite:
-                raise OSError(e.errno, e.strerror, str(self.path)) from e
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not self._overwrite:
+                raise self._exists() from None
         else:
             return None
-        if _exchange(self.temporary, self.path):
+        if exchange(self.temporary, self.path):
             return self.temporary
         # Two renames: between them `path` is absent, but what it held is whole under the other name.
         aside = new_temporary(self.path)
-        self.path.rename(aside)
+        call(self.path, os.rename, self.path, aside)
         try:
-            self.temporary.rename(self.path)
+            call(self.path, os.rename, self.temporary, self.path)
         except BaseException:
             aside.rename(self.path)
             raise
@@ -117,7 +157,7 @@ class AtomicDirectory:
     def abort(self) -> None:
         """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
         if self.temporary.name:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            remove(self.temporary)
         self._forget()
 
     def _forget(self) -> None:
@@ -125,7 +165,8 @@ class AtomicDirectory:
         self.temporary = Path()
         lock, self._lock = self._lock, -1
         if lock >= 0:
-            os.close(lock)
+            with suppress(OSError):  # nothing was written through it
+                os.close(lock)
 
     def __enter__(self) -> Self:
         return self
@@ -134,13 +175,3 @@ class AtomicDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.abort()
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchange two directories at once; False where the system can't."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    done = rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
-    return bool(done == 0)

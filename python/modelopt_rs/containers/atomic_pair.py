@@ -7,22 +7,24 @@ only this content has, and the model last: before that rename the old model stan
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelopt_rs.containers.atomic import (
-    call,
     check_free,
     forget_temporary,
     new_temporary,
+    remove,
     remove_stale,
     resolve,
     stat_regular,
     sync_directory,
     take_after,
 )
+from modelopt_rs.containers.container import check_place
+from modelopt_rs.containers.placing import in_place, rename_new
+from modelopt_rs.containers.reading import call, read_at
 
 __all__ = ["AtomicPair", "locked"]
 
@@ -41,6 +43,8 @@ class AtomicPair:
         How many bytes will be written: checked against the free space before anything else.
     durable : bool
         Whether `commit` waits until both are on the disk.
+    overwrite : bool
+        Whether what is at `path` may be replaced: when it is opened, and at `commit`.
 
     Attributes
     ----------
@@ -51,24 +55,29 @@ class AtomicPair:
     ------
     ValueError
         If `path` is a symbolic link: readers would look for the data beside the link.
+    FileExistsError
+        If there is something at `path`, and `overwrite` is false.
     OSError
         As `AtomicFile`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, nbytes: int = 0, durable: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, nbytes: int = 0, durable: bool = True, overwrite: bool = True
+    ) -> None:
+        check_place(path, overwrite)
         if Path(path).is_symlink():
             raise ValueError(f"{os.fspath(path)}: a model with external data can't be written to a symbolic link")
         self.path = resolve(path)
         self.model_fd = self.data_fd = self._lock = -1
-        self._durable = durable
+        self._durable, self._overwrite = durable, overwrite
         self._data = ""
         replaced = stat_regular(self.path)
         remove_stale(self.path)
         check_free(self.path, nbytes)
         self._temporary = new_temporary(self.path)
         try:
-            call(self.path, self._temporary.mkdir)
-            self._lock = os.open(self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            call(self.path, os.mkdir, self._temporary)
+            self._lock = call(self.path, os.open, self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.model_fd = call(self.path, os.open, self.readable, _NEW, 0o666)
@@ -102,12 +111,17 @@ class AtomicPair:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def commit(self) -> None:
-        """Put the data in place, then the model. On an error `path` is as it was. Needs `locked`.
+        """Put the data in place, then the model. Needs `locked`.
 
         Raises
         ------
         FileExistsError
-            If another file has the name of the data.
+            If another file has the name of the data, or if something has appeared at `path` meanwhile, and
+            `overwrite` is false.
+        InPlaceError
+            If both took their places, but may not be durable.
+        OSError
+            Of any other `path` is as it was.
         """
         try:
             for fd in (self.data_fd, self.model_fd) if self._durable else ():
@@ -116,37 +130,58 @@ class AtomicPair:
         except BaseException:
             self.abort()
             raise
-        self.abort()  # what is left: the empty directory
-        if self._durable:
-            sync_directory(self.path.parent)
+        with in_place(self.path):
+            try:
+                self._finish()  # what is left: the empty directory
+            finally:
+                if self._durable:
+                    sync_directory(self.path.parent)
 
     def _rename(self) -> None:
         data = self.path.with_name(self._data)
-        is_new = not os.path.lexists(data)
-        if not is_new and not _is_same(self.data_fd, data):
-            raise FileExistsError(errno.EEXIST, "another file has the name of the external data", str(data))
-        call(self.path, os.rename, self._temporary / self._data, data)
+        is_new = True
+        try:
+            rename_new(self._temporary / self._data, data)
+        except FileExistsError:
+            is_new = False
+            if not _is_same(self.data_fd, data):
+                message = "another file has the name of the external data"
+                raise FileExistsError(errno.EEXIST, message, str(data)) from None
+            call(self.path, os.rename, self._temporary / self._data, data)
         try:
             if self._durable:
                 sync_directory(self.path.parent)
-            call(self.path, os.rename, self.readable, self.path)
+            if self._overwrite:
+                call(self.path, os.rename, self.readable, self.path)
+            else:
+                rename_new(self.readable, self.path)
         except BaseException:
             if is_new:
-                with suppress(OSError):
-                    data.unlink()
+                remove(data)
             raise
 
     def abort(self) -> None:
         """Remove the temporaries; `path` stays as it was. After `commit` this does nothing."""
+        with suppress(OSError):  # what was written is given up
+            self._finish()
+
+    def _finish(self) -> None:
+        """Remove the temporaries and close the files; OSError of the last close that failed."""
         if self._temporary.name:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            remove(self._temporary)
             forget_temporary(self._temporary)
             self._temporary = Path()
+        error = None
         for name in ("model_fd", "data_fd", "_lock"):
             fd = getattr(self, name)
             setattr(self, name, -1)
-            if fd >= 0:
-                call(self.path, os.close, fd)
+            try:
+                if fd >= 0:
+                    call(self.path, os.close, fd)
+            except OSError as e:
+                error = e
+        if error is not None:
+            raise error
 
 
 def _is_same(fd: int, path: Path) -> bool:
@@ -156,21 +191,23 @@ def _is_same(fd: int, path: Path) -> bool:
     except OSError:
         return False
     try:
-        size = os.fstat(fd).st_size
-        if os.fstat(other).st_size != size:
+        size = call(path, os.fstat, fd).st_size
+        if call(path, os.fstat, other).st_size != size:
             return False
-        return all(os.pread(fd, _TILE, at) == os.pread(other, _TILE, at) for at in range(0, size, _TILE))
+        tiles = range(0, size, _TILE)
+        return all(read_at(fd, _TILE, at, path) == read_at(other, _TILE, at, path) for at in tiles)
     finally:
-        os.close(other)
+        call(path, os.close, other)
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keep other writers of the package from putting models with data into a directory, or from removing data."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = call(directory, os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # some network file systems can't
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(fd)
+        with suppress(OSError):  # nothing was written through it
+            os.close(fd)

@@ -2,15 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modelopt_rs._core import FormatError, LimitError
+from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, open_regular
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import listing, quote
@@ -27,8 +28,8 @@ class CheckpointSource(Source):
     """A Hugging Face directory, open for reading: `model.safetensors`, or shards and their index.
 
     Everything is checked before anything is read: an index that names a shard which isn't there, a tensor in
-    two shards or in none, a shard outside the directory or one that the index doesn't know, a wrong total
-    size. All problems are reported together.
+    two shards or in none, a shard outside the directory or one that the index doesn't know. All problems are
+    reported together. What loses nothing (a wrong total size, a key of a tied tensor that no shard has) is a warning.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ class CheckpointSource(Source):
         The name of the index, None if there is one file only.
     index_metadata : mapping
         What stands under "metadata" in the index.
+    notes : tuple of str
+        Where the index is out of step with its shards and nothing is lost by it; each is a warning as well.
 
     Raises
     ------
@@ -71,18 +74,23 @@ class CheckpointSource(Source):
         self._limits = {"max_header": max_header, "max_tensors": max_tensors}
         self.index_name = index.name if index else None
         self.index_metadata: Mapping[str, Any] = {}
+        self.notes: tuple[str, ...] = ()
         self._config = read_config(self.path / "config.json", max_header)
         with ExitStack() as stack:
             if index is None:
                 file = SafetensorsSource(self.path / _SINGLE, max_header=max_header, max_tensors=max_tensors)
                 shards = {_SINGLE: stack.enter_context(file)}
             else:
-                text = _read_limited(index, max_header)
+                text = read_file(index, max_header)
                 weight_map, self.index_metadata = _parse_index(index, text)
                 shards, problems = _open_shards(self.path, weight_map, stack, max_header, max_tensors)
-                problems += _compare(weight_map, shards, self.index_metadata.get("total_size"), self.path)
-                if problems:
-                    raise FormatError(f"{index}: {listing(problems)}")
+                total_size = self.index_metadata.get("total_size")
+                more, notes = _compare(weight_map, shards, total_size, self._config or {})
+                if problems + more:
+                    raise FormatError(f"{index}: {listing(problems + more)}")
+                for note in notes:
+                    warnings.warn(f"{index}: {note}", UserWarning, stacklevel=2)
+                self.notes = tuple(notes)
             self._opened = stack.pop_all()
         self.shards: Mapping[str, SafetensorsSource] = MappingProxyType(shards)
         self._shard_of = {name: shard for shard, source in shards.items() for name in source.tensors}
@@ -153,19 +161,10 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     raise FormatError(f"{path}: neither {_SINGLE} nor {_INDEX} is in the directory")
 
 
-def _read_limited(path: Path, limit: int) -> bytes:
-    fd = open_regular(path)
-    with os.fdopen(fd, "rb") as file:
-        text = file.read(limit + 1)
-    if len(text) > limit:
-        raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
-    return text
-
-
 def read_config(path: Path, limit: int) -> dict[str, Any] | None:
     """Return what a `config.json` says, None if there is none."""
     try:
-        text = _read_limited(path, limit)
+        text = read_file(path, limit)
     except FileNotFoundError:
         return None
     return parse_object(text, str(path))
@@ -209,10 +208,22 @@ def _open_shards(
     return shards, problems
 
 
+def _is_tied(name: str, tensors: Set[str], config: Mapping[str, Any]) -> bool:
+    """Whether a model has a tensor under another name: the output layer and the embedding may be one."""
+    if config.get("tie_word_embeddings") is False:
+        return False
+    ends = ("lm_head.", "embed_out.", "output_projection.", "predictions.decoder.", "predictions.bias")
+    embeddings = ("embed_tokens.", "word_embeddings.", "wte.", "shared.")
+    known = (*ends, *embeddings)
+    return any(end in name for end in known) and any(
+        end in other for other in tensors if other != name for end in known
+    )
+
+
 def _compare(
-    weight_map: dict[str, str], shards: dict[str, SafetensorsSource], total_size: Any, path: Path
-) -> list[str]:
-    """Return in what the index and the shards differ."""
+    weight_map: dict[str, str], shards: dict[str, SafetensorsSource], total_size: Any, config: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Return in what the index and the shards differ: what loses tensors, and what does not."""
     problems = []
     seen: dict[str, str] = {}
     for shard, source in shards.items():
@@ -222,13 +233,16 @@ def _compare(
             elif name not in weight_map:
                 problems.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index")
             seen.setdefault(name, shard)
-    problems += [
-        f"tensor {quote(name)} is not in shard {quote(shard)}"
-        for name, shard in weight_map.items()
-        if shard in shards and name not in shards[shard].tensors
-    ]
+    notes = []
+    for name, shard in weight_map.items():
+        if shard in shards and name not in shards[shard].tensors:
+            problem = f"tensor {quote(name)} is not in shard {quote(shard)}"
+            if name not in seen and _is_tied(name, seen.keys(), config):
+                notes.append(f"{problem}; it is tied to another")
+            else:
+                problems.append(problem)
     size = sum(info.nbytes for source in shards.values() for info in source.tensors.values())
     if total_size is not None and not problems and total_size != size:
         shown = f"{total_size:,}" if isinstance(total_size, int) else quote(str(total_size))
-        problems.append(f"total_size is {shown}, the tensors have {size:,} bytes")
-    return problems
+        notes.append(f"total_size is {shown}, the tensors have {size:,} bytes")
+    return problems, notes

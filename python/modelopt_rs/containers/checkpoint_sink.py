@@ -1,7 +1,9 @@
 """Hugging Face checkpoints: write a directory like the source's, with other tensors in its shards."""
 
+import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,9 +17,9 @@ from modelopt_rs.containers.atomic import AtomicFile, check_free, is_temporary, 
 from modelopt_rs.containers.atomic_directory import AtomicDirectory
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, CheckpointSource
 from modelopt_rs.containers.container import Access, Output
-from modelopt_rs.containers.reading import open_regular, read_into
+from modelopt_rs.containers.reading import call, open_regular, read_into
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
-from modelopt_rs.errors import UnsupportedError, listing, quote
+from modelopt_rs.errors import FormatError, UnsupportedError, listing, quote
 from modelopt_rs.stream.model import Sink, TensorInfo
 
 __all__ = ["CHECKPOINT", "CheckpointSink"]
@@ -100,7 +102,8 @@ class CheckpointSink(Sink):
     def _open_shard(self, shard: str, metadata: Mapping[str, str] | None) -> SafetensorsSink:
         mine = [info for info in self._tensors if self._shard_of[info.name] == shard]
         kept = self._source.shards[shard].metadata if metadata is None else metadata
-        return SafetensorsSink(self._directory.temporary / shard, mine, kept, durable=self._durable)
+        path, shown = self._directory.temporary / shard, self._directory.shown(shard)
+        return SafetensorsSink(path, mine, kept, durable=self._durable, shown=shown)
 
     def _files_to_copy(self) -> list[Path]:
         """List what isn't written anew, relative to the source; ValueError if something can't be copied."""
@@ -159,16 +162,14 @@ class CheckpointSink(Sink):
         try:
             for sink in self._sinks.values():
                 sink.commit(verify=verify)
-            temporary = self._directory.temporary
             if self._source.index_name is not None:
-                self._write(temporary / self._source.index_name, self._index_text())
+                self._write(self._source.index_name, self._index_text())
             if self._config is not None:
-                self._write(temporary / "config.json", self._config)
+                self._write("config.json", self._config)
             for name in self._copied:
-                _copy(self._source.path / name, temporary / name, durable=self._durable)
+                self._copy(name)
             if verify:
-                written = temporary / self._source.index_name if self._source.index_name else temporary
-                CheckpointSource(written, max_header=_ANY_HEADER, max_tensors=len(self._tensors)).close()
+                self._verify()
             self._directory.commit()
         except BaseException:
             self.abort()
@@ -179,10 +180,40 @@ class CheckpointSink(Sink):
         metadata = {**self._source.index_metadata, "total_size": total}
         return _json_text({"metadata": metadata, "weight_map": dict(sorted(self._shard_of.items()))})
 
-    def _write(self, path: Path, text: bytes) -> None:
-        with AtomicFile(path, nbytes=len(text), durable=self._durable) as file:
+    def _verify(self) -> None:
+        """Read the directory back; what is wrong with it names the destination."""
+        temporary = self._directory.temporary
+        written = temporary / self._source.index_name if self._source.index_name else temporary
+        try:
+            CheckpointSource(written, max_header=_ANY_HEADER, max_tensors=len(self._tensors)).close()
+        except (FormatError, OSError) as e:
+            raise OSError(errno.EIO, "what was written can't be read back", str(self.path)) from e
+
+    def _open_file(self, name: str | Path, nbytes: int) -> AtomicFile:
+        path, shown = self._directory.temporary / name, self._directory.shown(name)
+        call(shown, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+        return AtomicFile(path, nbytes=nbytes, durable=self._durable, shown=shown)
+
+    def _write(self, name: str, text: bytes) -> None:
+        with self._open_file(name, len(text)) as file:
             file.write_at(text, 0)
             file.commit()
+
+    def _copy(self, name: Path) -> None:
+        source = self._source.path / name
+        fd = open_regular(source)
+        try:
+            info = call(source, os.fstat, fd)
+            with self._open_file(name, info.st_size) as file:
+                buffer = np.empty(min(_COPY_BYTES, info.st_size), np.uint8)
+                for offset in range(0, info.st_size, _COPY_BYTES):
+                    part = buffer[: min(_COPY_BYTES, info.st_size - offset)]
+                    read_into(fd, part, offset, source)
+                    file.write_at(part, offset)
+                call(file.shown, os.fchmod, file.fd, stat.S_IMODE(info.st_mode))
+                file.commit()
+        finally:
+            call(source, os.close, fd)
 
     def abort(self) -> None:
         """Remove the temporary directory; `path` stays as it was. After `commit` this does nothing."""
@@ -194,7 +225,9 @@ def _raise(error: OSError) -> None:
 
 
 def _json_text(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate, which JSON can escape, has no UTF-8.
+    return re.sub("[\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text).encode()
 
 
 def _refuse_same(source: Path, destination: Path) -> None:
@@ -202,23 +235,6 @@ def _refuse_same(source: Path, destination: Path) -> None:
     same = destination.exists() and destination.samefile(source)
     if same or source in destination.parents or destination in source.parents:
         raise ValueError(f"{destination}: must not be the source's directory, in it or around it")
-
-
-def _copy(source: Path, destination: Path, *, durable: bool) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    fd = open_regular(source)
-    try:
-        info = os.fstat(fd)
-        with AtomicFile(destination, nbytes=info.st_size, durable=durable) as file:
-            buffer = np.empty(min(_COPY_BYTES, info.st_size), np.uint8)
-            for offset in range(0, info.st_size, _COPY_BYTES):
-                part = buffer[: min(_COPY_BYTES, info.st_size - offset)]
-                read_into(fd, part, offset, source)
-                file.write_at(part, offset)
-            os.fchmod(file.fd, stat.S_IMODE(info.st_mode))
-            file.commit()
-    finally:
-        os.close(fd)
 
 
 class _Checkpoint:

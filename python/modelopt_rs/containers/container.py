@@ -1,12 +1,12 @@
 """What a container is: how a kind of model file is recognized, opened and made."""
 
-import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelopt_rs.containers.placing import exists
 from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS
 from modelopt_rs.stream.model import Sink, Source, TensorInfo
 
@@ -96,5 +96,4 @@ def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
         If there is something at `path`, and `overwrite` is false.
     """
     if not overwrite and os.path.lexists(path):
-        message = "the file exists; pass overwrite=True (--overwrite) to replace it"
-        raise FileExistsError(errno.EEXIST, message, str(Path(path)))
+        raise exists(Path(path))

@@ -8,13 +8,32 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from modelopt_rs._core import FormatError
+from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs._types import Array
 
-__all__ = ["MAX_HEADER", "MAX_TENSORS", "identity", "open_again", "open_regular", "read_into"]
+__all__ = [
+    "MAX_HEADER",
+    "MAX_TENSORS",
+    "call",
+    "identity",
+    "open_again",
+    "open_regular",
+    "read_at",
+    "read_file",
+    "read_into",
+]
 
 MAX_HEADER = 64 << 20
 MAX_TENSORS = 1_000_000
+_CHUNK = 1 << 20
+
+
+def call(path: str | os.PathLike[str], function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of `os`; its error names `path`, not a temporary or nothing."""
+    try:
+        return function(*args)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, os.fspath(path)) from e
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
@@ -23,12 +42,12 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     Never blocks, as opening a FIFO otherwise would. Symbolic links are followed: the caches of model hubs
     are made of them.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = call(path, os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(call(path, os.fstat, fd).st_mode):
             raise ValueError(f"{os.fspath(path)}: not a regular file")
     except BaseException:
-        os.close(fd)
+        call(path, os.close, fd)
         raise
     return fd
 
@@ -37,14 +56,39 @@ def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
     """Fill a C-contiguous array with the file's bytes from `offset` on."""
     view = buffer.reshape(-1).view(np.uint8).data
     while len(view):
-        try:
-            n = os.preadv(fd, [view], offset)
-        except OSError as e:
-            raise OSError(e.errno, e.strerror, str(path)) from e
+        n = call(path, os.preadv, fd, [view], offset)
         if n == 0:
             raise FormatError(f"{path}: file shrank while reading")
         view = view[n:]
         offset += n
+
+
+def read_at(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
+    """Return the file's bytes from `offset` on: `nbytes` of them, less only where the file ends.
+
+    What is held grows with what is read, not with what is asked for. A short read (a signal, a network file
+    system) is none of the end.
+    """
+    parts: list[bytes] = []
+    while nbytes:
+        part = call(path, os.pread, fd, min(nbytes, _CHUNK), offset)
+        if not part:
+            break
+        parts.append(part)
+        nbytes, offset = nbytes - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Return a whole file; LimitError if it is longer than `limit` bytes."""
+    fd = open_regular(path)
+    try:
+        text = read_at(fd, limit + 1, 0, path)
+    finally:
+        call(path, os.close, fd)
+    if len(text) > limit:
+        raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
+    return text
 
 
 Identity: TypeAlias = tuple[int, int, int, int]

@@ -8,7 +8,7 @@ from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
 from modelopt_rs.containers.onnx_file import ONNX
-from modelopt_rs.containers.reading import open_regular
+from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.errors import FormatError
 from modelopt_rs.stream.model import Sink, Source
@@ -46,13 +46,15 @@ def container_at(path: Path) -> Container:
 def _begin(path: Path) -> bytes:
     fd = open_regular(path)
     try:
-        return os.pread(fd, _BEGIN, 0)
+        return read_at(fd, _BEGIN, 0, path)
     finally:
-        os.close(fd)
+        call(path, os.close, fd)
 
 
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
     """Open a model for reading, as it is stored."""
+    if not os.fspath(path):
+        raise ValueError("open: path must name a file or a directory, got ''")
     where = Path(path)
     return container_at(where).open(where, access or Access())
 
@@ -76,5 +78,7 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
     UnsupportedError
         If the container can't hold such a model.
     """
+    if not os.fspath(path):
+        raise ValueError("create: path must name a file or a directory, got ''")
     name = output.source.container if container is None else container
     return next(each for each in CONTAINERS if each.name == name).create(path, output)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +16,11 @@ from modelopt_rs.containers.reading import (
     MAX_HEADER,
     MAX_TENSORS,
     Identity,
+    call,
     identity,
     open_again,
     open_regular,
+    read_at,
     read_into,
 )
 from modelopt_rs.dtypes import numpy_dtype
@@ -109,7 +112,7 @@ class SafetensorsSource(Source):
 
     def _read_header(self, max_header: int) -> tuple[bytes, int, int]:
         """Return the header, where the data begin, and how many bytes of data there are."""
-        size = os.fstat(self._fd).st_size
+        size = call(self.path, os.fstat, self._fd).st_size
         if size < 8:
             raise FormatError(f"{self.path}: {size} bytes are less than the 8 of the header length")
         length = np.empty(1, "<u8")
@@ -119,7 +122,7 @@ class SafetensorsSource(Source):
             raise FormatError(f"{self.path}: header length {n:,} exceeds file length {size:,}")
         if n > max_header:
             raise LimitError(f"{self.path}: header length {n:,} exceeds max_header={max_header:,}")
-        header = os.pread(self._fd, n, 8)
+        header = read_at(self._fd, n, 8, self.path)
         if len(header) != n:
             raise FormatError(f"{self.path}: file shrank while reading")
         return header, 8 + n, size - 8 - n
@@ -207,4 +210,5 @@ class SafetensorsSource(Source):
         """Close the file. Nothing can be read after it."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):  # of a file that was only read nothing can be lost
+                os.close(fd)

@@ -13,7 +13,8 @@ import numpy as np
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
 from modelopt_rs.containers.atomic import AtomicFile
-from modelopt_rs.containers.container import Access, Output, check_place
+from modelopt_rs.containers.container import Access, Output
+from modelopt_rs.containers.reading import call
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.dtypes import numpy_dtype, twin_of
 from modelopt_rs.errors import quote
@@ -43,9 +44,15 @@ class SafetensorsSink(Sink):
         Goes into the header as `__metadata__`; left out if empty.
     durable : bool
         Whether `commit` waits until the file is on the disk.
+    overwrite : bool
+        Whether what is at `path` may be replaced: when it is opened, and at `commit`.
+    shown : Path, optional
+        What errors name, where the file is a part of a temporary directory: its place in the destination.
 
     Raises
     ------
+    FileExistsError
+        If there is something at `path`, and `overwrite` is false.
     ValueError
         If the tensors can't be a safetensors file.
     OSError
@@ -59,6 +66,8 @@ class SafetensorsSink(Sink):
         metadata: Mapping[str, str] | None = None,
         *,
         durable: bool = True,
+        overwrite: bool = True,
+        shown: Path | None = None,
     ) -> None:
         self._tensors = tuple(sorted(tensors, key=lambda info: -_check(info).itemsize))
         self._by_name = {info.name: info for info in self._tensors}
@@ -69,8 +78,8 @@ class SafetensorsSink(Sink):
         self._header_nbytes = len(header) - 8
         self._rows = RowLedger(self._tensors)
         nbytes = len(header) + sum(info.nbytes for info in self._tensors)
-        self._file = AtomicFile(path, nbytes=nbytes, durable=durable)
-        self.path = self._file.path
+        self._file = AtomicFile(path, nbytes=nbytes, durable=durable, overwrite=overwrite, shown=shown)
+        self.path = self._file.shown
         try:
             self._file.write_at(header, 0)
         except BaseException:
@@ -151,7 +160,7 @@ class SafetensorsSink(Sink):
                 self.path,
                 max_header=self._header_nbytes,
                 max_tensors=len(self._tensors),
-                fd=os.dup(self._file.fd),
+                fd=call(self.path, os.dup, self._file.fd),
             ) as source:
                 if source.tensors != self._by_name or source.metadata != self._metadata:
                     raise FormatError("the header differs")
@@ -220,8 +229,9 @@ class _Safetensors:
         return SafetensorsSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
 
     def create(self, path: str | os.PathLike[str], output: Output) -> SafetensorsSink:
-        check_place(path, output.overwrite)
-        return SafetensorsSink(path, output.tensors, output.metadata, durable=output.durable)
+        return SafetensorsSink(
+            path, output.tensors, output.metadata, durable=output.durable, overwrite=output.overwrite
+        )
 
 
 SAFETENSORS: Final = _Safetensors()

@@ -20,9 +20,10 @@ from modelopt_rs.layouts.format_spec import FormatSpec, check_group_size
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 
-__all__ = ["FLOAT_QUANTIZED"]
+__all__ = ["FLOAT_QUANTIZED", "FOREIGN_FLOAT8"]
 
 _BLOCK = 128
+_FORMATS = {"F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2"}
 
 
 class _FloatQuantized:
@@ -67,6 +68,50 @@ class _FloatQuantized:
 FLOAT_QUANTIZED: Final = _FloatQuantized()
 
 
+class _ForeignFloat8:
+    """Float8 tensors as others store them: with `NAME_scale_inv` (DeepSeek), E5M2, or without any scale."""
+
+    name: Final = "float8"
+    state: Final = "stored as float8"
+
+    def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
+        return next((name for name, info in tensors.items() if _is_foreign(tensors, info)), None)
+
+    def find(self, source: Source) -> Iterator[FormatWeight]:
+        for name, info in source.tensors.items():
+            if not _is_foreign(source.tensors, info):
+                continue
+            scales = (source.tensors.get(name + end) for end in ("_scale_inv", "_scale"))
+            scale = next((each for each in scales if each is not None), None)
+            if scale is None:
+                yield FormatWeight(source, name, info.shape, FormatSpec(_FORMATS[info.dtype]), (name,))
+            else:
+                yield FormatWeight(source, name, info.shape, _spec(source, info, scale), (name, scale.name))
+
+
+FOREIGN_FLOAT8: Final = _ForeignFloat8()
+
+
+def _is_foreign(tensors: Mapping[str, TensorInfo], info: TensorInfo) -> bool:
+    """Whether a tensor is float8 that no layout of compressed-tensors has; scales of other layouts are float8, too."""
+    if info.dtype not in _FORMATS or info.name.endswith("_scale"):
+        return False
+    return not (info.dtype == "F8_E4M3" and is_weight(info.name) and f"{info.name}_scale" in tensors)
+
+
+def _block(source: Source) -> int:
+    """Return the block that config.json names (DeepSeek), or the usual one."""
+    said = (source.config or {}).get("quantization_config")
+    block = said.get("weight_block_size") if isinstance(said, Mapping) else None
+    if block is None:
+        return _BLOCK
+    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in block):
+        raise FormatError(f"{source.path}: weight_block_size must be two numbers above 0, got {block!r:.80}")
+    if block[0] != block[1]:
+        raise UnsupportedError(f"{source.path}: weight_block_size {block} is not square, which is not supported")
+    return int(block[0])
+
+
 def _weights(spec: FormatSpec) -> dict[str, Any]:
     block = None if spec.group_size is None else [_BLOCK, _BLOCK]
     strategy = {"strategy": "channel"} if block is None else {"strategy": "block", "block_structure": block}
@@ -86,11 +131,12 @@ def _spec(source: Source, info: TensorInfo, scale: TensorInfo) -> FormatSpec:
     where = f"{source.path}: tensor {quote(scale.name)}"
     if scale.dtype not in ("F32", "F16", "BF16"):
         raise FormatError(f"{where} must be F32, F16 or BF16, got {scale.dtype}")
-    blocks = FormatSpec("fp8_e4m3", group_size=(_BLOCK, _BLOCK))
+    format, block = _FORMATS[info.dtype], _block(source)
+    blocks = FormatSpec(format, group_size=(block, block))
     if scale.shape == (rows, 1):
-        return FormatSpec("fp8_e4m3", axis=0)
+        return FormatSpec(format, axis=0)
     if scale.shape in ((), (1,), (1, 1)):
-        return FormatSpec("fp8_e4m3")
+        return FormatSpec(format)
     if scale.shape == blocks.scale_shape(rows, columns):
         return blocks
     raise FormatError(f"{where} must fit a weight {info.shape}, got shape {scale.shape}")

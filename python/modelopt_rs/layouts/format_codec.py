@@ -1,5 +1,6 @@
 """Tiles to codes of a named format and back: what all layouts of such formats share."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,14 +99,15 @@ class FormatEncoder(Transform):
 
 @dataclass(frozen=True, slots=True)
 class FormatWeight:
-    """One weight that a source has as codes and scales that lie as its matrix does.
+    """One weight that a source has as codes, and scales that lie as its matrix does or none.
 
     Attributes
     ----------
     source : Source
     name : str
         Its plain name.
-    shape : (int, int)
+    shape : tuple of int
+        Two axes where there are scales for parts of it.
     spec : FormatSpec
     parts : sequence of str
         The tensors of codes, of scales and, if there is one, of the global scale.
@@ -113,7 +115,7 @@ class FormatWeight:
 
     source: Source
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     spec: FormatSpec
     parts: Sequence[str]
 
@@ -128,7 +130,10 @@ class FormatWeight:
 
     def buffers(self, dtype: str) -> Sequence[Buffer]:
         """Return what reading holds besides a tile."""
-        codes, scale = (self.source.tensors[part] for part in self.parts[:2])
+        codes = self.source.tensors[self.parts[0]]
+        if len(self.parts) < 2:
+            return (Buffer("u1", codes.row_nbytes),)
+        scale = self.source.tensors[self.parts[1]]
         per = self._rows_together()
         # As stored, widened, and where they are finite.
         return Buffer("u1", codes.row_nbytes), Buffer("u1", 3 * max(scale.row_nbytes, 4), per=per)
@@ -138,7 +143,7 @@ class FormatWeight:
 
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
-        rows, columns = self.shape
+        rows, columns = self.info(dtype).rows, self.info(dtype).columns
         spec, together = (self.spec.format, self.spec.axis, self.spec.group_size), self._rows_together()
         step = max(1, min(rows, max_bytes // self.info(dtype).row_nbytes) // together) * together
         out = np.empty((min(step, rows), columns), numpy_dtype(dtype))
@@ -152,7 +157,10 @@ class FormatWeight:
 
     def _scales(self, step: int) -> Iterator[Array]:
         """Yield the scales of each `step` rows, as the array functions want them; they must be finite."""
-        info, (rows, columns) = self.source.tensors[self.parts[1]], self.shape
+        if len(self.parts) < 2:
+            yield from itertools.repeat(np.ones((), np.float32))
+        info, shown = self.source.tensors[self.parts[1]], self.info("F32")
+        rows, columns = shown.rows, shown.columns
         if self.spec.axis is None and self.spec.group_size is None:
             whole = self._checked(Tile(0, self.source.read(info.name).reshape(1, -1)), info).reshape(())
             while True:

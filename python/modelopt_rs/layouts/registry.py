@@ -5,7 +5,7 @@ from typing import Final
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import SPARSE_BITMASK
 from modelopt_rs.layouts.bitsandbytes import BITSANDBYTES
-from modelopt_rs.layouts.float_quantized import FLOAT_QUANTIZED
+from modelopt_rs.layouts.float_quantized import FLOAT_QUANTIZED, FOREIGN_FLOAT8
 from modelopt_rs.layouts.fp4_packed import MXFP4, NVFP4
 from modelopt_rs.layouts.layout import Layout, WritableLayout
 from modelopt_rs.layouts.pack_quantized import METADATA_KEY
@@ -14,7 +14,7 @@ from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 __all__ = ["FORMATS", "LAYOUTS", "METADATA_KEY", "layout_of"]
 
 WRITABLE: Final[tuple[WritableLayout, ...]] = (PACK_QUANTIZED, FLOAT_QUANTIZED, MXFP4, NVFP4, BITSANDBYTES)
-LAYOUTS: Final[tuple[Layout, ...]] = (*WRITABLE, SPARSE_BITMASK)
+LAYOUTS: Final[tuple[Layout, ...]] = (*WRITABLE, FOREIGN_FLOAT8, SPARSE_BITMASK)
 """All that are read."""
 
 FORMATS: Final = tuple(format for layout in WRITABLE for format in layout.formats)

@@ -155,18 +155,31 @@ def matches(tensors: Mapping[str, TensorInfo], globs: Sequence[str], option: str
     """Return the names that globs match, each with the first that does; OptionError where one matches none."""
     found: dict[str, str] = {}
     for glob in globs:
-        names = [name for name in tensors if fnmatchcase(name, glob)]
+        names = [name for name in tensors if is_match(name, glob)]
         if not names:
-            raise OptionError(f"{option} {glob!r} matches no tensor")
+            raise OptionError(f"{option} {glob!r} matches no tensor{_escaped(tensors, glob)}")
         for name in names:
             found.setdefault(name, glob)
     return found
 
 
+def is_match(name: str, glob: str) -> bool:
+    """Whether a name matches a glob, or is the same text."""
+    return name == glob or fnmatchcase(name, glob)
+
+
+def _escaped(tensors: Mapping[str, TensorInfo], glob: str) -> str:
+    """Say how to write a bracket that a name has, if the glob matches with all of its brackets taken so."""
+    literal = glob.replace("[", "[[]")
+    if not any(fnmatchcase(name, literal) for name in tensors):
+        return ""
+    return f"; [ begins a set of characters: write [[] for it, as in {literal!r}"
+
+
 def _check_included(action: str, cannot: Mapping[str, str | None], include: Sequence[str]) -> None:
     """Refuse a glob that can't have any effect; one that also matches a bias or a norm is welcome."""
     for glob in include:
-        refused = [(name, reason) for name, reason in cannot.items() if fnmatchcase(name, glob)]
+        refused = [(name, reason) for name, reason in cannot.items() if is_match(name, glob)]
         if all(reason is not None for _, reason in refused):
             name, reason = refused[0]
             raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be {action}d: {reason}")

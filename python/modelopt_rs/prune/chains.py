@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.coupling import Group, Member
 
 __all__ = ["Layer", "chain_groups", "mlp_groups"]
@@ -126,6 +127,7 @@ def mlp_groups(
 
 
 def _chain(function: str, tensors: Mapping[str, Array], layers: list[Layer], channels_last: bool) -> tuple[Group, ...]:
+    check_mapping(function, "tensors", tensors, "arrays by name")
     groups: list[Group] = []
     for layer in layers:
         if not isinstance(layer, Layer):

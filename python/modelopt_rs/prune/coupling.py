@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs.errors import ArgumentError
+from modelopt_rs.errors import ArgumentError, check_mapping
 
 __all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of"]
 
@@ -142,6 +142,9 @@ def check_groups(
     function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = np.ndarray
 ) -> tuple[Group, ...]:
     """Check that every group fits the tensors, which are of one `kind`, and no two take the same indices."""
+    check_mapping(function, "tensors", tensors, "arrays by name")
+    if not isinstance(groups, Iterable):
+        raise TypeError(f"{function}: groups must be of Group, got {type(groups).__name__}")
     groups = tuple(groups)
     names: set[str] = set()
     for group in groups:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
 from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of
 from modelopt_rs.prune.importance import Join, Scores, importance
@@ -154,7 +155,7 @@ def crop(
     >>> report["0.weight"].kept, report.shapes["2.weight"]
     (array([0, 2]), ((2, 3), (2, 2)))
     """
-    groups = tuple(groups)
+    groups = check_groups("crop", tensors, groups)
     report = _plan("crop", tensors, groups, Choice(keep, round_to, scope, norm, nonfinite), scores, threads)
     return _apply("crop", tensors, groups, report.kept, threads), report
 
@@ -229,6 +230,7 @@ def apply_crop(
            [4, 5]])
     """
     groups = check_groups("apply_crop", tensors, groups)
+    check_mapping("apply_crop", "kept", kept, "units by group")
     known = {group.name: group.units for group in groups}
     checked = {}
     for name, units in kept.items():
@@ -299,6 +301,8 @@ def _plan(
     scores: Mapping[str, Array] | None,
     threads: int | None,
 ) -> CropReport:
+    if scores is not None:
+        check_mapping(function, "scores", scores, "arrays by group")
     groups = check_groups(function, tensors, groups)
     chooser = Chooser(function, groups, choice)
     given = _given_scores(function, groups, scores or {})

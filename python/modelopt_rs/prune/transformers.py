@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from modelopt_rs.errors import ArgumentError
+from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
 
@@ -88,6 +88,8 @@ def transformer_groups(
     >>> group.name, group.units, [(member.axis, member.size) for member in group.members]
     ('encoder.layer.0.heads', 2, [(0, 4), (0, 4), (0, 4), (1, 4)])
     """
+    check_mapping("transformer_groups", "tensors", tensors, "arrays by name")
+    check_mapping("transformer_groups", "config", config, "what config.json holds")
     chosen = (what,) if isinstance(what, str) else tuple(what)
     for each in chosen:
         if each not in WHAT:
@@ -236,6 +238,9 @@ def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, A
     4
     """
     function = "cropped_config"
+    check_mapping(function, "config", config, "what config.json holds")
+    if not isinstance(report, CropReport):
+        raise TypeError(f"{function}: report must be a CropReport, got {type(report).__name__}")
     bert, new = is_bert(function, config), dict(config)
     parts: dict[str, list[GroupReport]] = {"heads": [], "query_heads": [], "ffn": [], "hidden": []}
     for group in report.groups:
@@ -259,6 +264,11 @@ def _llama_heads(
 ) -> None:
     queries = _number(function, config, "num_attention_heads")
     shared = queries if config.get("num_key_value_heads") is None else _number(function, config, "num_key_value_heads")
+    if queries % shared:
+        raise ArgumentError(
+            function, f"config['num_attention_heads'] must be a multiple of the {shared} key-value heads, got {queries}"
+        )
+    width = _number(function, new, "hidden_size")
     if parts["heads"]:
         new["num_key_value_heads"] = _same(function, parts["heads"])
         new["num_attention_heads"] = new["num_key_value_heads"] * (queries // shared)
@@ -266,8 +276,8 @@ def _llama_heads(
         new["num_attention_heads"] = _same(function, parts["query_heads"])
         new["num_key_value_heads"] = shared
     new["head_dim"] = head
-    if config["model_type"] == "llama" and new["hidden_size"] % new["num_attention_heads"]:
-        got = f"{new['num_attention_heads']} heads and hidden_size {new['hidden_size']}"
+    if config["model_type"] == "llama" and width % new["num_attention_heads"]:
+        got = f"{new['num_attention_heads']} heads and hidden_size {width}"
         raise ArgumentError(function, f"heads must divide hidden_size for transformers to load Llama, got {got}")
 
 
@@ -275,13 +285,14 @@ def _bert_heads(
     function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, heads: list[GroupReport]
 ) -> None:
     n = _number(function, config, "num_attention_heads")
-    pruned = _pruned_heads(function, config)
+    width = _number(function, new, "hidden_size")
+    pruned = _pruned_heads(function, config, n)
     counts = {len(group.kept) for group in heads} or {n}
-    if not pruned and len(counts) == 1 and (same := counts.pop()) * head == new["hidden_size"]:
+    if not pruned and len(counts) == 1 and (same := counts.pop()) * head == width:
         new["num_attention_heads"] = same
         return
-    if new["hidden_size"] != config["hidden_size"]:
-        got = f"hidden_size {new['hidden_size']} with heads of {head}"
+    if width != _number(function, config, "hidden_size"):
+        got = f"hidden_size {width} with heads of {head}"
         fix = "keep the same fraction of heads and hidden, one that leaves whole heads"
         raise ArgumentError(
             function, f"hidden_size must be heads times their width in the BERT family, got {got}; {fix}"
@@ -289,20 +300,26 @@ def _bert_heads(
     for group in heads:
         layer = _layer_number(group.name)
         left = [i for i in range(n) if i not in pruned.get(layer, [])]
+        if len(left) != group.units:
+            got = f"{len(left)} of {n}, {group.units} in the tensors"
+            raise ArgumentError(function, f"config['pruned_heads'] must leave the heads of layer {layer}, got {got}")
         pruned[layer] = sorted([*pruned.get(layer, []), *(left[i] for i in group.removed)])
     pruned = {layer: gone for layer, gone in sorted(pruned.items()) if gone}
     if pruned:
         new["pruned_heads"] = {str(layer): [int(i) for i in gone] for layer, gone in pruned.items()}
 
 
-def _pruned_heads(function: str, config: Mapping[str, Any]) -> dict[int, list[int]]:
-    """Return the heads that are gone already, by layer."""
+def _pruned_heads(function: str, config: Mapping[str, Any], n: int) -> dict[int, list[int]]:
+    """Return the heads, of `n`, that are gone already, by layer."""
     given = config.get("pruned_heads") or {}
     try:
-        return {int(layer): sorted(int(head) for head in gone) for layer, gone in given.items()}
-    except (AttributeError, TypeError, ValueError):
+        pruned = {int(layer): sorted({int(head) for head in gone}) for layer, gone in given.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
         text = "an object of lists of heads by layer"
-        raise ArgumentError(function, f"config['pruned_heads'] must be {text}, got {given!r}") from None
+        raise ArgumentError(function, f"config['pruned_heads'] must be {text}, got {given!r:.80}") from None
+    if any(not 0 <= head < n for gone in pruned.values() for head in gone):
+        raise ArgumentError(function, f"config['pruned_heads'] must be of heads 0 to {n - 1}, got {given!r:.80}")
+    return pruned
 
 
 def _same(function: str, groups: list[GroupReport]) -> int:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.container import check_place
 from modelopt_rs.containers.onnx.layout import INLINE_MAX, inline, outline, to_proto
 from modelopt_rs.containers.onnx.source import OnnxSource
 from modelopt_rs.containers.onnx.tensors import placeholder
@@ -78,15 +79,13 @@ class OnnxSink(Sink):
                 f"OnnxSink: one file of {layout.nbytes:,} bytes is more than the {INLINE_MAX:,} that protobuf reads; "
                 "leave external out"
             )
-        if not overwrite and os.path.lexists(path):
-            message = "the file exists; pass overwrite=True (--overwrite) to replace it"
-            raise FileExistsError(errno.EEXIST, message, str(Path(path)))
+        check_place(path, overwrite)
         self._rows = RowLedger(self._tensors)
         self._files: Inline | Beside
         if external or layout.nbytes > INLINE_MAX:
-            self._files = Beside(path, proto, self._tensors, durable=durable)
+            self._files = Beside(path, proto, self._tensors, durable=durable, overwrite=overwrite)
         else:
-            self._files = Inline(path, layout, durable=durable)
+            self._files = Inline(path, layout, durable=durable, overwrite=overwrite)
         self.path = self._files.path
 
     @property

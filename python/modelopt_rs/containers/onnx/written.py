@@ -36,8 +36,8 @@ class Inline:
         All else that stands in `model_fd`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], layout: Layout, *, durable: bool) -> None:
-        self._file = AtomicFile(path, nbytes=layout.nbytes, durable=durable)
+    def __init__(self, path: str | os.PathLike[str], layout: Layout, *, durable: bool, overwrite: bool) -> None:
+        self._file = AtomicFile(path, nbytes=layout.nbytes, durable=durable, overwrite=overwrite)
         self.path = self._file.path
         self.begins, self.pieces = layout.begins, layout.pieces
         try:
@@ -85,12 +85,18 @@ class Beside:
     """A model, and a file of its data; the attributes are those of `Inline`."""
 
     def __init__(
-        self, path: str | os.PathLike[str], proto: Any, tensors: Sequence[TensorInfo], *, durable: bool
+        self,
+        path: str | os.PathLike[str],
+        proto: Any,
+        tensors: Sequence[TensorInfo],
+        *,
+        durable: bool,
+        overwrite: bool,
     ) -> None:
         self._proto, self._tensors = proto, tensors
         layout = beside(proto, tensors, _data_name(Path(path), "0" * _DIGITS))
         self.begins, self.pieces = layout.begins, layout.pieces
-        self._pair = AtomicPair(path, nbytes=layout.nbytes + layout.data_nbytes, durable=durable)
+        self._pair = AtomicPair(path, nbytes=layout.nbytes + layout.data_nbytes, durable=durable, overwrite=overwrite)
         self.path = self._pair.path
         self._is_finished = False
 
