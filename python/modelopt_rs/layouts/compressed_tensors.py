@@ -1,11 +1,11 @@
 """What `config.json` says of weights in the layouts of compressed-tensors."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from modelopt_rs.layouts.modules import Modules
 
-__all__ = ["config_of_formats", "ignored", "targets_of"]
+__all__ = ["config_of_formats", "dense_on_loading", "ignored", "targets_of"]
 
 Spec = TypeVar("Spec", bound=Hashable)
 
@@ -33,6 +33,16 @@ def ignored(specs: Mapping[str, Any], modules: Modules) -> list[str]:
     return left if any("lm_head" in name.split(".") for name in [*left, *specs]) else [*left, "lm_head"]
 
 
+def dense_on_loading(targets: Mapping[Any, Sequence[str]]) -> dict[str, bool]:
+    """Return what makes transformers 5 dequantize weights as it loads them, where it can tell how each is coded.
+
+    Else its modules hold codes up to the first pass, and models whose weights it initializes by name, renames or ties
+    don't load. As it loads it knows two ways of coding: that of experts and that of all the rest.
+    """
+    experts = [all("experts" in target for target in names) for names in targets.values()]
+    return {"dequantize": True} if len(experts) == 1 or sorted(experts) == [False, True] else {}
+
+
 def config_of_formats(
     layout: str, weights: Mapping[Spec, Mapping[str, Any]], specs: Mapping[str, Spec], modules: Modules
 ) -> dict[str, Any]:
@@ -49,15 +59,16 @@ def config_of_formats(
     modules : Modules
         Of all weights of the model.
     """
+    targets = targets_of(specs, modules)
     groups = {
         f"group_{i}": {
-            "targets": targets,
+            "targets": names,
             "weights": dict(weights[spec]),
             "input_activations": None,
             "output_activations": None,
             "format": layout,
         }
-        for i, (spec, targets) in enumerate(targets_of(specs, modules).items())
+        for i, (spec, names) in enumerate(targets.items())
     }
     return {
         "quant_method": "compressed-tensors",
@@ -65,4 +76,5 @@ def config_of_formats(
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": ignored(specs, modules),
+        **dense_on_loading(targets),
     }

@@ -1,14 +1,16 @@
 """The modules of a model's weights, as what loads it will name them: by them `config.json` says what is quantized.
 
 A loader makes the modules first, and asks `config.json` for each whether its weight is quantized. The module's name is
-not quite the tensor's in the file: a base model's prefix comes or goes with the head of a task, and heads may be new, or
-tied and in no file. So modules are named by regular expressions that hold with any prefix, and for no module that is
-left as it is.
+not quite the tensor's in the file: a base model's prefix comes or goes with the head of a task, heads may be new, or
+tied and in no file, and transformers renames parts of some models. So modules are named by regular expressions that
+hold with any prefix, for both names, and for no module that is left as it is.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias
+
+from modelopt_rs.layouts.renamed import renamed
 
 __all__ = ["Modules"]
 
@@ -43,8 +45,10 @@ class Modules:
 
     def __init__(self, names: Iterable[str], config: Mapping[str, Any] | None = None) -> None:
         self._modules = {name: name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-        kind = (config or {}).get("model_type")
-        self._bases = (*_BASES, kind.replace("-", "_")) if isinstance(kind, str) else _BASES
+        parts = [config or {}, *(part for part in (config or {}).values() if isinstance(part, Mapping))]
+        kinds = [part["model_type"] for part in parts if isinstance(part.get("model_type"), str)]
+        self._bases = (*_BASES, *(kind.replace("-", "_") for kind in kinds[:1]))
+        self._renamed = {module: renamed(module, kinds) for module in self._modules.values()}
 
     def others(self, chosen: Collection[str]) -> list[str]:
         """Return the modules of all weights but these."""
@@ -55,18 +59,36 @@ class Modules:
 
         One for all that differ in numbers alone.
         """
-        alike: dict[Parts, list[Parts]] = {}
+        alike: dict[Parts, list[str]] = {}
         for name in chosen:
             if name in self._modules:
-                parts = tuple(self._modules[name].split("."))
-                alike.setdefault(tuple("" if part.isdigit() else part for part in parts), []).append(parts)
+                parts = self._modules[name].split(".")
+                alike.setdefault(tuple("" if part.isdigit() else part for part in parts), []).append(
+                    self._modules[name]
+                )
         others: dict[str, list[Parts]] = {}
         for module in self.others(set(chosen)):
-            others.setdefault(_last(module.split(".")), []).append(tuple(module.split(".")))
-        return [self._pattern(names, others.get(_last(names[0]), [])) for names in alike.values()]
+            for name in dict.fromkeys((module, self._renamed[module])):
+                others.setdefault(_last(name.split(".")), []).append(tuple(name.split(".")))
+        return [self._pattern(modules, others) for modules in alike.values()]
 
-    def _pattern(self, names: list[Parts], others: list[Parts]) -> str:
-        """Return what holds for names that differ in numbers alone; `others` have the same last part."""
+    def _pattern(self, modules: list[str], others: Mapping[str, list[Parts]]) -> str:
+        """Return what holds for modules whose names differ in numbers alone, as in the file and as renamed."""
+        buts: dict[str, None] = {}
+        bodies: dict[str, None] = {}
+        for names in (
+            [module.split(".") for module in modules],
+            [self._renamed[module].split(".") for module in modules],
+        ):
+            but, tails = self._parts([tuple(name) for name in names], others.get(_last(names[0]), []))
+            buts |= dict.fromkeys(but)
+            bodies |= dict.fromkeys(tails)
+        # Branches whose names are these behind a prefix of their own.
+        guard = f"(?!{_ANY}{_either(list(buts))}$)" if buts else ""
+        return f"{guard}{_ANY}{_either(list(bodies))}$"
+
+    def _parts(self, names: list[Parts], others: list[Parts]) -> tuple[list[str], list[str]]:
+        """Return what must not match, and what must; `others` have the same last part as the names."""
         has_base = len(names[0]) > 1 and names[0][0] in self._bases
         for begin in (1, 0) if has_base else (0,):
             bodies = {name[begin:] for name in names}
@@ -74,9 +96,7 @@ class Modules:
             if not longer:
                 break
         tails = _tails([name[begin:] for name in names], 0, _ANY, [other for other in others if other not in longer])
-        # Branches whose names are these behind a prefix of their own.
-        but = f"(?!{_ANY}{_either([re.escape('.'.join(other)) for other in longer])}$)" if longer else ""
-        return f"{but}{_ANY}{_either(tails)}$"
+        return [re.escape(".".join(other)) for other in longer], tails
 
 
 def _last(parts: Collection[str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.layouts.compressed_tensors import ignored, targets_of
+from modelopt_rs.layouts.compressed_tensors import dense_on_loading, ignored, targets_of
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
@@ -103,7 +103,8 @@ class _PackQuantized:
     def describe(
         self, specs: Mapping[str, PackedSpec], modules: Modules
     ) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        config = quantization_config(targets_of(specs, modules), ignore=ignored(specs, modules))
+        targets = targets_of(specs, modules)
+        config = quantization_config(targets, ignore=ignored(specs, modules)) | dense_on_loading(targets)
         return packed_metadata(specs) if specs else {}, config
 
 

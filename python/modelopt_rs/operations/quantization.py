@@ -7,6 +7,7 @@ from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.planning.bits import choose_bits
 from modelopt_rs.planning.decide import Decision, check_bits_of
+from modelopt_rs.planning.loaders import check_loaded
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -69,6 +70,9 @@ class Quantization:
                 specs[name], self.encoders[name] = choice.spec, choice.encoder
                 self.decisions[name] = choice.decision(decision)
         check_bits_of(options.bits_of, self.decisions)
+        if not options.only_dequantize:
+            left = {name: each.reason for name, each in self.decisions.items() if name not in specs}
+            check_loaded(specs, left, options.layout.name, config)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
 

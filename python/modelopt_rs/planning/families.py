@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from modelopt_rs.stream.model import is_weight
 
-__all__ = ["NO_WEIGHT", "kept_by_default"]
+__all__ = ["NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
 NO_WEIGHT: Final = "its name does not end in .weight"
 
@@ -19,6 +19,23 @@ CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
+def model_types(config: Mapping[str, Any]) -> set[str]:
+    """Return what a config.json says that the model and its parts are."""
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return {part["model_type"] for part in parts if isinstance(part.get("model_type"), str)}
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has the name of an embedding's table."""
+    return EMBEDDING.fullmatch(name.removesuffix(".weight").split(".")[-1]) is not None
+
+
+def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor has the name of a layer that is stored as [in, out]."""
+    last = name.removesuffix(".weight").split(".")[-1]
+    return CONV1D.fullmatch(last) is not None and not model_types(config).isdisjoint(CONV1D_MODELS)
+
+
 def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     """Say why a tensor of this name is left alone if no glob names it; None if it isn't."""
     if not is_weight(name):
@@ -26,10 +43,10 @@ def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     parts = name.removesuffix(".weight").split(".")
     if parts == ["output"] or any(HEAD.fullmatch(part) for part in parts):
         return "the last head"
-    if EMBEDDING.fullmatch(parts[-1]):
+    if is_embedding(name):
         return "an embedding"
-    if ROUTER.fullmatch(parts[-1]):
+    if ROUTER.fullmatch(parts[-1]) or "router" in parts:
         return "a router of experts"
-    if config.get("model_type") in CONV1D_MODELS and CONV1D.fullmatch(parts[-1]):
+    if is_conv1d(name, config):
         return "a Conv1D layer: stored as [in, out]"
     return None

@@ -12,7 +12,7 @@ from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
-from modelopt_rs.planning.families import NO_WEIGHT
+from modelopt_rs.planning.loaders import why_not_loaded
 from modelopt_rs.planning.sensitivity import MAX_LAYER_ERROR
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
@@ -22,7 +22,7 @@ BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
 
-TIED = re.compile(r"lm_head|embed_out|decoder|embed_tokens|word_embeddings|wte|shared|tok_embeddings")
+TIED_HEAD = re.compile(r"lm_head|embed_out|decoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class QuantizeOptions:
         All weights get the bits asked for, however large their error.
     symmetric_at_8 : bool
         Weights that get 8 bits where fewer are asked for have no zero points, as where 8 are asked for.
+    only_dequantize : bool
+        Take also what no loader reads back but `dequantize` and the other commands here.
 
     Examples
     --------
@@ -71,6 +73,7 @@ class QuantizeOptions:
     max_layer_error: float | None = None
     uniform: bool = False
     symmetric_at_8: bool = False
+    only_dequantize: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -148,6 +151,8 @@ class QuantizeOptions:
         del values["bits_of"], values["max_layer_error"], values["uniform"], values["symmetric_at_8"]
         if self.bits_of:
             values["bits_of"] = dict(self.bits_of)
+        if not self.only_dequantize:
+            del values["only_dequantize"]
         if self.format is not None:
             return values
         del values["format"]
@@ -190,23 +195,23 @@ def plan_quantize(
     check_plain(tensors, config)
     included = matches(tensors, options.include, "include")
     cannot = {
-        name: why_not(info, options) or (_why_tied(name, config) if name in included else None)
+        name: why_not(info, options, config) or (_why_tied(name, options, config) if name in included else None)
         for name, info in tensors.items()
     }
     return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
 
-def why_not(info: TensorInfo, options: QuantizeOptions) -> str | None:
+def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
     """Say why a tensor can't be quantized with these options; None if it can."""
     if info.dtype not in QUANTIZED:
         return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
-    if len(info.shape) != 2:
-        return f"not 2-dimensional, but {len(info.shape)}-dimensional"
     if 0 in info.shape:
         return "empty"
-    if not is_weight(info.name):
-        return NO_WEIGHT
     options = options.at(info.name)
+    unread = why_not_loaded(info, options.layout.name, options.layout.spec(options), config)
+    can_hold = len(info.shape) == 2 and is_weight(info.name)
+    if unread is not None and not (options.only_dequantize and can_hold):
+        return unread
     refused = refusal(info, options)
     can = any(refusal(info, replace(options, bits=bits)) is None for bits in more_bits(options))
     return None if can else refused
@@ -231,9 +236,9 @@ def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
     return spec
 
 
-def _why_tied(name: str, config: Mapping[str, Any]) -> str | None:
-    """A loader that ties the head to the embedding keeps one of the two: then neither may be packed."""
+def _why_tied(name: str, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
+    """A head that is tied to the embedding is made of it."""
     part = name.removesuffix(".weight").split(".")[-1]
-    if config.get("tie_word_embeddings", False) and TIED.fullmatch(part):
-        return "it is tied to the embedding by config.json's tie_word_embeddings"
+    if config.get("tie_word_embeddings", False) and TIED_HEAD.fullmatch(part) and not options.only_dequantize:
+        return "it is tied to the embedding by config.json's tie_word_embeddings: include that"
     return None

@@ -1,0 +1,111 @@
+"""Which weights those that load a checkpoint read back if they are quantized, and which they would make up.
+
+As tried with transformers 5.23, compressed-tensors 0.20 and bitsandbytes 0.50. As `config.json` asks for it,
+transformers dequantizes the layouts of compressed-tensors while it loads: then it reads embeddings (tied ones too),
+Conv1D and experts as well as linear layers, but one way of coding for all but experts, and experts that are all
+quantized or none.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
+from modelopt_rs.stream.model import TensorInfo, is_weight
+
+__all__ = ["check_loaded", "why_not_loaded"]
+
+# transformers makes one tensor of them.
+EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
+# These initialize weights of modules by name, before the codes in them are decoded.
+INITIALIZED: Final = {"t5", "mt5", "umt5", "longt5", "pix2struct", "switch_transformers", "modernbert", "falcon"}.union(
+    {"wav2vec2", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"},
+    {"siglip", "siglip_text_model", "siglip_vision_model", "siglip2", "siglip2_vision_model"},
+)
+# Kept in float32, or linear layers of a class of their own: bitsandbytes doesn't replace them.
+FLOAT32: Final = {"t5": "wo", "mt5": "wo", "umt5": "wo", "longt5": "wo", "switch_transformers": "wo"}
+OWN_LINEAR: Final = {"falcon", "wavlm"}
+# transformers splits fused weights of these as it loads them, and can't if any weight has codes.
+SPLIT: Final = {"dinov2", "dinov2_with_registers", "ernie4_5_vl_moe", "hrm_text", "molmo2", "sapiens2", "tipsv2"}
+
+
+def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:
+    """Say why no loader reads a weight back that is stored in a layout; None if one does."""
+    if len(info.shape) != 2:
+        return f"not 2-dimensional, but {len(info.shape)}-dimensional"
+    if not is_weight(info.name):
+        return NO_WEIGHT
+    if layout != "bitsandbytes" and not SPLIT.isdisjoint(model_types(config)):
+        return "transformers loads no such model with quantized weights"
+    expert = EXPERT.fullmatch(info.name) is not None
+    if config and layout == "pack-quantized" and (spec.symmetric, spec.bits) == (False, 4) and info.shape[0] <= 8:
+        return "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
+    return _why_not_bitsandbytes(info.name, expert, config) if layout == "bitsandbytes" else None
+
+
+def _why_not_bitsandbytes(name: str, expert: bool, config: Mapping[str, Any]) -> str | None:
+    if expert:
+        return "transformers merges experts only as floats"
+    if is_embedding(name):
+        return "an embedding, which bitsandbytes has no layer for"
+    if is_conv1d(name, config):
+        return "a Conv1D layer: stored as [in, out]"
+    kinds = model_types(config)
+    kept = any(name.endswith(f".{FLOAT32[kind]}.weight") for kind in kinds & FLOAT32.keys())
+    # The attention of torch has linear layers of its own class too.
+    if kept or kinds & OWN_LINEAR or name.endswith("head.attention.out_proj.weight"):
+        return "transformers keeps it as it is"
+    return None
+
+
+def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str, config: Mapping[str, Any]) -> None:
+    """Refuse a choice of weights that transformers can't load together.
+
+    Parameters
+    ----------
+    specs : mapping
+        How each weight that is quantized is coded.
+    left : mapping
+        Why each other tensor is not.
+    layout : str
+        The layout's name.
+    config : mapping
+        The model's config.json; where there is none, no loader reads it.
+
+    Raises
+    ------
+    OptionError
+        If experts are quantized in part, or so that they are not merged; or if a weight is read only where all but
+        experts are coded alike, and they aren't.
+    """
+    if not config or layout == "bitsandbytes":
+        return
+    if layout != "float-quantized":
+        _check_experts(specs, left, layout)
+    dense = {name: spec for name, spec in specs.items() if EXPERT.fullmatch(name) is None}
+    if len(set(dense.values())) < 2:
+        return
+    whole = bool(model_types(config) & INITIALIZED)
+    for name in dense:
+        if whole or is_embedding(name) or is_conv1d(name, config):
+            raise OptionError(
+                f"tensor {quote(name)}: transformers reads it only where all weights are coded alike, got "
+                f"{len(set(dense.values()))} ways; exclude it, pass uniform, or pass only_dequantize"
+            )
+
+
+def _check_experts(specs: Mapping[str, Any], left: Mapping[str, str], layout: str) -> None:
+    expert = next((name for name in specs if EXPERT.fullmatch(name)), None)
+    whole = next((name for name in left if EXPERT.fullmatch(name) and is_weight(name)), None)
+    if whole is not None and specs:
+        raise OptionError(
+            f"tensor {quote(whole)} must be quantized like the other experts, got {left[whole]!r}: "
+            "transformers merges them; or pass only_dequantize"
+        )
+    if expert is not None and (layout == "nvfp4-pack-quantized" or not getattr(specs[expert], "symmetric", True)):
+        parts = "global scales" if layout == "nvfp4-pack-quantized" else "zero points"
+        raise OptionError(
+            f"tensor {quote(expert)} must have no {parts}: transformers merges experts without them; take another "
+            "format or scheme, or pass only_dequantize"
+        )
