@@ -35,6 +35,30 @@ def test_help(run: Run, command: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_quantize_says_what_would_shrink_most(run: Run, tmp_path: Path) -> None:
+    """H7: embeddings are named where they are most of what is left, with an option that works."""
+    tables = {**bert(), "embeddings.word_embeddings.weight": ("F32", weights((2000, 64), 1))}
+    source = write(tmp_path / "a.safetensors", tables)
+    said = re.search(r"embeddings are 9\d % of what is left: --include '(.*)'", run("quantize", source, "--dry-run"))
+    assert said is not None
+    assert said[1] == "*word_embeddings.weight"
+    again = run("quantize", source, "--include", said[1], "-o", tmp_path / "b.safetensors")
+    assert "of what is left" not in again
+    assert "embeddings.word_embeddings.weight_packed" in read(tmp_path / "b.safetensors")
+
+
+def test_what_only_dequantize_reads(run: Run, fail: Run, tmp_path: Path) -> None:
+    """H23: what no loader reads is written only where that is asked for."""
+    source = directory(tmp_path / "a", bert())
+    glob = "*word_embeddings.weight"
+    text = fail(2, "quantize", source, "--format", "nf4", "--include", glob, "-o", tmp_path / "b")
+    assert "bitsandbytes has no layer for" in text
+    options = ("--format", "nf4", "--include", glob, "--only-dequantize")
+    run("quantize", source, *options, "-o", tmp_path / "b")
+    run("dequantize", tmp_path / "b", "-o", tmp_path / "c")
+    assert read(tmp_path / "c" / "model.safetensors").keys() == bert().keys()
+
+
 def test_quantize(run: Run, model: Path, tmp_path: Path) -> None:
     out = run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "4")
     assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_packed"][1].shape == (64, 8)

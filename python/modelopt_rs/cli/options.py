@@ -99,6 +99,11 @@ def quantization(command: Command) -> Command:
     """Give a command the options that say how weights are quantized."""
     for option in (
         click.option(
+            "--only-dequantize",
+            is_flag=True,
+            help="Take also what no loader reads back quantized, only modelopt-rs does (dequantize).",
+        ),
+        click.option(
             "--nonfinite",
             type=click.Choice(["raise", "saturate"]),
             default="raise",
@@ -115,7 +120,7 @@ def quantization(command: Command) -> Command:
         click.option(
             "--scheme",
             metavar="NAME",
-            help="symmetric, or asymmetric: with a zero point (transformers then needs dequantize=True).  "
+            help="symmetric, or asymmetric: with a zero point.  "
             "[default: symmetric; of an ONNX model below 8 bits asymmetric]",
         ),
         click.option(

@@ -11,7 +11,7 @@ then_option = click.option(
     "--then",
     metavar="quantize ...",
     help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --bits-of, --scheme, --group-size, --format, --nonfinite, --include, --exclude).",
+    "(--bits, --bits-of, --scheme, --group-size, --format, --nonfinite, --only-dequantize, --include, --exclude).",
 )
 
 
@@ -24,6 +24,7 @@ def then_quantize(
     scheme: str | None,
     group_size: int | None,
     nonfinite: str,
+    only_dequantize: bool,
     format: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -36,6 +37,7 @@ def then_quantize(
         group_size=group_size,
         nonfinite=nonfinite,
         format=format,
+        only_dequantize=only_dequantize,
         include=include,
         exclude=exclude,
         bits_of=read_bits_of(bits_of),

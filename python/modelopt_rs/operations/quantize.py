@@ -43,6 +43,7 @@ def quantize_file(
     bits_of: Mapping[str, int] | None = None,
     max_layer_error: float | None = None,
     uniform: bool = False,
+    only_dequantize: bool = False,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -95,6 +96,9 @@ def quantize_file(
         directions. Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15.
     uniform : bool
         All weights get the bits asked for, however far off they are.
+    only_dequantize : bool
+        Take also what no loader reads back quantized, and only `dequantize_file` and the other functions here do:
+        embeddings in the codes of bitsandbytes, experts with zero points, tables coded otherwise than layers.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -152,6 +156,7 @@ def quantize_file(
         bits_of={**(bits_of or {}), **(onnx.bits_of if onnx is not None else {})},
         max_layer_error=max_layer_error,
         uniform=uniform,
+        only_dequantize=only_dequantize,
     )
     writing = Writing(
         max_memory=max_memory,
@@ -170,6 +175,10 @@ def quantize_file(
             return _plan(source, execution, options)
         if format is not None:
             raise OptionError(f"format must be left out for an ONNX model, got {format!r}: no operator reads it")
+        if only_dequantize:
+            raise OptionError(
+                "only_dequantize must be left out for an ONNX model: onnxruntime reads all that is written"
+            )
         from modelopt_rs.onnx.quantize_model import plan_model
 
         # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
