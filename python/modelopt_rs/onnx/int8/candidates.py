@@ -93,18 +93,14 @@ def find_candidates(
     return Candidates(decisions, infos, layers, _in_pairs(found, decisions))
 
 
-def _in_pairs(
-    found: Mapping[str, "list[Layer] | Weight | str"], decisions: dict[str, Decision]
-) -> dict[str, Weight]:
+def _in_pairs(found: Mapping[str, "list[Layer] | Weight | str"], decisions: dict[str, Decision]) -> dict[str, Weight]:
     """Return the weights of LSTMs of which both are quantized; of the others the decision is changed."""
     chosen = {
         name: each for name, each in found.items() if isinstance(each, Weight) and decisions[name].action == "quantize"
     }
     while True:
         taken = {(use.node, use.index) for each in chosen.values() for use in each.uses}
-        alone = {
-            name: use for name, each in chosen.items() for use in each.uses if partner(use) not in taken
-        }
+        alone = {name: use for name, each in chosen.items() for use in each.uses if partner(use) not in taken}
         if not alone:
             return chosen
         for name, use in alone.items():
@@ -117,9 +113,7 @@ def _info(weight: Weight) -> TensorInfo:
     return tensor_info(weight.name, weight.value.const_value.dtype.value, weight.shape)
 
 
-def _layers(
-    model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions
-) -> list[Layer] | Weight | str:
+def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | Weight | str:
     """Return a layer for each use of a weight, itself if LSTMs take it, or why a tensor is left alone."""
     if weight is None:
         return why_no_weight(model, info.name)
