@@ -305,7 +305,7 @@ def _plan(
         check_mapping(function, "scores", scores, "arrays by group")
     groups = check_groups(function, tensors, groups)
     chooser = Chooser(function, groups, choice)
-    given = _given_scores(function, groups, scores or {})
+    given = _given_scores(function, groups, {} if scores is None else scores)
     every = {group.name: _score(function, tensors, group, given, choice.norm, threads) for group in groups}
     return crop_report(tensors, groups, chooser.kept(every), every)
 

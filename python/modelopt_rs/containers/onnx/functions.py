@@ -55,7 +55,9 @@ def _nodes_after(proto: Any, max_nodes: int) -> int | None:
     calls = {of: Counter((n.domain, n.op_type, n.overload) for n in nodes_of(f)) for of, f in key.items()}
     sizes: dict[tuple[str, str, str], int] = {}
     while len(sizes) < len(calls):
-        ready = [of for of, inner in calls.items() if of not in sizes and all(c in sizes or c not in key for c in inner)]
+        ready = [
+            of for of, inner in calls.items() if of not in sizes and all(c in sizes or c not in key for c in inner)
+        ]
         if not ready:
             return None
         for of in ready:
