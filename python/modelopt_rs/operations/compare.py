@@ -9,6 +9,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
@@ -96,6 +97,7 @@ def compare_files(
     >>> report.sqnr_db > 40
     True
     """
+    check_types(compare_files, locals())
     start = time.perf_counter()
     access = Access(allow_symlinks_under=allow_symlinks_under)
     with open_source(a, access) as stored_a, open_source(b, access) as stored_b:
