@@ -19,6 +19,7 @@ PACKAGE = "modelopt_rs"
 FLOORS = (
     ("_core", "_types"),
     ("errors",),
+    ("arguments",),
     ("dtypes",),
     ("threads",),
     ("reduce",),

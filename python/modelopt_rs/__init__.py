@@ -4,12 +4,20 @@ Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.qu
 `modelopt_rs.prune`, `modelopt_rs.files` and the command line `modelopt-rs`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
+try:
+    import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
 
-from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
+    from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
+except KeyboardInterrupt:
+    # A command that is interrupted here has no code of its own yet that would say so.
+    if "modelopt-rs" not in sys.argv[0] and (sys.argv[0], "modelopt_rs" in sys.orig_argv) != ("-m", True):
+        raise
+    print("modelopt-rs: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from modelopt_rs import files, optim, prune, quant, reduce
@@ -51,7 +59,7 @@ _WHERE: Final = {
 }
 _MODULES: Final = ("files", "optim", "prune", "quant", "reduce")
 
-del np
+del np, sys
 
 __all__ = [
     "FormatError",

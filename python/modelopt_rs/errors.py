@@ -1,6 +1,6 @@
 """The errors, and how messages show what stands in a file: escaped, cut, and numbers with thousands separators."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
 
@@ -42,7 +42,22 @@ class ArgumentError(ValueError):
 
 
 class OptionError(ValueError):
-    """An option has a wrong value, or asks for what can't be done with this model."""
+    """An option has a wrong value, or asks for what can't be done with this model.
+
+    Attributes
+    ----------
+    problem : str
+        The message without its reasons.
+    reasons : tuple of str
+        Where there are many, each of them: a command shows them in a line each.
+    """
+
+    def __init__(self, problem: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(f"{problem}: {listing(list(reasons))}" if reasons else problem)
+        self.problem, self.reasons = problem, tuple(reasons)
+
+    def __reduce__(self) -> tuple[type["OptionError"], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.problem, self.reasons)
 
 
 class InPlaceError(OSError):

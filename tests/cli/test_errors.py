@@ -205,3 +205,13 @@ def test_weights_are_untouched_by_a_failed_overwrite(fail: Fail, tmp_path: Path)
     x[0, 0] = np.inf
     a = write(tmp_path / "a.safetensors", {"fc.weight": ("F32", x)})
     fail(1, "quantize", a, "-o", a, "--overwrite")
+
+
+def test_h31_an_option_of_the_first_step_stands_before_then(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["prune", "a", "-o", "b", "--sparsity", "0.5", "--then", "quantize", "--bits", "4"]
+    assert main([*arguments, "--overwrite"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("modelopt-rs: after --then quantize: No such option")
+    assert err.endswith("; --overwrite must stand before --then\n")
+    assert main([*arguments, "--nonsense"]) == 2
+    assert "before --then" not in capsys.readouterr().err

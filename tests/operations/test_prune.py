@@ -508,7 +508,7 @@ def test_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
 
 def test_one_glob_is_no_sequence(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", bert())
-    with pytest.raises(TypeError, match="include must be a sequence of globs, got one string"):
+    with pytest.raises(TypeError, match="include must be a sequence of str, got "):
         mo.prune_file(source, tmp_path / "b.safetensors", sparsity=0.5, include="x")
 
 

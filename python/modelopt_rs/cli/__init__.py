@@ -31,6 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         print('modelopt-rs: the command line needs its extra: pip install "modelopt_rs[cli]"', file=sys.stderr)
         return 1
-    from modelopt_rs.cli.app import run
+    except KeyboardInterrupt:
+        return _interrupted()
+    try:
+        from modelopt_rs.cli.app import run
 
-    return run(sys.argv[1:] if argv is None else argv)
+        return run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # while the command is imported
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    print("modelopt-rs: interrupted", file=sys.stderr)
+    return 130

@@ -26,6 +26,8 @@ __all__ = ["app", "run"]
 
 OK, FAILURE, USAGE, MALFORMED, IN_PLACE, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
+MAX_REASONS = 20  # lines of them
+
 
 class Terminated(BaseException):
     """SIGTERM: leaves through every `with` and `finally` on its way out, as KeyboardInterrupt does."""
@@ -73,6 +75,8 @@ def run(argv: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         print(f"modelopt-rs: {printable(message)}", file=sys.stderr)
+        for reason in _reasons(e):
+            print(f"  {printable(reason)}", file=sys.stderr)
         return code
     return OK
 
@@ -87,7 +91,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         case click.ClickException():
             return USAGE, error.format_message()
         case OptionError():
-            return USAGE, str(error)
+            return USAGE, f"{error.problem}:" if len(error.reasons) > 1 else str(error)
         case FormatError():
             return MALFORMED, str(error)
         case OSError() if error.strerror is not None:
@@ -102,6 +106,13 @@ def explain(error: BaseException) -> tuple[int, str]:
         case InternalError():
             return INTERNAL, str(error)
     return INTERNAL, f"internal error, please report it: {type(error).__name__}: {error}"
+
+
+def _reasons(error: BaseException) -> list[str]:
+    """Return the reasons of an error that has several, as many as are read."""
+    reasons = error.reasons if isinstance(error, OptionError) and len(error.reasons) > 1 else ()
+    more = len(reasons) - MAX_REASONS
+    return [*reasons[:MAX_REASONS], *([f"and {more:,} more"] if more > 0 else [])]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.tensors import initializer_infos
-from modelopt_rs.errors import OptionError, listing, quote
+from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.crop.apply import crop_graph
 from modelopt_rs.onnx.crop.coupling import find_groups
@@ -24,6 +24,8 @@ from modelopt_rs.stream.transform import Copy, Transform
 from modelopt_rs.transforms.crop import Crop, Scorer
 
 __all__ = ["GraphCrop", "plan_model"]
+
+SHOWN = 3  # names of weights that have the same reason
 
 KINDS = ("heads", "ffn", "channels", "hidden")
 
@@ -116,7 +118,7 @@ class GraphCrop:
         found, self.refusals = find_groups(source.graph, source.tensors)
         groups = [group for group in found if group.kind in wanted]
         if not groups:
-            raise OptionError(f"what must name something in this model, got {', '.join(wanted)}: {self._why_none()}")
+            raise OptionError(f"what must name something in this model, got {', '.join(wanted)}", self._why_none())
         names = {member.name for group in groups for member in group.members}
         self._whole: Source = _Whole(source, names)
         with as_options():
@@ -124,9 +126,17 @@ class GraphCrop:
             self._chooser = Chooser("crop_file", checked, options.choice)
         self.groups = tuple(groups)
 
-    def _why_none(self) -> str:
-        reasons = [f"{refusal.name}: {refusal.reason}" for refusal in self.refusals]
-        return listing(reasons) if reasons else "it has no weights with outputs to crop"
+    def _why_none(self) -> list[str]:
+        """Say why each weight can't be cropped, alike reasons in one, the commonest first."""
+        names: dict[str, list[str]] = {}
+        for refusal in self.refusals:
+            names.setdefault(refusal.reason, []).append(refusal.name)
+        found = []
+        for reason, those in sorted(names.items(), key=lambda item: -len(item[1])):
+            more = f" and {len(those) - SHOWN:,} more" if len(those) > SHOWN else ""
+            which = those[0] if len(those) == 1 else f"{len(those):,} weights ({', '.join(those[:SHOWN])}{more})"
+            found.append(f"{which}: {reason}")
+        return found or ["it has no weights with outputs to crop"]
 
     def report(self, execution: Execution) -> CropReport:
         """Rank the units in one pass over the weights; return what stays."""

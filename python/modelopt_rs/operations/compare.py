@@ -3,12 +3,14 @@
 import math
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
@@ -96,6 +98,7 @@ def compare_files(
     >>> report.sqnr_db > 40
     True
     """
+    check_types(compare_files, locals())
     start = time.perf_counter()
     access = Access(allow_symlinks_under=allow_symlinks_under)
     with open_source(a, access) as stored_a, open_source(b, access) as stored_b:
@@ -104,16 +107,12 @@ def compare_files(
             check_not_run(others[0], run)
         left, right = _plain(stored_a, threads), _plain(stored_b, threads)
         codes = [] if others else _codes(left, right, max_memory)
-        both = [name for name in left.tensors if name in right.tensors]
-        shapes = {name: (left.tensors[name].shape, right.tensors[name].shape) for name in both}
-        same = [name for name, (one, other) in shapes.items() if one == other]
-        known = [name for name in same if _readable(left.tensors[name]) and _readable(right.tensors[name])]
-        execution = Execution(max_memory, threads, progress, sum(left.tensors[name].nbytes for name in known))
+        known = [name for name, info in left.tensors.items() if _alike(info, right.tensors.get(name))]
+        nbytes = sum(left.tensors[name].nbytes for name in (*known, *(each.name for each in codes)))
+        execution = Execution(max_memory, threads, progress, nbytes)
         figures = {name: _compare(left, right, name, execution) for name in known}
         figures |= {each.name: f for each in codes if (f := _of_codes(left, each, execution)) is not None}
-        parts = {part for each in codes if each.name in figures for part in each.parts}
-        only_in_a = tuple(name for name in left.tensors if name not in right.tensors and name not in figures)
-        only_in_b = tuple(name for name in right.tensors if name not in left.tensors and name not in parts)
+        left_out = _left_out(left, right, figures, {part for w in codes if w.name in figures for part in w.parts})
         tensors = tuple(
             TensorDifference(name, left.tensors[name].shape, f.sqnr_db, f.max_error, f.cosine)
             for name, f in figures.items()
@@ -130,10 +129,7 @@ def compare_files(
         max_error=whole.max_error,
         cosine=whole.cosine,
         worst_tensor=min(figures, key=lambda name: figures[name].sqnr_db, default=None),
-        only_in_a=only_in_a,
-        only_in_b=only_in_b,
-        shape_mismatches=tuple((name, *shapes[name]) for name in both if name not in same),
-        not_compared=tuple(name for name in same if name not in figures),
+        **left_out,
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
         tensors=tensors,
@@ -141,6 +137,23 @@ def compare_files(
         run=ran,
         changed=sum(f.dd != 0.0 for f in figures.values()),
     )
+
+
+def _alike(info: TensorInfo, other: TensorInfo | None) -> bool:
+    return other is not None and info.shape == other.shape and _readable(info) and _readable(other)
+
+
+def _left_out(left: Source, right: Source, figures: Mapping[str, ErrorFigures], parts: set[str]) -> dict[str, Any]:
+    """Return what was not compared: names that one has alone, but `parts` of weights, and others with the reason."""
+    both = {
+        name: (info.shape, right.tensors[name].shape) for name, info in left.tensors.items() if name in right.tensors
+    }
+    return {
+        "only_in_a": tuple(name for name in left.tensors if name not in both and name not in figures),
+        "only_in_b": tuple(name for name in right.tensors if name not in both and name not in parts),
+        "shape_mismatches": tuple((name, *shapes) for name, shapes in both.items() if shapes[0] != shapes[1]),
+        "not_compared": tuple(name for name, (a, b) in both.items() if a == b and name not in figures),
+    }
 
 
 def _plain(source: Source, threads: int | None) -> Source:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.checkpoint import read_config
 from modelopt_rs.containers.reading import MAX_HEADER
 from modelopt_rs.errors import OptionError
@@ -156,6 +157,7 @@ def crop_file(
     >>> report.groups
     (CroppedGroup(name='layers.0.ffn', units=64, kept=48),)
     """
+    check_types(crop_file, locals())
     options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nan=nan)
     writing = Writing(
         max_memory=max_memory,

@@ -2,6 +2,7 @@
 
 import os
 
+from modelopt_rs.arguments import check_types
 from modelopt_rs.dtypes import DTYPES
 from modelopt_rs.errors import OptionError, UnsupportedError
 from modelopt_rs.layouts.view import Dequantized, check_no_graph
@@ -82,6 +83,7 @@ def dequantize_file(
     ...     mo.compare_files(f"{d}/a.safetensors", f"{d}/c.safetensors").max_error < 1e-6
     True
     """
+    check_types(dequantize_file, locals())
     if dtype not in _DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}")
     writing = Writing(

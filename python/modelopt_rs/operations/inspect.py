@@ -8,6 +8,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
@@ -70,6 +71,7 @@ def inspect_file(
     >>> tensor.min, tensor.max, tensor.absmax, tensor.sparsity, tensor.nonfinite
     (-2.0, 1.0, 2.0, 0.25, 1)
     """
+    check_types(inspect_file, locals())
     start = time.perf_counter()
     with open_source(path, Access(allow_symlinks_under=allow_symlinks_under)) as source:
         total = sum(info.nbytes for info in source.tensors.values())

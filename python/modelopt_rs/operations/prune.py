@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
@@ -136,6 +137,7 @@ def prune_file(
     >>> report.totals.sparsity_after
     0.75
     """
+    check_types(prune_file, locals())
     options = PruneOptions(
         sparsity=sparsity,
         keep=keep,

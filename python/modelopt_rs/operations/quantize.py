@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -145,6 +146,7 @@ def quantize_file(
     >>> report.totals.ratio > 6
     True
     """
+    check_types(quantize_file, locals())
     options = QuantizeOptions(
         bits=bits,
         scheme=scheme or "symmetric",

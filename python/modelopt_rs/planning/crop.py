@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from modelopt_rs._core import UnsupportedError
+from modelopt_rs.arguments import check_fields
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import ArgumentError, OptionError, quote
 from modelopt_rs.planning.decide import check_plain
@@ -59,6 +60,7 @@ class CropOptions:
     nan: str = "raise"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "what", (self.what,) if isinstance(self.what, str) else tuple(self.what))
         unknown = [word for word in self.what if word not in WORDS]
         if unknown or not self.what:

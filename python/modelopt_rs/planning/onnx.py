@@ -1,18 +1,19 @@
 """The options that only ONNX models have; nothing of the package onnx is needed to make them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, Final, TypeAlias
 
+from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
 from modelopt_rs.planning.quantize import BITS, QuantizeOptions
 
 __all__ = ["Calibrate", "OnnxOptions"]
 
-Calibrate: TypeAlias = str | PathLike[str] | Mapping[str, Any] | Callable[[], Any]
-"""Where calibration data come from: a file or directory, arrays by input, or what returns samples."""
+Calibrate: TypeAlias = str | PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any]
+"""Where calibration data come from: a file or directory, arrays by input, samples, or what returns them."""
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "target": ("onnxruntime", "portable"),
@@ -31,8 +32,9 @@ class OnnxOptions:
     ----------
     target : {"onnxruntime", "portable"}
         Also the operators of onnxruntime (com.microsoft), or only those of the standard.
-    activations : {"none", "dynamic", "static"}
-        Leave activations as they are, quantize them by the ranges of each call, or by ranges of calibration data.
+    activations : {"none", "dynamic", "static"}, optional
+        Leave activations as they are, quantize them by the ranges of each call, or by ranges of calibration data. By
+        default "static" with `calibrate`, else "none".
     calibrate : path, mapping or callable, optional
         Calibration data, for static ranges.
     method : {"minmax", "moving_average", "percentile", "entropy", "mse"}
@@ -62,7 +64,7 @@ class OnnxOptions:
     """
 
     target: str = "onnxruntime"
-    activations: str = "none"
+    activations: str | None = None
     calibrate: Calibrate | None = None
     method: str = "minmax"
     bias_correction: bool = False
@@ -74,6 +76,9 @@ class OnnxOptions:
     bits_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.activations is None:
+            object.__setattr__(self, "activations", "none" if self.calibrate is None else "static")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 shown = ", ".join(repr(word) for word in known)

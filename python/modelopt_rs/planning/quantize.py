@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
+from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.layout import WritableLayout
 from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
@@ -76,6 +77,7 @@ class QuantizeOptions:
     only_dequantize: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.bits not in BITS:
             raise OptionError(f"bits must be 8, 4 or 2, got {self.bits}")
         if self.scheme == "minmax":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
 from modelopt_rs.stream.model import Source
 
@@ -60,6 +61,7 @@ class RunOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("samples", 1), ("rounds", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name} must be {least} or more, got {getattr(self, name)}")

@@ -109,7 +109,7 @@ def quantize_activations(
     ['DynamicQuantizeLinear', 'MatMulInteger', 'Cast', 'Mul', 'Mul']
     """
     check_options(options, onnx)
-    need = max(OPSETS[onnx.activations], onnx.opset or 0)
+    need = max(OPSETS[str(onnx.activations)], onnx.opset or 0)
     if need > model.graph.opset_imports.get("", 0):
         raise_opset(model, need)
     found = find_candidates(model, tensors, options, onnx)

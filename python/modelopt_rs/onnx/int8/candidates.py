@@ -53,7 +53,7 @@ def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
     OptionError
         If bits, scheme or group size are others than int8 kernels have.
     """
-    asked = f"activations {onnx.activations!r}"
+    asked = f"activations {onnx.activations!r}" if onnx.calibrate is None else "calibrate (static activations)"
     if onnx.activations == "none":
         raise OptionError("activations must be 'dynamic' or 'static', got 'none'")
     if options.bits != 8:
@@ -85,7 +85,7 @@ def find_candidates(
     infos = {**tensors, **small}
     found = {name: _layers(model, weights.get(name), info, onnx) for name, info in infos.items()}
     cannot = {name: each if isinstance(each, str) else None for name, each in found.items()}
-    default = dict.fromkeys(found, Decision("quantize", WORDS[onnx.activations]))
+    default = dict.fromkeys(found, Decision("quantize", WORDS[str(onnx.activations)]))
     decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
     layers = {
         name: each for name, each in found.items() if isinstance(each, list) and decisions[name].action == "quantize"

@@ -106,16 +106,7 @@ def compare_models(
     options, threads = options or RunOptions(), threads or get_num_threads()
     one = _Model(a, open_session(a, threads=threads))
     other = _Model(b, open_session(b, threads=threads))
-    made = options.inputs is None and samples is None
-    try:
-        infos = input_infos(one.session, a)
-        _check_same_inputs(one, infos, other)
-        check_dims(infos, options.dims)
-        found = _inputs(one, infos, options, max_memory, samples)
-    except UnsupportedError as e:
-        if not made:
-            raise
-        found, infos = Found([], 0, 0, e), {}
+    infos, found = _inputs(one, other, options, max_memory, samples)
     inputs = found.feeds
     if not inputs:
         return _not_run(one, other, _why(one, infos, options, found), threads, start)
@@ -129,7 +120,7 @@ def compare_models(
     return RunReport(
         before=os.fspath(a),
         after=os.fspath(b),
-        inputs_from="generated" if made else "given" if options.inputs is not None else "calibration",
+        inputs_from="given" if options.inputs is not None else "generated" if samples is None else "calibration",
         inputs=tuple(InputReport(name, infos[name].dtype, array.shape) for name, array in inputs[0].items()),
         runs=len(inputs),
         sqnr_db=whole.sqnr_db if floats else None,
@@ -155,14 +146,22 @@ def compare_models(
 
 
 def _inputs(
-    one: "_Model", infos: Mapping[str, InputInfo], options: RunOptions, max_memory: int, samples: Given | None
-) -> Found:
-    """Return the inputs that are given, or some that the first model runs on."""
-    if options.inputs is not None:
-        return Found(feeds(infos, one.path, options), 0, 0, None)
-    if samples is not None:
-        return Found(list(itertools.islice(Samples(samples, infos, one.path), SAMPLES)), 0, 0, None)
-    return Search(one.run, infos, known_of(infos, one.path), options, max_memory)()
+    one: "_Model", other: "_Model", options: RunOptions, max_memory: int, samples: Given | None
+) -> tuple[Mapping[str, InputInfo], Found]:
+    """Return what inputs the first model has, and those that are given, or some that it runs on."""
+    try:
+        infos = input_infos(one.session, one.path)
+        _check_same_inputs(one, infos, other)
+        check_dims(infos, options.dims)
+        if options.inputs is not None:
+            return infos, Found(feeds(infos, one.path, options), 0, 0, None)
+        if samples is not None:
+            return infos, Found(list(itertools.islice(Samples(samples, infos, one.path), SAMPLES)), 0, 0, None)
+        return infos, Search(one.run, infos, known_of(infos, one.path), options, max_memory)()
+    except UnsupportedError as e:
+        if options.inputs is not None or samples is not None:
+            raise
+        return {}, Found([], 0, 0, e)
 
 
 def _why(one: "_Model", infos: Mapping[str, InputInfo], options: RunOptions, found: Found) -> str:

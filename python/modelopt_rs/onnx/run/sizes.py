@@ -24,6 +24,7 @@ STEP = 1.5  # how much longer each is at least
 SIZES = 3  # how many sizes both models are run on
 SECONDS = 20.0  # for the search
 SLOW = 2.0  # seconds that the run of a larger size is expected to take at most
+OVERHEAD = 0.02  # seconds that a run takes whatever its size, on a busy machine
 ONCE = 16 * 2**20  # bytes that a first run takes whatever its size
 PART = 64  # the inputs of a trial take at most this part of the memory: what is between them is larger
 
@@ -125,7 +126,8 @@ class Search:
     def _affords(self, kind: str, dims: Mapping[str, int], cost: "_Cost", exponent: int) -> bool:
         growth = max(_elements(self._feed(kind, dims)) / max(cost.elements, 1), 1.0) ** exponent
         left = SECONDS - (time.perf_counter() - self._start)
-        return cost.nbytes * growth <= self.max_memory and cost.seconds * growth <= min(SLOW, left)
+        seconds = max(cost.seconds - OVERHEAD, 0.0)
+        return cost.nbytes * growth <= self.max_memory and seconds * growth <= min(SLOW, left)
 
     def _try(self, kind: str, dims: Mapping[str, int]) -> "_Cost | None":
         """Run the model once; return what that took, or None where it can't be run so."""
