@@ -11,6 +11,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.crop.apply import crop_graph
 from modelopt_rs.onnx.crop.coupling import find_groups
+from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.crop import CropOptions, as_options
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.run import RunOptions
@@ -110,6 +111,7 @@ class GraphCrop:
 
     def __init__(self, source: Source, options: CropOptions) -> None:
         self._source, self._options = source, options
+        self._told = names_of_value_infos(source.graph)
         wanted = KINDS if "all" in options.what else tuple(options.what)
         unknown = [word for word in wanted if word not in KINDS]
         if unknown:
@@ -152,6 +154,7 @@ class GraphCrop:
         tensors = self._source.tensors
         stays = masks(self._whole.tensors, self.groups, report.kept)
         crop_graph(self._source.graph, self.groups, report.kept, tensors)
+        forget_value_infos(self._source.graph, self._told)
         transforms: dict[str, Transform] = {}
         for name, info in tensors.items():
             if name not in stays:

@@ -6,6 +6,7 @@ from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.quantize import quantize_graph
+from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -38,6 +39,7 @@ def plan_model(
         As for `quantize_file`.
     """
     check = OnnxCheck(source, run, execution, onnx.calibrate)
+    told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     limit = options.layer_error
@@ -53,6 +55,7 @@ def plan_model(
         sensitivity=sensitivity,
     )
     folding.settle(source.graph, changed)
+    forget_value_infos(source.graph, told)
     transforms: dict[str, Transform] = dict(changed)
     for name, info in source.tensors.items():
         if name not in changed and name in source.graph.graph.initializers:

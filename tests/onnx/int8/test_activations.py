@@ -560,3 +560,43 @@ def test_tiles_and_memory_change_no_byte(tmp_path, activations):
     for name, array in made[0].items():
         if name.startswith("w1"):
             np.testing.assert_array_equal(array, made[1][name])
+
+
+def test_a_nearest_resize_stays_integers(tmp_path):
+    """H36: what stands between a Resize and a Concat went to floats and back."""
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+            node("Resize", ["c", "", "s"], ["r"], mode="nearest", coordinate_transformation_mode="asymmetric"),
+            node("Conv", ["r", "v"], ["y"], pads=[1] * 4),
+        ],
+        {"x": ["batch", 3, 16, 16]},
+        {"y": ["batch", 8, 32, 32]},
+        {"w": normal(8, 3, 3, 3), "v": normal(8, 8, 3, 3), "s": np.array([1, 1, 2, 2], np.float32)},
+    )
+    made = static(tmp_path, proto, IMAGES)
+    fused = [each for each in made.fused if each != "Transpose"]
+    assert fused == ["QuantizeLinear", "QLinearConv", "Resize", "QLinearConv", "DequantizeLinear"]
+    assert made.sqnr(IMAGES) > 30
+
+
+def test_a_gate_without_an_integer_kernel_keeps_the_rest_on_integers(tmp_path):
+    """H36: squeeze and excitation, whose HardSigmoid is a float operator, is multiplied on the grid."""
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+            node("HardSwish", ["c"], ["h"]),
+            node("GlobalAveragePool", ["h"], ["p"]),
+            node("Conv", ["p", "v"], ["d"]),
+            node("HardSigmoid", ["d"], ["g"]),
+            node("Mul", ["h", "g"], ["m"]),
+            node("Conv", ["m", "v"], ["y"]),
+        ],
+        {"x": ["batch", 3, 16, 16]},
+        {"y": ["batch", 8, 16, 16]},
+        {"w": normal(8, 3, 3, 3, scale=0.3), "v": normal(8, 8, 1, 1, scale=0.3)},
+    )
+    made = static(tmp_path, proto, IMAGES)
+    assert {"QLinearMul", "QLinearGlobalAveragePool"} <= set(made.fused)
+    assert "GlobalAveragePool" not in made.fused
+    assert made.sqnr(IMAGES) > 28

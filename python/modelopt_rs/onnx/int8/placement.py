@@ -18,9 +18,22 @@ from modelopt_rs.onnx.int8.layers import Layer, only_use
 __all__ = ["Placement", "activated", "as_add", "bounds", "place"]
 
 # These give back numbers that they are given: the output has the scale of the first input.
-MOVING: Final = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+MOVING: Final = (
+    "DepthToSpace",
+    "Flatten",
+    "MaxPool",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "SpaceToDepth",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
 # onnxruntime has an integer kernel for these.
 OWN_SCALE: Final = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
+# What stands between two convolutions as an activation, one number for one.
+ACTIVATIONS: Final = ("Clip", "Elu", "HardSigmoid", "HardSwish", "Mish", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh")
 
 
 @dataclass(slots=True)
@@ -60,6 +73,7 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
     """
     by_node = {layer.node: layer for layer in layers}
     found = Placement()
+    activations: set[ir.Value] = set()  # float results of what a Conv gives
     for node in graph:
         layer = by_node.get(node)
         if layer is not None:
@@ -68,11 +82,26 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
                 _add(found, activated(layer.out), None)
         elif node.domain == "" and len(node.outputs) == 1:
             out = node.outputs[0]
-            if node.op_type in MOVING and node.inputs[0] in found.whole:
+            if _moves(node) and node.inputs[0] in found.whole:
                 _add(found, out, found.roots[node.inputs[0]])
-            elif _operator(node) in OWN_SCALE and all(value in found.whole for value in node.inputs):
+            elif _operator(node) in OWN_SCALE and all(v in found.whole or v in activations for v in node.inputs):
+                # An activation that no kernel has costs less once on the grid than the way back of all else.
+                for value in node.inputs:
+                    if value is not None and value not in found.whole:
+                        _add(found, value, None)
                 _add(found, activated(out), None)
+            elif node.op_type in ACTIVATIONS and (node.inputs[0] in found.whole or node.inputs[0] in activations):
+                activations.add(out)
     return found
+
+
+def _moves(node: ir.Node) -> bool:
+    """Whether a node only moves numbers: a Resize that takes the nearest does, but by its own roi it makes some up."""
+    mode, places = (node.attributes.get(name) for name in ("mode", "coordinate_transformation_mode"))
+    if node.op_type != "Resize":
+        return node.op_type in MOVING
+    nearest = mode is None or mode.as_string() == "nearest"
+    return nearest and (places is None or places.as_string() != "tf_crop_and_resize")
 
 
 def _operator(node: ir.Node) -> str:
