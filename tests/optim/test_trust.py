@@ -196,7 +196,7 @@ def test_h58_a_warm_up_is_that_of_transformers():
 
 def test_h57_arguments_in_the_wrong_order_are_named():
     s = mo.optim.schedule
-    with pytest.raises(TypeError, match="^linear_warmup: steps must be a number, got function"):
+    with pytest.raises(TypeError, match=r"^linear_warmup: steps must be a number, got function"):
         s.linear_warmup(100, s.constant(0.1))
 
 
@@ -223,7 +223,7 @@ def test_averages_are_those_of_ema_step(dtype, master):
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_out_of_its_range_is_refused(decay):
-    with pytest.raises(ValueError, match="^Adam: ema_decay must be from 0 to below 1, got"):
+    with pytest.raises(ValueError, match=r"^Adam: ema_decay must be from 0 to below 1, got"):
         mo.optim.Adam(np.ones(3, np.float32), ema_decay=decay)
 
 

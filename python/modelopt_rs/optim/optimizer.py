@@ -399,9 +399,9 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Give states and options in torch's form: ``{"state": {i: {name: value}}, "param_groups": [{...}]}``.
 
-        Parameters are numbered in order; "params" of a group are such numbers. Besides: "steps"; "accumulated", ``{"count":
-        int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with `ema_decay`.
-        Arrays are the optimizer's own, not copies.
+        Parameters are numbered in order; "params" of a group are such numbers. Besides: "steps"; "accumulated",
+        ``{"count": int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with
+        `ema_decay`. Arrays are the optimizer's own, not copies.
         """
         groups, first = [], 0
         for group in self.param_groups:
@@ -423,9 +423,9 @@ class Optimizer:
         """Copy states and options from a `state_dict` of an optimizer of this kind with as many parameters.
 
         A state that is stored as numbers is coded where this optimizer keeps blocks, and the reverse. A parameter
-        without an entry starts anew. A learning rate given as a schedule stays. Without "steps" (as in torch's) they are
-        the most that a parameter has had; without "accumulated" what was accumulated is forgotten; without "averages"
-        they start from the parameters.
+        without an entry starts anew. A learning rate given as a schedule stays. Without "steps" (as in torch's) they
+        are the most that a parameter has had; without "accumulated" what was accumulated is forgotten; without
+        "averages" they start from the parameters.
 
         Raises
         ------
@@ -503,9 +503,9 @@ class Optimizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that `state_dict` has to a safetensors file, all or nothing.
 
-        `load` then goes on bit for bit, also between two calls of `accumulate`, given the same parameters, which are not
-        part of the file (master copies and averages are). A learning rate given as a schedule is not stored, its place
-        is.
+        `load` then goes on bit for bit, also between two calls of `accumulate`, given the same parameters, which are
+        not part of the file (master copies and averages are). A learning rate given as a schedule is not stored, its
+        place is.
         """
         from modelopt_rs.optim.checkpoint import save_states
 

@@ -87,9 +87,9 @@ def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = 
     """Lead linearly to a schedule (or a constant) in `steps` steps, after which it begins.
 
     In step t up to `steps` ``schedule(1) (start + (1 - start) (t - 1) / steps)``, then ``schedule(t - steps)``: so step
-    ``steps + 1`` has the schedule's first rate, its peak. `start` is the part of it in step 1: by default ``1 / (steps +
-    1)``, which makes ``schedule(1) t / (steps + 1)``; with 0, as in transformers, the first step moves nothing. A
-    decay in all of n steps is ``linear_warmup(cosine(lr, n - steps), steps)``.
+    ``steps + 1`` has the schedule's first rate, its peak. `start` is the part of it in step 1: by default
+    ``1 / (steps + 1)``, which makes ``schedule(1) t / (steps + 1)``; with 0, as in transformers, the first step moves
+    nothing. A decay of n steps in all is ``linear_warmup(cosine(lr, n - steps), steps)``.
 
     As `torch.optim.lr_scheduler.SequentialLR` of ``LinearLR(start, 1, steps)`` and the schedule with the milestone
     `steps`, and as `optax.warmup_cosine_decay_schedule`.

@@ -39,9 +39,9 @@ class PrunedOptimizer(Optimizer):
     Parameters
     ----------
     optimizer : Optimizer
-        Any of `modelopt_rs.optim`. Step it by this object only, which is an `Optimizer` itself: it accumulates, saves and
-        loads (the masks as well) and has the same parameters, groups and states. Pruned weights are zero in `averages`,
-        too.
+        Any of `modelopt_rs.optim`. Step it by this object only, which is an `Optimizer` itself: it accumulates, saves
+        and loads (the masks as well) and has the same parameters, groups and states. Pruned weights are zero in
+        `averages`, too.
     sparsity : float or function of the step, optional
         The share that goes, from 0 to 1; `constant`, `linear` and `cubic` make schedules. The first step is 1, as for
         learning rates.
@@ -123,7 +123,7 @@ class PrunedOptimizer(Optimizer):
         self.optimizer, self.steps = optimizer, 0
         self.masks: dict[str, Bits] = {}
         self._sparsity, self._scope, self._every = sparsity, scope, every
-        self._groups = None if keep is None or group is None else (keep, group, axis)
+        self._n_of_m = None if keep is None or group is None else (keep, group, axis)
         self._pruned = _chosen(optimizer.params, params, scope)
         self._asked = 0.0
         self._flags: dict[str, Bits] = {}
@@ -234,20 +234,22 @@ class PrunedOptimizer(Optimizer):
         for i, g in given:
             # A gradient that doesn't fit is the optimizer's to refuse.
             fits = names[i] in masks and isinstance(g, np.ndarray) and g.shape == self._pruned[names[i]].shape
-            with said_as({"apply_mask: w": f"{_NAME}.step: grads[{names[i]!r}]"}):
-                masked[i] = self._apply(g, masks[names[i]]) if fits and not (as_given and _is_float(g)) else g
+            masked[i] = g
+            if fits and not (as_given and _is_float(g)):
+                with said_as({"apply_mask: w": f"{_NAME}.step: grads[{names[i]!r}]"}):
+                    masked[i] = self._apply(g, masks[names[i]])
         how = (grad_scale * count, clip_norm, clip_value, nonfinite)
         bits = [flags.get(name) for name in names] if by_kernel and masks else None
         result = self.optimizer._step(masked, how, bits)
         if not result.stepped:
             return result
-        is_new = masks is not self.masks
         self.masks, self._flags, self._asked, self.steps = masks, flags, asked, self.steps + 1
-        for name, g, state in zip(names, masked, self.state, strict=True):
-            if name in masks and (g is None or not by_kernel):
+        averages = self.averages
+        for name, taken, state in zip(names, masked, self.state, strict=True):
+            if name in masks and (taken is None or not by_kernel):
                 self._zero(name, self._pruned[name], state.get("master"))
-            if name in masks and is_new:
-                self._zero(name, self.averages.get(name))
+            if name in masks:
+                self._zero(name, averages.get(name))
         return result
 
     def _zero(self, name: str, *written: Array | None) -> None:
@@ -260,8 +262,8 @@ class PrunedOptimizer(Optimizer):
         """What is to be pruned in the next step; 0 where masks are not chosen anew."""
         if self.steps % self._every:
             return 0.0
-        if self._groups is not None:
-            keep, group, _ = self._groups
+        if self._n_of_m is not None:
+            keep, group, _ = self._n_of_m
             return 1 - keep / group
         step = self.steps + 1
         share = self._sparsity(step) if callable(self._sparsity) else self._sparsity
@@ -291,7 +293,7 @@ class PrunedOptimizer(Optimizer):
 
     def _rank(self, where: str, arrays: list[Array], share: Any) -> list[Bits]:
         threads = self.optimizer.threads
-        if self._scope == "global" and self._groups is None:
+        if self._scope == "global" and self._n_of_m is None:
             said = {
                 f"global_magnitude: arrays[{i}]": f"{where}: params[{name!r}]" for i, name in enumerate(self._pruned)
             }
@@ -301,8 +303,8 @@ class PrunedOptimizer(Optimizer):
         for name, w in zip(self._pruned, arrays, strict=True):
             said = {f"{function}: w": f"{where}: params[{name!r}]" for function in ("magnitude", "n_of_m")}
             with said_as({**said, "magnitude": where, "n_of_m": where}):
-                if self._groups is not None:
-                    masks.append(n_of_m(w, *self._groups, mask="bits", dtype=_bf16(w), threads=threads))
+                if self._n_of_m is not None:
+                    masks.append(n_of_m(w, *self._n_of_m, mask="bits", dtype=_bf16(w), threads=threads))
                     continue
                 rows = tuple(range(1, w.ndim)) if self._scope == "row" else None
                 masks.append(magnitude(w, share, axis=rows, mask="bits", dtype=_bf16(w), threads=threads))
@@ -312,8 +314,10 @@ class PrunedOptimizer(Optimizer):
         return apply_mask(x, mask, out=out, dtype=_bf16(x), threads=self.optimizer.threads)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what the optimizer's `state_dict` gives, and besides ``{"step": int, "sparsity": float, "masks": {name:
-        bits}}``: the number of steps here, and the sparsity that was asked for. Arrays are the objects' own, not copies.
+        """Give what the optimizer's `state_dict` gives, and the masks.
+
+        ``{..., "step": int, "sparsity": float, "masks": {name: bits}}``: the number of steps here, and the sparsity
+        that was asked for. Arrays are the objects' own, not copies.
         """
         own = {"step": self.steps, "sparsity": self._asked, "masks": dict(self.masks)}
         return {**self.optimizer.state_dict(), **own}
