@@ -14,7 +14,7 @@ from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
-__all__ = ["Decompressed", "Dequantized", "check_no_graph", "plain"]
+__all__ = ["Decompressed", "Dequantized", "Widened", "check_no_graph", "plain"]
 
 _READ_BYTES = 16 << 20
 
@@ -122,7 +122,8 @@ class Dequantized(Source):
         if name not in self.stored:
             yield from self.source.tiles(name, max_bytes, rows)
         elif self._tensors[name].nbytes:
-            tiles = self.stored[name].tiles(self._dtype, max_bytes, self._threads)
+            most = max(1, max_bytes // self._tensors[name].row_nbytes)
+            tiles = _at_most(self.stored[name].tiles(self._dtype, max_bytes, self._threads), most)
             yield from tiles if rows is None or len(rows) == self._tensors[name].rows else _within(tiles, rows)
 
     def buffers(self, name: str) -> Sequence[Buffer]:
@@ -132,6 +133,13 @@ class Dequantized(Source):
     def close(self) -> None:
         """Close the source."""
         self.source.close()
+
+
+def _at_most(tiles: Iterator[Tile], rows: int) -> Iterator[Tile]:
+    """Yield tiles of at most so many rows: some layouts decode whole blocks of them."""
+    for tile in tiles:
+        for begin in range(0, len(tile.array), rows):
+            yield Tile(tile.first_row + begin, tile.array[begin : begin + rows])
 
 
 def _within(tiles: Iterator[Tile], rows: range) -> Iterator[Tile]:
@@ -163,6 +171,32 @@ class Decompressed(Dequantized):
     def masked(self) -> Mapping[str, str]:
         """The modules of the weights that are stored as bitmasks, by the name of the weight."""
         return {name: name.removesuffix(".weight") for name in self.stored}
+
+
+class Widened(Dequantized):
+    """A view of a source in which float8 tensors that no quantizer of ours has made show as plain floats.
+
+    Every other tensor shows as it is, quantized ones too. `config` loses what it says of such tensors.
+
+    Parameters
+    ----------
+    source : Source
+        The model; closing the view closes it.
+    threads : int, optional
+        The result does not depend on it.
+    """
+
+    def __init__(self, source: Source, *, threads: int | None = None) -> None:
+        float8 = [layout for layout in LAYOUTS if layout.name == "float8"]
+        super().__init__(source, threads=threads, layouts=float8)
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The source's own, without what it says of tensors that are shown as floats."""
+        config = self.source.config
+        if not self.stored or config is None:
+            return config
+        return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:

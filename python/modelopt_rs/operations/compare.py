@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
-from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
 if TYPE_CHECKING:
     from modelopt_rs.onnx.dense import DenseWeight
@@ -202,12 +202,24 @@ def _compare(left: Source, right: Source, name: str, execution: Execution) -> Er
     held = [*left.buffers(name), *right.buffers(name), Buffer("u1", b.row_nbytes), Buffer("f8", 2 * a.columns)]
     rows = tile_bytes(a, held, execution.max_memory) // a.row_nbytes
     figures = ErrorFigures()
-    tiles = zip(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes), strict=True)
-    for one, other in tiles:
-        x, y = _float(one.array, a.dtype), _float(other.array, b.dtype)
+    for one, other in _aligned(left.tiles(name, rows * a.row_nbytes), right.tiles(name, rows * b.row_nbytes)):
+        x, y = _float(one, a.dtype), _float(other, b.dtype)
         figures += ErrorFigures(*_core.error_stats(x, y, None, execution.threads))
-        execution.advance(one.array.nbytes, name)
+        execution.advance(one.nbytes, name)
     return figures
+
+
+def _aligned(left: Iterator[Tile], right: Iterator[Tile]) -> Iterator[tuple[Array, Array]]:
+    """Yield the same rows of both, however each is cut."""
+    one = other = None
+    while True:
+        one = next(left, None) if one is None else one
+        other = next(right, None) if other is None else other
+        if one is None or other is None:
+            return
+        n = min(len(one.array), len(other.array))
+        yield one.array[:n], other.array[:n]
+        one, other = (Tile(t.first_row + n, t.array[n:]) if len(t.array) > n else None for t in (one, other))
 
 
 def _float(array: Array, dtype: str) -> Array:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
+from modelopt_rs.layouts.view import Dequantized, Widened
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
@@ -202,16 +203,17 @@ def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOp
 
 def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
-    tensors = source.tensors
+    view = Widened(source, threads=execution.threads)
+    tensors = view.tensors
     limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(source, execution, limit)
-    quantization = Quantization(tensors, source.config or {}, options, execution.threads, sensitivity)
+    sensitivity = None if limit is None else Sensitivity(view, execution, limit)
+    quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
         rows = [
-            _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name))
+            _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name), view)
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -229,8 +231,10 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
         )
 
     return FilePlan(
-        view=source,
+        view=view,
         transforms=transforms,
+        origins={name: view.origin(name) for name in tensors},
+        config=view.config,
         metadata=quantization.metadata,
         quantization_config=quantization.config,
         report=report,
@@ -238,7 +242,7 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
 
 
 def _tensor_report(
-    info: TensorInfo, decision: Decision, transform: Transform, figures: ErrorFigures | None
+    info: TensorInfo, decision: Decision, transform: Transform, figures: ErrorFigures | None, view: Dequantized
 ) -> TensorReport:
     return TensorReport(
         name=info.name,
@@ -246,7 +250,7 @@ def _tensor_report(
         shape=info.shape,
         decision=decision.action,
         reason=decision.reason,
-        bytes_before=info.nbytes,
+        bytes_before=sum(view.source.tensors[part].nbytes for part in view.parts(info.name)),
         bytes_after=sum(output.nbytes for output in transform.outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,
