@@ -94,13 +94,7 @@ class DenseWeight:
         zero: Any = 0 if self.zero_point is None else _numbers(self.zero_point)
         axis, block = (1, 0) if node is None else (_int(node, "axis", 1), _int(node, "block_size", 0))
         if scale.ndim == codes.ndim + 1:  # blocks as an axis
-            shape = scale.shape
-            fits = (i for i, n in enumerate(codes.shape) if (shape[:i], shape[i + 1], shape[i + 2 :])
-                    == (codes.shape[:i], 1, codes.shape[i + 1 :]) and n % shape[i] == 0)  # fmt: skip
-            at = next(fits, None)
-            if at is None:
-                return None
-            return _dense(codes.reshape(*codes.shape[:at], shape[at], -1, *codes.shape[at + 1 :]), scale, zero)
+            return self._of_blocks(codes, scale, zero)
         if block:
             scale, zero = (_repeated(each, block, axis, codes.shape[axis]) for each in (scale, zero))
         elif scale.ndim == 1 and codes.ndim > 1:
@@ -114,6 +108,25 @@ class DenseWeight:
             return _dense(codes, scale, zero)
         except ValueError:  # scales that do not broadcast: somebody else's form
             return None
+
+    def _of_blocks(self, codes: Array, scale: Array, zero: Any) -> Array | None:
+        """Codes whose blocks are an axis of the scales; the last block of an axis may be shorter."""
+        whole, shape = codes.shape, scale.shape
+        around = [
+            (shape[:i], shape[i + 1], shape[i + 2 :]) == (whole[:i], 1, whole[i + 1 :]) for i in range(codes.ndim)
+        ]
+        at = around.index(True) if True in around else None
+        if at is None:
+            return None
+        # Where blocks are repeated for a shorter last one, the graph says how long they are.
+        expand = next((node for node, _ in self.scale.uses() if node.op_type == "Expand"), None)
+        sizes = None if expand is None else ir.convenience.get_const_tensor(expand.inputs[1])  # type: ignore[arg-type]
+        if sizes is None and whole[at] % shape[at]:
+            return None
+        block = whole[at] // shape[at] if sizes is None else int(sizes.numpy()[at + 1])
+        scale, zero = (np.squeeze(each, at + 1) if np.ndim(each) else each for each in (scale, zero))
+        scale, zero = (_repeated(each, block, at, whole[at]) for each in (scale, zero))
+        return _dense(codes, scale, zero)
 
     def _turned(self, dense: Array) -> Array:
         """Give it the axes that it had."""
