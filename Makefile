@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test lint bench demo interop clean
+.PHONY: build test fuzz lint bench demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,11 @@ test: build
 	cargo test --locked --no-default-features --quiet
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob=README.md \
 		--ignore=python/modelopt_rs/interop tests python/modelopt_rs README.md
+
+# As many mutants of ONNX models, of safetensors files and of calls as a night has time for.
+fuzz: build
+	MODELOPT_RS_MUTANTS=100000 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/fuzz
+	FUZZ_ROUNDS=1000000 cargo test --locked --no-default-features --release --quiet mutated
 
 lint: build
 	cargo fmt --check

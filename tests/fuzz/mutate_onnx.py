@@ -134,11 +134,49 @@ def _functions() -> Any:
 
 SEEDS: list[Callable[[], Any]] = [_mlp, _convolutions, _attention, _bodies, _functions]
 NUMBERS = [0, 1, -1, 2, 3, 7, 16, 17, 31, 32, 33, 64, 255, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 63) - 1, -(1 << 63)]
-OPERATORS = (
-    "Identity Transpose Cast MatMul Gemm Conv ConvTranspose Gather LSTM GRU Reshape Slice Split Concat Shape Relu Add Mul "
-    "Softmax LayerNormalization BatchNormalization Squeeze Unsqueeze Pad Resize Constant ConstantOfShape Expand Where "
-    "ReduceMean Flatten If Loop Scan Einsum DequantizeLinear QuantizeLinear Dropout TopK Tile Range"
-).split()
+OPERATORS = [
+    "Identity",
+    "Transpose",
+    "Cast",
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "ConvTranspose",
+    "Gather",
+    "LSTM",
+    "GRU",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Concat",
+    "Shape",
+    "Relu",
+    "Add",
+    "Mul",
+    "Softmax",
+    "LayerNormalization",
+    "BatchNormalization",
+    "Squeeze",
+    "Unsqueeze",
+    "Pad",
+    "Resize",
+    "Constant",
+    "ConstantOfShape",
+    "Expand",
+    "Where",
+    "ReduceMean",
+    "Flatten",
+    "If",
+    "Loop",
+    "Scan",
+    "Einsum",
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "Dropout",
+    "TopK",
+    "Tile",
+    "Range",
+]
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -211,7 +249,23 @@ class Mutator:
 
     def _attribute(self, proto: Any, graph: Any) -> None:
         pick, each = self._random, self._random.choice(graph.node)
-        names = "perm axis axes to transA transB group alpha block_size split keepdims pads start end allowzero".split()
+        names = [
+            "perm",
+            "axis",
+            "axes",
+            "to",
+            "transA",
+            "transB",
+            "group",
+            "alpha",
+            "block_size",
+            "split",
+            "keepdims",
+            "pads",
+            "start",
+            "end",
+            "allowzero",
+        ]
         names += ["hidden_size", "num_outputs", "epsilon", "value", "kernel_shape", "direction", "equation", "mode"]
         if each.attribute and pick.random() < 0.7:
             old = pick.choice(each.attribute)
@@ -281,7 +335,9 @@ class Mutator:
         for i in range(count):
             inputs = [name, name] if kind in ("Add", "Mul", "Concat") or pick.random() < 0.1 else [name]
             name = f"chain_{tag}_{i}"
-            graph.node.add().CopyFrom(node(kind, inputs, [name], **{"Cast": {"to": 1}, "Concat": {"axis": 0}}.get(kind, {})))
+            graph.node.add().CopyFrom(
+                node(kind, inputs, [name], **{"Cast": {"to": 1}, "Concat": {"axis": 0}}.get(kind, {}))
+            )
         each.input[at] = name
 
     def _model(self, proto: Any, graph: Any) -> None:
@@ -299,7 +355,9 @@ class Mutator:
             proto.ir_version = pick.choice([0, 3, 4, 7, 8, 9, 10, 11, 99])
         elif proto.functions:
             function = pick.choice(proto.functions)
-            function.node.add().CopyFrom(node(pick.choice(["layer", "block"]), list(function.input), ["z"], domain="own"))
+            function.node.add().CopyFrom(
+                node(pick.choice(["layer", "block"]), list(function.input), ["z"], domain="own")
+            )
 
     def _tensor(self, proto: Any, graph: Any) -> None:
         pick, tensor = self._random, self._random.choice(graph.initializer)
@@ -307,7 +365,9 @@ class Mutator:
         if what == 0:
             tensor.dims[pick.randrange(len(tensor.dims))] = pick.choice(NUMBERS)
         elif what == 1:
-            tensor.dims[:] = pick.choice([[], [tensor.dims[0], -1], [*tensor.dims, 1], [1, *tensor.dims], list(tensor.dims)[::-1]])
+            tensor.dims[:] = pick.choice(
+                [[], [tensor.dims[0], -1], [*tensor.dims, 1], [1, *tensor.dims], list(tensor.dims)[::-1]]
+            )
         elif what == 2:
             tensor.data_type = pick.randrange(28)
         elif what == 3:
@@ -317,7 +377,9 @@ class Mutator:
             tensor.raw_data = bytes(data)
         elif what == 4:
             array = numpy_helper.to_array(tensor)
-            new = pick.choice([array.astype(np.float16), array.astype(np.float64), array.astype(np.int64), np.repeat(array, 2, 0)])
+            new = pick.choice(
+                [array.astype(np.float16), array.astype(np.float64), array.astype(np.int64), np.repeat(array, 2, 0)]
+            )
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new), tensor.name))
         else:
             shape = pick.choice([list(tensor.dims), [*tensor.dims, 2], [pick.choice(NUMBERS)]])
@@ -339,7 +401,10 @@ class Mutator:
             each.name = pick.choice(self._names(proto, graph))
         else:
             graph.value_info.add().CopyFrom(
-                _value(pick.choice(self._names(proto, graph)) or "v", [pick.choice(NUMBERS) for _ in range(pick.randrange(4))])
+                _value(
+                    pick.choice(self._names(proto, graph)) or "v",
+                    [pick.choice(NUMBERS) for _ in range(pick.randrange(4))],
+                )
             )
 
     def _subgraph(self, proto: Any, graph: Any) -> None:

@@ -9,7 +9,25 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS: list[Any] = [0, 1, -1, 2, 3, 7, 15, 31, 32, 33, 64, 255, 1 << 31, (1 << 53) + 1, 1 << 63, (1 << 64) - 1, 1 << 70]
+NUMBERS: list[Any] = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    15,
+    31,
+    32,
+    33,
+    64,
+    255,
+    1 << 31,
+    (1 << 53) + 1,
+    1 << 63,
+    (1 << 64) - 1,
+    1 << 70,
+]
 NUMBERS += [0.5, float("1e30"), True, None, "4", [], [1], {}, "\ud800", "x" * 300]
 DTYPES = ["F32", "F16", "BF16", "F64", "I64", "I32", "U8", "I8", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "X", "", 7, None]
 
@@ -104,7 +122,9 @@ class Mutator:
             key = pick.choice([*index["weight_map"], "other"])
             index["weight_map"][key] = pick.choice([*NUMBERS, "../x.safetensors", "/etc/passwd", "a\0b", "", ".", name])
         if pick.random() < 0.3:
-            index[pick.choice(["metadata", "weight_map"])] = pick.choice([*NUMBERS, {"total_size": pick.choice(NUMBERS)}])
+            index[pick.choice(["metadata", "weight_map"])] = pick.choice(
+                [*NUMBERS, {"total_size": pick.choice(NUMBERS)}]
+            )
         words = json.dumps(index).encode()
         index_path = path / "model.safetensors.index.json"
         index_path.write_bytes(self._bytes(words) if pick.random() < 0.1 else words)
@@ -119,7 +139,9 @@ class Mutator:
             elif what == 1:
                 del data[at : at + pick.randint(1, 4)]
             else:
-                data[at:at] = pick.choice([b"[" * 1000, b'{"a":', b"\xff", b"\\ud800", b"1e999", b"NaN", b'"w":1,', b"}"])
+                data[at:at] = pick.choice(
+                    [b"[" * 1000, b'{"a":', b"\xff", b"\\ud800", b"1e999", b"NaN", b'"w":1,', b"}"]
+                )
         return bytes(data)
 
     def _header(self, header: dict[str, Any], data: bytes) -> bytes:
@@ -138,7 +160,9 @@ class Mutator:
             header[name] = pick.choice(NUMBERS)
         elif what == 4:
             values = np.frombuffer(data, np.float32).copy()
-            values[pick.randrange(max(len(values), 1)) :][: pick.choice([1, 9])] = pick.choice([np.nan, np.inf, 3e38, 1e-45])
+            values[pick.randrange(max(len(values), 1)) :][: pick.choice([1, 9])] = pick.choice(
+                [np.nan, np.inf, 3e38, 1e-45]
+            )
             return values.tobytes()
         elif not isinstance(entry, dict):
             return data
@@ -159,9 +183,21 @@ class Mutator:
 
     def _config(self, config: dict[str, Any]) -> None:
         pick = self._random
-        names = [*config, "pruned_heads", "quantization_config", "num_key_value_heads", "torch_dtype", "note", "text_config"]
+        names = [
+            *config,
+            "pruned_heads",
+            "quantization_config",
+            "num_key_value_heads",
+            "torch_dtype",
+            "note",
+            "text_config",
+        ]
         heads: list[Any] = [{"0": [0, 1, 2, 3]}, {"0": [9]}, {"x": [0]}, {"0": 3}, {"1": [0, 0]}, {"7": [0]}]
-        packed = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": pick.choice(NUMBERS)}
+        packed = {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": pick.choice(NUMBERS),
+        }
         values = [*NUMBERS, *heads, packed, {"quant_method": pick.choice(["gptq", "awq", "bitsandbytes", "fp8", 1])}]
         if pick.random() < 0.15:
             config.pop(pick.choice(list(config)))

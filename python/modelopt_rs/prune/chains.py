@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.prune.coupling import Group, Member
+from modelopt_rs.prune.coupling import Group, Member, check_mapping
 
 __all__ = ["Layer", "chain_groups", "mlp_groups"]
 
@@ -126,6 +126,7 @@ def mlp_groups(
 
 
 def _chain(function: str, tensors: Mapping[str, Array], layers: list[Layer], channels_last: bool) -> tuple[Group, ...]:
+    check_mapping(function, "tensors", tensors)
     groups: list[Group] = []
     for layer in layers:
         if not isinstance(layer, Layer):

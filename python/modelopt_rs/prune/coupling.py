@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.errors import ArgumentError
 
-__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of"]
+__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "check_mapping", "cuts_of"]
 
 
 class Shaped(Protocol):
@@ -138,10 +138,17 @@ def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> 
     return chosen
 
 
+def check_mapping(function: str, name: str, given: object) -> None:
+    """Refuse what is no mapping."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{function}: {name} must be a mapping, got {type(given).__name__}")
+
+
 def check_groups(
     function: str, tensors: Mapping[str, Shaped], groups: Iterable[Group], kind: type = np.ndarray
 ) -> tuple[Group, ...]:
     """Check that every group fits the tensors, which are of one `kind`, and no two take the same indices."""
+    check_mapping(function, "tensors", tensors)
     groups = tuple(groups)
     names: set[str] = set()
     for group in groups:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
-from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of
+from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, check_mapping, cuts_of
 from modelopt_rs.prune.importance import Join, Scores, importance
 
 __all__ = ["CropReport", "GroupReport", "apply_crop", "crop", "crop_report", "masks", "plan_crop", "take"]
@@ -229,6 +229,7 @@ def apply_crop(
            [4, 5]])
     """
     groups = check_groups("apply_crop", tensors, groups)
+    check_mapping("apply_crop", "kept", kept)
     known = {group.name: group.units for group in groups}
     checked = {}
     for name, units in kept.items():
@@ -301,12 +302,13 @@ def _plan(
 ) -> CropReport:
     groups = check_groups(function, tensors, groups)
     chooser = Chooser(function, groups, choice)
-    given = _given_scores(function, groups, scores or {})
+    given = _given_scores(function, groups, {} if scores is None else scores)
     every = {group.name: _score(function, tensors, group, given, choice.norm, threads) for group in groups}
     return crop_report(tensors, groups, chooser.kept(every), every)
 
 
 def _given_scores(function: str, groups: tuple[Group, ...], scores: Mapping[str, Array]) -> dict[str, Scores]:
+    check_mapping(function, "scores", scores)
     units = {group.name: group.units for group in groups}
     checked = {}
     for name, values in scores.items():

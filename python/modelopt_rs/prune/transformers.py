@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from modelopt_rs.errors import ArgumentError
-from modelopt_rs.prune.coupling import Group, Member, Shaped
+from modelopt_rs.prune.coupling import Group, Member, Shaped, check_mapping
 from modelopt_rs.prune.crop import CropReport, GroupReport
 
 __all__ = ["WHAT", "What", "cropped_config", "is_bert", "transformer_groups"]
@@ -112,6 +112,7 @@ class _Model:
     """A model's tensors and numbers; each method makes a group."""
 
     def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> None:
+        check_mapping(function, "tensors", tensors)
         self.function, self.tensors = function, tensors
         self.bert = is_bert(function, config)
         self.width = _number(function, config, "hidden_size")
@@ -327,6 +328,7 @@ def _number(function: str, config: Mapping[str, Any], key: str) -> int:
 
 def is_bert(function: str, config: Mapping[str, Any]) -> bool:
     """Say which of the two families a model is of; ValueError if it is of neither."""
+    check_mapping(function, "config", config)
     kind = config.get("model_type")
     if kind not in _BERT + _LLAMA:
         raise ArgumentError(function, f"config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")

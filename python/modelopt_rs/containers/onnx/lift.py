@@ -74,9 +74,7 @@ def _tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return None
 
 
-def _lift_constant(
-    node: ir.Node, main: ir.Graph, taken: Counter[str | None], lifted: dict[int, ir.Value]
-) -> None:
+def _lift_constant(node: ir.Node, main: ir.Graph, taken: Counter[str | None], lifted: dict[int, ir.Value]) -> None:
     tensor, output, graph = _tensor(node), node.outputs[0], node.graph
     assert tensor is not None
     assert graph is not None

@@ -1,0 +1,89 @@
+"""Models that are odd but good, which are mended on reading; and graphs that are refused on opening."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx_ir")
+
+import modelopt_rs as mo  # noqa: E402
+from modelopt_rs import FormatError  # noqa: E402
+from modelopt_rs.files.onnx import OnnxSource  # noqa: E402
+
+helper = onnx.helper
+node = helper.make_node
+
+
+def value(name: str, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, 1, shape)
+
+
+def model(nodes: list[Any], imports: list[tuple[str, int]] | None = None, **more: Any) -> Any:
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [value("x", ["n", 64])], [value("y", ["n", 64])], [weight])
+    opsets = [helper.make_opsetid(*each) for each in imports or [("", 17)]]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, **more)
+
+
+PLAIN = [node("MatMul", ["x", "w"], ["h"], name="mm"), node("Relu", ["h"], ["y"])]
+
+
+def opened(tmp_path: Path, proto: Any) -> Any:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return OnnxSource(path)
+
+
+@pytest.mark.parametrize(
+    ("imports", "version"),
+    [([("ai.onnx", 12), ("", 13)], 13), ([("", 13), ("ai.onnx", 12)], 12), ([("ai.onnx", 17)], 17)],
+)
+def test_the_default_domain_has_one_entry_the_last(tmp_path: Path, imports: list[Any], version: int) -> None:
+    """H8."""
+    with opened(tmp_path, model(PLAIN, imports)) as source:
+        assert dict(source.model.graph.opset_imports) == {"": version}
+
+
+def test_nodes_are_sorted_imports_added_and_negative_lengths_open(tmp_path: Path) -> None:
+    """H9, H15."""
+    nodes = [node("Gelu", ["h"], ["y"], domain="com.microsoft"), node("MatMul", ["x", "w"], ["h"])]
+    proto = model(nodes)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    with opened(tmp_path, proto) as source:
+        assert [each.op_type for each in source.model.graph] == ["MatMul", "Gelu"]
+        assert source.model.graph.opset_imports["com.microsoft"] == 1
+        assert not isinstance(source.model.graph.inputs[0].shape[0], int)
+
+
+def test_functions_are_inlined(tmp_path: Path) -> None:
+    """H13: a weight that is passed to a function is the weight of its layer."""
+    function = helper.make_function(
+        "own", "layer", ["a", "b"], ["c"], [node("MatMul", ["a", "b"], ["c"])], [helper.make_opsetid("", 17)]
+    )
+    calls = [node("layer", ["x", "w"], ["h"], domain="own"), node("layer", ["h", "w"], ["y"], domain="own")]
+    proto = model(calls, [("", 17), ("own", 1)], functions=[function])
+    opened(tmp_path, proto).close()
+    report = mo.quantize_file(tmp_path / "m.onnx", tmp_path / "out.onnx")
+    assert [row.decision for row in report.tensors] == ["quantize"]
+
+
+WRONG = {
+    "depends on its own output": [node("Identity", ["i"], ["i"]), *PLAIN],
+    "made twice": [*PLAIN, node("Relu", ["x"], ["y"])],
+    "must have 1 inputs, got 2": [node("Identity", ["x", "x"], ["i"]), *PLAIN],
+    "must have 2 inputs, got 1": [node("MatMul", ["x"], ["y"])],
+    "'transB' must be of kind INT, got FLOAT": [node("Gemm", ["x", "w"], ["y"], transB=1.5)],
+    "must name each axis once": [node("Transpose", ["w"], ["t"], perm=[0, 5]), *PLAIN],
+    "names 3 axes, its input has 2": [node("Transpose", ["w"], ["t"], perm=[0, 2, 1]), *PLAIN],
+    "must have the attribute 'to'": [node("Cast", ["w"], ["t"]), *PLAIN],
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_graph_is_checked_when_it_is_opened(tmp_path: Path, what: str) -> None:
+    """H38."""
+    with pytest.raises(FormatError, match=what):
+        opened(tmp_path, model(WRONG[what]))

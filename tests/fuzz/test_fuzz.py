@@ -1,0 +1,33 @@
+"""Mutants, each through the commands: a result or a promised error, in time, within memory.
+
+`make test` runs 2,000 of each kind, `make fuzz` 100,000. Seeds are counted from 0: what fell once falls again.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("ml_dtypes")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fuzz import fuzz
+
+COUNT = int(os.environ.get("MODELOPT_RS_MUTANTS", "2000"))
+PARTS = 4  # so that several workers of pytest share them
+CALLS = 50  # a seed of the arrays' makes so many calls
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("kind", ["onnx", "safetensors", "arrays"])
+def test_every_mutant_ends_in_a_result_or_a_promised_error(kind: str, part: int) -> None:
+    """H38, H39, E1 to E19: no hang, no death, no other error, no memory over the budget and 64 MiB."""
+    count = COUNT // PARTS // (CALLS if kind == "arrays" else 1)
+    outcome = fuzz(kind, range(part * count, (part + 1) * count))
+    assert outcome.mutants == count
+    assert outcome.problems() == []
