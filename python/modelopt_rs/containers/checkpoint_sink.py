@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -194,7 +195,9 @@ def _raise(error: OSError) -> None:
 
 
 def _json_text(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate, which JSON can escape, has no UTF-8.
+    return re.sub("[\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text).encode()
 
 
 def _refuse_same(source: Path, destination: Path) -> None:
