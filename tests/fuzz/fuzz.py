@@ -24,7 +24,7 @@ WATCHDOG = 120  # seconds on the clock: other processes may have the CPU
 
 @dataclass
 class Outcome:
-    """What became of mutants: the errors that nobody promised, by seed; hangs and deaths; the worst of time and memory."""
+    """What became of mutants: unpromised errors, by seed; hangs and deaths; the most time and memory."""
 
     mutants: int = 0
     errors: dict[int, list[str]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def main() -> int:
     for what, n in kinds.most_common():
         print(f"{n:6} {what}\n         e.g. {next(p for p in problems if what in p)[:400]}")
     print(
-        f"{kind}: {outcome.mutants:,} mutants in {time.monotonic() - start:.0f} s, {len(outcome.errors):,} with errors, "
+        f"{kind}: {outcome.mutants:,} mutants in {time.monotonic() - start:.0f} s, {len(outcome.errors):,} with errors, "  # noqa: E501
         f"{len(outcome.hangs)} hangs {outcome.hangs[:5]}, {len(outcome.deaths)} deaths {outcome.deaths[:5]}; "
         f"at most {outcome.seconds:.1f} s and {outcome.peak / 2**20:.0f} MiB more"
     )

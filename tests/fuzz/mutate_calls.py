@@ -35,7 +35,7 @@ FUNCTIONS = _functions()
 class _Odd:
     """What says that it is an array, and isn't one."""
 
-    __array_interface__ = {"shape": (1 << 40,), "typestr": "<f4", "data": (0, False), "version": 3}
+    __array_interface__ = {"shape": (1 << 40,), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012
 
     def __array__(self, *args: object, **options: object) -> Any:
         raise RuntimeError("no array")

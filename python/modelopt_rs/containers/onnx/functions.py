@@ -50,7 +50,7 @@ def _is_plain(function: Any, proto: Any) -> bool:
 
 
 def _nodes_after(proto: Any, max_nodes: int) -> int | None:
-    """Return how many nodes a graph has without functions; None if they call each other in a circle, or are too many."""
+    """Return how many nodes a graph has without functions; None if they call each other, or are too many."""
     key = {(f.domain, f.name, f.overload): f for f in proto.functions}
     calls = {of: Counter((n.domain, n.op_type, n.overload) for n in nodes_of(f)) for of, f in key.items()}
     sizes: dict[tuple[str, str, str], int] = {}
