@@ -97,7 +97,8 @@ def _cannot(opset: int, why: str) -> UnsupportedError:
 def _converted(model: ir.Model, opset: int) -> ir.Graph:
     try:
         data = _convert(ir.to_proto(model).SerializeToString(), opset)
-        return ir.from_proto(onnx.ModelProto.FromString(data)).graph
+        converted: ir.Model = ir.from_proto(onnx.ModelProto.FromString(data))
+        return converted.graph
     except (UnsupportedError, MemoryError, OSError):
         raise
     except Exception as error:  # the libraries' errors have no common class but this

@@ -43,7 +43,6 @@ def plan_model(
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
     changed, decisions = quantize_graph(
         source.graph,
         folding.tensors,
@@ -52,7 +51,7 @@ def plan_model(
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
-        sensitivity=sensitivity,
+        sensitivity=None if limit is None else Sensitivity(folding, execution, limit),
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)

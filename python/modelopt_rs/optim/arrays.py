@@ -1,13 +1,13 @@
 """Gradients as arrays, and the dtype of what stands beside a parameter."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from modelopt_rs._types import Array
 
-__all__ = ["as_arrays", "by_precision", "wide_dtype"]
+__all__ = ["as_arrays", "by_precision", "copied", "wide_dtype"]
 
 
 def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
@@ -23,6 +23,17 @@ def by_precision(pairs: Iterable[tuple[Array, Any]]) -> list[tuple[list[Array], 
         firsts.append(first)
         seconds.append(second)
     return list(made.values())
+
+
+def copied(where: str, params: Sequence[Array], places: Sequence[Any], given: Mapping[Any, Array]) -> dict[int, Array]:
+    """Copy sums or averages that are given by `places`; by the places of their parameters."""
+    copies = {}
+    for k, (i, p) in enumerate(zip(places, params, strict=True)):
+        if i in given:
+            if np.shape(given[i]) != p.shape:
+                raise ValueError(f"{where} must have shape {p.shape} for parameter {k}, got {np.shape(given[i])}")
+            copies[k] = np.array(given[i], wide_dtype(p), order="C")
+    return copies
 
 
 def wide_dtype(param: Array) -> Any:

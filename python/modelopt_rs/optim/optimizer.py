@@ -1,9 +1,10 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
 import inspect
+import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +12,15 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.dtypes import bf16_to_float32
-from modelopt_rs.optim.arrays import as_arrays, by_precision, wide_dtype
-from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
+from modelopt_rs.optim.accumulated import Accumulated
+from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
+from modelopt_rs.optim.average import ema_step
+from modelopt_rs.optim.clipping import clipped
+from modelopt_rs.optim.given import aligned, named_params
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
-from modelopt_rs.optim.state import BlockState
+from modelopt_rs.optim.state import BlockState, take_state
 
 __all__ = ["Optimizer"]
 
@@ -116,9 +120,7 @@ class Optimizer:
         if self._ema_decay is not None and not 0 <= self._ema_decay < 1:
             raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {self._ema_decay!r}")
         self.steps = 0
-        self._totals: dict[int, Array] = {}
-        self._summed: set[int] = set()
-        self._accumulated = 0
+        self._accumulated = Accumulated(self._params)
         self._averages = self._weights(copy=True) if self._ema_decay is not None else []
 
     @property
@@ -159,25 +161,18 @@ class Optimizer:
     def _name(self) -> str:
         return type(self).__name__
 
+    @property
+    def _algorithm(self) -> str:
+        """The name of the algorithm in files."""
+        return type(self).__name__
+
     def _grouped(self, params: Params) -> list[Group]:
         if isinstance(params, list | tuple) and params and all(isinstance(group, dict) for group in params):
             return list(params)
         return [{"params": params}]
 
     def _add(self, group: Group) -> None:
-        given = group.get("params")
-        named: list[tuple[str, Any]]
-        if isinstance(given, np.ndarray):
-            named = [(str(len(self._params)), given)]
-        elif isinstance(given, Mapping):
-            named = list(given.items())
-        elif isinstance(given, list | tuple):
-            named = [(str(len(self._params) + i), p) for i, p in enumerate(given)]
-        else:
-            got = type(given).__name__
-            raise TypeError(
-                f"{self._name}: params must be an array, a list or dict of arrays or a list of groups, got {got}"
-            )
+        named = named_params(self._name, group.get("params"), len(self._params))
         options = {k: v for k, v in group.items() if k != "params"}
         if unknown := set(options) - set(self._defaults):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
@@ -279,7 +274,7 @@ class Optimizer:
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
         if grads is None:
-            given, count = self._mean_of()
+            given, count = self._accumulated.sums(f"{self._name}.step")
             grad_scale *= count
         else:
             given = self._aligned("step", grads)
@@ -296,7 +291,10 @@ class Optimizer:
         grad_scale, clip_norm, clip_value, nonfinite = how
         norm = None
         if clip_norm is not None and grad_scale > 0:
-            given, norm = self._clipped(given, clip_norm, grad_scale, nonfinite)
+            if not clip_norm > 0:
+                raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
+            limits = (clip_norm, grad_scale, nonfinite)
+            given, norm = clipped(given, limits, dtype=self._dtype, threads=self.threads)
             if math.isfinite(norm):
                 nonfinite = "propagate"  # there is nothing to look for any more
                 grad_scale *= max(1.0, norm / clip_norm)
@@ -304,32 +302,13 @@ class Optimizer:
         launched = (grad_scale, clip_value, nonfinite, rates)
         tensors = (self._params, given, self.state, masks)
         stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
-        if self._accumulated:
-            self.zero_accumulated()
+        self._accumulated.clear()
         if stepped:
             self.steps += 1
             if self._ema_decay is not None:
                 for average, w in by_precision(zip(self._averages, self._weights(), strict=True)):
                     ema_step(average, w, decay=self._ema_decay, dtype=self._dtype, threads=self.threads)
         return StepResult(stepped, norm, rates)
-
-    def _clipped(
-        self, given: list[Array | None], clip_norm: float, grad_scale: float, nonfinite: Nonfinite
-    ) -> tuple[list[Array | None], float]:
-        """The norm of gradients, and these as torch's factor leaves them where that is 0 or NaN."""
-        if not clip_norm > 0:
-            raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
-        arrays = as_arrays(given)
-        norm = global_norm(arrays, dtype=self._dtype, threads=self.threads) / grad_scale
-        if math.isfinite(norm) or (nonfinite != "propagate" and self._has_nonfinite(arrays)):
-            return given, norm
-        wide = [bf16_to_float32(g) if g is not None and g.dtype == np.uint16 else g for g in arrays]
-        with np.errstate(invalid="ignore"):
-            return [None if g is None else np.asarray(g * g.dtype.type(clip_norm / norm)) for g in wide], norm
-
-    def _has_nonfinite(self, grads: Iterable[Array | None]) -> bool:
-        bits = [(g, self._dtype if g.dtype == np.uint16 else None) for g in grads if g is not None]
-        return any(int(_core.count_nonfinite(g, None, False, dtype, self.threads)) for g, dtype in bits)
 
     def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
         """Give what `step` takes: gradients, each with the place of its parameter, and how many were added up in each.
@@ -339,13 +318,11 @@ class Optimizer:
         TypeError, ValueError
             If they are not as `params`, or None where none were accumulated.
         """
-        given, count = (self._aligned("step", grads), 1) if grads is not None else self._mean_of()
+        if grads is None:
+            given, count = self._accumulated.sums(f"{self._name}.step")
+        else:
+            given, count = self._aligned("step", grads), 1
         return [(i, g) for i, g in enumerate(as_arrays(given)) if g is not None], count
-
-    def _mean_of(self) -> tuple[list[Array | None], int]:
-        if not self._accumulated:
-            raise ValueError(f"{self._name}.step: grads must be given where none were accumulated, got None")
-        return [self._totals[i] if i in self._summed else None for i in range(len(self._params))], self._accumulated
 
     def accumulate(self, grads: Grads) -> None:
         """Add gradients to what the next `step()` without gradients takes the mean of.
@@ -353,41 +330,14 @@ class Optimizer:
         A parameter that gets no gradient until then is left as it is. What was accumulated is part of `state_dict` and
         of what `save` writes.
         """
-        given = as_arrays(self._aligned("accumulate", grads))
-        places = [i for i, g in enumerate(given) if g is not None]
-        for i in places:
-            if i not in self._totals:
-                self._totals[i] = np.zeros(self._params[i].shape, wide_dtype(self._params[i]))
-        for totals, parts in by_precision((self._totals[i], given[i]) for i in places):
-            accumulate_step(totals, parts, dtype=self._dtype, threads=self.threads)
-        self._summed.update(places)
-        self._accumulated += 1
+        self._accumulated.add(self._aligned("accumulate", grads), dtype=self._dtype, threads=self.threads)
 
     def zero_accumulated(self) -> None:
         """Forget what was accumulated."""
-        for i in self._summed:
-            self._totals[i].fill(0)
-        self._summed.clear()
-        self._accumulated = 0
+        self._accumulated.clear()
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
-        """The gradient of each parameter in order."""
-        if isinstance(grads, list | tuple):
-            given: list[Array | None] = list(grads)
-        elif isinstance(grads, Mapping):
-            if unknown := set(grads) - set(self._names):
-                got = sorted(unknown)[0]
-                raise ValueError(f"{self._name}.{method}: grads must have the names of params, got {got!r}")
-            given = [grads.get(name) for name in self._names]
-        elif self._single:
-            given = [grads]  # type: ignore[list-item]
-        else:
-            got = type(grads).__name__
-            raise TypeError(f"{self._name}.{method}: grads must be a list or a dict like params, got {got}")
-        if len(given) != len(self._params):
-            n = len(self._params)
-            raise ValueError(f"{self._name}.{method}: grads must have {n} arrays like params, got {len(given)}")
-        return given
+        return aligned(f"{self._name}.{method}", grads, self._names, self._single)
 
     @classmethod
     def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
@@ -403,18 +353,14 @@ class Optimizer:
         ``{"count": int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with
         `ema_decay`. Arrays are the optimizer's own, not copies.
         """
-        groups, first = [], 0
-        for group in self.param_groups:
-            n = len(group["params"])
-            groups.append(
-                {**{k: v for k, v in group.items() if k != "params"}, "params": list(range(first, first + n))}
-            )
-            first += n
-        states = {i: dict(state) for i, state in enumerate(self.state)}
-        made: dict[str, Any] = {"state": states, "param_groups": groups, "steps": self.steps}
-        if self._accumulated:
-            sums = {i: self._totals[i] for i in sorted(self._summed)}
-            made["accumulated"] = {"count": self._accumulated, "sums": sums}
+        counts = [len(group["params"]) for group in self.param_groups]
+        ends = itertools.accumulate(counts)
+        numbers = (list(range(end - n, end)) for n, end in zip(counts, ends, strict=True))
+        groups = [{**group, "params": own} for group, own in zip(self.param_groups, numbers, strict=True)]
+        made: dict[str, Any] = {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": groups}
+        made["steps"] = self.steps
+        if self._accumulated.count:
+            made["accumulated"] = self._accumulated.as_dict()
         if self._ema_decay is not None:
             made["averages"] = dict(enumerate(self._averages))
         return made
@@ -446,58 +392,25 @@ class Optimizer:
         if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
             raise ValueError(f"{where}['steps'] must be an integer of at least 0, got {steps!r}")
         accumulated = state_dict.get("accumulated") or {"count": 0, "sums": {}}
-        totals = self._copied(f"{where}['accumulated']", places, accumulated["sums"])
-        averages = self._copied(f"{where}['averages']", places, state_dict.get("averages", {}))
+        totals = copied(f"{where}['accumulated']", self._params, places, accumulated["sums"])
+        averages = copied(f"{where}['averages']", self._params, places, state_dict.get("averages", {}))
         for group, new in zip(self.param_groups, groups, strict=True):
             for name in self._defaults:
                 keeps = name in PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
                 if name in new and not keeps:
                     group[name] = new[name]
         self.state[:] = fresh
-        self.steps, self._accumulated = int(steps), int(accumulated["count"])
-        self._totals, self._summed = totals, set(totals)
+        self.steps = int(steps)
+        self._accumulated.set(totals, int(accumulated["count"]))
         if self._ema_decay is not None:
             self._averages = [averages.get(k, w) for k, w in enumerate(self._weights(copy=True))]
-
-    def _copied(self, where: str, places: list[Any], given: Mapping[Any, Array]) -> dict[int, Array]:
-        """Copies of sums or averages, by the places of parameters."""
-        copies = {}
-        for k, (i, p) in enumerate(zip(places, self._params, strict=True)):
-            if i in given:
-                if np.shape(given[i]) != p.shape:
-                    raise ValueError(f"{where} must have shape {p.shape} for parameter {k}, got {np.shape(given[i])}")
-                copies[k] = np.array(given[i], wide_dtype(p), order="C")
-        return copies
 
     @classmethod
     def taken(cls, where: str, param: Array, options: Group, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Copy a given state in the form that these options want; `where` is an error's text, {} what is wanted."""
         own = cls.new_state(param, options)
-        if given is None:
-            return own
-        for name, value in own.items():
-            if name not in given:
-                if name == "master":
-                    continue
-                raise ValueError(f"{where.format(repr(name))}, got {', '.join(given)}")
-            new = given[name]
-            if isinstance(value, int | float):
-                own[name] = type(value)(new)
-                continue
-            if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
-                raise ValueError(f"{where.format(f'{name!r} of shape {value.shape}')}, got {np.shape(new)}")
-            if isinstance(value, BlockState):
-                same = isinstance(new, BlockState) and new.coding == value.coding
-                if same and (new.codes.shape, new.absmax.shape) != (value.codes.shape, value.absmax.shape):
-                    raise ValueError(f"{where.format(f'{name!r} of {value.nbytes} bytes')}, got {new.nbytes}")
-                numbers = (
-                    new.copy()
-                    if same
-                    else BlockState.from_array(np.asarray(new, np.float32), coding=value.coding, signed=value.signed)
-                )
-                own[name] = numbers
-            else:
-                value[...] = np.asarray(new)
+        if given is not None:
+            take_state(where, own, given)
         return own
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -509,7 +422,7 @@ class Optimizer:
         """
         from modelopt_rs.optim.checkpoint import save_states
 
-        save_states(path, self._name, self._names, self.state_dict())
+        save_states(path, self._algorithm, list(self.params), self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` has written for an optimizer of this kind with the same names of parameters.
@@ -520,6 +433,9 @@ class Optimizer:
             If it is no such file. ValueError: it is of another optimizer. OSError: it can't be read. Nothing was
             changed.
         """
+        self.load_state_dict(self._stored(path))
+
+    def _stored(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         from modelopt_rs.optim.checkpoint import load_states
 
-        self.load_state_dict(load_states(path, self._name, self._names))
+        return load_states(path, self._algorithm, list(self.params))

@@ -1,6 +1,6 @@
 """Optimizer states in blocks of 8- or 4-bit codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Coding
 
-__all__ = ["BlockState"]
+__all__ = ["BlockState", "take_state"]
 
 _BLOCKS: dict[str, tuple[int, int]] = {"float8": (8, 256), "dynamic": (8, 256), "four": (4, 128)}
 
@@ -135,3 +135,31 @@ class BlockState:
     def __repr__(self) -> str:
         kind = "signed" if self.signed else "not signed"
         return f"BlockState(shape={self.shape}, coding={self.coding!r}, {kind}, nbytes={self.nbytes:,})"
+
+
+def take_state(where: str, own: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Copy a given state into a new one in its form; `where` is an error's text, {} what is wanted."""
+    for name, value in own.items():
+        if name not in given:
+            if name == "master":
+                continue
+            raise ValueError(f"{where.format(repr(name))}, got {', '.join(given)}")
+        new = given[name]
+        if isinstance(value, int | float):
+            own[name] = type(value)(new)
+            continue
+        if tuple(np.shape(new) if not isinstance(new, BlockState) else new.shape) != value.shape:
+            raise ValueError(f"{where.format(f'{name!r} of shape {value.shape}')}, got {np.shape(new)}")
+        if isinstance(value, BlockState):
+            own[name] = _recoded(where.format(f"{name!r} of {value.nbytes} bytes"), value, new)
+        else:
+            value[...] = np.asarray(new)
+
+
+def _recoded(where: str, own: BlockState, given: Any) -> BlockState:
+    """Copy a given state, of numbers or of blocks, as blocks like `own`; `where` is an error's text."""
+    if not isinstance(given, BlockState) or given.coding != own.coding:
+        return BlockState.from_array(np.asarray(given, np.float32), coding=own.coding, signed=own.signed)
+    if (given.codes.shape, given.absmax.shape) != (own.codes.shape, own.absmax.shape):
+        raise ValueError(f"{where}, got {given.nbytes}")
+    return given.copy()

@@ -358,11 +358,9 @@ class PrunedOptimizer(Optimizer):
         self._flags = {name: _on_end(self._pruned[name], bits) for name, bits in self.masks.items()}
         self.steps, self._asked = step, float(asked)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that `state_dict` has, the masks as well, to a safetensors file: see `Optimizer.save`."""
-        from modelopt_rs.optim.checkpoint import save_states
-
-        save_states(path, type(self.optimizer).__name__, list(self.params), self.state_dict())
+    @property
+    def _algorithm(self) -> str:
+        return type(self.optimizer).__name__
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` has written: see `Optimizer.load`.
@@ -372,9 +370,7 @@ class PrunedOptimizer(Optimizer):
         ValueError
             If the file is of an optimizer without masks. Others as for `Optimizer.load`; then nothing was changed.
         """
-        from modelopt_rs.optim.checkpoint import load_states
-
-        stored = load_states(path, type(self.optimizer).__name__, list(self.params))
+        stored = self._stored(path)
         if "masks" not in stored:
             raise ValueError(f"{_NAME}.load: {os.fspath(path)} must hold masks, got none; load it into the optimizer")
         self.load_state_dict(stored)

@@ -37,7 +37,8 @@ def inline_functions(model: ir.Model, proto: Any, max_nodes: int) -> ir.Model:
     try:
         InlinePass()(model)
     except Exception:  # whatever a call has that its function doesn't take
-        return ir.from_proto(proto)
+        restored: ir.Model = ir.from_proto(proto)
+        return restored
     model.functions.clear()
     return model
 
