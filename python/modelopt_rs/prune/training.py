@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.optim.checkpoint import load_states, save_states
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Grads, Group, Nonfinite
 from modelopt_rs.optim.result import StepResult
@@ -360,8 +361,6 @@ class PrunedOptimizer(Optimizer):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that `state_dict` has, the masks as well, to a safetensors file: see `Optimizer.save`."""
-        from modelopt_rs.optim.checkpoint import save_states
-
         save_states(path, type(self.optimizer).__name__, list(self.params), self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -372,8 +371,6 @@ class PrunedOptimizer(Optimizer):
         ValueError
             If the file is of an optimizer without masks. Others as for `Optimizer.load`; then nothing was changed.
         """
-        from modelopt_rs.optim.checkpoint import load_states
-
         stored = load_states(path, type(self.optimizer).__name__, list(self.params))
         if "masks" not in stored:
             raise ValueError(f"{_NAME}.load: {os.fspath(path)} must hold masks, got none; load it into the optimizer")
