@@ -273,11 +273,8 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        if grads is None:
-            given, count = self._accumulated.sums(f"{self._name}.step")
-            grad_scale *= count
-        else:
-            given = self._aligned("step", grads)
+        given, count = self._given(grads)
+        grad_scale *= count
         nonfinite = "raise" if error_if_nonfinite else nonfinite
         return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
 
@@ -318,10 +315,7 @@ class Optimizer:
         TypeError, ValueError
             If they are not as `params`, or None where none were accumulated.
         """
-        if grads is None:
-            given, count = self._accumulated.sums(f"{self._name}.step")
-        else:
-            given, count = self._aligned("step", grads), 1
+        given, count = self._given(grads)
         return [(i, g) for i, g in enumerate(as_arrays(given)) if g is not None], count
 
     def accumulate(self, grads: Grads) -> None:
@@ -335,6 +329,10 @@ class Optimizer:
     def zero_accumulated(self) -> None:
         """Forget what was accumulated."""
         self._accumulated.clear()
+
+    def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
+        where = f"{self._name}.step"
+        return self._accumulated.sums(where) if grads is None else (self._aligned("step", grads), 1)
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
         return aligned(f"{self._name}.{method}", grads, self._names, self._single)
