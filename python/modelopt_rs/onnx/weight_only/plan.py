@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import onnx_ir as ir
 
@@ -18,16 +18,22 @@ from modelopt_rs.planning.bits import least, not_smaller, not_to_be_had
 from modelopt_rs.planning.decide import Decision, Moved, decide
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions, more_bits
-from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["Forms", "WeightPlan", "plan_weights"]
+__all__ = ["Forms", "Measure", "WeightPlan", "plan_weights"]
 
 Forms: TypeAlias = Mapping[Role, Form]
 """The form of a weight for each way in which its nodes take it."""
 
 # The most bytes of a result that is turned to keep at a time where it is only measured.
 KEEP: Final = 32 * 2**20
+
+
+class Measure(Protocol):
+    """Says which weights need more bits."""
+
+    def too_far(self, weight: Weight, bits: int, coder: Coder) -> tuple[str, str] | None:
+        """Say that a layer is too far off with some bits, in general and how far; None if it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ def plan_weights(
     tensors: Mapping[str, TensorInfo],
     options: QuantizeOptions,
     onnx: OnnxOptions,
-    sensitivity: Sensitivity | None = None,
+    measure: Measure | None = None,
 ) -> WeightPlan:
     """Decide for every tensor what is done with it, and raise the opset to what that needs.
 
@@ -111,7 +117,7 @@ def plan_weights(
         The initializers of the main graph that a source has tiles of.
     options : QuantizeOptions
     onnx : OnnxOptions
-    sensitivity : Sensitivity, optional
+    measure : Measure, optional
         Says which weights need more bits.
 
     Raises
@@ -122,7 +128,7 @@ def plan_weights(
         If the opset that is asked for can't be had.
     """
     weights = _by_name(model)
-    candidates = _candidates(model, weights, tensors, _Request(options, onnx, sensitivity))
+    candidates = _candidates(model, weights, tensors, _Request(options, onnx, measure))
     plan = _decided(candidates, weights, options, onnx)
     have = model.graph.opset_imports.get("", 0)
     need = max(plan.opset, onnx.opset or 0)
@@ -138,7 +144,7 @@ def plan_weights(
     # keeps names, and how nodes take weights.
     weights = _by_name(model)
     left = {name: info for name, info in tensors.items() if candidates[name].reason is not None and name in weights}
-    ranked = _ranked_tables(weights, left, _Request(options, onnx, sensitivity), need)
+    ranked = _ranked_tables(weights, left, _Request(options, onnx, measure), need)
     return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
 
 
@@ -215,14 +221,15 @@ class _Request:
 
     options: QuantizeOptions
     onnx: OnnxOptions
-    sensitivity: Sensitivity | None
+    measure: Measure | None
 
-    def too_far(self, name: str, candidate: _Candidate) -> tuple[str, str] | None:
+    def too_far(self, weight: Weight, candidate: _Candidate) -> tuple[str, str] | None:
         """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
         globs = (*self.onnx.bits_of, *self.options.exclude)
-        if self.sensitivity is None or candidate.coder is None or any(fnmatchcase(name, glob) for glob in globs):
+        given = any(fnmatchcase(weight.name, glob) for glob in globs)
+        if self.measure is None or candidate.coder is None or given:
             return None
-        return self.sensitivity.too_far(name, candidate.bits, candidate.coder)
+        return self.measure.too_far(weight, candidate.bits, candidate.coder)
 
 
 def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidate:
@@ -237,7 +244,7 @@ def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidat
         if chosen.reason is not None:
             why: tuple[str, str] | None = not_to_be_had(chosen.bits, chosen.reason)
         else:
-            why = request.too_far(weight.name, chosen)
+            why = request.too_far(weight, chosen)
         at = 0 if why is not None else least(chosen.nbytes, [each.nbytes for each in able])
         if at is None:
             break
