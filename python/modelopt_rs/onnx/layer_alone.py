@@ -127,7 +127,7 @@ class LayerAlone:
                 nodes.append(_like(node, inputs, [values[old]]))
             else:
                 array = next(rest)
-                values[old] = ir.val(str(old.name), ir.DataType.from_numpy(array.dtype), list(array.shape))
+                values[old] = ir.val(str(old.name), ir.DataType.from_numpy(array.dtype), [None] * array.ndim)
             return values[old]
 
         node = self._use.node
@@ -143,10 +143,10 @@ class LayerAlone:
         """Read a constant; of a weight of a product that is too large some outputs."""
         name, use = str(old.name), self._use
         assert old.const_value is not None
-        if name not in self._source.tensors:
+        if name not in self._source.tensors or (use.kind == "gemm" and old in use.node.inputs[2:]):
             array: Array = old.const_value.numpy()
-            bias = use.kind == "gemm" and self._columns is not None and array.ndim and array.shape[-1] > 1
-            return array[..., self._columns] if bias else array
+            cut = use.kind == "gemm" and self._columns is not None and array.ndim and array.shape[-1] > 1
+            return array[..., self._columns] if cut else array
         if name not in self._arrays:
             self._arrays[name] = self._weight(name, old)
         return self._arrays[name]

@@ -117,7 +117,6 @@ class LayerErrors:
             options = self._options.with_bits(bits)
             coded = layer.run_quantized(samples, options, self._onnx, execution.max_memory)
         except Exception as e:  # those of onnxruntime have no common class but this
-            import traceback; traceback.print_exc()  # XXX
             if isinstance(e, MemoryError):
                 raise
             return None

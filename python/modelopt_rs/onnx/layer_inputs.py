@@ -22,7 +22,8 @@ __all__ = ["Data", "Seen", "see"]
 SAMPLES: Final = 8  # that the model is run on
 ROWS: Final = 64  # of each sample that are kept of what a product takes
 STEPS: Final = 64  # of a sequence, and pixels of an image along each side
-BATCH: Final = 2  # sequences, and images
+LEAST: Final = 8  # of these
+BATCH: Final = 2  # images
 
 Seen: TypeAlias = Mapping[str, Sequence[Array]]
 """By name of a value what is kept of it, one array for each sample."""
@@ -139,8 +140,13 @@ def cut(array: Array, kind: str, most: int) -> Array | None:
         rows = array.reshape(-1, array.shape[-1])
         count = min(len(rows), ROWS, most // max(rows[:1].nbytes, 1))
         kept = rows[np.linspace(0, len(rows) - 1, count).astype(int)] if count else rows[:0]
-    elif kind == "maps":
-        kept = array[(slice(BATCH), slice(None), *[slice(STEPS)] * (array.ndim - 2))]
-    else:
-        kept = array[tuple(slice(STEPS if axis == 0 else None) for axis in range(array.ndim))]
-    return kept.copy() if 0 < kept.nbytes <= most else None
+        return kept.copy() if kept.nbytes else None
+    length, batch = STEPS, BATCH
+    while length >= LEAST:
+        # Of states there are one or two, for the directions: as many as there are.
+        shape = (batch, None, *[length] * (array.ndim - 2)) if kind == "maps" else (length,)
+        kept = array[tuple(map(slice, shape))] if array.ndim else array
+        if kept.nbytes <= most:
+            return kept.copy() if kept.nbytes else None
+        length, batch = length // 2, 1
+    return None
