@@ -96,7 +96,8 @@ def test_conv1d_of_gpt2_is_left() -> None:
 
 def test_group_size_must_divide_the_row() -> None:
     one = info("a.weight", (8, 40))
-    assert decide(one, bits=4).reason == "rows of 40 are no multiple of the group size 32"
+    assert decide(one, bits=4, group_size=32).reason == "rows of 40 are no multiple of the group size 32"
+    assert decide(one, bits=4).action == "quantize"  # with 8 bits
     assert decide(one, bits=8).action == "quantize"
     assert decide(one, bits=4, group_size=0).action == "quantize"
     assert decide(one, bits=4, group_size=8).action == "quantize"

@@ -70,7 +70,11 @@ def choose_bits(
             why = not_to_be_had(at.bits, str(refused))
         elif sensitivity is not None and not given:
             why = sensitivity.too_far(info.name, chosen.spec.bits, chosen.encoder)
-        i = 0 if chosen is None or why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+        i = (
+            0
+            if chosen is None or why is not None
+            else least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
+        )
         if i is None:
             break
         if why is None and chosen is not None:
