@@ -330,7 +330,7 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
         (
             {"what": "hidden"},
             "hidden_size must be heads times their width in the BERT family, got hidden_size 24 with heads of 8; keep "
-            "the same fraction of heads and hidden, one that leaves whole heads",
+            "the same fraction of heads and hidden, one that leaves whole heads, or crop 'ffn' alone",
         ),
         (
             {"config": "x.json"},

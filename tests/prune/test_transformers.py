@@ -118,7 +118,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
     [
         (
             lambda: mo.prune.transformer_groups(bert(), BERT | {"model_type": "t5"}),
-            "transformer_groups: config['model_type'] must be one of bert, roberta, xlm-roberta, camembert, llama, mi",
+            "transformer_groups: config['model_type'] must be one of bert, roberta, xlm-roberta, camembert, electra,",
         ),
         (
             lambda: mo.prune.transformer_groups(bert(), BERT, "mlp"),

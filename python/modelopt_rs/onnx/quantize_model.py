@@ -78,8 +78,7 @@ def plan_model(
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
         rows = [
-            _tensor_report(infos[name], decision, transforms.get(name), figures.get(name))
-            for name, decision in decisions.items()
+            _tensor_report(infos[k], decision, transforms.get(k), figures.get(k)) for k, decision in decisions.items()
         ]
         totals = total(rows, figures, seconds)
         errors = {} if sensitivity is None else sensitivity.errors

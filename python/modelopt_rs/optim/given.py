@@ -1,14 +1,15 @@
 """Parameters and gradients as a caller gives them: an array, a list or a dict."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.optim.options import Grads
+from modelopt_rs.optim.options import Grads, Group
 
-__all__ = ["aligned", "named_params"]
+__all__ = ["aligned", "named_params", "numbered"]
 
 
 def named_params(function: str, given: Any, before: int) -> list[tuple[str, Any]]:
@@ -46,3 +47,18 @@ def aligned(function: str, grads: Grads, names: Sequence[str], single: bool) -> 
     if len(given) != len(names):
         raise ValueError(f"{function}: grads must have {len(names)} arrays like params, got {len(given)}")
     return given
+
+
+def numbered(groups: Sequence[Group]) -> list[Group]:
+    """Copy groups with numbers in the place of parameters, last, as in torch's state dicts.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.given import numbered
+    >>> numbered([{"params": ["a"], "lr": 0.1}, {"params": ["b", "c"], "lr": 0.2}])
+    [{'lr': 0.1, 'params': [0]}, {'lr': 0.2, 'params': [1, 2]}]
+    """
+    counts = [len(group["params"]) for group in groups]
+    numbers = (list(range(end - n, end)) for n, end in zip(counts, accumulate(counts), strict=True))
+    options = ({k: v for k, v in group.items() if k != "params"} for group in groups)
+    return [{**given, "params": own} for given, own in zip(options, numbers, strict=True)]

@@ -1,7 +1,6 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
 import inspect
-import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
 from modelopt_rs.optim.average import ema_step
 from modelopt_rs.optim.clipping import clipped
-from modelopt_rs.optim.given import aligned, named_params
+from modelopt_rs.optim.given import aligned, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
@@ -351,11 +350,10 @@ class Optimizer:
         ``{"count": int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with
         `ema_decay`. Arrays are the optimizer's own, not copies.
         """
-        counts = [len(group["params"]) for group in self.param_groups]
-        ends = itertools.accumulate(counts)
-        numbers = (list(range(end - n, end)) for n, end in zip(counts, ends, strict=True))
-        groups = [{**group, "params": own} for group, own in zip(self.param_groups, numbers, strict=True)]
-        made: dict[str, Any] = {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": groups}
+        made: dict[str, Any] = {
+            "state": {i: dict(state) for i, state in enumerate(self.state)},
+            "param_groups": numbered(self.param_groups),
+        }
         made["steps"] = self.steps
         if self._accumulated.count:
             made["accumulated"] = self._accumulated.as_dict()

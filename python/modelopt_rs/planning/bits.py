@@ -83,7 +83,9 @@ def choose_bits(
             # What measures has counted all once: another one writes.
             measured = options.layout.encode(info, chosen.spec, options.nonfinite, threads)
             why = sensitivity.too_far(info.name, chosen.spec.bits, measured)
-        i = 0 if chosen is None or why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+        i: int | None = 0
+        if chosen is not None and why is None:
+            i = least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
         if i is None:
             break
         if why is None and chosen is not None:

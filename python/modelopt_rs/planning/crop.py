@@ -16,8 +16,9 @@ from modelopt_rs.planning.decide import check_plain
 from modelopt_rs.prune.choice import Choice, Chooser, Keep
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
+from modelopt_rs.prune.families import family_of
 from modelopt_rs.prune.importance import Scores
-from modelopt_rs.prune.transformers import cropped_config, is_bert, transformer_groups
+from modelopt_rs.prune.transformers import cropped_config, transformer_groups
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["CropOptions", "CropPlan", "as_options"]
@@ -122,12 +123,12 @@ class CropPlan:
             groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
             self.groups = check_groups("crop_file", tensors, groups, TensorInfo)
             self._chooser = Chooser("crop_file", self.groups, options.choice)
-            self._bert = is_bert("crop_file", config)
+            self._lists_heads = family_of("crop_file", config).lists_heads
         self.cropped = self._chooser.cropped
         _check_kinds(tensors, self.cropped)
         self._local = options.scope == "local"
-        # The BERT family has a list for the heads of each layer.
-        if described and not self._local and not (self._bert and set(options.what) == {"heads"}):
+        # Some have a list for the heads of each layer.
+        if described and not self._local and not (self._lists_heads and set(options.what) == {"heads"}):
             raise OptionError(
                 "scope must be 'local', got 'global': layers would keep different numbers, which config.json can't say"
             )

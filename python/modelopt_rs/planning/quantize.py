@@ -50,7 +50,7 @@ class QuantizeOptions:
     max_layer_error : float, optional
         Below 8 bits: weights whose relative error would be larger get more bits. By default that of `LAYER_ERRORS`.
     uniform : bool
-        All weights get the bits asked for, however large their error.
+        All weights get the bits asked for, however large their error, but where more take fewer bytes.
     symmetric_at_8 : bool
         Weights that get 8 bits where fewer are asked for have no zero points, as where 8 are asked for.
     only_dequantize : bool

@@ -7,47 +7,23 @@ from typing import Any, Literal, TypeAlias
 from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
+from modelopt_rs.prune.families import family_of
 
-__all__ = ["WHAT", "What", "cropped_config", "is_bert", "transformer_groups"]
+__all__ = ["WHAT", "What", "cropped_config", "transformer_groups"]
 
 What: TypeAlias = Literal["heads", "query_heads", "ffn", "hidden", "all"]
 WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
-_BERT = ("bert", "roberta", "xlm-roberta", "camembert")
-_LLAMA = ("llama", "mistral", "qwen2", "qwen3")
-
-# Which axes of a tensor are hidden, by the end of its name; () for those that have none.
-_BERT_HIDDEN: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (r"embeddings\.(word|position|token_type)_embeddings\.weight", (1,)),
-    (r"embeddings\.(position_ids|token_type_ids)", ()),
-    (r"(LayerNorm|layer_norm)\.(weight|bias|gamma|beta)", (0,)),
-    (r"self\.(query|key|value)\.weight", (1,)),
-    (r"self\.(query|key|value)\.bias", ()),
-    (r"intermediate\.dense\.weight", (1,)),
-    (r"intermediate\.dense\.bias", ()),
-    (r"output\.dense\.(weight|bias)", (0,)),
-    (r"(pooler|transform|lm_head|classifier)\.dense\.weight", (0, 1)),
-    (r"(pooler|transform|lm_head|classifier)\.dense\.bias", (0,)),
-    (r"(decoder|out_proj|classifier|qa_outputs|seq_relationship)\.weight", (1,)),
-    (r"(decoder|out_proj|classifier|qa_outputs|seq_relationship|lm_head|predictions)\.bias", ()),
-)
-_LLAMA_HIDDEN: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (r"(embed_tokens|lm_head|score)\.weight", (1,)),
-    (r"(q|k|v|gate|up)_proj\.weight", (1,)),
-    (r"(q|k|v|gate|up)_proj\.bias", ()),
-    (r"(o|down)_proj\.(weight|bias)", (0,)),
-    (r"(q|k)_norm\.weight", ()),
-    (r"rotary_emb\.inv_freq", ()),
-    (r"(norm|input_layernorm|post_attention_layernorm)\.weight", (0,)),
-)
+PROPORTION = "keep the same fraction of heads and hidden, one that leaves whole heads, or crop 'ffn' alone"
 
 
 def transformer_groups(
     tensors: Mapping[str, Shaped], config: Mapping[str, Any], what: What | Iterable[What] = "all"
 ) -> tuple[Group, ...]:
-    """Return the groups of a model of the BERT or the Llama family.
+    """Return the groups of a transformer whose layers are BERT's or Llama's, whatever their names.
 
     - "heads", one group for each layer, ``<layer>.heads``: the rows of queries, keys and values and the columns of the
       output projection. Where query heads share key-value heads (Llama), a unit is a key-value head with its queries.
+      MPNet's layers share a bias for each head and lose the same heads: one group, ``encoder.heads``.
     - "query_heads" (Llama), ``<layer>.query_heads``: query heads alone, the same number for each key-value head. Not
       with "heads".
     - "ffn", one for each layer, ``<layer>.ffn``: the width of the feed-forward network.
@@ -62,8 +38,10 @@ def transformer_groups(
     tensors : mapping of str to ndarray
         All tensors of the model, under Hugging Face's names, with any prefix (``bert.``, ``model.``).
     config : mapping
-        What ``config.json`` holds. `model_type` must be bert, roberta, xlm-roberta, camembert, llama, mistral, qwen2
-        or qwen3.
+        What ``config.json`` holds. `model_type` must be one of bert, roberta, xlm-roberta, camembert, electra, mpnet,
+        distilbert, llama (SmolLM, too), smollm3, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi, phi3, olmo,
+        olmo2, olmo3, granite, glm, glm4, cohere, cohere2, starcoder2, stablelm, nemotron, arcee, seed_oss, exaone4 and
+        ernie4_5.
     what : str or iterable of str
         As above.
 
@@ -74,8 +52,8 @@ def transformer_groups(
     Raises
     ------
     ValueError
-        If the model type is another one, tensors are missing or don't fit the configuration, or (with "hidden") there
-        is one that is not known.
+        If the model type is another one, tensors are missing or don't fit the configuration, (with "hidden") there
+        is one that is not known, or (with heads) a norm goes over all heads together (OLMo 2 and 3).
 
     Examples
     --------
@@ -98,6 +76,9 @@ def transformer_groups(
         chosen = ("heads", "ffn", "hidden")
     model = _Model("transformer_groups", tensors, config)
     groups: list[Group] = []
+    if "heads" in chosen and model.family.shared_bias:
+        groups.append(model.shared_heads())
+        chosen = tuple(each for each in chosen if each != "heads")
     for layer in model.layers:
         if "heads" in chosen:
             groups.append(model.heads(layer))
@@ -114,20 +95,15 @@ class _Model:
     """A model's tensors and numbers; each method makes a group."""
 
     def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> None:
-        check_mapping(function, "tensors", tensors, "arrays by name")
-        self.function, self.tensors = function, tensors
-        self.bert = is_bert(function, config)
-        self.width = _number(function, config, "hidden_size")
+        self.function, self.tensors, self.config = function, tensors, config
+        self.family = family_of(function, config)
+        self.width = _number(function, config, self.family.keys[0])
         self.head = _head_size(function, config)
-        first = (
-            r"(.*encoder\.layer\.\d+)\.attention\.self\.query\.weight"
-            if self.bert
-            else (r"(.*layers\.\d+)\.self_attn\.q_proj\.weight")
-        )
-        found = (re.fullmatch(first, name) for name in tensors)
+        query = f"{self.family.qkv[0]}.weight"
+        found = (re.fullmatch(rf"((.*\.)?{self.family.layer})\.{re.escape(query)}", name) for name in tensors)
         self.layers = sorted((match[1] for match in found if match), key=_layer_number)
         if not self.layers:
-            wanted = "encoder.layer.0.attention.self.query.weight" if self.bert else "layers.0.self_attn.q_proj.weight"
+            wanted = self.family.layer.replace("\\.", ".").replace("\\d+", "0") + f".{query}"
             raise ArgumentError(
                 function, f"tensors must hold the layers of the model, got no name that ends as {wanted}"
             )
@@ -147,49 +123,88 @@ class _Model:
             raise ArgumentError(self.function, f"{name!r} must have a multiple of {by} along axis {axis}, got {got}")
         return n // by
 
-    def rows(self, names: Iterable[str], size: int = 1) -> list[Member]:
-        """Return the rows of weights, and of their biases where there are some."""
-        members = []
-        for name in names:
-            members.append(Member(f"{name}.weight", 0, size=size))
-            if f"{name}.bias" in self.tensors:
-                members.append(Member(f"{name}.bias", 0, size=size, scored=False))
+    def rows(self, name: str, size: int = 1, offset: int = 0) -> list[Member]:
+        """Return the rows of a weight, and of its bias where there is one."""
+        members = [Member(f"{name}.weight", 0, offset, size)]
+        if f"{name}.bias" in self.tensors:
+            members.append(Member(f"{name}.bias", 0, offset, size, scored=False))
         return members
 
+    def counts(self, layer: str) -> tuple[int, int]:
+        """Return how many query heads share a key-value head, and how many of those there are."""
+        q, k, v = (f"{layer}.{name}.weight" for name in self.family.qkv)
+        if q == k == v:
+            shared = self.config.get("num_key_value_heads")
+            heads = _number(self.function, self.config, self.family.keys[1])
+            units = heads if shared is None else _number(self.function, self.config, "num_key_value_heads")
+            rows = self.length(q, 0)
+            if heads % units or rows != (heads + 2 * units) * self.head:
+                want = f"{heads} heads of queries and twice {units} of keys and values, {self.head} wide each"
+                raise ArgumentError(self.function, f"{q!r} must have the rows of {want}, got {rows}")
+            return heads // units, units
+        units = self.divided(k, 0, self.head)
+        return self.divided(q, 0, units * self.head), units
+
+    def check_norms(self, layer: str) -> None:
+        """Refuse to crop heads where norms go over more than one: what they divide by would change."""
+        for norm in self.family.qk_norms:
+            for name, tensor in self.tensors.items():
+                if name.startswith(f"{layer}.{norm}.") and tuple(tensor.shape) != (self.head,):
+                    got = f"{name!r} of shape {tuple(tensor.shape)}"
+                    text = f"what must not name heads where a norm goes over all of them, got {got}; use 'ffn'"
+                    raise ArgumentError(self.function, text)
+
     def heads(self, layer: str) -> Group:
-        if self.bert:
-            q, k, v = (f"{layer}.attention.self.{name}" for name in ("query", "key", "value"))
-            out = f"{layer}.attention.output.dense"
-        else:
-            q, k, v, out = (f"{layer}.self_attn.{name}_proj" for name in "qkvo")
-        units = self.divided(f"{k}.weight", 0, self.head)
-        size = self.divided(f"{q}.weight", 0, units * self.head) * self.head
-        members = [*self.rows([q], size), *self.rows([k, v], self.head), Member(f"{out}.weight", 1, size=size)]
+        self.check_norms(layer)
+        each, units = self.counts(layer)
+        q, k, v = (f"{layer}.{name}" for name in self.family.qkv)
+        size = each * self.head
+        first, second = (units * size, units * (size + self.head)) if q == k else (0, 0)
+        members = [
+            *self.rows(q, size),
+            *self.rows(k, self.head, first),
+            *self.rows(v, self.head, second),
+            Member(f"{layer}.{self.family.attention_out}.weight", 1, size=size),
+        ]
         return Group(f"{layer}.heads", units, tuple(members))
 
+    def shared_heads(self) -> Group:
+        """Return the heads of all layers as one group, and the columns of the bias that they share."""
+        groups = [self.heads(layer) for layer in self.layers]
+        table = f"{self.family.shared_bias}.weight"
+        tables = [Member(name, 1, scored=False) for name in self.tensors if f".{name}".endswith(f".{table}")]
+        members = [member for group in groups for member in group.members]
+        return Group(f"{self.family.shared_bias.split('.')[0]}.heads", groups[0].units, (*members, *tables))
+
     def query_heads(self, layer: str) -> Group:
-        if self.bert:
+        if not self.family.key_value_heads:
             raise ArgumentError(
                 self.function, "what must not be 'query_heads' for the BERT family, got it; use 'heads'"
             )
-        q, k, _, out = (f"{layer}.self_attn.{name}_proj" for name in "qkvo")
-        blocks = self.divided(f"{k}.weight", 0, self.head)
-        units = self.divided(f"{q}.weight", 0, blocks * self.head) * blocks
-        members = [*self.rows([q], self.head), Member(f"{out}.weight", 1, size=self.head)]
-        return Group(f"{layer}.query_heads", units, tuple(members), blocks)
+        self.check_norms(layer)
+        each, blocks = self.counts(layer)
+        out = f"{layer}.{self.family.attention_out}.weight"
+        members = [*self.rows(f"{layer}.{self.family.qkv[0]}", self.head), Member(out, 1, size=self.head)]
+        return Group(f"{layer}.query_heads", each * blocks, tuple(members), blocks)
 
     def ffn(self, layer: str) -> Group:
-        if self.bert:
-            into, out = [f"{layer}.intermediate.dense"], f"{layer}.output.dense"
-        else:
-            into, out = [f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"], f"{layer}.mlp.down_proj"
-        units = self.length(f"{into[0]}.weight", 0)
-        return Group(f"{layer}.ffn", units, (*self.rows(into), Member(f"{out}.weight", 1)))
+        into = [f"{layer}.{name}" for name in self.family.ffn]
+        fused = len(into) - len(set(into)) + 1
+        units = self.divided(f"{into[0]}.weight", 0, fused)
+        members = [
+            member
+            for place, name in enumerate(into)
+            for member in self.rows(name, offset=units * place if fused > 1 else 0)
+        ]
+        return Group(f"{layer}.ffn", units, (*members, Member(f"{layer}.{self.family.ffn_out}.weight", 1)))
 
     def hidden(self) -> Group:
+        rules, embedding = self.family.hidden, self.family.embedding
+        if embedding is not None and _number(self.function, self.config, embedding[0]) != self.width:
+            rules = embedding[1] + rules
         members = []
         for name, tensor in self.tensors.items():
-            for ending, axes in _BERT_HIDDEN if self.bert else _LLAMA_HIDDEN:
+            for ending, axes in rules:
                 if re.fullmatch(rf"(.*\.)?{ending}", name):
                     members += [Member(name, axis, scored=len(tensor.shape) > 1) for axis in axes]
                     break
@@ -204,12 +219,13 @@ def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, A
 
     All layers must keep the same numbers (``scope="local"``). What transformers can load:
 
-    - ``intermediate_size`` and, for the Llama family, ``num_attention_heads``, ``num_key_value_heads`` and
-      ``head_dim``: every version. Llama itself also wants ``hidden_size`` to be a multiple of the heads.
-    - In the BERT family a head is ``hidden_size / num_attention_heads`` wide. Heads cropped in proportion to "hidden"
-      load in every version. Heads cropped alone are written as ``pruned_heads`` (for each layer those that are gone),
-      which transformers up to 4 understands and 5 does not: load them there with
-      `modelopt_rs.interop.transformers.from_pretrained`.
+    - ``intermediate_size`` (DistilBERT: ``hidden_dim``) and, for the Llama family, ``num_attention_heads``,
+      ``num_key_value_heads`` and ``head_dim``: every version. Llama, Gemma 2 and Gemma 3 also want ``hidden_size`` to
+      be a multiple of the heads.
+    - In the BERT family (and StableLM) a head is ``hidden_size / num_attention_heads`` wide. Heads cropped in
+      proportion to "hidden" load in every version. Heads of BERT, RoBERTa and ELECTRA cropped alone are written as
+      ``pruned_heads`` (for each layer those that are gone), which transformers up to 4 understands and 5 does not: load
+      them there with `modelopt_rs.interop.transformers.from_pretrained`. Of the others that is an error.
 
     Parameters
     ----------
@@ -242,28 +258,32 @@ def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, A
     check_mapping(function, "config", config, "what config.json holds")
     if not isinstance(report, CropReport):
         raise TypeError(f"{function}: report must be a CropReport, got {type(report).__name__}")
-    bert, new = is_bert(function, config), dict(config)
+    family, new = family_of(function, config), dict(config)
     parts: dict[str, list[GroupReport]] = {"heads": [], "query_heads": [], "ffn": [], "hidden": []}
     for group in report.groups:
         kind = group.name.rpartition(".")[2]
         if kind in parts:
             parts[kind].append(group)
+    width, _, ffn = family.keys
     head = _head_size(function, config)
     for group in parts["hidden"]:
-        new["hidden_size"] = len(group.kept)
+        new[width] = len(group.kept)
+        if family.embedding is not None and config.get(family.embedding[0]) == config[width]:
+            new[family.embedding[0]] = new[width]
     if parts["ffn"]:
-        new["intermediate_size"] = _same(function, parts["ffn"])
-    if bert and (parts["heads"] or parts["hidden"]):
-        _bert_heads(function, config, new, head, parts["heads"])
-    elif not bert:
-        _llama_heads(function, config, new, head, parts)
+        new[ffn] = _same(function, parts["ffn"])
+    if family.key_value_heads and (family.head_dim or parts["heads"] or parts["query_heads"] or parts["hidden"]):
+        _shared_heads(function, config, new, head, parts)
+    elif not family.key_value_heads and (parts["heads"] or parts["hidden"]):
+        _plain_heads(function, config, new, head, parts["heads"])
     return new
 
 
-def _llama_heads(
+def _shared_heads(
     function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, parts: dict[str, list[GroupReport]]
 ) -> None:
-    queries = _number(function, config, "num_attention_heads")
+    """Write the numbers of query and key-value heads, and how wide they are."""
+    family, queries = family_of(function, config), _number(function, config, "num_attention_heads")
     shared = queries if config.get("num_key_value_heads") is None else _number(function, config, "num_key_value_heads")
     if queries % shared:
         raise ArgumentError(
@@ -276,27 +296,39 @@ def _llama_heads(
     if parts["query_heads"]:
         new["num_attention_heads"] = _same(function, parts["query_heads"])
         new["num_key_value_heads"] = shared
-    new["head_dim"] = head
-    if config["model_type"] == "llama" and width % new["num_attention_heads"]:
-        got = f"{new['num_attention_heads']} heads and hidden_size {width}"
-        raise ArgumentError(function, f"heads must divide hidden_size for transformers to load Llama, got {got}")
+    heads, kind = new["num_attention_heads"], str(config["model_type"]).capitalize()
+    if family.head_dim and not config.get(family.fixed_by):
+        new["head_dim"] = head
+    elif heads * head != width:
+        got = f"{heads} heads of {head} and hidden_size {width}"
+        raise ArgumentError(
+            function, f"hidden_size must be heads times their width for {kind}, got {got}; {PROPORTION}"
+        )
+    if family.divides and width % heads:
+        got = f"{heads} heads and hidden_size {width}"
+        fix = "keep a number of heads that divides it"
+        raise ArgumentError(
+            function, f"heads must divide hidden_size for transformers to load {kind}, got {got}; {fix}"
+        )
 
 
-def _bert_heads(
+def _plain_heads(
     function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, heads: list[GroupReport]
 ) -> None:
-    n = _number(function, config, "num_attention_heads")
-    width = _number(function, new, "hidden_size")
+    """Write the number of heads, or which are gone, where the model's width says how wide a head is."""
+    family = family_of(function, config)
+    n = _number(function, config, family.keys[1])
+    width = _number(function, new, family.keys[0])
     pruned = _pruned_heads(function, config, n)
     counts = {len(group.kept) for group in heads} or {n}
     if not pruned and len(counts) == 1 and (same := counts.pop()) * head == width:
-        new["num_attention_heads"] = same
+        new[family.keys[1]] = same
         return
-    if width != _number(function, config, "hidden_size"):
-        got = f"hidden_size {width} with heads of {head}"
-        fix = "keep the same fraction of heads and hidden, one that leaves whole heads"
+    if width != _number(function, config, family.keys[0]) or not family.lists_heads:
+        got = f"{family.keys[0]} {width} with heads of {head}"
         raise ArgumentError(
-            function, f"hidden_size must be heads times their width in the BERT family, got {got}; {fix}"
+            function,
+            f"{family.keys[0]} must be heads times their width in the BERT family, got {got}; {PROPORTION}",
         )
     for group in heads:
         layer = _layer_number(group.name)
@@ -343,19 +375,11 @@ def _number(function: str, config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def is_bert(function: str, config: Mapping[str, Any]) -> bool:
-    """Say which of the two families a model is of; ValueError if it is of neither."""
-    check_mapping(function, "config", config, "what config.json holds")
-    kind = config.get("model_type")
-    if kind not in _BERT + _LLAMA:
-        raise ArgumentError(function, f"config['model_type'] must be one of {', '.join(_BERT + _LLAMA)}, got {kind!r}")
-    return kind in _BERT
-
-
 def _head_size(function: str, config: Mapping[str, Any]) -> int:
     if config.get("head_dim") is not None:
         return _number(function, config, "head_dim")
-    width, heads = (_number(function, config, key) for key in ("hidden_size", "num_attention_heads"))
+    key = family_of(function, config).keys[0]
+    width, heads = (_number(function, config, each) for each in family_of(function, config).keys[:2])
     if width % heads:
-        raise ArgumentError(function, f"config['hidden_size'] must be a multiple of its {heads} heads, got {width}")
+        raise ArgumentError(function, f"config[{key!r}] must be a multiple of its {heads} heads, got {width}")
     return width // heads

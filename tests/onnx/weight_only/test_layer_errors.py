@@ -11,9 +11,8 @@ import modelopt_rs as mo
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-from onnx_graphs import model, node, value  # noqa: E402
-
 from modelopt_rs.onnx import layer_alone  # noqa: E402
+from onnx_graphs import model, node, value  # noqa: E402
 
 
 def normal(*shape: int, seed: int = 0, by: float = 1.0) -> Any:
@@ -37,7 +36,7 @@ def recurrent(by: float) -> Any:
 
 
 def product() -> Any:
-    """Rows of w that are alike but for one column in each block, where x is small: what is off is most of its output."""
+    """A matrix with one large row in each block: where x is zero there, the others are all of the output."""
     w = normal(128, 256, by=0.01)
     w[::32] = 20.0
     nodes = [node("MatMul", ["x", "w"], ["y"], name="m")]
@@ -55,7 +54,7 @@ def test_an_lstm_gets_more_bits_where_its_output_is_too_far_off(tmp_path: Path) 
     assert not [reason for reason in reasons(near).values() if "error" in reason]
     far = quantized(tmp_path, recurrent(0.8), overwrite=True)
     for name in ("w", "r"):
-        assert reasons(far)[name].startswith("8 bits (its error at 4 bits is 0.2")
+        assert reasons(far)[name].startswith("8 bits (its error at 4 bits is 0.")
         assert " on made-up inputs): Cast and Mul" in reasons(far)[name]
     assert far.warnings[0] == "2 weights at 8 bits: their error at 4 bits is over 0.15"
 
@@ -66,7 +65,7 @@ def test_what_goes_through_the_layer_decides_and_the_report_says_what_that_was(t
     for words, options in given.items():
         report = quantized(tmp_path, product(), overwrite=True, **options)
         assert reasons(report)["w"].startswith("8 bits (its error at 4 bits is ")
-        assert f" on {words}): MatMulNBits" in reasons(report)["w"]
+        assert f" on {words}): Cast and Mul" in reasons(report)["w"]
     # Nothing is run: its weights are measured, most of which is in one of each block.
     assert reasons(quantized(tmp_path, product(), overwrite=True, run=None))["w"] == "MatMulNBits, blocks of 32"
 
@@ -74,13 +73,12 @@ def test_what_goes_through_the_layer_decides_and_the_report_says_what_that_was(t
 def test_data_that_calibrate_bits_leave_activations_as_they_are(tmp_path: Path) -> None:
     report = quantized(tmp_path, product(), onnx=mo.OnnxOptions(calibrate={"x": seldom()}))
     assert (report.options["activations"], report.options["calibrate"]) == ("none", "dict")
-    assert report.run.samples == 8 if hasattr(report.run, "samples") else True
-    with pytest.raises(mo.OptionError, match="^calibrate must be left out with uniform: nothing is measured$"):
+    with pytest.raises(mo.OptionError, match=r"^calibrate must be left out with uniform: nothing is measured$"):
         quantized(tmp_path, product(), uniform=True, overwrite=True, onnx=mo.OnnxOptions(calibrate={"x": seldom()}))
     static = mo.OnnxOptions(activations="static", calibrate={"x": seldom()})
-    with pytest.raises(mo.OptionError, match="activations 'static' needs bits 8, got 4"):
+    with pytest.raises(mo.OptionError, match=r"^calibrate \(static activations\) needs bits 8, got 4"):
         quantized(tmp_path, product(), overwrite=True, onnx=static)
-    with pytest.raises(ValueError, match="^calibrate: must have the model's inputs 'x': 'x' is missing"):
+    with pytest.raises(ValueError, match=r"^calibrate: must have the model's inputs 'x': 'x' is missing"):
         quantized(tmp_path, product(), overwrite=True, onnx=mo.OnnxOptions(calibrate={"z": seldom()}))
 
 
@@ -102,7 +100,13 @@ def test_of_a_weight_that_is_large_some_outputs_are_measured(tmp_path: Path, mon
 def test_layers_of_other_operators_are_measured_too(tmp_path: Path, operator: str) -> None:
     if "Conv" in operator:
         nodes = [node(operator, ["x", "w"], ["y"], name="c")]
-        proto = model(nodes, [value("x", ["n", 64, "h", 9])], [value("y", None)], {"w": normal(64, 64, 3, 3)}, opset=21)
+        proto = model(
+            nodes,
+            [value("x", ["n", 64, "h", 9])],
+            [value("y", ["n", "m", "h", "w"])],
+            {"w": normal(64, 64, 3, 3)},
+            opset=21,
+        )
     elif operator == "Gemm":
         nodes = [node("Gemm", ["x", "w", "b"], ["y"], name="c", transB=1)]
         constants = {"w": normal(96, 64), "b": normal(96)}
