@@ -476,12 +476,14 @@ def with_function(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def test_a_weight_whose_opset_can_not_be_had_is_left() -> None:
+def test_a_weight_whose_opset_can_not_be_had_has_more_bits() -> None:
     proto = with_function(matmul())
     small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE)
     assert small.decisions["w"].reason == (
-        "DequantizeLinear, blocks of 32 needs opset 21, which onnx can't convert this model to"
+        "8 bits (DequantizeLinear, blocks of 32 needs opset 21, which onnx can't convert this model to): "
+        "DequantizeLinear, a scale for each output"
     )
+    run(small.proto, inputs(proto))
     assert small.proto.opset_import[0].version == 17
     with pytest.raises(ValueError, match=r"a model with functions \('Double'\) can't be converted to opset 21"):
         Quantized(proto, QuantizeOptions(bits=4), OnnxOptions(opset=21))
