@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from modelopt_rs._types import Array
 
-__all__ = ["PIECE", "gather", "is_contiguous"]
+__all__ = ["PIECE", "boxes", "gather", "is_contiguous"]
 
 PIECE: Final = 1 << 20
 """The most bytes that are read at a time."""
@@ -46,14 +46,14 @@ def gather(
         Fills an array with elements that lie beside each other, from one of them on.
     """
     at = 0
-    for starts, box in _boxes(shape, first, first + len(array)):
+    for starts, box in boxes(shape, first, first + len(array)):
         n = math.prod(box)
         begin = sum(start * stride for start, stride in zip(starts, strides, strict=True))
         _fill(array[at : at + n].reshape(box), begin, strides, read)
         at += n
 
 
-def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Yield consecutive elements of a tensor as boxes: where each begins, and its shape."""
     if len(shape) == 1:
         yield (begin,), (end - begin,)
@@ -67,7 +67,7 @@ def _boxes(shape: tuple[int, ...], begin: int, end: int) -> Iterator[tuple[tuple
             begin += n * inner
         else:
             stop = min(end, (index + 1) * inner)
-            for starts, box in _boxes(shape[1:], within, stop - index * inner):
+            for starts, box in boxes(shape[1:], within, stop - index * inner):
                 yield (index, *starts), (1, *box)
             begin = stop
 
