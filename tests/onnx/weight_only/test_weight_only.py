@@ -903,7 +903,10 @@ OPTIONS = {
     "bits_of needs activations 'none', got 'dynamic'": {"bits_of": {"*": 4}, "activations": "dynamic"},
     "per_tensor needs target 'portable'": {"per_tensor": True},
     "calibrate must be given with activations 'static', and only then, got without": {"activations": "static"},
-    "calibrate must be given with activations 'static', and only then, got with activations='none'": {"calibrate": "x"},
+    "calibrate must be given with activations 'static', and only then, got with activations='none'": {
+        "calibrate": "x",
+        "activations": "none",
+    },
 }
 
 
