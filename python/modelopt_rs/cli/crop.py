@@ -44,8 +44,8 @@ def parse_keep(text: str) -> tuple[str, float]:
     type=parse_keep,
     multiple=True,
     metavar="SHARE|N",
-    help="What stays of each group: a share with a point (0.75), or a whole number of units. '*.ffn=0.5' says it of "
-    "some groups, before a plain one. Repeatable; the first that matches counts.",
+    help="What stays of each group: a share with a point (0.75; 1.0 is all), or a whole number of units, at least 5 % "
+    "of them. '*.ffn=0.5' says it of some groups, before a plain one. Repeatable; the first that matches counts.",
 )
 @click.option(
     "--what",
@@ -109,9 +109,10 @@ def crop(
 ) -> None:
     """Remove the least important parts of a model: smaller matrices.
 
-    FILE|DIR is a Hugging Face model directory or a sharded checkpoint of the
-    BERT or the Llama family, one safetensors file with --config, or an ONNX
-    model; OUT is the same. config.json gets the new sizes, so that transformers
+    FILE|DIR is a Hugging Face model directory or a sharded checkpoint of a
+    family whose layers are BERT's or Llama's (RoBERTa, ELECTRA, DistilBERT,
+    Mistral, Qwen, Gemma, Phi, OLMo ...), one safetensors file with --config,
+    or an ONNX model; OUT is the same. config.json gets the new sizes, so that transformers
     loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.
 

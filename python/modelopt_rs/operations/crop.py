@@ -70,14 +70,15 @@ def crop_file(
     Parameters
     ----------
     source_path : path
-        A Hugging Face model directory or a sharded checkpoint of the BERT or the Llama family, one safetensors file
-        of such a model, or an ONNX model of any kind.
+        A Hugging Face model directory or a sharded checkpoint of a family that `prune.transformer_groups` knows, one
+        safetensors file of such a model, or an ONNX model of any kind.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     keep : float, int or mapping
-        How many units of each group stay: a float from 0 to 1 is a fraction, an int a number. A mapping gives one by
-        the names of groups or globs over them (``*.heads``, ``*.query_heads``, ``*.ffn``, ``hidden``); the first that
-        matches counts, and groups that none matches stay whole.
+        How many units of each group stay: a float from 0 to 1 is a fraction, an int a number: 1.0 is all of them, 1 is
+        one, and refused where that is below 5 % of the units. A mapping gives one by the names of groups or globs over
+        them (``*.heads``, ``*.query_heads``, ``*.ffn``, ``hidden``); the first that matches counts, and groups that
+        none matches stay whole.
     what : str or sequence of str
         "heads": heads of attention (where heads share keys and values, those with all their queries). "query_heads":
         query heads alone (Llama). "ffn": the width of the feed-forward networks. "hidden": the width of the model;

@@ -149,10 +149,10 @@ def _count(function: str, what: str, keep: float, group: Group) -> int:
             text = f"a multiple of the {group.blocks} blocks of {group.name!r}"
             raise ArgumentError(function, f"{what} must be {text}, got {keep}")
         if keep < LEAST_SHARE * group.units:
-            few = f"got the int {keep}, a number of units: {keep} of the {group.units:,} of {group.name!r}"
+            few = f"got the int {keep}: {keep} of the {group.units:,} of {group.name!r}"
             fix = f"{float(keep)} is all of them" if keep == 1 else f"{keep} % are {keep / 100}"
             meant = f"if so few are meant, say {keep / group.units:.2g} and round_to=1"
-            text = f"{what} must be a share from 0 to 1, or a number of at least {LEAST_SHARE:.0%} of the units, {few}"
+            text = f"{what} must be a share, or a number of at least {LEAST_SHARE:.0%} of the units, {few}"
             raise ArgumentError(function, f"{text}; {fix}; {meant}")
         return int(keep)
     if not 0 < keep <= 1:
