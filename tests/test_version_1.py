@@ -568,7 +568,7 @@ MODELS = {
     "bert": (bert, {"model_type": "bert", **WIDTHS}),
     "llama": (llama, {"model_type": "llama", **WIDTHS, "num_key_value_heads": 2, "torch_dtype": "float32"}),
 }
-LEFT_OUT = {"seconds", "gb_per_s", "peak_memory", "source", "output", "a", "b", "file_bytes"}
+LEFT_OUT = {"seconds", "gb_per_s", "peak_memory", "source", "output", "a", "b", "file_bytes", "warnings", "changed"}
 
 
 def said(report: Any) -> str:

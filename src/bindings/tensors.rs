@@ -113,7 +113,7 @@ pub fn is_of(object: &Obj<'_>, kind: u8, itemsize: usize) -> bool {
 
 /// As what an array is read: sums, averages and parameters of floats may stand beside bfloat16 bits.
 pub fn bits<'a>(object: &Obj<'_>, dtype: Option<&'a str>) -> Option<&'a str> {
-    dtype.filter(|_| ![2, 4, 8].iter().any(|&size| is_of(object, b'f', size)))
+    dtype.filter(|&word| word != "bf16" || ![2, 4, 8].iter().any(|&size| is_of(object, b'f', size)))
 }
 
 impl<'py> Tensors<'py> {

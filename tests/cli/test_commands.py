@@ -78,7 +78,7 @@ def test_quantize_defaults_to_8_bits_and_one_scale_a_row(run: Run, model: Path, 
 
 def test_scheme_and_group_size(run: Run, model: Path, tmp_path: Path) -> None:
     b = tmp_path / "b.safetensors"
-    run("quantize", model, "-o", b, "--bits", "2", "--scheme", "asymmetric", "--group-size", "16")
+    run("quantize", model, "-o", b, "--bits", "2", "--scheme", "asymmetric", "--group-size", "16", "--uniform")
     out = read(b)
     assert out[f"{LINEAR[0]}_scale"][1].shape == (64, 4)
     assert out[f"{LINEAR[0]}_zero_point"][1].shape == (4, 4)
@@ -159,7 +159,7 @@ def test_json(run: Run, model: Path, tmp_path: Path) -> None:
 
 def test_overwrite(run: Run, model: Path, tmp_path: Path) -> None:
     run("quantize", model, "-o", tmp_path / "b.safetensors")
-    run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "2", "--overwrite")
+    run("quantize", model, "-o", tmp_path / "b.safetensors", "--bits", "2", "--overwrite", "--uniform")
     assert read(tmp_path / "b.safetensors")[f"{LINEAR[0]}_packed"][1].shape == (64, 4)
 
 

@@ -317,6 +317,24 @@ def test_embeddings_and_conv1d(source: Callable[[str], Path], tmp_path: Path, na
     assert_read_back(source(name), tmp_path / "q", name, FAMILIES[name][1]())
 
 
+@pytest.mark.parametrize(
+    ("name", "include"), [("T5ForConditionalGeneration", "shared.weight"), ("Qwen2ForCausalLM", "*embed_tokens.weight")]
+)
+def test_what_is_chosen_by_default_is_read_back(tmp_path: Path, name: str, include: str) -> None:
+    """4 bits are too few for one weight, and 32 divides the rows of none of some: all are coded alike."""
+    torch.manual_seed(1)
+    options = {"d_ff": 80} if name[:2] == "T5" else {"intermediate_size": 80}
+    of_family = config(name[:2], T5, options) if name[:2] == "T5" else config("Qwen2", DECODER, options)
+    model = getattr(tf, name)(of_family())
+    wide = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        wide.weight[:, ::32] *= 15
+    model.save_pretrained(tmp_path / "a")
+    report = mo.quantize_file(tmp_path / "a", tmp_path / "q", bits=4, include=[include], durable=False)
+    assert any("coded alike" in warning for warning in report.warnings)
+    assert_read_back(tmp_path / "a", tmp_path / "q", name, FAMILIES[name][1]())
+
+
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "ElectraForPreTraining", "T5ForConditionalGeneration"])
 def test_zero_points(source: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     """H1: a plain load reads asymmetric codes; what it can't, matrices of few rows, stays float."""

@@ -90,16 +90,13 @@ def test_weights_of_every_number_of_bits_and_target(
 ) -> None:
     out, given = tmp_path / "b.onnx", mo.RunOptions(rounds=0, inputs=FEEDS)
     onnx_options = mo.OnnxOptions(target=target)
-    report = quantize(source, out, bits=bits, scheme=scheme, onnx=onnx_options, run=given)
+    report = quantize(source, out, bits=bits, scheme=scheme, onnx=onnx_options, run=given, uniform=True)
     check_report(report, source, out)
     assert [tensor.name for tensor in report.tensors] == NAMES
     decided = {tensor.name: (tensor.decision, tensor.reason) for tensor in report.tensors}
     assert decided["fc_bias"] == ("copy", "no weight: used by Add")
-    if bits < 8:
-        assert decided["first"] == ("copy", "no block of 16 or more divides its 8 inputs")
     assert {name for name, (decision, _) in decided.items() if decision == "quantize"} == {
-        *(["first"] if bits == 8 else []),
-        *("second", "fc", "head"),
+        *("first", "second", "fc", "head")
     }
     assert report.totals.ratio > ratio
     assert report.run.sqnr_db > sqnr_db
@@ -485,7 +482,7 @@ def test_a_model_without_weights_is_copied(tmp_path: Path) -> None:
 def test_what_is_quantized_already_stays(source: Path, tmp_path: Path, target: str) -> None:
     options = mo.OnnxOptions(target=target)
     quantize(source, tmp_path / "b.onnx", onnx=options, bits=4)
-    report = quantize(tmp_path / "b.onnx", tmp_path / "c.onnx", onnx=options, bits=4, exclude=["first"])
+    report = quantize(tmp_path / "b.onnx", tmp_path / "c.onnx", onnx=options, bits=4)
     assert report.totals.changed == 0
     assert report.run.max_error == 0.0
     said = {tensor.name: tensor.reason for tensor in report.tensors}

@@ -41,9 +41,8 @@ def as_float(tensor: tuple[str, np.ndarray]) -> np.ndarray:
 def test_layout(tmp_path: Path, dtype: str, scheme: str, bits: int, group: int) -> None:
     model = bert(dtype)
     source = write(tmp_path / "a.safetensors", model, {"format": "pt"})
-    report = mo.quantize_file(
-        source, tmp_path / "b.safetensors", bits=bits, scheme=scheme, group_size=group, durable=False
-    )
+    how = {"bits": bits, "scheme": scheme, "group_size": group, "uniform": True}
+    report = mo.quantize_file(source, tmp_path / "b.safetensors", **how, durable=False)
     out = read(tmp_path / "b.safetensors")
     for name in LINEAR:
         x = as_float(model[name])
@@ -88,6 +87,7 @@ def test_rows_that_do_not_fill_their_last_word(tmp_path: Path, bits: int, column
         bits=bits,
         scheme=scheme,
         group_size=0,
+        uniform=True,
         durable=False,
     )
     out = read(tmp_path / "b.safetensors")
@@ -174,6 +174,7 @@ def test_f10_same_bytes_for_any_threads_and_tiles(tmp_path: Path, bits: int, sch
             group_size=group,
             threads=threads,
             max_memory=memory,
+            uniform=True,
             overwrite=True,
             durable=False,
         )
@@ -222,6 +223,7 @@ def test_report(tmp_path: Path) -> None:
         "tensors",
         "file_bytes",
         "run",
+        "warnings",
     ]
     assert loaded["schema"] == 1
     assert loaded["options"] == {
@@ -231,6 +233,7 @@ def test_report(tmp_path: Path) -> None:
         "include": [],
         "exclude": [],
         "nonfinite": "raise",
+        "max_layer_error": 0.15,
     }
     assert set(loaded["tensors"][0]) == {
         "name", "dtype", "shape", "decision", "reason", "bytes_before", "bytes_after", "sqnr_db", "max_error",
@@ -399,6 +402,7 @@ def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:
             tmp_path / "b.safetensors",
             bits=bits,
             group_size=0,
+            uniform=True,
             overwrite=True,
             durable=False,
         )

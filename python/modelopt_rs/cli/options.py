@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from modelopt_rs.planning.sensitivity import MAX_LAYER_ERROR
+from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 
 __all__ = [
     "common",
@@ -166,7 +166,7 @@ def measuring(command: Command) -> Command:
             type=float,
             metavar="E",
             help="Below 8 bits: weights whose layer's output would be further off, relative to its size, get more.  "
-            f"[default: {MAX_LAYER_ERROR:g}]",
+            f"[default: {', '.join(f'{error:g} at {bits} bits' for bits, error in LAYER_ERRORS.items())}]",
         ),
     ):
         command = option(command)

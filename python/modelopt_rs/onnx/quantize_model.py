@@ -43,6 +43,7 @@ def plan_model(
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     limit = options.layer_error
+    sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
     changed, decisions = quantize_graph(
         source.graph,
         folding.tensors,
@@ -51,7 +52,7 @@ def plan_model(
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
-        sensitivity=None if limit is None else Sensitivity(folding, execution, limit),
+        sensitivity=sensitivity,
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
@@ -63,10 +64,10 @@ def plan_model(
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
         rows = [
-            _tensor_report(infos[name], decision, transforms.get(name), figures.get(name))
-            for name, decision in decisions.items()
+            _tensor_report(infos[k], decision, transforms.get(k), figures.get(k)) for k, decision in decisions.items()
         ]
         totals = total(rows, figures, seconds)
+        errors = {} if sensitivity is None else sensitivity.errors
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
         bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
         schemes = [(each, options.spec.symmetric) for each in bits]
@@ -81,7 +82,7 @@ def plan_model(
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=quantize_warnings(decisions, schemes, sizes),
+            warnings=quantize_warnings(decisions, schemes, sizes, errors),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from modelopt_rs.errors import quote
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
-from modelopt_rs.planning.bits import choose_bits
+from modelopt_rs.planning.alike import choose_alike
+from modelopt_rs.planning.bits import BitsChoice, choose_bits
 from modelopt_rs.planning.decide import Decision, check_bits_of
-from modelopt_rs.planning.loaders import check_loaded
+from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -15,6 +17,8 @@ from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
 
 __all__ = ["Quantization"]
+
+ALIKE = "transformers reads this model only where all are"
 
 
 class Quantization:
@@ -44,6 +48,8 @@ class Quantization:
         How the weights are stored, for a reader that has the file alone.
     config : mapping or None
         The same for config.json.
+    warnings : list of str
+        What should be known of the choice.
     """
 
     def __init__(
@@ -60,21 +66,47 @@ class Quantization:
         self.config: Mapping[str, Any] | None = None
         self.specs: dict[str, Any] = {}
         self.threads = threads
+        self.warnings: list[str] = []
         if options is None:
             return
         self.decisions = plan_quantize(tensors, config, options)
         specs = self.specs
-        for name, decision in self.decisions.items():
-            if decision.action == "quantize":
-                choice = choose_bits(tensors[name], options, threads, sensitivity)
-                specs[name], self.encoders[name] = choice.spec, choice.encoder
-                self.decisions[name] = choice.decision(decision)
+        self._choose(tensors, config, options, sensitivity)
         check_bits_of(options.bits_of, self.decisions)
         if not options.only_dequantize:
             left = {name: each.reason for name, each in self.decisions.items() if name not in specs}
             check_loaded(specs, left, options.layout.name, config)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
+
+    def _choose(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        config: Mapping[str, Any],
+        options: QuantizeOptions,
+        sensitivity: Sensitivity | None,
+    ) -> None:
+        """Choose how each weight is coded: alone, and alike where loaders want that."""
+        chosen: dict[str, BitsChoice | None] = {
+            name: choose_bits(tensors[name], options, self.threads, sensitivity, config)
+            for name, decision in self.decisions.items()
+            if decision.action == "quantize"
+        }
+        alone = dict(chosen)
+        if not options.only_dequantize:
+            for reader, names in groups_alike(chosen, options.layout.name, config):
+                group = {name: choice for name in names if (choice := chosen[name]) is not None}
+                chosen |= choose_alike(group, tensors, options, self.threads, config)
+                others = [name for name in group if _way(chosen[name]) != _way(alone[name])]
+                if others:
+                    self.warnings.append(_alike_in_words(reader, len(others)))
+        for name, choice in chosen.items():
+            if choice is None:
+                left = f"it can't be coded like the others, and {ALIKE}"
+                self.decisions[name] = Decision("copy", left)
+            else:
+                self.specs[name], self.encoders[name] = choice.spec, choice.encoder
+                self.decisions[name] = choice.decision(self.decisions[name])
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""
@@ -83,3 +115,16 @@ class Quantization:
     def figures(self) -> dict[str, ErrorFigures]:
         """Return how far the codes that were made are from the weights, by tensor."""
         return {name: encoder.figures for name, encoder in self.encoders.items()}
+
+
+def _way(choice: BitsChoice | None) -> Any:
+    return None if choice is None else choice.spec
+
+
+def _alike_in_words(reader: str, others: int) -> str:
+    """Say that weights are coded otherwise than each alone would be."""
+    weights = "1 weight is" if others == 1 else f"{others:,} weights are"
+    return (
+        f"{weights} coded like the others, not as would be best: transformers reads tensor {quote(reader)} only where "
+        "all are coded alike"
+    )

@@ -1,7 +1,6 @@
 """Parameters together with their states: what every optimizer object does. Its algorithms stand in `optimizers.py`."""
 
 import inspect
-import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
 from modelopt_rs.optim.average import ema_step
 from modelopt_rs.optim.clipping import clipped
-from modelopt_rs.optim.given import aligned, named_params
+from modelopt_rs.optim.given import aligned, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
@@ -273,11 +272,8 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        if grads is None:
-            given, count = self._accumulated.sums(f"{self._name}.step")
-            grad_scale *= count
-        else:
-            given = self._aligned("step", grads)
+        given, count = self._given(grads)
+        grad_scale *= count
         nonfinite = "raise" if error_if_nonfinite else nonfinite
         return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
 
@@ -318,10 +314,7 @@ class Optimizer:
         TypeError, ValueError
             If they are not as `params`, or None where none were accumulated.
         """
-        if grads is None:
-            given, count = self._accumulated.sums(f"{self._name}.step")
-        else:
-            given, count = self._aligned("step", grads), 1
+        given, count = self._given(grads)
         return [(i, g) for i, g in enumerate(as_arrays(given)) if g is not None], count
 
     def accumulate(self, grads: Grads) -> None:
@@ -335,6 +328,10 @@ class Optimizer:
     def zero_accumulated(self) -> None:
         """Forget what was accumulated."""
         self._accumulated.clear()
+
+    def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
+        where = f"{self._name}.step"
+        return self._accumulated.sums(where) if grads is None else (self._aligned("step", grads), 1)
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
         return aligned(f"{self._name}.{method}", grads, self._names, self._single)
@@ -353,11 +350,10 @@ class Optimizer:
         ``{"count": int, "sums": {i: array}}``, where gradients were accumulated; "averages", ``{i: array}``, with
         `ema_decay`. Arrays are the optimizer's own, not copies.
         """
-        counts = [len(group["params"]) for group in self.param_groups]
-        ends = itertools.accumulate(counts)
-        numbers = (list(range(end - n, end)) for n, end in zip(counts, ends, strict=True))
-        groups = [{**group, "params": own} for group, own in zip(self.param_groups, numbers, strict=True)]
-        made: dict[str, Any] = {"state": {i: dict(state) for i, state in enumerate(self.state)}, "param_groups": groups}
+        made: dict[str, Any] = {
+            "state": {i: dict(state) for i, state in enumerate(self.state)},
+            "param_groups": numbered(self.param_groups),
+        }
         made["steps"] = self.steps
         if self._accumulated.count:
             made["accumulated"] = self._accumulated.as_dict()

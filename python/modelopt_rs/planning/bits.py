@@ -1,13 +1,14 @@
 """The bits of a weight in a layout: those asked for, or more where these save nothing or are not enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.planning.decide import Decision, Moved
-from modelopt_rs.planning.quantize import QuantizeOptions, more_bits, refusal, spec_of
+from modelopt_rs.planning.quantize import QuantizeOptions, is_loaded, more_bits, refusal, spec_of
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
 
@@ -36,7 +37,11 @@ class BitsChoice:
 
 
 def choose_bits(
-    info: TensorInfo, options: QuantizeOptions, threads: int | None, sensitivity: Sensitivity | None
+    info: TensorInfo,
+    options: QuantizeOptions,
+    threads: int | None,
+    sensitivity: Sensitivity | None,
+    config: Mapping[str, Any] = MappingProxyType({}),
 ) -> BitsChoice:
     """Return how a weight is coded.
 
@@ -47,6 +52,8 @@ def choose_bits(
     threads : int or None
     sensitivity : Sensitivity or None
         Measures weights whose bits no glob says.
+    config : mapping, optional
+        The model's config.json: a weight gets no more bits than its loaders read.
 
     Examples
     --------
@@ -62,15 +69,23 @@ def choose_bits(
     chosen = _coded(info, at, threads)
     given_words = f"{at.bits} bits" if at.bits != options.bits else None
     refused = refusal(info, at)
-    able = [each for bits in more_bits(at) if (each := _coded(info, at.with_bits(bits), threads)) is not None]
+    able = [
+        each
+        for bits in more_bits(at)
+        if (each := _coded(info, at.with_bits(bits), threads)) is not None and is_loaded(info, each.spec, at, config)
+    ]
     moved: Moved | None = None
     while able:
         why = None
         if chosen is None:
             why = not_to_be_had(at.bits, str(refused))
         elif sensitivity is not None and not given:
-            why = sensitivity.too_far(info.name, chosen.spec.bits, chosen.encoder)
-        i = 0 if chosen is None or why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+            # What measures has counted all once: another one writes.
+            measured = options.layout.encode(info, chosen.spec, options.nonfinite, threads)
+            why = sensitivity.too_far(info.name, chosen.spec.bits, measured)
+        able_bytes = [each.nbytes for each in able]
+        too_far = chosen is None or why is not None
+        i = 0 if too_far else least(chosen.nbytes - options.uniform, able_bytes)
         if i is None:
             break
         if why is None and chosen is not None:

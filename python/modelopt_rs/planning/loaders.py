@@ -7,14 +7,14 @@ quantized or none.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
-__all__ = ["check_loaded", "why_not_loaded"]
+__all__ = ["check_loaded", "groups_alike", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
@@ -83,16 +83,48 @@ def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str,
         return
     if layout != "float-quantized":
         _check_experts(specs, left, layout)
-    dense = {name: spec for name, spec in specs.items() if EXPERT.fullmatch(name) is None}
-    if len(set(dense.values())) < 2:
-        return
-    whole = bool(model_types(config) & INITIALIZED)
-    for name in dense:
-        if whole or is_embedding(name) or is_conv1d(name, config):
+    for reader, names in groups_alike(specs, layout, config):
+        ways = len({specs[name] for name in names})
+        if ways > 1:
             raise OptionError(
-                f"tensor {quote(name)}: transformers reads it only where all weights are coded alike, got "
-                f"{len(set(dense.values()))} ways; exclude it, pass uniform, or pass only_dequantize"
+                f"tensor {quote(reader)}: transformers reads it only where all weights are coded alike, got "
+                f"{ways} ways; exclude it, pass uniform, or pass only_dequantize"
             )
+
+
+def groups_alike(names: Iterable[str], layout: str, config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return the weights that transformers reads only where they are coded alike, and one of each group that wants it.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The weights that are quantized.
+    layout : str
+        The layout's name.
+    config : mapping
+        The model's config.json.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.loaders import groups_alike
+    >>> groups_alike(["a.weight", "embed_tokens.weight"], "pack-quantized", {"model_type": "llama"})
+    [('embed_tokens.weight', ['a.weight', 'embed_tokens.weight'])]
+    >>> groups_alike(["a.weight"], "pack-quantized", {"model_type": "llama"})
+    []
+    """
+    if not config or layout == "bitsandbytes":
+        return []
+    experts: list[str] = []
+    dense: list[str] = []
+    for name in names:
+        (experts if EXPERT.fullmatch(name) else dense).append(name)
+    whole = bool(model_types(config) & INITIALIZED)
+    # Experts are merged only as floats: then all is decoded as it is loaded.
+    reader = next(iter(experts), None) or next(
+        (name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None
+    )
+    groups = [(name, group) for name, group in ((reader, dense), (next(iter(experts), None), experts)) if group]
+    return [(name, group) for name, group in groups if name is not None]
 
 
 def _check_experts(specs: Mapping[str, Any], left: Mapping[str, str], layout: str) -> None:

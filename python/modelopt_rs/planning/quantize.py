@@ -14,10 +14,10 @@ from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.loaders import why_not_loaded
-from modelopt_rs.planning.sensitivity import MAX_LAYER_ERROR
+from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
-__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "more_bits", "plan_quantize", "refusal", "spec_of"]
+__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "is_loaded", "more_bits", "plan_quantize", "refusal", "spec_of"]
 
 BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
@@ -48,9 +48,9 @@ class QuantizeOptions:
     bits_of : mapping of str to {8, 4, 2}
         Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
     max_layer_error : float, optional
-        Below 8 bits: weights whose relative error would be larger get more bits. By default `MAX_LAYER_ERROR`.
+        Below 8 bits: weights whose relative error would be larger get more bits. By default that of `LAYER_ERRORS`.
     uniform : bool
-        All weights get the bits asked for, however large their error.
+        All weights get the bits asked for, however large their error, but where more take fewer bytes.
     symmetric_at_8 : bool
         Weights that get 8 bits where fewer are asked for have no zero points, as where 8 are asked for.
     only_dequantize : bool
@@ -116,9 +116,10 @@ class QuantizeOptions:
     @property
     def layer_error(self) -> float | None:
         """The largest error of a layer that is taken; None: any."""
-        if self.uniform or self.format is not None or min(self.bits, *self.bits_of.values(), 8) == 8:
+        # Weights whose bits a glob says are not measured.
+        if self.uniform or self.format is not None or self.bits == 8:
             return None
-        return MAX_LAYER_ERROR if self.max_layer_error is None else self.max_layer_error
+        return LAYER_ERRORS[self.bits] if self.max_layer_error is None else self.max_layer_error
 
     def at(self, name: str) -> "QuantizeOptions":
         """Return the options for one weight: with its bits.
@@ -222,6 +223,11 @@ def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any
 def more_bits(options: QuantizeOptions) -> list[int]:
     """Return the numbers of bits above those asked for."""
     return [] if options.format is not None else sorted(bits for bits in BITS if bits > options.bits)
+
+
+def is_loaded(info: TensorInfo, spec: Any, options: QuantizeOptions, config: Mapping[str, Any]) -> bool:
+    """Whether a weight that is coded so is read back by a loader, or need not be."""
+    return options.only_dequantize or why_not_loaded(info, options.layout.name, spec, config) is None
 
 
 def refusal(info: TensorInfo, options: QuantizeOptions) -> str | None:

@@ -5,7 +5,8 @@ what the codes are off, over that of the weight. It is measured with the encoder
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -14,14 +15,17 @@ from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["MAX_LAYER_ERROR", "Sensitivity", "layer_error"]
+__all__ = ["LAYER_ERRORS", "LayerError", "Sensitivity", "in_words", "layer_error"]
 
-MAX_LAYER_ERROR: Final = 0.15
-"""The largest error of a layer that is taken by default.
+LAYER_ERRORS: Final[Mapping[int, float]] = {4: 0.15, 2: 0.5}
+"""The largest error of a layer that is taken by default, by the bits that are asked for.
 
-4 bits in groups of 32 are 0.07 to 0.10 off whatever model the weights are from, and keep what was measured of it; a
-scale for whole rows of thousands gives up to 0.2, 2 bits 0.33 to 0.46 (symmetric 0.6), and ruin it.
+Whatever model the weights are from, 4 bits in groups of 32 are 0.07 to 0.10 off; a scale for whole rows of thousands
+gives up to 0.2, and ruins what 4 bits are asked for. 2 bits are 0.33 to 0.46 off with zero points, and who asks for
+them knows that something is lost; without zero points they are 0.6 off, and keep nothing.
 """
+
+ON_WEIGHTS: Final = "its weights"
 
 
 class Measured(Transform, Protocol):
@@ -30,6 +34,15 @@ class Measured(Transform, Protocol):
     @property
     def figures(self) -> ErrorFigures:
         """How far it is so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a layer is off, and on what that was measured."""
+
+    bits: int
+    error: float
+    on: str = ON_WEIGHTS
 
 
 def layer_error(figures: ErrorFigures) -> float:
@@ -47,6 +60,20 @@ def layer_error(figures: ErrorFigures) -> float:
     return math.sqrt(figures.dd / figures.xx) if figures.xx > 0.0 else math.inf
 
 
+def in_words(found: LayerError, limit: float) -> tuple[str, str]:
+    """Say that a layer is too far off, in general and how far.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.sensitivity import LayerError, in_words
+    >>> in_words(LayerError(4, 0.26, "calibration data"), 0.15)[1]
+    'its error at 4 bits is 0.26 on calibration data'
+    """
+    why = f"error at {found.bits} bits is"
+    on = "" if found.on == ON_WEIGHTS else f" on {found.on}"
+    return f"their {why} over {limit:g}", f"its {why} {found.error:.2g}{on}"
+
+
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """Measures weights of a model against a limit.
@@ -58,19 +85,26 @@ class Sensitivity:
         Whose memory and threads are used.
     limit : float
         The largest error that is taken.
+    errors : dict
+        What was measured last of each weight.
     """
 
     source: Source
     execution: Execution
     limit: float
+    errors: dict[str, LayerError] = field(default_factory=dict)
 
     def too_far(self, name: str, bits: int, transform: Measured) -> tuple[str, str] | None:
-        """Say that what a transform makes of a weight is too far off, in general and how far; None if it isn't."""
+        """Say that what a transform makes of a weight is too far off, in general and how far; None if it isn't.
+
+        The transform is used up: its figures are those of this pass, so another must write the weight.
+        """
         quiet = replace(self.execution, progress=None, done=0)
         for _ in TensorJob(self.source, name, transform).run(quiet):
             pass
-        error = layer_error(transform.figures)
-        if error <= self.limit:
-            return None
-        why = f"error at {bits} bits is"
-        return f"their {why} over {self.limit:g}", f"its {why} {error:.2g}"
+        return self.judged(name, LayerError(bits, layer_error(transform.figures)))
+
+    def judged(self, name: str, found: LayerError) -> tuple[str, str] | None:
+        """Keep the error of a weight; say that it is too large, or None."""
+        self.errors[name] = found
+        return None if found.error <= self.limit else in_words(found, self.limit)

@@ -1,14 +1,22 @@
 """What should be known of a quantized model besides its figures."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
+from modelopt_rs.errors import quote
 from modelopt_rs.planning.decide import Decision, moved_in_words
+from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError
 
 __all__ = ["quantize_warnings"]
 
+SHOWN = 3  # layers that are named
+
 
 def quantize_warnings(
-    decisions: Mapping[str, Decision], schemes: Iterable[tuple[int, bool]], sizes: tuple[int, int]
+    decisions: Mapping[str, Decision],
+    schemes: Iterable[tuple[int, bool]],
+    sizes: tuple[int, int],
+    errors: Mapping[str, LayerError] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """Return the sentences.
 
@@ -20,6 +28,8 @@ def quantize_warnings(
         Of each quantized weight its bits, and whether it has no zero points.
     sizes : (int, int)
         The bytes of the model before and after.
+    errors : mapping
+        What was measured of weights, those that were left alone too.
 
     Examples
     --------
@@ -32,7 +42,24 @@ def quantize_warnings(
     if symmetric:
         weights = f"{symmetric:,} weight{'' if symmetric == 1 else 's'}"
         found.append(f"{weights} of 2 bits without zero points, which leave little of a model: asymmetric loses less")
+    found += _far_off({name: error for name, error in errors.items() if _has(decisions[name], error.bits)})
     before, after = sizes
     if after > before:
         found.append(f"the result is larger than its source: {after:,} bytes instead of {before:,}")
     return tuple(found)
+
+
+def _far_off(errors: Mapping[str, LayerError]) -> list[str]:
+    """Say which layers are the furthest off, where some are further than 4 bits are expected to be."""
+    far = {name: found for name, found in errors.items() if found.error > LAYER_ERRORS[4]}
+    if not far:
+        return []
+    worst = sorted(far, key=lambda name: -far[name].error)[:SHOWN]
+    shown = ", ".join(f"{quote(name)} {far[name].error:.2g}" for name in worst)
+    kept = "1 layer keeps its bits and is" if len(far) == 1 else f"{len(far):,} layers keep their bits and are"
+    return [f"{kept} more than {LAYER_ERRORS[4]:g} off (the most: {shown}): more bits lose less"]
+
+
+def _has(decision: Decision, bits: int) -> bool:
+    """Whether a weight is written with the bits that it was measured with."""
+    return decision.action == "quantize" and (decision.moved is None or decision.moved.bits == bits)

@@ -86,6 +86,11 @@ class _Candidate:
         return Decision("quantize", f"{self.bits} bits: {words}" if with_bits else words)
 
     @property
+    def is_second_best(self) -> bool:
+        """Whether it is left alone, or has more bits than asked for."""
+        return self.reason is not None or self.moved is not None
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all the tensors that stand for it."""
         assert self.coder is not None
@@ -137,7 +142,7 @@ def plan_weights(
     # The conversion has made a new graph: nodes and values have to be found in it. What becomes of them stays, for it
     # keeps names, and how nodes take weights.
     weights = _by_name(model)
-    left = {name: info for name, info in tensors.items() if candidates[name].reason is not None and name in weights}
+    left = {name: info for name, info in tensors.items() if candidates[name].is_second_best and name in weights}
     ranked = _ranked_tables(weights, left, _Request(options, onnx, sensitivity), need)
     return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
 
@@ -238,7 +243,7 @@ def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidat
             why: tuple[str, str] | None = not_to_be_had(chosen.bits, chosen.reason)
         else:
             why = request.too_far(weight.name, chosen)
-        at = 0 if why is not None else least(chosen.nbytes, [each.nbytes for each in able])
+        at = 0 if why is not None else least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
         if at is None:
             break
         why = why or not_smaller(chosen.bits, chosen.nbytes, able[at].nbytes)

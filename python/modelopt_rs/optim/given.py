@@ -1,0 +1,64 @@
+"""Parameters and gradients as a caller gives them: an array, a list or a dict."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from modelopt_rs._types import Array
+from modelopt_rs.optim.options import Grads, Group
+
+__all__ = ["aligned", "named_params", "numbered"]
+
+
+def named_params(function: str, given: Any, before: int) -> list[tuple[str, Any]]:
+    """Name parameters: by the dict's keys, else by their places, after so many `before`.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.given import named_params
+    >>> named_params("SGD", [1, 2], 3)
+    [('3', 1), ('4', 2)]
+    """
+    if isinstance(given, np.ndarray):
+        return [(str(before), given)]
+    if isinstance(given, Mapping):
+        return list(given.items())
+    if isinstance(given, list | tuple):
+        return [(str(before + i), p) for i, p in enumerate(given)]
+    got = type(given).__name__
+    raise TypeError(f"{function}: params must be an array, a list or dict of arrays or a list of groups, got {got}")
+
+
+def aligned(function: str, grads: Grads, names: Sequence[str], single: bool) -> list[Array | None]:
+    """Put gradients in the order of the parameters' names; `single`: these were one array."""
+    if isinstance(grads, list | tuple):
+        given: list[Array | None] = list(grads)
+    elif isinstance(grads, Mapping):
+        if unknown := set(grads) - set(names):
+            got = sorted(unknown)[0]
+            raise ValueError(f"{function}: grads must have the names of params, got {got!r}")
+        given = [grads.get(name) for name in names]
+    elif single:
+        given = [grads]  # type: ignore[list-item]
+    else:
+        raise TypeError(f"{function}: grads must be a list or a dict like params, got {type(grads).__name__}")
+    if len(given) != len(names):
+        raise ValueError(f"{function}: grads must have {len(names)} arrays like params, got {len(given)}")
+    return given
+
+
+def numbered(groups: Sequence[Group]) -> list[Group]:
+    """Copy groups with numbers in the place of parameters, last, as in torch's state dicts.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.given import numbered
+    >>> numbered([{"params": ["a"], "lr": 0.1}, {"params": ["b", "c"], "lr": 0.2}])
+    [{'lr': 0.1, 'params': [0]}, {'lr': 0.2, 'params': [1, 2]}]
+    """
+    counts = [len(group["params"]) for group in groups]
+    numbers = (list(range(end - n, end)) for n, end in zip(counts, accumulate(counts), strict=True))
+    options = ({k: v for k, v in group.items() if k != "params"} for group in groups)
+    return [{**given, "params": own} for given, own in zip(options, numbers, strict=True)]

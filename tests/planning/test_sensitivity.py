@@ -1,0 +1,100 @@
+"""Which weights get more bits than asked for: by how far off they are, and as far as loaders can read them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+from checkpoints import write
+from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def quantized(folder: Path, tensors: dict[str, Any], config: dict[str, Any] | None = None, **options: Any) -> Any:
+    folder.mkdir(exist_ok=True)
+    source = folder / "model"
+    source.mkdir(exist_ok=True)
+    write(source / "model.safetensors", {name: ("F32", array) for name, array in tensors.items()})
+    if config is not None:
+        (source / "config.json").write_text(json.dumps(config))
+    return mo.quantize_file(source, folder / "out", overwrite=True, durable=False, **options)
+
+
+def reasons(report: Any) -> dict[str, str]:
+    return {tensor.name: tensor.reason for tensor in report.tensors}
+
+
+def test_two_bits_that_are_asked_for_stay_where_nothing_is_wrong(tmp_path: Path) -> None:
+    report = quantized(tmp_path, {"fc.weight": normal(64, 64)}, bits=2, scheme="asymmetric")
+    assert reasons(report) == {"fc.weight": "weight of a linear layer"}
+    assert report.options["max_layer_error"] == LAYER_ERRORS[2] == 0.5
+    assert report.warnings[0].startswith("1 layer keeps its bits and is more than 0.15 off (the most: 'fc.weight' 0.")
+
+
+def test_two_bits_without_zero_points_become_four_and_it_is_said_why(tmp_path: Path) -> None:
+    report = quantized(tmp_path, {"fc.weight": normal(64, 64)}, bits=2)
+    assert reasons(report)["fc.weight"].startswith("4 bits (its error at 2 bits is 0.")
+    assert report.warnings == ("1 weight at 4 bits: their error at 2 bits is over 0.5",)
+
+
+def test_a_weight_that_was_measured_counts_once(tmp_path: Path) -> None:
+    tensors = {"a.weight": normal(64, 64), "b.weight": 9 * normal(64, 64, seed=1)}
+    # That of b is not measured: a glob says its bits.
+    some = quantized(tmp_path, tensors, bits=4, bits_of={"b.*": 4})
+    none = quantized(tmp_path, tensors, bits=4, uniform=True)
+    assert some.totals.sqnr_db == none.totals.sqnr_db
+    assert [t.sqnr_db for t in some.tensors] == [t.sqnr_db for t in none.tensors]
+
+
+def test_a_move_that_no_loader_reads_is_not_made(tmp_path: Path) -> None:
+    """compressed-tensors can't unpack the 4-bit zero points of 8 rows or less."""
+    options = {"bits": 2, "scheme": "asymmetric", "max_layer_error": 0.1}
+    report = quantized(tmp_path, {"fc.weight": normal(8, 64)}, {"model_type": "llama"}, **options)
+    assert reasons(report)["fc.weight"].startswith("8 bits (its error at 2 bits is 0.")
+
+
+def heavy(*shape: int) -> Any:
+    """Weights that 4 bits take too far off: one large in each group."""
+    made = normal(*shape)
+    made[:, ::32] *= 15
+    return made
+
+
+def test_weights_that_are_read_only_alike_are_coded_alike(tmp_path: Path) -> None:
+    """H4: a checkpoint that nothing loads is never the default."""
+    tensors = {"a.weight": normal(64, 96), "b.weight": normal(64, 48), "c.weight": heavy(32, 64)}
+    alone = quantized(tmp_path, tensors, {"model_type": "bert"}, bits=4)
+    assert reasons(alone)["c.weight"].startswith("8 bits (its error at 4 bits is 0.")
+    alike = quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4)
+    assert set(reasons(alike).values()) == {"weight of a linear layer"}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["dequantize"] is True
+    assert [group["weights"]["group_size"] for group in config["config_groups"].values()] == [16]
+    assert alike.warnings[0] == (
+        "2 weights are coded like the others, not as would be best: transformers reads tensor 'a.weight' only where "
+        "all are coded alike"
+    ) or alike.warnings[0].startswith("3 weights are")
+    assert "'c.weight' 0." in alike.warnings[1]
+
+
+def test_what_can_not_be_coded_like_the_others_stays_float(tmp_path: Path) -> None:
+    tensors = {"a.weight": normal(256, 256), "b.weight": normal(8, 20)}
+    report = quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4)
+    left = "it can't be coded like the others, and transformers reads this model only where all are"
+    assert reasons(report) == {"a.weight": "weight of a linear layer", "b.weight": left}
+    most = {"a.weight": normal(8, 32), "b.weight": normal(256, 250)}
+    report = quantized(tmp_path, most, {"model_type": "t5"}, bits=4)
+    assert {t.decision for t in report.tensors} == {"quantize"}
+    assert reasons(report)["a.weight"].startswith("8 bits (it must be coded like the others)")
+
+
+def test_two_ways_by_hand_are_refused_where_one_is_read(tmp_path: Path) -> None:
+    tensors = {"a.weight": normal(64, 64), "b.weight": normal(64, 64)}
+    with pytest.raises(mo.OptionError, match="transformers reads it only where all weights are coded alike, got 2"):
+        quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4, bits_of={"a.*": 8})
