@@ -283,6 +283,7 @@ def test_report(tmp_path: Path) -> None:
         "scope": "local",
         "norm": "inf",
         "nan": "raise",
+        "calibrate": None,
         "config": None,
         "then": None,
     }

@@ -54,6 +54,12 @@ def parse_keep(text: str) -> tuple[str, float]:
     help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
 )
 @click.option(
+    "--calibrate",
+    type=click.Path(),
+    metavar="DATA.npz|DIR",
+    help="ONNX: choose units by what they say to the layers behind them, and let what stays make up for what goes.",
+)
+@click.option(
     "--round-to",
     type=click.IntRange(min=1),
     metavar="N",
@@ -92,6 +98,7 @@ def crop(
     output: str | None,
     keep: tuple[tuple[str, float], ...],
     what: tuple[str, ...],
+    calibrate: str | None,
     round_to: int | None,
     scope: str,
     norm: str,
@@ -136,6 +143,7 @@ def crop(
             # A share alone holds for what the others don't name.
             keep=keeps["*"] if list(keeps) == ["*"] else dict(sorted(keeps.items(), key=lambda item: item[0] == "*")),
             what=what,
+            calibrate=calibrate,
             round_to=round_to,
             scope=scope,
             norm=math.inf if norm == "inf" else int(norm),

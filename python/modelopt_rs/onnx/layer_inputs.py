@@ -16,10 +16,7 @@ from modelopt_rs.onnx.weights import Use, Weight, find_weights
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
 
-__all__ = ["LayerInputs", "Patches", "Statistics", "refuse_unseen"]
-
-Statistics: TypeAlias = Sequence[ColumnNorms | Hessian]
-"""Of the inputs of a layer: one for each group of a convolution, else one."""
+__all__ = ["LayerInputs", "Patches", "refuse_unseen"]
 
 KINDS = ("matmul", "gemm", "conv")
 PATCH_BYTES = 32 * 2**20  # of the patches of an image that are made at a time
@@ -169,8 +166,8 @@ class LayerInputs:
         self._samples = Samples(given, self._observer.infos, path)
         self._seen: dict[_Source, list[ColumnNorms | Hessian]] = {}
 
-    def of(self, name: str) -> Statistics:
-        """Return the statistics of the inputs of a weight, over all nodes that take it.
+    def of(self, name: str) -> list[ColumnNorms | Hessian]:
+        """Return the statistics of the inputs of a weight, over all nodes that take it: one for each group of a Conv.
 
         Raises
         ------
