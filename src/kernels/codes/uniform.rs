@@ -11,10 +11,15 @@ mod groups;
 mod params;
 mod quantize;
 mod runs;
+mod search;
+mod tile;
+mod tries;
 
 pub use dequantize::dequantize;
 pub use params::Scheme;
-pub use quantize::{fake_quantize, quantize};
+pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
+pub use search::{are_params, are_weights, find_scales};
+pub use tries::{How, Stored};
 
 use crate::real::Real;
 
