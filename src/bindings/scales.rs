@@ -118,8 +118,8 @@ fn check_finite<T: Element>(
     Err(nonfinite_error(function, x, shape, threads))
 }
 
-/// `how`: the function, "mse" or None, the name of the dtype that scales are stored in or None, what happens to NaN.
-type GivenHow<'py> = (String, Option<Obj<'py>>, Option<Obj<'py>>, Obj<'py>);
+/// The function, "mse" or None, the name of the dtype that scales are stored in or None.
+type GivenHow<'py> = (String, Option<Obj<'py>>, Option<Obj<'py>>);
 
 fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
     let search = how.1.as_ref().map(|given| text(function, "search", given)).transpose()?;
@@ -163,7 +163,6 @@ fn find_scales<'py>(
     entry(function, || {
         let py = x.py();
         let threads = resolve(function, threads)?;
-        let policy = policy(function, &how.3)?;
         let how = search_how(function, &how)?;
         let x = Array::float(Name::new(function, "x"), x, dtype)?;
         let plan = plan(function, &spec, x.shape())?;
@@ -175,13 +174,8 @@ fn find_scales<'py>(
         let _borrow = borrow(&std::iter::once(&x).chain(&weights).chain(scales.all()).collect::<Vec<_>>())?;
         let weights = weights.as_ref().map(Array::slice::<f32>).unwrap_or_default();
         match_dtype!(x, T => {
-            let (values, shape) = (x.slice::<T>(), x.shape().to_vec());
-            let params = scales.write::<<T as Element>::Compute>();
-            compute(py, || {
-                check_finite(function, values, &shape, policy, threads)?;
-                uniform::find_scales(values, weights, (uniform, plan.spec), how, params, threads);
-                Ok::<(), Error>(())
-            })??;
+            let (values, params) = (x.slice::<T>(), scales.write::<<T as Element>::Compute>());
+            compute(py, || uniform::find_scales(values, weights, (uniform, plan.spec), how, params, threads))?;
         });
         Ok(())
     })

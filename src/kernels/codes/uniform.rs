@@ -7,6 +7,7 @@
 mod code;
 mod cut;
 mod dequantize;
+mod grid;
 mod groups;
 mod params;
 mod quantize;
@@ -16,10 +17,10 @@ mod tile;
 mod tries;
 
 pub use dequantize::dequantize;
+pub use grid::{How, Stored};
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
 pub use search::{are_params, are_weights, find_scales};
-pub use tries::{How, Stored};
 
 use crate::real::Real;
 

@@ -9,8 +9,9 @@
 //! of two, so that no square overflows or underflows.
 
 use super::super::{Granularity, Spec};
+use super::grid::{How, units};
 use super::tile::{DEPTH, LANES, Lanes, Source, Tile};
-use super::tries::{How, State};
+use super::tries::State;
 use super::{Params, ParamsRef, Uniform};
 use crate::isa::kernel;
 use crate::kernels::reduce::{self, sum_of_lanes};
@@ -51,7 +52,7 @@ pub fn find_scales<T: Element>(
         .step_by(each)
         .map(|first| (first, params.split_off(each.min(params.scale.len()))))
         .collect();
-    let make = || (Tile::new(&source), State::new(uniform, how));
+    let make = || (Tile::new(&source), State::new(uniform, how, size));
     par::for_each_with(threads, items.into_iter(), make, |(tile, state), (first, mut params)| {
         for at in (0..params.scale.len()).step_by(LANES) {
             find_groups(&source, first + at, tile, state);
@@ -65,7 +66,7 @@ pub fn find_scales<T: Element>(
 /// Weights scaled by a power of two, the largest to less than 2.
 fn in_range<C: Real>(weights: &[f32]) -> Vec<C> {
     let largest = weights.iter().fold(0.0f32, |a, &b| a.max(b));
-    let norm = super::tries::units::<f64>(f64::from(largest))[1];
+    let norm = units::<f64>(f64::from(largest))[1];
     weights.iter().map(|&w| C::from_f64(f64::from(w) * norm)).collect()
 }
 
@@ -146,7 +147,7 @@ fn find_long<T: Element>(
     let [low, high] = reduce::reduce_all::<T, reduce::FiniteMinMax>(&source.x[start..end], threads);
     let zero = T::Compute::from_i16(0);
     let (low, high) = if low > high { (zero, zero) } else { (T::from_key(low).load(), T::from_key(high).load()) };
-    let mut state = State::new(uniform, how);
+    let mut state = State::new(uniform, how, source.size);
     state.start([[if low < zero { low } else { zero }; LANES], [if high > zero { high } else { zero }; LANES]]);
     while state.has_tries() {
         let chunks: Vec<_> = (start..end).step_by(CHUNK).map(|at| (at, end.min(at + CHUNK))).collect();

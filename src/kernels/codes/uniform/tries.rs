@@ -1,110 +1,13 @@
 //! What the search of scales tries, and what it learns from the sums.
 
+use super::grid::{How, grid, units};
 use super::params::{self, Range};
 use super::tile::{LANES, Tile};
 use super::{Params, Scheme, Uniform};
-use crate::real::{Bf16, Element, F16, Real};
-
-/// How often the codes are made anew with the best scale for the last ones.
-const REFITS: usize = 3;
+use crate::real::Real;
 
 /// What a searched scale must be better by than the plain formula: more than the sums are rounded by.
 const BETTER: f64 = 1.0 - 1.0 / 4096.0;
-
-/// How scales are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// As they are computed.
-    Own,
-    /// float32.
-    F32,
-    /// float16.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Stored {
-    /// That of a name.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "float32" => Some(Self::F32),
-            "float16" => Some(Self::F16),
-            "bfloat16" => Some(Self::Bf16),
-            _ => None,
-        }
-    }
-
-    /// The smallest and the largest magnitude of a scale.
-    #[inline(always)]
-    fn limits<C: Real>(self) -> [C; 2] {
-        match self {
-            Self::Own => [C::MIN_POSITIVE, C::MAX],
-            Self::F32 => [f32::MIN_POSITIVE, f32::MAX].map(|limit| C::from_f64(limit.into())),
-            Self::F16 => [1.0 / 16_777_216.0, 65_504.0].map(C::from_f64),
-            Self::Bf16 => [f32::MIN_POSITIVE, f32::from_bits(0x7f7f_0000)].map(|limit| C::from_f64(limit.into())),
-        }
-    }
-
-    /// Scales as they are read again.
-    #[inline(always)]
-    fn round<C: Real>(self, scale: &mut [C; LANES]) {
-        let [least, most] = self.limits::<C>();
-        for scale in scale.iter_mut() {
-            let magnitude = scale.abs();
-            let magnitude = if magnitude > least { magnitude } else { least };
-            let magnitude = if magnitude < most { magnitude } else { most };
-            *scale = if *scale < C::from_i16(0) { C::from_i16(0) - magnitude } else { magnitude };
-        }
-        match self {
-            Self::Own => {}
-            Self::F32 => each(scale, |scale| C::from_f64(scale.store_as::<f32>().to_f64())),
-            Self::F16 => each(scale, |scale| C::from_f64(scale.store_as::<F16>().to_f64())),
-            Self::Bf16 => each(scale, |scale| C::from_f64(scale.store_as::<Bf16>().to_f64())),
-        }
-    }
-}
-
-#[inline(always)]
-fn each<C: Real>(scale: &mut [C; LANES], round: impl Fn(C) -> C) {
-    for scale in scale.iter_mut() {
-        *scale = round(*scale);
-    }
-}
-
-/// How parameters are found.
-#[derive(Debug, Clone, Copy)]
-pub struct How {
-    /// By search; else by the plain formula.
-    pub search: bool,
-    /// How scales are stored.
-    pub stored: Stored,
-}
-
-/// The power of two that is at most a magnitude, and its reciprocal, as far as both are normal numbers.
-#[inline(always)]
-pub(super) fn units<C: Real>(magnitude: f64) -> [C; 2] {
-    let [least, most] = if C::BITS == 32 { [1023 - 126, 1023 + 126] } else { [1, 2045] };
-    let exponent = magnitude.to_bits() >> 52 & 0x7ff;
-    let exponent = if exponent < least { least } else { exponent };
-    let exponent = if exponent > most { most } else { exponent };
-    [exponent, 2046 - exponent].map(|exponent| C::from_f64(f64::from_bits(exponent << 52)))
-}
-
-/// The grid: parts of the plain scale from, to and how many, and for asymmetric codes where the range lies that is left.
-fn grid(uniform: Uniform) -> (Vec<f64>, &'static [f64]) {
-    let (from, to, n) = match (uniform.bits, uniform.scheme) {
-        (8, Scheme::Symmetric) => (0.97, 1.01, 9),
-        (4, Scheme::Symmetric) => (0.8, 1.15, 8),
-        (_, Scheme::Symmetric) => (0.3, 1.2, 10),
-        (8, _) => (0.97, 1.01, 5),
-        (4, _) => (0.75, 1.1, 8),
-        _ => (0.3, 1.1, 9),
-    };
-    let factors = (0..n).map(|i| from + (to - from) * i as f64 / (n - 1) as f64).collect();
-    // Both signs of the scale, or low, middle and high.
-    (factors, if uniform.scheme == Scheme::Symmetric { &[1.0, -1.0] } else { &[0.0, 0.5, 1.0] })
-}
 
 /// A scale for each lane, in its unit, and a zero point.
 #[derive(Debug, Clone, Copy)]
@@ -133,9 +36,9 @@ pub(super) struct State<C> {
 }
 
 impl<C: Real> State<C> {
-    pub(super) fn new(uniform: Uniform, how: How) -> Self {
+    pub(super) fn new(uniform: Uniform, how: How, size: usize) -> Self {
         let ones = [C::from_i16(1); LANES];
-        let (factors, sides) = grid(uniform);
+        let (factors, sides) = grid(uniform, size);
         let n = factors.len() * sides.len();
         Self {
             uniform,
@@ -257,10 +160,15 @@ impl<C: Real> State<C> {
                 bounds[0][lane] = C::from_i16(0) - given.zero_point[lane];
                 bounds[1][lane] = levels - given.zero_point[lane];
             }
-            for (sum, more) in sums.iter_mut().zip(&tile.sums(&factor, &bounds)) {
-                for lane in 0..LANES {
-                    sum[lane] += more[lane].to_f64();
-                }
+            let [dd, dq, qq] = tile.sums(&factor, &bounds);
+            for lane in 0..LANES {
+                sums[0][lane] += dd[lane].to_f64();
+            }
+            for lane in 0..LANES {
+                sums[1][lane] += dq[lane].to_f64();
+            }
+            for lane in 0..LANES {
+                sums[2][lane] += qq[lane].to_f64();
             }
         }
     }
@@ -297,7 +205,8 @@ impl<C: Real> State<C> {
             self.tries.clear();
             next
         };
-        if self.round < REFITS {
+        // How often codes are made with the best scale for the last ones.
+        if self.round < if self.uniform.bits == 8 { 3 } else { 2 } {
             self.tries.push(next);
         }
         self.round += 1;
@@ -307,25 +216,30 @@ impl<C: Real> State<C> {
     /// The best of the grid, with the best scale for its codes.
     #[inline(always)]
     fn best_of_grid(&self) -> Try<C> {
-        // Errors are fractions, compared without a division.
-        let (mut best, mut above, mut below) = (self.tries[0], [f64::INFINITY; LANES], [1.0; LANES]);
-        let mut miss = [0.0; LANES];
-        for (given, [dd, dq, qq]) in self.tries.iter().zip(&self.sums) {
+        // Errors are fractions, compared without a division. Plain loops over lanes of one type: they are vectorised.
+        let (mut above, mut below, mut miss) = ([f64::INFINITY; LANES], [1.0; LANES], [0.0; LANES]);
+        let mut best = [0.0; LANES];
+        for (i, (given, [dd, dq, qq])) in self.tries.iter().zip(&self.sums).enumerate() {
+            let under = some(qq);
+            let mut over = [0.0; LANES];
             for lane in 0..LANES {
                 let scale = given.scale[lane].to_f64();
-                let some = qq[lane] > 0.0;
-                let under = if some { qq[lane] } else { 1.0 };
-                let left = if some { dd[lane] * under - dq[lane] * dq[lane] } else { dd[lane] };
-                let over = scale * scale * left;
-                let better = over * below[lane] < above[lane] * under;
-                above[lane] = if better { over } else { above[lane] };
-                below[lane] = if better { under } else { below[lane] };
+                over[lane] = scale * scale * (dd[lane] * under[lane] - dq[lane] * dq[lane]);
+            }
+            for lane in 0..LANES {
+                let better = over[lane] * below[lane] < above[lane] * under[lane];
+                above[lane] = if better { over[lane] } else { above[lane] };
+                below[lane] = if better { under[lane] } else { below[lane] };
                 miss[lane] = if better { dq[lane] } else { miss[lane] };
-                best.scale[lane] = if better { given.scale[lane] } else { best.scale[lane] };
-                best.zero_point[lane] = if better { given.zero_point[lane] } else { best.zero_point[lane] };
+                best[lane] = if better { i as f64 } else { best[lane] };
             }
         }
-        self.refit(best, &miss, &below)
+        let mut given = self.best;
+        for lane in 0..LANES {
+            let of = &self.tries[best[lane] as usize];
+            (given.scale[lane], given.zero_point[lane]) = (of.scale[lane], of.zero_point[lane]);
+        }
+        self.refit(given, &miss, &below)
     }
 
     /// Keep the last try where it is the best; with the best scale for its codes.
@@ -340,11 +254,7 @@ impl<C: Real> State<C> {
             self.best.scale[lane] = if better { given.scale[lane] } else { self.best.scale[lane] };
             self.best.zero_point[lane] = if better { given.zero_point[lane] } else { self.best.zero_point[lane] };
         }
-        let mut below = qq;
-        for lane in 0..LANES {
-            below[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
-        }
-        self.refit(given, &dq, &below)
+        self.refit(given, &dq, &some(&qq))
     }
 
     /// The best scale for codes, as it is stored.
@@ -369,6 +279,16 @@ impl<C: Real> State<C> {
             *zero_point = self.best.zero_point[lane].round_to_byte();
         }
     }
+}
+
+/// What can be divided by: 1 where all codes, and so all products with them, are 0.
+#[inline(always)]
+fn some(qq: &[f64; LANES]) -> [f64; LANES] {
+    let mut some = [1.0; LANES];
+    for lane in 0..LANES {
+        some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
+    }
+    some
 }
 
 /// The error of a try.
