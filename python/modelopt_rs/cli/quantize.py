@@ -71,7 +71,8 @@ def quantize(
 
     FILE|DIR is a safetensors file, a Hugging Face model directory, or a sharded
     checkpoint; OUT is the same in the layout that transformers and vLLM load
-    (compressed-tensors, pack-quantized). Embeddings and the last head are left
+    (compressed-tensors, pack-quantized). Files of torch (.pt, .pth, .bin) become
+    safetensors; nothing in them is executed. Embeddings and the last head are left
     alone unless --include names them, norms always.
 
     Of an ONNX model all weights are taken that get smaller and no slower, those

@@ -1,4 +1,4 @@
-"""Keras' files: `.keras`, `.weights.h5` and the `.h5` of before, as sources. Reading them needs the extra keras-files."""
+"""Keras' files as sources: `.keras`, `.weights.h5` and the `.h5` of before. They need the extra keras-files."""
 
 import os
 import warnings
@@ -166,7 +166,7 @@ class KerasSource(Source):
         return self._reader.tiles(info, numpy_dtype(info.dtype), self.fill(name), max_bytes, rows)
 
     def buffers(self, name: str) -> Sequence[Buffer]:
-        """Return what reading a tensor holds besides its tile: decoded chunks, and the part of a tile that they give."""
+        """Return what reading a tensor holds besides its tile: decoded chunks, and what they give."""
         info = self._find(name)
         if self._offset(name) is not None:
             return ()
@@ -258,7 +258,7 @@ def _datasets(h5py: Any, file: Any, max_tensors: int) -> Iterator[tuple[str, Any
             each = group[key]
             if isinstance(each, h5py.Group):
                 if depth == _MAX_DEPTH:
-                    raise FormatError(f"groups nest too deep")
+                    raise FormatError("groups nest too deep")
                 inner.append((f"{at}{key}/", each, depth + 1))
             elif isinstance(each, h5py.Dataset):
                 key.encode()

@@ -62,7 +62,8 @@ def quantize_file(
     Parameters
     ----------
     source_path : path
-        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch or Keras
+        (whose output is a safetensors file), or an ONNX model.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     bits : {8, 4, 2}
