@@ -45,7 +45,7 @@ def choose_alike(
     >>> from modelopt_rs.planning.quantize import QuantizeOptions
     >>> from modelopt_rs.stream.model import TensorInfo
     >>> options = QuantizeOptions(bits=4)
-    >>> infos = {name: TensorInfo(name, "F32", (64, n), 256 * n) for name, n in (("a", 64), ("b", 48))}
+    >>> infos = {name: TensorInfo(name, "F32", (64, n), 256 * n) for name, n in (("a.weight", 64), ("b.weight", 48))}
     >>> choices = {name: choose_bits(info, options, None, None) for name, info in infos.items()}
     >>> [choices[name].spec.group_size for name in infos]
     [32, 16]
