@@ -1,6 +1,6 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
@@ -52,39 +52,28 @@ def plan_model(
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    limit = options.layer_error
+    limit, data, graph = options.layer_error, Data(calibrate, run), source.graph
     sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
-    data = Data(calibrate, run)
-    measure = None
-    if sensitivity is not None:
-        measure = LayerErrors(sensitivity, source.graph, source.path, options, onnx, data)
     changed, decisions = quantize_graph(
-        source.graph,
+        graph,
         folding.tensors,
         options,
         onnx,
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
-        measure=measure,
+        measure=None if sensitivity is None else LayerErrors(sensitivity, graph, source.path, options, onnx, data),
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
-    transforms: dict[str, Transform] = dict(changed)
-    for name, info in source.tensors.items():
-        if name not in changed and name in source.graph.graph.initializers:
-            transforms[name] = Copy(info)
+    transforms = _with_copies(source, changed)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
-        rows = [
-            _tensor_report(infos[k], decision, transforms.get(k), figures.get(k)) for k, decision in decisions.items()
-        ]
+        rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in decisions.items()]
         totals = total(rows, figures, seconds)
         errors = {} if sensitivity is None else sensitivity.errors
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
-        bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
-        schemes = [(each, options.spec.symmetric) for each in bits]
         return Report(
             command="quantize",
             source=execution.source,
@@ -96,10 +85,24 @@ def plan_model(
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=quantize_warnings(decisions, schemes, sizes, errors),
+            warnings=quantize_warnings(decisions, _schemes(decisions, changed, options, onnx), sizes, errors),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
+
+
+def _with_copies(source: Source, changed: Mapping[str, Transform]) -> dict[str, Transform]:
+    """Return what becomes of all tensors that the graph still has."""
+    left = (info for name, info in source.tensors.items() if name not in changed)
+    return {**changed, **{info.name: Copy(info) for info in left if info.name in source.graph.graph.initializers}}
+
+
+def _schemes(
+    decisions: Mapping[str, Decision], changed: Iterable[str], options: QuantizeOptions, onnx: OnnxOptions
+) -> list[tuple[int, bool]]:
+    """Return the bits of each weight, and whether it has no zero points."""
+    bits = (moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed)
+    return [(each, options.spec.symmetric) for each in bits]
 
 
 def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:
