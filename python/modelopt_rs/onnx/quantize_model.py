@@ -1,6 +1,6 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
@@ -47,32 +47,31 @@ def plan_model(
     calibrate : path, mapping, iterable or callable, optional
         Data to find out with which weights need more bits.
     """
-    given = onnx.calibrate if calibrate is None else calibrate
-    check = OnnxCheck(source, run, execution, given)
+    check = OnnxCheck(source, run, execution, onnx.calibrate if calibrate is None else calibrate)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    limit, data, graph = options.layer_error, Data(calibrate, run), source.graph
-    sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
+    measure = _measure(folding, execution, options, onnx, Data(calibrate, run))
     changed, decisions = quantize_graph(
-        graph,
+        source.graph,
         folding.tensors,
         options,
         onnx,
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
-        measure=None if sensitivity is None else LayerErrors(sensitivity, graph, source.path, options, onnx, data),
+        measure=measure,
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
-    transforms = _with_copies(source, changed)
+    left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
+    transforms: dict[str, Transform] = {**changed, **{k: Copy(left[k]) for k in left if k not in changed}}
+    schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
         rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in decisions.items()]
         totals = total(rows, figures, seconds)
-        errors = {} if sensitivity is None else sensitivity.errors
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
         return Report(
             command="quantize",
@@ -80,28 +79,33 @@ def plan_model(
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(given)},
+            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(calibrate)},
             totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=quantize_warnings(decisions, _schemes(decisions, changed, options, onnx), sizes, errors),
+            warnings=quantize_warnings(decisions, schemes, sizes, errors),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
 
 
-def _with_copies(source: Source, changed: Mapping[str, Transform]) -> dict[str, Transform]:
-    """Return what becomes of all tensors that the graph still has."""
-    left = (info for name, info in source.tensors.items() if name not in changed)
-    return {**changed, **{info.name: Copy(info) for info in left if info.name in source.graph.graph.initializers}}
+def _measure(
+    folding: Folding, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, data: Data
+) -> LayerErrors | None:
+    """Return what says which weights need more bits; None where all get those asked for."""
+    limit = options.layer_error
+    if limit is None:
+        return None
+    sensitivity = Sensitivity(folding, execution, limit)
+    return LayerErrors(sensitivity, folding.graph, folding.path, options, onnx, data)
 
 
 def _schemes(
-    decisions: Mapping[str, Decision], changed: Iterable[str], options: QuantizeOptions, onnx: OnnxOptions
+    changed: Collection[str], decisions: Mapping[str, Decision], options: QuantizeOptions, onnx: OnnxOptions
 ) -> list[tuple[int, bool]]:
-    """Return the bits of each weight, and whether it has no zero points."""
-    bits = (moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed)
+    """Return of each weight that is quantized its bits, and whether it has no zero points."""
+    bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
     return [(each, options.spec.symmetric) for each in bits]
 
 
