@@ -82,7 +82,9 @@ def test_a_single_file_in_a_directory(tmp_path: Path) -> None:
         assert (source.config, source.index_name) == (None, None)
         assert set(source.tensors) == set(ARRAYS)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FormatError, match=r"neither model.safetensors nor model.safetensors.index.json is in"):
+    with pytest.raises(
+        FormatError, match=r"none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_m"
+    ):
         files.open(tmp_path)
     with pytest.raises(FileNotFoundError):
         files.open(tmp_path / INDEX)

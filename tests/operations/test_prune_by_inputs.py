@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.errors import OptionError
-from modelopt_rs.onnx.layer_inputs import Patches
+from modelopt_rs.onnx.layer_statistics import Patches
 
 RNG = np.random.default_rng(0)
 SAMPLES = {"x": RNG.normal(size=(12, 8, 9, 9)).astype(np.float32) * np.linspace(0.1, 3, 9, dtype=np.float32)}

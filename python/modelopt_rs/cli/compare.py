@@ -36,8 +36,9 @@ def compare(
     """Show how far the tensors of model B are from those of model A.
 
     Each is a safetensors file, a Hugging Face model directory, a sharded
-    checkpoint, or an ONNX model, quantized or not. SQNR is the power of A's
-    values over that of the differences; 'exact' means that there are none.
+    checkpoint, a file of torch or Keras, or an ONNX model, quantized or not.
+    SQNR is the power of A's values over that of the differences; 'exact' means
+    that there are none.
 
     Two ONNX models are also run on the same inputs, those of --inputs or
     generated ones, to compare their outputs and their latency.

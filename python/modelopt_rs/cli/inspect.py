@@ -23,8 +23,9 @@ def inspect(
 ) -> None:
     """Show a model's tensors: shape, dtype, bytes, smallest and largest value, zeros, non-finite values.
 
-    FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model
-    (its tensors of 1 KiB and more). min, max and absmax pass over NaN.
+    FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch (.pt,
+    .pth, .bin) or Keras (.keras, .weights.h5, .h5), or an ONNX model (its tensors of 1 KiB and more). min, max and
+    absmax pass over NaN.
 
     \b
     modelopt-rs inspect model.safetensors --json tensors.json

@@ -40,13 +40,13 @@ OPTIONS = (
         "--calibrate",
         type=click.Path(),
         metavar="DATA.npz|DIR",
-        help="ONNX: calibration data; activations become static int8.",
+        help="ONNX: calibration data; at 8 bits activations become static int8, below layers are measured with them.",
     ),
     click.option(
         "--activations",
         type=click.Choice(CHOICES["activations"]),
         help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
-        "[default: none; static with --calibrate]",
+        "[default: none; static with --calibrate at 8 bits]",
     ),
     click.option(
         "--target",
@@ -75,10 +75,9 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         opset: int | None,
         **others: Any,
     ) -> None:
-        implied = "none" if calibrate is None else "static"
         options = OnnxOptions(
             target=target,
-            activations=activations or implied,
+            activations=activations,
             calibrate=calibrate,
             method=method,
             bias_correction=bias_correction,

@@ -108,7 +108,8 @@ def prune(
     """Set the weights of a model that matter least to zero.
 
     FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded
-    checkpoint, or an ONNX model; OUT is the same. Exactly SHARE of the weights
+    checkpoint, or an ONNX model; OUT is the same. Files of torch (.pt, .pth,
+    .bin) and Keras become safetensors. Exactly SHARE of the weights
     goes, among equal ones the first. Weights of two and more axes are pruned;
     embeddings, the last head and routers are left alone unless --include names
     them.

@@ -71,14 +71,16 @@ def quantize(
 
     FILE|DIR is a safetensors file, a Hugging Face model directory, or a sharded
     checkpoint; OUT is the same in the layout that transformers and vLLM load
-    (compressed-tensors, pack-quantized). Embeddings and the last head are left
+    (compressed-tensors, pack-quantized). Files of torch (.pt, .pth, .bin) become
+    safetensors; nothing in them is executed. Embeddings and the last head are left
     alone unless --include names them, norms always.
 
     Of an ONNX model all weights are taken that get smaller and no slower, those
     of embeddings, convolutions and recurrent layers too; OUT is checked, and run
     in onnxruntime beside the model, before it is put in place.
 
-    Below 8 bits every weight is measured first: those that the bits asked for
+    Below 8 bits every layer is measured first (of an ONNX model its output, on
+    --calibrate DATA, --inputs or made-up inputs): those that the bits asked for
     would take too far off get more, and so do those that would not get smaller.
     The summary says which; --uniform leaves all at --bits.
 

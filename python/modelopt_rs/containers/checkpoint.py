@@ -1,31 +1,42 @@
-"""Hugging Face checkpoints: a directory with safetensors files and `config.json` as one source."""
+"""Hugging Face checkpoints: a directory with safetensors files, or torch's, and `config.json` as one source."""
 
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
 from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
+from modelopt_rs.containers.torch_file import TorchSource
 from modelopt_rs.errors import listing, quote
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
-__all__ = ["INDEX_SUFFIX", "CheckpointSource", "read_config"]
+__all__ = ["INDEX_SUFFIX", "TORCH_INDEX", "CheckpointSource", "read_config"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 _SINGLE = "model.safetensors"
 _INDEX = "model" + INDEX_SUFFIX
+_TORCH_SINGLE = "pytorch_model.bin"
+# The names of shards: what an index must name of all that the directory has.
+_SHARDS = {False: r"model-\d{5}-of-\d{5}\.safetensors", True: r"pytorch_model-\d{5}-of-\d{5}\.bin"}
+
+_Shard: TypeAlias = SafetensorsSource | TorchSource
 
 
 class CheckpointSource(Source):
     """A Hugging Face directory, open for reading: `model.safetensors`, or shards and their index.
+
+    Where neither is there, `pytorch_model.bin`, or such shards and their `pytorch_model.bin.index.json`. What is made
+    of them is written as safetensors: see `written_as`.
 
     Everything is checked before anything is read: an index that names a shard which isn't there, a tensor in
     two shards or in none, a shard outside the directory or one that the index doesn't know. All problems are
@@ -34,7 +45,7 @@ class CheckpointSource(Source):
     Parameters
     ----------
     path : str or os.PathLike
-        The directory, or an index in it (`*.safetensors.index.json`).
+        The directory, or an index in it (`*.safetensors.index.json`, `pytorch_model.bin.index.json`).
     max_header : int
         The largest header, index and `config.json` to accept, in bytes.
     max_tensors : int
@@ -44,7 +55,7 @@ class CheckpointSource(Source):
     ----------
     path : Path
         The directory.
-    shards : mapping of str to SafetensorsSource
+    shards : mapping of str to SafetensorsSource or TorchSource
         The files with tensors, by name.
     index_name : str or None
         The name of the index, None if there is one file only.
@@ -70,7 +81,8 @@ class CheckpointSource(Source):
         max_header: int = MAX_HEADER,
         max_tensors: int = MAX_TENSORS,
     ) -> None:
-        self.path, index = _locate(Path(path))
+        self.path, first = _locate(Path(path))
+        index = first if first.suffix == ".json" else None
         self._limits = {"max_header": max_header, "max_tensors": max_tensors}
         self.index_name = index.name if index else None
         self.index_metadata: Mapping[str, Any] = {}
@@ -78,8 +90,9 @@ class CheckpointSource(Source):
         self._config = read_config(self.path / "config.json", max_header)
         with ExitStack() as stack:
             if index is None:
-                file = SafetensorsSource(self.path / _SINGLE, max_header=max_header, max_tensors=max_tensors)
-                shards = {_SINGLE: stack.enter_context(file)}
+                file = _open_shard(first, max_header, max_tensors)
+                stack.enter_context(file)
+                shards: dict[str, _Shard] = {first.name: file}
             else:
                 text = read_file(index, max_header)
                 weight_map, self.index_metadata = _parse_index(index, text)
@@ -92,7 +105,7 @@ class CheckpointSource(Source):
                     warnings.warn(f"{index}: {note}", UserWarning, stacklevel=2)
                 self.notes = tuple(notes)
             self._opened = stack.pop_all()
-        self.shards: Mapping[str, SafetensorsSource] = MappingProxyType(shards)
+        self.shards: Mapping[str, _Shard] = MappingProxyType(shards)
         self._shard_of = {name: shard for shard, source in shards.items() for name in source.tensors}
         self._tensors = {name: info for source in shards.values() for name, info in source.tensors.items()}
 
@@ -121,6 +134,18 @@ class CheckpointSource(Source):
         """What tells the files from others, and from themselves when they have changed."""
         return tuple(shard.identity for shard in self.shards.values())
 
+    def written_as(self, name: str) -> str:
+        """Return the name under which a shard, or the index, is written: of torch's the one for safetensors.
+
+        Examples
+        --------
+        `pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`.
+        """
+        plain = name.removesuffix(".index.json")
+        if not plain.endswith(".bin"):
+            return name
+        return plain.removeprefix("pytorch_").removesuffix(".bin") + ".safetensors" + name[len(plain) :]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Open it again where it is unpickled; ValueError if the files are others then."""
         path = self.path if self.index_name is None else self.path / self.index_name
@@ -141,24 +166,34 @@ class CheckpointSource(Source):
         """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         return self.shards[self.shard_of(name)].tiles(name, max_bytes, rows)
 
+    def buffers(self, name: str) -> Sequence[Buffer]:
+        """Return what reading a tensor holds besides its tile."""
+        return self.shards[self.shard_of(name)].buffers(name)
+
     def close(self) -> None:
         """Close all files."""
         self._opened.close()
 
 
-def _locate(path: Path) -> tuple[Path, Path | None]:
-    """Return the directory and the index to use, None for a single file.
+def _locate(path: Path) -> tuple[Path, Path]:
+    """Return the directory and its index or single file.
 
     With both a single file and an index in the directory the single file counts, as in transformers.
     """
-    if path.name.endswith(INDEX_SUFFIX):
+    if path.name.endswith((INDEX_SUFFIX, TORCH_INDEX)):
         return path.parent, path
-    if (path / _SINGLE).exists():
-        return path, None
-    if (path / _INDEX).exists():
-        return path, path / _INDEX
+    names = (_SINGLE, _INDEX, _TORCH_SINGLE, TORCH_INDEX)
+    for name in names:
+        if (path / name).exists():
+            return path, path / name
     path.stat()
-    raise FormatError(f"{path}: neither {_SINGLE} nor {_INDEX} is in the directory")
+    raise FormatError(f"{path}: none of {', '.join(names)} is in the directory")
+
+
+def _open_shard(path: Path, max_header: int, max_tensors: int) -> _Shard:
+    if path.suffix == ".bin":
+        return TorchSource(path, max_header=max_header, max_tensors=max_tensors, unwrap=False)
+    return SafetensorsSource(path, max_header=max_header, max_tensors=max_tensors)
 
 
 def read_config(path: Path, limit: int) -> dict[str, Any] | None:
@@ -182,9 +217,9 @@ def _parse_index(path: Path, text: bytes) -> tuple[dict[str, str], dict[str, Any
 
 def _open_shards(
     directory: Path, weight_map: dict[str, str], stack: ExitStack, max_header: int, max_tensors: int
-) -> tuple[dict[str, SafetensorsSource], list[str]]:
+) -> tuple[dict[str, _Shard], list[str]]:
     """Open every shard that the index names; return them and what is wrong with them."""
-    shards = {}
+    shards: dict[str, _Shard] = {}
     problems = []
     named = set(weight_map.values())
     for name in sorted(named):
@@ -192,8 +227,8 @@ def _open_shards(
             problems.append(f"shard {quote(name)} must be a file name in the directory of the index")
             continue
         try:
-            source = SafetensorsSource(directory / name, max_header=max_header, max_tensors=max_tensors)
-            shards[name] = stack.enter_context(source)
+            shards[name] = _open_shard(directory / name, max_header, max_tensors)
+            stack.enter_context(shards[name])
         except FileNotFoundError:
             problems.append(f"shard {quote(name)} is missing")
         except UnicodeEncodeError:
@@ -203,7 +238,7 @@ def _open_shards(
     problems += [
         f"shard {quote(name)} is not in the index"
         for name in sorted(file.name for file in directory.iterdir())
-        if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name) and name not in named
+        if re.fullmatch(_SHARDS[any(each.endswith(".bin") for each in named)], name) and name not in named
     ]
     return shards, problems
 
@@ -221,7 +256,7 @@ def _is_tied(name: str, tensors: Set[str], config: Mapping[str, Any]) -> bool:
 
 
 def _compare(
-    weight_map: dict[str, str], shards: dict[str, SafetensorsSource], total_size: Any, config: Mapping[str, Any]
+    weight_map: dict[str, str], shards: dict[str, _Shard], total_size: Any, config: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Return in what the index and the shards differ: what loses tensors, and what does not."""
     problems = []

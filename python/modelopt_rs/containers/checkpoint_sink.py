@@ -15,7 +15,7 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.containers.atomic import AtomicFile, check_free, is_temporary, resolve
 from modelopt_rs.containers.atomic_directory import AtomicDirectory
-from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, CheckpointSource
+from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, TORCH_INDEX, CheckpointSource
 from modelopt_rs.containers.container import Access, Output
 from modelopt_rs.containers.reading import call, open_regular, read_into
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
@@ -31,8 +31,9 @@ _ANY_HEADER = 1 << 30  # the shards' headers were checked as they were written; 
 class CheckpointSink(Sink):
     """A Hugging Face directory that is being written beside its destination; it shows there at `commit`.
 
-    The shards keep their names, and what comes of a tensor stays in the tensor's shard. Every other file of
-    the source's directory is copied as it is, subdirectories too.
+    The shards keep their names, but those of torch (`pytorch_model.bin`) get safetensors' (`model.safetensors`), and
+    what comes of a tensor stays in the tensor's shard. Every other file of the source's directory is copied as it is,
+    subdirectories too.
 
     Parameters
     ----------
@@ -100,14 +101,16 @@ class CheckpointSink(Sink):
         return {name: self._source.shard_of(origins.get(name, name)) for name in names}
 
     def _open_shard(self, shard: str, metadata: Mapping[str, str] | None) -> SafetensorsSink:
+        name = self._source.written_as(shard)
         mine = [info for info in self._tensors if self._shard_of[info.name] == shard]
         kept = self._source.shards[shard].metadata if metadata is None else metadata
-        path, shown = self._directory.temporary / shard, self._directory.shown(shard)
+        path, shown = self._directory.temporary / name, self._directory.shown(name)
         return SafetensorsSink(path, mine, kept, durable=self._durable, shown=shown)
 
     def _files_to_copy(self) -> list[Path]:
         """List what isn't written anew, relative to the source; ValueError if something can't be copied."""
-        written = {*self._source.shards, self._source.index_name}
+        read = {*self._source.shards, self._source.index_name or ""}
+        written = read | {self._source.written_as(name) for name in read}
         if self._config is not None:
             written.add("config.json")
         files = []
@@ -163,7 +166,7 @@ class CheckpointSink(Sink):
             for sink in self._sinks.values():
                 sink.commit(verify=verify)
             if self._source.index_name is not None:
-                self._write(self._source.index_name, self._index_text())
+                self._write(self._source.written_as(self._source.index_name), self._index_text())
             if self._config is not None:
                 self._write("config.json", self._config)
             for name in self._copied:
@@ -178,12 +181,13 @@ class CheckpointSink(Sink):
     def _index_text(self) -> bytes:
         total = sum(info.nbytes for info in self._tensors)
         metadata = {**self._source.index_metadata, "total_size": total}
-        return _json_text({"metadata": metadata, "weight_map": dict(sorted(self._shard_of.items()))})
+        weight_map = {name: self._source.written_as(shard) for name, shard in sorted(self._shard_of.items())}
+        return _json_text({"metadata": metadata, "weight_map": weight_map})
 
     def _verify(self) -> None:
         """Read the directory back; what is wrong with it names the destination."""
-        temporary = self._directory.temporary
-        written = temporary / self._source.index_name if self._source.index_name else temporary
+        temporary, index = self._directory.temporary, self._source.index_name
+        written = temporary / self._source.written_as(index) if index else temporary
         try:
             CheckpointSource(written, max_header=_ANY_HEADER, max_tensors=len(self._tensors)).close()
         except (FormatError, OSError) as e:
@@ -241,7 +245,7 @@ class _Checkpoint:
     name = "checkpoint"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
-        return path.is_dir() or path.name.endswith(INDEX_SUFFIX)
+        return path.is_dir() or path.name.endswith((INDEX_SUFFIX, TORCH_INDEX))
 
     def open(self, path: Path, access: Access) -> CheckpointSource:
         return CheckpointSource(path, max_header=access.max_header, max_tensors=access.max_tensors)

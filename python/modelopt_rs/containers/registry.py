@@ -7,15 +7,17 @@ from typing import Final
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
+from modelopt_rs.containers.keras_file import KERAS
 from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
+from modelopt_rs.containers.torch_file import TORCH
 from modelopt_rs.errors import FormatError
 from modelopt_rs.stream.model import Sink, Source
 
 __all__ = ["CONTAINERS", "container_at", "create", "open_source"]
 
-CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, ONNX)
+CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, KERAS, TORCH, ONNX)
 """All kinds of model files; the first that knows a path has it."""
 
 _BEGIN = 9  # bytes that tell them apart
@@ -39,7 +41,8 @@ def container_at(path: Path) -> Container:
             return container
     raise FormatError(
         f"{path}: not a model file that is supported: a safetensors file, a Hugging Face directory with "
-        f"model.safetensors, model{INDEX_SUFFIX}, or an ONNX model"
+        f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index, a file of torch.save or Keras, "
+        "or an ONNX model"
     )
 
 

@@ -54,7 +54,8 @@ def open(
     Parameters
     ----------
     path : str or os.PathLike
-        A safetensors file, a Hugging Face directory, the index of a sharded checkpoint, or an ONNX model.
+        A safetensors file, a Hugging Face directory, the index of a sharded checkpoint, a file of `torch.save` or
+        Keras, or an ONNX model. Nothing in a file is executed.
     max_header : int
         The largest header to accept, in bytes.
     max_tensors : int
@@ -74,7 +75,7 @@ def open(
     FormatError
         If it is no known format or is malformed. `UnsupportedError`: an ONNX model with `dequantize`.
     ImportError
-        If it is an ONNX model, and the extra `onnx` is not installed.
+        If it is an ONNX model, and the extra `onnx` is not installed; or a file of Keras without `keras-files`.
     ValueError
         If it is neither a regular file nor a directory.
     OSError

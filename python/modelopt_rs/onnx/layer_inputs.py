@@ -1,278 +1,154 @@
-"""What goes into the layers of an ONNX model while calibration data run through it: sums, never the values."""
+"""What layers take: a few rows of their inputs, from samples that the float model is run on in onnxruntime."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
-from modelopt_rs.errors import quote
+from modelopt_rs.errors import FormatError, UnsupportedError
 from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Given, Samples
-from modelopt_rs.onnx.weights import Use, Weight, find_weights
-from modelopt_rs.prune.sparsegpt import Hessian
-from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.onnx.run.sizes import Search
+from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["LayerInputs", "Patches", "refuse_unseen"]
+__all__ = ["Data", "Seen", "see"]
 
-KINDS = ("matmul", "gemm", "conv")
-PATCH_BYTES = 32 * 2**20  # of the patches of an image that are made at a time
+SAMPLES: Final = 8  # that the model is run on
+ROWS: Final = 64  # of each sample that are kept of what a product takes
+STEPS: Final = 64  # of a sequence, and pixels of an image along each side
+LEAST: Final = 8  # of these
+BATCH: Final = 2  # images
 
-
-def _why_unseen(weight: Weight) -> str | None:
-    """Say why the inputs of a weight's layers can't be collected; None if they can."""
-    for use in weight.uses:
-        x = use.node.inputs[0]
-        if use.kind not in KINDS:
-            return f"what goes into {use.where} isn't collected: only of MatMul, Gemm and Conv"
-        if use.reason is not None:
-            return use.reason
-        if use.inner:
-            return f"{use.where} stands in the body of an If, Loop or Scan"
-        if use.dtype != ir.DataType.FLOAT:
-            return f"{use.where} computes in {use.dtype}: what goes in must be float32"
-        if x is None or x.is_initializer():
-            return f"{use.where} takes nothing but constants"
-        if use.kind == "conv" and any(node.op_type == "Transpose" for node in use.chain):
-            return f"{use.where} takes it behind a Transpose"
-    return None
+Seen: TypeAlias = Mapping[str, Sequence[Array]]
+"""By name of a value what is kept of it, one array for each sample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patches:
-    """How a convolution cuts its input: what it multiplies its weights with, a row for each output position.
+class Data:
+    """Where the inputs of the model come from.
 
-    Columns are in the order of kernel positions, of each its channels.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from modelopt_rs.onnx.layer_inputs import Patches
-    >>> patches = Patches((2,), (1,), (1,), (0, 0), "NOTSET", 1)
-    >>> [rows.tolist() for rows in patches.rows(np.arange(3.0).reshape(1, 1, 3), 0)]
-    [[[0.0, 1.0], [1.0, 2.0]]]
+    Attributes
+    ----------
+    calibrate : path, mapping, iterable or callable, optional
+        Calibration data: what is taken first.
+    run : RunOptions, optional
+        Inputs that are given or how they are made up; None: only what calibrates.
     """
 
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
-    auto_pad: str
-    groups: int
+    calibrate: Given | None
+    run: RunOptions | None
 
-    @classmethod
-    def of(cls, use: Use, shape: Sequence[int]) -> "Patches":
-        """Return what a Conv does, given the shape of its weight."""
-        kernel, attributes = tuple(shape[2:]), use.node.attributes
-        ones = (1,) * len(kernel)
-
-        def ints(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(attributes[name].as_ints()) if name in attributes else default
-
-        return cls(
-            kernel,
-            ints("strides", ones),
-            ints("dilations", ones),
-            ints("pads", (0,) * (2 * len(kernel))),
-            attributes["auto_pad"].as_string() if "auto_pad" in attributes else "NOTSET",
-            attributes["group"].as_int() if "group" in attributes else 1,
-        )
-
-    def rows(self, x: Array, group: int) -> Iterator[Array]:
-        """Yield the patches of the channels of one group, some at a time."""
-        channels = x.shape[1] // self.groups
-        x = x[:, group * channels : (group + 1) * channels]
-        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        x = np.pad(x, [(0, 0), (0, 0), *self._pads(x.shape[2:], spans)])
-        axes = tuple(range(2, x.ndim))
-        if any(length < span for length, span in zip(x.shape[2:], spans, strict=True)):
-            return
-        windows = np.lib.stride_tricks.sliding_window_view(x, spans, axes)  # (batch, channels, out ..., kernel ...)
-        steps = [slice(None, None, step) for step in (*self.strides, *self.dilations)]
-        windows = np.moveaxis(windows[(slice(None), slice(None), *steps)], 1, -1)
-        columns = windows[0].size // max(1, int(np.prod(windows.shape[1 : 1 + len(axes)]))) if len(windows) else 1
-        each = max(1, int(np.prod(windows.shape[2 : 1 + len(axes)]))) * columns * x.itemsize
-        together = max(1, PATCH_BYTES // max(1, each))
-        for image in windows:
-            for first in range(0, len(image), together):
-                yield np.ascontiguousarray(image[first : first + together]).reshape(-1, columns)
-
-    def _pads(self, lengths: Sequence[int], spans: Sequence[int]) -> list[tuple[int, int]]:
-        n = len(lengths)
-        if self.auto_pad in ("NOTSET", ""):
-            return list(zip(self.pads[:n], self.pads[n:], strict=True))
-        if self.auto_pad == "VALID":
-            return [(0, 0)] * n
-        pads = []
-        for length, span, step in zip(lengths, spans, self.strides, strict=True):
-            missing = max((-(-length // step) - 1) * step + span - length, 0)
-            less, more = missing // 2, missing - missing // 2
-            pads.append((less, more) if self.auto_pad == "SAME_UPPER" else (more, less))
-        return pads
+    @property
+    def words(self) -> str | None:
+        """What they are; None: there are none."""
+        if self.calibrate is not None:
+            return "calibration data"
+        if self.run is None:
+            return None
+        # What an iterator has is good for one pass, which is that of the check.
+        given = self.run.inputs is not None and not isinstance(self.run.inputs, Iterator)
+        return "the given inputs" if given else "made-up inputs"
 
 
-_Source: TypeAlias = tuple[str, Patches | None]
-
-
-class LayerInputs:
-    """Statistics of what goes into layers, collected when they are asked for.
-
-    The samples are run once, or, where the sums of all layers take more than `max_memory`, as often as it needs: memory
-    does not grow with their number. Weights that take the same input have their sums in common.
+def see(
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    values: Mapping[str, str],
+    data: Data,
+    *,
+    threads: int | None,
+    max_memory: int,
+) -> Seen | None:
+    """Run a model, and keep a few rows of values; None where nothing is given and nothing could be made up.
 
     Parameters
     ----------
     model : Model
+        As it was read from `path`.
     path : path
-        Its file.
-    kind : type
-        `ColumnNorms` or `Hessian`.
-    names : sequence of str
-        The weights that `refuse_unseen` has nothing against, in the order in which they will be asked for.
-    given : path, mapping, iterable or callable
-        The samples, see `Samples`.
+    values : mapping
+        By name of a value what takes it: "rows" (a product), "maps" (a convolution) or "steps" (a recurrent layer).
+    data : Data
+    threads : int or None
     max_memory : int
-        For the sums.
-    threads : int, optional
+        The bytes that runs may be expected to take; an eighth is for what is kept.
 
     Raises
     ------
-    OptionError, ValueError, TypeError, FormatError
-        If the samples don't fit the model, or onnxruntime refuses it.
+    ValueError, TypeError
+        If what is given does not fit the model.
     """
-
-    def __init__(
-        self,
-        model: ir.Model,
-        path: str | os.PathLike[str],
-        kind: type[ColumnNorms] | type[Hessian],
-        names: Sequence[str],
-        given: Given,
-        *,
-        max_memory: int,
-        threads: int | None = None,
-    ) -> None:
-        self._kind, self._names, self._max_memory, self._threads = kind, list(names), max_memory, threads
-        weights = {weight.name: weight for weight in find_weights(model)}
-        self._sources = {name: list(dict.fromkeys(_sources(weights[name]))) for name in names}
-        self._columns = {
-            name: int(np.prod(weights[name].shape)) // weights[name].shape[weights[name].out_axis] for name in names
-        }
-        values = dict.fromkeys(value for found in self._sources.values() for value, _ in found)
-        self._observer = Observer(model, path, list(values), threads=threads)
-        self._samples = Samples(given, self._observer.infos, path)
-        self._seen: dict[_Source, list[ColumnNorms | Hessian]] = {}
-
-    def of(self, name: str) -> list[ColumnNorms | Hessian]:
-        """Return the statistics of the inputs of a weight, over all nodes that take it: one for each group of a Conv.
-
-        Raises
-        ------
-        ValueError
-            If an input is not finite, or empty in every sample.
-        """
-        sources = self._sources[name]
-        if any(source not in self._seen for source in sources):
-            self._seen = {}  # let go before others are made
-            self._seen = self._collect(self._together(name))
-        first, *others = (self._seen[source] for source in sources)
-        if others:
-            first = [self._merged([each, *rest]) for each, *rest in zip(first, *others, strict=True)]
-        if any(each.rows == 0 for each in first):
-            raise ValueError(f"calibrate: value {quote(sources[0][0])} is empty in every sample; exclude {quote(name)}")
-        return first
-
-    def _merged(self, parts: Iterable[ColumnNorms | Hessian]) -> ColumnNorms | Hessian:
-        whole = self._kind()
-        for part in parts:
-            whole.merge(part)  # type: ignore[arg-type]  # all are of the same kind
-        return whole
-
-    def _together(self, name: str) -> list[_Source]:
-        """Return what is collected in one pass: of this weight, and of those after it as far as memory goes."""
-        found: dict[_Source, None] = {}
-        room = self._max_memory
-        for each in self._names[self._names.index(name) :]:
-            new = [source for source in self._sources[each] if source not in found]
-            groups = max((1 if patches is None else patches.groups) for _, patches in self._sources[each])
-            # Float64, and the float32 rows that wait for it.
-            size = 12 * self._columns[each] ** (2 if self._kind is Hessian else 1) * groups * len(new)
-            if found and size > room:
-                break
-            room -= size
-            found |= dict.fromkeys(new)
-        return list(found)
-
-    def _collect(self, sources: Sequence[_Source]) -> dict[_Source, list[ColumnNorms | Hessian]]:
-        seen = {
-            source: [_Sums(self._kind()) for _ in range(1 if source[1] is None else source[1].groups)]
-            for source in sources
-        }
-        wanted: dict[str, list[_Source]] = {}
-        for source in sources:
-            wanted.setdefault(source[0], []).append(source)
-
-        def visit(name: str, array: Array) -> None:
-            for source in wanted[name]:
-                for group, sums in enumerate(seen[source]):
-                    parts: Iterable[Array] = [array] if source[1] is None else source[1].rows(array, group)
-                    for rows in parts:
-                        with _named(name):
-                            sums.add(rows)
-
-        self._observer.run(self._samples, visit, list(wanted))
-        for source, found in seen.items():
-            with _named(source[0]):
-                for sums in found:
-                    sums.flush()
-        return {source: [sums.statistics for sums in found] for source, found in seen.items()}
-
-
-class _Sums:
-    """Statistics that take rows some at a time: products of few rows cost as much as those of as many as columns."""
-
-    def __init__(self, statistics: ColumnNorms | Hessian) -> None:
-        self.statistics = statistics
-        self._rows: list[Array] = []
-        self._count = 0
-
-    def add(self, array: Array) -> None:
-        """Take rows in, now or later."""
-        rows = array.reshape(-1, array.shape[-1])
-        self._rows.append(rows)
-        self._count += len(rows)
-        if isinstance(self.statistics, ColumnNorms) or self._count >= rows.shape[1]:
-            self.flush()
-
-    def flush(self) -> None:
-        """Take in what is left."""
-        if self._count:
-            self.statistics.update(self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows))
-        self._rows, self._count = [], 0
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Raise what is wrong with a value with its name."""
+    made_up = data.words == "made-up inputs"
     try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"calibrate: value {quote(name)}: {error}") from error
+        observer = Observer(model, path, list(values), threads=threads)
+        feeds, count = _feeds(model, observer, path, data, max_memory)
+    except (FormatError, UnsupportedError):
+        if made_up:
+            return None
+        raise
+    seen: dict[str, list[Array]] = {name: [] for name in values}
+    each = max_memory // 8 // max(len(values) * count, 1)
+
+    def keep(name: str, array: Array) -> None:
+        kept = cut(array, values[name], each)
+        if kept is not None:
+            seen[name].append(kept)
+
+    observer.run(feeds, keep, list(values))
+    return seen
 
 
-def _sources(weight: Weight) -> Iterator[tuple[str, Patches | None]]:
-    """Yield where each node that takes a weight has its other input from, and how it cuts it."""
-    for use in weight.uses:
-        x = use.node.inputs[0]
-        assert x is not None
-        yield str(x.name), Patches.of(use, weight.shape) if use.kind == "conv" else None
+def _feeds(
+    model: ir.Model, observer: Observer, path: str | os.PathLike[str], data: Data, max_memory: int
+) -> tuple[Iterable[Feed], int]:
+    """Return what the model is run on, and how many these are at most."""
+    infos, run = observer.infos, data.run
+    if data.calibrate is not None:
+        return itertools.islice(Samples(data.calibrate, infos, path), SAMPLES), SAMPLES
+    assert run is not None  # or there would be no words
+    if data.words == "the given inputs":
+        assert run.inputs is not None
+        return itertools.islice(Samples(run.inputs, infos, path, "inputs", run.dims), SAMPLES), SAMPLES
+    outputs = [str(value.name) for value in model.graph.outputs]
+    search = Search(lambda feed: observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory)
+    feeds = search().feeds[::-1][:SAMPLES]  # the small sizes first: in the first run few values come out at a time
+    return feeds, len(feeds)
 
 
-def refuse_unseen(model: ir.Model) -> Mapping[str, str]:
-    """Return the weights whose inputs can't be collected, and why."""
-    reasons = {weight.name: _why_unseen(weight) for weight in find_weights(model)}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+def cut(array: Array, kind: str, most: int) -> Array | None:
+    """Return a copy of some of a value, the same of the same value; None where even that is too large, or nothing.
+
+    Parameters
+    ----------
+    array : ndarray
+    kind : {"rows", "maps", "steps"}
+    most : int
+        Bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.onnx.layer_inputs import cut
+    >>> cut(np.zeros((2, 100, 8), np.float32), "rows", 1024).shape
+    (32, 8)
+    """
+    if kind == "rows" and array.ndim:
+        rows = array.reshape(-1, array.shape[-1])
+        count = min(len(rows), ROWS, most // max(rows[:1].nbytes, 1))
+        kept = rows[np.linspace(0, len(rows) - 1, count).astype(int)] if count else rows[:0]
+        return kept.copy() if kept.nbytes else None
+    length, batch = STEPS, BATCH
+    while length >= LEAST:
+        # Of states there are one or two, for the directions: as many as there are.
+        shape = (batch, None, *[length] * (array.ndim - 2)) if kind == "maps" else (length,)
+        kept = array[tuple(map(slice, shape))] if array.ndim else array
+        if kept.nbytes <= most:
+            return kept.copy() if kept.nbytes else None
+        length, batch = length // 2, 1
+    return None

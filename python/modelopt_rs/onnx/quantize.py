@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from modelopt_rs.onnx.int8.activations import quantize_activations
+from modelopt_rs.onnx.weight_only.plan import Measure
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
-from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -29,7 +29,7 @@ def quantize_graph(
     path: str | os.PathLike[str] = "model.onnx",
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
-    sensitivity: Sensitivity | None = None,
+    measure: Measure | None = None,
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights, and to int8 layers where `onnx.activations` asks for them.
 
@@ -56,9 +56,7 @@ def quantize_graph(
     Cast and Mul, a scale for each output; Conv 'c': a Conv that quantizes its input in each call is slower than float32
     """
     if onnx.activations == "none":
-        return quantize_weights(
-            model, tensors, options, onnx, threads=threads, max_memory=max_memory, sensitivity=sensitivity
-        )
+        return quantize_weights(model, tensors, options, onnx, threads=threads, max_memory=max_memory, measure=measure)
     transforms, decisions = quantize_activations(model, tensors, options, onnx, path=path, threads=threads)
     left = {name: info for name, info in tensors.items() if name not in transforms}
     names = [*left, *(name for name, decision in decisions.items() if decision.action == "copy")]

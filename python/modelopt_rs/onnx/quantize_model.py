@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
+from modelopt_rs.onnx.layer_errors import LayerErrors
+from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import Sensitivity
@@ -24,7 +26,12 @@ __all__ = ["plan_model"]
 
 
 def plan_model(
-    source: Source, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, run: RunOptions | None
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    run: RunOptions | None,
+    calibrate: Calibrate | None = None,
 ) -> FilePlan:
     """Decide what becomes of an ONNX model that is quantized; its graph is rewritten at once.
 
@@ -37,13 +44,20 @@ def plan_model(
     onnx : OnnxOptions
     run : RunOptions or None
         As for `quantize_file`.
+    calibrate : path, mapping, iterable or callable, optional
+        Data to find out with which weights need more bits.
     """
-    check = OnnxCheck(source, run, execution, onnx.calibrate)
+    given = onnx.calibrate if calibrate is None else calibrate
+    check = OnnxCheck(source, run, execution, given)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
+    data = Data(calibrate, run)
+    measure = None
+    if sensitivity is not None:
+        measure = LayerErrors(sensitivity, source.graph, source.path, options, onnx, data)
     changed, decisions = quantize_graph(
         source.graph,
         folding.tensors,
@@ -52,7 +66,7 @@ def plan_model(
         path=source.path,
         threads=execution.threads,
         max_memory=execution.max_memory,
-        sensitivity=sensitivity,
+        measure=measure,
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
@@ -77,7 +91,7 @@ def plan_model(
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict()},
+            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(given)},
             totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,

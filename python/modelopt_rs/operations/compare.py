@@ -51,8 +51,8 @@ def compare_files(
     Parameters
     ----------
     a, b : path
-        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model each; `a` is the
-        reference.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch or Keras, or an ONNX
+        model each; `a` is the reference.
     max_memory : int
         The most bytes that the tiles of both may take.
     threads : int, optional

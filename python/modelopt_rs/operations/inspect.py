@@ -34,8 +34,9 @@ def inspect_file(
     Parameters
     ----------
     path : path
-        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model (its tensors of
-        1 KiB and more). A quantized file is shown as it is stored, not dequantized.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch (`.pt`, `.pth`,
+        `.bin`) or Keras, or an ONNX model (its tensors of 1 KiB and more). A quantized file is shown as it is stored,
+        not dequantized.
     max_memory : int
         The most bytes that a tile may take.
     threads : int, optional

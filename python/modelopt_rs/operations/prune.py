@@ -67,7 +67,8 @@ def prune_file(
     Parameters
     ----------
     source_path : path
-        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch or Keras
+        (whose output is a safetensors file), or an ONNX model.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     sparsity : float, optional
@@ -286,7 +287,7 @@ def _graph_parts(
     if then is not None:
         raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
     from modelopt_rs.onnx.check import OnnxCheck
-    from modelopt_rs.onnx.layer_inputs import refuse_unseen
+    from modelopt_rs.onnx.layer_statistics import refuse_unseen
     from modelopt_rs.onnx.weight_axes import find_weight_axes
 
     axes = find_weight_axes(source.graph)
@@ -308,7 +309,7 @@ def _inputs(
     """Return what collects the inputs of layers, for methods that need them."""
     if calibrate is None or execution.dry_run or not chosen:
         return None
-    from modelopt_rs.onnx.layer_inputs import LayerInputs
+    from modelopt_rs.onnx.layer_statistics import LayerInputs
 
     return LayerInputs(
         source.graph,

@@ -62,7 +62,8 @@ def quantize_file(
     Parameters
     ----------
     source_path : path
-        A safetensors file, a Hugging Face model directory, a sharded checkpoint, or an ONNX model.
+        A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch or Keras
+        (whose output is a safetensors file), or an ONNX model.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     bits : {8, 4, 2}
@@ -189,8 +190,13 @@ def quantize_file(
         # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
         free = scheme is None and bits < 8
         of_graph = replace(options, scheme="asymmetric" if free else options.scheme, symmetric_at_8=free)
-        of_onnx = replace(onnx or OnnxOptions(), bits_of=options.bits_of)
-        return plan_model(source, execution, of_graph, of_onnx, run)
+        asked, calibrate = onnx or OnnxOptions(), None
+        if asked.implied and bits < 8:
+            if uniform:
+                raise OptionError("calibrate must be left out with uniform: nothing is measured")
+            calibrate, asked = asked.calibrate, replace(asked, activations="none", calibrate=None)
+        of_onnx = replace(asked, bits_of=options.bits_of)
+        return plan_model(source, execution, of_graph, of_onnx, run, calibrate)
 
     report: Report = perform(source_path, out_path, plan, writing)
     return report

@@ -83,9 +83,9 @@ def choose_bits(
             # What measures has counted all once: another one writes.
             measured = options.layout.encode(info, chosen.spec, options.nonfinite, threads)
             why = sensitivity.too_far(info.name, chosen.spec.bits, measured)
-        able_bytes = [each.nbytes for each in able]
-        too_far = chosen is None or why is not None
-        i = 0 if too_far else least(chosen.nbytes - options.uniform, able_bytes)
+        i: int | None = 0
+        if chosen is not None and why is None:
+            i = least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
         if i is None:
             break
         if why is None and chosen is not None:

@@ -40,9 +40,9 @@ class OnnxOptions:
         Also the operators of onnxruntime (com.microsoft), or only those of the standard.
     activations : {"none", "dynamic", "static"}, optional
         Leave activations as they are, quantize them by the ranges of each call, or by ranges of calibration data. By
-        default "static" with `calibrate`, else "none".
+        default "static" with `calibrate` at 8 bits, else "none".
     calibrate : path, mapping or callable, optional
-        Calibration data, for static ranges.
+        Calibration data: for static ranges, or below 8 bits to measure which layers need more.
     method : {"minmax", "moving_average", "percentile", "entropy", "mse"}
         How ranges are found in calibration data.
     bias_correction, equalize : bool
@@ -57,6 +57,11 @@ class OnnxOptions:
         The opset of the output, at least; by default the input's, or what the new operators need.
     bits_of : mapping of str to {8, 4, 2}
         Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
+
+    Attributes
+    ----------
+    implied : bool
+        Whether nothing but `calibrate` says that activations are static.
 
     Examples
     --------
@@ -80,10 +85,12 @@ class OnnxOptions:
     per_tensor: bool = False
     opset: int | None = None
     bits_of: Mapping[str, int] = field(default_factory=dict)
+    implied: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.activations is None:
+            object.__setattr__(self, "implied", self.calibrate is not None)
             object.__setattr__(self, "activations", "none" if self.calibrate is None else "static")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
@@ -129,8 +136,11 @@ class OnnxOptions:
         bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
         return options.with_bits(bits)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options in force, as a report has them; of calibration data only where they come from."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        data = None if self.calibrate is None else said(self.calibrate)
-        return {**values, "calibrate": data, "bits_of": dict(self.bits_of)}
+    def as_dict(self, given: Calibrate | None = None) -> dict[str, Any]:
+        """Return the options in force, as a report has them; of calibration data only where they come from.
+
+        `given`: data that calibrate bits, not activations.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        data = self.calibrate if given is None else given
+        return {**values, "calibrate": None if data is None else said(data), "bits_of": dict(self.bits_of)}

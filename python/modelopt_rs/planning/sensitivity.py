@@ -57,7 +57,7 @@ def layer_error(figures: ErrorFigures) -> float:
     """
     if figures.dd == 0.0:
         return 0.0
-    return math.sqrt(figures.dd / figures.xx) if figures.xx > 0.0 else math.inf
+    return math.inf if figures.xx == 0.0 else math.sqrt(figures.dd / figures.xx)
 
 
 def in_words(found: LayerError, limit: float) -> tuple[str, str]:
@@ -107,4 +107,5 @@ class Sensitivity:
     def judged(self, name: str, found: LayerError) -> tuple[str, str] | None:
         """Keep the error of a weight; say that it is too large, or None."""
         self.errors[name] = found
-        return None if found.error <= self.limit else in_words(found, self.limit)
+        # Of numbers that are none the error is none, whatever the bits.
+        return in_words(found, self.limit) if found.error > self.limit else None

@@ -476,12 +476,14 @@ def with_function(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def test_a_weight_whose_opset_can_not_be_had_is_left() -> None:
+def test_a_weight_whose_opset_can_not_be_had_has_more_bits() -> None:
     proto = with_function(matmul())
     small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE)
     assert small.decisions["w"].reason == (
-        "DequantizeLinear, blocks of 32 needs opset 21, which onnx can't convert this model to"
+        "8 bits (DequantizeLinear, blocks of 32 needs opset 21, which onnx can't convert this model to): "
+        "DequantizeLinear, a scale for each output"
     )
+    run(small.proto, inputs(proto))
     assert small.proto.opset_import[0].version == 17
     with pytest.raises(ValueError, match=r"a model with functions \('Double'\) can't be converted to opset 21"):
         Quantized(proto, QuantizeOptions(bits=4), OnnxOptions(opset=21))
@@ -543,7 +545,7 @@ def test_forms_are_chosen_once_where_they_need_a_later_opset(
     proto = matmul() if convertible else with_function(matmul())
     small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE)
     assert small.proto.opset_import[0].version == (21 if convertible else 17)
-    assert seen == ["MatMul"] * 2  # of 4 and of 8 bits
+    assert seen == ["MatMul"] * (2 if convertible else 3)  # of 4 and of 8 bits, and of 8 where 4 can't be had
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -901,7 +903,10 @@ OPTIONS = {
     "bits_of needs activations 'none', got 'dynamic'": {"bits_of": {"*": 4}, "activations": "dynamic"},
     "per_tensor needs target 'portable'": {"per_tensor": True},
     "calibrate must be given with activations 'static', and only then, got without": {"activations": "static"},
-    "calibrate must be given with activations 'static', and only then, got with activations='none'": {"calibrate": "x"},
+    "calibrate must be given with activations 'static', and only then, got with activations='none'": {
+        "calibrate": "x",
+        "activations": "none",
+    },
 }
 
 

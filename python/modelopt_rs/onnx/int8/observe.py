@@ -54,6 +54,16 @@ class Observer:
         """The inputs of the model by name."""
         return input_infos(self._session, self._path)
 
+    def outputs(self, feed: Feed, names: Sequence[str]) -> list[Any]:
+        """Run the model once; return outputs of its own.
+
+        Raises
+        ------
+        FormatError
+            If the run fails.
+        """
+        return run_session(self._session, self._path, feed, list(names))
+
     def run(self, samples: Iterable[Feed], visit: Callable[[str, Array], None], names: Sequence[str]) -> int:
         """Show `visit` some of the values of every sample; return how many samples there were.
 

@@ -1,9 +1,9 @@
 """What becomes of every tensor of a graph: first what each weight can become, then what is done, decided from that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import onnx_ir as ir
 
@@ -11,23 +11,31 @@ from modelopt_rs.dtypes import BY_ONNX_NUMBER
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.onnx.opset import raise_opset
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
-from modelopt_rs.onnx.weight_only.forms.choice import choose
+from modelopt_rs.onnx.weight_only.forms.choice import choose, folded
 from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
-from modelopt_rs.onnx.weights import Role, Weight, find_weights, why_no_weight
+from modelopt_rs.onnx.weights import Role, Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.bits import least, not_smaller, not_to_be_had
 from modelopt_rs.planning.decide import Decision, Moved, decide
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions, more_bits
-from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["Forms", "WeightPlan", "plan_weights"]
+__all__ = ["Forms", "Measure", "WeightPlan", "plan_weights"]
 
 Forms: TypeAlias = Mapping[Role, Form]
 """The form of a weight for each way in which its nodes take it."""
 
+Choose: TypeAlias = Callable[[Use, Weight, TensorInfo, QuantizeOptions, OnnxOptions], Form | str]
+
 # The most bytes of a result that is turned to keep at a time where it is only measured.
 KEEP: Final = 32 * 2**20
+
+
+class Measure(Protocol):
+    """Says which weights need more bits."""
+
+    def too_far(self, weight: Weight, bits: int, coder: Coder) -> tuple[str, str] | None:
+        """Say that a layer is too far off with some bits, in general and how far; None if it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +110,11 @@ def plan_weights(
     tensors: Mapping[str, TensorInfo],
     options: QuantizeOptions,
     onnx: OnnxOptions,
-    sensitivity: Sensitivity | None = None,
+    measure: Measure | None = None,
 ) -> WeightPlan:
     """Decide for every tensor what is done with it, and raise the opset to what that needs.
 
-    Where it can't be raised and was not asked for, the weights that need it are left.
+    Where it can't be raised and was not asked for, the weights that need it get more bits, or are left.
 
     Parameters
     ----------
@@ -116,7 +124,7 @@ def plan_weights(
         The initializers of the main graph that a source has tiles of.
     options : QuantizeOptions
     onnx : OnnxOptions
-    sensitivity : Sensitivity, optional
+    measure : Measure, optional
         Says which weights need more bits.
 
     Raises
@@ -127,7 +135,7 @@ def plan_weights(
         If the opset that is asked for can't be had.
     """
     weights = _by_name(model)
-    candidates = _candidates(model, weights, tensors, _Request(options, onnx, sensitivity))
+    candidates = _candidates(model, weights, tensors, _Request(options, onnx, measure))
     plan = _decided(candidates, weights, options, onnx)
     have = model.graph.opset_imports.get("", 0)
     need = max(plan.opset, onnx.opset or 0)
@@ -138,13 +146,36 @@ def plan_weights(
     except UnsupportedError:
         if onnx.opset is not None:
             raise
-        return _decided(candidates, weights, options, onnx, have)
+        within = _within(candidates, weights, _Request(options, onnx, measure), have)
+        return _decided(within, weights, options, onnx, have)
     # The conversion has made a new graph: nodes and values have to be found in it. What becomes of them stays, for it
     # keeps names, and how nodes take weights.
     weights = _by_name(model)
     left = {name: info for name, info in tensors.items() if candidates[name].is_second_best and name in weights}
-    ranked = _ranked_tables(weights, left, _Request(options, onnx, sensitivity), need)
+    ranked = _ranked_tables(weights, left, _Request(options, onnx, measure), need)
     return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
+
+
+def _within(
+    candidates: Mapping[str, _Candidate], weights: Mapping[str, Weight], request: "_Request", opset: int
+) -> dict[str, _Candidate]:
+    """Give weights whose form needs an opset that can't be had more bits, where these have a form in what there is."""
+    found, onnx = dict(candidates), request.onnx
+    for name, each in candidates.items():
+        words = each.why_not(opset)
+        if each.reason is not None or words is None:
+            continue
+        options = onnx.at(name, request.options).with_bits(each.bits)
+        more = (
+            _coded(weights[name], each.info, options.with_bits(bits), onnx, way)
+            for bits in more_bits(options)
+            for way in (None, folded)
+        )
+        other = next((one for one in more if one.why_not(opset) is None), None)
+        if other is not None:
+            why = f"what {each.bits} bits need is of an opset that the model can't have"
+            found[name] = replace(other, moved=Moved(other.bits, why, words))
+    return found
 
 
 def _ranked_tables(
@@ -220,14 +251,15 @@ class _Request:
 
     options: QuantizeOptions
     onnx: OnnxOptions
-    sensitivity: Sensitivity | None
+    measure: Measure | None
 
-    def too_far(self, name: str, candidate: _Candidate) -> tuple[str, str] | None:
+    def too_far(self, weight: Weight, candidate: _Candidate) -> tuple[str, str] | None:
         """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
         globs = (*self.onnx.bits_of, *self.options.exclude)
-        if self.sensitivity is None or candidate.coder is None or any(fnmatchcase(name, glob) for glob in globs):
+        given = any(fnmatchcase(weight.name, glob) for glob in globs)
+        if self.measure is None or candidate.coder is None or given:
             return None
-        return self.sensitivity.too_far(name, candidate.bits, candidate.coder)
+        return self.measure.too_far(weight, candidate.bits, candidate.coder)
 
 
 def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidate:
@@ -242,7 +274,7 @@ def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidat
         if chosen.reason is not None:
             why: tuple[str, str] | None = not_to_be_had(chosen.bits, chosen.reason)
         else:
-            why = request.too_far(weight.name, chosen)
+            why = request.too_far(weight, chosen)
         at = 0 if why is not None else least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
         if at is None:
             break
@@ -251,13 +283,15 @@ def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidat
     return chosen
 
 
-def _coded(weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> _Candidate:
+def _coded(
+    weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions, way: Choose | None = None
+) -> _Candidate:
     """Find the form for each use of a weight, or why it is left alone."""
     forms: dict[Role, Form] = {}
     if weight.others:
         return _Candidate(info, options.bits, forms, f"also used by {', '.join(dict.fromkeys(weight.others))}")
     for use in weight.uses:
-        form = choose(use, weight, info, options, onnx)
+        form = (way or choose)(use, weight, info, options, onnx)
         if isinstance(form, str):
             return _Candidate(info, options.bits, forms, form)
         forms[use.role] = form

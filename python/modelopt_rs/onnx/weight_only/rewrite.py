@@ -14,12 +14,11 @@ from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKS
 from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
-from modelopt_rs.onnx.weight_only.plan import Forms, plan_weights
+from modelopt_rs.onnx.weight_only.plan import Forms, Measure, plan_weights
 from modelopt_rs.onnx.weights import Use, Weight
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
-from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -35,7 +34,7 @@ def quantize_weights(
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
-    sensitivity: Sensitivity | None = None,
+    measure: Measure | None = None,
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights; the weights themselves follow in tiles, through the transforms.
 
@@ -54,7 +53,7 @@ def quantize_weights(
         Threads to compute with; never changes a byte.
     max_memory : int
         What a run may hold; a quarter of it is for a weight whose axes change places.
-    sensitivity : Sensitivity, optional
+    measure : Measure, optional
         Says which weights need more bits.
 
     Returns
@@ -90,7 +89,7 @@ def quantize_weights(
     """
     for bits in {options.bits, *onnx.bits_of.values()}:
         _check_group(options.group_size, bits)
-    plan = plan_weights(model, tensors, options, onnx, sensitivity)
+    plan = plan_weights(model, tensors, options, onnx, measure)
     check_bits_of(onnx.bits_of, plan.decisions)
     names = Names(model)
     common = StorageOptions(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)

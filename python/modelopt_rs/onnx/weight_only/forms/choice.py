@@ -35,7 +35,7 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["BLOCKS", "choose"]
+__all__ = ["BLOCKS", "choose", "folded"]
 
 # At 8 bits the blocks of MatMulNBits may be long: 128 make the weights 0.26 of their size (32: 0.29) and the product
 # faster, and the error stays that of 8 bits. DequantizeLinear needs none.
@@ -80,6 +80,13 @@ def choose(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     if use.kind in ("matmul", "gemm"):
         return _matrix(use, info, options, onnx)
     return _array(use, info, options, onnx)
+
+
+def folded(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
+    """Return the form of Cast and Mul, which at 8 bits every opset has, or why it can't be had."""
+    if use.kind == "gather" or isinstance(choose(use, weight, info, options, onnx), str):
+        return f"{use.where} has no other form"
+    return _array(use, info, options, replace(onnx, target="onnxruntime", per_tensor=False))
 
 
 def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:

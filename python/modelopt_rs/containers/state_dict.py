@@ -1,0 +1,147 @@
+"""Which part of what torch.save has saved is the model, and how its tensors are named."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from modelopt_rs.containers.torch_pickle import NumpyArray, StoredTensor
+from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, quote
+
+__all__ = ["state_dict"]
+
+# Under which keys training scripts save the model, beside its optimizer and other things.
+_WRAPPERS: Final = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+)
+_TRAINING: Final = ("optim", "lr_sched", "sched")  # how the keys of what else is saved begin
+# What DistributedDataParallel and torch.compile put before every name.
+_PREFIXES: Final = ("module.", "_orig_mod.")
+_MAX_DEPTH = 64
+_MAX_VISITS = 2_000_000
+
+
+def state_dict(
+    value: Any, *, unwrap: bool, max_tensors: int, max_names: int
+) -> tuple[dict[str, StoredTensor], dict[str, int]]:
+    """Return the tensors of a model by name, and how many arrays under which keys are left out.
+
+    Parameters
+    ----------
+    value : object
+        What was saved: a state dict, or a dict with one.
+    unwrap : bool
+        Whether a state dict is looked for under the keys that scripts use, and prefixes of all names are dropped.
+    max_tensors : int
+        The most tensors to accept.
+    max_names : int
+        The most bytes of all names.
+
+    Raises
+    ------
+    FormatError
+        If two tensors get one name, or one a name that is no text. `LimitError`: it is over a limit.
+        `UnsupportedError`: there is no tensor.
+    """
+    walk = _Walk(max_tensors, max_names)
+    left_out: dict[str, int] = {}
+    while unwrap and isinstance(value, dict):
+        inside = _inside(value, walk)
+        if inside is None:
+            break
+        for key, other in value.items():
+            if key != inside:
+                _leave_out(left_out, str(key), other, walk)
+        value = value[inside]
+    if unwrap and isinstance(value, dict):
+        training = [key for key in value if isinstance(key, str) and key.lower().startswith(_TRAINING)]
+        for key in [key for key in training if isinstance(value[key], dict | list)]:
+            _leave_out(left_out, key, value[key], walk)
+            value = {name: other for name, other in value.items() if name != key}
+    tensors: dict[str, StoredTensor] = {}
+    for name, each in walk.arrays({"tensor": value} if isinstance(value, StoredTensor) else value):
+        if isinstance(each, NumpyArray):
+            left_out[name] = 1
+        elif name in tensors:
+            raise FormatError(f"two tensors are named {quote(name)}")
+        else:
+            tensors[name] = each
+    if not tensors:
+        raise UnsupportedError("no tensor is in what was saved; save a state_dict()")
+    return (_short(tensors) if unwrap else tensors), left_out
+
+
+def _inside(value: dict[Any, Any], walk: "_Walk") -> str | None:
+    """Return the key under which the state dict stands; None where this is one."""
+    for key in _WRAPPERS:
+        if isinstance(value.get(key), dict) and next(walk.arrays(value[key]), None) is not None:
+            return key
+    return None
+
+
+def _leave_out(left_out: dict[str, int], key: str, value: Any, walk: "_Walk") -> None:
+    n = sum(1 for _ in walk.arrays({key: value}))
+    if n:
+        left_out[key] = n
+
+
+def _short(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Drop what stands before all names."""
+    for prefix in _PREFIXES * 2:
+        if all(name.startswith(prefix) and name != prefix for name in tensors):
+            tensors = {name.removeprefix(prefix): each for name, each in tensors.items()}
+    return tensors
+
+
+class _Walk:
+    """Looks through nested containers, in bounded time: a pickle can hold one in itself, or in itself many times."""
+
+    def __init__(self, max_tensors: int, max_names: int) -> None:
+        self._max_tensors, self._max_names = max_tensors, max_names
+        self._visits = 0
+
+    def arrays(self, value: Any) -> Iterator[tuple[str, StoredTensor | NumpyArray]]:
+        """Yield tensors and arrays with their names: keys and indices, with points between."""
+        found = length = 0
+        for name, each in self._below(value, "", 0):
+            found, length = found + 1, length + len(name)
+            if found > self._max_tensors:
+                raise LimitError(f"more tensors than max_tensors={self._max_tensors:,}")
+            if length > self._max_names:
+                raise LimitError(f"the tensors' names have more bytes than max_header={self._max_names:,}")
+            yield name, each
+
+    def _below(self, value: Any, name: str, depth: int) -> Iterator[tuple[str, StoredTensor | NumpyArray]]:
+        self._visits += 1
+        if self._visits > _MAX_VISITS:
+            raise LimitError(f"what was saved has more than {_MAX_VISITS:,} parts")
+        if isinstance(value, StoredTensor | NumpyArray):
+            yield name, value
+            return
+        if not isinstance(value, dict | list | tuple):
+            return
+        if depth == _MAX_DEPTH:
+            raise FormatError("what was saved nests too deep")
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            if not isinstance(each, StoredTensor | NumpyArray | dict | list | tuple):
+                continue
+            yield from self._below(each, f"{name}.{_text(key)}" if name else _text(key), depth + 1)
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str | int) or isinstance(key, bool):
+        raise UnsupportedError(f"a tensor's key must be text or a whole number, got {quote(repr(key))}")
+    text = str(key)
+    if len(text) > 64 << 10:
+        raise LimitError(f"a tensor's name has {len(text):,} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"the name {quote(text)} has no UTF-8") from None
+    return text
