@@ -88,8 +88,15 @@ def expected(method, weight, array, runs, share):
     for g in range(groups):
         part = np.split(matrix, groups)[g]
         statistics = mo.prune.ColumnNorms() if method == "wanda" else mo.prune.Hessian()
+        # Rows are added up some at a time, of a Hessian at least as many as there are columns.
+        waiting = []
         for sample in rows:
-            statistics.update(sample[g])
+            waiting.append(sample[g])
+            if method == "wanda" or sum(map(len, waiting)) >= part.shape[1]:
+                statistics.update(np.concatenate(waiting))
+                waiting = []
+        if waiting:
+            statistics.update(np.concatenate(waiting))
         if method == "wanda":
             out.append(mo.prune.wanda(part, statistics.norm(), **share))
         else:

@@ -160,7 +160,7 @@ def test_zeros_nan_infinities_and_extremes(bits, scheme):
     back = mo.quantize(x, **options, nonfinite="saturate").dequantize()
     assert back[1, 2] == 0
     assert np.isfinite(back).all()
-    for big in (3e38, 1e-37, 1e-44):
+    for big in (1e38, 1e-37, 1e-44):
         x = (np.array([[-1.0, 0.5, 0.25, 1.0]]) * big).astype(np.float32)
         q = mo.quantize(x, **options)
         plain = mo.quantize(x, bits=bits, scheme=scheme, group_size=4)

@@ -18,6 +18,8 @@ def grid(bits: int, scheme: str, size: int) -> np.ndarray:
         (2, "asymmetric"): (0.3, 1.1, 9),
     }
     long = {8: (0.6, 1.01, 12), 4: (0.4, 1.1, 10), 2: (0.15, 1.1, 12)}
+    if size <= 4096:
+        long[8] = (0.92, 1.01, 10)
     return np.linspace(*(short[bits, scheme] if size <= 64 else long[bits]))
 
 

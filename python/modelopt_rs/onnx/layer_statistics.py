@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -198,7 +199,8 @@ class LayerInputs:
         for each in self._names[self._names.index(name) :]:
             new = [source for source in self._sources[each] if source not in found]
             groups = max((1 if patches is None else patches.groups) for _, patches in self._sources[each])
-            size = 8 * self._columns[each] ** (2 if self._kind is Hessian else 1) * groups * len(new)
+            # Float64, and the float32 rows that wait for it.
+            size = 12 * self._columns[each] ** (2 if self._kind is Hessian else 1) * groups * len(new)
             if found and size > room:
                 break
             room -= size
@@ -207,7 +209,8 @@ class LayerInputs:
 
     def _collect(self, sources: Sequence[_Source]) -> dict[_Source, list[ColumnNorms | Hessian]]:
         seen = {
-            source: [self._kind() for _ in range(1 if source[1] is None else source[1].groups)] for source in sources
+            source: [_Sums(self._kind()) for _ in range(1 if source[1] is None else source[1].groups)]
+            for source in sources
         }
         wanted: dict[str, list[_Source]] = {}
         for source in sources:
@@ -215,16 +218,50 @@ class LayerInputs:
 
         def visit(name: str, array: Array) -> None:
             for source in wanted[name]:
-                for group, statistics in enumerate(seen[source]):
+                for group, sums in enumerate(seen[source]):
                     parts: Iterable[Array] = [array] if source[1] is None else source[1].rows(array, group)
-                    try:
-                        for rows in parts:
-                            statistics.update(rows)
-                    except ValueError as error:
-                        raise ValueError(f"calibrate: value {quote(name)}: {error}") from error
+                    for rows in parts:
+                        with _named(name):
+                            sums.add(rows)
 
         self._observer.run(self._samples, visit, list(wanted))
-        return seen
+        for source, found in seen.items():
+            with _named(source[0]):
+                for sums in found:
+                    sums.flush()
+        return {source: [sums.statistics for sums in found] for source, found in seen.items()}
+
+
+class _Sums:
+    """Statistics that take rows some at a time: products of few rows cost as much as those of as many as columns."""
+
+    def __init__(self, statistics: ColumnNorms | Hessian) -> None:
+        self.statistics = statistics
+        self._rows: list[Array] = []
+        self._count = 0
+
+    def add(self, array: Array) -> None:
+        """Take rows in, now or later."""
+        rows = array.reshape(-1, array.shape[-1])
+        self._rows.append(rows)
+        self._count += len(rows)
+        if isinstance(self.statistics, ColumnNorms) or self._count >= rows.shape[1]:
+            self.flush()
+
+    def flush(self) -> None:
+        """Take in what is left."""
+        if self._count:
+            self.statistics.update(self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows))
+        self._rows, self._count = [], 0
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Raise what is wrong with a value with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"calibrate: value {quote(name)}: {error}") from error
 
 
 def _sources(weight: Weight) -> Iterator[tuple[str, Patches | None]]:

@@ -4,8 +4,9 @@ use super::tile::LANES;
 use super::{Scheme, Uniform};
 use crate::real::{Bf16, Element, F16, Real};
 
-/// Longer groups have outliers: their grid is wider.
+/// Longer groups have outliers, whole arrays more: their grids are wider.
 const SHORT: usize = 64;
+const LONG: usize = 4096;
 
 /// How scales are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,7 @@ pub(super) fn grid(uniform: Uniform, size: usize) -> (Vec<f64>, &'static [f64]) 
     let (from, to, n) = match (uniform.bits, uniform.scheme, size <= SHORT) {
         (8, Scheme::Symmetric, true) => (0.97, 1.01, 9),
         (8, _, true) => (0.97, 1.01, 5),
+        (8, _, false) if size <= LONG => (0.92, 1.01, 10),
         (8, _, false) => (0.6, 1.01, 12),
         (4, Scheme::Symmetric, true) => (0.88, 1.08, 5),
         (4, _, true) => (0.75, 1.1, 8),

@@ -131,7 +131,7 @@ kernel! {
             tile.load(source, &lanes, at, &state.norm);
             state.measure(&tile);
         }
-        state.sums().iter().map(|sums| sums.map(sum_of_lanes)).collect()
+        state.sums.iter().map(|sums| sums.map(sum_of_lanes)).collect()
     }
 }
 

@@ -1,4 +1,6 @@
-//! What the search of scales tries, and what it learns from the sums.
+//! What the search of scales tries, and what it learns from the sums: loops over lanes of several arrays at once.
+
+#![expect(clippy::needless_range_loop, reason = "lanes are indices into several arrays")]
 
 use super::grid::{How, grid, units};
 use super::params::{self, Range};
@@ -29,7 +31,8 @@ pub(super) struct State<C> {
     unit: [C; LANES],
     pub(super) norm: [C; LANES],
     tries: Vec<Try<C>>,
-    sums: Vec<[[f64; LANES]; 3]>,
+    /// Of each try, for each lane: of dd, dq and qq.
+    pub(super) sums: Vec<[[f64; LANES]; 3]>,
     round: usize,
     best: Try<C>,
     error: [f64; LANES],
@@ -173,16 +176,13 @@ impl<C: Real> State<C> {
         }
     }
 
-    /// The sums of each try.
-    pub(super) fn sums(&self) -> &[[[f64; LANES]; 3]] {
-        &self.sums
-    }
-
     /// Add to the sums of all lanes, which are one group.
     pub(super) fn add(&mut self, more: &[[f64; 3]]) {
         for (sums, more) in self.sums.iter_mut().zip(more) {
             for (sum, more) in sums.iter_mut().zip(more) {
-                sum.iter_mut().for_each(|sum| *sum += more);
+                for sum in sum.iter_mut() {
+                    *sum += more;
+                }
             }
         }
     }
