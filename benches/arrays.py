@@ -275,6 +275,14 @@ def gguf_cases(x: np.ndarray) -> Iterator[Case]:
         lambda: quants.quantize(x, kind),
         same_quality(x, lambda answer, rows: quants.dequantize(answer[rows], kind)),
     )
+    yield Case(
+        'int4, groups of 32, search="mse"',
+        "gguf quants.quantize Q4_0",
+        1,
+        lambda: mo.quantize(x, bits=4, group_size=GROUP, search="mse", scale_dtype="float16"),
+        lambda: quants.quantize(x, kind),
+        same_quality(x, lambda answer, rows: quants.dequantize(answer[rows], kind)),
+    )
 
 
 def bitsandbytes_cases(x: np.ndarray) -> Iterator[Case]:

@@ -48,6 +48,8 @@ __all__ = [
     "dequantize",
     "error_stats",
     "fake_quantize",
+    "fake_quantize_given",
+    "find_scales",
     "get_num_threads",
     "global_magnitude",
     "histogram",
@@ -65,6 +67,7 @@ __all__ = [
     "pack",
     "quantile",
     "quantize",
+    "quantize_given",
     "quantized_shapes",
     "row_offsets",
     "set_fault",
@@ -171,6 +174,42 @@ def quantize(
     x: Any, out: Parts, spec: Spec, nonfinite: str, absmax: float | None, dtype: Bf16, threads: int | None
 ) -> None:
     """`absmax`: at least the largest magnitude of an array that `x` is a part of, where a scale depends on it."""
+
+def find_scales(
+    x: Any,
+    weights: Array | None,
+    out: tuple[Array, Array | None],
+    spec: Spec,
+    how: tuple[str, str | None, str | None],
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """Write scale and zero point. `how`: the function that asks, "mse" or None, the dtype that scales are rounded to.
+
+    Of an axis only the first. What is not finite counts as 0.
+    """
+
+def quantize_given(
+    x: Any,
+    codes: Array,
+    scales: tuple[Array, Array | None],
+    spec: Spec,
+    nonfinite: str,
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """Write codes for these scales and zero points."""
+
+def fake_quantize_given(
+    x: Any,
+    out: Array,
+    scales: tuple[Array, Array | None],
+    spec: Spec,
+    nonfinite: str,
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """Write the numbers that such codes stand for."""
 
 def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...

@@ -11,6 +11,9 @@ Bf16: TypeAlias = Literal["bf16"] | None
 """uint16 arrays hold bfloat16 bits."""
 Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
 Nonfinite: TypeAlias = Literal["raise", "saturate"]
+Search: TypeAlias = Literal["mse"] | None
+ScaleDtype: TypeAlias = Literal["float32", "float16", "bfloat16"] | None
+"""What scales are rounded to; None: their own dtype."""
 GroupSize: TypeAlias = int | tuple[int, int] | None
 """Elements of a group, or rows and columns of a tile."""
 Format: TypeAlias = str | tuple[int, str | None]
@@ -66,7 +69,9 @@ __all__ = [
     "OptionalTensors",
     "Parts",
     "PruneCall",
+    "ScaleDtype",
     "Scheme",
+    "Search",
     "Semantics",
     "Spec",
     "States",

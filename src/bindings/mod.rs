@@ -27,6 +27,7 @@ mod pruned;
 mod quant;
 mod reduce;
 mod result;
+mod scales;
 mod sparse;
 mod spec;
 mod states;
@@ -45,6 +46,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     order::register(m)?;
     crop::register(m)?;
     quant::register(m)?;
+    scales::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

@@ -106,6 +106,11 @@ impl<'py> Arrays<'py> {
         Ok(Self { codes, scale, zero_point: zero_point.transpose()?, offset, global })
     }
 
+    /// What is written where the parameters are given: the codes alone.
+    pub fn codes(function: &'static str, given: &Obj<'py>, plan: &Plan) -> PyResult<Array<'py>> {
+        Check { function, out: true }.bytes(["codes", "out.codes"], given, &plan.codes)
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &Array<'py>> {
         [&self.codes, &self.scale].into_iter().chain(&self.zero_point).chain(&self.offset).chain(&self.global)
     }

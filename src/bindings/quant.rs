@@ -20,7 +20,7 @@ use crate::real::Element;
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// The dtype that scales of `x` have.
-fn compute_dtype(x: &Array<'_>) -> (Dtype, &'static str) {
+pub fn compute_dtype(x: &Array<'_>) -> (Dtype, &'static str) {
     if x.dtype == Dtype::F64 { (Dtype::F64, "float64") } else { (Dtype::F32, "float32") }
 }
 

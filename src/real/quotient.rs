@@ -35,7 +35,7 @@ pub struct Divisor<C> {
 }
 
 impl<C: Real> Divisor<C> {
-    /// For a positive number.
+    /// For a number of either sign: rounding to nearest is symmetric.
     #[inline(always)]
     pub fn new(divisor: C) -> Self {
         Self { negated: C::from_i16(0) - divisor, reciprocal: C::from_i16(1) / divisor }
@@ -45,7 +45,8 @@ impl<C: Real> Divisor<C> {
     #[inline(always)]
     pub fn is_exact(divisor: C) -> bool {
         let [least, greatest] = C::DIVISORS;
-        divisor >= least && divisor <= greatest
+        let magnitude = divisor.abs();
+        magnitude >= least && magnitude <= greatest
     }
 
     /// x / divisor, rounded once, where that is between 1/4 and 1024 in magnitude; below 1/2 where it is below 1/4. Only

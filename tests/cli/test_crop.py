@@ -145,6 +145,11 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
             "keep must be from 1 to the 40 of 'bert.encoder.layer.0.ffn', got 99",
         ),
         (
+            ["MODEL", "-o", "OUT", "--keep", "1", "--what", "ffn"],
+            "keep must be a share, or a number of at least 5% of the units, got the int 1: 1 of the 40 of "
+            "'bert.encoder.layer.0.ffn'; 1.0 is all of them; if so few are meant, say 0.025 and round_to=1",
+        ),
+        (
             ["MODEL", "-o", "OUT", "--keep", "0.5", "--what", "mlp"],
             "Invalid value for '--what': 'mlp' is not one of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', "
             "'all'.",
@@ -163,7 +168,7 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
         ),
         (
             ["MODEL", "--keep", "0.5", "--what", "ffn", "--then", "quantize", "-o", "OUT"],
-            "after --then quantize: No such option '-o'.",
+            "after --then quantize: No such option '-o'.; -o must stand before --then",
         ),
     ],
 )

@@ -335,6 +335,15 @@ def test_what_is_chosen_by_default_is_read_back(tmp_path: Path, name: str, inclu
     assert_read_back(tmp_path / "a", tmp_path / "q", name, FAMILIES[name][1]())
 
 
+def test_experts_are_coded_alike(source: Callable[[str], Path], tmp_path: Path) -> None:
+    """transformers makes one tensor of them; other layers may have other bits."""
+    name = "MixtralForCausalLM"
+    with pytest.raises(mo.OptionError, match=r"experts.0.w1.weight': transformers reads it only where all weights are"):
+        mo.quantize_file(source(name), tmp_path / "q", bits=4, bits_of={"*experts.0.*": 8}, durable=False)
+    mo.quantize_file(source(name), tmp_path / "q", bits=4, bits_of={"*q_proj*": 8}, durable=False)
+    assert_read_back(source(name), tmp_path / "q", name, tokens())
+
+
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "ElectraForPreTraining", "T5ForConditionalGeneration"])
 def test_zero_points(source: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     """H1: a plain load reads asymmetric codes; what it can't, matrices of few rows, stays float."""

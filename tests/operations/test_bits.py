@@ -72,7 +72,7 @@ def test_options_that_say_nothing_are_refused(tmp_path: Path, options: dict[str,
 def test_weights_that_are_too_far_off_get_more_bits(tmp_path: Path) -> None:
     """H22: 2 bits become 4, and 8 where these are not enough; and it is said."""
     source = write(tmp_path / "a.safetensors", {"near.weight": ("F32", weights((64, 128)))})
-    report = mo.quantize_file(source, tmp_path / "b.safetensors", bits=2, durable=False)
+    report = mo.quantize_file(source, tmp_path / "b.safetensors", bits=2, max_layer_error=0.15, durable=False)
     assert words_of(tmp_path / "b.safetensors", "near.weight") == 128 * 4 // 32
     assert report.warnings == ("1 weight at 4 bits: their error at 2 bits is over 0.15",)
     assert report.tensors[0].reason.startswith("4 bits (its error at 2 bits is 0.")
@@ -118,5 +118,6 @@ def test_a_result_that_is_larger_than_its_source_says_so(tmp_path: Path) -> None
 
 def test_the_command_says_what_was_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "a.safetensors", {"near.weight": ("F32", weights((64, 128)))})
-    assert main(["quantize", str(source), "-o", str(tmp_path / "b.safetensors"), "--bits", "2"]) == 0
+    options = ["--bits", "2", "--max-layer-error", "0.15"]
+    assert main(["quantize", str(source), "-o", str(tmp_path / "b.safetensors"), *options]) == 0
     assert "note  1 weight at 4 bits: their error at 2 bits is over 0.15\n" in capsys.readouterr().out

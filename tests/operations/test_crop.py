@@ -283,6 +283,7 @@ def test_report(tmp_path: Path) -> None:
         "scope": "local",
         "norm": "inf",
         "nan": "raise",
+        "calibrate": None,
         "config": None,
         "then": None,
     }
@@ -527,3 +528,29 @@ def test_a_real_model_cropped_is_that_of_whole_arrays(tmp_path: Path) -> None:
     assert_same(read(tmp_path / "b" / "model.safetensors"), want)
     assert config_of(tmp_path / "b") == new
     assert {group.kept for group in report.groups} == {1152}
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (
+            1,
+            "keep must be a share, or a number of at least 5% of the units, got the int 1: 1 of the 40 of "
+            "'bert.encoder.layer.0.ffn'; 1.0 is all of them; if so few are meant, say 0.025 and round_to=1",
+        ),
+        (
+            {"*.ffn": 1},
+            "keep['*.ffn'] must be a share, or a number of at least 5% of the units, got the int 1: 1 of",
+        ),
+    ],
+)
+def test_a_number_so_small_that_a_share_was_meant_is_refused(tmp_path: Path, keep: Any, message: str) -> None:
+    """H62: keep=1 kept 1 unit of all."""
+    source = directory(tmp_path / "a", bert(), BERT)
+    with pytest.raises(OptionError) as error:
+        mo.crop_file(source, tmp_path / "b", keep=keep, what="ffn")
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "b").exists()
+    # Heads are few: 1 of 6 may be meant; and a share says how few units there shall be.
+    assert mo.crop_file(source, tmp_path / "c", keep=1, what="heads").groups[0].kept == 1
+    assert mo.crop_file(source, tmp_path / "d", keep=0.025, what="ffn", round_to=1).groups[0].kept == 1

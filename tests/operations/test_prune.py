@@ -445,6 +445,8 @@ def test_report(tmp_path: Path) -> None:
         "sparsity": 0.25,
         "keep": None,
         "group": None,
+        "method": "magnitude",
+        "calibrate": None,
         "scope": "tensor",
         "format": "dense",
         "include": [],

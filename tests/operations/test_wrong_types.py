@@ -47,7 +47,7 @@ def cases() -> list[Any]:
     for call, needed in {**FUNCTIONS, **OPTIONS}.items():
         hints = get_type_hints(call)
         hints.pop("return", None)
-        names = [f.name for f in dataclasses.fields(call)] if inspect.isclass(call) else list(hints)
+        names = [f.name for f in dataclasses.fields(call) if f.init] if inspect.isclass(call) else list(hints)
         for name in names:
             wrong = [value for value in WRONG if not takes(hints[name], value)]
             found.append(pytest.param(call, needed, name, wrong, id=f"{call.__name__}-{name}"))

@@ -7,7 +7,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "F8_E4M3": 1}
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
 
 
 def info(name: str, shape: tuple[int, ...] = (64, 64), dtype: str = "F32") -> TensorInfo:
@@ -78,7 +78,6 @@ def test_what_is_left(name: str, reason: str) -> None:
         (info("a.weight", (2, 3, 64)), "not 2-dimensional, but 3-dimensional"),
         (info("a.weight", (0, 64)), "empty"),
         (info("a.weight", dtype="I64"), "dtype I64 is not one of F32, F16, BF16"),
-        (info("a.weight", dtype="F8_E4M3"), "dtype F8_E4M3 is not one of F32, F16, BF16"),
         (info("a.weight", dtype="F64"), "dtype F64 is not one of F32, F16, BF16"),
     ],
 )
@@ -140,8 +139,8 @@ def test_a_tied_head_stays() -> None:
     assert decide(one, include=["lm_head*"]).action == "quantize"
     with pytest.raises(OptionError, match=r"tied to the embedding by config.json's tie_word_embeddings"):
         decide(one, {"tie_word_embeddings": True}, include=["lm_head*"])
-    with pytest.raises(OptionError, match="tied to the embedding"):
-        decide(info("model.embed_tokens.weight"), {"tie_word_embeddings": True}, include=["*embed_tokens*"])
+    embedding = info("model.embed_tokens.weight")
+    assert decide(embedding, {"tie_word_embeddings": True}, include=["*embed_tokens*"]).action == "quantize"
 
 
 def test_a_quantized_model_is_refused() -> None:
@@ -167,5 +166,5 @@ def test_options(options: dict, message: str) -> None:
 
 
 def test_one_string_is_no_list_of_globs() -> None:
-    with pytest.raises(TypeError, match="include must be a sequence of globs, got one string"):
+    with pytest.raises(TypeError, match="include must be a sequence of str, got 'abc'"):
         QuantizeOptions(include="abc")

@@ -98,3 +98,11 @@ def test_two_ways_by_hand_are_refused_where_one_is_read(tmp_path: Path) -> None:
     tensors = {"a.weight": normal(64, 64), "b.weight": normal(64, 64)}
     with pytest.raises(mo.OptionError, match="transformers reads it only where all weights are coded alike, got 2"):
         quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4, bits_of={"a.*": 8})
+
+
+def test_numbers_that_are_none_say_nothing_of_how_far_off_a_weight_is(tmp_path: Path) -> None:
+    for number in (np.nan, np.inf):
+        weight = normal(64, 64)
+        weight[3, 5] = number
+        report = quantized(tmp_path, {"fc.weight": weight}, bits=4, nonfinite="saturate")
+        assert reasons(report) == {"fc.weight": "weight of a linear layer"}

@@ -513,3 +513,11 @@ def test_messages(call, error, text):
 def test_a_report_does_not_know_other_groups():
     with pytest.raises(KeyError):
         mo.prune.plan_crop(W, ROWS)["x"]
+
+
+def test_a_number_of_units_that_reads_as_per_cent_is_refused():
+    """H62: of 2,000 units keep=50 is 2.5 %, not half."""
+    tensors = {"a.weight": np.ones((2000, 3), np.float32), "b.weight": np.ones((3, 2000), np.float32)}
+    groups = mo.prune.mlp_groups(tensors, ["a.weight", "b.weight"], [None, None])
+    with pytest.raises(ValueError, match=r"got the int 50: 50 of the 2,000 of .*; 50 % are 0.5; if so few"):
+        mo.prune.crop(tensors, groups, keep=50)

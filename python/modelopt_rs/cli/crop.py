@@ -44,14 +44,20 @@ def parse_keep(text: str) -> tuple[str, float]:
     type=parse_keep,
     multiple=True,
     metavar="SHARE|N",
-    help="What stays of each group: a share with a point (0.75), or a whole number of units. '*.ffn=0.5' says it of "
-    "some groups, before a plain one. Repeatable; the first that matches counts.",
+    help="What stays of each group: a share with a point (0.75; 1.0 is all), or a whole number of units, at least 5 % "
+    "of them. '*.ffn=0.5' says it of some groups, before a plain one. Repeatable; the first that matches counts.",
 )
 @click.option(
     "--what",
     type=click.Choice(["heads", "query_heads", "ffn", "channels", "hidden", "all"]),
     multiple=True,
     help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(),
+    metavar="DATA.npz|DIR",
+    help="ONNX: choose units by what they say to the layers behind them, and let what stays make up for what goes.",
 )
 @click.option(
     "--round-to",
@@ -92,6 +98,7 @@ def crop(
     output: str | None,
     keep: tuple[tuple[str, float], ...],
     what: tuple[str, ...],
+    calibrate: str | None,
     round_to: int | None,
     scope: str,
     norm: str,
@@ -109,9 +116,10 @@ def crop(
 ) -> None:
     """Remove the least important parts of a model: smaller matrices.
 
-    FILE|DIR is a Hugging Face model directory or a sharded checkpoint of the
-    BERT or the Llama family, one safetensors file with --config, or an ONNX
-    model; OUT is the same. config.json gets the new sizes, so that transformers
+    FILE|DIR is a Hugging Face model directory or a sharded checkpoint of a
+    family whose layers are BERT's or Llama's (RoBERTa, ELECTRA, DistilBERT,
+    Mistral, Qwen, Gemma, Phi, OLMo ...), one safetensors file with --config,
+    or an ONNX model; OUT is the same. config.json gets the new sizes, so that transformers
     loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.
 
@@ -135,6 +143,7 @@ def crop(
             # A share alone holds for what the others don't name.
             keep=keeps["*"] if list(keeps) == ["*"] else dict(sorted(keeps.items(), key=lambda item: item[0] == "*")),
             what=what,
+            calibrate=calibrate,
             round_to=round_to,
             scope=scope,
             norm=math.inf if norm == "inf" else int(norm),

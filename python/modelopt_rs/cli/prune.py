@@ -42,6 +42,20 @@ def parse_keep(text: str) -> tuple[int, int]:
     help="Instead: N of each M consecutive inputs stay (axis 1: of a convolution, its input channels).",
 )
 @click.option(
+    "--method",
+    type=click.Choice(["magnitude", "wanda", "sparsegpt"]),
+    default="magnitude",
+    show_default=True,
+    help="What goes: the smallest weights, or (ONNX, with --calibrate) by what goes into layers as well; sparsegpt "
+    "also corrects the weights that stay.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(),
+    metavar="DATA.npz|DIR",
+    help="ONNX: calibration data for wanda and sparsegpt.",
+)
+@click.option(
     "--scope",
     type=click.Choice(["tensor", "row", "global"]),
     default="tensor",
@@ -74,6 +88,8 @@ def prune(
     output: str | None,
     sparsity: float | None,
     keep: tuple[int, int] | None,
+    method: str,
+    calibrate: str | None,
     scope: str,
     format: str,
     nan: str,
@@ -89,7 +105,7 @@ def prune(
     overwrite: bool,
     run: RunOptions | None,
 ) -> None:
-    """Set the smallest weights of a model to zero.
+    """Set the weights of a model that matter least to zero.
 
     FILE|DIR is a safetensors file, a Hugging Face model directory, a sharded
     checkpoint, or an ONNX model; OUT is the same. Files of torch (.pt, .pth,
@@ -102,6 +118,7 @@ def prune(
     modelopt-rs prune model.safetensors -o sparse.safetensors --sparsity 0.5
     modelopt-rs prune model/ -o small/ --sparsity 0.7 --format bitmask
     modelopt-rs prune model/ -o small/ --keep 2:4 --then quantize --bits 4
+    modelopt-rs prune net.onnx -o sparse.onnx --keep 2:4 --method sparsegpt --calibrate samples.npz
     """  # noqa: D301
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
@@ -114,6 +131,8 @@ def prune(
             sparsity=sparsity,
             keep=keep[0] if keep else None,
             group=keep[1] if keep else None,
+            method=method,
+            calibrate=calibrate,
             scope=scope,
             format=format,
             then=then,

@@ -79,7 +79,8 @@ def quantize(
     of embeddings, convolutions and recurrent layers too; OUT is checked, and run
     in onnxruntime beside the model, before it is put in place.
 
-    Below 8 bits every weight is measured first: those that the bits asked for
+    Below 8 bits every layer is measured first (of an ONNX model its output, on
+    --calibrate DATA, --inputs or made-up inputs): those that the bits asked for
     would take too far off get more, and so do those that would not get smaller.
     The summary says which; --uniform leaves all at --bits.
 

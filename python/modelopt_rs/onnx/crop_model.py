@@ -11,9 +11,11 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.crop.apply import crop_graph
 from modelopt_rs.onnx.crop.coupling import find_groups
+from modelopt_rs.onnx.crop_inputs import CropInputs
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.crop import CropOptions, as_options
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.prune.choice import Chooser
 from modelopt_rs.prune.coupling import check_groups
@@ -140,16 +142,18 @@ class GraphCrop:
             found.append(f"{which}: {reason}")
         return found or ["it has no weights with outputs to crop"]
 
-    def report(self, execution: Execution) -> CropReport:
-        """Rank the units in one pass over the weights; return what stays."""
+    def report(self, execution: Execution, inputs: CropInputs | None = None) -> CropReport:
+        """Rank the units in one pass over the weights, or by what goes into layers; return what stays."""
         options = self._options
         scorer = Scorer(self._whole, self._chooser.cropped, options.norm, options.nan, execution)
         execution.total += scorer.bytes_to_read()
         scores = scorer.scores()
+        if inputs is not None:
+            scores = inputs.scores(scores)
         every = {group.name: scores.get(group.name, np.full(group.units, np.nan)) for group in self.groups}
         return crop_report(self._whole.tensors, self.groups, self._chooser.kept(every), every)
 
-    def apply(self, report: CropReport, threads: int | None) -> dict[str, Transform]:
+    def apply(self, report: CropReport, threads: int | None, inputs: CropInputs | None = None) -> dict[str, Transform]:
         """Crop the graph; return what makes the tensors that come in tiles."""
         tensors = self._source.tensors
         stays = masks(self._whole.tensors, self.groups, report.kept)
@@ -163,6 +167,8 @@ class GraphCrop:
             shape = report.shapes[name][1]
             smaller = TensorInfo(name, info.dtype, shape, info.nbytes // math.prod(info.shape) * math.prod(shape))
             transforms[name] = Crop(info, stays[name], Copy(smaller), threads)
+            if inputs is not None:
+                transforms[name] = inputs.repair(name, stays[name], transforms[name])
         return transforms
 
     def notes(self) -> list[str]:
@@ -172,7 +178,13 @@ class GraphCrop:
         ]
 
 
-def plan_model(source: Source, execution: Execution, options: CropOptions, run: RunOptions | None) -> FilePlan:
+def plan_model(
+    source: Source,
+    execution: Execution,
+    options: CropOptions,
+    run: RunOptions | None,
+    calibrate: Calibrate | None = None,
+) -> FilePlan:
     """Decide what becomes of an ONNX model that is cropped; its units are ranked, and its graph is cropped, at once.
 
     Parameters
@@ -182,13 +194,15 @@ def plan_model(source: Source, execution: Execution, options: CropOptions, run: 
     execution : Execution
     options : CropOptions
     run : RunOptions or None
+    calibrate : path, mapping, iterable or callable, optional
         As for `crop_file`.
     """
-    check = OnnxCheck(source, run, execution)
+    check = OnnxCheck(source, run, execution, calibrate)
     plan = GraphCrop(source, options)
     before = dict(source.tensors)
-    cropped = plan.report(execution)
-    transforms = plan.apply(cropped, execution.threads)
+    inputs = None if calibrate is None else CropInputs(source, plan.groups, calibrate, execution)
+    cropped = plan.report(execution, inputs)
+    transforms = plan.apply(cropped, execution.threads, inputs)
 
     def report(seconds: float) -> CropFileReport:
         rows = [_tensor_report(info, transforms[name].outputs[0]) for name, info in before.items()]
@@ -197,7 +211,12 @@ def plan_model(source: Source, execution: Execution, options: CropOptions, run: 
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options={**options.as_dict(), "config": None, "then": None},
+            options={
+                **options.as_dict(),
+                "calibrate": None if calibrate is None else said(calibrate),
+                "config": None,
+                "then": None,
+            },
             totals=total(rows, {}, seconds),
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in cropped.groups),

@@ -1,7 +1,7 @@
 """How far the outputs of layers are off with quantized weights, on what goes through the model."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +53,11 @@ class LayerErrors:
         self._seen: Seen | None = None
         self._looked = False
         self._errors: dict[tuple[ir.Node, int], float | None] = {}
+
+    @property
+    def errors(self) -> Mapping[str, LayerError]:
+        """What was measured last of each weight."""
+        return self._sensitivity.errors
 
     def too_far(self, weight: Weight, bits: int, coder: Coder) -> tuple[str, str] | None:
         """Say that a layer is too far off with some bits, in general and how far; None if it isn't."""

@@ -87,13 +87,13 @@ def see(
     made_up = data.words == "made-up inputs"
     try:
         observer = Observer(model, path, list(values), threads=threads)
-        feeds = list(_feeds(model, observer, path, data, max_memory))
+        feeds, count = _feeds(model, observer, path, data, max_memory)
     except (FormatError, UnsupportedError):
         if made_up:
             return None
         raise
     seen: dict[str, list[Array]] = {name: [] for name in values}
-    each = max_memory // 8 // max(len(values) * len(feeds), 1)
+    each = max_memory // 8 // max(len(values) * count, 1)
 
     def keep(name: str, array: Array) -> None:
         kept = cut(array, values[name], each)
@@ -106,17 +106,19 @@ def see(
 
 def _feeds(
     model: ir.Model, observer: Observer, path: str | os.PathLike[str], data: Data, max_memory: int
-) -> Iterable[Feed]:
+) -> tuple[Iterable[Feed], int]:
+    """Return what the model is run on, and how many these are at most."""
     infos, run = observer.infos, data.run
     if data.calibrate is not None:
-        return itertools.islice(Samples(data.calibrate, infos, path), SAMPLES)
+        return itertools.islice(Samples(data.calibrate, infos, path), SAMPLES), SAMPLES
     assert run is not None  # or there would be no words
     if data.words == "the given inputs":
         assert run.inputs is not None
-        return itertools.islice(Samples(run.inputs, infos, path, "inputs", run.dims), SAMPLES)
+        return itertools.islice(Samples(run.inputs, infos, path, "inputs", run.dims), SAMPLES), SAMPLES
     outputs = [str(value.name) for value in model.graph.outputs]
     search = Search(lambda feed: observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory)
-    return list(reversed(search().feeds))[:SAMPLES]  # the small sizes first: the first run has all values as outputs
+    feeds = search().feeds[::-1][:SAMPLES]  # the small sizes first: in the first run few values come out at a time
+    return feeds, len(feeds)
 
 
 def cut(array: Array, kind: str, most: int) -> Array | None:

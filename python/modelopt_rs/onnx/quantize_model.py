@@ -1,6 +1,6 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.onnx.check import OnnxCheck
@@ -47,17 +47,11 @@ def plan_model(
     calibrate : path, mapping, iterable or callable, optional
         Data to find out with which weights need more bits.
     """
-    given = onnx.calibrate if calibrate is None else calibrate
-    check = OnnxCheck(source, run, execution, given)
+    check = OnnxCheck(source, run, execution, onnx.calibrate if calibrate is None else calibrate)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(folding, execution, limit)
-    data = Data(calibrate, run)
-    measure = None
-    if sensitivity is not None:
-        measure = LayerErrors(sensitivity, source.graph, source.path, options, onnx, data)
+    measure = _measure(folding, execution, options, onnx, Data(calibrate, run))
     changed, decisions = quantize_graph(
         source.graph,
         folding.tensors,
@@ -70,28 +64,22 @@ def plan_model(
     )
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
-    transforms: dict[str, Transform] = dict(changed)
-    for name, info in source.tensors.items():
-        if name not in changed and name in source.graph.graph.initializers:
-            transforms[name] = Copy(info)
+    left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
+    transforms: dict[str, Transform] = {**changed, **{k: Copy(left[k]) for k in left if k not in changed}}
+    schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
-        rows = [
-            _tensor_report(infos[k], decision, transforms.get(k), figures.get(k)) for k, decision in decisions.items()
-        ]
+        rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in decisions.items()]
         totals = total(rows, figures, seconds)
-        errors = {} if sensitivity is None else sensitivity.errors
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
-        bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
-        schemes = [(each, options.spec.symmetric) for each in bits]
         return Report(
             command="quantize",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(given)},
+            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(calibrate)},
             totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
@@ -100,6 +88,25 @@ def plan_model(
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
+
+
+def _measure(
+    folding: Folding, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, data: Data
+) -> LayerErrors | None:
+    """Return what says which weights need more bits; None where all get those asked for."""
+    limit = options.layer_error
+    if limit is None:
+        return None
+    sensitivity = Sensitivity(folding, execution, limit)
+    return LayerErrors(sensitivity, folding.graph, folding.path, options, onnx, data)
+
+
+def _schemes(
+    changed: Collection[str], decisions: Mapping[str, Decision], options: QuantizeOptions, onnx: OnnxOptions
+) -> list[tuple[int, bool]]:
+    """Return of each weight that is quantized its bits, and whether it has no zero points."""
+    bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
+    return [(each, options.spec.symmetric) for each in bits]
 
 
 def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:

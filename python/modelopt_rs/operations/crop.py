@@ -16,6 +16,7 @@ from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.choice import Keep
@@ -44,6 +45,7 @@ def crop_file(
     *,
     keep: Keep,
     what: str | Sequence[str],
+    calibrate: Calibrate | None = None,
     round_to: int | None = None,
     scope: str = "local",
     norm: float = 2,
@@ -70,19 +72,25 @@ def crop_file(
     Parameters
     ----------
     source_path : path
-        A Hugging Face model directory or a sharded checkpoint of the BERT or the Llama family, one safetensors file
-        of such a model, or an ONNX model of any kind.
+        A Hugging Face model directory or a sharded checkpoint of a family that `prune.transformer_groups` knows, one
+        safetensors file of such a model, or an ONNX model of any kind.
     out_path : path
         Where to write: a file for a file, a directory for a directory.
     keep : float, int or mapping
-        How many units of each group stay: a float from 0 to 1 is a fraction, an int a number. A mapping gives one by
-        the names of groups or globs over them (``*.heads``, ``*.query_heads``, ``*.ffn``, ``hidden``); the first that
-        matches counts, and groups that none matches stay whole.
+        How many units of each group stay: a float from 0 to 1 is a fraction, an int a number: 1.0 is all of them, 1 is
+        one, and refused where that is below 5 % of the units. A mapping gives one by the names of groups or globs over
+        them (``*.heads``, ``*.query_heads``, ``*.ffn``, ``hidden``); the first that matches counts, and groups that
+        none matches stay whole.
     what : str or sequence of str
         "heads": heads of attention (where heads share keys and values, those with all their queries). "query_heads":
         query heads alone (Llama). "ffn": the width of the feed-forward networks. "hidden": the width of the model;
         without training expect much worse answers. "all": heads, ffn and hidden. Or several of them. In an ONNX model
         "ffn" are the units between any two layers of MatMul or Gemm; "channels" are those of convolutions.
+    calibrate : path, mapping, iterable or callable, optional
+        Of an ONNX model, for "ffn", "heads" and "channels": samples, as for `prune_file`. A unit is then as important
+        as what it says to the layers of MatMul, Gemm and Conv that take it, the 2-norm of its input times its weights
+        there, and what these lose is made up for by `prune.least_squares` on the inputs that stay. Only sums are kept
+        of the samples; a weight and three squares of its inputs in float64 must fit `max_memory`.
     round_to : int, optional
         What the cropped lengths are a multiple of. By default 8 for fractions (in groups that have a shorter one than
         the whole), 1 for numbers.
@@ -173,12 +181,15 @@ def crop_file(
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
             check_not_run(source, run)
+            if calibrate is not None:
+                fix = "crop it as an ONNX model, or arrays by prune.InputStats, prune.crop and prune.least_squares"
+                raise OptionError(f"calibrate must be left out for a model of tensors alone: nothing runs it; {fix}")
             return _plan(source, execution, options, config, then)
         if config is not None or then is not None:
             raise OptionError("config and then must be left out for an ONNX model: its graph says all")
         from modelopt_rs.onnx.crop_model import plan_model
 
-        return plan_model(source, execution, options, run)
+        return plan_model(source, execution, options, run, calibrate)
 
     report: CropFileReport = perform(source_path, out_path, plan, writing)
     return report
@@ -215,11 +226,7 @@ def _plan(
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options={
-                **options.as_dict(),
-                "config": None if config is None else str(config),
-                "then": then.as_dict() if then else None,
-            },
+            options=_options(options, config, then),
             totals=total(rows, figures, seconds),
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in after.report.groups),
@@ -235,6 +242,14 @@ def _plan(
         config=after.config,
         report=report,
     )
+
+
+def _options(
+    options: CropOptions, config: str | os.PathLike[str] | None, then: QuantizeOptions | None
+) -> dict[str, Any]:
+    """Return the options in force, as a report has them."""
+    others = {"config": None if config is None else str(config), "then": then.as_dict() if then else None}
+    return {**options.as_dict(), "calibrate": None, **others}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modelopt_rs.arguments import check_types
@@ -14,16 +15,19 @@ from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.prune import PruneOptions, WeightAxes, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
+from modelopt_rs.prune.sparsegpt import Hessian
+from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 from modelopt_rs.stream.transform import Transform
-from modelopt_rs.transforms.prune import Pruner
+from modelopt_rs.transforms.prune import Inputs, Pruner
 
 __all__ = ["prune_file"]
 
@@ -35,6 +39,8 @@ def prune_file(
     sparsity: float | None = None,
     keep: int | None = None,
     group: int | None = None,
+    method: str = "magnitude",
+    calibrate: Calibrate | None = None,
     scope: str = "tensor",
     format: str = "dense",
     then: QuantizeOptions | None = None,
@@ -51,7 +57,7 @@ def prune_file(
     allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Set the weights of the smallest magnitude in a model file to zero.
+    """Set the weights of a model file that matter least to zero: of the smallest magnitude, or by calibration data.
 
     What becomes zero is exactly what `prune.magnitude`, `prune.global_magnitude` and `prune.n_of_m` choose in whole
     arrays, but no tensor is ever held whole: exact thresholds come from counts of digits, in one more pass over 16-bit
@@ -71,6 +77,14 @@ def prune_file(
     keep, group : int, optional
         Instead of `sparsity`: how many of each `group` consecutive inputs stay. Inputs lie along axis 1: the rows of a
         matrix, the input channels of a convolution; in an ONNX model where its graph says.
+    method : {"magnitude", "wanda", "sparsegpt"}
+        Of an ONNX model also by what goes into its layers of MatMul, Gemm and Conv: exactly what `prune.wanda` (of each
+        row those of the least weight times input) and `prune.sparsegpt` (whose other weights make up for what goes)
+        choose, given the same `ColumnNorms` or `Hessian`, a convolution taken as (out, kernel positions x channels). A
+        weight must then fit `max_memory` whole, and so must, for "sparsegpt", three squares of its inputs in float64.
+    calibrate : path, mapping, iterable or callable, optional
+        Samples for those: an .npz, a directory of .npy and .npz files, arrays by input, or mappings of arrays. They run
+        through onnxruntime one at a time, and only sums are kept: memory doesn't grow with their number.
     scope : {"tensor", "row", "global"}
         What loses the share `sparsity`: each tensor, each of its rows (all weights of one output; where these are the
         columns of a matrix of an ONNX model it must fit `max_memory`), or all pruned tensors together, in the order of
@@ -143,12 +157,16 @@ def prune_file(
         sparsity=sparsity,
         keep=keep,
         group=group,
+        method=method,
         scope=scope,
         format=format,
         include=include,
         exclude=exclude,
         nan=nan,
     )
+    if options.calibrated != (calibrate is not None):
+        got = f"{method!r} without calibrate" if calibrate is None else f"calibrate with {method!r}"
+        raise OptionError(f"method must be 'wanda' or 'sparsegpt' with calibrate (calibration data), got {got}")
     if then is not None and format != "dense":
         raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
     writing = Writing(
@@ -162,7 +180,10 @@ def prune_file(
         progress=progress,
     )
     report: Report = perform(
-        source_path, out_path, lambda source, execution: _plan(source, execution, options, then, run), writing
+        source_path,
+        out_path,
+        lambda source, execution: _plan(source, execution, options, then, run, calibrate),
+        writing,
     )
     return report
 
@@ -173,13 +194,14 @@ def _plan(
     options: PruneOptions,
     then: QuantizeOptions | None,
     run: RunOptions | None,
+    calibrate: Calibrate | None,
 ) -> FilePlan:
     tensors, config = source.tensors, source.config or {}
-    axes, check = _graph_parts(source, execution, options, then, run)
+    axes, check = _graph_parts(source, execution, options, then, run, calibrate)
     decisions = plan_prune(tensors, config, options, axes)
     quantization = Quantization(tensors, config, then, execution.threads)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
-    pruner = Pruner(source, chosen, options, execution, axes)
+    pruner = Pruner(source, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
     prunes = {} if execution.dry_run else pruner.transforms(lasts)
@@ -200,7 +222,7 @@ def _plan(
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options={**options.as_dict(), "then": then.as_dict() if then else None},
+            options=_options(options, calibrate, then),
             totals=total(rows, figures, seconds),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
@@ -215,6 +237,12 @@ def _plan(
         check=check,
         report=report,
     )
+
+
+def _options(options: PruneOptions, calibrate: Calibrate | None, then: QuantizeOptions | None) -> dict[str, Any]:
+    """Return the options in force, as a report has them."""
+    data = None if calibrate is None else said(calibrate)
+    return {**options.as_dict(), "calibrate": data, "then": then.as_dict() if then else None}
 
 
 def _storage(
@@ -243,10 +271,15 @@ def _graph_parts(
     options: PruneOptions,
     then: QuantizeOptions | None,
     run: RunOptions | None,
+    calibrate: Calibrate | None,
 ) -> tuple[Mapping[str, WeightAxes] | None, Any]:
     """Return how the weights of an ONNX model lie, and what checks the new one; None and None of other files."""
     if source.graph is None:
         check_not_run(source, run)
+        if options.calibrated:
+            arrays = "prune.wanda or prune.sparsegpt, with ColumnNorms or a Hessian of each layer's inputs, take arrays"
+            got = f"got {options.method!r}: nothing runs it; prune it as an ONNX model, or {arrays}"
+            raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")
         return None, None
     if options.format != "dense":
         got = f"got {options.format!r}: no operator reads bitmasks"
@@ -254,9 +287,39 @@ def _graph_parts(
     if then is not None:
         raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
     from modelopt_rs.onnx.check import OnnxCheck
+    from modelopt_rs.onnx.layer_statistics import refuse_unseen
     from modelopt_rs.onnx.weight_axes import find_weight_axes
 
-    return find_weight_axes(source.graph), OnnxCheck(source, run, execution)
+    axes = find_weight_axes(source.graph)
+    if options.calibrated:
+        axes |= {
+            name: replace(axes[name], refused=axes[name].refused or reason)
+            for name, reason in refuse_unseen(source.graph).items()
+        }
+    return axes, OnnxCheck(source, run, execution, calibrate)
+
+
+def _inputs(
+    source: Source,
+    execution: Execution,
+    options: PruneOptions,
+    chosen: Sequence[TensorInfo],
+    calibrate: Calibrate | None,
+) -> Inputs | None:
+    """Return what collects the inputs of layers, for methods that need them."""
+    if calibrate is None or execution.dry_run or not chosen:
+        return None
+    from modelopt_rs.onnx.layer_statistics import LayerInputs
+
+    return LayerInputs(
+        source.graph,
+        source.path,
+        Hessian if options.method == "sparsegpt" else ColumnNorms,
+        [info.name for info in chosen],
+        calibrate,
+        max_memory=execution.max_memory // 2,  # the other half is for the weight that is pruned
+        threads=execution.threads,
+    ).of
 
 
 def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:

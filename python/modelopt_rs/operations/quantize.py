@@ -179,24 +179,10 @@ def quantize_file(
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
             return _plan(source, execution, options)
-        if format is not None:
-            raise OptionError(f"format must be left out for an ONNX model, got {format!r}: no operator reads it")
-        if only_dequantize:
-            raise OptionError(
-                "only_dequantize must be left out for an ONNX model: onnxruntime reads all that is written"
-            )
-        from modelopt_rs.onnx.quantize_model import plan_model
-
         # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
         free = scheme is None and bits < 8
         of_graph = replace(options, scheme="asymmetric" if free else options.scheme, symmetric_at_8=free)
-        asked, calibrate = onnx or OnnxOptions(), None
-        if asked.implied and bits < 8:
-            if uniform:
-                raise OptionError("calibrate must be left out with uniform: nothing is measured")
-            calibrate, asked = asked.calibrate, replace(asked, activations="none", calibrate=None)
-        of_onnx = replace(asked, bits_of=options.bits_of)
-        return plan_model(source, execution, of_graph, of_onnx, run, calibrate)
+        return _plan_graph(source, execution, of_graph, onnx or OnnxOptions(), run)
 
     report: Report = perform(source_path, out_path, plan, writing)
     return report
@@ -207,6 +193,24 @@ def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOp
         given = "onnx (--target, --activations and others)"
         raise OptionError(f"{given} must be left out for a model that is no ONNX model, got it for {source.path}")
     check_not_run(source, run)
+
+
+def _plan_graph(
+    source: Source, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, run: RunOptions | None
+) -> FilePlan:
+    """Quantize an ONNX model."""
+    if options.format is not None:
+        raise OptionError(f"format must be left out for an ONNX model, got {options.format!r}: no operator reads it")
+    if options.only_dequantize:
+        raise OptionError("only_dequantize must be left out for an ONNX model: onnxruntime reads all that is written")
+    from modelopt_rs.onnx.quantize_model import plan_model
+
+    calibrate = None
+    if onnx.implied and options.bits < 8:
+        if options.uniform:
+            raise OptionError("calibrate must be left out with uniform: nothing is measured")
+        calibrate, onnx = onnx.calibrate, replace(onnx, activations="none", calibrate=None)
+    return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate)
 
 
 def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:

@@ -119,11 +119,9 @@ def groups_alike(names: Iterable[str], layout: str, config: Mapping[str, Any]) -
     for name in names:
         (experts if EXPERT.fullmatch(name) else dense).append(name)
     whole = bool(model_types(config) & INITIALIZED)
-    # Experts are merged only as floats: then all is decoded as it is loaded.
-    reader = next(iter(experts), None) or next(
-        (name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None
-    )
-    groups = [(name, group) for name, group in ((reader, dense), (next(iter(experts), None), experts)) if group]
+    reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
+    # Those that it makes one tensor of.
+    groups = [(reader, dense), (next(iter(experts), None), experts)]
     return [(name, group) for name, group in groups if name is not None]
 
 

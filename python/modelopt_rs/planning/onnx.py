@@ -10,10 +10,16 @@ from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
 from modelopt_rs.planning.quantize import BITS, QuantizeOptions
 
-__all__ = ["Calibrate", "OnnxOptions"]
+__all__ = ["Calibrate", "OnnxOptions", "said"]
 
 Calibrate: TypeAlias = str | PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any]
 """Where calibration data come from: a file or directory, arrays by input, samples, or what returns them."""
+
+
+def said(data: Calibrate) -> str:
+    """Return where calibration data come from, as a report says it."""
+    return str(data) if isinstance(data, (str, PathLike)) else type(data).__name__
+
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "target": ("onnxruntime", "portable"),
@@ -137,5 +143,4 @@ class OnnxOptions:
         """
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
         data = self.calibrate if given is None else given
-        values["calibrate"] = str(data) if isinstance(data, (str, PathLike)) or data is None else type(data).__name__
-        return {**values, "calibrate": None if data is None else values["calibrate"], "bits_of": dict(self.bits_of)}
+        return {**values, "calibrate": None if data is None else said(data), "bits_of": dict(self.bits_of)}

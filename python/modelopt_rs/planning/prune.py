@@ -13,6 +13,7 @@ __all__ = ["PruneOptions", "WeightAxes", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
+METHODS = ("magnitude", "wanda", "sparsegpt")
 LARGEST_GROUP = 32
 
 
@@ -26,8 +27,11 @@ class PruneOptions:
         The share of weights that goes, from 0 to 1.
     keep, group : int, optional
         Instead of `sparsity`: how many of each `group` consecutive inputs stay.
+    method : {"magnitude", "wanda", "sparsegpt"}
+        What goes: the smallest weights, those that meet the smallest inputs as well, or those that the others make up
+        for best. The last two need calibration data.
     scope : {"tensor", "row", "global"}
-        What loses the share `sparsity`: each tensor, each of its rows, or all tensors together.
+        What loses the share `sparsity`: each tensor, each of its rows, or all tensors together. Of "magnitude" alone.
     format : {"dense", "bitmask"}
         Store zeros, or the other weights and a bit for each.
     include, exclude : sequence of str
@@ -45,6 +49,7 @@ class PruneOptions:
     sparsity: float | None = None
     keep: int | None = None
     group: int | None = None
+    method: str = "magnitude"
     scope: str = "tensor"
     format: str = "dense"
     include: Sequence[str] = ()
@@ -63,13 +68,21 @@ class PruneOptions:
             raise OptionError(f"group must be from 2 to {LARGEST_GROUP}, got {self.group}")
         if self.keep is not None and self.group is not None and not 1 <= self.keep < self.group:
             raise OptionError(f"keep must be from 1 to below group ({self.group}), got {self.keep}")
-        for name, known in (("scope", SCOPES), ("format", FORMATS), ("nan", ("raise", "largest"))):
+        for name, known in (("method", METHODS), ("scope", SCOPES), ("format", FORMATS), ("nan", ("raise", "largest"))):
             if getattr(self, name) not in known:
                 shown = ", ".join(repr(word) for word in known)
                 raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
         if self.group is not None and self.scope != "tensor":
             raise OptionError(f"scope must be left out with keep and group, got {self.scope!r}")
+        if self.calibrated and self.scope != "tensor":
+            own = "each row loses the share" if self.method == "wanda" else "each tensor loses the share"
+            raise OptionError(f"scope must be left out with method {self.method!r} ({own}), got {self.scope!r}")
         check_globs(self.include, self.exclude)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether what goes depends on calibration data."""
+        return self.method != "magnitude"
 
     @property
     def structure(self) -> str:
@@ -170,7 +183,7 @@ def why_not(info: TensorInfo, options: PruneOptions, layout: WeightAxes = PLAIN)
         return f"{len(info.shape)}-dimensional: not a matrix or more"
     if 0 in info.shape:
         return "empty"
-    if layout.unclear is not None and (options.group or options.scope == "row"):
+    if layout.unclear is not None and (options.group or options.scope == "row" or options.calibrated):
         return f"which axis holds inputs isn't clear: {layout.unclear}"
     if options.group and layout.in_axis is not None and info.shape[layout.in_axis] % options.group:
         return f"{info.shape[layout.in_axis]:,} inputs are no multiple of the group of {options.group}"

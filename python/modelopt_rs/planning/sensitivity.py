@@ -57,7 +57,7 @@ def layer_error(figures: ErrorFigures) -> float:
     """
     if figures.dd == 0.0:
         return 0.0
-    return math.sqrt(figures.dd / figures.xx) if figures.xx > 0.0 else math.inf
+    return math.inf if figures.xx == 0.0 else math.sqrt(figures.dd / figures.xx)
 
 
 def in_words(found: LayerError, limit: float) -> tuple[str, str]:

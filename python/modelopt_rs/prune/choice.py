@@ -20,6 +20,8 @@ Keep: TypeAlias = float | Mapping[str, float]
 
 # What lengths are a multiple of where a fraction is kept and nothing else is said: of eight float32 a vector is made.
 DEFAULT_ROUND = 8
+# A number of units below this share of them is taken for a mistake: keep=1 for 1.0, or 50 for 50 %.
+LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,12 @@ def _count(function: str, what: str, keep: float, group: Group) -> int:
         if keep % group.blocks:
             text = f"a multiple of the {group.blocks} blocks of {group.name!r}"
             raise ArgumentError(function, f"{what} must be {text}, got {keep}")
+        if keep < LEAST_SHARE * group.units:
+            few = f"got the int {keep}: {keep} of the {group.units:,} of {group.name!r}"
+            fix = f"{float(keep)} is all of them" if keep == 1 else f"{keep} % are {keep / 100}"
+            meant = f"if so few are meant, say {keep / group.units:.2g} and round_to=1"
+            text = f"{what} must be a share, or a number of at least {LEAST_SHARE:.0%} of the units, {few}"
+            raise ArgumentError(function, f"{text}; {fix}; {meant}")
         return int(keep)
     if not 0 < keep <= 1:
         raise ArgumentError(function, f"{what} must be above 0 and at most 1, got {keep}; an int is a number of units")

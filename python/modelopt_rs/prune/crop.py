@@ -105,8 +105,9 @@ def crop(
         What lives and dies together; see `mlp_groups`, `chain_groups` and `transformer_groups`.
     keep : float, int or mapping
         How many units of each group stay: a float from 0 to 1 is a fraction, ``round(keep * units)`` (half to even),
-        an int a number. A mapping gives one for each group by its name or a pattern as in `fnmatch`; the first that
-        matches counts, and groups that none matches stay whole.
+        an int a number, of at least 5 % of the units (fewer are taken for a mistake, as 1 for 1.0). A mapping gives
+        one for each group by its name or a pattern as in `fnmatch`; the first that matches counts, and groups that none
+        matches stay whole.
     round_to : int, optional
         The length of every cropped axis is made a multiple: the number of units goes to the nearest one that gives
         such lengths (half to even), at least one, at most the most that fit. Groups that stay whole are left alone.

@@ -35,6 +35,11 @@ class Hessian:
         """How many rows were seen."""
         return 0 if self._stats is None else self._stats.count
 
+    @property
+    def stats(self) -> InputStats | None:
+        """The sums that it is made of, as `least_squares` takes them; None before the first update."""
+        return self._stats
+
     def update(self, x: Array) -> None:
         """Take inputs in, of shape (..., columns); nothing is kept of them.
 

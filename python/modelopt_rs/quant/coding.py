@@ -1,14 +1,15 @@
 """Quantization of arrays: `quantize` and `fake_quantize`, in every format."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Scheme, Spec
+from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, ScaleDtype, Scheme, Search, Spec
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of, resolve
+from modelopt_rs.quant.search import Parameters
 
 __all__ = ["fake_quantize", "quantize"]
 
@@ -21,6 +22,11 @@ def quantize(
     format: str | None = None,
     axis: int | None = None,
     group_size: GroupSize = None,
+    search: Search = None,
+    weights: Array | None = None,
+    scale: Array | float | None = None,
+    zero_point: Array | int | None = None,
+    scale_dtype: ScaleDtype = None,
     nonfinite: Nonfinite = "raise",
     out: QuantizedArray | None = None,
     dtype: Bf16 = None,
@@ -57,6 +63,21 @@ def quantize(
         A scale for each `group_size` consecutive elements of the last axis; a short last group is a group. Formats have
         their own: "nf4" and "fp4" 64, or a power of two from 32 to 4096; "mxfp4" and "mxfp8" 32; "nvfp4" 16. A pair
         (with "fp8_e4m3" and "fp8_e5m2"): tiles of so many rows and columns, smaller at the edges.
+    search : {"mse"}, optional
+        Find the scale (and zero point) of each part with the least squared error: the best of a grid, then by least
+        squares with its codes made anew, as they are stored. Symmetric scales may then be negative, and the lowest
+        code, ``-2**(bits-1)``, is used. Never worse than the plain formula. Not for "minmax", nor for named formats
+        but those of uniform codes.
+    weights : ndarray of float32, optional
+        With `search`: how much the squared error of each element of the last axis counts; not negative.
+    scale : ndarray or float, optional
+        Scales to be used, of the shape and dtype that `QuantizedArray.scale` has; not 0. What lies beyond the codes
+        becomes the lowest, ``-2**(bits-1)`` or 0, or the highest.
+    zero_point : ndarray of uint8 or int, optional
+        With `scale`, for scheme "asymmetric".
+    scale_dtype : {"float32", "float16", "bfloat16"}, optional
+        What scales are rounded to before codes are made, for where they are stored so; the array of scales keeps its
+        dtype. Subnormal numbers of float16 are used, larger scales become its largest.
     nonfinite : {"raise", "saturate"}
         What to do with NaN and infinities: refuse them, or map NaN to the code of zero and infinities to the limits,
         with ranges over the finite numbers.
@@ -82,7 +103,9 @@ def quantize(
     References
     ----------
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", equation 1 (arXiv 1712.05877).
+    Inference", equation 1 (arXiv 1712.05877). The search: ggml's Q4_0 has scales of either sign, its `make_qx_quants` a
+    grid with least squares; Banner et al. 2019, "Post training 4-bit quantization of convolutional networks for
+    rapid-deployment", on clipping (arXiv 1810.05723).
 
     Examples
     --------
@@ -95,15 +118,33 @@ def quantize(
     ((1, 2), (1, 2))
     >>> float(np.abs(np.asarray(q) - x).max()) <= float(q.scale.max()) / 2
     True
+    >>> x = np.random.default_rng(0).standard_normal((64, 256), dtype=np.float32)
+    >>> def loss(**options):
+    ...     return float(np.square(x - mo.fake_quantize(x, bits=4, group_size=32, **options)).mean())
+    >>> loss(search="mse") < 0.75 * loss()
+    True
+    >>> mo.quantize(np.array([0.5, 1.0, 9.0], np.float32), scale=0.0625).codes
+    array([  8,  16, 127], dtype=int8)
     >>> mo.quantize(x, format="nf4")
-    QuantizedArray(shape=(1, 4), format='nf4', group_size=64)
+    QuantizedArray(shape=(64, 256), format='nf4', group_size=64)
     """
     coding, group_size = resolve("quantize", format, bits, scheme, group_size)
     spec = (coding, axis, group_size)
+    parameters = None
+    if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
+        parameters = Parameters("quantize", search, weights, scale, zero_point, scale_dtype)
     if out is None:
         out = _empty(x, spec)
+        if parameters is not None:
+            out.scale, out.zero_point = parameters.of(x, spec, out.scale.shape, dtype, threads)
+            _core.quantize_given(x, out.codes, (out.scale, out.zero_point), spec, nonfinite, dtype, threads)
+            return out
     else:
         _check_out(out, spec)
+        if parameters is not None:
+            found = parameters.of(x, spec, _shapes(x.shape, spec)[1], dtype, threads)
+            _write_given(out, found, (x, spec, nonfinite, dtype, threads))
+            return out
         if nonfinite == "raise":
             nonfinite = "raise-first"  # type: ignore[assignment]  # the core's own name
     parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
@@ -140,6 +181,20 @@ def _empty(x: Array, spec: Spec) -> QuantizedArray:
     return QuantizedArray(codes, scale, zero_point, offset, entry.bits, entry.scheme, shape, axis, group_size)
 
 
+def _write_given(out: QuantizedArray, found: tuple[Array, Array | None], call: tuple[Any, ...]) -> None:
+    """Write codes and parameters to arrays that were there before."""
+    for name, new in (("scale", found[0]), ("zero_point", found[1])):
+        part = getattr(out, name)
+        if new is not None and (part.shape, part.dtype, part.flags.writeable) != (new.shape, new.dtype, True):
+            wanted = f"be writeable, with shape {new.shape} and dtype {new.dtype}"
+            raise ValueError(f"quantize: out.{name} must {wanted}, got {part.shape} and {part.dtype}")
+    x, *rest = call
+    _core.quantize_given(x, out.codes, found, *rest)
+    np.copyto(out.scale, found[0])
+    if out.zero_point is not None and found[1] is not None:
+        np.copyto(out.zero_point, found[1])
+
+
 def _check_out(out: QuantizedArray, spec: Spec) -> None:
     if not isinstance(out, QuantizedArray):
         raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
@@ -167,6 +222,11 @@ def fake_quantize(
     format: str | None = None,
     axis: int | None = None,
     group_size: GroupSize = None,
+    search: Search = None,
+    weights: Array | None = None,
+    scale: Array | float | None = None,
+    zero_point: Array | int | None = None,
+    scale_dtype: ScaleDtype = None,
     nonfinite: Nonfinite = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
@@ -178,7 +238,9 @@ def fake_quantize(
 
     Parameters
     ----------
-    x, bits, scheme, format, axis, group_size, nonfinite, dtype, threads
+    x, bits, scheme, format, axis, group_size, search, weights, scale, zero_point, scale_dtype
+        As for `quantize`.
+    nonfinite, dtype, threads
         As for `quantize`.
     out : ndarray, optional
         C-contiguous, of x's shape and dtype, apart from `x`: written and returned.
@@ -202,5 +264,11 @@ def fake_quantize(
     elif nonfinite == "raise":
         given = "raise-first"
     coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
+    if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
+        spec = (coding, axis, group_size)
+        parameters = Parameters("fake_quantize", search, weights, scale, zero_point, scale_dtype)
+        found = parameters.of(x, spec, _core.quantized_shapes(x.shape, spec)[1], dtype, threads)
+        _core.fake_quantize_given(x, out, found, spec, nonfinite, dtype, threads)
+        return out
     _core.fake_quantize(x, out, (coding, axis, group_size), given, dtype, threads)
     return out

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,18 +12,23 @@ from modelopt_rs._types import Array
 from modelopt_rs._types import PruneCall as How
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.planning.prune import PLAIN, PruneOptions, WeightAxes
+from modelopt_rs.prune.sparsegpt import Hessian, sparsegpt
+from modelopt_rs.prune.wanda import ColumnNorms, wanda
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Copy, Rows, Transform
 from modelopt_rs.transforms.ranking import Ranking, SharedThreshold, Threshold, bytes_to_rank, rank_together
 
-__all__ = ["Prune", "Pruner"]
+__all__ = ["Inputs", "Prune", "Pruner"]
 
 COPIED_BYTES = 2**20
 
 # Prunes the next tile of a tensor, in place.
 Step: TypeAlias = Callable[[Array], None]
+# Returns what is known of the inputs of a weight: one for each group of a convolution, else one.
+Inputs: TypeAlias = Callable[[str], Sequence[ColumnNorms | Hessian]]
 
 
 class Pruner:
@@ -38,6 +43,8 @@ class Pruner:
     execution : Execution
     axes : mapping, optional
         How each of them lies; by default as (out, in).
+    inputs : callable, optional
+        For methods that need them: the statistics of the inputs of a weight.
     """
 
     def __init__(
@@ -47,7 +54,9 @@ class Pruner:
         options: PruneOptions,
         execution: Execution,
         axes: Mapping[str, WeightAxes] | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
+        self._inputs = inputs
         self._source, self._chosen, self._options, self._execution = source, chosen, options, execution
         self._axes = {} if axes is None else axes
         self._found: dict[str, tuple[int, int, int]] = {}  # by tensor; "" is of all together
@@ -76,7 +85,8 @@ class Pruner:
     def _transform(self, info: TensorInfo, shared: Threshold | None, then: Mapping[str, Transform]) -> "Prune":
         known = Threshold(*self._found[info.name]) if info.name in self._found else shared
         axes = self._axes.get(info.name, PLAIN)
-        return Prune(info, self._options, axes, known, then[info.name], self._execution.threads)
+        inputs = None if self._inputs is None else partial(self._inputs, info.name)
+        return Prune(info, self._options, axes, known, then[info.name], self._execution.threads, inputs)
 
     def measure(self) -> dict[str, tuple[int, int]]:
         """Prune and write nothing; return by name how many zeros there are before and after."""
@@ -107,6 +117,31 @@ def _prune_groups(shape: tuple[int, ...], axis: int, share: tuple[int, int], how
     _core.n_of_m(outputs, *share, axis, outputs, how)
 
 
+def _prune_by_inputs(
+    shape: tuple[int, ...],
+    axes: tuple[int, int],
+    options: PruneOptions,
+    how: How,
+    inputs: Callable[[], Sequence[ColumnNorms | Hessian]],
+    array: Array,
+) -> None:
+    """Prune a whole weight as (out, in): a convolution's inputs are its kernel's positions, of each the channels."""
+    outputs = np.moveaxis(array.reshape(shape), axes, (0, -1))
+    matrix = np.ascontiguousarray(outputs).reshape(len(outputs), -1)
+    statistics = inputs()
+    rows = len(matrix) // len(statistics)
+    share = {"sparsity": options.sparsity, "keep": options.keep, "group": options.group}
+    for place, each in enumerate(statistics):
+        part = matrix[place * rows : (place + 1) * rows]
+        more: Any = {**share, "nan": options.nan, "dtype": how[1], "threads": how[2], "out": part}
+        if isinstance(each, Hessian):
+            sparsegpt(part, each, **more)
+        else:
+            norm = each.norm()
+            wanda(part, norm.astype(np.float64) if part.dtype == np.float64 else norm, **more)
+    outputs[...] = matrix.reshape(outputs.shape)
+
+
 class Prune(Transform):
     """Weights to zeros, then another transform.
 
@@ -121,6 +156,8 @@ class Prune(Transform):
     then : Transform
         Of one sweep.
     threads : int or None
+    inputs : callable, optional
+        For methods that need them: returns the statistics of the weight's inputs.
 
     Attributes
     ----------
@@ -138,11 +175,13 @@ class Prune(Transform):
         threshold: Threshold | None,
         then: Transform,
         threads: int | None,
+        inputs: Callable[[], Sequence[ColumnNorms | Hessian]] | None = None,
     ) -> None:
+        self._inputs = inputs
         self._info, self._options, self._axes, self._then, self._threads = info, options, axes, then, threads
         self._threshold = threshold
         self.outputs = then.outputs
-        self.buffers = then.buffers
+        self.buffers = (*then.buffers, *self._held())
         self.row_multiple = math.lcm(self._rows_together(), then.row_multiple)
         self.sweeps = then.sweeps
         if self._is_ranked() and threshold is None:
@@ -151,7 +190,17 @@ class Prune(Transform):
         self.ranked: tuple[int, int, int] | None = None
 
     def _is_ranked(self) -> bool:
-        return self._options.sparsity is not None and self._options.scope != "row"
+        options = self._options
+        return options.sparsity is not None and options.scope != "row" and not options.calibrated
+
+    def _held(self) -> list[Buffer]:
+        """Return what a method that needs inputs holds: a copy of the weight, the sums of its inputs."""
+        if not self._options.calibrated or self._axes.out_axis is None:
+            return []
+        columns = math.prod(self._info.shape) // self._info.shape[self._axes.out_axis]
+        copy = Buffer("f4", 2 * math.prod(self._info.shape), per=0)
+        # Of a Hessian also its matrix and its factor.
+        return [copy, Buffer("f8", 3 * columns**2 if self._options.method == "sparsegpt" else columns, per=0)]
 
     def _ranking(self) -> Ranking:
         return Ranking([self._info], self._options.sparsity or 0.0, self._options.nan, self._threads)
@@ -159,6 +208,8 @@ class Prune(Transform):
     def _rows_together(self) -> int:
         """Return how many rows must come together."""
         output = self._info.rows // self._info.shape[0]
+        if self._options.calibrated:
+            return self._info.rows
         if self._options.group is not None:
             return output * (self._options.group if self._axes.in_axis == 0 else 1)
         if self._options.scope == "row":
@@ -177,6 +228,12 @@ class Prune(Transform):
         options, shape, dtype = self._options, self._info.shape, FLOATS[self._info.dtype]
         # In place, so that NaN must be looked for first.
         how = ("raise-first" if options.nan == "raise" else options.nan, dtype, self._threads)
+        if self._inputs is not None:
+            assert self._axes.out_axis is not None
+            assert self._axes.in_axis is not None
+            return partial(
+                _prune_by_inputs, shape, (self._axes.out_axis, self._axes.in_axis), options, how, self._inputs
+            )
         if options.keep is not None and options.group is not None:
             assert self._axes.in_axis is not None
             return partial(_prune_groups, shape, self._axes.in_axis, (options.keep, options.group), how)

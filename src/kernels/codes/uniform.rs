@@ -7,14 +7,20 @@
 mod code;
 mod cut;
 mod dequantize;
+mod grid;
 mod groups;
 mod params;
 mod quantize;
 mod runs;
+mod search;
+mod tile;
+mod tries;
 
 pub use dequantize::dequantize;
+pub use grid::{How, Stored};
 pub use params::Scheme;
-pub use quantize::{fake_quantize, quantize};
+pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
+pub use search::{are_params, are_weights, find_scales};
 
 use crate::real::Real;
 

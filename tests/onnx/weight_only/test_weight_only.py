@@ -508,6 +508,21 @@ def test_nodes_that_sum_over_different_axes_do_not_share_what_has_scales_along_o
         assert off([run(small.proto, inputs(proto))[i]], [want[i]]) < 2e-5
 
 
+@pytest.mark.parametrize(("bits", "opset", "words"), [
+    (4, 11, "8 bits (DequantizeLinear, blocks of 32 needs opset 21, which onnx can't convert this model to): Cast and"),
+    (2, 21, "4 bits (DequantizeLinear, blocks of 32 needs opset 25, which onnx can't convert this model to): Dequant"),
+])  # fmt: skip
+def test_more_bits_are_of_the_opset_that_the_model_has(bits: int, opset: int, words: str) -> None:
+    proto = with_function(matmul())
+    proto.opset_import[0].version = opset
+    proto.functions[0].opset_import[0].version = opset
+    proto.ir_version = 10
+    small = Quantized(proto, QuantizeOptions(bits=bits), PORTABLE)
+    assert small.decisions["w"].reason.startswith(words)
+    assert small.proto.opset_import[0].version == opset
+    run(small.proto, inputs(proto))
+
+
 def test_nodes_without_names_are_found_again_when_the_opset_rises() -> None:
     """In both bodies of an If, and beside it; by rows and by columns."""
 
@@ -545,7 +560,7 @@ def test_forms_are_chosen_once_where_they_need_a_later_opset(
     proto = matmul() if convertible else with_function(matmul())
     small = Quantized(proto, QuantizeOptions(bits=4), PORTABLE)
     assert small.proto.opset_import[0].version == (21 if convertible else 17)
-    assert seen == ["MatMul"] * 2  # of 4 and of 8 bits
+    assert seen == ["MatMul"] * (2 if convertible else 3)  # of 4 and of 8 bits, and of 8 where 4 can't be had
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -903,7 +918,10 @@ OPTIONS = {
     "bits_of needs activations 'none', got 'dynamic'": {"bits_of": {"*": 4}, "activations": "dynamic"},
     "per_tensor needs target 'portable'": {"per_tensor": True},
     "calibrate must be given with activations 'static', and only then, got without": {"activations": "static"},
-    "calibrate must be given with activations 'static', and only then, got with activations='none'": {"calibrate": "x"},
+    "calibrate must be given with activations 'static', and only then, got with activations='none'": {
+        "calibrate": "x",
+        "activations": "none",
+    },
 }
 
 

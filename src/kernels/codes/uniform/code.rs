@@ -11,6 +11,8 @@ use crate::real::{Divisor, Element, Real};
 pub(super) trait Mode: Copy + Send + Sync + 'static {
     /// The scheme of finite numbers; None: any scheme, of numbers of which some may be NaN or infinite.
     const SCHEME: Option<Scheme>;
+    /// Whether the lowest of symmetric codes has no positive twin: where the scale is not of the plain formula.
+    const LOWEST: bool = false;
 
     /// The scheme.
     #[inline(always)]
@@ -42,6 +44,9 @@ pub(super) struct MinMax;
 /// Any scheme: NaN gets the code of zero, infinities the limits, and ranges are of the finite numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Saturating;
+/// Any scheme and any scale, of either sign; NaN and infinities as for [`Saturating`].
+#[derive(Clone, Copy)]
+pub(super) struct Given;
 impl Mode for Symmetric {
     const SCHEME: Option<Scheme> = Some(Scheme::Symmetric);
 }
@@ -53,6 +58,10 @@ impl Mode for MinMax {
 }
 impl Mode for Saturating {
     const SCHEME: Option<Scheme> = None;
+}
+impl Mode for Given {
+    const SCHEME: Option<Scheme> = None;
+    const LOWEST: bool = true;
 }
 
 /// All that a quantizing loop needs of one part.
@@ -77,7 +86,7 @@ impl<C: Real> Coder<C> {
         let levels = (1i16 << uniform.bits) - 1;
         let zero = zero_point as i16;
         let (low, high) = match scheme {
-            Scheme::Symmetric => (-top, top),
+            Scheme::Symmetric => (-top - i16::from(M::LOWEST), top),
             _ => (-zero, levels - zero),
         };
         Self {
@@ -107,7 +116,7 @@ impl<C: Real> Coder<C> {
         if M::SCHEME.is_some() {
             return shifted;
         }
-        let far = self.half_scale * C::from_i16(512);
+        let far = self.half_scale.abs() * C::from_i16(512);
         let shifted = if shifted > far { far } else { shifted };
         let far = C::from_i16(0) - far;
         if shifted < far { far } else { shifted }

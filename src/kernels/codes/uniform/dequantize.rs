@@ -32,7 +32,7 @@ impl<C: Real> Coding<C> {
     #[inline(always)]
     fn is_small(&self) -> bool {
         let large = C::DIVISORS[1];
-        self.scale <= large && self.offset.abs() <= large
+        self.scale.abs() <= large && self.offset.abs() <= large
     }
 }
 

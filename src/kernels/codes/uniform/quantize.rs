@@ -1,7 +1,7 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
 use super::super::{NonFinite, Policy, Spec};
-use super::code::{Asymmetric, Codes, MinMax, Mode, Numbers, Saturating, Symmetric};
+use super::code::{Asymmetric, Codes, Given, MinMax, Mode, Numbers, Saturating, Symmetric};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
@@ -120,6 +120,35 @@ pub fn fake_quantize<T: Element>(
     }
     // Unsigned codes: they need no sign from their width.
     run(x, Uniform { offset_binary: true, ..uniform }, spec, policy, Out::Values(out), None, threads)
+}
+
+/// Quantize where the parameters are known, of either scheme and sign: NaN becomes the code of 0, infinities the limits.
+pub fn quantize_given<T: Element>(
+    x: &[T],
+    uniform: Uniform,
+    spec: Spec,
+    codes: &mut [u8],
+    params: ParamsRef<'_, T::Compute>,
+    threads: usize,
+) {
+    if !x.is_empty() {
+        code::<T, Given>(x, uniform.cut(spec, x.len()), uniform, Out::Packed(codes), params, threads);
+    }
+}
+
+/// Quantize and dequantize where the parameters are known.
+pub fn fake_quantize_given<T: Element>(
+    x: &[T],
+    uniform: Uniform,
+    spec: Spec,
+    out: &mut [T],
+    params: ParamsRef<'_, T::Compute>,
+    threads: usize,
+) {
+    if !x.is_empty() {
+        let uniform = Uniform { offset_binary: true, ..uniform };
+        code::<T, Given>(x, uniform.cut(spec, x.len()), uniform, Out::Values(out), params, threads);
+    }
 }
 
 /// Choose the mode.

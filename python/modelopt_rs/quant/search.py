@@ -1,0 +1,74 @@
+"""Parameters of uniform codes that the plain formula does not give: searched, rounded as they are stored, or given."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelopt_rs import _core
+from modelopt_rs._types import Array, Bf16, ScaleDtype, Search, Spec
+from modelopt_rs.quant.formats import entry_of
+
+__all__ = ["Parameters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The options of `quantize` that say where scales come from, and what comes of them."""
+
+    function: str
+    search: Search
+    weights: Array | None
+    scale: Array | float | None
+    zero_point: Array | int | None
+    scale_dtype: ScaleDtype
+
+    def of(
+        self, x: Array, spec: Spec, shape: tuple[int, ...], dtype: Bf16, threads: int | None
+    ) -> tuple[Array, Array | None]:
+        """Return scale and zero point of this shape for codes of `x`."""
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"{self.function}: x must be a NumPy array, got {type(x).__name__}")
+        wide = np.float64 if x.dtype.char == "d" else np.float32
+        if self.scale is not None:
+            return self._given(wide)
+        if self.zero_point is not None:
+            raise ValueError(f"{self.function}: zero_point must be None without scale")
+        if self.weights is not None and self.search is None:
+            raise ValueError(f"{self.function}: weights must be None without search")
+        return self._found(x, spec, shape, wide, dtype, threads)
+
+    def _given(self, wide: type) -> tuple[Array, Array | None]:
+        """Return copies of what was given."""
+        if not (self.search is None and self.weights is None and self.scale_dtype is None):
+            raise ValueError(f"{self.function}: search, weights and scale_dtype must be None where scale is given")
+        try:
+            scale: Array = np.array(self.scale, wide)
+        except (TypeError, ValueError):
+            got = type(self.scale).__name__
+            raise TypeError(f"{self.function}: scale must be a number or an array of numbers, got {got}") from None
+        zero_point = self.zero_point
+        if zero_point is None or isinstance(zero_point, np.ndarray):
+            return scale, None if zero_point is None else zero_point.copy()
+        if not isinstance(zero_point, int) or isinstance(zero_point, bool):
+            got = type(zero_point).__name__
+            raise TypeError(f"{self.function}: zero_point must be an int or an array of uint8, got {got}")
+        if not 0 <= zero_point <= 255:
+            raise ValueError(f"{self.function}: zero_point must be within 0 to 255, got {zero_point}")
+        return scale, np.array(zero_point, np.uint8)
+
+    def _found(
+        self, x: Array, spec: Spec, shape: tuple[int, ...], wide: type, dtype: Bf16, threads: int | None
+    ) -> tuple[Array, Array | None]:
+        """Return what the core finds; it looks at the first axis only, so that another one is moved there."""
+        coding, axis, group_size = spec
+        weights = None if self.weights is None else np.asarray(self.weights, np.float32)
+        if axis is not None and axis % x.ndim:
+            if weights is not None and axis % x.ndim == x.ndim - 1:
+                text = f"weights must be None for axis={axis}, whose elements with one scale they weigh alike"
+                raise ValueError(f"{self.function}: {text}")
+            x, axis = np.ascontiguousarray(np.moveaxis(x, axis, 0)), 0
+        zero_point = np.empty(shape, np.uint8) if entry_of(coding).scheme == "asymmetric" else None
+        found: tuple[Array, Array | None] = (np.empty(shape, wide), zero_point)
+        how = (self.function, self.search, self.scale_dtype)
+        _core.find_scales(x, weights, found, (coding, axis, group_size), how, dtype, threads)
+        return found

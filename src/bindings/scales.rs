@@ -1,0 +1,254 @@
+//! Scales that are searched, scales that are given.
+
+use numpy::PyUntypedArrayMethods;
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+
+use super::arg::{Name, text};
+use super::array::Array;
+use super::borrow::borrow;
+use super::dtype::{Dtype, Item, match_dtype};
+use super::error::{compute, entry};
+use super::parts::Arrays;
+use super::quant::{compute_dtype, nonfinite_error, policy};
+use super::spec::{GivenSpec, Plan, plan};
+use super::threads::resolve;
+use crate::error::Error;
+use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, Stored};
+use crate::kernels::codes::{Coding, Granularity, Policy, Scheme, Uniform};
+use crate::kernels::reduce::{Counts, reduce_all};
+use crate::real::{Element, Real};
+
+type Obj<'py> = Bound<'py, PyAny>;
+
+/// `(scale, zero_point)`.
+type GivenScales<'py> = (Obj<'py>, Option<Obj<'py>>);
+
+/// Checked parameters.
+struct Scales<'py> {
+    scale: Array<'py>,
+    zero_point: Option<Array<'py>>,
+}
+
+impl<'py> Scales<'py> {
+    /// For codes of `x`; to be written where `out`.
+    fn new(x: &Array<'_>, given: &GivenScales<'py>, plan: &Plan, out: bool) -> PyResult<(Uniform, Self)> {
+        let function = x.name.function;
+        let Coding::Uniform(uniform) = plan.format.coding else {
+            let name = plan.format.name;
+            return Err(Error::Value(format!(
+                "{function}: search, scale and scale_dtype must be None for format {name:?}"
+            ))
+            .into());
+        };
+        if uniform.scheme == Scheme::MinMax {
+            let text = "search, scale and scale_dtype must be None for scheme 'minmax', whose range is exact";
+            return Err(Error::Value(format!("{function}: {text}")).into());
+        }
+        let name = |arg| Name::new(function, arg);
+        let scale = if out {
+            Array::float_out(name("scale"), &given.0, None)?
+        } else {
+            Array::float(name("scale"), &given.0, None)?
+        };
+        scale.expect_shape(&plan.scale)?;
+        let (wanted, what) = compute_dtype(x);
+        scale.expect_dtype(wanted, what)?;
+        if given.1.is_some() != (uniform.scheme == Scheme::Asymmetric) {
+            let text = match given.1 {
+                Some(_) => "zero_point must be None for scheme 'symmetric'",
+                None => "zero_point must be given with scale for scheme 'asymmetric'",
+            };
+            return Err(Error::Value(format!("{function}: {text}")).into());
+        }
+        let zero_point = given.1.as_ref().map(|given| -> PyResult<_> {
+            let name = name("zero_point");
+            let array = if out { Array::bytes_out(name, given)? } else { Array::bytes(name, given)? };
+            array.expect_shape(&plan.scale)?;
+            array.expect_dtype(Dtype::U8, "uint8")?;
+            Ok(array)
+        });
+        Ok((uniform, Self { scale, zero_point: zero_point.transpose()? }))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Array<'py>> {
+        std::iter::once(&self.scale).chain(&self.zero_point)
+    }
+
+    fn read<C: Real + Item>(&self) -> ParamsRef<'_, C> {
+        let zero_point = self.zero_point.as_ref().map(Array::slice::<u8>).unwrap_or_default();
+        ParamsRef { scale: self.scale.slice::<C>(), zero_point, offset: &[] }
+    }
+
+    fn write<C: Real + Item>(&mut self) -> Params<'_, C> {
+        let zero_point = self.zero_point.as_mut().map(Array::slice_mut::<u8>).unwrap_or_default();
+        Params { scale: self.scale.slice_mut::<C>(), zero_point, offset: &mut [] }
+    }
+
+    /// To divide by.
+    fn read_checked<C: Real + Item>(&self, uniform: Uniform) -> PyResult<ParamsRef<'_, C>> {
+        let (params, function) = (self.read::<C>(), self.scale.name.function);
+        match uniform::are_params(uniform, params) {
+            [true, true] => Ok(params),
+            [false, _] => Err(Error::Value(format!("{function}: scale must be finite and not 0")).into()),
+            [true, false] => {
+                let levels = (1u16 << uniform.bits) - 1;
+                Err(Error::Value(format!("{function}: zero_point must be within 0 to {levels}")).into())
+            }
+        }
+    }
+}
+
+/// The name of one of two functions that share an entry.
+fn name_of(function: &str) -> &'static str {
+    if function == "fake_quantize" { "fake_quantize" } else { "quantize" }
+}
+
+/// Refuse what is not finite, unless it is to be saturated.
+fn check_finite<T: Element>(
+    function: &str,
+    x: &[T],
+    shape: &[usize],
+    policy: Policy,
+    threads: usize,
+) -> Result<(), Error> {
+    if policy == Policy::Saturate || reduce_all::<T, Counts>(x, threads)[1] == 0 {
+        return Ok(());
+    }
+    Err(nonfinite_error(function, x, shape, threads))
+}
+
+/// The function, "mse" or None, the name of the dtype that scales are stored in or None.
+type GivenHow<'py> = (String, Option<Obj<'py>>, Option<Obj<'py>>);
+
+fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
+    let search = how.1.as_ref().map(|given| text(function, "search", given)).transpose()?;
+    if let Some(word) = search.as_ref().filter(|&word| word != "mse") {
+        return Err(Error::Value(format!("{function}: search must be None or 'mse', got {word:?}")).into());
+    }
+    let stored = how.2.as_ref().map(|given| text(function, "scale_dtype", given)).transpose()?;
+    let stored = match stored {
+        None => Stored::Own,
+        Some(word) => Stored::parse(&word).ok_or_else(|| {
+            let what = "None, 'float32', 'float16' or 'bfloat16'";
+            Error::Value(format!("{function}: scale_dtype must be {what}, got {word:?}"))
+        })?,
+    };
+    Ok(How { search: search.is_some(), stored })
+}
+
+/// Importances of the columns of `x`.
+fn checked_weights<'py>(x: &Array<'_>, given: &Obj<'py>) -> PyResult<Array<'py>> {
+    let weights = Array::float(Name::new(x.name.function, "weights"), given, None)?;
+    weights.expect_dtype(Dtype::F32, "float32")?;
+    weights.expect_shape(&[x.cols()])?;
+    if !uniform::are_weights(weights.slice::<f32>()) {
+        let function = x.name.function;
+        return Err(Error::Value(format!("{function}: weights must be finite and not negative")).into());
+    }
+    Ok(weights)
+}
+
+#[pyfunction]
+fn find_scales<'py>(
+    x: &Obj<'py>,
+    weights: Option<&Obj<'py>>,
+    out: GivenScales<'py>,
+    spec: GivenSpec<'py>,
+    how: GivenHow<'py>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
+    let function = name_of(&how.0);
+    entry(function, || {
+        let py = x.py();
+        let threads = resolve(function, threads)?;
+        let how = search_how(function, &how)?;
+        let x = Array::float(Name::new(function, "x"), x, dtype)?;
+        let plan = plan(function, &spec, x.shape())?;
+        if let Granularity::Channel { outer: 2.., .. } = plan.spec.granularity {
+            return Err(Error::Value(format!("{function}: axis must be the first of x")).into());
+        }
+        let (uniform, mut scales) = Scales::new(&x, &out, &plan, true)?;
+        let weights = weights.map(|given| checked_weights(&x, given)).transpose()?;
+        let _borrow = borrow(&std::iter::once(&x).chain(&weights).chain(scales.all()).collect::<Vec<_>>())?;
+        let weights = weights.as_ref().map(Array::slice::<f32>).unwrap_or_default();
+        match_dtype!(x, T => {
+            let (values, params) = (x.slice::<T>(), scales.write::<<T as Element>::Compute>());
+            compute(py, || uniform::find_scales(values, weights, (uniform, plan.spec), how, params, threads))?;
+        });
+        Ok(())
+    })
+}
+
+#[pyfunction]
+fn quantize_given<'py>(
+    x: &Obj<'py>,
+    codes: &Obj<'py>,
+    scales: GivenScales<'py>,
+    spec: GivenSpec<'py>,
+    nonfinite: &Obj<'py>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
+    entry("quantize", || {
+        let py = x.py();
+        let threads = resolve("quantize", threads)?;
+        let policy = policy("quantize", nonfinite)?;
+        let x = Array::float(Name::new("quantize", "x"), x, dtype)?;
+        let plan = plan("quantize", &spec, x.shape())?;
+        let (uniform, scales) = Scales::new(&x, &scales, &plan, false)?;
+        let mut codes = Arrays::codes("quantize", codes, &plan)?;
+        let _borrow = borrow(&[&x, &codes].into_iter().chain(scales.all()).collect::<Vec<_>>())?;
+        match_dtype!(x, T => {
+            let (values, shape, target) = (x.slice::<T>(), x.shape().to_vec(), codes.slice_mut::<u8>());
+            let params = scales.read_checked::<<T as Element>::Compute>(uniform)?;
+            compute(py, || {
+                check_finite("quantize", values, &shape, policy, threads)?;
+                uniform::quantize_given(values, uniform, plan.spec, target, params, threads);
+                Ok::<(), Error>(())
+            })??;
+        });
+        Ok(())
+    })
+}
+
+#[pyfunction]
+fn fake_quantize_given<'py>(
+    x: &Obj<'py>,
+    out: &Obj<'py>,
+    scales: GivenScales<'py>,
+    spec: GivenSpec<'py>,
+    nonfinite: &Obj<'py>,
+    dtype: Option<&str>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
+    entry("fake_quantize", || {
+        let py = x.py();
+        let threads = resolve("fake_quantize", threads)?;
+        let policy = policy("fake_quantize", nonfinite)?;
+        let x = Array::float(Name::new("fake_quantize", "x"), x, dtype)?;
+        let plan = plan("fake_quantize", &spec, x.shape())?;
+        let (uniform, scales) = Scales::new(&x, &scales, &plan, false)?;
+        let mut out = Array::float_out(Name::new("fake_quantize", "out"), out, dtype)?;
+        out.expect_shape(x.shape())?;
+        out.expect_dtype(x.dtype, x.object.dtype())?;
+        let _borrow = borrow(&[&x, &out].into_iter().chain(scales.all()).collect::<Vec<_>>())?;
+        match_dtype!(x, T => {
+            let (values, shape, target) = (x.slice::<T>(), x.shape().to_vec(), out.slice_mut::<T>());
+            let params = scales.read_checked::<<T as Element>::Compute>(uniform)?;
+            compute(py, || {
+                check_finite("fake_quantize", values, &shape, policy, threads)?;
+                uniform::fake_quantize_given(values, uniform, plan.spec, target, params, threads);
+                Ok::<(), Error>(())
+            })??;
+        });
+        Ok(())
+    })
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(find_scales, m)?)?;
+    m.add_function(wrap_pyfunction!(quantize_given, m)?)?;
+    m.add_function(wrap_pyfunction!(fake_quantize_given, m)?)
+}

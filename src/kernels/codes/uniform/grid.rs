@@ -1,0 +1,108 @@
+//! How scales are searched: the grid, and what they are rounded to.
+
+use super::tile::LANES;
+use super::{Scheme, Uniform};
+use crate::real::{Bf16, Element, F16, Real};
+
+/// Longer groups have outliers, whole arrays more: their grids are wider.
+const SHORT: usize = 64;
+const LONG: usize = 4096;
+
+/// How scales are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// As they are computed.
+    Own,
+    /// float32.
+    F32,
+    /// float16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Stored {
+    /// That of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "float32" => Some(Self::F32),
+            "float16" => Some(Self::F16),
+            "bfloat16" => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    /// The smallest and the largest magnitude of a scale.
+    #[inline(always)]
+    fn limits<C: Real>(self) -> [C; 2] {
+        match self {
+            Self::Own => [C::MIN_POSITIVE, C::MAX],
+            Self::F32 => [f32::MIN_POSITIVE, f32::MAX].map(|limit| C::from_f64(limit.into())),
+            Self::F16 => [1.0 / 16_777_216.0, 65_504.0].map(C::from_f64),
+            Self::Bf16 => [f32::MIN_POSITIVE, f32::from_bits(0x7f7f_0000)].map(|limit| C::from_f64(limit.into())),
+        }
+    }
+
+    /// Scales as they are read again.
+    #[inline(always)]
+    pub(super) fn round<C: Real>(self, scale: &mut [C; LANES]) {
+        let [least, most] = self.limits::<C>();
+        for scale in scale.iter_mut() {
+            let magnitude = scale.abs();
+            let magnitude = if magnitude > least { magnitude } else { least };
+            let magnitude = if magnitude < most { magnitude } else { most };
+            *scale = if *scale < C::from_i16(0) { C::from_i16(0) - magnitude } else { magnitude };
+        }
+        match self {
+            Self::Own => {}
+            Self::F32 => each(scale, |scale| C::from_f64(scale.store_as::<f32>().to_f64())),
+            Self::F16 => each(scale, |scale| C::from_f64(scale.store_as::<F16>().to_f64())),
+            Self::Bf16 => each(scale, |scale| C::from_f64(scale.store_as::<Bf16>().to_f64())),
+        }
+    }
+}
+
+#[inline(always)]
+fn each<C: Real>(scale: &mut [C; LANES], round: impl Fn(C) -> C) {
+    for scale in scale.iter_mut() {
+        *scale = round(*scale);
+    }
+}
+
+/// How parameters are found.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// By search; else by the plain formula.
+    pub search: bool,
+    /// How scales are stored.
+    pub stored: Stored,
+}
+
+/// The power of two that is at most a magnitude, and its reciprocal, as far as both are normal numbers.
+#[inline(always)]
+pub(super) fn units<C: Real>(magnitude: f64) -> [C; 2] {
+    let [least, most] = if C::BITS == 32 { [1023 - 126, 1023 + 126] } else { [1, 2045] };
+    let exponent = magnitude.to_bits() >> 52 & 0x7ff;
+    let exponent = if exponent < least { least } else { exponent };
+    let exponent = if exponent > most { most } else { exponent };
+    [exponent, 2046 - exponent].map(|exponent| C::from_f64(f64::from_bits(exponent << 52)))
+}
+
+/// The grid: parts of the plain scale from, to and how many, and for asymmetric codes where the range lies that is left.
+pub(super) fn grid(uniform: Uniform, size: usize) -> (Vec<f64>, &'static [f64]) {
+    let (from, to, n) = match (uniform.bits, uniform.scheme, size <= SHORT) {
+        (8, Scheme::Symmetric, true) => (0.97, 1.01, 9),
+        (8, _, true) => (0.97, 1.01, 5),
+        (8, _, false) if size <= LONG => (0.92, 1.01, 10),
+        (8, _, false) => (0.6, 1.01, 12),
+        (4, Scheme::Symmetric, true) => (0.88, 1.08, 5),
+        (4, _, true) => (0.75, 1.1, 8),
+        (4, _, false) => (0.4, 1.1, 10),
+        (_, Scheme::Symmetric, true) => (0.35, 1.1, 6),
+        (_, _, true) => (0.3, 1.1, 9),
+        (_, _, false) => (0.15, 1.1, 12),
+    };
+    let factors = (0..n).map(|i| from + (to - from) * i as f64 / (n - 1) as f64).collect();
+    // Both signs of the scale, or low, middle and high.
+    (factors, if uniform.scheme == Scheme::Symmetric { &[1.0, -1.0] } else { &[0.0, 0.5, 1.0] })
+}

@@ -1,0 +1,183 @@
+//! Groups in lanes: what the search of scales reads.
+
+use crate::real::{Element, Real};
+
+/// Groups that are searched together: loops of this length are vectorised as a whole.
+pub(super) const LANES: usize = 32;
+
+/// Elements of each that lie in the cache, and whose sums are of the dtype of the scale.
+pub(super) const DEPTH: usize = 256;
+
+/// What is searched: rows of groups, the last of a row may be shorter.
+#[derive(Debug)]
+pub(super) struct Source<'a, T: Element> {
+    pub(super) x: &'a [T],
+    /// None, or one for each of `cols`.
+    pub(super) weights: &'a [T::Compute],
+    pub(super) row: usize,
+    pub(super) size: usize,
+    /// Elements of the last axis.
+    pub(super) cols: usize,
+}
+
+impl<T: Element> Source<'_, T> {
+    /// Where a group begins and ends.
+    #[inline(always)]
+    pub(super) fn group(&self, i: usize) -> (usize, usize) {
+        let in_row = self.row.div_ceil(self.size);
+        let (row, within) = (i / in_row * self.row, i % in_row * self.size);
+        let start = row + within;
+        (start.min(self.x.len()), (start + self.size.min(self.row - within)).min(self.x.len()))
+    }
+
+    /// The groups from `first` on, empty after the last.
+    #[inline(always)]
+    pub(super) fn groups(&self, first: usize) -> Lanes {
+        let mut lanes = [(0, 0); LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = self.group(first + i);
+        }
+        Lanes(lanes)
+    }
+}
+
+/// Where each lane begins and ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lanes([(usize, usize); LANES]);
+
+impl Lanes {
+    /// A piece of a long group in as many segments.
+    #[inline(always)]
+    pub(super) fn segments((start, end): (usize, usize)) -> Self {
+        let each = crate::par::CHUNK / LANES;
+        let mut lanes = [(0, 0); LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = (end.min(start + i * each), end.min(start + (i + 1) * each));
+        }
+        Self(lanes)
+    }
+
+    /// The length of the longest.
+    #[inline(always)]
+    pub(super) fn length(&self) -> usize {
+        self.0.iter().fold(0, |length, (start, end)| length.max(end - start))
+    }
+}
+
+/// Up to [`DEPTH`] elements of each lane, side by side; zeros after the end of one: they change no sum.
+#[derive(Debug)]
+pub(super) struct Tile<C> {
+    x: Vec<[C; LANES]>,
+    weights: Vec<[C; LANES]>,
+    depth: usize,
+}
+
+impl<C: Real> Tile<C> {
+    /// For this source.
+    pub(super) fn new<T: Element<Compute = C>>(source: &Source<'_, T>) -> Self {
+        let depth = source.size.min(DEPTH);
+        let zeros = vec![[C::from_i16(0); LANES]; depth];
+        Self { weights: if source.weights.is_empty() { vec![] } else { zeros.clone() }, x: zeros, depth }
+    }
+
+    /// The elements of each lane from its element `at` on, times its `norm`; what is not finite becomes 0.
+    #[inline(always)]
+    pub(super) fn load<T: Element<Compute = C>>(
+        &mut self,
+        source: &Source<'_, T>,
+        lanes: &Lanes,
+        at: usize,
+        norm: &[C; LANES],
+    ) {
+        let zero = C::from_i16(0);
+        self.depth = DEPTH.min(lanes.length() - at);
+        for (lane, (&(start, end), &norm)) in lanes.0.iter().zip(norm).enumerate() {
+            let from = end.min(start + at);
+            let x = &source.x[from..end.min(from + self.depth)];
+            let (tile, rest) = self.x[..self.depth].split_at_mut(x.len());
+            for (tile, &x) in tile.iter_mut().zip(x) {
+                tile[lane] = if x.magnitude() < T::INFINITY_KEY { x.load() * norm } else { zero };
+            }
+            for tile in rest {
+                tile[lane] = zero;
+            }
+            if !source.weights.is_empty() {
+                let weights = source.weights.iter().cycle().skip(from % source.cols);
+                for (tile, &weight) in self.weights.iter_mut().zip(weights.take(x.len())) {
+                    tile[lane] = weight;
+                }
+            }
+        }
+    }
+
+    /// The ranges, low and high, of each lane with those that it had before.
+    #[inline(always)]
+    pub(super) fn widen(&self, range: &mut [[C; LANES]; 2]) {
+        let [mut low, mut high] = *range;
+        for x in &self.x[..self.depth] {
+            for lane in 0..LANES {
+                low[lane] = if x[lane] < low[lane] { x[lane] } else { low[lane] };
+                high[lane] = if x[lane] > high[lane] { x[lane] } else { high[lane] };
+            }
+        }
+        *range = [low, high];
+    }
+
+    /// Each lane times its `norm`.
+    #[inline(always)]
+    pub(super) fn scale(&mut self, norm: &[C; LANES]) {
+        for x in &mut self.x[..self.depth] {
+            for lane in 0..LANES {
+                x[lane] = x[lane] * norm[lane];
+            }
+        }
+    }
+
+    /// For numbers by x * factor and codes between bounds: the sums of dd, dq and qq, where d is what a code q misses.
+    #[inline(always)]
+    pub(super) fn sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
+        if self.weights.is_empty() { self.plain_sums(factor, bounds) } else { self.weighted_sums(factor, bounds) }
+    }
+
+    #[inline(always)]
+    fn plain_sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
+        let zero = [C::from_i16(0); LANES];
+        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
+        let (factor, bounds) = (*factor, *bounds);
+        for x in &self.x[..self.depth] {
+            for lane in 0..LANES {
+                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
+                dd[lane] = dd[lane] + d * d;
+                dq[lane] = dq[lane] + d * q;
+                qq[lane] = qq[lane] + q * q;
+            }
+        }
+        [dd, dq, qq]
+    }
+
+    #[inline(always)]
+    fn weighted_sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
+        let zero = [C::from_i16(0); LANES];
+        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
+        let (factor, bounds) = (*factor, *bounds);
+        for (x, weight) in self.x[..self.depth].iter().zip(&self.weights) {
+            for lane in 0..LANES {
+                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
+                let weighted = [d * weight[lane], q * weight[lane]];
+                dd[lane] = dd[lane] + d * weighted[0];
+                dq[lane] = dq[lane] + q * weighted[0];
+                qq[lane] = qq[lane] + q * weighted[1];
+            }
+        }
+        [dd, dq, qq]
+    }
+}
+
+/// The code of a number in units of its scale, less the zero point, and what it misses.
+#[inline(always)]
+fn coded<C: Real>(t: C, [low, high]: [C; 2]) -> (C, C) {
+    let limited = if t > low { t } else { low };
+    let limited = if limited < high { limited } else { high };
+    let q = limited + C::ROUNDING - C::ROUNDING;
+    (q, t - q)
+}

@@ -1,0 +1,299 @@
+//! What the search of scales tries, and what it learns from the sums: loops over lanes of several arrays at once.
+
+#![expect(clippy::needless_range_loop, reason = "lanes are indices into several arrays")]
+
+use super::grid::{How, grid, units};
+use super::params::{self, Range};
+use super::tile::{LANES, Tile};
+use super::{Params, Scheme, Uniform};
+use crate::real::Real;
+
+/// What a searched scale must be better by than the plain formula: more than the sums are rounded by.
+const BETTER: f64 = 1.0 - 1.0 / 4096.0;
+
+/// A scale for each lane, in its unit, and a zero point.
+#[derive(Debug, Clone, Copy)]
+struct Try<C> {
+    scale: [C; LANES],
+    zero_point: [C; LANES],
+}
+
+/// Where the search of a tile stands.
+#[derive(Debug, Clone)]
+pub(super) struct State<C> {
+    uniform: Uniform,
+    how: How,
+    factors: Vec<f64>,
+    sides: &'static [f64],
+    /// The range of each lane, with 0.
+    range: [[C; LANES]; 2],
+    /// The power of two that lanes are divided by, and its reciprocal.
+    unit: [C; LANES],
+    pub(super) norm: [C; LANES],
+    tries: Vec<Try<C>>,
+    /// Of each try, for each lane: of dd, dq and qq.
+    pub(super) sums: Vec<[[f64; LANES]; 3]>,
+    round: usize,
+    best: Try<C>,
+    error: [f64; LANES],
+}
+
+impl<C: Real> State<C> {
+    pub(super) fn new(uniform: Uniform, how: How, size: usize) -> Self {
+        let ones = [C::from_i16(1); LANES];
+        let (factors, sides) = grid(uniform, size);
+        let n = factors.len() * sides.len();
+        Self {
+            uniform,
+            how,
+            factors,
+            sides,
+            range: [ones; 2],
+            unit: ones,
+            norm: ones,
+            tries: Vec::with_capacity(n),
+            sums: Vec::with_capacity(n),
+            round: 0,
+            best: Try { scale: ones, zero_point: ones },
+            error: [0.0; LANES],
+        }
+    }
+
+    /// Begin with lanes of these ranges.
+    #[inline(always)]
+    pub(super) fn start(&mut self, range: [[C; LANES]; 2]) {
+        self.range = range;
+        for lane in 0..LANES {
+            let (low, high) = (C::from_i16(0) - range[0][lane], range[1][lane]);
+            let largest = if low > high { low } else { high };
+            [self.unit[lane], self.norm[lane]] = units(largest.to_f64());
+        }
+        (self.round, self.best) = (0, self.plain());
+        self.tries.clear();
+        if self.how.search {
+            for i in 0..self.factors.len() {
+                for &side in self.sides {
+                    let given = self.of_grid(self.factors[i], side);
+                    self.tries.push(given);
+                }
+            }
+        }
+        self.clear_sums();
+    }
+
+    #[inline(always)]
+    fn clear_sums(&mut self) {
+        self.sums.clear();
+        self.sums.resize(self.tries.len(), [[0.0; LANES]; 3]);
+    }
+
+    /// The middle code of symmetric ones, which stands for 0.
+    #[inline(always)]
+    fn middle(&self) -> C {
+        C::from_i16(1 << (self.uniform.bits - 1))
+    }
+
+    #[inline(always)]
+    fn levels(&self) -> C {
+        C::from_i16((1 << self.uniform.bits) - 1)
+    }
+
+    /// The plain formula.
+    #[inline(always)]
+    fn plain(&self) -> Try<C> {
+        let Uniform { bits, scheme, .. } = self.uniform;
+        let mut scale = [C::from_i16(1); LANES];
+        let mut zero_point = [self.middle(); LANES];
+        for lane in 0..LANES {
+            let range = Range::<C>([self.range[0][lane].key(), self.range[1][lane].key()]);
+            scale[lane] = params::scale(scheme, bits, range);
+        }
+        self.how.stored.round(&mut scale);
+        if scheme != Scheme::Symmetric {
+            for lane in 0..LANES {
+                let range = Range::<C>([self.range[0][lane].key(), self.range[1][lane].key()]);
+                zero_point[lane] = C::from_i16(params::zero_point(bits, range, scale[lane]) as i16);
+            }
+        }
+        for lane in 0..LANES {
+            scale[lane] = scale[lane] * self.norm[lane];
+        }
+        Try { scale, zero_point }
+    }
+
+    /// A try of the grid.
+    #[inline(always)]
+    fn of_grid(&self, factor: f64, side: f64) -> Try<C> {
+        let (zero, one) = (C::from_i16(0), C::from_i16(1));
+        let (levels, middle) = (self.levels(), self.middle());
+        let (sign, slack) = (C::from_f64(side * factor), C::from_f64(side * (1.0 - factor)));
+        let part = C::from_f64(factor) / levels;
+        let (mut scale, mut zero_point) = ([one; LANES], [middle; LANES]);
+        for lane in 0..LANES {
+            let (low, high) = (self.range[0][lane] * self.norm[lane], self.range[1][lane] * self.norm[lane]);
+            let width = high - low;
+            if self.uniform.scheme == Scheme::Symmetric {
+                let largest = if zero - low > high { zero - low } else { high };
+                scale[lane] = if width > zero { largest * sign / middle } else { one };
+            } else {
+                let s = if width > zero { width * part } else { one };
+                let z = zero - (low + width * slack) / s;
+                let z = if z > zero { z } else { zero };
+                let z = if z < levels { z } else { levels };
+                (scale[lane], zero_point[lane]) = (s, z + C::ROUNDING - C::ROUNDING);
+            }
+        }
+        Try { scale, zero_point }
+    }
+
+    /// Whether there is something to measure.
+    #[inline(always)]
+    pub(super) fn has_tries(&self) -> bool {
+        !self.tries.is_empty()
+    }
+
+    /// Add up what the tries make of a tile.
+    #[inline(always)]
+    pub(super) fn measure(&mut self, tile: &Tile<C>) {
+        let levels = self.levels();
+        for (given, sums) in self.tries.iter().zip(&mut self.sums) {
+            let (mut factor, mut bounds) = (given.scale, [given.zero_point; 2]);
+            for lane in 0..LANES {
+                factor[lane] = C::from_i16(1) / given.scale[lane];
+                bounds[0][lane] = C::from_i16(0) - given.zero_point[lane];
+                bounds[1][lane] = levels - given.zero_point[lane];
+            }
+            let [dd, dq, qq] = tile.sums(&factor, &bounds);
+            for lane in 0..LANES {
+                sums[0][lane] += dd[lane].to_f64();
+            }
+            for lane in 0..LANES {
+                sums[1][lane] += dq[lane].to_f64();
+            }
+            for lane in 0..LANES {
+                sums[2][lane] += qq[lane].to_f64();
+            }
+        }
+    }
+
+    /// Add to the sums of all lanes, which are one group.
+    pub(super) fn add(&mut self, more: &[[f64; 3]]) {
+        for (sums, more) in self.sums.iter_mut().zip(more) {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                for sum in sum.iter_mut() {
+                    *sum += more;
+                }
+            }
+        }
+    }
+
+    /// Go on from what was measured.
+    #[inline(always)]
+    pub(super) fn learn(&mut self) {
+        let next = if self.round == 0 {
+            let best = self.best_of_grid();
+            self.tries.clear();
+            self.tries.push(self.best);
+            best
+        } else {
+            if self.round == 1 {
+                for lane in 0..LANES {
+                    self.error[lane] = error(self.tries[0].scale[lane], self.sums[0][0][lane]) * BETTER;
+                }
+            }
+            let next = self.take_last();
+            self.tries.clear();
+            next
+        };
+        // How often codes are made with the best scale for the last ones.
+        if self.round < if self.uniform.bits == 8 { 3 } else { 2 } {
+            self.tries.push(next);
+        }
+        self.round += 1;
+        self.clear_sums();
+    }
+
+    /// The best of the grid, with the best scale for its codes.
+    #[inline(always)]
+    fn best_of_grid(&self) -> Try<C> {
+        // Errors are fractions, compared without a division. Plain loops over lanes of one type: they are vectorised.
+        let (mut above, mut below, mut miss) = ([f64::INFINITY; LANES], [1.0; LANES], [0.0; LANES]);
+        let mut best = [0.0; LANES];
+        for (i, (given, [dd, dq, qq])) in self.tries.iter().zip(&self.sums).enumerate() {
+            let under = some(qq);
+            let mut over = [0.0; LANES];
+            for lane in 0..LANES {
+                let scale = given.scale[lane].to_f64();
+                over[lane] = scale * scale * (dd[lane] * under[lane] - dq[lane] * dq[lane]);
+            }
+            for lane in 0..LANES {
+                let better = over[lane] * below[lane] < above[lane] * under[lane];
+                above[lane] = if better { over[lane] } else { above[lane] };
+                below[lane] = if better { under[lane] } else { below[lane] };
+                miss[lane] = if better { dq[lane] } else { miss[lane] };
+                best[lane] = if better { i as f64 } else { best[lane] };
+            }
+        }
+        let mut given = self.best;
+        for lane in 0..LANES {
+            let of = &self.tries[best[lane] as usize];
+            (given.scale[lane], given.zero_point[lane]) = (of.scale[lane], of.zero_point[lane]);
+        }
+        self.refit(given, &miss, &below)
+    }
+
+    /// Keep the last try where it is the best; with the best scale for its codes.
+    #[inline(always)]
+    fn take_last(&mut self) -> Try<C> {
+        let last = self.tries.len() - 1;
+        let (given, [dd, dq, qq]) = (self.tries[last], self.sums[last]);
+        for lane in 0..LANES {
+            let error = error(given.scale[lane], dd[lane]);
+            let better = error < self.error[lane];
+            self.error[lane] = if better { error } else { self.error[lane] };
+            self.best.scale[lane] = if better { given.scale[lane] } else { self.best.scale[lane] };
+            self.best.zero_point[lane] = if better { given.zero_point[lane] } else { self.best.zero_point[lane] };
+        }
+        self.refit(given, &dq, &some(&qq))
+    }
+
+    /// The best scale for codes, as it is stored.
+    #[inline(always)]
+    fn refit(&self, given: Try<C>, dq: &[f64; LANES], qq: &[f64; LANES]) -> Try<C> {
+        let mut scale = given.scale;
+        for lane in 0..LANES {
+            let of_unit = given.scale[lane].to_f64() * (1.0 + dq[lane] / qq[lane]);
+            scale[lane] = C::from_f64(of_unit * self.unit[lane].to_f64());
+        }
+        self.how.stored.round(&mut scale);
+        for lane in 0..LANES {
+            scale[lane] = scale[lane] * self.norm[lane];
+        }
+        Try { scale, ..given }
+    }
+
+    /// Write the parameters of a lane to the first part.
+    pub(super) fn write(&self, lane: usize, params: &mut Params<'_, C>) {
+        params.scale[0] = self.best.scale[lane] * self.unit[lane];
+        if let Some(zero_point) = params.zero_point.first_mut() {
+            *zero_point = self.best.zero_point[lane].round_to_byte();
+        }
+    }
+}
+
+/// What can be divided by: 1 where all codes, and so all products with them, are 0.
+#[inline(always)]
+fn some(qq: &[f64; LANES]) -> [f64; LANES] {
+    let mut some = [1.0; LANES];
+    for lane in 0..LANES {
+        some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
+    }
+    some
+}
+
+/// The error of a try.
+#[inline(always)]
+fn error<C: Real>(scale: C, dd: f64) -> f64 {
+    let scale = scale.to_f64();
+    scale * scale * dd
+}

@@ -1,0 +1,83 @@
+"""The search of scales of least squared error, in plain float64: the same candidates, one part after the other."""
+
+import numpy as np
+
+import reference as ref
+
+STORED = {None: None, "float32": np.float32, "float16": np.float16, "bfloat16": ref.BF16}
+
+
+def grid(bits: int, scheme: str, size: int) -> np.ndarray:
+    """Parts of the scale that the plain formula has."""
+    short = {
+        (8, "symmetric"): (0.97, 1.01, 9),
+        (8, "asymmetric"): (0.97, 1.01, 5),
+        (4, "symmetric"): (0.88, 1.08, 5),
+        (4, "asymmetric"): (0.75, 1.1, 8),
+        (2, "symmetric"): (0.35, 1.1, 6),
+        (2, "asymmetric"): (0.3, 1.1, 9),
+    }
+    long = {8: (0.6, 1.01, 12), 4: (0.4, 1.1, 10), 2: (0.15, 1.1, 12)}
+    if size <= 4096:
+        long[8] = (0.92, 1.01, 10)
+    return np.linspace(*(short[bits, scheme] if size <= 64 else long[bits]))
+
+
+def stored(scale: float, dtype: str | None) -> float:
+    """The scale as it is stored, within what its dtype holds."""
+    if dtype is None:
+        return float(np.float32(scale))
+    least, most = {"float16": (2.0**-24, 65504.0)}.get(dtype, (2.0**-126, float(ref.finite_values(ref.BF16)[-1])))
+    most = float(np.finfo(np.float32).max) if dtype == "float32" else most
+    return float(np.float32(ref.cast(np.copysign(np.clip(abs(scale), least, most), scale), np.dtype(STORED[dtype]))))
+
+
+def candidates(x: np.ndarray, bits: int, scheme: str) -> list[tuple[float, float]]:
+    low, high, levels = min(0.0, x.min()), max(0.0, x.max()), 2**bits - 1
+    if scheme == "symmetric":
+        anchor = max(-low, high) / 2 ** (bits - 1)
+        return [(sign * f * anchor, 2 ** (bits - 1)) for f in grid(bits, scheme, x.size) for sign in (1, -1)]
+    found = []
+    for f in grid(bits, scheme, x.size):
+        s, slack = (high - low) / levels * f, (high - low) * (1 - f)
+        found += [(s, np.clip(np.rint(-(low + slack * a) / s), 0, levels)) for a in (0, 0.5, 1)]
+    return found
+
+
+def plain(x: np.ndarray, bits: int, scheme: str, dtype: str | None) -> tuple[float, float]:
+    low, high, levels = min(0.0, x.min()), max(0.0, x.max()), 2**bits - 1
+    if scheme == "symmetric":
+        return stored(max(-low, high) / (2 ** (bits - 1) - 1), dtype), 2 ** (bits - 1)
+    s = stored((high - low) / levels, dtype)
+    return s, min(np.rint(-low / s), levels)
+
+
+def codes(x: np.ndarray, s: float, z: float, bits: int) -> np.ndarray:
+    return np.clip(np.rint(x / s), -z, 2**bits - 1 - z)
+
+
+def error(x: np.ndarray, w: np.ndarray, s: float, z: float, bits: int) -> float:
+    return float((w * (x - s * codes(x, s, z, bits)) ** 2).sum())
+
+
+def least_error(x: np.ndarray, bits: int, scheme: str, dtype: str | None = None, w: np.ndarray | None = None) -> float:
+    """The error that the search leaves of one part."""
+    x = x.astype(np.float64)
+    w = np.ones(x.size) if w is None else w.astype(np.float64)
+    errors = [error(x, w, *plain(x, bits, scheme, dtype), bits)]
+    if not x.any():
+        return 0.0
+
+    def refit(s: float, z: float) -> tuple[float, float, float]:
+        """The best scale for the codes of `s`, and the error that it leaves."""
+        q = codes(x, s, z, bits)
+        qq = (w * q * q).sum()
+        s = (w * x * q).sum() / qq if qq else s
+        return float((w * (x - s * q) ** 2).sum()), s, z
+
+    _, s, z = min((refit(s, z) for s, z in candidates(x, bits, scheme)), key=lambda found: found[0])
+    for _ in range(3 if bits == 8 else 2):
+        s = stored(s, dtype)
+        errors.append(error(x, w, s, z, bits))
+        s = refit(s, z)[1]
+    return min(errors)
