@@ -160,6 +160,13 @@ def test_dtypes_that_torch_has_no_storage_for(tmp_path: Path) -> None:
 WRAPPED = {
     "checkpoint": lambda sd: ts.mapping(epoch=ts.atom(3), model_state_dict=sd, lr=ts.atom(0.1), args=b"N"),
     "lightning": lambda sd: ts.mapping(state_dict=sd, callbacks=ts.atom({"a": [1]}), loops=ts.atom(())),
+    "callbacks": lambda sd: ts.mapping(
+        state_dict=sd,
+        callbacks=b"}"
+        + ts.named("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+        + ts.mapping(best=ts.called("omegaconf.dictconfig", "DictConfig") + ts.atom({"a": 1}) + b"b")
+        + b"s",
+    ),
     "twice": lambda sd: ts.mapping(model=ts.mapping(state_dict=sd)),
     "namespace": lambda sd: ts.mapping(
         model=sd,
@@ -347,6 +354,11 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     ),
     "append to a dict": (b"}Na", "appends to a dict"),
     "items of a list": (b"]NNs", "sets items of a list"),
+    "key of 61 bits": (b"}" + ts.atom(2**61 - 1) + b"Ns", "more than 60 bits as a key"),
+    "key of -2^70": (b"}" + ts.atom(-(2**70)) + b"Ns", "more than 60 bits as a key"),
+    "note of 61 bits": (b"Np2305843009213693951\n", "notes a value under"),
+    "note of -1": (b"Np-1\n", "notes a value under"),
+    "no pairs": (ts.called("collections", "OrderedDict", b"](NNe"), "no pairs"),
     "parameter of nothing": (ts.called("torch._utils", "_rebuild_parameter", b"N", b"\x88", b"}"), "without a tensor"),
     "too few arguments": (ts.called("torch._utils", "_rebuild_tensor_v2", b"N"), "damaged"),
 }
@@ -372,6 +384,12 @@ def test_time_and_memory_are_bounded(tmp_path: Path) -> None:
     bomb = b"]q\x00" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(50))
     refuse(one(tmp_path / "a.pt", bomb), "more than 2,000,000 parts", LimitError)
     refuse(one(tmp_path / "b.pt", b"N0" * 1_000_001), "more than 2,000,000 instructions", LimitError)
+    copies = b"](" + b"N" * 3_000 + b"eq\x00](" + (ts.named("__builtin__", "set") + b"h\x00\x85R") * 3_000 + b"e"
+    tracemalloc.start()
+    refuse(one(tmp_path / "f.pt", copies), "more than 2,000,000 parts", LimitError)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
     t = ts.tensor(FOUR, (4,), (1,))
     path = one(tmp_path / "c.pt", ts.state({"a": t, "b": t}))
     refuse(path, "4 members of the archive exceed max_tensors=3", LimitError, max_tensors=3)
@@ -469,3 +487,9 @@ def test_what_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
         os.truncate(path, 60)
         with pytest.raises(FormatError, match="file shrank while reading"):
             source.read("a")
+
+
+def test_dicts_of_python_2_are_made_of_pairs(tmp_path: Path) -> None:
+    t = ts.tensor(FOUR, (4,), (1,))
+    listed = b"](" + b"".join(b"](" + ts.atom(name) + t + b"e" for name in ("b", "a", "c")) + b"e"
+    assert list(show(one(tmp_path / "x.pt", ts.called("collections", "OrderedDict", listed)))) == ["b", "a", "c"]

@@ -6,7 +6,7 @@ and overflow the stack (a deep tuple as a key).
 """
 
 import pickletools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -97,6 +97,8 @@ class _Machine:
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            if argument >> 32:  # no bytes have so many, and dicts of chosen large numbers are slow
+                raise FormatError(f"the pickle notes a value under {argument:,}")
             self._memo[argument] = self._stack[-1]
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self._stack[-1]
@@ -165,7 +167,8 @@ class _Machine:
         if target is not OPAQUE:
             if not isinstance(target, dict):
                 raise FormatError(f"the pickle sets items of a {type(target).__name__}")
-            target.update(pairs(zip(items[::2], items[1::2], strict=True)))
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[_key(key, len(target))] = value
 
     def _object(self, name: str, argument: Any) -> bool:
         """Name or make an object; False if it is another instruction."""
@@ -203,9 +206,12 @@ class _Machine:
             ) from None
 
 
-def pairs(items: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the items of a dict, whose keys must be plain."""
-    for key, value in items:
-        if not isinstance(key, _KEYS):
-            raise UnsupportedError(f"the pickle has a dict with a {type(key).__name__} as a key")
-        yield key, value
+def _key(key: Any, n: int) -> Any:
+    """Return a key of a dict, which must be plain; what stands for a class gets a number."""
+    if key is OPAQUE or isinstance(key, Function):
+        return f"object {n}"
+    if not isinstance(key, _KEYS):
+        raise UnsupportedError(f"the pickle has a dict with a {type(key).__name__} as a key")
+    if isinstance(key, int) and abs(key) >> 60:  # many of them can have one hash
+        raise UnsupportedError("the pickle has a dict with a number of more than 60 bits as a key")
+    return key

@@ -118,7 +118,7 @@ class _Walk:
             yield name, each
 
     def _below(self, value: Any, name: str, depth: int) -> Iterator[tuple[str, StoredTensor | NumpyArray]]:
-        self._visits += 1
+        self._visits += 1 + (len(value) if isinstance(value, dict | list | tuple) else 0)
         if self._visits > _MAX_VISITS:
             raise LimitError(f"what was saved has more than {_MAX_VISITS:,} parts")
         if isinstance(value, StoredTensor | NumpyArray):

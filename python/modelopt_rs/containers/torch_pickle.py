@@ -51,6 +51,8 @@ _BESIDE: Final = (
     "__builtin__ bytearray",
     "__builtin__ complex",
 )
+# Packages whose objects stand there too: settings and callbacks. Stand-ins are made of all that has such a name.
+_PACKAGES: Final = ("lightning", "lightning_fabric", "omegaconf", "pytorch_lightning")
 # Classes that are named, and never called.
 _CLASSES: Final = (
     "torch Tensor",
@@ -64,6 +66,7 @@ _CLASSES: Final = (
     "builtins str",
     "__builtin__ object",
     "torch strided",
+    "typing Any",
     "torch contiguous_format",
 )
 
@@ -219,24 +222,36 @@ def _of_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> Any:
     return function.call(*arguments)
 
 
-def _dict(items: Any = (), *rest: Any) -> dict[Any, Any]:
-    from_pairs: dict[Any, Any] = {}
+# None of these copies what it is given: a pickle could name one list again and again.
+
+
+def _dict(items: Any = None, *rest: Any) -> dict[Any, Any]:
     if isinstance(items, dict):
-        from_pairs.update(items)
-    elif isinstance(items, list):
-        for item in items:
-            if not isinstance(item, list | tuple) or len(item) != 2 or not isinstance(item[0], str | int):
-                raise FormatError("the pickle has a dict of what are no pairs")
-            from_pairs[item[0]] = item[1]
-    return from_pairs
+        return items
+    from_pairs: dict[Any, Any] = {}
+    while isinstance(items, list) and items:
+        item = items.pop()
+        if not isinstance(item, list | tuple) or len(item) != 2 or not isinstance(item[0], str):
+            raise FormatError("the pickle has a dict of what are no pairs of a text and something")
+        from_pairs[item[0]] = item[1]
+    return dict(reversed(from_pairs.items()))
 
 
-def _list(items: Any = (), *rest: Any) -> Any:
-    return list(items) if isinstance(items, list | tuple) else OPAQUE
+def _list(items: Any = None, *rest: Any) -> Any:
+    return [] if items is None else items
 
 
 def _shape(items: Any = (), *rest: Any) -> Any:
-    return tuple(items) if isinstance(items, list | tuple) else OPAQUE
+    return items
+
+
+class _Known(dict[str, Any]):
+    """All that a pickle may name."""
+
+    def __missing__(self, name: str) -> Function:
+        if name.split(" ")[0].split(".")[0] not in _PACKAGES:
+            raise KeyError(name)
+        return Function(name, lambda *rest, **options: OPAQUE)
 
 
 def _known() -> Mapping[str, Any]:
@@ -261,7 +276,7 @@ def _known() -> Mapping[str, Any]:
         **{name: lambda *rest, **options: OPAQUE for name in _BESIDE},
     }
     storages = {f"{module} {name}": dtype for module in ("torch", "torch.cuda") for name, dtype in _STORAGES.items()}
-    return {
+    known = {
         **dict.fromkeys(_CLASSES, OPAQUE),
         **{name: Function(name, call) for name, call in functions.items()},
         **{name: _StorageType(dtype) for name, dtype in storages.items()},
@@ -270,6 +285,7 @@ def _known() -> Mapping[str, Any]:
             f"torch {each.word}": _DtypeName(each.name) for each in DTYPES.values() if each.word and each.in_safetensors
         },
     }
+    return _Known(known)
 
 
 _KNOWN: Final = _known()
