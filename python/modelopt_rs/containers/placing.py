@@ -56,7 +56,12 @@ def rename_new(temporary: Path, path: Path) -> None:
             raise exists(path) from None
         call(path, os.unlink, temporary)
     elif code in _NOT_HERE:
-        call(path, os.rename, temporary, path)  # of directories: replaces an empty one at most
+        try:
+            call(path, os.rename, temporary, path)  # of directories: replaces an empty one at most
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise exists(path) from None
     elif code == errno.EEXIST:
         raise exists(path)
     elif code:
