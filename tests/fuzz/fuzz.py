@@ -46,12 +46,11 @@ def fuzz(kind: str, seeds: range) -> Outcome:
     """Run the mutants of some seeds, one after the other."""
     outcome, left = Outcome(), list(reversed(seeds))
     while left:
-        worker = _start(kind)
-        try:
-            _feed(worker, left, outcome)
-        finally:
-            worker.kill()
-            worker.wait()
+        with _start(kind) as worker:  # which closes its pipes
+            try:
+                _feed(worker, left, outcome)
+            finally:
+                worker.kill()
     return outcome
 
 

@@ -94,7 +94,8 @@ class Quantization:
         }
         alone = dict(chosen)
         if not options.only_dequantize:
-            for reader, names in groups_alike(chosen, options.layout.name, config):
+            specs = {name: choice.spec for name, choice in chosen.items() if choice is not None}
+            for reader, names in groups_alike(specs, options.layout.name, config):
                 group = {name: choice for name in names if (choice := chosen[name]) is not None}
                 chosen |= choose_alike(group, tensors, options, self.threads, config)
                 others = [name for name in group if _way(chosen[name]) != _way(alone[name])]

@@ -7,7 +7,7 @@ quantized or none.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
@@ -92,13 +92,13 @@ def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str,
             )
 
 
-def groups_alike(names: Iterable[str], layout: str, config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def groups_alike(specs: Mapping[str, Any], layout: str, config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Return the weights that transformers reads only where they are coded alike, and one of each group that wants it.
 
     Parameters
     ----------
-    names : iterable of str
-        The weights that are quantized.
+    specs : mapping
+        How each weight that is quantized is coded.
     layout : str
         The layout's name.
     config : mapping
@@ -106,19 +106,23 @@ def groups_alike(names: Iterable[str], layout: str, config: Mapping[str, Any]) -
 
     Examples
     --------
+    >>> from modelopt_rs.layouts.packed_spec import PackedSpec
     >>> from modelopt_rs.planning.loaders import groups_alike
-    >>> groups_alike(["a.weight", "embed_tokens.weight"], "pack-quantized", {"model_type": "llama"})
+    >>> four = PackedSpec(bits=4, group_size=32, symmetric=True)
+    >>> groups_alike({"a.weight": four, "embed_tokens.weight": four}, "pack-quantized", {"model_type": "llama"})
     [('embed_tokens.weight', ['a.weight', 'embed_tokens.weight'])]
-    >>> groups_alike(["a.weight"], "pack-quantized", {"model_type": "llama"})
+    >>> groups_alike({"a.weight": four}, "pack-quantized", {"model_type": "llama"})
     []
     """
     if not config or layout == "bitsandbytes":
         return []
     experts: list[str] = []
     dense: list[str] = []
-    for name in names:
+    for name in specs:
         (experts if EXPERT.fullmatch(name) else dense).append(name)
-    whole = bool(model_types(config) & INITIALIZED)
+    # Packed zero points are read only by what dequantizes while it loads.
+    zero_points = any(not getattr(specs[name], "symmetric", True) for name in dense)
+    whole = zero_points or bool(model_types(config) & INITIALIZED)
     reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
     # Those that it makes one tensor of.
     groups = [(reader, dense), (next(iter(experts), None), experts)]
