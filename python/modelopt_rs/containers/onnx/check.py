@@ -172,8 +172,8 @@ class Checker:
             where = f"{self._path}: attribute {quote(attribute.name)}{inside}"
             if attribute.type == 0 and not attribute.ref_attr_name:
                 raise UnsupportedError(f"{where}: has no type, as in the first version of the format")
-            if attribute.type == _GRAPH and not attribute.HasField("g"):
-                raise FormatError(f"{where}: has no graph")
+            if attribute.type == _GRAPH and (attribute.ref_attr_name or not attribute.HasField("g")):
+                raise FormatError(f"{where}: has no graph of its own")
             if attribute.type == _TENSOR and not attribute.ref_attr_name:
                 self._tensor(attribute.t, where)
             elif attribute.type == _TENSORS:
