@@ -54,6 +54,8 @@ def _complete(node: ir.Node, integers: Integers) -> bool:
         return False
     after = _expanded(lengths, target) if node.op_type == "Expand" else tokens(node, lengths, target, {})[1]
     old = shape_of(y) or [None] * len(after)
+    if len(old) != len(after):
+        return False  # the file says something else
     new = [a if isinstance(a, (int, str)) else b for a, b in zip(after, old, strict=True)]
     found = any(isinstance(a, int) and not isinstance(b, int) for a, b in zip(new, old, strict=True))
     if found or y.shape is None:
