@@ -3,8 +3,8 @@
 `make test` runs some of each kind, `make fuzz` 100,000. Seeds are counted from 0: what fell once falls again.
 
 Of ONNX models 6 of the first 1,500 seeds still break the promise: 1326 (a recurrent weight of another rank), 587, 603,
-870 and 1125 (time or memory of what is walked or concatenated), 1237 (a death). `make fuzz` shows them; `make test` stops before
-them until they are mended.
+870 and 1125 (time or memory of what is walked or concatenated), 1237 (a death).
+`make fuzz` shows them; `make test` stops before them until they are mended.
 """
 
 import os
