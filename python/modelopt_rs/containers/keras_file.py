@@ -12,13 +12,11 @@ import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.containers.container import Access, Output
+from modelopt_rs.containers.open_file import OpenFile
 from modelopt_rs.containers.reading import (
     MAX_HEADER,
     MAX_TENSORS,
-    Identity,
     call,
-    identity,
-    open_again,
     open_regular,
     read_at,
     read_into,
@@ -31,7 +29,7 @@ from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import DTYPES, numpy_dtype
 from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, listing, quote
 from modelopt_rs.stream.buffer import Buffer
-from modelopt_rs.stream.model import Sink, Source, TensorInfo, Tile
+from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
 
 __all__ = ["KERAS", "KerasSource"]
@@ -48,7 +46,7 @@ _DTYPES_OF: Final = {np.dtype(numpy): name for numpy, name in _DTYPES.items()}
 _BFLOAT16 = np.dtype("V2")  # as Keras writes it
 
 
-class KerasSource(Source):
+class KerasSource(OpenFile):
     """One file of Keras' weights, open for reading; a tensor has the path of its dataset as its name.
 
     Only datasets of the file itself are read: links to other files are not followed. What optimizers have saved is
@@ -137,20 +135,6 @@ class KerasSource(Source):
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors by name, in the order of the file."""
         return MappingProxyType(self._tensors)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the file."""
-        return self._nbytes
-
-    @property
-    def identity(self) -> Identity:
-        """What tells the file from others, and from itself when it has changed."""
-        return identity(self._fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Open it again where it is unpickled; ValueError if it is another file then."""
-        return open_again, (type(self), self.path, self._options, self.identity)
 
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape."""

@@ -5,27 +5,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.open_file import OpenFile
 from modelopt_rs.containers.reading import (
     MAX_HEADER,
     MAX_TENSORS,
-    Identity,
     call,
-    identity,
-    open_again,
     open_regular,
     read_at,
     read_into,
 )
 from modelopt_rs.dtypes import numpy_dtype
 from modelopt_rs.errors import quote
-from modelopt_rs.stream.model import Source, TensorInfo, Tile
+from modelopt_rs.stream.model import TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
 
 __all__ = ["SafetensorsSource"]
@@ -55,7 +52,7 @@ class _Tensors(Mapping[str, TensorInfo]):
         return TensorInfo(name, dtype, shape, end - begin), begin
 
 
-class SafetensorsSource(Source):
+class SafetensorsSource(OpenFile):
     """One safetensors file, open for reading.
 
     The header is checked whole before anything else; bytes are read by `pread`, never mapped, so that a file
@@ -94,7 +91,7 @@ class SafetensorsSource(Source):
         fd: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self._limits = {"max_header": max_header, "max_tensors": max_tensors}
+        self._options = {"max_header": max_header, "max_tensors": max_tensors}
         self._fd = open_regular(path) if fd is None else fd
         self._reader = TileReader()
         try:
@@ -136,20 +133,6 @@ class SafetensorsSource(Source):
     def metadata(self) -> Mapping[str, str]:
         """The header's `__metadata__`."""
         return MappingProxyType(self._metadata)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the file."""
-        return self._nbytes
-
-    @property
-    def identity(self) -> Identity:
-        """What tells the file from others, and from itself when it has changed."""
-        return identity(self._fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Open it again where it is unpickled; ValueError if it is another file then."""
-        return open_again, (type(self), self.path, self._limits, self.identity)
 
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape.

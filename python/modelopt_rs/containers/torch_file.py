@@ -13,13 +13,11 @@ import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.containers.container import Access, Output
+from modelopt_rs.containers.open_file import OpenFile
 from modelopt_rs.containers.reading import (
     MAX_HEADER,
     MAX_TENSORS,
-    Identity,
     call,
-    identity,
-    open_again,
     open_regular,
     read_at,
     read_into,
@@ -33,7 +31,7 @@ from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import numpy_dtype
 from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, listing, quote
 from modelopt_rs.stream.buffer import Buffer
-from modelopt_rs.stream.model import Sink, Source, TensorInfo, Tile
+from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
 
 __all__ = ["TORCH", "TorchSource", "check_output"]
@@ -43,7 +41,7 @@ _MAX_SHARED = 256  # names of one storage, on average: a small file could stand 
 _SUFFIXES: Final = (".pt", ".pth", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
 
 
-class TorchSource(Source):
+class TorchSource(OpenFile):
     """One file of `torch.save`, open for reading. Nothing in it is executed, and torch is not needed.
 
     The pickle is read by a machine that knows tensors and plain containers and refuses all else; tensors are read
@@ -194,20 +192,6 @@ class TorchSource(Source):
     def metadata(self) -> Mapping[str, str]:
         """What a safetensors file of them needs, so that transformers reads it."""
         return MappingProxyType({"format": "pt"})
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the file."""
-        return self._nbytes
-
-    @property
-    def identity(self) -> Identity:
-        """What tells the file from others, and from itself when it has changed."""
-        return identity(self._fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Open it again where it is unpickled; ValueError if it is another file then."""
-        return open_again, (type(self), self.path, self._options, self.identity)
 
     def read(self, name: str) -> Array:
         """Return one tensor, whole, as a new array of its own shape."""
