@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test fuzz lint bench demo interop clean
+.PHONY: build test fuzz lint bench docs demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,8 @@ build: $(VENV)/.ready
 
 test: build
 	cargo test --locked --no-default-features --quiet
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob=README.md \
-		--ignore=python/modelopt_rs/interop tests python/modelopt_rs README.md
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob='*.md' \
+		--ignore=python/modelopt_rs/interop --ignore=docs/conf.py tests python/modelopt_rs docs README.md
 
 # As many mutants of ONNX models, of safetensors files and of calls as a night has time for.
 fuzz: build
@@ -51,6 +51,10 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/onnx_models.py
+
+docs: build
+	$(PIP) "sphinx>=8" "furo>=2024.8" "myst-parser>=4" "numpydoc>=1.8" "sphinx-click>=6" "sphinx-copybutton>=0.5"
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs target/docs
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels
