@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.errors import OptionError
-from modelopt_rs.onnx.layer_statistics import Patches
+from modelopt_rs.onnx.layer_inputs import layer_rows
+from modelopt_rs.onnx.patches import Patches
 
 RNG = np.random.default_rng(0)
 SAMPLES = {"x": RNG.normal(size=(12, 8, 9, 9)).astype(np.float32) * np.linspace(0.1, 3, 9, dtype=np.float32)}
@@ -238,3 +239,21 @@ def test_patches_times_kernels_are_the_convolution(auto_pad):
         ]
         flat = np.moveaxis(want, 1, -1).reshape(-1, 4)
         np.testing.assert_allclose(np.concatenate(got, axis=1), flat, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_layers_come_in_batches_with_the_names_of_their_weights(tmp_path):
+    """H35: one stream for all that reads the inputs of layers; every row is there, in the order of the samples."""
+    model = net()
+    proto = model.proto()
+    onnx.save(proto, tmp_path / "a.onnx")
+    found = {}
+    with mo.files.open(tmp_path / "a.onnx") as source:
+        for name, group, rows in layer_rows(source.graph, source.path, list(PLACES), SAMPLES):
+            assert rows.dtype == np.float32
+            found.setdefault((name, group), []).append(rows.copy())
+    runs = inner_values(proto)
+    for name, (_, _, cut) in PLACES.items():
+        for group, _ in enumerate(cut(runs[0][name])):
+            want = np.concatenate([cut(run[name])[group] for run in runs])
+            np.testing.assert_array_equal(np.concatenate(found.pop((name, group))), want, name)
+    assert not found

@@ -89,7 +89,8 @@ class Program:
     def run(self) -> Array | None:
         """Compute the weight; None if it can't be, or takes more memory."""
         found = {name: np.asarray(tensor.numpy()) for name, tensor in self.constants.items()}
-        for step in self.steps:
+        last = {name: i for i, step in enumerate(self.steps) for name in step.input}
+        for i, step in enumerate(self.steps):
             inputs = {name: found[name] for name in step.input if name}
             try:
                 if _most_bytes(step, list(inputs.values())) > self.most:
@@ -98,6 +99,10 @@ class Program:
             except Exception:  # its errors have no common class but this
                 return None
             found.update(zip(step.output, map(np.asarray, results), strict=True))
+            # What no other step takes is let go.
+            found = {name: array for name, array in found.items() if name == self.result or last.get(name, -1) > i}
+            if sum(array.nbytes for array in found.values()) > self.nbytes + 2 * self.most:
+                return None
         return np.ascontiguousarray(found[self.result])
 
 
@@ -159,27 +164,29 @@ def _constant(value: ir.Value | None) -> bool:
 
 def _path(value: ir.Value | None) -> ConstantPath | None:
     """Return what computes a value, if constants do alone."""
+    if value is None or value.producer() is None:
+        return None
     nodes: dict[ir.Node, None] = {}
     constants: dict[ir.Value, None] = {}
-
-    def visit(at: ir.Value) -> bool:
+    pending, entered = [value], set[ir.Node]()
+    while pending:
+        at, node = pending[-1], pending[-1].producer()
         if at.is_graph_input():
-            return False
+            return None
         if at.const_value is not None and at.is_initializer():
-            constants[at] = None
-            return at.const_value.dtype not in CODES
-        node = at.producer()
-        if node is None or node.domain != "" or node.op_type not in KNOWN or len(nodes) > MOST_NODES:
-            return False
-        if node in nodes:
-            return True
-        if not all(visit(each) for each in node.inputs if each is not None):
-            return False
-        nodes[node] = None
-        return True
-
-    if value is None or value.producer() is None or not visit(value):
-        return None
+            if at.const_value.dtype in CODES:
+                return None
+            constants[pending.pop()] = None
+        elif node is None or node.domain != "" or node.op_type not in KNOWN:
+            return None
+        elif node not in entered:
+            entered.add(node)
+            if len(entered) > MOST_NODES:
+                return None
+            pending += [each for each in reversed(node.inputs) if each is not None]
+        else:  # what it takes is done
+            nodes[node] = None
+            pending.pop()
     return ConstantPath(value, tuple(nodes), tuple(constants))
 
 
@@ -212,11 +219,12 @@ def _is_free(path: ConstantPath, nodes: Collection[ir.Node], weights: Collection
 
 def _is_large(value: ir.Value, large: Collection[ir.Value]) -> bool:
     """Whether a result has one of the large constants in it."""
-    pending = [value]
+    pending, seen = [value], {value}
     while pending:
         node = pending.pop().producer()
         inputs = [] if node is None else [each for each in node.inputs if each is not None]
         if any(each in large for each in inputs):
             return True
-        pending += inputs
+        pending += {each for each in inputs if each not in seen}
+        seen.update(inputs)
     return False

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.crop.coupling import GraphGroup
-from modelopt_rs.onnx.layer_statistics import LayerInputs, refuse_unseen
+from modelopt_rs.onnx.layer_inputs import refuse_unseen
+from modelopt_rs.onnx.layer_statistics import LayerInputs
 from modelopt_rs.onnx.weight_axes import find_weight_axes
 from modelopt_rs.onnx.weights import find_weights
 from modelopt_rs.planning.onnx import Calibrate

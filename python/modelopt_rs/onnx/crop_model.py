@@ -22,6 +22,7 @@ from modelopt_rs.prune.coupling import check_groups
 from modelopt_rs.prune.crop import CropReport, crop_report, masks
 from modelopt_rs.report.reports import CropFileReport, CroppedGroup, TensorReport, total
 from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 from modelopt_rs.stream.transform import Copy, Transform
 from modelopt_rs.transforms.crop import Crop, Scorer
@@ -97,6 +98,8 @@ class GraphCrop:
     options : CropOptions
         `what`: "heads", "ffn" (units between two layers of MatMul or Gemm), "channels" (of convolutions), "hidden"
         (what a norm goes along), or "all".
+    max_memory : int
+        As for `find_groups`.
 
     Attributes
     ----------
@@ -111,7 +114,7 @@ class GraphCrop:
         If an option is wrong for this model, or there is nothing to crop in it.
     """
 
-    def __init__(self, source: Source, options: CropOptions) -> None:
+    def __init__(self, source: Source, options: CropOptions, max_memory: int = DEFAULT_MEMORY) -> None:
         self._source, self._options = source, options
         self._told = names_of_value_infos(source.graph)
         wanted = KINDS if "all" in options.what else tuple(options.what)
@@ -119,7 +122,7 @@ class GraphCrop:
         if unknown:
             known = ", ".join(repr(word) for word in (*KINDS, "all"))
             raise OptionError(f"what must be of {known} for an ONNX model, got {unknown[0]!r}")
-        found, self.refusals = find_groups(source.graph, source.tensors)
+        found, self.refusals = find_groups(source.graph, source.tensors, max_memory=max_memory)
         groups = [group for group in found if group.kind in wanted]
         if not groups:
             raise OptionError(f"what must name something in this model, got {', '.join(wanted)}", self._why_none())
@@ -198,7 +201,7 @@ def plan_model(
         As for `crop_file`.
     """
     check = OnnxCheck(source, run, execution, calibrate)
-    plan = GraphCrop(source, options)
+    plan = GraphCrop(source, options, execution.max_memory)
     before = dict(source.tensors)
     inputs = None if calibrate is None else CropInputs(source, plan.groups, calibrate, execution)
     cropped = plan.report(execution, inputs)

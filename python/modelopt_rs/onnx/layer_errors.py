@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
-from modelopt_rs.onnx.layer_inputs import Data, Seen, see
+from modelopt_rs.onnx.layer_inputs import Data
+from modelopt_rs.onnx.layer_samples import Seen, see
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
 from modelopt_rs.planning.onnx import OnnxOptions

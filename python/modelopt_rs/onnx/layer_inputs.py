@@ -1,32 +1,25 @@
-"""What layers take: a few rows of their inputs, from samples that the float model is run on in onnxruntime."""
+"""What goes into the layers of an ONNX model, as it runs in onnxruntime: the one place where it is seen."""
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
-from modelopt_rs.errors import FormatError, UnsupportedError
 from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Given, Samples
 from modelopt_rs.onnx.run.sizes import Search
+from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Data", "Seen", "see"]
+__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "layer_rows", "refuse_unseen"]
 
-SAMPLES: Final = 8  # that the model is run on
-ROWS: Final = 64  # of each sample that are kept of what a product takes
-STEPS: Final = 64  # of a sequence, and pixels of an image along each side
-LEAST: Final = 8  # of these
-BATCH: Final = 2  # images
-
-Seen: TypeAlias = Mapping[str, Sequence[Array]]
-"""By name of a value what is kept of it, one array for each sample."""
+KINDS = ("matmul", "gemm", "conv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,99 +49,179 @@ class Data:
         return "the given inputs" if given else "made-up inputs"
 
 
-def see(
-    model: ir.Model,
-    path: str | os.PathLike[str],
-    values: Mapping[str, str],
-    data: Data,
-    *,
-    threads: int | None,
-    max_memory: int,
-) -> Seen | None:
-    """Run a model, and keep a few rows of values; None where nothing is given and nothing could be made up.
+class LayerInput(NamedTuple):
+    """What the layers that take a weight multiply it with.
+
+    Attributes
+    ----------
+    value : str
+        The value that goes in.
+    patches : Patches or None
+        How a convolution cuts it into rows; else its rows are along its last axis.
+    """
+
+    value: str
+    patches: Patches | None
+
+    @property
+    def groups(self) -> int:
+        """How many parts of the weight have rows of their own."""
+        return 1 if self.patches is None else self.patches.groups
+
+
+class InputStream:
+    """Values of a model, sample for sample; nothing is kept of them.
+
+    Parameters
+    ----------
+    model : Model
+        As it was read from `path`; is not changed.
+    path : path
+    values : sequence of str
+        All that may be asked for.
+    data : Data
+        What there is. Made-up inputs are searched for at once.
+    threads : int or None
+    max_memory : int
+        The bytes that runs on made-up inputs may be expected to take.
+    most : int, optional
+        How many samples are taken at most; None: all of them.
+
+    Attributes
+    ----------
+    most : int or None
+        How many there are at most; None: nobody knows.
+
+    Raises
+    ------
+    OptionError, ValueError, TypeError
+        If what is given does not fit the model.
+    FormatError, UnsupportedError
+        If onnxruntime refuses the model, or inputs can't be made up.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        path: str | os.PathLike[str],
+        values: Sequence[str],
+        data: Data,
+        *,
+        threads: int | None,
+        max_memory: int,
+        most: int | None = None,
+    ) -> None:
+        self._observer = Observer(model, path, list(values), threads=threads)
+        self.most = most
+        outputs = [str(value.name) for value in model.graph.outputs]
+        self._feeds = self._of(data, path, outputs, max_memory)
+
+    def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Run all samples, and yield some of their values."""
+        return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+
+    def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
+        """Run all samples; yield what layers multiply their weights with, of float32, some rows at a time.
+
+        Of a convolution with groups each has rows of its own, and its number stands beside them (else 0).
+        """
+        wanted: dict[str, list[LayerInput]] = {}
+        for each in inputs:
+            wanted.setdefault(each.value, []).append(each)
+        for name, array in self.values(list(wanted)):
+            for each in wanted[name]:
+                for group in range(each.groups):
+                    if each.patches is None:
+                        yield each, group, array.reshape(-1, array.shape[-1])
+                    else:
+                        yield from ((each, group, rows) for rows in each.patches.rows(array, group))
+            del array  # before the next run
+
+    def _of(
+        self, data: Data, path: str | os.PathLike[str], outputs: list[str], max_memory: int
+    ) -> Callable[[], Iterable[Feed]]:
+        infos, run = self._observer.infos, data.run
+        if data.calibrate is not None:
+            samples = Samples(data.calibrate, infos, path)
+            return lambda: samples
+        assert run is not None  # or there would be no data
+        if data.words == "the given inputs":
+            assert run.inputs is not None
+            samples = Samples(run.inputs, infos, path, "inputs", run.dims)
+            return lambda: samples
+        search = Search(
+            lambda feed: self._observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory
+        )
+        # The small sizes first: in the first run few values come out at a time.
+        feeds = search().feeds[::-1][: self.most]
+        self.most = len(feeds)
+        return lambda: feeds
+
+
+def layer_inputs(weight: Weight) -> list[LayerInput]:
+    """Return what goes into the layers that take a weight that `refuse_unseen` has nothing against, each once."""
+    found: dict[LayerInput, None] = {}
+    for use in weight.uses:
+        x = use.node.inputs[0]
+        assert x is not None
+        found[LayerInput(str(x.name), Patches.of(use, weight.shape) if use.kind == "conv" else None)] = None
+    return list(found)
+
+
+def layer_rows(
+    model: ir.Model, path: str | os.PathLike[str], names: Sequence[str], calibrate: Given, threads: int | None = None
+) -> Iterator[tuple[str, int, Array]]:
+    """Yield what weights are multiplied with while calibration data run through a model.
+
+    A batch of rows of float32 comes with the name of the weight and with the group of its convolution (else 0). In the
+    columns is what the weight has along its in axis; of a convolution kernel positions first, of each its channels.
 
     Parameters
     ----------
     model : Model
         As it was read from `path`.
     path : path
-    values : mapping
-        By name of a value what takes it: "rows" (a product), "maps" (a convolution) or "steps" (a recurrent layer).
-    data : Data
-    threads : int or None
-    max_memory : int
-        The bytes that runs may be expected to take; an eighth is for what is kept.
+    names : sequence of str
+        Weights that `refuse_unseen` has nothing against.
+    calibrate : path, mapping, iterable or callable
+        See `Samples`.
+    threads : int, optional
 
     Raises
     ------
-    ValueError, TypeError
-        If what is given does not fit the model.
+    OptionError, ValueError, TypeError, FormatError
+        If the samples don't fit the model, or onnxruntime refuses it.
     """
-    made_up = data.words == "made-up inputs"
-    try:
-        observer = Observer(model, path, list(values), threads=threads)
-        feeds, count = _feeds(model, observer, path, data, max_memory)
-    except (FormatError, UnsupportedError):
-        if made_up:
-            return None
-        raise
-    seen: dict[str, list[Array]] = {name: [] for name in values}
-    each = max_memory // 8 // max(len(values) * count, 1)
-
-    def keep(name: str, array: Array) -> None:
-        kept = cut(array, values[name], each)
-        if kept is not None:
-            seen[name].append(kept)
-
-    observer.run(feeds, keep, list(values))
-    return seen
+    takers: dict[LayerInput, list[str]] = {}
+    for weight in find_weights(model):
+        for each in layer_inputs(weight) if weight.name in names else ():
+            takers.setdefault(each, []).append(weight.name)
+    values = list(dict.fromkeys(each.value for each in takers))
+    stream = InputStream(model, path, values, Data(calibrate, None), threads=threads, max_memory=0)
+    for each, group, rows in stream.rows(takers):
+        yield from ((name, group, rows) for name in takers[each])
 
 
-def _feeds(
-    model: ir.Model, observer: Observer, path: str | os.PathLike[str], data: Data, max_memory: int
-) -> tuple[Iterable[Feed], int]:
-    """Return what the model is run on, and how many these are at most."""
-    infos, run = observer.infos, data.run
-    if data.calibrate is not None:
-        return itertools.islice(Samples(data.calibrate, infos, path), SAMPLES), SAMPLES
-    assert run is not None  # or there would be no words
-    if data.words == "the given inputs":
-        assert run.inputs is not None
-        return itertools.islice(Samples(run.inputs, infos, path, "inputs", run.dims), SAMPLES), SAMPLES
-    outputs = [str(value.name) for value in model.graph.outputs]
-    search = Search(lambda feed: observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory)
-    feeds = search().feeds[::-1][:SAMPLES]  # the small sizes first: in the first run few values come out at a time
-    return feeds, len(feeds)
+def refuse_unseen(model: ir.Model) -> Mapping[str, str]:
+    """Return the weights whose inputs can't be collected, and why."""
+    reasons = {weight.name: _why_unseen(weight) for weight in find_weights(model)}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def cut(array: Array, kind: str, most: int) -> Array | None:
-    """Return a copy of some of a value, the same of the same value; None where even that is too large, or nothing.
-
-    Parameters
-    ----------
-    array : ndarray
-    kind : {"rows", "maps", "steps"}
-    most : int
-        Bytes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from modelopt_rs.onnx.layer_inputs import cut
-    >>> cut(np.zeros((2, 100, 8), np.float32), "rows", 1024).shape
-    (32, 8)
-    """
-    if kind == "rows" and array.ndim:
-        rows = array.reshape(-1, array.shape[-1])
-        count = min(len(rows), ROWS, most // max(rows[:1].nbytes, 1))
-        kept = rows[np.linspace(0, len(rows) - 1, count).astype(int)] if count else rows[:0]
-        return kept.copy() if kept.nbytes else None
-    length, batch = STEPS, BATCH
-    while length >= LEAST:
-        # Of states there are one or two, for the directions: as many as there are.
-        shape = (batch, None, *[length] * (array.ndim - 2)) if kind == "maps" else (length,)
-        kept = array[tuple(map(slice, shape))] if array.ndim else array
-        if kept.nbytes <= most:
-            return kept.copy() if kept.nbytes else None
-        length, batch = length // 2, 1
+def _why_unseen(weight: Weight) -> str | None:
+    """Say why the inputs of a weight's layers can't be collected; None if they can."""
+    for use in weight.uses:
+        x = use.node.inputs[0]
+        if use.kind not in KINDS:
+            return f"what goes into {use.where} isn't collected: only of MatMul, Gemm and Conv"
+        if use.reason is not None:
+            return use.reason
+        if use.inner:
+            return f"{use.where} stands in the body of an If, Loop or Scan"
+        if use.dtype != ir.DataType.FLOAT:
+            return f"{use.where} computes in {use.dtype}: what goes in must be float32"
+        if x is None or x.is_initializer():
+            return f"{use.where} takes nothing but constants"
+        if use.kind == "conv" and any(node.op_type == "Transpose" for node in use.chain):
+            return f"{use.where} takes it behind a Transpose"
     return None

@@ -1,48 +1,18 @@
 """Raising the opset of a model whose weights are not in memory."""
 
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import onnx
 import onnx_ir as ir
-from onnx import onnx_cpp2py_export
 
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.errors import listing, quote
+from modelopt_rs.onnx.apart import Failed, call_apart, without_large
 
 __all__ = ["raise_ir_version", "raise_opset"]
 
-# Operators whose new version depends on a constant have small ones (shapes, axes, scales of Resize).
-LARGE = 1024
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
-_REFUSED: Final = 3
-# Its assertions abort the process that calls it, so it gets one of its own: from nothing, as a copy of this one could
-# hold locks of threads that it doesn't have. Only the library's compiled part is loaded: the whole takes five times as
-# long. What it prints must not come between the bytes of the model.
-_CONVERT: Final = f"""
-import os, sys
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-out = os.dup(1)
-os.dup2(2, 1)
-name, path = "onnx_cpp2py_export", sys.argv[1]
-spec = spec_from_file_location(name, path, loader=ExtensionFileLoader(name, path))
-onnx = module_from_spec(spec)
-spec.loader.exec_module(onnx)
-try:
-    data = onnx.version_converter.convert_version(sys.stdin.buffer.read(), int(sys.argv[2]))
-except Exception as error:
-    sys.stderr.write(str(error))
-    sys.stderr.flush()
-    os._exit({_REFUSED})
-with os.fdopen(out, "wb") as file:
-    file.write(data)
-"""
 
 
 def raise_opset(model: ir.Model, opset: int) -> None:
@@ -74,12 +44,7 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     if model.functions:
         names = listing([quote(f.name) for f in model.functions.values()])
         raise UnsupportedError(f"raise_opset: a model with functions ({names}) can't be converted to opset {opset}")
-    large = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes >= LARGE
-    }
-    with _elsewhere(model.graph, large):
+    with without_large(model.graph) as large:
         graph = _converted(model, opset)
     for name, tensor in large.items():
         if name not in graph.initializers:
@@ -96,33 +61,16 @@ def _cannot(opset: int, why: str) -> UnsupportedError:
 
 def _converted(model: ir.Model, opset: int) -> ir.Graph:
     try:
-        data = _convert(ir.to_proto(model).SerializeToString(), opset)
-        converted: ir.Model = ir.from_proto(onnx.ModelProto.FromString(data))
+        data = ir.to_proto(model).SerializeToString()
+        made = call_apart("version_converter.convert_version", data, opset, seconds=MAX_SECONDS)
+        converted: ir.Model = ir.from_proto(onnx.ModelProto.FromString(made))
         return converted.graph
-    except (UnsupportedError, MemoryError, OSError):
+    except Failed as error:
+        raise _cannot(opset, f"{error}; convert it where it was exported") from None
+    except (MemoryError, OSError):
         raise
     except Exception as error:  # the libraries' errors have no common class but this
         raise _cannot(opset, quote(str(error))) from error
-
-
-def _convert(data: bytes, opset: int) -> bytes:
-    """Convert a serialized model in a process of its own."""
-    if not sys.executable:
-        raise _cannot(opset, "there is no Python to run the converter in")
-    library = str(onnx_cpp2py_export.__file__)
-    command = [sys.executable, "-I", "-S", "-c", _CONVERT, library, str(opset)]
-    try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=MAX_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise _cannot(opset, f"its converter takes more than {MAX_SECONDS} seconds") from None
-    if done.returncode == 0:
-        return bytes(done.stdout)
-    words = done.stderr.decode(errors="replace").strip()
-    if done.returncode == _REFUSED:
-        raise _cannot(opset, quote(words))
-    died = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
-    last = words.splitlines()[-1] if words else ""
-    raise _cannot(opset, f"its converter crashed ({died}): {quote(last)}; convert it where it was exported")
 
 
 def raise_ir_version(model: ir.Model) -> None:
@@ -130,18 +78,3 @@ def raise_ir_version(model: ir.Model) -> None:
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items() if d in ("", "ai.onnx.ml")]
     least = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
     model.ir_version = max(model.ir_version, least, 4)
-
-
-@contextmanager
-def _elsewhere(graph: ir.Graph, large: dict[str, ir.TensorProtocol]) -> Iterator[None]:
-    """While it lasts, let large tensors be in a file that is never read."""
-    try:
-        for name, tensor in large.items():
-            shape = ir.Shape(tensor.shape)  # type: ignore[arg-type]  # shapes of tensors have no symbols
-            graph.initializers[name].const_value = ir.ExternalTensor(
-                "elsewhere", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name
-            )
-        yield
-    finally:
-        for name, tensor in large.items():
-            graph.initializers[name].const_value = tensor

@@ -282,8 +282,8 @@ def _einsum_axes(node: ir.Node, index: int, rank: int) -> tuple[int, int] | None
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
     """Yield why a node can't take a quantized weight."""
-    want = {"conv": 3, "convtranspose": 3, "lstm": 3, "gru": 3, "rnn": 3}.get(kind, 2)
-    if rank < want:
+    recurrent = kind in ("lstm", "gru", "rnn")
+    if rank < (3 if recurrent or kind in ("conv", "convtranspose") else 2) or (recurrent and rank > 3):
         yield f"{rank}-dimensional"
     if kind == "gather" and rank > 2:
         yield f"{rank}-dimensional: a table of more than rows"

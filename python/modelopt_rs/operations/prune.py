@@ -287,7 +287,7 @@ def _graph_parts(
     if then is not None:
         raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
     from modelopt_rs.onnx.check import OnnxCheck
-    from modelopt_rs.onnx.layer_statistics import refuse_unseen
+    from modelopt_rs.onnx.layer_inputs import refuse_unseen
     from modelopt_rs.onnx.weight_axes import find_weight_axes
 
     axes = find_weight_axes(source.graph)

@@ -282,9 +282,8 @@ def test_ranges_are_those_of_the_float_models_values(tmp_path, method):
     calibrators = {name: Calibrator(method) for name in names}
     with OnnxSource(made.before) as source:
         feeds = [{"x": IMAGES["x"][i : i + 1]} for i in range(8)]
-        Observer(source.model, made.before, names, threads=1).run(
-            feeds, lambda name, array: calibrators[name].update(array), names
-        )
+        for name, array in Observer(source.model, made.before, names, threads=1).values(feeds, names):
+            calibrators[name].update(array)
     # Relu and Clip cut off no more than the grid: it stands in their place.
     taken = {"x": "x", "r1": "c1", "r2": "c2", "c3": "c3", "r3": "a", "g": "g"}
     for name in names:

@@ -176,10 +176,9 @@ def test_the_factors_are_those_of_the_paper(tmp_path):
     with OnnxSource(made.before) as source:
         from modelopt_rs.onnx.int8.observe import Observer
 
-        peaks = []
         feeds = [{"x": TEXTS["x"][i : i + 1]} for i in range(8)]
         observer = Observer(source.model, made.before, ["n1"], threads=1)
-        observer.run(feeds, lambda name, array: peaks.append(np.abs(array).max(axis=(0, 1))), ["n1"])
+        peaks = [np.abs(array).max(axis=(0, 1)) for _, array in observer.values(feeds, ["n1"])]
     before = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
     weights = np.max([np.abs(before[f"{name}_w"]).max(axis=1) for name in "qkv"], axis=0)
     s = np.max(peaks, axis=0) ** alpha / weights ** (1 - alpha)

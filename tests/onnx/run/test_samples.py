@@ -122,11 +122,9 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 
 
 def seen(path: Path, names: list[str], feeds: list[dict[str, np.ndarray]]) -> list[tuple[str, bytes]]:
-    found = []
     with OnnxSource(path) as source:
         observer = Observer(source.model, path, names, threads=1)
-        assert observer.run(feeds, lambda name, array: found.append((name, array.tobytes())), names) == len(feeds)
-    return sorted(found)
+        return sorted((name, array.tobytes()) for name, array in observer.values(feeds, names))
 
 
 def by_hand(proto: onnx.ModelProto, names: list[str], feeds: list[dict[str, np.ndarray]]) -> list[tuple[str, bytes]]:
@@ -174,10 +172,9 @@ def test_a_model_in_a_cache_of_links_is_seen(tmp_path, monkeypatch, external):
         file.symlink_to(blobs / f"{i}")
     monkeypatch.chdir(tmp_path)
     feed = {"x": normal(2, 3, 16, 16)}
-    found = []
     with OnnxSource("names/m.onnx", allow_symlinks_under=blobs) as source:
         observer = Observer(source.model, "names/m.onnx", ["r1"], threads=1)
-        observer.run([feed], lambda name, array: found.append((name, array.tobytes())), ["r1"])
+        found = [(name, array.tobytes()) for name, array in observer.values([feed], ["r1"])]
     assert found == by_hand(convolutions(), ["r1"], [feed])
 
 
@@ -221,9 +218,15 @@ def test_memory_is_for_one_sample(tmp_path):
         values = {value.name: value for each in source.model.graph for value in each.outputs}
         observer = Observer(source.model, path, list(values)[:8], threads=1)
         statistics = Statistics("percentile", ranges=list(values.values())[:8])
-        observer.run([{"x": x}] * 2, statistics.take, list(statistics.values))
+
+        def take(count: int) -> None:
+            feeds = ({"x": x + np.float32(i)} for i in range(count))
+            for name, array in observer.values(feeds, list(statistics.values)):
+                statistics.take(name, array)
+
+        take(2)
         tracemalloc.start()
-        observer.run(({"x": x + np.float32(i)} for i in range(200)), statistics.take, list(statistics.values))
+        take(200)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 8 * 2**20

@@ -42,6 +42,10 @@ _MICROSOFT: Final[Mapping[str, tuple[int, int, Mapping[str, int]]]] = {
 }
 
 
+# The axes of the inputs of operators that have one number of them.
+_RANKS: Final[Mapping[str, Sequence[int]]] = dict.fromkeys(("LSTM", "GRU", "RNN"), (3, 3, 3))
+
+
 def problem(node: Any, imports: Mapping[str, int]) -> str | None:
     """Say what is wrong with a node by itself; None where nothing is, or its operator isn't known.
 
@@ -137,7 +141,12 @@ def rank_behind(node: Any, ranks: Sequence[int | None]) -> tuple[int | None, str
     ranks : sequence
         The number of axes of each input, where it is known.
     """
-    if node.domain != "" or not ranks or ranks[0] is None:
+    if node.domain != "":
+        return None, None
+    for i, (got, want) in enumerate(zip(ranks, _RANKS.get(node.op_type, ()), strict=False)):
+        if got not in (None, want):
+            return None, f"its input {i} must have {want} axes, got {got}"
+    if not ranks or ranks[0] is None:
         return None, None
     rank, attributes = ranks[0], {each.name: each for each in node.attribute if not each.ref_attr_name}
     if node.op_type == "Transpose":

@@ -15,6 +15,7 @@ from modelopt_rs.onnx.crop.shapes import infer_shapes
 from modelopt_rs.onnx.crop.units import NONE, Labels, segments
 from modelopt_rs.onnx.crop.walk import Kind, Place, Refused, Rule, Walk
 from modelopt_rs.prune.coupling import Group, Member
+from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["GraphGroup", "Refusal", "find_groups"]
@@ -62,7 +63,7 @@ class Refusal:
 
 
 def find_groups(
-    model: ir.Model, tensors: Mapping[str, TensorInfo] | None = None
+    model: ir.Model, tensors: Mapping[str, TensorInfo] | None = None, *, max_memory: int = DEFAULT_MEMORY
 ) -> tuple[list[GraphGroup], list[Refusal]]:
     """Find the groups of units that can be removed from a graph.
 
@@ -77,6 +78,8 @@ def find_groups(
         Its constants become initializers and its shapes are inferred; what it computes stays the same.
     tensors : mapping, optional
         The tensors of the file, by name: what isn't among them and isn't in memory can't be member of a group.
+    max_memory : int
+        The bytes that all that is known of the units may take.
 
     Returns
     -------
@@ -103,12 +106,12 @@ def find_groups(
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     infer_shapes(model)
-    return _Finder(model, tensors).run()
+    return _Finder(model, tensors, max_memory).run()
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, tensors: Mapping[str, TensorInfo] | None) -> None:
-        self._model, self._tensors = model, tensors
+    def __init__(self, model: ir.Model, tensors: Mapping[str, TensorInfo] | None, max_memory: int) -> None:
+        self._model, self._tensors, self._max_memory = model, tensors, max_memory
         self._opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
         self._integers = Integers()
         self._taken: dict[Place, Labels] = {}
@@ -140,7 +143,9 @@ class _Finder:
                 continue
             axis = place[1] % len(shape)
             root, length = self._integers.root(weight), shape[axis]
-            if root is not None and root.dtype in FLOATS and isinstance(length, int) and length > 1:
+            if root is None or root.dtype not in FLOATS or 0 in shape or 0 in (shape_of(root) or ()):
+                continue
+            if isinstance(length, int) and length > 1:
                 found.setdefault((weight, axis), length)
         return [(value, axis, units) for (value, axis), units in found.items()]
 
@@ -148,8 +153,10 @@ class _Finder:
         root = self._integers.root(weight)
         name = (root or weight).name or ""
         reason = ""
+        # Of labels there are those of the groups, and those of one walk, before and after they get their numbers.
+        most = (self._max_memory - sum(labels.nbytes for labels in self._taken.values())) // 2
         for split in (0, 1):
-            walk = Walk(self._rule, self._opset, self._integers, self._taken, split)
+            walk = Walk(self._rule, self._opset, self._integers, self._taken, split, most)
             try:
                 walk.run(weight, axis, units)
                 return self._group(walk, name, (weight, axis))

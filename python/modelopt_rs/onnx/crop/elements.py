@@ -11,10 +11,14 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 
-__all__ = ["RULES", "Computed", "Element", "Length", "constant", "fixed", "lengths_of", "shape_of"]
+__all__ = ["CONTRADICTIONS", "RULES", "Computed", "Element", "Length", "constant", "fixed", "lengths_of", "shape_of"]
 
-# No shape has more numbers.
 LARGEST = 64
+"""No shape has more numbers."""
+HIGHEST = 1 << 63
+"""No number of a shape is larger."""
+CONTRADICTIONS = (ArithmeticError, AssertionError, LookupError, StopIteration, TypeError, ValueError)
+"""What rules raise where a graph says of its values what can't be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,11 @@ def _filled(node: ir.Node, parts: Parts) -> list[Element] | None:
 
 
 def _of_numbers(compute: Callable[[int, int], int]) -> Callable[[Element, Element], Element | None]:
-    return lambda a, b: compute(a, b) if isinstance(a, int) and isinstance(b, int) else None
+    def computed(a: Element, b: Element) -> Element | None:
+        number = compute(a, b) if isinstance(a, int) and isinstance(b, int) else None
+        return number if number is not None and -HIGHEST <= number < HIGHEST else None
+
+    return computed
 
 
 def _equal(a: Element, b: Element) -> Element | None:
@@ -170,8 +178,10 @@ def _unknown(*elements: Element) -> Element | None:
 def _product(node: ir.Node, parts: Parts) -> list[Element] | None:
     if parts[0] is None:
         return None
-    if all(isinstance(each, int) for each in parts[0]):
-        return [math.prod(each for each in parts[0] if isinstance(each, int))]
+    numbers = [each for each in parts[0] if isinstance(each, int)]
+    product = math.prod(numbers)
+    if len(numbers) == len(parts[0]) and -HIGHEST <= product < HIGHEST:
+        return [product]
     return [Computed(_lengths_in(parts[:1]))]
 
 

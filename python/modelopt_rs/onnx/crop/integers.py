@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from modelopt_rs.onnx.crop.elements import RULES, Element, constant, fixed, lengths_of
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, LARGEST, RULES, Element, constant, fixed, lengths_of
 
 __all__ = ["Integers", "concat_of", "part_of"]
 
@@ -56,7 +56,11 @@ class Integers:
     def elements(self, value: ir.Value) -> list[Element] | None:
         """Return what each number of a scalar or a vector is; None where that can't be said."""
         for each in _unknown_before(value, self._known, lambda node: node.op_type in RULES):
-            self._known[each] = self._trace(each)
+            try:
+                found = self._trace(each)
+            except CONTRADICTIONS:
+                found = None
+            self._known[each] = found if found is not None and len(found) <= LARGEST else None
         return self._known[value]
 
     def numbers(self, value: ir.Value | None) -> list[int] | None:

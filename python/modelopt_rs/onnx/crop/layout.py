@@ -55,6 +55,7 @@ def concat(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     plain = [size for size in sizes if isinstance(size, int)]
     if len(plain) != len(sizes):
         raise Refused(node, "puts together parts of unknown lengths")
+    walk.room(node, sum(plain))
     whole = np.full(sum(plain), NONE)
     for index, (value, size) in enumerate(zip(parts, plain, strict=True)):
         if at.side == "out":
@@ -79,6 +80,7 @@ def split(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         for value, begin, end in zip(node.outputs, starts, starts[1:], strict=False):
             walk.give(value, axis, labels[begin:end])
     else:
+        walk.room(node, sum(sizes))
         whole = np.full(sum(sizes), NONE)
         whole[starts[at.index] : starts[at.index + 1]] = labels
         walk.give(x, axis, whole)
@@ -130,6 +132,7 @@ def slices(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     if at.side == "in":
         walk.give(y, at.axis, labels[start:end])
     else:
+        walk.room(node, length)
         whole = np.full(length, NONE)
         whole[start:end] = labels
         walk.give(x, at.axis, whole)

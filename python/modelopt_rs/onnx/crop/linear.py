@@ -138,6 +138,7 @@ def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, 
     transposed = node.op_type == "ConvTranspose"
     inputs = shape[0] if transposed else shape[1] * groups
     outputs = shape[1] * groups if transposed else shape[0]
+    walk.room(node, max(inputs, outputs))
     walk.give(x, 1, np.repeat(units, inputs // groups))
     walk.give(w, 0, np.repeat(units, shape[0] // groups))
     walk.give(y, 1, np.repeat(units, outputs // groups))

@@ -34,6 +34,8 @@ def flatten(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     x, y = first(node), node.outputs[0]
     shape, axis = walk.shape(x, node), node.attributes.get_int("axis", 1)
     axis += len(shape) if axis < 0 else 0
+    if not 0 <= axis <= len(shape):
+        raise Refused(node, f"has axis {axis} of {len(shape)} dimensions")
     halves = list(range(axis)), list(range(axis, len(shape)))
     out = next(number for number, half in enumerate(halves) if at.axis in half) if at.side == "in" else at.axis
     lengths = _plain(list(shape), halves[out])
@@ -75,6 +77,7 @@ def _regroup(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: tuple[Sid
     from_, to = ([n for n in side.lengths if n is not None] for side in (here, there))
     if math.prod(from_) != math.prod(to) or 0 in from_:
         raise Refused(node, f"makes lengths {to} of {from_}")
+    walk.room(node, math.prod(from_))
     spread = labels.reshape([-1 if axis == at.axis else 1 for axis in here.axes])
     axis, out = project(walk.units, np.broadcast_to(spread, from_).reshape(to), walk.split)
     walk.give(there.value, there.axes[axis], out)
@@ -91,7 +94,9 @@ def _regroup_repeated(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: 
     inner, outer = here.lengths[1:], there.lengths[1:]
     if None not in inner and inner and not outer and at.axis != here.axes[0]:
         spread = labels.reshape([-1 if axis == at.axis else 1 for axis in here.axes[1:]])
-        whole = np.broadcast_to(spread, [n for n in inner if n is not None]).ravel()
+        lengths = [n for n in inner if n is not None]
+        walk.room(node, math.prod(lengths))
+        whole = np.broadcast_to(spread, lengths).ravel()
         walk.give(there.value, there.axes[0], whole, repeated=True)
         return there.axes[0] if at.side == "in" else at.axis
     to = [n for n in outer if n is not None]

@@ -1,21 +1,30 @@
 """The shapes of a graph's values, as far as they can be told."""
 
-import onnx_ir as ir
-from onnx_ir.passes import common
+from collections.abc import Callable
+from typing import Final
 
-from modelopt_rs.errors import FormatError, quote
-from modelopt_rs.onnx.crop.elements import Element, shape_of
+import onnx
+import onnx_ir as ir
+
+from modelopt_rs.onnx.apart import call_apart, without_large
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Element, shape_of
 from modelopt_rs.onnx.crop.integers import Integers
 from modelopt_rs.onnx.crop.regroup import tokens
 
 __all__ = ["infer_shapes"]
 
 # Each pass sees one Reshape further along a path whose shapes depend on each other.
-PASSES = 16
+PASSES: Final = 16
+MAX_SECONDS: Final = 20
+"""How long the library may take for one pass."""
+GROWTH: Final = (1 << 20, 8)
+"""The bytes that a model with its shapes may have, besides for each byte of the model."""
 
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer shapes as `onnx.shape_inference` does, and besides lengths that the graph computes.
+
+    Where the library fails, the shapes that the file says are what there is.
 
     Parameters
     ----------
@@ -23,26 +32,56 @@ def infer_shapes(model: ir.Model) -> None:
         The shapes of its values are completed.
     """
     for _ in range(PASSES):
-        _infer(model)
+        helped = _infer(model)
         integers, found = Integers(), False
         for node in model.graph.all_nodes():
-            if node.op_type in ("Reshape", "Expand") and node.domain in ("", "ai.onnx"):
-                found |= _complete(node, integers)
-            elif node.op_type == "Slice":
-                found |= _sliced(node, integers)
-            elif node.op_type == "MatMul":
-                found |= _read(node)
-        if not found:
+            rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            try:
+                found |= rule is not None and rule(node, integers)
+            except CONTRADICTIONS:
+                continue  # shapes that don't fit each other: the walk will say so
+        if not found or not helped:
             return
 
 
-def _infer(model: ir.Model) -> None:
+def _infer(model: ir.Model) -> bool:
+    """Take over what the library infers; return whether it could."""
     try:
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+        with without_large(model.graph):
+            proto: onnx.ModelProto = ir.to_proto(model)
+        _as_inputs(proto.graph)
+        data = proto.SerializeToString()
+        made = call_apart("shape_inference.infer_shapes", data, False, False, True, seconds=MAX_SECONDS)
+        if len(made) > GROWTH[0] + GROWTH[1] * len(data):
+            return False
+        inferred = ir.from_proto(onnx.ModelProto.FromString(made))
+        for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
+            _take_over(graph, other)
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # the libraries' errors have no common class but this
-        raise FormatError(f"crop: the shapes of the model can't be inferred: {quote(str(error))}") from error
+    except Exception:  # the libraries' errors have no common class but this
+        return False
+    return True
+
+
+def _as_inputs(graph: onnx.GraphProto) -> None:
+    """Let large initializers be inputs: the library would look for their bytes."""
+    inputs = {value.name for value in graph.input}
+    large = [each for each in graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    for each in large:
+        if each.name not in inputs:
+            graph.input.append(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims))
+        graph.initializer.remove(each)
+
+
+def _take_over(graph: ir.Graph | ir.Function, other: ir.Graph | ir.Function) -> None:
+    inferred = ir.convenience.create_value_mapping(other)
+    for name, value in ir.convenience.create_value_mapping(graph).items():
+        found = inferred.get(name)
+        if found is not None and found.shape is not None and value.shape != found.shape:
+            value.shape = found.shape
+        if found is not None and found.dtype is not None and value.dtype != found.dtype:
+            value.dtype = found.dtype
 
 
 def _complete(node: ir.Node, integers: Integers) -> bool:
@@ -85,7 +124,7 @@ def _sliced(node: ir.Node, integers: Integers) -> bool:
     return True
 
 
-def _read(node: ir.Node) -> bool:
+def _read(node: ir.Node, integers: Integers) -> bool:
     """Fill in the length of the axis that a matrix reads; return whether it is new."""
     x, w = node.inputs[0], node.inputs[1]
     lengths, matrix = (None if value is None else shape_of(value) for value in (x, w))
@@ -102,3 +141,11 @@ def _expanded(lengths: list[int | str | None], target: list[Element]) -> list[ob
     rank = max(len(lengths), len(target))
     pairs = zip([1] * (rank - len(lengths)) + lengths, [1] * (rank - len(target)) + target, strict=True)
     return [a if b == 1 else next((n for n in (a, b) if isinstance(n, int) and n > 1), None) for a, b in pairs]
+
+
+RULES: Final[dict[str, Callable[[ir.Node, Integers], bool]]] = {
+    "Reshape": _complete,
+    "Expand": _complete,
+    "Slice": _sliced,
+    "MatMul": _read,
+}

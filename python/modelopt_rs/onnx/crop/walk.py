@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from modelopt_rs.errors import quote
 from modelopt_rs.onnx.crop.edits import Edit
-from modelopt_rs.onnx.crop.elements import Length, shape_of
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Length, shape_of
 from modelopt_rs.onnx.crop.integers import Integers
 from modelopt_rs.onnx.crop.units import Labels, Units
 
@@ -20,6 +20,7 @@ Kind: TypeAlias = Literal["ffn", "channels", "heads", "hidden"]
 Place: TypeAlias = tuple[ir.Value, int]
 # What becomes of the kind of a group when an operator is met: the last one wins.
 RANK: tuple[Kind, ...] = ("ffn", "channels", "heads", "hidden")
+COPIES = 8  # of an array of labels there are so many at a time
 
 
 class Refused(Exception):
@@ -64,6 +65,8 @@ class Walk:
         By value and axis, which indices belong to groups already.
     split : int
         Which axis takes the units where a Reshape splits one: the first of them, or a later one.
+    most : int
+        The bytes that all labels may take.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class Walk:
         integers: Integers,
         taken: dict[Place, Labels],
         split: int = 0,
+        most: int = 1 << 30,
     ) -> None:
         self._rules, self.opset, self.integers, self._taken, self.split = rules, opset, integers, taken, split
+        self._most = self._left = most
         self.labels: dict[Place, Labels] = {}
         self.edits: dict[tuple[object, ...], Edit] = {}
         self._repeated: set[tuple[ir.Value | None, int]] = set()
@@ -86,6 +91,7 @@ class Walk:
 
     def run(self, value: ir.Value, axis: int, n: int) -> None:
         """Spread `n` units from an axis; raise Refused if they reach what can't be cropped."""
+        self.room(value, n)
         self.units = Units(n)
         self.give(value, axis, np.arange(n))
         while self._queue:
@@ -109,7 +115,7 @@ class Walk:
             raise Refused(node, "has the units merged with an axis of unknown length")
         try:
             rule(self, node, at, labels)
-        except (LookupError, ValueError, AssertionError, StopIteration) as error:
+        except CONTRADICTIONS as error:
             raise Refused(node, "has inputs that don't fit each other") from error
 
     def give(self, value: ir.Value | None, axis: int, labels: Labels, *, repeated: bool = False) -> None:
@@ -133,6 +139,11 @@ class Walk:
             self.labels[place] = np.where(new, labels, old)
             self._queue.append(place)
 
+    def room(self, where: ir.Node | ir.Value, count: int) -> None:
+        """Refuse to make so many labels at once that they, and what is made of them, take more memory than there is."""
+        if count > self._most // (8 * COPIES):
+            raise Refused(where, f"has {count:,} labels, for which max_memory is too small")
+
     def is_repeated(self, value: ir.Value, axis: int) -> bool:
         """Say whether an axis has its labels an unknown number of times."""
         return (value, axis) in self._repeated
@@ -150,6 +161,9 @@ class Walk:
         elif isinstance(length, int) and length != len(labels):
             raise Refused(value, f"has an axis of length {length} that should be {len(labels)}")
         self._check_free(place, labels)
+        self._left -= labels.nbytes
+        if self._left < 0:
+            raise Refused(value, "has more labels than fit in max_memory, with those of all others")
         self.labels[place] = labels.copy()
         self._queue.append(place)
 

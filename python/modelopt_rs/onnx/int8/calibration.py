@@ -87,5 +87,7 @@ class Calibration:
         return seen
 
     def _run(self, statistics: Statistics) -> Statistics:
-        self._observer.run(self._samples, statistics.take, list(statistics.values))
+        for name, array in self._observer.values(self._samples, list(statistics.values)):
+            statistics.take(name, array)
+            del array  # before the next run
         return statistics

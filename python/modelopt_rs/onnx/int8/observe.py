@@ -1,7 +1,7 @@
 """What goes through a model: onnxruntime runs it, and inner values come out as well."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class Observer:
         """
         return run_session(self._session, self._path, feed, list(names))
 
-    def run(self, samples: Iterable[Feed], visit: Callable[[str, Array], None], names: Sequence[str]) -> int:
-        """Show `visit` some of the values of every sample; return how many samples there were.
+    def values(self, samples: Iterable[Feed], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Yield some of the values of every sample, with their names.
 
         Few large values come out of each run, and the sample is run again for the others: memory is for one sample.
 
@@ -75,21 +75,17 @@ class Observer:
             If a run fails.
         """
         inputs, inner = ([name for name in among if name in names] for among in (self._inputs, self._names))
-        groups = [inner[i : i + FIRST] for i in range(0, len(inner), FIRST)]
-        count = 0
+        groups, first = [inner[i : i + FIRST] for i in range(0, len(inner), FIRST)], True
         for feed in samples:
             sizes = {}
             for name in inputs:
-                visit(name, feed[name])
+                yield name, feed[name]
             for group in groups:
                 found: list[Any] = run_session(self._session, self._path, feed, group)
                 for name in reversed(group):
-                    array = found.pop()
-                    sizes[name] = array.nbytes
-                    visit(name, array)
-            groups = groups if count else _packed(sizes)
-            count += 1
-        return count
+                    sizes[name] = found[-1].nbytes
+                    yield name, found.pop()  # nothing is kept of it here
+            groups, first = _packed(sizes) if first else groups, False
 
 
 def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
