@@ -11,6 +11,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "OptionError",
+    "SourceWarning",
     "UnsupportedError",
     "binary_size",
     "check_mapping",
@@ -65,6 +66,10 @@ class InPlaceError(OSError):
 
     It may not be on the disk yet, or what it replaced could not be removed: the message says which.
     """
+
+
+class SourceWarning(UserWarning):
+    """What should be known of a model file that is opened: each is in the report of what reads it as well."""
 
 
 def check_mapping(function: str, name: str, value: object, of: str) -> None:

@@ -3,7 +3,7 @@
 import click
 
 from modelopt_rs.cli.options import common, model, output
-from modelopt_rs.cli.show import progress, show_totals, write_report
+from modelopt_rs.cli.show import progress, show_totals, show_warnings, write_report
 from modelopt_rs.operations.dequantize import dequantize_file
 
 __all__ = ["dequantize"]
@@ -49,3 +49,4 @@ def dequantize(
         )
     write_report(report_path, report.to_json())
     show_totals(report)
+    show_warnings(report.warnings)

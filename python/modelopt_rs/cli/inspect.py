@@ -3,7 +3,7 @@
 import click
 
 from modelopt_rs.cli.options import common, links, model
-from modelopt_rs.cli.show import line, number, progress, write_report
+from modelopt_rs.cli.show import line, number, progress, show_warnings, write_report
 from modelopt_rs.operations.inspect import inspect_file
 from modelopt_rs.report.reports import TensorStatistics
 
@@ -45,6 +45,7 @@ def inspect(
         line(tensor.name)
         line(_figures(tensor))
     line()
+    show_warnings(report.warnings)
     line(
         f"{len(report.tensors):,} tensors, {report.elements:,} elements, {report.bytes:,} bytes, "
         f"{report.nonfinite:,} non-finite"
