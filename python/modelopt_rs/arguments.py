@@ -174,8 +174,14 @@ def _word(plain: Any, member: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Show what came: a short number or text itself, anything else by its type."""
+    """Show what came: a short number, text or list itself, anything else by its type."""
+    if isinstance(value, list | tuple) and len(value) <= 8:
+        text = repr(value)
+        return text if len(text) <= SHOWN and "\n" not in text else type(value).__name__
     if value is None or isinstance(value, bool | int | float | str):
-        shown = repr(value)
-        return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        try:
+            text = repr(value)
+        except ValueError:  # an int of more digits than Python writes
+            return type(value).__name__
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return type(value).__name__

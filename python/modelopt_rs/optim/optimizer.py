@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
-from modelopt_rs.arguments import check_number
+from modelopt_rs.arguments import check_choice, check_number
 from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
@@ -104,6 +104,7 @@ class Optimizer:
     def __init__(self, params: Params, own: Group, common: Common) -> None:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
+        check_choice(self._name, "dtype", self._dtype, (None, "bf16"))
         self.threads: int | None = given.pop("threads", None)
         self._ema_decay: float | None = given.pop("ema_decay", None)
         if unknown := set(given) - set(COMMON):

@@ -106,6 +106,8 @@ def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = 
         check_number("linear_warmup", "start", start)
     if start is not None and not 0 <= start <= 1:
         raise ValueError(f"linear_warmup: start must be from 0 to 1, got {start!r}")
+    if not callable(schedule):
+        _at_least("linear_warmup", "schedule", schedule, 0)
     after = schedule if callable(schedule) else constant(schedule)
     least = 1 / (steps + 1) if start is None else start
     return lambda step: after(step - steps) if step > steps else after(1) * (least + (1 - least) * (step - 1) / steps)

@@ -76,5 +76,7 @@ def check_common(name: str, options: Mapping[str, Any]) -> None:
     check_choice(name, "state_bits", options["state_bits"], (32, 8, 4))
     check_choice(name, "coding", options["coding"], ("float8", "dynamic"))
     check_number(name, "state_min_size", options["state_min_size"])
+    if "momentum" in options:
+        check_number(name, "momentum", options["momentum"])
     for flag in sorted(_FLAGS & set(options)):
         check_flag(name, flag, options[flag])

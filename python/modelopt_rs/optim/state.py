@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Coding
-from modelopt_rs.arguments import check_choice, listed
+from modelopt_rs.arguments import check_choice, check_flag, listed
 
 __all__ = ["BlockState", "take_state"]
 
@@ -71,6 +71,7 @@ class BlockState:
 
     def __init__(self, codes: Array, absmax: Array, shape: Sequence[int], *, coding: Coding = "float8", signed: bool):
         check_choice("BlockState", "coding", coding, tuple(_BLOCKS))
+        check_flag("BlockState", "signed", signed)
         self.codes, self.absmax, self.shape = codes, absmax, tuple(listed("BlockState", "shape", shape, "integers"))
         self.coding, self.signed = coding, bool(signed)
 

@@ -80,7 +80,8 @@ def blocks(
     counts = [n // b for n, b in zip(w.shape, sizes, strict=True)]
     split = w.reshape([n for pair in zip(counts, sizes, strict=True) for n in pair])
     within = tuple(range(1, 2 * w.ndim, 2))
-    with said_as({"norm: x": "blocks: w", "norm: ord": "blocks: norm", "magnitude: w": "blocks: the norm of blocks"}):
+    said = {"norm: x": "blocks: w", "norm: ord": "blocks: norm", "magnitude: w": "blocks: the norm of blocks"}
+    with said_as({**said, "norm": "blocks", "magnitude": "blocks"}):
         scores = np.asarray(reduce.norm(split, axis=within or None, ord=norm, dtype=dtype, threads=threads))
         with said_as({"magnitude: sparsity": "blocks: sparsity", "magnitude: axis": "blocks: axis"}):
             stays = magnitude(scores.reshape(counts), sparsity, axis=axis, mask="bool", nan=nan, threads=threads)
@@ -88,4 +89,5 @@ def blocks(
         return stays
     for i, size in enumerate(sizes):
         stays = np.repeat(stays, size, axis=i)
-    return apply_mask(w, stays, out=out, dtype=dtype, threads=threads)
+    with said_as({"apply_mask": "blocks"}):
+        return apply_mask(w, stays, out=out, dtype=dtype, threads=threads)

@@ -120,6 +120,7 @@ def mlp_groups(
     >>> [(group.name, group.units) for group in mo.prune.mlp_groups(w, ["a", "b", "c"])]
     [('a', 5), ('b', 6)]
     """
+    check_mapping("mlp_groups", "tensors", tensors, "arrays by name")
     check_types(mlp_groups, locals())
     if not weights:
         raise ValueError("mlp_groups: weights must name one or more layers, got none")

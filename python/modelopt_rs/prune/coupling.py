@@ -59,7 +59,7 @@ class Member:
         for what, lowest in (("axis", None), ("offset", 0), ("size", 1)):
             value = getattr(self, what)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Member: {what} must be an integer, got {value!r}")
+                raise TypeError(f"Member: {what} must be an integer, got {shown(value)}")
             if lowest is not None and value < lowest:
                 raise ValueError(f"Member: {what} must be at least {lowest}, got {value}")
 
@@ -99,12 +99,12 @@ class Group:
         for what in ("units", "blocks"):
             value = getattr(self, what)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Group {self.name!r}: {what} must be an integer, got {value!r}")
+                raise TypeError(f"Group {self.name!r}: {what} must be an integer, got {shown(value)}")
             if value < 1:
                 raise ValueError(f"Group {self.name!r}: {what} must be at least 1, got {value}")
         if self.units % self.blocks:
             raise ValueError(f"Group {self.name!r}: blocks must divide the {self.units} units, got {self.blocks}")
-        object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "members", tuple(listed(f"Group {self.name!r}", "members", self.members, "Member")))
         if not self.members:
             raise ValueError(f"Group {self.name!r}: members must not be empty, got ()")
         for member in self.members:

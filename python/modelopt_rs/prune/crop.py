@@ -240,7 +240,8 @@ def apply_crop(
         if name not in known:
             raise ValueError(f"apply_crop: kept must name groups, got {name!r}")
         checked[name] = check_ascending("apply_crop", f"kept[{name!r}]", units, "units", known[name])
-    return _apply("apply_crop", tensors, groups, checked, threads)
+    with said_as({"take: threads": "apply_crop: threads"}):
+        return _apply("apply_crop", tensors, groups, checked, threads)
 
 
 def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threads: int | None = None) -> Array:
