@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import numpy as np
 
-__all__ = ["check_fields", "check_types"]
+__all__ = ["check_choice", "check_fields", "check_flag", "check_number", "check_types", "listed", "shown"]
 
 SHOWN = 60  # characters of a value that came
 # What a type of an annotation takes, and what it is called.
@@ -26,7 +26,7 @@ TAKEN: Final[dict[Any, tuple[tuple[type, ...], str]]] = {
 }
 
 
-def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+def check_types(function: Callable[..., Any], arguments: Mapping[str, Any], where: str | None = None) -> None:
     """Refuse arguments that are not of the types that a function is annotated with.
 
     Parameters
@@ -34,6 +34,8 @@ def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> N
     function : callable
     arguments : mapping
         Its arguments by name: `locals()` in its first line. What else is in it does not matter.
+    where : str, optional
+        What messages begin with; its name.
 
     Raises
     ------
@@ -50,7 +52,46 @@ def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> N
     Traceback (most recent call last):
     TypeError: half: bits must be an int, got '4'
     """
-    _check(function.__name__, _hints(function), arguments)
+    _check(where or function.__name__, _hints(function), arguments)
+
+
+def check_choice(function: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse what is none of some words or numbers, None among them or not: a TypeError where it is of no such type.
+
+    Examples
+    --------
+    >>> from modelopt_rs.arguments import check_choice
+    >>> check_choice("threshold", "mask", "bits", (None, "bool", "bits"))
+    >>> check_choice("threshold", "mask", "byte", (None, "bool", "bits"))
+    Traceback (most recent call last):
+    ValueError: threshold: mask must be None, 'bool' or 'bits', got 'byte'
+    """
+    is_plain = value is None or isinstance(value, str | int | float)
+    if is_plain and value in choices:
+        return
+    *most, last = map(repr, choices)
+    text = f"{function}: {name} must be {', '.join(most)} or {last}, got {shown(value)}"
+    raise (ValueError if is_plain and value is not None else TypeError)(text)
+
+
+def check_number(function: str, name: str, value: Any) -> None:
+    """Refuse what is no number. A bool is none."""
+    if type(value) is not float and type(value) is not int and not _is(value, float):
+        raise TypeError(f"{function}: {name} must be a number, got {shown(value)}")
+
+
+def check_flag(function: str, name: str, value: Any) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: {name} must be a bool, got {shown(value)}")
+
+
+def listed(function: str, name: str, value: Any, of: str) -> list[Any]:
+    """Return the items of an argument; TypeError where it has none."""
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be a list of {of}, got {shown(value)}") from None
 
 
 def check_fields(options: Any) -> None:
@@ -71,7 +112,7 @@ def _hints(function: Any) -> dict[str, Any]:
 def _check(where: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     for name, hint in hints.items():
         if name in arguments and not _fits(arguments[name], hint):
-            raise TypeError(f"{where}: {name} must be {_words(hint)}, got {_shown(arguments[name])}")
+            raise TypeError(f"{where}: {name} must be {_words(hint)}, got {shown(arguments[name])}")
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -87,7 +128,8 @@ def _is(value: Any, hint: Any) -> bool:
     if plain is Any:
         return True
     if plain is Literal:
-        return True  # which it is, is a question of its value
+        # Which of them it is, is a question of its value.
+        return isinstance(value, tuple({type(each) for each in get_args(hint)}))
     if plain is Callable or plain is get_origin(Callable[..., Any]):
         return callable(value)
     if plain in (int, float) and isinstance(value, bool | np.bool_):
@@ -97,6 +139,8 @@ def _is(value: Any, hint: Any) -> bool:
         # A text is a sequence of texts, and never meant as one.
         texts, members = isinstance(value, str | bytes), get_args(hint)
         return isinstance(value, Sequence) and not texts and all(_fits(each, *members) for each in value)
+    if plain is Iterable and isinstance(value, np.ndarray):
+        return value.ndim > 0
     return isinstance(value, taken)
 
 
@@ -122,13 +166,22 @@ def _word(plain: Any, member: Any) -> str:
         return TAKEN[plain][1]
     if plain is get_origin(Callable[..., Any]):
         return "a callable"
+    if plain is Literal:
+        *most, last = map(repr, get_args(member))
+        return f"{', '.join(most)} or {last}" if most else last
     name = getattr(plain, "__name__", str(plain))
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
 
 
-def _shown(value: Any) -> str:
-    """Show what came: a short number or text itself, anything else by its type."""
+def shown(value: Any) -> str:
+    """Show what came: a short number, text or list itself, anything else by its type."""
+    if isinstance(value, list | tuple) and len(value) <= 8:
+        text = repr(value)
+        return text if len(text) <= SHOWN and "\n" not in text else type(value).__name__
     if value is None or isinstance(value, bool | int | float | str):
-        shown = repr(value)
-        return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        try:
+            text = repr(value)
+        except ValueError:  # an int of more digits than Python writes
+            return type(value).__name__
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return type(value).__name__

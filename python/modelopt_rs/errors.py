@@ -11,6 +11,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "OptionError",
+    "SourceWarning",
     "UnsupportedError",
     "binary_size",
     "check_mapping",
@@ -67,6 +68,10 @@ class InPlaceError(OSError):
     """
 
 
+class SourceWarning(UserWarning):
+    """What should be known of a model file that is opened: each is in the report of what reads it as well."""
+
+
 def check_mapping(function: str, name: str, value: object, of: str) -> None:
     """Refuse what is no mapping where names are looked up.
 
@@ -77,6 +82,9 @@ def check_mapping(function: str, name: str, value: object, of: str) -> None:
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{function}: {name} must be a mapping of {of}, got {type(value).__name__}")
+    other = next((key for key in value if not isinstance(key, str)), None)
+    if other is not None:
+        raise TypeError(f"{function}: {name} must have keys of str, got {type(other).__name__}")
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

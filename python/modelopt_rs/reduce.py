@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16
+from modelopt_rs.arguments import shown
 
 __all__ = [
     "absmax",
@@ -538,7 +539,7 @@ def quantile(x: Array, q: ArrayLike, *, dtype: Bf16 = None, threads: int | None 
     try:
         wanted = np.asarray(q, dtype=np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"quantile: q must be a number or an array of numbers, got {q!r}") from None
+        raise TypeError(f"quantile: q must be a number or an array of numbers, got {shown(q)}") from None
     return _core.quantile(x, wanted.ravel(), dtype, threads).reshape(wanted.shape)[()]
 
 

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use super::arg::{int, number, pair, text};
+use super::arg::{flag, int, number, pair, text};
 use crate::error::Error;
 use crate::kernels::optim::{
     Adadelta, Adagrad, Adam, Adamax, Algorithm, Common, Ema, Lamb, Lion, MAX_STATES, MuonStep, NAdam, RAdam, RmsProp,
@@ -163,9 +163,9 @@ pub struct Step {
 }
 
 /// `(lr, grad_scale, clip_value, weight_decay, maximize)`.
-pub type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, bool);
+pub type GivenCommon<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Obj<'py>, Obj<'py>);
 /// `(numbers, of which betas are one, step, nesterov, semantics)`.
-pub type GivenStep<'py> = (Vec<Obj<'py>>, Obj<'py>, bool, Obj<'py>);
+pub type GivenStep<'py> = (Vec<Obj<'py>>, Obj<'py>, Obj<'py>, Obj<'py>);
 
 /// What all take, checked.
 pub fn common(kind: &Kind, given: &GivenCommon<'_>) -> PyResult<Common> {
@@ -177,7 +177,7 @@ pub fn common(kind: &Kind, given: &GivenCommon<'_>) -> PyResult<Common> {
         clip_value: clip_value.unwrap_or(f64::INFINITY),
         weight_decay: NonNegative.check(function, "weight_decay", &given.3)?,
         decoupled: kind.decoupled,
-        maximize: given.4,
+        maximize: flag(function, "maximize", &given.4)?,
     })
 }
 
@@ -211,7 +211,8 @@ impl Step {
                 return Err(Error::Value(text).into());
             }
         };
-        Ok(Self { kind, common, numbers, number, nesterov: step.2, semantics })
+        let nesterov = flag(function, "nesterov", &step.2)?;
+        Ok(Self { kind, common, numbers, number, nesterov, semantics })
     }
 
     /// Whether the algorithm takes `states` states in blocks of this many bits: every one that does is compiled once more

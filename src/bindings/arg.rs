@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyInt};
+use pyo3::types::{PyBool, PyInt, PyString};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -43,9 +43,31 @@ impl std::fmt::Display for Name {
     }
 }
 
-fn refused(function: &str, arg: &str, what: &str, got: &Obj<'_>) -> PyErr {
-    let got = got.repr().map_or_else(|_| "?".into(), |text| text.to_string());
-    PyTypeError::new_err(format!("{function}: {arg} must be {what}, got {got}"))
+/// How many characters of what came a message shows.
+const SHOWN: usize = 60;
+
+/// What came, in a few words: what is short itself, anything else by its type.
+pub fn shown(x: &Obj<'_>) -> String {
+    let is_short = x.is_instance_of::<PyString>() || x.len().is_ok_and(|n| n <= 8) || x.len().is_err();
+    let text = if is_short { x.repr().ok().map(|text| text.to_string_lossy().into_owned()) } else { None };
+    match text {
+        Some(text) if !text.contains('\n') && text.len() <= SHOWN => text,
+        Some(text) if x.is_instance_of::<PyString>() => text.chars().take(SHOWN).chain("...".chars()).collect(),
+        _ => x.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string()),
+    }
+}
+
+/// An argument of the wrong type.
+pub fn refused(function: &str, arg: &str, what: &str, got: &Obj<'_>) -> PyErr {
+    PyTypeError::new_err(format!("{function}: {arg} must be {what}, got {}", shown(got)))
+}
+
+/// None of the words that an argument takes: a `ValueError` where it is a word at all.
+pub fn not_one_of(function: &str, arg: &str, words: &str, got: &Obj<'_>) -> PyErr {
+    if got.is_instance_of::<PyString>() {
+        return PyValueError::new_err(format!("{function}: {arg} must be {words}, got {}", shown(got)));
+    }
+    refused(function, arg, words, got)
 }
 
 /// An integer; one that no i64 holds is out of range, which `range` describes.
@@ -60,7 +82,9 @@ pub fn int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyResult<i64>
         return Ok(value);
     }
     let index = x.call_method0("__index__").map_err(|_| refused(function, arg, "an integer", x))?;
-    index.extract().map_err(|_| PyValueError::new_err(format!("{function}: {arg} must be {range}, got {index}")))
+    index
+        .extract()
+        .map_err(|_| PyValueError::new_err(format!("{function}: {arg} must be {range}, got {}", shown(&index))))
 }
 
 /// An integer, or None.
@@ -73,6 +97,11 @@ pub fn number(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<f64> {
     x.extract().map_err(|_| refused(function, arg, "a number", x))
 }
 
+/// Yes or no.
+pub fn flag(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<bool> {
+    x.extract().map_err(|_| refused(function, arg, "a bool", x))
+}
+
 /// Two things, in whatever holds them.
 pub fn pair<'py>(function: &str, arg: &str, x: &Obj<'py>) -> PyResult<[Obj<'py>; 2]> {
     let items: Option<Vec<_>> = x.try_iter().ok().and_then(|items| items.take(3).collect::<PyResult<_>>().ok());
@@ -81,5 +110,8 @@ pub fn pair<'py>(function: &str, arg: &str, x: &Obj<'py>) -> PyResult<[Obj<'py>;
 
 /// A word.
 pub fn text(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<String> {
-    x.extract().map_err(|_| refused(function, arg, "a string", x))
+    // What is no Unicode (a lone surrogate) is no word that any argument takes: its message shows it.
+    x.cast::<PyString>()
+        .map(|text| text.to_string_lossy().into_owned())
+        .map_err(|_| refused(function, arg, "a string", x))
 }

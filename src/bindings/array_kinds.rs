@@ -6,9 +6,11 @@ use super::arg::Name;
 use super::array::Array;
 use super::dtype::{byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
 
+type Obj<'py> = Bound<'py, PyAny>;
+
 impl<'py> Array<'py> {
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
-    pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+    pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, array, bf16)?;
         Self::input(name, array, dtype)
@@ -50,7 +52,7 @@ impl<'py> Array<'py> {
     }
 
     /// An output of floats.
-    pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+    pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, array, bf16)?;
         Self::output(name, array, dtype)
@@ -58,7 +60,7 @@ impl<'py> Array<'py> {
 
     /// What is read and written in place, in any layout: one that kernels do not take is worked on in a copy, which
     /// [`Array::write_back`] puts in its place.
-    pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
+    pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, array, bf16)?;
         Self::inout(name, array, dtype)

@@ -42,7 +42,7 @@ fn importance_axis<'py>(
     w: &Obj<'py>,
     axis: &Obj<'py>,
     size: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<usize> {
     entry("importance", || {
@@ -69,7 +69,7 @@ fn taylor_sums<'py>(
     w: &Obj<'py>,
     grad: &Obj<'py>,
     axis: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<(Obj<'py>, Obj<'py>)> {
     let function = "importance";
@@ -94,7 +94,7 @@ fn taylor_sums<'py>(
 
 /// The sum of the distances of each slice of the first axis to all slices.
 #[pyfunction]
-fn slice_distances<'py>(w: &Obj<'py>, dtype: Option<&str>, threads: Option<&Obj<'py>>) -> PyResult<Obj<'py>> {
+fn slice_distances<'py>(w: &Obj<'py>, dtype: Option<&Obj<'_>>, threads: Option<&Obj<'py>>) -> PyResult<Obj<'py>> {
     let function = "importance";
     entry(function, || {
         let w = Array::float(Name::new(function, "w"), w, dtype)?;

@@ -4,7 +4,7 @@ use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::arg::Name;
+use super::arg::{Name, not_one_of};
 use crate::error::Error;
 use crate::real::{Bf16, F16};
 
@@ -59,6 +59,8 @@ macro_rules! match_dtype {
 }
 pub(crate) use match_dtype;
 
+type Obj<'py> = Bound<'py, PyAny>;
+
 const FLOATS: &str = "float32, float64, float16 or bfloat16";
 
 /// An ndarray; a masked array is refused, because its mask would be lost.
@@ -76,11 +78,16 @@ pub fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&
     }
 }
 
-pub fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&str>) -> PyResult<Dtype> {
+/// Whether a `dtype=` says that uint16 is bfloat16.
+pub fn is_bf16(word: &Obj<'_>) -> bool {
+    word.cast::<PyString>().is_ok_and(|text| text.to_str().is_ok_and(|text| text == "bf16"))
+}
+
+pub fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&Obj<'_>>) -> PyResult<Dtype> {
     let descr = array.dtype();
     let itemsize = descr.itemsize();
-    if let Some(other) = bf16.filter(|&text| text != "bf16") {
-        return Err(Error::Value(format!("{}: dtype must be None or 'bf16', got {other:?}", name.function)).into());
+    if let Some(other) = bf16.filter(|word| !is_bf16(word)) {
+        return Err(not_one_of(name.function, "dtype", "None or 'bf16'", other));
     }
     if descr.byteorder() == b'>' {
         let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));

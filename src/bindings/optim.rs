@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::algorithms::{GivenCommon, GivenStep, Kind, Step};
-use super::arg::Name;
+use super::arg::{Name, flag};
 use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
@@ -111,7 +111,7 @@ pub struct Ready<'py> {
 
 impl<'py> Ready<'py> {
     /// Check the arrays of a checked step, and that they go with it.
-    pub fn new(step: Step, listed: &Listed<'py>, dtype: Option<&str>) -> PyResult<Self> {
+    pub fn new(step: Step, listed: &Listed<'py>, dtype: Option<&Obj<'_>>) -> PyResult<Self> {
         let tensors = Tensors::new(step.kind, listed, dtype)?;
         if let (states, Some(coding)) = tensors.storage()
             && !step.takes_blocks(states, coding.bits())
@@ -196,8 +196,8 @@ pub fn run_all(
 fn optim_step<'py>(
     py: Python<'py>,
     calls: Vec<GivenCall<'py>>,
-    error_if_nonfinite: bool,
-    dtype: Option<&str>,
+    error_if_nonfinite: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Vec<f64>> {
     let name = calls.first().map_or("optim_step", |call| call.0.as_str()).to_owned();
@@ -209,18 +209,19 @@ fn optim_step<'py>(
             Ready::new(step, &listed, dtype)
         };
         let ready = calls.iter().map(check).collect::<PyResult<_>>()?;
-        let nonfinite = if error_if_nonfinite { Nonfinite::Raise } else { Nonfinite::Propagate };
+        let raises = flag(&name, "error_if_nonfinite", error_if_nonfinite)?;
+        let nonfinite = if raises { Nonfinite::Raise } else { Nonfinite::Propagate };
         Ok(run_all(py, ready, nonfinite, threads)?.unwrap_or_default())
     })
 }
 
 /// The 2-norm of each array.
 #[pyfunction]
-fn norms(arrays: Vec<Obj<'_>>, dtype: Option<&str>, threads: Option<&Obj<'_>>) -> PyResult<Vec<f64>> {
-    entry("norm", || {
-        let threads = resolve("norm", threads)?;
+fn norms(arrays: Vec<Obj<'_>>, dtype: Option<&Obj<'_>>, threads: Option<&Obj<'_>>) -> PyResult<Vec<f64>> {
+    entry("global_norm", || {
+        let threads = resolve("global_norm", threads)?;
         let norm = |x: &Obj<'_>| -> PyResult<f64> {
-            let x = Array::float(Name::new("norm", "x"), x, bits(x, dtype))?;
+            let x = Array::float(Name::new("global_norm", "grads"), x, bits(x, dtype))?;
             let _borrow = borrow(&[&x])?;
             match_dtype!(x, T => {
                 let numbers = x.slice::<T>();

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
 
 use super::algorithms::{Allowed, GivenCommon, Kind, PLAIN, common, step_number};
-use super::arg::{Name, pair};
+use super::arg::{Name, flag, pair};
 use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, Item};
@@ -151,8 +151,8 @@ fn adafactor_step<'py>(
     arrays: Given<'py>,
     common: GivenCommon<'py>,
     numbers: GivenNumbers<'py>,
-    error_if_nonfinite: bool,
-    dtype: Option<&str>,
+    error_if_nonfinite: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry(FUNCTION, || {
@@ -160,7 +160,7 @@ fn adafactor_step<'py>(
         let py = param.py();
         let threads = resolve(FUNCTION, threads)?;
         let common = self::common(&KIND, &common)?;
-        let numbers = Numbers::new(&numbers)?;
+        let (numbers, raises) = (Numbers::new(&numbers)?, flag(FUNCTION, "error_if_nonfinite", error_if_nonfinite)?);
         let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
         let listed = Listed::new(&KIND, &(param, grad, Vec::new(), master, seed))?;
         let mut tensors = Tensors::new(&KIND, &listed, dtype)?;
@@ -169,7 +169,7 @@ fn adafactor_step<'py>(
         all.extend(moments.iter().flat_map(Moments::arrays));
         let elements: usize = tensors.params.iter().map(Array::len).sum();
         let _borrow = borrow(&all)?;
-        if error_if_nonfinite {
+        if raises {
             tensors.refuse_nonfinite(py, threads)?;
         }
         // Sums over parts of rows and columns, 8 bytes each: less than a byte for each element.

@@ -6,13 +6,13 @@ use numpy::PyUntypedArray;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
 
 use super::algorithms::{Kind, MU_PRODUCT, Step};
-use super::arg::{Name, int, text};
+use super::arg::{Name, flag, int, text};
 use super::error::entry;
 use super::optim::{Ready, run_all};
-use super::options::{find, flag, key, nonfinite, option};
+use super::options::{find, key, nonfinite, option};
 use super::states::BlockState;
 use super::tensors::{Listed, check_seed, is_of};
 use super::threads::resolve;
@@ -26,7 +26,7 @@ type Groups<'py> = Vec<(Bound<'py, PyDict>, usize)>;
 /// is.
 type Given<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyList>, Option<Bound<'py, PyList>>);
 /// `(grad_scale, clip_value, nonfinite, learning rates of the groups)`.
-type How<'py> = (Obj<'py>, Option<Obj<'py>>, String, Option<Vec<Obj<'py>>>);
+type How<'py> = (Obj<'py>, Option<Obj<'py>>, Obj<'py>, Option<Vec<Obj<'py>>>);
 
 /// `NumPy` makes a number of what was computed from an array without axes: an array again.
 fn array_of_number(grad: Obj<'_>) -> PyResult<Obj<'_>> {
@@ -51,7 +51,9 @@ fn step<'py>(
     let lr = if given.is_callable() { given.call1((number,))? } else { given };
     let zero = || PyFloat::new(py, 0.0).into_any();
     let weight_decay = find(options, "weight_decay")?.unwrap_or_else(zero);
-    let maximize = option(options, "maximize")?.extract()?;
+    let maximize = option(options, "maximize")?;
+    let no = || PyBool::new(py, false).to_owned().into_any();
+    let nesterov = find(options, "nesterov")?.unwrap_or_else(no);
     let of_name = |name| match name {
         MU_PRODUCT => Ok(PyFloat::new(py, mu_product).into_any()),
         _ => option(options, name),
@@ -60,9 +62,11 @@ fn step<'py>(
     let torch = || intern!(py, "torch").clone().into_any();
     let semantics = find(options, "semantics")?.unwrap_or_else(torch);
     let common = (lr, grad_scale, clip_value, weight_decay, maximize);
-    let given = (numbers, number.into_pyobject(py)?.into_any(), flag(options, "nesterov", false)?, semantics);
+    let given = (numbers, number.into_pyobject(py)?.into_any(), nesterov, semantics);
     let mut step = Step::new(kind.function, &common, &given)?;
-    step.common.decoupled = flag(options, "decoupled_weight_decay", kind.decoupled)?;
+    if let Some(given) = find(options, "decoupled_weight_decay")? {
+        step.common.decoupled = flag(kind.function, "decoupled_weight_decay", &given)?;
+    }
     Ok(step)
 }
 
@@ -196,7 +200,7 @@ fn optimizer_step<'py>(
     groups: Groups<'py>,
     given: Given<'py>,
     how: How<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<bool> {
     entry(function, || {
@@ -205,7 +209,7 @@ fn optimizer_step<'py>(
         let threads = resolve(function, threads)?;
         let count: usize = groups.iter().map(|(_, count)| count).sum();
         let (grad_scale, clip_value, nonfinite, rates) = how;
-        let nonfinite = self::nonfinite(function, &nonfinite)?;
+        let nonfinite = self::nonfinite(function, &text(function, "nonfinite", &nonfinite)?)?;
         if [given.0.len(), given.1.len(), given.2.len()] != [count; 3] {
             let text = format!("{function}: params, grads and states must be {count}, as in the groups");
             return Err(PyValueError::new_err(text));

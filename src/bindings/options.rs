@@ -34,10 +34,6 @@ pub fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult
     find(options, name)?.ok_or_else(|| PyKeyError::new_err(name))
 }
 
-pub fn flag(options: &Bound<'_, PyDict>, name: &'static str, default: bool) -> PyResult<bool> {
-    find(options, name)?.map_or(Ok(default), |x| x.extract())
-}
-
 /// The rule for gradients that are not finite.
 pub fn nonfinite(function: &str, word: &str) -> PyResult<Nonfinite> {
     match word {

@@ -4,7 +4,7 @@ use numpy::{PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::{Name, int};
+use super::arg::{Name, int, number, pair};
 use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::match_dtype;
@@ -21,13 +21,19 @@ type Obj<'py> = Bound<'py, PyAny>;
 /// Bins at most: the edges and counts then take 1 GiB.
 const MAX_BINS: i64 = 1 << 26;
 
+/// The ends of a range.
+fn ends(given: &Obj<'_>) -> PyResult<(f64, f64)> {
+    let [low, high] = pair("histogram", "range", given)?;
+    Ok((number("histogram", "range", &low)?, number("histogram", "range", &high)?))
+}
+
 #[pyfunction]
 #[pyo3(signature = (x, bins, range, dtype, threads))]
 fn histogram<'py>(
     x: &Obj<'py>,
     bins: &Obj<'py>,
-    range: Option<(f64, f64)>,
-    dtype: Option<&str>,
+    range: Option<&Obj<'py>>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<(Obj<'py>, Obj<'py>)> {
     entry("histogram", || {
@@ -42,7 +48,7 @@ fn histogram<'py>(
         match_dtype!(array, T => {
             let x = array.slice::<T>();
             let found = match range {
-                Some(range) => range,
+                Some(given) => ends(given)?,
                 None if x.is_empty() => (0.0, 1.0),
                 None => {
                     let [low, high] = compute(py, || kernel::reduce_all::<T, MinMax>(x, threads))?;
@@ -74,7 +80,7 @@ fn histogram<'py>(
 fn quantile<'py>(
     x: &Obj<'py>,
     q: PyReadonlyArray1<'py, f64>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("quantile", || {
@@ -123,7 +129,7 @@ fn interpolate(a: f64, b: f64, t: f64) -> f64 {
 fn kth_magnitude<'py>(
     x: &Obj<'py>,
     k: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("kth_magnitude", || {
@@ -147,7 +153,7 @@ fn kth_magnitude<'py>(
 fn error_stats<'py>(
     x: &Obj<'py>,
     y: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<(f64, f64, f64, f64, f64)> {
     entry("error_stats", || {

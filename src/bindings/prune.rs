@@ -96,7 +96,7 @@ fn global_magnitude<'py>(
         let mut pairs = Vec::with_capacity(sources.len());
         for ((name, w), (out_name, out)) in sources.iter().zip(&targets) {
             let ndim = ndarray(*name, w)?.shape().len();
-            pairs.push(Pair::new((*name, *out_name), w, out, (0..ndim).collect(), dtype.as_deref())?);
+            pairs.push(Pair::new((*name, *out_name), w, out, (0..ndim).collect(), dtype.as_ref())?);
         }
         let Some((first, rest)) = pairs.split_first() else { return Ok(()) };
         for pair in rest {

@@ -69,7 +69,7 @@ fn count_magnitudes<'py>(w: &Obj<'py>, digit: GivenDigit, counts: &Obj<'py>, opt
     entry(FUNCTION, || {
         let (nan, dtype, threads) = options;
         let (nan, threads) = (nan_rule(FUNCTION, &nan)?, resolve(FUNCTION, threads.as_ref())?);
-        let w = Array::float(Name::new(FUNCTION, "w"), w, dtype.as_deref())?;
+        let w = Array::float(Name::new(FUNCTION, "w"), w, dtype.as_ref())?;
         let bits = digit.0;
         let digit = check_digit(digit)?;
         let mut counts = Array::ints_out(Name::new(FUNCTION, "counts"), counts)?;
@@ -93,7 +93,7 @@ fn count_magnitudes<'py>(w: &Obj<'py>, digit: GivenDigit, counts: &Obj<'py>, opt
 fn apply_cut<'py>(
     w: &Obj<'py>,
     cut: (u32, u64, u64),
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<u64> {
     entry("apply_cut", || {

@@ -69,7 +69,7 @@ impl<'py> Pair<'py> {
         w: &Obj<'py>,
         out: &Obj<'py>,
         order: Vec<usize>,
-        dtype: Option<&str>,
+        dtype: Option<&Obj<'_>>,
     ) -> PyResult<Self> {
         let turned = |object: &Obj<'py>| -> PyResult<Obj<'py>> {
             if order.is_sorted() { Ok(object.clone()) } else { object.call_method1("transpose", (order.clone(),)) }
@@ -148,7 +148,7 @@ pub struct Call<'py> {
 }
 
 /// `(nan, dtype, threads)`.
-pub type Options<'py> = (Obj<'py>, Option<String>, Option<Obj<'py>>);
+pub type Options<'py> = (Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
 
 impl<'py> Call<'py> {
     pub fn new(
@@ -160,7 +160,7 @@ impl<'py> Call<'py> {
         let names = (Name::new(function, "w"), Name::new(function, "out"));
         let (threads, nan) = (resolve(function, threads.as_ref())?, nan_rule(function, nan)?);
         let ndim = ndarray(names.0, w)?.shape().len();
-        let pair = Pair::new(names, w, out, order.unwrap_or_else(|| (0..ndim).collect()), dtype.as_deref())?;
+        let pair = Pair::new(names, w, out, order.unwrap_or_else(|| (0..ndim).collect()), dtype.as_ref())?;
         let borrow = borrow(&pair.arrays().collect::<Vec<_>>())?;
         Ok(Self { pair, nan, threads, _borrow: borrow })
     }

@@ -72,7 +72,7 @@ fn quantize<'py>(
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
     absmax: Option<f32>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("quantize", || {
@@ -117,7 +117,7 @@ fn dequantize<'py>(
     parts: GivenParts<'py>,
     spec: GivenSpec<'py>,
     out: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("dequantize", || {
@@ -154,7 +154,7 @@ fn fake_quantize<'py>(
     out: &Obj<'py>,
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("fake_quantize", || {

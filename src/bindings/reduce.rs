@@ -4,7 +4,7 @@ use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::{Name, number};
+use super::arg::{Name, flag, number};
 use super::array::Array;
 use super::axes::axes;
 use super::borrow::borrow;
@@ -29,27 +29,27 @@ struct Call<'py> {
 }
 
 /// `axis` and `keepdims`.
-type Options<'a, 'py> = (&'a Obj<'py>, bool);
+type Options<'a, 'py> = (&'a Obj<'py>, &'a Obj<'py>);
 
 impl<'py> Call<'py> {
     fn new(
         function: &'static str,
         x: &Obj<'py>,
         options: Options<'_, 'py>,
-        dtype: Option<&str>,
+        dtype: Option<&Obj<'_>>,
         threads: Option<&Obj<'py>>,
     ) -> PyResult<Self> {
         let name = Name::new(function, "x");
         let threads = resolve(function, threads)?;
         let array = Array::float(name, x, dtype)?;
-        let full = array.shape().to_vec();
+        let (full, keepdims) = (array.shape().to_vec(), flag(function, "keepdims", options.1)?);
         let Some(axes) = axes(function, "x", options.0, full.len())? else {
-            let shape = if options.1 { vec![1; full.len()] } else { vec![] };
+            let shape = if keepdims { vec![1; full.len()] } else { vec![] };
             let view = View { outer: 1, n: array.len(), inner: 1 };
             return Ok(Self { x: array, view, shape, threads });
         };
         let kept = |i: &usize| !axes.contains(i);
-        let shape = if options.1 {
+        let shape = if keepdims {
             (0..full.len()).map(|i| if kept(&i) { full[i] } else { 1 }).collect()
         } else {
             (0..full.len()).filter(kept).map(|i| full[i]).collect()
@@ -126,9 +126,9 @@ macro_rules! sums {
 fn minmax<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
+    keepdims: &Obj<'py>,
     nan: &str,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<(Obj<'py>, Obj<'py>)> {
     let function = if nan == "propagate" { "minmax" } else { "nanminmax" };
@@ -157,8 +157,8 @@ fn minmax<'py>(
 fn absmax<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
-    dtype: Option<&str>,
+    keepdims: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("absmax", || {
@@ -175,8 +175,8 @@ fn absmax<'py>(
 fn sum<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
-    dtype: Option<&str>,
+    keepdims: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("sum", || {
@@ -189,8 +189,8 @@ fn sum<'py>(
 fn mean<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
-    dtype: Option<&str>,
+    keepdims: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("mean", || {
@@ -205,9 +205,9 @@ fn mean<'py>(
 fn var<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
+    keepdims: &Obj<'py>,
     ddof: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("var", || {
@@ -232,9 +232,9 @@ fn var<'py>(
 fn norm<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
+    keepdims: &Obj<'py>,
     ord: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("norm", || {
@@ -260,8 +260,8 @@ fn norm<'py>(
 fn count_nonzero<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
-    dtype: Option<&str>,
+    keepdims: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("count_nonzero", || Call::new("count_nonzero", x, (axis, keepdims), dtype, threads)?.counts(0))
@@ -271,8 +271,8 @@ fn count_nonzero<'py>(
 fn count_nonfinite<'py>(
     x: &Obj<'py>,
     axis: &Obj<'py>,
-    keepdims: bool,
-    dtype: Option<&str>,
+    keepdims: &Obj<'py>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("count_nonfinite", || Call::new("count_nonfinite", x, (axis, keepdims), dtype, threads)?.counts(1))

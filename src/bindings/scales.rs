@@ -156,7 +156,7 @@ fn find_scales<'py>(
     out: GivenScales<'py>,
     spec: GivenSpec<'py>,
     how: GivenHow<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     let function = name_of(&how.0);
@@ -188,7 +188,7 @@ fn quantize_given<'py>(
     scales: GivenScales<'py>,
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("quantize", || {
@@ -220,7 +220,7 @@ fn fake_quantize_given<'py>(
     scales: GivenScales<'py>,
     spec: GivenSpec<'py>,
     nonfinite: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("fake_quantize", || {

@@ -47,7 +47,7 @@ fn bits_shape(shape: &[usize], cols: usize) -> Vec<usize> {
 fn row_offsets<'py>(
     w: &Obj<'py>,
     csr: bool,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let function = if csr { "to_csr" } else { "compress" };
@@ -69,7 +69,12 @@ fn row_offsets<'py>(
 type GivenRows<'py> = (Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
 
 #[pyfunction]
-fn compress<'py>(w: &Obj<'py>, out: GivenRows<'py>, dtype: Option<&str>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+fn compress<'py>(
+    w: &Obj<'py>,
+    out: GivenRows<'py>,
+    dtype: Option<&Obj<'_>>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<()> {
     entry("compress", || {
         let name = |arg| Name::new("compress", arg);
         let (py, threads) = (w.py(), resolve("compress", threads)?);
@@ -117,7 +122,7 @@ type GivenBits<'py> = (Obj<'py>, Obj<'py>, Obj<'py>);
 fn decompress<'py>(
     parts: GivenBits<'py>,
     out: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("decompress", || {
@@ -171,7 +176,7 @@ type GivenSlots<'py> = (Obj<'py>, Obj<'py>, usize, usize);
 fn compress_groups<'py>(
     w: &Obj<'py>,
     out: GivenSlots<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("compress", || {
@@ -203,7 +208,7 @@ fn compress_groups<'py>(
 fn decompress_groups<'py>(
     parts: GivenSlots<'py>,
     out: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("decompress", || {

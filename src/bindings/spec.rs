@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::arg::{int, optional_int, text};
+use super::arg::{int, optional_int, shown, text};
 use crate::error::Error;
 use crate::kernels::codes::{Coding, FORMATS, Format, Granularity, Scheme, Sizes, Spec, Uniform};
 use crate::kernels::pack::packed_len;
@@ -96,8 +96,7 @@ fn check_group(function: &str, format: &Format, ndim: usize, given: &Obj<'_>) ->
     if fits {
         return Ok(sizes.into_iter().map(|size| size as usize).collect());
     }
-    let got = given.repr()?;
-    Err(Error::Value(format!("{function}: group_size must be {what}, got {got}")).into())
+    Err(Error::Value(format!("{function}: group_size must be {what}, got {}", shown(given))).into())
 }
 
 /// A scale for each index of an axis.

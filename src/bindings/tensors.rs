@@ -8,7 +8,7 @@ use pyo3::types::{PyList, PyTuple};
 use super::algorithms::Kind;
 use super::arg::{Name, int};
 use super::array::Array;
-use super::dtype::{Dtype, Item, match_dtype};
+use super::dtype::{Dtype, Item, is_bf16, match_dtype};
 use super::error::compute;
 use super::quant::nonfinite_text;
 use super::states::{BlockState, Coded, States};
@@ -112,13 +112,13 @@ pub fn is_of(object: &Obj<'_>, kind: u8, itemsize: usize) -> bool {
 }
 
 /// As what an array is read: sums, averages and parameters of floats may stand beside bfloat16 bits.
-pub fn bits<'a>(object: &Obj<'_>, dtype: Option<&'a str>) -> Option<&'a str> {
-    dtype.filter(|&word| word != "bf16" || ![2, 4, 8].iter().any(|&size| is_of(object, b'f', size)))
+pub fn bits<'a, 'py>(object: &Obj<'_>, dtype: Option<&'a Obj<'py>>) -> Option<&'a Obj<'py>> {
+    dtype.filter(|word| !is_bf16(word) || ![2, 4, 8].iter().any(|&size| is_of(object, b'f', size)))
 }
 
 impl<'py> Tensors<'py> {
     /// Check all.
-    pub fn new(kind: &Kind, listed: &Listed<'py>, dtype: Option<&str>) -> PyResult<Self> {
+    pub fn new(kind: &Kind, listed: &Listed<'py>, dtype: Option<&Obj<'_>>) -> PyResult<Self> {
         let function = kind.function;
         let written = |(name, object): &(Name, Obj<'py>)| Array::float_inout(*name, object, bits(object, dtype));
         let read = |(name, object): &(Name, Obj<'py>)| Array::float(*name, object, bits(object, dtype));

@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyModule};
 
+use super::arg::shown;
 use super::error::entry;
 use crate::{isa, par};
 
@@ -19,11 +20,9 @@ fn check(what: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
         return Err(refused());
     }
     let index = n.call_method0("__index__").map_err(|_| refused())?;
-    index
-        .extract::<usize>()
-        .ok()
-        .filter(|n| (1..=par::MAX_THREADS).contains(n))
-        .ok_or_else(|| PyValueError::new_err(format!("{what} must be from 1 to {}, got {index}", par::MAX_THREADS)))
+    index.extract::<usize>().ok().filter(|n| (1..=par::MAX_THREADS).contains(n)).ok_or_else(|| {
+        PyValueError::new_err(format!("{what} must be from 1 to {}, got {}", par::MAX_THREADS, shown(&index)))
+    })
 }
 
 fn type_name(x: &Bound<'_, PyAny>) -> String {

@@ -425,7 +425,7 @@ def test_b4_one_state_for_two_parameters_is_refused():
 
 
 def test_a_state_that_is_no_state_is_refused():
-    with pytest.raises(ValueError, match=r"^BlockState: coding must be one of float8, dynamic, four, got 'int8'"):
+    with pytest.raises(ValueError, match=r"^BlockState: coding must be 'float8', 'dynamic' or 'four', got 'int8'"):
         mo.optim.BlockState.zeros((3,), coding="int8", signed=True)
     short = mo.optim.BlockState(np.zeros(7, np.uint8), np.zeros(1, np.float32), (8,), signed=True)
     with pytest.raises(ValueError, match="must have 8 bytes of codes and 1 of absmax for its shape, got 7 and 1"):

@@ -352,7 +352,7 @@ WRONG_NUMBERS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("adam_step", {"step": 1.0}, TypeError, "step must be an integer, got 1.0"),
     ("adam_step", {"semantics": "jax"}, ValueError, "semantics must be 'torch', 'keras' or 'optax', got \"jax\""),
     ("adam_step", {"threads": 0}, ValueError, "threads must be from 1 to 1024, got 0"),
-    ("adam_step", {"dtype": "f16"}, ValueError, "dtype must be None or 'bf16', got \"f16\""),
+    ("adam_step", {"dtype": "f16"}, ValueError, "dtype must be None or 'bf16', got 'f16'"),
     ("sgd_step", {"momentum": 0.9}, ValueError, "momentum_buffer must be given with momentum=0.9"),
     ("sgd_step", {"nesterov": True}, ValueError, "nesterov must be False without momentum or with dampening, got True"),
     ("adagrad_step", {"lr_decay": -1.0}, ValueError, f"lr_decay must be {NOT_NEGATIVE}, got -1"),

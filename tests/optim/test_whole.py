@@ -377,7 +377,7 @@ WRONG_NUMBERS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
             ({"grad_scale": 0.0}, ValueError, f"grad_scale must be {POSITIVE}, got 0"),
             ({"clip_value": 0.0}, ValueError, f"clip_value must be {POSITIVE}, got 0"),
             ({"threads": 0}, ValueError, "threads must be from 1 to 1024, got 0"),
-            ({"dtype": "f16"}, ValueError, "dtype must be None or 'bf16', got \"f16\""),
+            ({"dtype": "f16"}, ValueError, "dtype must be None or 'bf16', got 'f16'"),
         )
     ],
     ("lamb_step", {"betas": (1.0, 0.9)}, ValueError, f"betas[0] must be {BELOW_ONE}, got 1"),

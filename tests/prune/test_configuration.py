@@ -70,7 +70,7 @@ def test_a_mapping_is_wanted(call: Callable[[Any], Any], name: str, wrong: Any) 
 
 def test_groups_and_reports_are_what_they_are_called() -> None:
     """H43."""
-    with pytest.raises(TypeError, match="crop: groups must be of Group, got int"):
+    with pytest.raises(TypeError, match="crop: groups must be a list of Group, got 5"):
         prune.crop(MODEL, 5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="crop: scores must be a mapping of arrays by group, got list"):
         prune.crop(MODEL, [], scores=[1])  # type: ignore[arg-type]

@@ -395,7 +395,7 @@ BAD_STEPS: list[tuple[Any, dict[str, Any], Any, type[Exception], str]] = [
     (None, {}, 0.9, ValueError, "SGD.step: grads must be given where none were accumulated, got None"),
     ([V], {}, 0.9, ValueError, "SGD.step: grads must have 3 arrays like params, got 1"),
     ({**GRADS, "a": np.ones((40, 30), np.float32)}, {}, 0.9, ValueError, "grads[0] must have shape (30, 40)"),
-    ({**GRADS, "a": [1.0]}, {}, 0.9, TypeError, "sgd_step: grads[0] must be a NumPy array, got list"),
+    ({**GRADS, "a": [1.0]}, {}, 0.9, TypeError, "SGD.step: grads['a'] must be a NumPy array, got list"),
     ({**GRADS, "a": np.ones((30, 40), int)}, {}, 0.9, TypeError, "PrunedOptimizer.step: grads['a'] must have dtype"),
     ({**GRADS, "b": np.full(7, np.nan, np.float32)}, {"error_if_nonfinite": True}, 0.9, ValueError, "grads[1]"),
     (GRADS, {"clip_norm": 0.0}, 0.9, ValueError, "SGD.step: clip_norm must be greater than 0, got 0.0"),

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -21,7 +22,7 @@ from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
-from modelopt_rs.errors import InPlaceError, OptionError
+from modelopt_rs.errors import InPlaceError, OptionError, SourceWarning
 
 __all__ = ["app", "run"]
 
@@ -72,7 +73,9 @@ def run(argv: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _sigterm():
+        # What is known of a source is in the report, which every command prints.
+        with warnings.catch_warnings(), _sigterm():
+            warnings.simplefilter("ignore", SourceWarning)
             with app.make_context("modelopt-rs", list(argv), obj=argv) as context:
                 app.invoke(context)
             sys.stdout.flush()

@@ -8,7 +8,7 @@ from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, links
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import count, decibels, line, number, progress, table
+from modelopt_rs.cli.show import count, decibels, line, number, progress, show_warnings, table
 from modelopt_rs.operations.compare import compare_files
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.reports import CompareReport
@@ -74,6 +74,7 @@ def _show(report: CompareReport) -> None:
     _show_names("only in B", report.only_in_b)
     _show_names("not compared, a dtype that is not read", report.not_compared)
     line()
+    show_warnings(report.warnings)
     line(_summary(report))
 
 

@@ -10,7 +10,7 @@ from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import line, progress, show_plan, show_totals
+from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
 from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.operations.crop import crop_file
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -163,6 +163,7 @@ def crop(
     reports.write(report)
     show_plan(report)
     show_totals(report)
+    show_warnings(report.warnings)
     _show_groups(report)
     show_onnx(report)
 

@@ -4,7 +4,7 @@ import click
 
 from modelopt_rs.cli.options import common, model, output
 from modelopt_rs.cli.reports import ReportPaths
-from modelopt_rs.cli.show import progress, show_totals
+from modelopt_rs.cli.show import progress, show_totals, show_warnings
 from modelopt_rs.operations.dequantize import dequantize_file
 
 __all__ = ["dequantize"]
@@ -50,3 +50,4 @@ def dequantize(
         )
     reports.write(report)
     show_totals(report)
+    show_warnings(report.warnings)

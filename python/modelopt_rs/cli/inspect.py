@@ -4,7 +4,7 @@ import click
 
 from modelopt_rs.cli.options import common, links, model
 from modelopt_rs.cli.reports import ReportPaths
-from modelopt_rs.cli.show import line, number, progress
+from modelopt_rs.cli.show import line, number, progress, show_warnings
 from modelopt_rs.operations.inspect import inspect_file
 from modelopt_rs.report.reports import TensorStatistics
 
@@ -46,6 +46,7 @@ def inspect(
         line(tensor.name)
         line(_figures(tensor))
     line()
+    show_warnings(report.warnings)
     line(
         f"{len(report.tensors):,} tensors, {report.elements:,} elements, {report.bytes:,} bytes, "
         f"{report.nonfinite:,} non-finite"

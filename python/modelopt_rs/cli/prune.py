@@ -8,7 +8,7 @@ from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, selection
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import progress, show_plan, show_totals
+from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings
 from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.operations.prune import prune_file
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -152,4 +152,5 @@ def prune(
     reports.write(report)
     show_plan(report)
     show_totals(report)
+    show_warnings(report.warnings)
     show_onnx(report)

@@ -122,7 +122,7 @@ def quantize(
     show_plan(report)
     show_totals(report)
     show_onnx(report)
-    show_warnings(report)
+    show_warnings(report.warnings)
     show_what_is_left(report)
 
 

@@ -148,9 +148,9 @@ def show_reasons(word: str, reasons: Iterable[str]) -> None:
         line(f"{word}  {count(rest, 'tensor')}: other reasons, which --json lists")
 
 
-def show_warnings(report: Report) -> None:
+def show_warnings(warnings: Iterable[str]) -> None:
     """Print what else should be known."""
-    for warning in report.warnings:
+    for warning in warnings:
         line(f"note  {warning}")
 
 

@@ -15,7 +15,7 @@ from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, op
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.containers.torch_file import TorchSource
-from modelopt_rs.errors import listing, quote
+from modelopt_rs.errors import SourceWarning, listing, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
@@ -61,8 +61,6 @@ class CheckpointSource(Source):
         The name of the index, None if there is one file only.
     index_metadata : mapping
         What stands under "metadata" in the index.
-    notes : tuple of str
-        Where the index is out of step with its shards and nothing is lost by it; each is a warning as well.
 
     Raises
     ------
@@ -86,7 +84,7 @@ class CheckpointSource(Source):
         self._limits = {"max_header": max_header, "max_tensors": max_tensors}
         self.index_name = index.name if index else None
         self.index_metadata: Mapping[str, Any] = {}
-        self.notes: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
         self._config = read_config(self.path / "config.json", max_header)
         with ExitStack() as stack:
             if index is None:
@@ -102,8 +100,8 @@ class CheckpointSource(Source):
                 if problems + more:
                     raise FormatError(f"{index}: {listing(problems + more)}")
                 for note in notes:
-                    warnings.warn(f"{index}: {note}", UserWarning, stacklevel=2)
-                self.notes = tuple(notes)
+                    warnings.warn(f"{index}: {note}", SourceWarning, stacklevel=2)
+                self._notes = tuple(f"{index.name}: {note}" for note in notes)
             self._opened = stack.pop_all()
         self.shards: Mapping[str, _Shard] = MappingProxyType(shards)
         self._shard_of = {name: shard for shard, source in shards.items() for name in source.tensors}
@@ -123,6 +121,11 @@ class CheckpointSource(Source):
     def config(self) -> dict[str, Any] | None:
         """`config.json`; None if there is none."""
         return self._config
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the index is out of step with its shards and nothing is lost by it; each is a warning as well."""
+        return self._notes
 
     @property
     def nbytes(self) -> int:

@@ -29,7 +29,7 @@ from modelopt_rs.containers.torch_pickle import Storage, StoredTensor, load_obje
 from modelopt_rs.containers.window import Window
 from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import numpy_dtype
-from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, listing, quote
+from modelopt_rs.errors import FormatError, LimitError, SourceWarning, UnsupportedError, listing, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
@@ -72,6 +72,13 @@ class TorchSource(OpenFile):
 
     container = "torch"
 
+    _notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out; it is a Python warning as well."""
+        return self._notes
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -101,7 +108,8 @@ class TorchSource(OpenFile):
         self._tensors = {name: TensorInfo(name, t.dtype, t.shape, t.nbytes) for name, t in self._stored.items()}
         if left_out:
             parts = listing([f"{n:,} under {quote(key)}" for key, n in left_out.items()])
-            warnings.warn(f"{self.path}: tensors beside the model are left out: {parts}", UserWarning, stacklevel=2)
+            self._notes = (f"tensors beside the model are left out: {parts}",)
+            warnings.warn(f"{self.path}: {self._notes[0]}", SourceWarning, stacklevel=2)
 
     def _open_zip(self, max_header: int, max_tensors: int) -> Any:
         """Return what was saved, and note where the storages lie."""

@@ -84,6 +84,11 @@ class Dequantized(Source):
         return self.source.config
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the source."""
+        return self.source.notes
+
+    @property
     def graph(self) -> Any:
         """The source's own."""
         return self.source.graph

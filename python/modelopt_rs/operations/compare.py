@@ -117,6 +117,7 @@ def compare_files(
             TensorDifference(name, left.tensors[name].shape, f.sqnr_db, f.max_error, f.cosine)
             for name, f in figures.items()
         )
+        notes = [(stored.path, note) for stored in (stored_a, stored_b) for note in stored.notes]
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
         ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
@@ -136,6 +137,7 @@ def compare_files(
         file_bytes=file_bytes,
         run=ran,
         changed=sum(f.dd != 0.0 for f in figures.values()),
+        warnings=tuple(f"{path}: {note}" for path, note in notes),
     )
 
 

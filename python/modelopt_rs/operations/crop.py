@@ -221,13 +221,15 @@ def _plan(
         rows = [
             _tensor_report(info, after, transforms[name].outputs, figures.get(name)) for name, info in tensors.items()
         ]
+        totals = total(rows, figures, seconds)
         return CropFileReport(
             command="crop",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
             options=_options(options, config, then),
-            totals=total(rows, figures, seconds),
+            totals=totals,
+            warnings=after.quantization.said((totals.bytes_before, totals.bytes_after)),
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in after.report.groups),
             config=_changes(before, after.config),

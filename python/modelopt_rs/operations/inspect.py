@@ -78,6 +78,7 @@ def inspect_file(
         total = sum(info.nbytes for info in source.tensors.values())
         execution = Execution(max_memory, threads, progress, total)
         tensors = tuple(_statistics(source, info, execution) for info in source.tensors.values())
+        notes = source.notes
     return InspectReport(
         source=str(path),
         bytes=total,
@@ -86,6 +87,7 @@ def inspect_file(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
         tensors=tensors,
+        warnings=notes,
     )
 
 

@@ -204,8 +204,7 @@ def _plan(
     pruner = Pruner(source, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
-    prunes = {} if execution.dry_run else pruner.transforms(lasts)
-    transforms = lasts | prunes
+    transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
 
     def report(seconds: float) -> Report:
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
@@ -217,13 +216,15 @@ def _plan(
             _tensor_report(info, done[name], stored.get(name), transforms[name].outputs, measured[name])
             for name, info in tensors.items()
         ]
+        totals = total(rows, figures, seconds)
         return Report(
             command="prune",
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
             options=_options(options, calibrate, then),
-            totals=total(rows, figures, seconds),
+            totals=totals,
+            warnings=quantization.said((totals.bytes_before, totals.bytes_after)),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
             run=check.report if check else None,

@@ -1,17 +1,20 @@
 """What is quantized of a model's tensors, whatever else is done to them in the same pass."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.errors import quote
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
+from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.planning.alike import choose_alike
 from modelopt_rs.planning.bits import BitsChoice, choose_bits
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
-from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
+from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
@@ -112,6 +115,11 @@ class Quantization:
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""
         return self.encoders.get(info.name) or Copy(info)
+
+    def said(self, sizes: tuple[int, int], errors: Mapping[str, LayerError] = MappingProxyType({})) -> tuple[str, ...]:
+        """Return what should be known of what was decided; `sizes` are the bytes before and after."""
+        schemes = [(spec.bits, spec.symmetric) for spec in self.specs.values() if isinstance(spec, PackedSpec)]
+        return (*self.warnings, *quantize_warnings(self.decisions, schemes, sizes, errors))
 
     def figures(self) -> dict[str, ErrorFigures]:
         """Return how far the codes that were made are from the weights, by tensor."""

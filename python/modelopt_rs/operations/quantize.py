@@ -15,7 +15,6 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
-from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
@@ -229,8 +228,7 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
-        uniform = options.format is None
-        schemes = [(spec.bits, spec.symmetric) for spec in quantization.specs.values() if uniform]
+        errors = {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
             source=execution.source,
@@ -239,15 +237,7 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
             options=options.as_measured(),
             totals=totals,
             tensors=tuple(rows),
-            warnings=(
-                *quantization.warnings,
-                *quantize_warnings(
-                    quantization.decisions,
-                    schemes,
-                    (totals.bytes_before, totals.bytes_after),
-                    {} if sensitivity is None else sensitivity.errors,
-                ),
-            ),
+            warnings=quantization.said((totals.bytes_before, totals.bytes_after), errors),
         )
 
     return FilePlan(

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modelopt_rs.containers.container import Access, Output
@@ -89,7 +89,8 @@ def perform(
         if not writing.dry_run:
             sink = _create(source, out_path, plan, writing)
             rewrite(plan.view, sink, plan.transforms, execution, verify=writing.verify, check=plan.check)
-        return plan.report(time.perf_counter() - start)
+        report = plan.report(time.perf_counter() - start)
+        return replace(report, warnings=(*source.notes, *report.warnings))
 
 
 def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, writing: Writing) -> Sink:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
+from modelopt_rs.arguments import check_number
 
 __all__ = ["adadelta_step", "adagrad_step", "rmsprop_step"]
 
@@ -161,6 +162,7 @@ def rmsprop_step(
     >>> p.round(4)
     array([ 0., -1.], dtype=float32)
     """
+    check_number("rmsprop_step", "momentum", momentum)
     if (momentum_buffer is not None) != (momentum != 0):
         what = "given" if momentum_buffer is None else "None"
         raise ValueError(f"rmsprop_step: momentum_buffer must be {what} with momentum={momentum!r}")

@@ -11,6 +11,9 @@ from modelopt_rs.optim.options import Grads, Group
 
 __all__ = ["aligned", "named_params", "numbered"]
 
+# What a gradient may be; NumPy makes numbers of what is computed of arrays without axes.
+_ARRAYS = (np.ndarray, np.generic, type(None))
+
 
 def named_params(function: str, given: Any, before: int) -> list[tuple[str, Any]]:
     """Name parameters: by the dict's keys, else by their places, after so many `before`.
@@ -37,9 +40,12 @@ def aligned(function: str, grads: Grads, names: Sequence[str], single: bool) -> 
         given: list[Array | None] = list(grads)
     elif isinstance(grads, Mapping):
         if unknown := set(grads) - set(names):
-            got = sorted(unknown)[0]
+            got = min(unknown, key=str)
             raise ValueError(f"{function}: grads must have the names of params, got {got!r}")
         given = [grads.get(name) for name in names]
+        for name, g in zip(names, given, strict=True):
+            if not isinstance(g, _ARRAYS):
+                raise TypeError(f"{function}: grads[{name!r}] must be a NumPy array, got {type(g).__name__}")
     elif single:
         given = [grads]  # type: ignore[list-item]
     else:

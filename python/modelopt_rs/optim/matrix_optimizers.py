@@ -8,6 +8,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import shown
 from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.arrays import as_arrays
 from modelopt_rs.optim.muon import muon_step
@@ -138,7 +139,7 @@ class Muon(_Whole):
     @classmethod
     def _check_options(cls, group: Group) -> None:
         if group["rounding_seed"] is not None:
-            raise ValueError(f"Muon: rounding_seed must be None, got {group['rounding_seed']!r}; use master=True")
+            raise ValueError(f"Muon: rounding_seed must be None, got {shown(group['rounding_seed'])}; use master=True")
         super()._check_options(group)
 
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, OptionalTensors, Tensors
+from modelopt_rs.arguments import check_choice, shown
 from modelopt_rs.reduce import norm
 
 __all__ = ["muon_step"]
@@ -124,15 +125,14 @@ def _checked(
         if isinstance(x, np.ndarray) and x.ndim != 2:
             raise ValueError(f"muon_step: {name} must be a matrix, got shape {x.shape}")
     if not isinstance(steps, int) or isinstance(steps, bool):
-        raise TypeError(f"muon_step: ns_steps must be an integer, got {steps!r}")
+        raise TypeError(f"muon_step: ns_steps must be an integer, got {shown(steps)}")
     if not 0 <= steps < 100:
         raise ValueError(f"muon_step: ns_steps must be from 0 to 99, got {steps}")
-    if adjust not in (None, "original", "match_rms_adamw"):
-        raise ValueError(f"muon_step: adjust_lr_fn must be None, 'original' or 'match_rms_adamw', got {adjust!r}")
+    check_choice("muon_step", "adjust_lr_fn", adjust, (None, "original", "match_rms_adamw"))
     try:
         a, b, c = map(float, coefficients)
     except (TypeError, ValueError):
-        raise TypeError(f"muon_step: ns_coefficients must be three numbers, got {coefficients!r}") from None
+        raise TypeError(f"muon_step: ns_coefficients must be three numbers, got {shown(coefficients)}") from None
     if not all(map(math.isfinite, (a, b, c))):
         raise ValueError(f"muon_step: ns_coefficients must be finite, got {coefficients!r}")
     return a, b, c

@@ -10,6 +10,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
+from modelopt_rs.arguments import check_choice, check_number
 from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
@@ -18,7 +19,7 @@ from modelopt_rs.optim.clipping import clipped
 from modelopt_rs.optim.given import aligned, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
-from modelopt_rs.optim.specification import COMMON, PRECISION, Specification
+from modelopt_rs.optim.specification import COMMON, PRECISION, Specification, check_common
 from modelopt_rs.optim.state import BlockState, take_state
 
 __all__ = ["Optimizer"]
@@ -103,6 +104,7 @@ class Optimizer:
     def __init__(self, params: Params, own: Group, common: Common) -> None:
         given: Group = dict(common)
         self._dtype: Bf16 = given.pop("dtype", None)
+        check_choice(self._name, "dtype", self._dtype, (None, "bf16"))
         self.threads: int | None = given.pop("threads", None)
         self._ema_decay: float | None = given.pop("ema_decay", None)
         if unknown := set(given) - set(COMMON):
@@ -116,6 +118,8 @@ class Optimizer:
         for group in self._grouped(params):
             self._add(group)
         self.state: list[dict[str, Any]] = [self.new_state(p, g) for p, g in self._with_groups()]
+        if self._ema_decay is not None:
+            check_number(self._name, "ema_decay", self._ema_decay)
         if self._ema_decay is not None and not 0 <= self._ema_decay < 1:
             raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {self._ema_decay!r}")
         self.steps = 0
@@ -195,14 +199,11 @@ class Optimizer:
 
     @classmethod
     def _check_precision(cls, options: Group) -> None:
+        check_common(cls.__name__, options)
         bits, allowed = options["state_bits"], cls._bits(options)
-        if bits not in (32, 8, 4):
-            raise ValueError(f"{cls.__name__}: state_bits must be 32, 8 or 4, got {bits!r}")
         if bits not in allowed:
             what = " or ".join(map(str, allowed))
             raise ValueError(f"{cls.__name__}: state_bits must be {what} for these options, got {bits}")
-        if options["coding"] not in ("float8", "dynamic"):
-            raise ValueError(f"{cls.__name__}: coding must be 'float8' or 'dynamic', got {options['coding']!r}")
 
     @classmethod
     def _state_shapes(cls, param: Array, options: Group) -> dict[str, tuple[int, ...]]:

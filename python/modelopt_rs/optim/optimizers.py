@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from modelopt_rs._types import Array, Semantics
+from modelopt_rs.arguments import check_number
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Common, Group, LearningRate, Params
 from modelopt_rs.optim.specification import Specification, own
@@ -87,6 +88,7 @@ class Adagrad(Optimizer):
         """What a parameter starts with."""
         state = super().new_state(param, options)
         total = state["state_sum"]
+        check_number("Adagrad", "initial_accumulator_value", options["initial_accumulator_value"])
         if (first := options["initial_accumulator_value"]) != 0:
             if isinstance(total, BlockState):
                 full = np.full(param.shape, first, np.float32)

@@ -5,9 +5,10 @@ gives when it is stepped after each optimizer step.
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Literal, TypeAlias
+
+from modelopt_rs.arguments import check_choice, check_number
 
 __all__ = ["constant", "cosine", "exponential", "linear_warmup", "one_cycle", "polynomial", "step_decay"]
 
@@ -15,6 +16,7 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 def _at_least(function: str, name: str, value: float, least: float) -> None:
+    check_number(function, name, value)
     if not value >= least or value == math.inf:
         raise ValueError(f"{function}: {name} must be at least {least:g} and finite, got {value!r}")
 
@@ -99,11 +101,13 @@ def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = 
     >>> [round(linear_warmup(cosine(1.0, 10), 4, start=0)(t), 3) for t in (1, 3, 5, 10, 15)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    if not isinstance(steps, numbers.Real):
-        raise TypeError(f"linear_warmup: steps must be a number, got {type(steps).__name__}")
     _at_least("linear_warmup", "steps", steps, 1)
+    if start is not None:
+        check_number("linear_warmup", "start", start)
     if start is not None and not 0 <= start <= 1:
         raise ValueError(f"linear_warmup: start must be from 0 to 1, got {start!r}")
+    if not callable(schedule):
+        _at_least("linear_warmup", "schedule", schedule, 0)
     after = schedule if callable(schedule) else constant(schedule)
     least = 1 / (steps + 1) if start is None else start
     return lambda step: after(step - steps) if step > steps else after(1) * (least + (1 - least) * (step - 1) / steps)
@@ -128,10 +132,10 @@ def one_cycle(
     """
     _at_least("one_cycle", "max_lr", max_lr, 0)
     _at_least("one_cycle", "steps", steps, 2)
+    check_number("one_cycle", "pct_start", pct_start)
     if not 0 < pct_start < 1:
         raise ValueError(f"one_cycle: pct_start must be between 0 and 1, got {pct_start!r}")
-    if anneal not in ("cos", "linear"):
-        raise ValueError(f"one_cycle: anneal must be 'cos' or 'linear', got {anneal!r}")
+    check_choice("one_cycle", "anneal", anneal, ("cos", "linear"))
     _at_least("one_cycle", "div_factor", div_factor, 1)
     _at_least("one_cycle", "final_div_factor", final_div_factor, 1)
     low = max_lr / div_factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
+from modelopt_rs.arguments import check_flag, check_number
 
 __all__ = ["lion_step", "sgd_step"]
 
@@ -75,6 +76,9 @@ def sgd_step(
     >>> buffer
     array([ 0.5, -0.5], dtype=float32)
     """
+    check_flag("sgd_step", "nesterov", nesterov)
+    check_number("sgd_step", "momentum", momentum)
+    check_number("sgd_step", "dampening", dampening)
     if nesterov and not (momentum > 0 and dampening == 0):
         got = f"momentum={momentum!r}, dampening={dampening!r}"
         raise ValueError(f"sgd_step: nesterov must be False without momentum or with dampening, got True with {got}")

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from modelopt_rs import _core
+from modelopt_rs.arguments import check_choice, check_flag, check_number
 
-__all__ = ["COMMON", "PRECISION", "Specification", "State", "own"]
+__all__ = ["COMMON", "PRECISION", "Specification", "State", "check_common", "own"]
 
 COMMON: dict[str, Any] = {
     "maximize": False,
@@ -22,6 +23,7 @@ COMMON: dict[str, Any] = {
     "rounding_seed": None,
 }
 """The options of a group that all optimizers have, and their defaults."""
+_FLAGS = {"maximize", "master", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
 PRECISION = {"state_bits", "coding", "state_min_size", "master"}
 """Those of how states are kept, which a loaded state does not change."""
 
@@ -67,3 +69,14 @@ class Specification(NamedTuple):
 def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Give an optimizer's own options of the arguments of its `__init__`, which are its `locals()`."""
     return {k: v for k, v in arguments.items() if k not in ("self", "params", "common", "__class__")}
+
+
+def check_common(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse values that the options of an optimizer can't have; `name` is its class's."""
+    check_choice(name, "state_bits", options["state_bits"], (32, 8, 4))
+    check_choice(name, "coding", options["coding"], ("float8", "dynamic"))
+    check_number(name, "state_min_size", options["state_min_size"])
+    if "momentum" in options:
+        check_number(name, "momentum", options["momentum"])
+    for flag in sorted(_FLAGS & set(options)):
+        check_flag(name, flag, options[flag])

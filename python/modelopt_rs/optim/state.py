@@ -1,12 +1,13 @@
 """Optimizer states in blocks of 8- or 4-bit codes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Coding
+from modelopt_rs.arguments import check_choice, check_flag, listed
 
 __all__ = ["BlockState", "take_state"]
 
@@ -69,9 +70,9 @@ class BlockState:
     __slots__ = ("absmax", "codes", "coding", "shape", "signed")
 
     def __init__(self, codes: Array, absmax: Array, shape: Sequence[int], *, coding: Coding = "float8", signed: bool):
-        if coding not in _BLOCKS:
-            raise ValueError(f"BlockState: coding must be one of {', '.join(get_args(Coding))}, got {coding!r}")
-        self.codes, self.absmax, self.shape = codes, absmax, tuple(shape)
+        check_choice("BlockState", "coding", coding, tuple(_BLOCKS))
+        check_flag("BlockState", "signed", signed)
+        self.codes, self.absmax, self.shape = codes, absmax, tuple(listed("BlockState", "shape", shape, "integers"))
         self.coding, self.signed = coding, bool(signed)
 
     @classmethod

@@ -4,6 +4,7 @@ import numpy as np
 
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16, Nan
+from modelopt_rs.arguments import check_flag, listed, shown
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, magnitude
 
@@ -66,9 +67,12 @@ def blocks(
     """
     if not isinstance(w, np.ndarray):
         raise TypeError(f"blocks: w must be a NumPy array, got {type(w).__name__}")
-    sizes = tuple(block)
+    sizes = tuple(listed("blocks", "block", block, "integers"))
+    check_flag("blocks", "mask", mask)
     if len(sizes) != w.ndim or any(not isinstance(b, int | np.integer) or b < 1 for b in sizes):
-        raise ValueError(f"blocks: block must have a positive integer for each of the {w.ndim} axes, got {block}")
+        raise ValueError(
+            f"blocks: block must have a positive integer for each of the {w.ndim} axes, got {shown(block)}"
+        )
     if any(n % b for n, b in zip(w.shape, sizes, strict=True)):
         raise ValueError(f"blocks: block must divide the shape {w.shape} of w, got {block}")
     if mask and out is not None:
@@ -76,7 +80,8 @@ def blocks(
     counts = [n // b for n, b in zip(w.shape, sizes, strict=True)]
     split = w.reshape([n for pair in zip(counts, sizes, strict=True) for n in pair])
     within = tuple(range(1, 2 * w.ndim, 2))
-    with said_as({"norm: x": "blocks: w", "norm: ord": "blocks: norm", "magnitude: w": "blocks: the norm of blocks"}):
+    said = {"norm: x": "blocks: w", "norm: ord": "blocks: norm", "magnitude: w": "blocks: the norm of blocks"}
+    with said_as({**said, "norm": "blocks", "magnitude": "blocks"}):
         scores = np.asarray(reduce.norm(split, axis=within or None, ord=norm, dtype=dtype, threads=threads))
         with said_as({"magnitude: sparsity": "blocks: sparsity", "magnitude: axis": "blocks: axis"}):
             stays = magnitude(scores.reshape(counts), sparsity, axis=axis, mask="bool", nan=nan, threads=threads)
@@ -84,4 +89,5 @@ def blocks(
         return stays
     for i, size in enumerate(sizes):
         stays = np.repeat(stays, size, axis=i)
-    return apply_mask(w, stays, out=out, dtype=dtype, threads=threads)
+    with said_as({"apply_mask": "blocks"}):
+        return apply_mask(w, stays, out=out, dtype=dtype, threads=threads)

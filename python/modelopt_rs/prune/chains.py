@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_flag, check_types, listed
 from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.coupling import Group, Member
 
@@ -83,7 +84,8 @@ def chain_groups(
     >>> group.units, [member.size for member in group.members]
     (8, [1, 1, 16])
     """
-    return _chain("chain_groups", tensors, list(layers), channels_last)
+    check_flag("chain_groups", "channels_last", channels_last)
+    return _chain("chain_groups", tensors, listed("chain_groups", "layers", layers, "Layer"), channels_last)
 
 
 def mlp_groups(
@@ -118,6 +120,10 @@ def mlp_groups(
     >>> [(group.name, group.units) for group in mo.prune.mlp_groups(w, ["a", "b", "c"])]
     [('a', 5), ('b', 6)]
     """
+    check_mapping("mlp_groups", "tensors", tensors, "arrays by name")
+    check_types(mlp_groups, locals())
+    if not weights:
+        raise ValueError("mlp_groups: weights must name one or more layers, got none")
     names = list(biases) if biases is not None else [None] * len(weights)
     if len(names) != len(weights):
         raise ValueError(f"mlp_groups: biases must have {len(weights)} names like weights, got {len(names)}")

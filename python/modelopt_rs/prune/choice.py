@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from modelopt_rs.errors import ArgumentError
+from modelopt_rs.arguments import check_choice, check_number, shown
+from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.importance import Scores
 
@@ -36,16 +37,15 @@ class Choice:
 
     def check(self, function: str) -> None:
         """Refuse what is none of the values; `keep` is checked with the groups."""
-        for what, known in (("scope", ("local", "global")), ("nonfinite", ("raise", "remove"))):
-            if getattr(self, what) not in known:
-                got = getattr(self, what)
-                raise ArgumentError(function, f"{what} must be {known[0]!r} or {known[1]!r}, got {got!r}")
+        check_choice(function, "scope", self.scope, ("local", "global"))
+        check_choice(function, "nonfinite", self.nonfinite, ("raise", "remove"))
+        check_number(function, "norm", self.norm)
         if self.norm not in (1, 2, math.inf):
             raise ArgumentError(function, f"norm must be 1, 2 or inf, got {self.norm!r}")
         if self.round_to is None:
             return
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, (int, np.integer)):
-            raise TypeError(f"{function}: round_to must be an integer, got {self.round_to!r}")
+            raise TypeError(f"{function}: round_to must be an integer, got {shown(self.round_to)}")
         if self.round_to < 1:
             raise ArgumentError(function, f"round_to must be at least 1, got {self.round_to}")
 
@@ -125,7 +125,9 @@ class Chooser:
 def _keeps(function: str, groups: tuple[Group, ...], keep: Keep) -> dict[str, tuple[str, float]]:
     """Return what is said about each group, and where; those that `keep` does not name are left out."""
     if not isinstance(keep, Mapping):
+        _check_keep(function, "keep", keep)
         return {group.name: ("keep", keep) for group in groups}
+    check_mapping(function, "keep", keep, "numbers by group")
     used: set[str] = set()
     keeps = {}
     for group in groups:
@@ -139,9 +141,13 @@ def _keeps(function: str, groups: tuple[Group, ...], keep: Keep) -> dict[str, tu
     return keeps
 
 
-def _count(function: str, what: str, keep: float, group: Group) -> int:
+def _check_keep(function: str, what: str, keep: object) -> None:
     if isinstance(keep, bool) or not isinstance(keep, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{function}: {what} must be a float (a fraction) or an int (a number), got {keep!r}")
+        raise TypeError(f"{function}: {what} must be a float (a fraction) or an int (a number), got {shown(keep)}")
+
+
+def _count(function: str, what: str, keep: float, group: Group) -> int:
+    _check_keep(function, what, keep)
     if isinstance(keep, (int, np.integer)):
         if not 1 <= keep <= group.units:
             raise ArgumentError(function, f"{what} must be from 1 to the {group.units} of {group.name!r}, got {keep}")

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from modelopt_rs.arguments import listed, shown
 from modelopt_rs.errors import ArgumentError, check_mapping
 
-__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of"]
+__all__ = ["Group", "Member", "Shaped", "UnitSlices", "check_ascending", "check_groups", "cuts_of", "integers"]
 
 
 class Shaped(Protocol):
@@ -58,7 +59,7 @@ class Member:
         for what, lowest in (("axis", None), ("offset", 0), ("size", 1)):
             value = getattr(self, what)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Member: {what} must be an integer, got {value!r}")
+                raise TypeError(f"Member: {what} must be an integer, got {shown(value)}")
             if lowest is not None and value < lowest:
                 raise ValueError(f"Member: {what} must be at least {lowest}, got {value}")
 
@@ -98,12 +99,12 @@ class Group:
         for what in ("units", "blocks"):
             value = getattr(self, what)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"Group {self.name!r}: {what} must be an integer, got {value!r}")
+                raise TypeError(f"Group {self.name!r}: {what} must be an integer, got {shown(value)}")
             if value < 1:
                 raise ValueError(f"Group {self.name!r}: {what} must be at least 1, got {value}")
         if self.units % self.blocks:
             raise ValueError(f"Group {self.name!r}: blocks must divide the {self.units} units, got {self.blocks}")
-        object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "members", tuple(listed(f"Group {self.name!r}", "members", self.members, "Member")))
         if not self.members:
             raise ValueError(f"Group {self.name!r}: members must not be empty, got ()")
         for member in self.members:
@@ -125,12 +126,21 @@ class UnitSlices:
         return range(self.member.offset, self.member.offset + self.group.units * self.member.size)
 
 
-def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> NDArray[np.int64]:
-    """Return a choice of units or indices: ascending, at least one, from 0 to below `n`."""
-    array = np.asarray(given)
+def integers(function: str, name: str, given: Any) -> NDArray[Any]:
+    """Return integers in one axis."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):  # of what is no array, or a ragged list
+        raise TypeError(f"{function}: {name} must be a 1-d array of integers, got {shown(given)}") from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         got = f"{array.dtype} of shape {array.shape}"
         raise TypeError(f"{function}: {name} must be a 1-d array of integers, got {got}")
+    return array
+
+
+def check_ascending(function: str, name: str, given: Any, what: str, n: int) -> NDArray[np.int64]:
+    """Return a choice of units or indices: ascending, at least one, from 0 to below `n`."""
+    array = integers(function, name, given)
     chosen = array.astype(np.int64)
     if not array.size or array[0] < 0 or array[-1] >= n or (np.diff(chosen) <= 0).any():
         text = f"ascending {what} from 0 to below {n}"
@@ -143,9 +153,7 @@ def check_groups(
 ) -> tuple[Group, ...]:
     """Check that every group fits the tensors, which are of one `kind`, and no two take the same indices."""
     check_mapping(function, "tensors", tensors, "arrays by name")
-    if not isinstance(groups, Iterable):
-        raise TypeError(f"{function}: groups must be of Group, got {type(groups).__name__}")
-    groups = tuple(groups)
+    groups = tuple(listed(function, "groups", groups, "Group"))
     names: set[str] = set()
     for group in groups:
         if not isinstance(group, Group):

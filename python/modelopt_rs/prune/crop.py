@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import shown
 from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
-from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of
+from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of, integers
 from modelopt_rs.prune.importance import Join, Scores, importance
+from modelopt_rs.prune.naming import said_as
 
 __all__ = ["CropReport", "GroupReport", "apply_crop", "crop", "crop_report", "masks", "plan_crop", "take"]
 
@@ -194,7 +196,7 @@ def plan_crop(
     array([1])
     """
     choice = Choice(keep, round_to, scope, norm, nonfinite)
-    return _plan("plan_crop", tensors, tuple(groups), choice, scores, threads)
+    return _plan("plan_crop", tensors, groups, choice, scores, threads)
 
 
 def apply_crop(
@@ -238,7 +240,8 @@ def apply_crop(
         if name not in known:
             raise ValueError(f"apply_crop: kept must name groups, got {name!r}")
         checked[name] = check_ascending("apply_crop", f"kept[{name!r}]", units, "units", known[name])
-    return _apply("apply_crop", tensors, groups, checked, threads)
+    with said_as({"take: threads": "apply_crop: threads"}):
+        return _apply("apply_crop", tensors, groups, checked, threads)
 
 
 def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threads: int | None = None) -> Array:
@@ -274,12 +277,9 @@ def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threa
     """
     if not isinstance(x, np.ndarray):
         raise TypeError(f"take: x must be a NumPy array, got {type(x).__name__}")
-    indices = np.asarray(indices)
-    if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        got = f"{indices.dtype} of shape {indices.shape}"
-        raise TypeError(f"take: indices must be a 1-d array of integers, got {got}")
+    indices = integers("take", "indices", indices)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"take: axis must be an integer, got {axis!r}")
+        raise TypeError(f"take: axis must be an integer, got {shown(axis)}")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"take: axis must be within the {x.ndim} axes of x, got {axis}")
     if out is None:
@@ -297,7 +297,7 @@ def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threa
 def _plan(
     function: str,
     tensors: Mapping[str, Array],
-    groups: tuple[Group, ...],
+    groups: Iterable[Group],
     choice: Choice,
     scores: Mapping[str, Array] | None,
     threads: int | None,
@@ -307,7 +307,8 @@ def _plan(
     groups = check_groups(function, tensors, groups)
     chooser = Chooser(function, groups, choice)
     given = _given_scores(function, groups, {} if scores is None else scores)
-    every = {group.name: _score(function, tensors, group, given, choice.norm, threads) for group in groups}
+    with said_as({"importance: threads": f"{function}: threads"}):
+        every = {group.name: _score(function, tensors, group, given, choice.norm, threads) for group in groups}
     return crop_report(tensors, groups, chooser.kept(every), every)
 
 

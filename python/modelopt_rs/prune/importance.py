@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import check_number, shown
 
 __all__ = ["BlockNorms", "Criterion", "Join", "Scores", "importance", "unit_norms"]
 
@@ -101,8 +102,10 @@ def importance(
     array([8.49, 4.24, 4.24])
     """
     axis = _core.importance_axis("w", w, axis, size, dtype, threads)
-    if criterion not in _CRITERIA:
-        raise ValueError(f"importance: criterion must be one of {', '.join(_CRITERIA)}, got {criterion!r}")
+    if not isinstance(criterion, str) or criterion not in _CRITERIA:
+        wrong = ValueError if isinstance(criterion, str) else TypeError
+        raise wrong(f"importance: criterion must be one of {', '.join(_CRITERIA)}, got {shown(criterion)}")
+    check_number("importance", "norm", norm)
     if norm not in (1, 2, math.inf):
         raise ValueError(f"importance: norm must be 1, 2 or inf, got {norm!r}")
     for name, array in {"grad": grad, "scale": scale, "activations": activations}.items():

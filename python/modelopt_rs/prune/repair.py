@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_number, shown
 from modelopt_rs.prune.coupling import check_ascending
+from modelopt_rs.prune.naming import said_as
 
 __all__ = ["InputStats", "compensate_bias", "least_squares"]
 
+_MOST = 1 << 24  # their products would take 2 PiB
 _ROWS = 4096
 """Rows that are widened to float64 at a time."""
 
@@ -49,9 +52,11 @@ class InputStats:
 
     def __init__(self, features: int) -> None:
         if isinstance(features, bool) or not isinstance(features, (int, np.integer)):
-            raise TypeError(f"InputStats: features must be an integer, got {features!r}")
+            raise TypeError(f"InputStats: features must be an integer, got {shown(features)}")
         if features < 1:
             raise ValueError(f"InputStats: features must be at least 1, got {features}")
+        if features > _MOST:
+            raise ValueError(f"InputStats: features must be at most {_MOST:,}, got {features}")
         self.count = 0
         self._sum = np.zeros(features)
         self.products: NDArray[np.float64] = np.zeros((features, features))
@@ -80,7 +85,8 @@ class InputStats:
         features = len(self._sum)
         if x.shape[-1:] != (features,):
             raise ValueError(f"InputStats: x must have shape (..., {features}), got {x.shape}")
-        bad = int(_core.count_nonfinite(x, None, False, None, None))
+        with said_as({"count_nonfinite": "InputStats"}):
+            bad = int(_core.count_nonfinite(x, None, False, None, None))
         if bad:
             raise ValueError(f"InputStats: x must be finite, got {bad} numbers that are not; nothing was added")
         rows = x.reshape(-1, features)
@@ -161,6 +167,7 @@ def least_squares(
     stays, goes = _split("least_squares", weight, kept)
     _expect_stats("least_squares", weight, stats)
     _expect_bias("least_squares", weight, bias)
+    check_number("least_squares", "ridge", ridge)
     if not 0 < ridge < np.inf:
         raise ValueError(f"least_squares: ridge must be above 0 and finite, got {ridge}")
     gram = stats.products
@@ -214,6 +221,7 @@ def compensate_bias(bias: Array, weight: Array, kept: Array, mean: Array) -> Arr
     array([7.])
     """
     _, goes = _split("compensate_bias", weight, kept)
+    _expect_floats("compensate_bias", "bias", bias)
     _expect_bias("compensate_bias", weight, bias)
     _expect_floats("compensate_bias", "mean", mean)
     if mean.shape != weight.shape[1:]:
@@ -233,7 +241,7 @@ def _split(function: str, weight: Array, kept: Any) -> tuple[NDArray[np.int64], 
 
 
 def _expect_floats(function: str, name: str, array: Any) -> None:
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) or type(array).__name__ == "MaskedArray":
         raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
     if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
         raise TypeError(f"{function}: {name} must have a float dtype, got {array.dtype}")

@@ -1,5 +1,7 @@
 """Sparsity as a function of the step."""
 
+from modelopt_rs.arguments import check_number
+
 __all__ = ["constant", "cubic", "linear"]
 
 
@@ -60,7 +62,10 @@ def _grown(function: str, step: int, ends: tuple[float, float], steps: tuple[int
 
 
 def _check(function: str, step: int, ends: tuple[float, float], steps: tuple[int, int]) -> None:
+    for name, number in (("step", step), ("begin", steps[0]), ("end", steps[1])):
+        check_number(function, name, number)
     for name, share in zip(("initial", "sparsity"), ends, strict=True):
+        check_number(function, name, share)
         if not 0 <= share <= 1:
             raise ValueError(f"{function}: {name} must be from 0 to 1, got {share}")
     if step < 0:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import shown
 from modelopt_rs.prune.unstructured import packed_shape
 
 __all__ = ["BitmaskArray", "GroupsArray", "compress", "to_csr"]
@@ -165,7 +166,7 @@ def compress(
     if not isinstance(w, np.ndarray):
         raise TypeError(f"compress: w must be a NumPy array, got {type(w).__name__}")
     if (keep is None) != (group is None):
-        raise ValueError(f"compress: keep and group must come together, got keep={keep}, group={group}")
+        raise ValueError(f"compress: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
     if keep is None or group is None:
         return compress_rows(w, dtype, threads)
     if not (2 <= group <= 32 and 1 <= keep < group):

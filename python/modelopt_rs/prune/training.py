@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import check_choice, listed, shown
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Grads, Group, Nonfinite
 from modelopt_rs.optim.result import StepResult
@@ -115,11 +116,12 @@ class PrunedOptimizer(Optimizer):
             got = "neither" if sparsity is None else "both"
             raise ValueError(f"{_NAME}: sparsity or keep and group must be given, got {got}")
         if (keep is None) != (group is None):
-            raise ValueError(f"{_NAME}: keep and group must come together, got keep={keep}, group={group}")
-        if scope not in ("tensor", "row", "global"):
-            raise ValueError(f"{_NAME}: scope must be 'tensor', 'row' or 'global', got {scope!r}")
+            raise ValueError(
+                f"{_NAME}: keep and group must come together, got keep={shown(keep)}, group={shown(group)}"
+            )
+        check_choice(_NAME, "scope", scope, ("tensor", "row", "global"))
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"{_NAME}: every must be an integer of at least 1, got {every!r}")
+            raise ValueError(f"{_NAME}: every must be an integer of at least 1, got {shown(every)}")
         self.optimizer, self.steps = optimizer, 0
         self.masks: dict[str, Bits] = {}
         self._sparsity, self._scope, self._every = sparsity, scope, every
@@ -391,7 +393,8 @@ def _chosen(params: dict[str, Array], names: Iterable[str | int] | None, scope: 
     """Give the parameters to prune, in the optimizer's order."""
     if isinstance(names, str):
         raise TypeError(f"{_NAME}: params must be a list of names, got the string {names!r}")
-    wanted = {str(name) for name in names} if names is not None else {k for k, w in params.items() if w.ndim >= 2}
+    given = {k for k, w in params.items() if w.ndim >= 2} if names is None else listed(_NAME, "params", names, "names")
+    wanted = {str(name) for name in given}
     if unknown := wanted - set(params):
         raise ValueError(f"{_NAME}: params must name parameters of the optimizer, got {sorted(unknown)[0]!r}")
     if not wanted:

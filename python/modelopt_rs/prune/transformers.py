@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
+from modelopt_rs.arguments import listed, shown
 from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.coupling import Group, Member, Shaped
 from modelopt_rs.prune.crop import CropReport, GroupReport
@@ -68,10 +69,10 @@ def transformer_groups(
     """
     check_mapping("transformer_groups", "tensors", tensors, "arrays by name")
     check_mapping("transformer_groups", "config", config, "what config.json holds")
-    chosen = (what,) if isinstance(what, str) else tuple(what)
+    chosen = (what,) if isinstance(what, str) else tuple(listed("transformer_groups", "what", what, "str"))
     for each in chosen:
-        if each not in WHAT:
-            raise ArgumentError("transformer_groups", f"what must be of {', '.join(WHAT)}, got {each!r}")
+        if not isinstance(each, str) or each not in WHAT:
+            raise ArgumentError("transformer_groups", f"what must be of {', '.join(WHAT)}, got {shown(each)}")
     if "all" in chosen:
         chosen = ("heads", "ffn", "hidden")
     model = _Model("transformer_groups", tensors, config)

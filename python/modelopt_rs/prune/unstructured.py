@@ -6,6 +6,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneCall
+from modelopt_rs.arguments import check_choice, listed, shown
 
 __all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "share_of", "threshold"]
 
@@ -54,13 +55,12 @@ def share_of(
         got = "neither" if sparsity is None else "both"
         raise ValueError(f"{function}: sparsity or keep and group must be given, got {got}")
     if (keep is None) != (group is None):
-        raise ValueError(f"{function}: keep and group must come together, got keep={keep}, group={group}")
+        raise ValueError(f"{function}: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
     return sparsity, None if keep is None or group is None else (keep, group)
 
 
 def _check_kind(function: str, mask: MaskKind) -> None:
-    if mask not in (None, "bool", "bits"):
-        raise ValueError(f"{function}: mask must be None, 'bool' or 'bits', got {mask!r}")
+    check_choice(function, "mask", mask, (None, "bool", "bits"))
 
 
 def _check_mask(function: str, name: str, out: Array, mask: MaskKind) -> None:
@@ -78,7 +78,7 @@ def _check_no_mask(function: str, name: str, out: Array | None, w: Array) -> Non
 
 def _before_out(nan: Nan, out: object) -> str:
     """Say when NaN is refused: before the caller's own memory is written."""
-    return "raise-first" if nan == "raise" and out is not None else nan
+    return "raise-first" if out is not None and isinstance(nan, str) and nan == "raise" else nan
 
 
 def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -254,10 +254,10 @@ def global_magnitude(
     _check_kind(function, mask)
     if mask == "bits" and out is not None:
         raise ValueError(f'{function}: out must be None with mask="bits", got a list; pack bool masks by mo.quant.pack')
-    arrays = list(arrays)
+    arrays = listed(function, "arrays", arrays, "NumPy arrays")
     options: PruneCall = (_before_out(nan, out), dtype, threads)
     if out is not None:
-        result = list(out)
+        result = listed(function, "out", out, "NumPy arrays")
         for i, array in enumerate(result):
             if mask is not None:
                 _check_mask(function, f"out[{i}]", array, mask)

@@ -57,6 +57,8 @@ class ColumnNorms:
 
     def merge(self, other: "ColumnNorms") -> None:
         """Take in what another has seen."""
+        if not isinstance(other, ColumnNorms):
+            raise TypeError(f"ColumnNorms: other must be ColumnNorms, got {type(other).__name__}")
         if other.square_sum is None:
             return
         if self.square_sum is not None and len(self.square_sum) != len(other.square_sum):

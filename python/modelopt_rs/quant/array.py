@@ -1,13 +1,14 @@
 """What quantization makes: `QuantizedArray`, and its numbers again."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, GroupSize, Scheme
+from modelopt_rs.arguments import shown
 
 __all__ = ["QuantizedArray", "dequantize"]
 
@@ -176,10 +177,7 @@ def dequantize(
         raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")
     bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
     if out is None:
-        wanted = np.dtype(np.uint16 if bf16 else dtype)
-        if not bf16 and wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
-            floats = "float32, float64, float16, bfloat16 or 'bf16'"
-            raise TypeError(f"dequantize: dtype must be {floats}, got {wanted}")
+        wanted = np.dtype(np.uint16) if bf16 else _float_dtype(dtype)
         out = np.empty(q.shape, wanted)
     if isinstance(out, np.ndarray) and out.shape != q.shape:
         raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")
@@ -187,3 +185,14 @@ def dequantize(
     format = q.format if q.format is not None else (q.bits, q.scheme)
     _core.dequantize(parts, (format, q.axis, q.group_size), out, bf16, threads)
     return out
+
+
+def _float_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        wanted, got = np.dtype(dtype), None
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
+        wanted, got = np.dtype(bool), shown(dtype)
+    if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
+        floats = "float32, float64, float16, bfloat16 or 'bf16'"
+        raise TypeError(f"dequantize: dtype must be {floats}, got {got or wanted}")
+    return wanted

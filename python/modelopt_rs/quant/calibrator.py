@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import check_flag, check_number, shown
 from modelopt_rs.quant.coding import quantize
 from modelopt_rs.quant.dyadic import DyadicHistogram
 from modelopt_rs.quant.thresholds import entropy_threshold, mse_range, percentile_range
@@ -86,10 +87,15 @@ class Calibrator:
         momentum: float | None = None,
         bins: int = 4096,
     ) -> None:
-        if method not in get_args(Method):
-            raise ValueError(f"Calibrator: method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        if not isinstance(method, str) or method not in get_args(Method):
+            wrong = ValueError if isinstance(method, str) else TypeError
+            raise wrong(f"Calibrator: method must be one of {', '.join(get_args(Method))}, got {shown(method)}")
         _check_integer("bits", bits, (8, 4, 2), "8, 4 or 2")
         _check_integer("bins", bins, range(256, 16385), "from 256 to 16,384")
+        check_flag("Calibrator", "symmetric", symmetric)
+        check_number("Calibrator", "percentile", percentile)
+        if momentum is not None:
+            check_number("Calibrator", "momentum", momentum)
         if not 0 < percentile <= 100:
             raise ValueError(f"Calibrator: percentile must be over 0 and at most 100, got {percentile}")
         if momentum is not None and not 0 < momentum <= 1:

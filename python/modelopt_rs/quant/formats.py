@@ -8,6 +8,7 @@ import numpy as np
 
 from modelopt_rs import _types
 from modelopt_rs._types import GroupSize, Scheme
+from modelopt_rs.arguments import shown
 
 __all__ = ["Format", "entry_of", "formats", "resolve"]
 
@@ -174,7 +175,7 @@ def resolve(
         return (bits, scheme), group_size
     entry = _FORMATS.get(name) if isinstance(name, str) else None
     if entry is None:
-        raise ValueError(f"{function}: format must be one of {', '.join(_FORMATS)}, got {name!r}")
+        raise ValueError(f"{function}: format must be one of {', '.join(_FORMATS)}, got {shown(name)}")
     if (bits, scheme) != (8, "symmetric"):
         given = f"bits={bits!r}, scheme={scheme!r}"
         raise ValueError(f"{function}: bits and scheme must not be given with format={name!r}, got {given}")

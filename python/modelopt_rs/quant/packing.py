@@ -4,6 +4,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import check_flag
 
 __all__ = ["pack", "unpack"]
 
@@ -82,11 +83,13 @@ def unpack(
     >>> mo.quant.unpack(np.array([33, 3], dtype=np.uint8), 4, 3)
     array([1, 2, 3], dtype=uint8)
     """
+    check_flag("unpack", "signed", signed)
     if out is None:
         if not isinstance(packed, np.ndarray):
             raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
         # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
-        fits = isinstance(n, int) and packed.ndim and bits in (8, 4, 2, 1) and packed.shape[-1] == -(-n * bits // 8)
+        known = isinstance(n, int) and isinstance(bits, int) and bits in (8, 4, 2, 1)
+        fits = known and packed.ndim and packed.shape[-1] == -(-n * bits // 8)
         out = np.empty((*packed.shape[:-1], n) if fits else (0,), np.int8 if signed else np.uint8)
     elif isinstance(out, np.ndarray) and out.dtype != (np.int8 if signed else np.uint8):
         raise TypeError(f"unpack: out must have dtype {'int8' if signed else 'uint8'}, got {out.dtype}")

@@ -71,7 +71,7 @@ def to_html(report: AnyReport, distributions: Sequence[Distribution] = (), comma
     return environment.get_template("page.html.j2").render(
         title=_title(report),
         lines=_lines(report),
-        warnings=() if isinstance(report, CompareReport | InspectReport) else report.warnings,
+        warnings=report.warnings,
         figures=list(_figures(report)),
         sizes=svg(draw_sizes(parts)) if parts else "",
         pairs=not isinstance(report, InspectReport),

@@ -135,7 +135,7 @@ class TensorStatistics:
 
 @dataclass(frozen=True, slots=True)
 class InspectReport:
-    """The report of `inspect_file`."""
+    """The report of `inspect_file`. `warnings` say what should be known of the file besides."""
 
     source: str
     bytes: int
@@ -144,6 +144,7 @@ class InspectReport:
     seconds: float
     peak_memory: int
     tensors: tuple[TensorStatistics, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""
@@ -187,6 +188,7 @@ class CompareReport:
     file_bytes: tuple[int, int] | None = None
     run: RunReport | None = None
     changed: int = 0
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

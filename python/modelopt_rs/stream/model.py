@@ -98,6 +98,11 @@ class Source(Protocol):
         return None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of the file, in a sentence each: reports have them as warnings."""
+        return ()
+
+    @property
     def graph(self) -> Any:
         """The graph that computes with the tensors, an `onnx_ir.Model`; None where there are tensors alone."""
         return None
