@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm():
-            with app.make_context("modelopt-rs", list(argv)) as context:
+            with app.make_context("modelopt-rs", list(argv), obj=argv) as context:
                 app.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as e:
