@@ -569,6 +569,7 @@ MODELS = {
     "llama": (llama, {"model_type": "llama", **WIDTHS, "num_key_value_heads": 2, "torch_dtype": "float32"}),
 }
 LEFT_OUT = {"seconds", "gb_per_s", "peak_memory", "source", "output", "a", "b", "file_bytes", "warnings"}
+LEFT_OUT |= {"search", "scale_dtype"}
 
 
 def said(report: Any) -> str:
@@ -608,6 +609,11 @@ def sources(folder: Path) -> dict[str, Path]:
     }
 
 
+# Version 0.1 searched no scales, kept them in float32, and had zero points only where they were asked for.
+PLAIN_SCALES: dict[str, Any] = {"search": None, "scale_dtype": "float32"}
+PLAIN = {**PLAIN_SCALES, "scheme": "symmetric"}
+ASYMMETRIC = ["--scheme", "asymmetric"]
+PLAIN_WORDS = ["--search", "none", "--scale-dtype", "float32", "--scheme", "symmetric"]
 QUANTIZE: dict[str, dict[str, Any]] = {
     "8": {},
     "8-asymmetric": {"scheme": "asymmetric"},
@@ -626,8 +632,8 @@ PRUNE: dict[str, dict[str, Any]] = {
     "bitmask": {"sparsity": 0.8, "format": "bitmask"},
     "bitmask-global": {"sparsity": 0.5, "scope": "global", "format": "bitmask"},
     "bitmask-2of4": {"keep": 2, "group": 4, "format": "bitmask"},
-    "then4": {"sparsity": 0.5, "then": mo.QuantizeOptions(bits=4, group_size=16)},
-    "then8": {"keep": 1, "group": 8, "then": mo.QuantizeOptions(scheme="asymmetric")},
+    "then4": {"sparsity": 0.5, "then": mo.QuantizeOptions(bits=4, group_size=16, **PLAIN)},
+    "then8": {"keep": 1, "group": 8, "then": mo.QuantizeOptions(**{**PLAIN, "scheme": "asymmetric"})},
     "include": {"sparsity": 0.5, "include": ["*embed*s.weight"], "exclude": ["*.1.*"]},
 }
 CROP: dict[str, dict[str, Any]] = {
@@ -635,7 +641,7 @@ CROP: dict[str, dict[str, Any]] = {
     "all": {"keep": 0.5, "what": "all"},
     "heads": {"keep": {"*.heads": 1, "*.ffn": 16}, "what": ["heads", "ffn"], "norm": 1},
     "inf": {"keep": 0.3, "what": "ffn", "round_to": 4, "norm": float("inf")},
-    "then4": {"keep": 0.5, "what": "ffn", "then": mo.QuantizeOptions(bits=4, group_size=16)},
+    "then4": {"keep": 0.5, "what": "ffn", "then": mo.QuantizeOptions(bits=4, group_size=16, **PLAIN)},
 }
 FORMS = ("file", "half", "bfloat", "directory", "llama", "sharded")
 
@@ -646,6 +652,7 @@ def file_calls(function: str, ways: dict[str, dict[str, Any]], form: str) -> Gro
         for i, (name, options) in enumerate(ways.items()):
             out = folder / f"out{i}{source.suffix}"
             call = getattr(mo, f"{function}_file")
+            options = {**PLAIN, **options} if function == "quantize" else options
             report = call(source, out, durable=False, **options)
             yield name, written(out)
             yield f"{name}/report", said(report)
@@ -673,7 +680,7 @@ def _(folder: Path) -> Results:
     paths = sources(folder)
     for scheme in ("symmetric", "asymmetric"):
         out = folder / f"{scheme}.safetensors"
-        how = {"bits": 4, "scheme": scheme, "nonfinite": "saturate", "max_memory": 20_000}
+        how = {**PLAIN_SCALES, "bits": 4, "scheme": scheme, "nonfinite": "saturate", "max_memory": 20_000}
         report = mo.quantize_file(paths["broken"], out, durable=False, **how)
         yield f"saturated-{scheme}", (written(out), said(report))
     mo.prune_file(paths["broken"], folder / "nan.safetensors", sparsity=0.5, nan="largest", durable=False)
@@ -727,13 +734,31 @@ def _(folder: Path) -> Results:
 
     paths, out = sources(folder), folder / "out"
     commands = {
-        "quantize": ["quantize", paths["directory"], "--bits", 4, "--scheme", "asymmetric", "--group-size", 8],
-        "quantize-include": ["quantize", paths["llama"], "--include", "*embed*s.weight", "--exclude", "*.0.*"],
+        "quantize": ["quantize", paths["directory"], *PLAIN_WORDS, "--bits", 4, "--group-size", 8, *ASYMMETRIC],
+        "quantize-include": [
+            "quantize",
+            paths["llama"],
+            *PLAIN_WORDS,
+            "--include",
+            "*embed*s.weight",
+            "--exclude",
+            "*.0.*",
+        ],
         "prune": ["prune", paths["directory"], "--sparsity", 0.5, "--scope", "row"],
         "prune-bitmask": ["prune", paths["sharded"], "--keep", "2:4", "--format", "bitmask"],
-        "prune-then": ["prune", paths["llama"], "--sparsity", 0.5, "--then", "quantize", "--bits", 4],
+        "prune-then": ["prune", paths["llama"], "--sparsity", 0.5, "--then", "quantize", "--bits", 4, *PLAIN_WORDS],
         "crop": ["crop", paths["directory"], "--keep", 0.75, "--what", "ffn"],
-        "crop-then": ["crop", paths["llama"], "--keep", "*.ffn=16", "--what", "ffn", "--then", "quantize"],
+        "crop-then": [
+            "crop",
+            paths["llama"],
+            "--keep",
+            "*.ffn=16",
+            "--what",
+            "ffn",
+            "--then",
+            "quantize",
+            *PLAIN_WORDS,
+        ],
     }
     for name, command in commands.items():
         words = [command[0], "-o", out, "--overwrite", "--json", folder / "report.json", *command[1:]]
@@ -869,6 +894,7 @@ def onnx_calls(function: str, make: Callable[[], Any], ways: dict[str, dict[str,
         for i, (name, options) in enumerate(ways.items()):
             out = folder / f"b{i}.onnx"
             given = {key: value() if key == "onnx" else value for key, value in options.items()}
+            given = {**PLAIN_SCALES, **given} if function == "quantize" else given
             report = getattr(mo, f"{function}_file")(folder / "a.onnx", out, run=None, durable=False, **given)
             yield name, read_onnx(out)
             yield f"{name}/report", said(report)
@@ -912,7 +938,7 @@ GROUPS["onnx-weights-mixed"] = onnx_calls(
     convolutions,
     {
         "4-8": {"bits": 4, "onnx": lambda: mo.OnnxOptions(bits_of={"fc": 8, "head": 2})},
-        "8-4": {"bits": 8, "onnx": lambda: mo.OnnxOptions(bits_of={"*": 4})},
+        "8-4": {"bits": 8, "scheme": "symmetric", "onnx": lambda: mo.OnnxOptions(bits_of={"*": 4})},
     },
 )
 
@@ -995,7 +1021,7 @@ def _(folder: Path) -> Results:
         for external in (False, True):
             path = onnx_samples.save(folder / f"{name}{external}.onnx", seeded(make()), external=external)
             out, what = path.with_name(f"to-{path.name}"), f"{name}{'-external' if external else ''}"
-            report = mo.quantize_file(path, out, run=None, durable=False)
+            report = mo.quantize_file(path, out, run=None, durable=False, **PLAIN_SCALES)
             yield what, (read_onnx(out), said(report))
             yield f"{what}/inspect", said(mo.inspect_file(path))
             mo.prune_file(path, out, sparsity=0.5, run=None, durable=False, overwrite=True)
@@ -1029,9 +1055,9 @@ def _(folder: Path) -> Results:
 
     onnx.save(convolutions(), folder / "a.onnx")
     commands = {
-        "quantize": ["quantize", "--bits", 4, "--bits-of", "fc=8"],
-        "quantize-portable": ["quantize", "--target", "portable", "--scheme", "asymmetric"],
-        "dynamic": ["quantize", "--activations", "dynamic", "--equalize"],
+        "quantize": ["quantize", *PLAIN_WORDS[:4], "--bits", 4, "--bits-of", "fc=8"],
+        "quantize-portable": ["quantize", *PLAIN_WORDS[:4], "--target", "portable", *ASYMMETRIC],
+        "dynamic": ["quantize", *PLAIN_WORDS, "--activations", "dynamic", "--equalize"],
         "prune": ["prune", "--keep", "2:4"],
         "crop": ["crop", "--keep", 0.5, "--what", "channels"],
     }

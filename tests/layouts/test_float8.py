@@ -83,7 +83,7 @@ def test_a_directory_forgets_how_it_was_stored(tmp_path: Path) -> None:
     mo.quantize_file(model, tmp_path / "small")
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
-    assert mo.compare_files(tmp_path / "plain", tmp_path / "small").max_error < 0.02
+    assert mo.compare_files(tmp_path / "plain", tmp_path / "small").max_error < 0.1
     for block, error in (
         ([64, 128], UnsupportedError),
         ([0, 0], FormatError),

@@ -110,7 +110,7 @@ def test_what_is_quantized_already_is_refused(tmp_path: Path, name: str) -> None
         ({"format": "fp8_e5m2"}, "format must be one of .*, got 'fp8_e5m2'"),
         (
             {"format": "nf4", "bits": 4},
-            "bits and scheme must be left out with format 'nf4', got bits=4, scheme='symmetric'",
+            "bits and scheme must be left out with format 'nf4', got bits=4, scheme=None",
         ),
         ({"format": "mxfp4", "scheme": "asymmetric"}, "bits and scheme must be left out with format 'mxfp4'"),
         ({"format": "nf4", "group_size": 32}, r"group_size must be 64 \(or left out\) for format 'nf4', got 32"),

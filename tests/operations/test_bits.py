@@ -84,7 +84,9 @@ def test_weights_that_are_too_far_off_get_more_bits(tmp_path: Path) -> None:
 def test_uniform_leaves_the_bits_and_warns_of_two_without_zero_points(tmp_path: Path) -> None:
     """H29."""
     source = write(tmp_path / "a.safetensors", {"near.weight": ("F32", weights((64, 128)))})
-    report = mo.quantize_file(source, tmp_path / "b.safetensors", bits=2, uniform=True, durable=False)
+    report = mo.quantize_file(
+        source, tmp_path / "b.safetensors", bits=2, scheme="symmetric", search=None, uniform=True, durable=False
+    )
     assert words_of(tmp_path / "b.safetensors", "near.weight") == 128 * 2 // 32
     [warning] = report.warnings
     assert warning.startswith("1 weight of 2 bits without zero points")

@@ -29,6 +29,9 @@ from checkpoints import (
 )
 from modelopt_rs.errors import OptionError
 
+PLAIN = {"search": None, "scale_dtype": "float32"}
+"""What the closed formula says."""
+
 
 def as_float(tensor: tuple[str, np.ndarray]) -> np.ndarray:
     dtype, array = tensor
@@ -41,7 +44,7 @@ def as_float(tensor: tuple[str, np.ndarray]) -> np.ndarray:
 def test_layout(tmp_path: Path, dtype: str, scheme: str, bits: int, group: int) -> None:
     model = bert(dtype)
     source = write(tmp_path / "a.safetensors", model, {"format": "pt"})
-    how = {"bits": bits, "scheme": scheme, "group_size": group, "uniform": True}
+    how = {"bits": bits, "scheme": scheme, "group_size": group, "uniform": True, **PLAIN}
     report = mo.quantize_file(source, tmp_path / "b.safetensors", **how, durable=False)
     out = read(tmp_path / "b.safetensors")
     for name in LINEAR:
@@ -89,6 +92,7 @@ def test_rows_that_do_not_fill_their_last_word(tmp_path: Path, bits: int, column
         group_size=0,
         uniform=True,
         durable=False,
+        **PLAIN,
     )
     out = read(tmp_path / "b.safetensors")
     assert out["fc.weight_packed"][1].shape == (7, -(-columns * bits // 32))
@@ -117,7 +121,7 @@ def test_a_hugging_face_directory_comes_along(tmp_path: Path) -> None:
     assert {key: group["weights"][key] for key in ("num_bits", "type", "symmetric", "strategy", "group_size")} == {
         "num_bits": 4,
         "type": "int",
-        "symmetric": True,
+        "symmetric": False,
         "strategy": "group",
         "group_size": 32,
     }
@@ -147,6 +151,31 @@ def test_a_sharded_checkpoint(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, expected[name][1])
 
 
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (8, 32), (4, 0), (4, 16), (2, 32)])
+@pytest.mark.parametrize("how", [{}, {"scale_dtype": "float16"}, {"search": None}])
+def test_what_a_file_holds_is_what_the_array_function_makes(
+    tmp_path: Path, dtype: str, scheme: str, bits: int, group: int, how: dict[str, str]
+) -> None:
+    """Searched scales, rounded as they are stored: the same codes, scales and zero points."""
+    model = bert(dtype)
+    source = write(tmp_path / "a.safetensors", model)
+    options = {"bits": bits, "scheme": scheme, **how}
+    mo.quantize_file(source, tmp_path / "b.safetensors", group_size=group, uniform=True, durable=False, **options)
+    out = read(tmp_path / "b.safetensors")
+    kinds = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    default = "F32" if bits == 8 else "F16" if dtype == "F16" else "BF16"
+    for name in LINEAR:
+        x = model[name][1]
+        stored, scale = out[f"{name}_scale"]
+        assert stored == ("F16" if "scale_dtype" in how else default)
+        words = {"search": "mse", **options, "scale_dtype": kinds[stored], "group_size": group or x.shape[1]}
+        q = mo.quantize(x, **words, dtype="bf16" if dtype == "BF16" else None)
+        np.testing.assert_array_equal(from_bf16(scale) if stored == "BF16" else scale.astype(np.float32), q.scale)
+        np.testing.assert_array_equal(dense(out, name, bits), q.dequantize())
+
+
 # Of names, dtypes, shapes and bytes: a change of any kernel's rounding shows here, on every machine.
 GOLDEN = {
     (8, "symmetric", None): "de8590b2201a19625911983a5fabc9f54a81c118d732f97ddfd6fbb49b712355",
@@ -154,10 +183,22 @@ GOLDEN = {
     (2, "symmetric", None): "8efab0e8836a7456a733d3488eca5f4923b2bb9415c28e6e5249be01e180ba07",
     (4, "asymmetric", 16): "cb84484ec104388703720970d30741f9d16048e8834944c5437681a2ca6de238",
 }
+SEARCHED = {
+    (8, "symmetric", None): "9d525221e135049915c70077247ba12736e4df8bf953ba272e9f99d5ecac1281",
+    (4, "symmetric", None): "b68ba930c9b231ce8f8c5d711df33ed0bcd9327a049732fe2a4e508cb8632cc5",
+    (2, "symmetric", None): "c09b250bbdbb3cad294007f3a5ff924ae074ff2c5b48a5e75b3088d6b2b29fda",
+    (4, "asymmetric", 16): "319710e0121c0aa18087127dd1e6719fd5c5c549eb2ba2c1e40164de567d35e6",
+}
 
 
-@pytest.mark.parametrize(("bits", "scheme", "group"), list(GOLDEN))
-def test_f10_same_bytes_for_any_threads_and_tiles(tmp_path: Path, bits: int, scheme: str, group: int | None) -> None:
+@pytest.mark.parametrize(
+    ("way", "how", "golden"),
+    [(way, PLAIN, golden) for way, golden in GOLDEN.items()] + [(way, {}, golden) for way, golden in SEARCHED.items()],
+)
+def test_f10_same_bytes_for_any_threads_and_tiles(
+    tmp_path: Path, way: tuple[int, str, int | None], how: dict[str, str], golden: str
+) -> None:
+    bits, scheme, group = way
     model = {
         **bert(),
         "big.weight": ("F32", weights((700, 2048), 9)),
@@ -177,13 +218,14 @@ def test_f10_same_bytes_for_any_threads_and_tiles(tmp_path: Path, bits: int, sch
             uniform=True,
             overwrite=True,
             durable=False,
+            **how,
         )
         seen.add((tmp_path / "b.safetensors").read_bytes())
     assert len(seen) == 1
     digest = hashlib.sha256()
     for name, (dtype, array) in sorted(read(tmp_path / "b.safetensors").items()):
         digest.update(f"{name} {dtype} {array.shape}".encode() + array.tobytes())
-    assert digest.hexdigest() == GOLDEN[bits, scheme, group]
+    assert digest.hexdigest() == golden
 
 
 def test_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
@@ -228,11 +270,12 @@ def test_report(tmp_path: Path) -> None:
     assert loaded["schema"] == 1
     assert loaded["options"] == {
         "bits": 4,
-        "scheme": "symmetric",
+        "scheme": "asymmetric",
         "group_size": 32,
         "include": [],
         "exclude": [],
         "nonfinite": "raise",
+        "search": "mse",
         "max_layer_error": 0.15,
     }
     assert set(loaded["tensors"][0]) == {
@@ -405,6 +448,8 @@ def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:
             uniform=True,
             overwrite=True,
             durable=False,
+            scheme="symmetric",
+            **PLAIN,
         )
         q = codes(read(tmp_path / "b.safetensors")["fc.weight_packed"][1], bits, 256)
         assert (q.min(), q.max()) == (1, 2**bits - 1)

@@ -38,7 +38,7 @@ def test_two_bits_that_are_asked_for_stay_where_nothing_is_wrong(tmp_path: Path)
 
 
 def test_two_bits_without_zero_points_become_four_and_it_is_said_why(tmp_path: Path) -> None:
-    report = quantized(tmp_path, {"fc.weight": normal(64, 64)}, bits=2)
+    report = quantized(tmp_path, {"fc.weight": normal(64, 64)}, bits=2, scheme="symmetric", search=None)
     assert reasons(report)["fc.weight"].startswith("4 bits (its error at 2 bits is 0.")
     assert report.warnings == ("1 weight at 4 bits: their error at 2 bits is over 0.5",)
 
@@ -60,9 +60,10 @@ def test_a_move_that_no_loader_reads_is_not_made(tmp_path: Path) -> None:
 
 
 def heavy(*shape: int) -> Any:
-    """Weights that 4 bits take too far off: one large in each group."""
+    """Weights that 4 bits take too far off: two large ones in each group."""
     made = normal(*shape)
-    made[:, ::32] *= 15
+    made[:, ::32] = 15 * np.abs(made[:, ::32])
+    made[:, 16::32] = -15 * np.abs(made[:, 16::32])
     return made
 
 
@@ -71,7 +72,7 @@ def test_weights_that_are_read_only_alike_are_coded_alike(tmp_path: Path) -> Non
     tensors = {"a.weight": normal(64, 96), "b.weight": normal(64, 48), "c.weight": heavy(32, 64)}
     alone = quantized(tmp_path, tensors, {"model_type": "bert"}, bits=4)
     assert reasons(alone)["c.weight"].startswith("8 bits (its error at 4 bits is 0.")
-    alike = quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4)
+    alike = quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4, scheme="symmetric")
     assert set(reasons(alike).values()) == {"weight of a linear layer"}
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert config["dequantize"] is True
@@ -85,11 +86,12 @@ def test_weights_that_are_read_only_alike_are_coded_alike(tmp_path: Path) -> Non
 
 def test_what_can_not_be_coded_like_the_others_stays_float(tmp_path: Path) -> None:
     tensors = {"a.weight": normal(256, 256), "b.weight": normal(8, 20)}
-    report = quantized(tmp_path, tensors, {"model_type": "t5"}, bits=4)
+    options = {"bits": 4, "scheme": "symmetric"}
+    report = quantized(tmp_path, tensors, {"model_type": "t5"}, **options)
     left = "it can't be coded like the others, and transformers reads this model only where all are"
     assert reasons(report) == {"a.weight": "weight of a linear layer", "b.weight": left}
     most = {"a.weight": normal(8, 32), "b.weight": normal(256, 250)}
-    report = quantized(tmp_path, most, {"model_type": "t5"}, bits=4)
+    report = quantized(tmp_path, most, {"model_type": "t5"}, **options)
     assert {t.decision for t in report.tensors} == {"quantize"}
     assert reasons(report)["a.weight"].startswith("8 bits (it must be coded like the others)")
 
@@ -106,3 +108,49 @@ def test_numbers_that_are_none_say_nothing_of_how_far_off_a_weight_is(tmp_path: 
         weight[3, 5] = number
         report = quantized(tmp_path, {"fc.weight": weight}, bits=4, nonfinite="saturate")
         assert reasons(report) == {"fc.weight": "weight of a linear layer"}
+
+
+def schemes(folder: Path) -> dict[int, bool]:
+    """Whether weights have no zero points, by their bits."""
+    config = json.loads((folder / "out" / "config.json").read_text())["quantization_config"]
+    return {each["weights"]["num_bits"]: each["weights"]["symmetric"] for each in config["config_groups"].values()}
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_h29_below_8_bits_weights_have_zero_points_where_they_are_read(tmp_path: Path, bits: int) -> None:
+    config, tensors = {"model_type": "llama"}, {"a.weight": normal(64, 64), "b.weight": normal(96, 64)}
+    quantized(tmp_path, tensors, config, bits=bits)
+    assert schemes(tmp_path) == {bits: False}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["dequantize"] is True
+    quantized(tmp_path, tensors, config, bits=8)
+    assert schemes(tmp_path) == {8: True}
+    # transformers reads two ways of coding with zero points no more than a layer that needs other bits.
+    quantized(tmp_path, tensors, config, bits=bits, bits_of={"b.*": 8})
+    assert schemes(tmp_path) == {bits: True, 8: True}
+    quantized(tmp_path, tensors | {"c.weight": heavy(32, 64)}, config, bits=bits, max_layer_error=LAYER_ERRORS[bits])
+    assert all(schemes(tmp_path).values()) == (len(schemes(tmp_path)) > 1)
+
+
+def test_h29_weights_that_can_have_none_are_left_or_all_go_without(tmp_path: Path) -> None:
+    config, tensors = {"model_type": "llama"}, {"a.weight": normal(64, 64), "b.weight": normal(8, 64)}
+    report = quantized(tmp_path, tensors, config, bits=4)
+    assert reasons(report)["b.weight"] == "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
+    assert schemes(tmp_path) == {4: False}
+    report = quantized(tmp_path, tensors, config, bits=4, include=["b.*"])
+    assert {t.decision for t in report.tensors} == {"quantize"}
+    assert schemes(tmp_path) == {4: True}
+    # Where no loader reads a file, nothing keeps bits from being mixed.
+    report = quantized(tmp_path / "alone", tensors, bits=4, bits_of={"a.*": 2})
+    assert {t.decision for t in report.tensors} == {"quantize"}
+
+
+def test_h29_experts_have_none(tmp_path: Path) -> None:
+    names = [f"model.layers.0.mlp.experts.{i}.up_proj.weight" for i in range(2)]
+    tensors = {"model.layers.0.mlp.gate_proj.weight": normal(64, 64)} | {name: normal(64, 64) for name in names}
+    (tmp_path / "out").mkdir(parents=True)
+    quantized(tmp_path, tensors, {"model_type": "qwen3_moe"}, bits=4)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    found = {
+        "experts" in str(each["targets"]): each["weights"]["symmetric"] for each in config["config_groups"].values()
+    }
+    assert found == {True: True, False: False}

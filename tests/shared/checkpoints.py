@@ -137,7 +137,8 @@ def dense(tensors: Tensors, name: str, bits: int) -> np.ndarray:
     """What a loader of the pack-quantized layout makes of a weight: (q - zero_point) * scale in float32."""
     rows, columns = (int(n) for n in tensors[f"{name}_shape"][1])
     q = codes(tensors[f"{name}_packed"][1], bits, columns)
-    scale = tensors[f"{name}_scale"][1]
+    stored, scale = tensors[f"{name}_scale"]
+    scale = from_bf16(scale) if stored == "BF16" else scale.astype(np.float32)
     zero = np.full(scale.shape, 2 ** (bits - 1))
     if f"{name}_zero_point" in tensors:
         zero = codes(np.ascontiguousarray(tensors[f"{name}_zero_point"][1].T), bits, rows).T

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+import modelopt_rs as mo
 import reference
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.onnx import quantize_weights
@@ -132,7 +133,8 @@ class Quantized:
 
     @property
     def operators(self) -> list[str]:
-        return [n.op_type for n in self.model.graph.all_nodes()]
+        """Of all nodes, but what makes float32 of stored scales."""
+        return [n.op_type for n in self.model.graph.all_nodes() if not str(n.name).endswith("scale_Cast")]
 
     def decision(self, name: str) -> Decision:
         return self.decisions[name]
@@ -154,13 +156,30 @@ def dense(
     out_axis: int | None,
     scale_dtype: Any = np.float32,
 ) -> np.ndarray:
-    """A weight as its codes stand for it: blocks along `in_axis`, or (0) a scale for each index of `out_axis`."""
+    """A weight as its codes stand for it: blocks along `in_axis`, or (0) a scale for each index of `out_axis`.
+
+    Scales of the plain formula are those of the reference; searched ones are those of the array function.
+    """
     if block:
         moved = np.ascontiguousarray(np.moveaxis(w, in_axis, -1))
         kind: tuple[int | None, int | None] = (None, block)
     else:
         moved, kind = w, (out_axis, None)
-    affine = reference.quantize(moved, options.bits, options.scheme, *kind)
+    scheme = options.spec.scheme
+    if options.search is not None:
+        half = options.has_half_scales or scale_dtype == np.float16
+        found = mo.quantize(
+            np.ascontiguousarray(moved),
+            bits=options.bits,
+            scheme=scheme,
+            axis=kind[0],
+            group_size=kind[1],
+            search="mse" if block or out_axis is not None else None,
+            scale_dtype="float16" if half else None,
+        )
+        numbers = found.dequantize()
+        return np.moveaxis(numbers, -1, in_axis) if block else numbers
+    affine = reference.quantize(moved, options.bits, scheme, *kind)
     affine.scale = affine.scale.astype(scale_dtype).astype(np.float32)
     numbers = reference.dequantize(affine, np.float32, *kind)
     return np.moveaxis(numbers, -1, in_axis) if block else numbers

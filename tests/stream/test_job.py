@@ -28,7 +28,7 @@ INFO = TensorInfo("fc.weight", "F32", SHAPE, 4 * 96 * 128)
 
 def encoder(**options: object) -> Transform:
     asked = QuantizeOptions(**options)  # type: ignore[arg-type]
-    return asked.layout.encode(INFO, asked.layout.spec(asked), "raise", None)
+    return asked.layout.encode(INFO, asked.layout.spec(asked), asked, None)
 
 
 TRANSFORMS = {
@@ -102,10 +102,11 @@ def test_an_executor_in_other_processes_writes_the_same_file(tmp_path: Path) -> 
     want = tmp_path / "here"
     mo.quantize_file(source, want, bits=4, scheme="asymmetric", durable=False)
     with mo.files.open(source) as model:
-        spec = PACK_QUANTIZED.spec(QuantizeOptions(bits=4, scheme="asymmetric"))
+        options = QuantizeOptions(bits=4, scheme="asymmetric")
+        spec = PACK_QUANTIZED.spec(options)
         stored = mo.files.Dequantized(mo.files.open(want)).specs
         transforms: dict[str, Transform] = {
-            name: PACK_QUANTIZED.encode(info, spec, "raise", None) if name in stored else Copy(info)
+            name: PACK_QUANTIZED.encode(info, spec, options, None) if name in stored else Copy(info)
             for name, info in model.tensors.items()
         }
         tensors = [info for transform in transforms.values() for info in transform.outputs]

@@ -1,8 +1,8 @@
 """The arguments and options that several commands have."""
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -10,6 +10,7 @@ from modelopt_rs.cli.reports import reporting
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 
 __all__ = [
+    "SEARCHES",
     "common",
     "dry_run",
     "links",
@@ -23,6 +24,9 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+SEARCHES: Final[Mapping[str, str | None]] = {"mse": "mse", "none": None}
+"""What `--search` says."""
 
 UNITS = {"": 1, "b": 1}
 for power, prefix in enumerate("kmgt", start=1):
@@ -96,49 +100,62 @@ def selection(verb: str) -> Callable[[Command], Command]:
     return add
 
 
+QUANTIZATION: Final = (
+    click.option(
+        "--only-dequantize",
+        is_flag=True,
+        help="Take also what no loader reads back quantized, only modelopt-rs does (dequantize).",
+    ),
+    click.option(
+        "--nonfinite",
+        type=click.Choice(["raise", "saturate"]),
+        default="raise",
+        show_default=True,
+        help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
+    ),
+    click.option(
+        "--scale-dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        help="What scales are stored in.  [default: float32 at 8 bits, else 16 bits]",
+    ),
+    click.option(
+        "--search",
+        type=click.Choice(list(SEARCHES)),
+        default="mse",
+        show_default=True,
+        help="Scales of least squared error, or by the plain formula.",
+    ),
+    click.option(
+        "--group-size",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Elements of a row that share a scale; 0: the whole row.  "
+        "[default: 0 at 8 bits, else 32; ONNX: what is fast]",
+    ),
+    click.option(
+        "--scheme",
+        metavar="NAME",
+        help="symmetric, or asymmetric: with a zero point.  [default: symmetric; below 8 bits asymmetric where "
+        "zero points are read]",
+    ),
+    click.option(
+        "--format",
+        metavar="NAME",
+        help="Instead of --bits: fp8_e4m3, mxfp4, nvfp4 (compressed-tensors), nf4 or fp4 (bitsandbytes).",
+    ),
+    click.option(
+        "--bits-of",
+        multiple=True,
+        metavar="GLOB=BITS",
+        help="Bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
+    ),
+    click.option("--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."),
+)
+
+
 def quantization(command: Command) -> Command:
     """Give a command the options that say how weights are quantized."""
-    for option in (
-        click.option(
-            "--only-dequantize",
-            is_flag=True,
-            help="Take also what no loader reads back quantized, only modelopt-rs does (dequantize).",
-        ),
-        click.option(
-            "--nonfinite",
-            type=click.Choice(["raise", "saturate"]),
-            default="raise",
-            show_default=True,
-            help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
-        ),
-        click.option(
-            "--group-size",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Elements of a row that share a scale; 0: the whole row.  "
-            "[default: 0 at 8 bits, else 32; ONNX: what is fast]",
-        ),
-        click.option(
-            "--scheme",
-            metavar="NAME",
-            help="symmetric, or asymmetric: with a zero point.  "
-            "[default: symmetric; of an ONNX model below 8 bits asymmetric]",
-        ),
-        click.option(
-            "--format",
-            metavar="NAME",
-            help="Instead of --bits: fp8_e4m3, mxfp4, nvfp4 (compressed-tensors), nf4 or fp4 (bitsandbytes).",
-        ),
-        click.option(
-            "--bits-of",
-            multiple=True,
-            metavar="GLOB=BITS",
-            help="Bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
-        ),
-        click.option(
-            "--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."
-        ),
-    ):
+    for option in QUANTIZATION:
         command = option(command)
     return command
 

@@ -4,6 +4,7 @@ import click
 
 from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
 from modelopt_rs.cli.options import (
+    SEARCHES,
     common,
     dry_run,
     links,
@@ -52,6 +53,8 @@ def quantize(
     group_size: int | None,
     nonfinite: str,
     only_dequantize: bool,
+    search: str,
+    scale_dtype: str | None,
     format: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -103,6 +106,8 @@ def quantize(
             nonfinite=nonfinite,
             format=format,
             only_dequantize=only_dequantize,
+            search=SEARCHES[search],
+            scale_dtype=scale_dtype,
             include=include,
             exclude=exclude,
             bits_of=read_bits_of(bits_of),

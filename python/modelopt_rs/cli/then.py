@@ -2,7 +2,7 @@
 
 import click
 
-from modelopt_rs.cli.options import quantization, read_bits_of, selection
+from modelopt_rs.cli.options import SEARCHES, quantization, read_bits_of, selection
 from modelopt_rs.planning.quantize import QuantizeOptions
 
 __all__ = ["Chain", "then_option"]
@@ -11,7 +11,8 @@ then_option = click.option(
     "--then",
     metavar="quantize ...",
     help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --bits-of, --scheme, --group-size, --format, --nonfinite, --only-dequantize, --include, --exclude).",
+    "(--bits, --bits-of, --scheme, --group-size, --search, --scale-dtype, --format, --nonfinite, --only-dequantize, "
+    "--include, --exclude).",
 )
 
 
@@ -29,11 +30,13 @@ def then_quantize(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     bits_of: tuple[str, ...],
+    search: str,
+    scale_dtype: str | None,
 ) -> QuantizeOptions:
     """Quantize in the same pass what is left, and other tensors by the rules of quantize."""
     return QuantizeOptions(
         bits=int(bits),
-        scheme=scheme or "symmetric",
+        scheme=scheme,
         group_size=group_size,
         nonfinite=nonfinite,
         format=format,
@@ -41,6 +44,8 @@ def then_quantize(
         include=include,
         exclude=exclude,
         bits_of=read_bits_of(bits_of),
+        search=SEARCHES[search],
+        scale_dtype=scale_dtype,
     )
 
 

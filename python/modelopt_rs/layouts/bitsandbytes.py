@@ -212,8 +212,8 @@ class _BitsAndBytes:
     def why_not(self, info: TensorInfo, spec: FormatSpec) -> str | None:
         return None
 
-    def encode(self, info: TensorInfo, spec: FormatSpec, nonfinite: str, threads: int | None) -> BlockEncoder:
-        return BlockEncoder(info, spec, nonfinite, threads)
+    def encode(self, info: TensorInfo, spec: FormatSpec, options: Any, threads: int | None) -> BlockEncoder:
+        return BlockEncoder(info, spec, options.nonfinite, threads)
 
     def describe(
         self, specs: Mapping[str, FormatSpec], modules: Modules

@@ -50,14 +50,14 @@ class _FloatQuantized:
     def why_not(self, info: TensorInfo, spec: FormatSpec) -> str | None:
         return None
 
-    def encode(self, info: TensorInfo, spec: FormatSpec, nonfinite: str, threads: int | None) -> FormatEncoder:
+    def encode(self, info: TensorInfo, spec: FormatSpec, options: Any, threads: int | None) -> FormatEncoder:
         rows, columns = info.shape
         shape = spec.scale_shape(rows, columns) if spec.group_size else (rows, 1)
         outputs = (
             TensorInfo(info.name, "F8_E4M3", (rows, columns), rows * columns),
             TensorInfo(f"{info.name}_scale", "F32", shape, nbytes("F32", shape)),
         )
-        return FormatEncoder(info, spec, outputs, nonfinite, threads)
+        return FormatEncoder(info, spec, outputs, options.nonfinite, threads)
 
     def describe(
         self, specs: Mapping[str, FormatSpec], modules: Modules

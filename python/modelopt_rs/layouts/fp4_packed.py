@@ -72,7 +72,7 @@ class _Fp4Packed:
             return f"rows of {info.shape[1]:,} are no multiple of the block of {self._block}"
         return None
 
-    def encode(self, info: TensorInfo, spec: FormatSpec, nonfinite: str, threads: int | None) -> FormatEncoder:
+    def encode(self, info: TensorInfo, spec: FormatSpec, options: Any, threads: int | None) -> FormatEncoder:
         rows, columns = info.shape
         blocks = columns // self._block
         outputs = [
@@ -80,9 +80,9 @@ class _Fp4Packed:
             TensorInfo(f"{info.name}_scale", self._scale_dtype, (rows, blocks), rows * blocks),
         ]
         if not self._has_global:
-            return FormatEncoder(info, spec, outputs, nonfinite, threads)
+            return FormatEncoder(info, spec, outputs, options.nonfinite, threads)
         outputs.append(TensorInfo(f"{info.name}_global_scale", "F32", (1,), 4))
-        return TwoLevelEncoder(info, spec, outputs, nonfinite, threads)
+        return TwoLevelEncoder(info, spec, outputs, options.nonfinite, threads)
 
     def describe(
         self, specs: Mapping[str, FormatSpec], modules: Modules

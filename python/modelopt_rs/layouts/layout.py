@@ -96,8 +96,8 @@ class WritableLayout(Layout, Protocol):
     def why_not(self, info: TensorInfo, spec: Any) -> str | None:
         """Say why a matrix of floats can't be stored so; None if it can."""
 
-    def encode(self, info: TensorInfo, spec: Any, nonfinite: str, threads: int | None) -> Encoder:
-        """Return what makes the tensors of a weight, tile by tile."""
+    def encode(self, info: TensorInfo, spec: Any, options: Any, threads: int | None) -> Encoder:
+        """Return what makes the tensors of a weight, tile by tile, with some options (`QuantizeOptions`)."""
 
     def describe(self, specs: Mapping[str, Any], modules: Modules) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         """Return what a file's metadata and what `config.json` say.

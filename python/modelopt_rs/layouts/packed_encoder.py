@@ -7,12 +7,13 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.dtypes import narrowed
 from modelopt_rs.layouts.compressed_tensors import dense_on_loading, ignored, targets_of
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
 from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed
-from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
+from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Rows, Transform
@@ -32,8 +33,8 @@ class Quantize(Transform):
         A matrix of floats that the layout can hold.
     spec : PackedSpec
         How it is packed.
-    nonfinite : {"raise", "saturate"}
-        What to do with NaN and infinities.
+    options : QuantizeOptions
+        What to do with NaN and infinities, and where scales come from.
     threads : int or None
 
     Attributes
@@ -42,9 +43,11 @@ class Quantize(Transform):
         How far the codes so far are from what they were made of.
     """
 
-    def __init__(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> None:
-        self._info, self._spec, self._nonfinite, self._threads = info, spec, nonfinite, threads
-        self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec)
+    def __init__(self, info: TensorInfo, spec: PackedSpec, options: Any, threads: int | None) -> None:
+        self._info, self._spec, self._nonfinite, self._threads = info, spec, options.nonfinite, threads
+        self._scale_dtype: str = options.stored_scales(spec.bits, info.dtype)
+        self._scales = scales_of(options.search, self._scale_dtype)
+        self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec, self._scale_dtype)
         self.buffers = quantizer_buffers(info.shape[1], spec)
         # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
         self.row_multiple = 1 if spec.symmetric else 32 // spec.bits
@@ -52,14 +55,14 @@ class Quantize(Transform):
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
-        self._quantizer = RowQuantizer(self._info, self._spec, rows, self._threads, self._nonfinite)
+        self._quantizer = RowQuantizer(self._info, self._spec, rows, self._threads, self._nonfinite, self._scales)
 
     def __call__(self, array: Array) -> Rows:
         """Quantize a tile."""
         name = self._info.name
         packed, scale, zero_point = self._quantizer(array)
         self.figures += self._quantizer.figures(array)
-        parts = [(f"{name}_packed", packed), (f"{name}_scale", scale)]
+        parts = [(f"{name}_packed", packed), (f"{name}_scale", narrowed(scale, self._scale_dtype))]
         if zero_point is not None:
             parts.append((f"{name}_zero_point", pack_zero_points(zero_point, self._spec.bits, self._threads)))
         return parts
@@ -89,7 +92,8 @@ class _PackQuantized:
 
     def spec(self, options: Any) -> PackedSpec:
         size = DEFAULT_GROUP[options.bits] if options.group_size is None else options.group_size
-        return PackedSpec(options.bits, options.scheme == "symmetric", size or None)
+        symmetric = options.bits == 8 if options.scheme is None else options.scheme == "symmetric"
+        return PackedSpec(options.bits, symmetric, size or None)
 
     def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
         size = spec.group_size
@@ -97,8 +101,8 @@ class _PackQuantized:
             return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
         return None
 
-    def encode(self, info: TensorInfo, spec: PackedSpec, nonfinite: str, threads: int | None) -> Quantize:
-        return Quantize(info, spec, nonfinite, threads)
+    def encode(self, info: TensorInfo, spec: PackedSpec, options: Any, threads: int | None) -> Quantize:
+        return Quantize(info, spec, options, threads)
 
     def describe(
         self, specs: Mapping[str, PackedSpec], modules: Modules

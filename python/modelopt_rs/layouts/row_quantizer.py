@@ -4,17 +4,32 @@ Ranges of channels and of groups lie within rows, so that any way of cutting a t
 same bytes.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Parts
+from modelopt_rs._types import Array, Parts, ScaleDtype
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.quant.search import Scales
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["RowQuantizer", "quantizer_buffers"]
+__all__ = ["RowQuantizer", "quantizer_buffers", "scales_of"]
+
+# What scales are rounded to before codes are made; those that are computed in the dtype that is stored are not.
+ROUNDED: Final[Mapping[str, ScaleDtype]] = {"F32": None, "F16": "float16", "BF16": "bfloat16"}
+
+
+PLAIN: Final = Scales()
+
+
+def scales_of(search: str | None, dtype: str) -> Scales:
+    """Return where scales come from that are stored in a dtype of files."""
+    return Scales("mse" if search == "mse" else None, ROUNDED[dtype])
 
 
 def quantizer_buffers(columns: int, spec: PackedSpec) -> list[Buffer]:
@@ -42,6 +57,8 @@ class RowQuantizer:
         The most rows of a tile.
     threads : int or None
     nonfinite : {"raise", "saturate"}
+    scales : Scales
+        Where scales come from.
 
     Examples
     --------
@@ -58,12 +75,19 @@ class RowQuantizer:
     """
 
     def __init__(
-        self, info: TensorInfo, spec: PackedSpec, rows: int, threads: int | None, nonfinite: str = "raise"
+        self,
+        info: TensorInfo,
+        spec: PackedSpec,
+        rows: int,
+        threads: int | None,
+        nonfinite: str = "raise",
+        scales: Scales = PLAIN,
     ) -> None:
         columns = info.shape[1]
         self._dtype = info.dtype
         self._threads = threads
         self._nonfinite = nonfinite
+        self._scales = scales
         # A whole row is one group: so there is one form of scale, [rows, groups].
         self._spec = (spec.format, None, spec.group_size or columns)
         packed, codes, scale, dense, *zero_point = quantizer_buffers(columns, spec)
@@ -79,7 +103,7 @@ class RowQuantizer:
         """Return (packed codes, scale, zero points or None) of the rows of `array`."""
         parts = self._parts(len(array))
         dtype = FLOATS[self._dtype]
-        _core.quantize(array, parts, self._spec, self._nonfinite, None, dtype, self._threads)
+        self._scales.quantize(array, parts, self._spec, self._nonfinite, dtype, self._threads)
         packed = self._packed[: len(array)]
         if self._padded:
             np.copyto(packed.view(np.uint8)[:, : self._codes.shape[1]], self._codes[: len(array)])

@@ -119,7 +119,9 @@ class DenseWeight:
         if at is None:
             return None
         # Where blocks are repeated for a shorter last one, the graph says how long they are.
-        expand = next((node for node, _ in self.scale.uses() if node.op_type == "Expand"), None)
+        takers = [node for node, _ in self.scale.uses()]
+        takers += [node for each in takers if each.op_type == "Cast" for node, _ in each.outputs[0].uses()]
+        expand = next((node for node in takers if node.op_type == "Expand"), None)
         sizes = None if expand is None else ir.convenience.get_const_tensor(expand.inputs[1])  # type: ignore[arg-type]
         if sizes is None and whole[at] % shape[at]:
             return None

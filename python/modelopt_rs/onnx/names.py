@@ -49,6 +49,19 @@ class Names:
             self._constants[key] = self.initializer(name, tensor)
         return self._constants[key]
 
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Add a Cast of an initializer to the front of the main graph; nodes of any graph may take what it gives."""
+        name = self.unused(f"{value.name}_Cast")
+        node = ir.node("Cast", [value], {"to": dtype.value}, name=name)
+        output = node.outputs[0]
+        output.name, output.shape, output.type = self.unused(f"{name}_output"), value.shape, ir.TensorType(dtype)
+        first = next(iter(self._graph), None)
+        if first is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(first, node)
+        return output
+
     def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         """Add an initializer to the main graph."""
         shape = ir.Shape(tensor.shape)  # type: ignore[arg-type]  # shapes of tensors have no symbols

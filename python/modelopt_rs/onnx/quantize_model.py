@@ -104,9 +104,11 @@ def _measure(
 def _schemes(
     changed: Collection[str], decisions: Mapping[str, Decision], options: QuantizeOptions, onnx: OnnxOptions
 ) -> list[tuple[int, bool]]:
-    """Return of each weight that is quantized its bits, and whether it has no zero points."""
+    """Return of each weight whose scales are of the plain formula its bits, and whether it has no zero points."""
+    if options.search is not None:
+        return []
     bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
-    return [(each, options.spec.symmetric) for each in bits]
+    return [(each, options.with_bits(each).spec.symmetric) for each in bits]
 
 
 def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:

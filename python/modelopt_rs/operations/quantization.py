@@ -1,10 +1,12 @@
 """What is quantized of a model's tensors, whatever else is done to them in the same pass."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
-from modelopt_rs.errors import quote
+from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.packed_spec import PackedSpec
@@ -53,6 +55,8 @@ class Quantization:
         The same for config.json.
     warnings : list of str
         What should be known of the choice.
+    searched : bool
+        Whether scales are those of least error.
     """
 
     def __init__(
@@ -70,11 +74,20 @@ class Quantization:
         self.specs: dict[str, Any] = {}
         self.threads = threads
         self.warnings: list[str] = []
+        self.searched = options is not None and options.search is not None
         if options is None:
             return
-        self.decisions = plan_quantize(tensors, config, options)
+        found = _choice(tensors, config, options, threads, sensitivity)
+        self.warnings += found.warnings
+        for name, decision in found.decisions.items():
+            self.decisions[name] = decision
+            choice = found.choices.get(name)
+            if choice is not None:
+                self.specs[name], self.encoders[name] = choice.spec, choice.encoder
+                self.decisions[name] = choice.decision(decision)
+            elif name in found.choices:
+                self.decisions[name] = Decision("copy", f"it can't be coded like the others, and {ALIKE}")
         specs = self.specs
-        self._choose(tensors, config, options, sensitivity)
         check_bits_of(options.bits_of, self.decisions)
         if not options.only_dequantize:
             left = {name: each.reason for name, each in self.decisions.items() if name not in specs}
@@ -82,48 +95,90 @@ class Quantization:
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
 
-    def _choose(
-        self,
-        tensors: Mapping[str, TensorInfo],
-        config: Mapping[str, Any],
-        options: QuantizeOptions,
-        sensitivity: Sensitivity | None,
-    ) -> None:
-        """Choose how each weight is coded: alone, and alike where loaders want that."""
-        chosen: dict[str, BitsChoice | None] = {
-            name: choose_bits(tensors[name], options, self.threads, sensitivity, config)
-            for name, decision in self.decisions.items()
-            if decision.action == "quantize"
-        }
-        alone = dict(chosen)
-        if not options.only_dequantize:
-            specs = {name: choice.spec for name, choice in chosen.items() if choice is not None}
-            for reader, names in groups_alike(specs, options.layout.name, config):
-                group = {name: choice for name in names if (choice := chosen[name]) is not None}
-                chosen |= choose_alike(group, tensors, options, self.threads, config)
-                others = [name for name in group if _way(chosen[name]) != _way(alone[name])]
-                if others:
-                    self.warnings.append(_alike_in_words(reader, len(others)))
-        for name, choice in chosen.items():
-            if choice is None:
-                left = f"it can't be coded like the others, and {ALIKE}"
-                self.decisions[name] = Decision("copy", left)
-            else:
-                self.specs[name], self.encoders[name] = choice.spec, choice.encoder
-                self.decisions[name] = choice.decision(self.decisions[name])
-
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""
         return self.encoders.get(info.name) or Copy(info)
 
     def said(self, sizes: tuple[int, int], errors: Mapping[str, LayerError] = MappingProxyType({})) -> tuple[str, ...]:
         """Return what should be known of what was decided; `sizes` are the bytes before and after."""
-        schemes = [(spec.bits, spec.symmetric) for spec in self.specs.values() if isinstance(spec, PackedSpec)]
+        # What loses much by the plain formula need not with searched scales.
+        plain = [spec for spec in self.specs.values() if isinstance(spec, PackedSpec) and not self.searched]
+        schemes = [(spec.bits, spec.symmetric) for spec in plain]
         return (*self.warnings, *quantize_warnings(self.decisions, schemes, sizes, errors))
 
     def figures(self) -> dict[str, ErrorFigures]:
         """Return how far the codes that were made are from the weights, by tensor."""
         return {name: encoder.figures for name, encoder in self.encoders.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How each weight is coded (None: it can't be like the others), and what should be known of it."""
+
+    decisions: dict[str, Decision]
+    choices: dict[str, BitsChoice | None]
+    warnings: list[str]
+    is_read: bool
+
+
+def _choice(
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: QuantizeOptions,
+    threads: int | None,
+    sensitivity: Sensitivity | None,
+) -> _Choice:
+    """Choose how weights are coded: where nothing is said with zero points, if each can then have what it needs.
+
+    Zero points are read only where all weights are coded alike: where bits are mixed there are none.
+    """
+    if options.scheme is not None or options.format is not None or not config or options.only_dequantize:
+        return _chosen(tensors, config, options, threads, sensitivity)
+    without = replace(options, scheme="symmetric")
+    try:
+        found = _chosen(tensors, config, options, threads, sensitivity)
+    except OptionError:  # what is included can't have zero points
+        return _chosen(tensors, config, without, threads, sensitivity)
+    left = any(
+        decision.action == "copy" and any(fnmatchcase(name, glob) for glob in options.include)
+        for name, decision in found.decisions.items()
+    )
+    if found.is_read and not found.warnings and not left:
+        return found
+    errors = {} if sensitivity is None else dict(sensitivity.errors)
+    other = _chosen(tensors, config, without, threads, sensitivity)
+    if other.is_read and (not found.is_read or len(other.warnings) < len(found.warnings) or left):
+        return other
+    if sensitivity is not None:
+        sensitivity.errors.update(errors)
+    return found
+
+
+def _chosen(
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: QuantizeOptions,
+    threads: int | None,
+    sensitivity: Sensitivity | None,
+) -> _Choice:
+    """Choose how each weight is coded: alone, and alike where loaders want that."""
+    decisions = plan_quantize(tensors, config, options)
+    chosen: dict[str, BitsChoice | None] = {
+        name: choose_bits(tensors[name], options, threads, sensitivity, config)
+        for name, decision in decisions.items()
+        if decision.action == "quantize"
+    }
+    alone, warnings, is_read = dict(chosen), [], True
+    if not options.only_dequantize:
+        specs = {name: choice.spec for name, choice in chosen.items() if choice is not None}
+        for reader, names in groups_alike(specs, options.layout.name, config):
+            group = {name: choice for name in names if (choice := chosen[name]) is not None}
+            chosen |= choose_alike(group, tensors, options.with_scheme(reader), threads, config)
+            others = [name for name in group if _way(chosen[name]) != _way(alone[name])]
+            is_read &= len({choice.spec for name in names if (choice := chosen[name]) is not None}) < 2
+            if others:
+                warnings.append(_alike_in_words(reader, len(others)))
+    return _Choice(decisions, chosen, warnings, is_read)
 
 
 def _way(choice: BitsChoice | None) -> Any:

@@ -45,6 +45,8 @@ def quantize_file(
     max_layer_error: float | None = None,
     uniform: bool = False,
     only_dequantize: bool = False,
+    search: str | None = "mse",
+    scale_dtype: str | None = None,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -68,8 +70,9 @@ def quantize_file(
     bits : {8, 4, 2}
         Bits of a code.
     scheme : {"symmetric", "asymmetric"}, optional
-        Whether the range is around zero, or has a zero point of its own. By default symmetric; below 8 bits asymmetric
-        for ONNX models, which lose less so and are read by every loader of the format.
+        Whether the range is around zero, or has a zero point of its own. By default asymmetric below 8 bits, else
+        symmetric. transformers reads zero points only where all weights are coded alike: where a model has a config and
+        its weights get several numbers of bits, and of experts, the default is symmetric.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
         By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
@@ -103,6 +106,13 @@ def quantize_file(
     only_dequantize : bool
         Take also what no loader reads back quantized, and only `dequantize_file` and the other functions here do:
         embeddings in the codes of bitsandbytes, experts with zero points, tables coded otherwise than layers.
+    search : {"mse"} or None
+        How the scales (and zero points) of uniform codes are found: those of least squared error, as `quantize` finds
+        them with the same option, or by the plain formula. Nothing in the file gets larger by it.
+    scale_dtype : {"float32", "float16", "bfloat16"}, optional
+        What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
+        bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: those of the weights if they
+        have so few, else bfloat16; in ONNX models float16, which are made float32 while the model is loaded.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -152,7 +162,7 @@ def quantize_file(
     check_types(quantize_file, locals())
     options = QuantizeOptions(
         bits=bits,
-        scheme=scheme or "symmetric",
+        scheme=scheme,
         group_size=group_size,
         include=include,
         exclude=exclude,
@@ -162,6 +172,8 @@ def quantize_file(
         max_layer_error=max_layer_error,
         uniform=uniform,
         only_dequantize=only_dequantize,
+        search=search,
+        scale_dtype=scale_dtype,
     )
     writing = Writing(
         max_memory=max_memory,
@@ -178,10 +190,7 @@ def quantize_file(
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
             return _plan(source, execution, options)
-        # Without zero points more is lost below 8 bits, and the loaders of this format read them all.
-        free = scheme is None and bits < 8
-        of_graph = replace(options, scheme="asymmetric" if free else options.scheme, symmetric_at_8=free)
-        return _plan_graph(source, execution, of_graph, onnx or OnnxOptions(), run)
+        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run)
 
     report: Report = perform(source_path, out_path, plan, writing)
     return report
@@ -202,6 +211,8 @@ def _plan_graph(
         raise OptionError(f"format must be left out for an ONNX model, got {options.format!r}: no operator reads it")
     if options.only_dequantize:
         raise OptionError("only_dequantize must be left out for an ONNX model: onnxruntime reads all that is written")
+    if options.scale_dtype == "bfloat16":
+        raise OptionError("scale_dtype must be 'float32' or 'float16' for an ONNX model, got 'bfloat16'")
     from modelopt_rs.onnx.quantize_model import plan_model
 
     calibrate = None

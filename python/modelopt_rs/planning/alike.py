@@ -70,7 +70,7 @@ def choose_alike(
     }
 
     def nbytes(spec: Any) -> int:
-        outputs = {name: options.layout.encode(infos[name], spec, options.nonfinite, threads) for name in fits[spec]}
+        outputs = {name: options.layout.encode(infos[name], spec, options, threads) for name in fits[spec]}
         left = sum(infos[name].nbytes for name in free if name not in outputs)
         return left + sum(info.nbytes for encoder in outputs.values() for info in encoder.outputs)
 
@@ -91,7 +91,7 @@ def _choice(
 ) -> BitsChoice:
     if alone.spec == spec:
         return alone
-    encoder = options.layout.encode(info, spec, options.nonfinite, threads)
+    encoder = options.layout.encode(info, spec, options, threads)
     if spec.bits == options.bits:
         return BitsChoice(spec, encoder)
     moved = Moved(spec.bits, "they must be coded like the others", "it must be coded like the others")

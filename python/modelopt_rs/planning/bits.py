@@ -81,7 +81,7 @@ def choose_bits(
             why = not_to_be_had(at.bits, str(refused))
         elif sensitivity is not None and not given:
             # What measures has counted all once: another one writes.
-            measured = options.layout.encode(info, chosen.spec, options.nonfinite, threads)
+            measured = options.layout.encode(info, chosen.spec, options, threads)
             why = sensitivity.too_far(info.name, chosen.spec.bits, measured)
         i: int | None = 0
         if chosen is not None and why is None:
@@ -124,4 +124,4 @@ def _coded(info: TensorInfo, options: QuantizeOptions, threads: int | None) -> B
     if refusal(info, options) is not None:
         return None
     spec = spec_of(info, options)
-    return BitsChoice(spec, options.layout.encode(info, spec, options.nonfinite, threads))
+    return BitsChoice(spec, options.layout.encode(info, spec, options, threads))

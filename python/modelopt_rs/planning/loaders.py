@@ -14,7 +14,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
-__all__ = ["check_loaded", "groups_alike", "why_not_loaded"]
+__all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
@@ -30,6 +30,18 @@ OWN_LINEAR: Final = {"falcon", "wavlm"}
 SPLIT: Final = {"dinov2", "dinov2_with_registers", "ernie4_5_vl_moe", "hrm_text", "molmo2", "sapiens2", "tipsv2"}
 
 
+def is_expert(name: str) -> bool:
+    """Whether transformers makes one tensor of a weight and others.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.loaders import is_expert
+    >>> is_expert("model.layers.0.mlp.experts.7.up_proj.weight"), is_expert("lm_head.weight")
+    (True, False)
+    """
+    return EXPERT.fullmatch(name) is not None
+
+
 def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
     if len(info.shape) != 2:
@@ -38,7 +50,7 @@ def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str
         return NO_WEIGHT
     if layout != "bitsandbytes" and not SPLIT.isdisjoint(model_types(config)):
         return "transformers loads no such model with quantized weights"
-    expert = EXPERT.fullmatch(info.name) is not None
+    expert = is_expert(info.name)
     if config and layout == "pack-quantized" and (spec.symmetric, spec.bits) == (False, 4) and info.shape[0] <= 8:
         return "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
     return _why_not_bitsandbytes(info.name, expert, config) if layout == "bitsandbytes" else None

@@ -13,7 +13,7 @@ from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
-from modelopt_rs.planning.loaders import why_not_loaded
+from modelopt_rs.planning.loaders import is_expert, why_not_loaded
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 from modelopt_rs.stream.model import TensorInfo, is_weight
 
@@ -22,6 +22,9 @@ __all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "is_loaded", "more_bits", "pl
 BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
+
+STORED: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""What scales may be stored in, as files name it."""
 
 TIED_HEAD = re.compile(r"lm_head|embed_out|decoder")
 
@@ -34,8 +37,9 @@ class QuantizeOptions:
     ----------
     bits : {8, 4, 2}
         Bits of a code.
-    scheme : {"symmetric", "asymmetric"}
-        Whether the range is around zero, or has a zero point of its own.
+    scheme : {"symmetric", "asymmetric"}, optional
+        Whether the range is around zero, or has a zero point of its own. By default asymmetric below 8 bits where the
+        loaders read zero points, else symmetric.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
         By default 0 at 8 bits, 32 at 4 and 2 bits.
@@ -51,10 +55,13 @@ class QuantizeOptions:
         Below 8 bits: weights whose relative error would be larger get more bits. By default that of `LAYER_ERRORS`.
     uniform : bool
         All weights get the bits asked for, however large their error, but where more take fewer bytes.
-    symmetric_at_8 : bool
-        Weights that get 8 bits where fewer are asked for have no zero points, as where 8 are asked for.
     only_dequantize : bool
         Take also what no loader reads back but `dequantize` and the other commands here.
+    search : {"mse"} or None
+        How the scales of uniform codes are found: those of least squared error, or by the plain formula.
+    scale_dtype : {"float32", "float16", "bfloat16"}, optional
+        What the scales of uniform codes are stored in. By default float32 at 8 bits, below 16 bits: those of the
+        weights if they have so few, else bfloat16 (in ONNX models float16).
 
     Examples
     --------
@@ -64,7 +71,7 @@ class QuantizeOptions:
     """
 
     bits: int = 8
-    scheme: str = "symmetric"
+    scheme: str | None = None
     group_size: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -73,8 +80,9 @@ class QuantizeOptions:
     bits_of: Mapping[str, int] = field(default_factory=dict)
     max_layer_error: float | None = None
     uniform: bool = False
-    symmetric_at_8: bool = False
     only_dequantize: bool = False
+    search: str | None = "mse"
+    scale_dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -82,13 +90,20 @@ class QuantizeOptions:
             raise OptionError(f"bits must be 8, 4 or 2, got {self.bits}")
         if self.scheme == "minmax":
             raise OptionError("scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'")
-        if self.scheme not in ("symmetric", "asymmetric"):
+        if self.scheme not in (None, "symmetric", "asymmetric"):
             raise OptionError(f"scheme must be 'symmetric' or 'asymmetric', got {self.scheme!r}")
         if self.group_size is not None and self.group_size < 0:
             raise OptionError(f"group_size must be 0 (one scale a row) or more, got {self.group_size}")
         if self.nonfinite not in ("raise", "saturate"):
             raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
-        if self.format is not None and (self.bits, self.scheme) != (8, "symmetric"):
+        if self.search not in (None, "mse"):
+            raise OptionError(f"search must be 'mse' or None, got {self.search!r}")
+        if self.scale_dtype not in (None, *STORED):
+            shown = ", ".join(map(repr, STORED))
+            raise OptionError(f"scale_dtype must be one of {shown} or None, got {self.scale_dtype!r}")
+        if self.format is not None and self.scale_dtype is not None:
+            raise OptionError(f"scale_dtype must be left out with format {self.format!r}, got {self.scale_dtype!r}")
+        if self.format is not None and not (self.bits == 8 and self.scheme in (None, "symmetric")):
             given = f"bits={self.bits}, scheme={self.scheme!r}"
             raise OptionError(f"bits and scheme must be left out with format {self.format!r}, got {given}")
         self._check_bits()
@@ -122,7 +137,7 @@ class QuantizeOptions:
         return LAYER_ERRORS[self.bits] if self.max_layer_error is None else self.max_layer_error
 
     def at(self, name: str) -> "QuantizeOptions":
-        """Return the options for one weight: with its bits.
+        """Return the options for one weight: with its bits, and without zero points where they would not be read.
 
         Examples
         --------
@@ -130,12 +145,48 @@ class QuantizeOptions:
         >>> QuantizeOptions(bits=4, bits_of={"*.value.weight": 8}).at("layer.0.value.weight").bits
         8
         """
-        return self.with_bits(next((n for glob, n in self.bits_of.items() if fnmatchcase(name, glob)), self.bits))
+        bits = next((n for glob, n in self.bits_of.items() if fnmatchcase(name, glob)), self.bits)
+        return self.with_scheme(name).with_bits(bits)
 
     def with_bits(self, bits: int) -> "QuantizeOptions":
         """Return the options with other bits."""
-        scheme = "symmetric" if bits == 8 and self.symmetric_at_8 else self.scheme
-        return replace(self, bits=bits, scheme=scheme)
+        return replace(self, bits=bits)
+
+    def with_scheme(self, name: str) -> "QuantizeOptions":
+        """Return the options with the scheme of one weight: experts are merged only without zero points."""
+        free = self.scheme is None and self.format is None and not self.only_dequantize
+        return replace(self, scheme="symmetric") if free and is_expert(name) else self
+
+    @property
+    def has_half_scales(self) -> bool:
+        """Whether the scales of an ONNX model are stored in float16."""
+        return self.bits < 8 if self.scale_dtype is None else self.scale_dtype == "float16"
+
+    @property
+    def as_plain(self) -> bool:
+        """Whether scales are of the plain formula in float32, and rounded only as they are stored."""
+        return self.search is None and self.scale_dtype == "float32"
+
+    def stored_scales(self, bits: int, dtype: str) -> str:
+        """Return the dtype of files that the scales of a weight are stored in.
+
+        Parameters
+        ----------
+        bits : int
+            Of its codes.
+        dtype : str
+            Its own.
+
+        Examples
+        --------
+        >>> from modelopt_rs.planning.quantize import QuantizeOptions
+        >>> QuantizeOptions().stored_scales(8, "F32"), QuantizeOptions().stored_scales(4, "F32")
+        ('F32', 'BF16')
+        """
+        if self.scale_dtype is not None:
+            return STORED[self.scale_dtype]
+        # At 8 bits they are few, and what is lost by their rounding could be seen.
+        return "F32" if bits == 8 else "F16" if dtype == "F16" else "BF16"
 
     @property
     def layout(self) -> WritableLayout:
@@ -151,7 +202,11 @@ class QuantizeOptions:
         """Return the options in force, as a report has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {"include": list(self.include), "exclude": list(self.exclude)}
-        del values["bits_of"], values["max_layer_error"], values["uniform"], values["symmetric_at_8"]
+        values["scheme"] = "symmetric" if self.format is not None else self.spec.scheme
+        del values["bits_of"], values["max_layer_error"], values["uniform"]
+        for name in ("search", "scale_dtype"):
+            if values[name] is None or self.format is not None:
+                del values[name]
         if self.bits_of:
             values["bits_of"] = dict(self.bits_of)
         if not self.only_dequantize:

@@ -22,7 +22,7 @@ LAYER_ERRORS: Final[Mapping[int, float]] = {4: 0.15, 2: 0.5}
 
 Whatever model the weights are from, 4 bits in groups of 32 are 0.07 to 0.10 off; a scale for whole rows of thousands
 gives up to 0.2, and ruins what 4 bits are asked for. 2 bits are 0.33 to 0.46 off with zero points, and who asks for
-them knows that something is lost; without zero points they are 0.6 off, and keep nothing.
+them knows that something is lost; by the plain formula without zero points they are 0.6 off, and keep nothing.
 """
 
 ON_WEIGHTS: Final = "its weights"

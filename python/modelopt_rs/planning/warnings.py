@@ -25,7 +25,7 @@ def quantize_warnings(
     decisions : mapping
         For each tensor.
     schemes : iterable of (int, bool)
-        Of each quantized weight its bits, and whether it has no zero points.
+        Of each weight whose scales are of the plain formula its bits, and whether it has no zero points.
     sizes : (int, int)
         The bytes of the model before and after.
     errors : mapping

@@ -5,10 +5,40 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, ScaleDtype, Search, Spec
+from modelopt_rs._types import Array, Bf16, Parts, ScaleDtype, Search, Spec
 from modelopt_rs.quant.formats import entry_of
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "Scales"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Where the scales of codes come from that are made in arrays that are there: tiles of files.
+
+    Attributes
+    ----------
+    search : {"mse"} or None
+        As for `quantize`.
+    dtype : {"float32", "float16", "bfloat16"} or None
+        The `scale_dtype` of `quantize`.
+    """
+
+    search: Search = None
+    dtype: ScaleDtype = None
+
+    def quantize(self, x: Array, parts: Parts, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None:
+        """Write codes, scale and zero point; of channels only those of the first axis can be searched."""
+        if self == Scales():
+            _core.quantize(x, parts, spec, nonfinite, None, dtype, threads)
+            return
+        self.find(x, (parts[1], parts[2]), spec, dtype, threads)
+        _core.quantize_given(x, parts[0], (parts[1], parts[2]), spec, nonfinite, dtype, threads)
+
+    def find(self, x: Array, found: tuple[Array, Array | None], spec: Spec, dtype: Bf16, threads: int | None) -> None:
+        """Write scale and zero point alone; what is not finite counts as 0."""
+        _core.find_scales(x, None, found, spec, ("quantize", self.search, self.dtype), dtype, threads)
+        if self.dtype == "float16" and np.abs(found[0]).max(initial=0.0) == np.finfo(np.float16).max:
+            raise ValueError("quantize: scale_dtype must be 'float32' for numbers as large as these, got 'float16'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def check_options(options: QuantizeOptions, onnx: OnnxOptions) -> None:
         raise OptionError("activations must be 'dynamic' or 'static', got 'none'")
     if options.bits != 8:
         raise OptionError(f"{asked} needs bits 8, got {options.bits}: integer kernels take int8 weights")
-    if options.scheme != "symmetric":
+    if options.scheme not in (None, "symmetric"):
         raise OptionError(f"{asked} needs scheme 'symmetric', got {options.scheme!r}: so are the kernels' weights")
     if options.group_size:
         raise OptionError(

@@ -9,11 +9,12 @@ from typing import TypeAlias
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array
-from modelopt_rs.dtypes import is_packed
+from modelopt_rs._types import Array, Format
+from modelopt_rs.dtypes import is_packed, narrowed
 from modelopt_rs.layouts.packed_spec import PackedSpec
-from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers
+from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.search import Scales
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
 
@@ -55,7 +56,7 @@ class Outputs:
 
     def scale_written(self, scale: Array) -> list[tuple[str, Array]]:
         """Return what is written of scales."""
-        return [_rows_of(self.scale, scale.astype(np.float16) if self.scale.dtype == "F16" else scale)]
+        return [_rows_of(self.scale, narrowed(scale, self.scale.dtype))]
 
     def zero_points_written(self, zero_points: Array) -> list[tuple[str, Array]]:
         """Return what is written of zero points, if there are any."""
@@ -103,10 +104,21 @@ class Coding:
         """Bytes of an element."""
         return self.info.nbytes // max(math.prod(self.info.shape), 1)
 
+    @property
+    def format(self) -> Format:
+        """The format of the array functions."""
+        return self._spec.format
+
+    @property
+    def scales(self) -> Scales:
+        """Where scales come from: they are rounded as they are stored, but where float32 is asked for in vain."""
+        options, dtype = self.options, self.outputs.scale.dtype
+        return Scales() if options.as_plain else scales_of(options.search, dtype)
+
     def row_quantizer(self, rows: int, columns: int) -> RowQuantizer:
         """Make what quantizes a matrix in blocks of its rows."""
         info = replace(self.info, shape=(rows, columns), nbytes=rows * columns * self.item)
-        return RowQuantizer(info, self._spec, rows, self.threads, self.options.nonfinite)
+        return RowQuantizer(info, self._spec, rows, self.threads, self.options.nonfinite, self.scales)
 
     def row_buffers(self, columns: int, n: int, per: int) -> list[Buffer]:
         """Return what a `row_quantizer` of `n` rows for each `per` of a tile holds, and their input."""

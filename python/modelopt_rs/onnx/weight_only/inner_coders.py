@@ -6,9 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array
-from modelopt_rs.dtypes import widened
-from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs._types import Array, Parts, Spec
 from modelopt_rs.onnx.weight_only.coders import Written
 from modelopt_rs.onnx.weight_only.coding import Coding, packed_bytes, packed_rows, unpacked_rows
 from modelopt_rs.planning.quantize import QUANTIZED
@@ -17,7 +15,7 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["AxisBlocks", "AxisRanges", "NarrowAxisBlocks"]
+__all__ = ["AxisBlocks", "NarrowAxisBlocks"]
 
 
 class AxisBlocks(Transform):
@@ -44,6 +42,7 @@ class AxisBlocks(Transform):
             Buffer("f4", coding.info.columns),  # numbers again
             Buffer("f4", self._behind, per=self.row_multiple),
             Buffer("u1", math.prod(self._zero_points_shape), per=0),
+            Buffer(f"u{coding.item}", self._behind * coding.block, per=0),  # a block that is turned
         ]
         self.figures = ErrorFigures()
 
@@ -60,18 +59,31 @@ class AxisBlocks(Transform):
         """Quantize a tile, block by block."""
         coding = self._coding
         rows = array.reshape(-1, self._behind)
-        how, dtype = (PackedSpec(coding.bits, coding.symmetric).format, 1, None), QUANTIZED[coding.info.dtype]
+        how, dtype = (coding.format, 1, None), QUANTIZED[coding.info.dtype]
         blocks = -(-len(rows) // coding.block)
         for i in range(blocks):
             at = slice(i * coding.block, min((i + 1) * coding.block, len(rows)))
             zero_points = None if coding.symmetric else self._zero_points[self._done + i]
             parts = (self._codes[at], self._scale[i], zero_points, None, None)
-            _core.quantize(rows[at], parts, how, coding.options.nonfinite, None, dtype, coding.threads)
+            self._quantize(rows[at], parts, how)
             _core.dequantize(parts, how, self._dense[at], None, coding.threads)
         self._done += blocks
         self.figures += ErrorFigures(*_core.error_stats(rows, self._dense[: len(rows)], dtype, coding.threads))
         outputs = coding.outputs
         return [*outputs.codes_written(self._codes[: len(rows)]), *outputs.scale_written(self._scale[:blocks])]
+
+    def _quantize(self, rows: Array, parts: Parts, how: Spec) -> None:
+        """Quantize a block: what is searched is turned, for a search wants what shares a scale to lie together."""
+        coding, dtype = self._coding, QUANTIZED[self._coding.info.dtype]
+        scales, nonfinite = coding.scales, coding.options.nonfinite
+        if scales.search is None:
+            scales.quantize(rows, parts, how, nonfinite, dtype, coding.threads)
+            return
+        turned, along = np.ascontiguousarray(rows.T), (coding.format, None, coding.block)
+        scale, zero_point = parts[1:3]
+        found = scale.reshape(-1, 1), None if zero_point is None else zero_point.reshape(-1, 1)
+        scales.find(turned, found, along, dtype, coding.threads)
+        _core.quantize_given(rows, parts[0], (scale, zero_point), how, nonfinite, dtype, coding.threads)
 
     def end(self) -> Written:
         """Return the zero points; let go of the buffers."""
@@ -135,88 +147,3 @@ class NarrowAxisBlocks(Transform):
         written = self._coding.outputs.zero_points_written(self._zero_points)
         del self._quantizer, self._zero_points
         return written
-
-
-class AxisRanges(Transform):
-    """A scale for each index of an axis, or one for all, of what lies all over the file: a first sweep finds ranges.
-
-    Parameters
-    ----------
-    coding : Coding
-    axis : int or None
-        The axis that keeps its own scales; None: one scale.
-    """
-
-    sweeps = 2
-
-    def __init__(self, coding: Coding, axis: int | None) -> None:
-        self._coding = coding
-        self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
-        shape, columns = coding.info.shape, coding.info.columns
-        # (before, channels, behind); a channel axis that is the last, or none: (before, columns).
-        self._view: tuple[int, ...] = (-1, columns)
-        if axis is not None and axis < len(shape) - 1:
-            self._view = (-1, shape[axis], math.prod(shape[axis + 1 :]))
-        self._axis = None if axis is None else 1
-        slice_elements = math.prod(self._view[1:])
-        self._codes_columns = self._view[-1]
-        whole = 1 if slice_elements * coding.bits % 8 == 0 else 8 // coding.bits
-        self.row_multiple = slice_elements // columns * whole
-        self._channels = () if axis is None else (shape[axis],)
-        self.buffers = [
-            Buffer("f4", 3 * columns),  # widened, joined with the extremes, and numbers again
-            Buffer("u1", 2 * columns),  # codes
-            Buffer("f4", 6 * math.prod(self._channels), per=0),  # ranges, scales and zero points
-            Buffer("u1", 18 * slice_elements, per=0),  # the extremes, joined and coded
-        ]
-        self._range: tuple[Array, Array] | None = None
-        self._looked = False
-        self.figures = ErrorFigures()
-
-    def __call__(self, array: Array) -> Written:
-        """Look at a tile; quantize it in the second sweep."""
-        x = widened(array, self._coding.info.dtype).reshape(self._view)
-        if not self._looked:
-            self._look(x)
-            return []
-        return self._quantize(x)
-
-    def _look(self, x: Array) -> None:
-        others = None if self._axis is None else tuple(i for i in range(x.ndim) if i != 1)
-        if self._coding.options.nonfinite == "saturate":
-            x = np.where(np.isfinite(x), x, x.dtype.type(0))
-        low, high = (np.asarray(v) for v in _core.minmax(x, others, False, "propagate", None, self._coding.threads))
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ValueError('quantize: x has non-finite values; pass nonfinite="saturate" to map them')
-        if self._range is not None:
-            low, high = np.minimum(low, self._range[0]), np.maximum(high, self._range[1])
-        self._range = low, high
-
-    def _quantize(self, x: Array) -> Written:
-        """Quantize with the smallest and the largest elements of all tiles behind the tile's own."""
-        assert self._range is not None
-        coding, n = self._coding, len(x)
-        joined = np.empty((n + 2, *x.shape[1:]), x.dtype)
-        joined[:n] = x
-        for i, extreme in enumerate(self._range):
-            joined[n + i] = extreme[:, None] if x.ndim == 3 else extreme
-        codes = np.empty((*joined.shape[:-1], packed_bytes(joined.shape[-1], coding.bits)), np.uint8)
-        scale = np.empty(self._channels, np.float32)
-        self._zero_points = None if coding.symmetric else np.empty(self._channels, np.uint8)
-        parts = (codes, scale, self._zero_points, None, None)
-        how = (PackedSpec(coding.bits, coding.symmetric).format, self._axis, None)
-        _core.quantize(joined, parts, how, coding.options.nonfinite, None, None, coding.threads)
-        dense = np.empty(joined.shape, np.float32)
-        _core.dequantize(parts, how, dense, None, coding.threads)
-        self.figures += ErrorFigures(*_core.error_stats(joined[:n], dense[:n], None, coding.threads))
-        self._scale = scale
-        return coding.outputs.codes_written(codes[:n].reshape(-1, codes.shape[-1]))
-
-    def end(self) -> Written:
-        """Return scales and zero points after the second sweep."""
-        if not self._looked:
-            self._looked = True
-            return []
-        outputs = self._coding.outputs
-        written = outputs.scale_written(self._scale)
-        return written if self._zero_points is None else [*written, *outputs.zero_points_written(self._zero_points)]

@@ -12,7 +12,7 @@ from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.opset import raise_ir_version
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKS
-from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
+from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weight_only.plan import Forms, Measure, plan_weights
 from modelopt_rs.onnx.weights import Use, Weight
@@ -136,6 +136,8 @@ def _stored(
         names.initializer(part.name, placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape))
         for part in coding.outputs.infos()
     )
+    if coding.outputs.scale.dtype != SCALES[form.dtype]:
+        scale = names.cast(scale, form.dtype)
     point = points[0] if points else None
     weight = QuantizedWeight(shape=info.shape, bits=coding.bits, codes=codes, scale=scale, zero_point=point)
     return weight, form.coder(use, coding, storing.keep)

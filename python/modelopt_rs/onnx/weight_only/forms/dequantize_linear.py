@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from modelopt_rs.onnx.weight_only.axis_scales import AxisScales
 from modelopt_rs.onnx.weight_only.coders import Coder, Rows, TransposedCodes
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, packed_rows
 from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, as_is, in_words
@@ -15,7 +16,6 @@ from modelopt_rs.onnx.weight_only.forms.in_place import (
     outputs_in_place,
     row_codes_in_place,
 )
-from modelopt_rs.onnx.weight_only.inner_coders import AxisRanges
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.stream.model import TensorInfo
@@ -110,7 +110,7 @@ class DequantizeLinear:
         if self.flat:
             length = flat_shape(use, coding.info.shape)[1]
             return Rows(coding, length, length)
-        return AxisRanges(coding, None) if self.axis is None else coder_in_place(use, coding)
+        return AxisScales(coding, None, keep) if self.axis is None else coder_in_place(use, coding, keep)
 
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let a node take what it gives."""

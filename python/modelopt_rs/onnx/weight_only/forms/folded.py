@@ -87,7 +87,7 @@ class Folded:
         if self.flat:
             length = flat_shape(use, coding.info.shape)[1]
             return Rows(coding, length, length)
-        return coder_in_place(use, coding)
+        return coder_in_place(use, coding, keep)
 
     def rewrite(self, use: Use, weight: QuantizedWeight, nodes: InsertedNodes) -> None:
         """Let a node take the product."""

@@ -1,7 +1,7 @@
 """What a form of a weight is. A new one is a module beside this one, and the line of `choice` that takes it."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import onnx_ir as ir
@@ -80,12 +80,15 @@ class Form(Protocol):
 
 
 def coding_of(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -> Coding:
-    """Return how a weight is coded in a form."""
+    """Return how a weight is coded in a form; its scales may be stored in float16 though nodes take float32."""
+    outputs = form.outputs(use, info, storing)
+    if outputs.scale.dtype == "F32" and storing.options.has_half_scales:
+        outputs = replace(outputs, scale=tensor(outputs.scale.name, "F16", outputs.scale.shape))
     return Coding(
         info=info,
         options=storing.options,
         block=form.block,
-        outputs=form.outputs(use, info, storing),
+        outputs=outputs,
         threads=storing.threads,
     )
 

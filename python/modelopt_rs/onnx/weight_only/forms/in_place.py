@@ -2,10 +2,11 @@
 
 import math
 
+from modelopt_rs.onnx.weight_only.axis_scales import AxisScales
 from modelopt_rs.onnx.weight_only.coders import Coder, Rows
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat
 from modelopt_rs.onnx.weight_only.forms.form import StorageOptions, tensor
-from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, AxisRanges, NarrowAxisBlocks
+from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, NarrowAxisBlocks
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.stream.model import TensorInfo
 
@@ -15,13 +16,13 @@ __all__ = ["coder_in_place", "flat_shape", "outputs_in_place", "row_codes_in_pla
 NARROW = 64
 
 
-def coder_in_place(use: Use, coding: Coding) -> Coder:
+def coder_in_place(use: Use, coding: Coding, keep: int) -> Coder:
     """Return what makes blocks along the axis that a node sums over, or a scale for each of its outputs."""
     shape, block = coding.info.shape, coding.block
     if not block:
         length = math.prod(shape[use.out_axis + 1 :])
         first = math.prod(shape[: use.out_axis]) == 1
-        return Rows(coding, length, length) if first else AxisRanges(coding, use.out_axis)
+        return Rows(coding, length, length) if first else AxisScales(coding, use.out_axis, keep)
     if math.prod(shape[use.in_axis + 1 :]) == 1:
         return Rows(coding, shape[use.in_axis], shape[use.in_axis])
     narrow = _is_narrow(use, block, shape)
