@@ -9,7 +9,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Parts
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
@@ -35,7 +35,7 @@ class RowQuantizer:
     Parameters
     ----------
     info : TensorInfo
-        A matrix of floats.
+        A weight of floats; all of its axes but the first are one.
     spec : PackedSpec
         How its rows are coded.
     rows : int
@@ -60,7 +60,7 @@ class RowQuantizer:
     def __init__(
         self, info: TensorInfo, spec: PackedSpec, rows: int, threads: int | None, nonfinite: str = "raise"
     ) -> None:
-        columns = info.shape[1]
+        columns = as_matrix(info.shape)[1]
         self._dtype = info.dtype
         self._threads = threads
         self._nonfinite = nonfinite
