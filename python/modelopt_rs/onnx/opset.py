@@ -20,6 +20,14 @@ __all__ = ["raise_ir_version", "raise_opset"]
 LARGE = 1024
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
+NO_KERNEL: Final = {
+    name: 22
+    for name in (
+        *("RoiAlign", "MaxRoiPool", "GlobalLpPool", "Multinomial"),
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    )
+}
+"""The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 _REFUSED: Final = 3
 # Its assertions abort the process that calls it, so it gets one of its own: from nothing, as a copy of this one could
 # hold locks of threads that it doesn't have. Only the library's compiled part is loaded: the whole takes five times as
@@ -74,6 +82,10 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     if model.functions:
         names = listing([quote(f.name) for f in model.functions.values()])
         raise UnsupportedError(f"raise_opset: a model with functions ({names}) can't be converted to opset {opset}")
+    have = model.graph.opset_imports.get("", 0)
+    for node in model.graph.all_nodes():
+        if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, 0) <= opset:
+            raise _cannot(opset, f"onnxruntime has no kernel for {node.op_type} of it")
     large = {
         name: value.const_value
         for name, value in model.graph.initializers.items()
