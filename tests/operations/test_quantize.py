@@ -454,3 +454,50 @@ def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:
         q = codes(read(tmp_path / "b.safetensors")["fc.weight_packed"][1], bits, 256)
         assert (q.min(), q.max()) == (1, 2**bits - 1)
         assert (np.diff(q) >= 0).all()
+
+
+CONVOLUTIONS = {
+    "stem.weight": ("F32", weights((32, 3, 7, 7), 1)),
+    "conv.weight": ("F32", weights((24, 8, 4), 2)),
+    "lstm.weight_ih_l0": ("F32", weights((64, 32), 3)),
+    "lstm.weight_hh_l0_reverse": ("F16", weights((64, 16), 4).astype(np.float16)),
+    "cell.weight_hh": ("F32", weights((64, 32), 5)),
+    "lstm.bias_ih_l0": ("F32", weights((64,), 6)),
+}
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_h25_weights_of_convolutions_and_recurrent_layers_are_read_back(tmp_path: Path, bits: int, scheme: str) -> None:
+    source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
+    options: dict[str, Any] = {"bits": bits, "scheme": scheme, "only_dequantize": True, "durable": False}
+    report = mo.quantize_file(source, tmp_path / "q.safetensors", **options)
+    assert [each.name for each in report.tensors if each.decision == "copy"] == ["lstm.bias_ih_l0"]
+    # Tiles of one output at a time give the same bytes.
+    mo.quantize_file(source, tmp_path / "small.safetensors", max_memory=16384, **options)
+    assert (tmp_path / "small.safetensors").read_bytes() == (tmp_path / "q.safetensors").read_bytes()
+    mo.dequantize_file(tmp_path / "q.safetensors", tmp_path / "b.safetensors", durable=False)
+    found = read(tmp_path / "b.safetensors")
+    for each in report.tensors:
+        known = CONVOLUTIONS[each.name][1].astype(np.float32)
+        if each.decision != "copy":
+            assert found[each.name][1].shape == known.shape
+            noise = ((found[each.name][1] - known) ** 2).sum()
+            assert each.sqnr_db == pytest.approx(10 * np.log10((known**2).sum() / noise), rel=1e-3)
+    compared = mo.compare_files(source, tmp_path / "q.safetensors")
+    assert compared.sqnr_db == pytest.approx(report.totals.sqnr_db, rel=1e-3)
+
+
+def test_h25_what_stays_because_no_loader_reads_it_is_said(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
+    report = mo.quantize_file(source, tmp_path / "q.safetensors", durable=False)
+    assert report.totals.changed == 0
+    assert [each for each in report.warnings if "only_dequantize" in each] == [
+        "5 weights, 99 % of the result, stay as they are: no loader reads their codes; only_dequantize has dequantize do it"
+    ]
+
+
+def test_a_named_format_holds_matrices_alone(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
+    report = mo.quantize_file(source, tmp_path / "q.safetensors", format="nf4", only_dequantize=True, durable=False)
+    assert report.totals.changed == 0

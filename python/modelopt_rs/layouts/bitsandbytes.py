@@ -209,6 +209,9 @@ class _BitsAndBytes:
         check_group_size(options, (BLOCK,))
         return FormatSpec(options.format, group_size=BLOCK)
 
+    def can_hold(self, info: TensorInfo) -> bool:
+        return len(info.shape) == 2 and is_weight(info.name)
+
     def why_not(self, info: TensorInfo, spec: FormatSpec) -> str | None:
         return None
 

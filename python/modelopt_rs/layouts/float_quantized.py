@@ -47,6 +47,9 @@ class _FloatQuantized:
             return FormatSpec(options.format, axis=0)
         return FormatSpec(options.format, group_size=(_BLOCK, _BLOCK))
 
+    def can_hold(self, info: TensorInfo) -> bool:
+        return len(info.shape) == 2 and is_weight(info.name)
+
     def why_not(self, info: TensorInfo, spec: FormatSpec) -> str | None:
         return None
 

@@ -67,6 +67,9 @@ class _Fp4Packed:
         check_group_size(options, (self._block,))
         return self._spec
 
+    def can_hold(self, info: TensorInfo) -> bool:
+        return len(info.shape) == 2 and is_weight(info.name)
+
     def why_not(self, info: TensorInfo, spec: FormatSpec) -> str | None:
         if info.shape[1] % self._block:
             return f"rows of {info.shape[1]:,} are no multiple of the block of {self._block}"

@@ -93,8 +93,11 @@ class WritableLayout(Layout, Protocol):
             If the layout can't hold what they ask for.
         """
 
+    def can_hold(self, info: TensorInfo) -> bool:
+        """Whether a weight of such a name and so many axes can be stored so, whoever reads it."""
+
     def why_not(self, info: TensorInfo, spec: Any) -> str | None:
-        """Say why a matrix of floats can't be stored so; None if it can."""
+        """Say why a weight of floats that it can hold can't be stored so; None if it can."""
 
     def encode(self, info: TensorInfo, spec: Any, options: Any, threads: int | None) -> Encoder:
         """Return what makes the tensors of a weight, tile by tile, with some options (`QuantizeOptions`)."""

@@ -10,6 +10,9 @@ For a weight `NAME.weight` of shape [out, in] with b-bit codes the file holds:
   each column a stream down the rows.
 
 What loads it computes (q - zero_point) * scale, and needs group_size to divide `in`.
+
+Weights of convolutions and of recurrent layers (`NAME.weight_ih_l0`) are stored alike, as no other loader reads: `in` is
+the product of all axes but the first, and `NAME.weight_shape` has all axes.
 """
 
 import json
@@ -19,8 +22,8 @@ from typing import Any
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import quote
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, packed_words
-from modelopt_rs.stream.model import Source, TensorInfo, is_weight
+from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
+from modelopt_rs.stream.model import Source, TensorInfo, is_recurrent, is_weight
 
 __all__ = [
     "METADATA_KEY",
@@ -40,9 +43,9 @@ def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtyp
     Parameters
     ----------
     name : str
-        The weight's name; it ends in ".weight".
+        The weight's name; it ends in ".weight", or is that of a recurrent layer's weight.
     shape : sequence of int
-        Its shape, [out, in].
+        Its shape, [out, in]; of a convolution, with axes behind these.
     spec : PackedSpec
         How it is packed. Its group size must divide `in`, as what loads the file demands.
     scale_dtype : {"F32", "F16", "BF16"}
@@ -63,11 +66,11 @@ def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtyp
     fc.weight_shape I64 (2,)
     """
     where = f"packed_tensors: {quote(name)}"
-    if not is_weight(name):
+    if not (is_weight(name) or is_recurrent(name)):
         raise ValueError(f"{where}: the name must end in '.weight'")
-    if len(shape) != 2:
-        raise ValueError(f"{where}: must have 2 axes, got shape {tuple(shape)}")
-    rows, columns = shape
+    if len(shape) < 2:
+        raise ValueError(f"{where}: must have 2 axes or more, got shape {tuple(shape)}")
+    rows, columns = as_matrix(shape)
     if spec.group_size is not None and columns % spec.group_size:
         raise ValueError(f"{where}: group_size {spec.group_size:,} does not divide its rows of {columns:,}")
     if scale_dtype not in _SCALES:
@@ -77,7 +80,7 @@ def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtyp
     tensors = [
         TensorInfo(f"{name}_packed", "I32", (rows, packed), 4 * rows * packed),
         TensorInfo(f"{name}_scale", scale_dtype, (rows, groups), _SCALES[scale_dtype] * rows * groups),
-        TensorInfo(f"{name}_shape", "I64", (2,), 16),
+        TensorInfo(f"{name}_shape", "I64", (len(shape),), 8 * len(shape)),
     ]
     if not spec.symmetric:
         down = packed_words(rows, spec.bits)

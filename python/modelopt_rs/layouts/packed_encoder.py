@@ -11,11 +11,11 @@ from modelopt_rs.dtypes import narrowed
 from modelopt_rs.layouts.compressed_tensors import dense_on_loading, ignored, targets_of
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
-from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
-from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
+from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed, is_packed_weight
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.model import Source, TensorInfo, is_recurrent, is_weight
 from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["PACK_QUANTIZED", "Quantize", "pack_zero_points"]
@@ -30,7 +30,7 @@ class Quantize(Transform):
     Parameters
     ----------
     info : TensorInfo
-        A matrix of floats that the layout can hold.
+        A weight of floats that the layout can hold.
     spec : PackedSpec
         How it is packed.
     options : QuantizeOptions
@@ -48,18 +48,23 @@ class Quantize(Transform):
         self._scale_dtype: str = options.stored_scales(spec.bits, info.dtype)
         self._scales = scales_of(options.search, self._scale_dtype)
         self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec, self._scale_dtype)
-        self.buffers = quantizer_buffers(info.shape[1], spec)
-        # Zero points are packed along the first axis: a word of them has those of 32 / bits rows.
-        self.row_multiple = 1 if spec.symmetric else 32 // spec.bits
+        # Rows of a tile are along the last axis; one output of a convolution has several.
+        self._columns = as_matrix(info.shape)[1]
+        self._per_output = info.rows // info.shape[0]
+        self.buffers = [each.times(1, self._per_output) for each in quantizer_buffers(self._columns, spec)]
+        # Zero points are packed along the first axis: a word of them has those of 32 / bits outputs.
+        self.row_multiple = self._per_output * (1 if spec.symmetric else 32 // spec.bits)
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
-        self._quantizer = RowQuantizer(self._info, self._spec, rows, self._threads, self._nonfinite, self._scales)
+        outputs = rows // self._per_output
+        self._quantizer = RowQuantizer(self._info, self._spec, outputs, self._threads, self._nonfinite, self._scales)
 
     def __call__(self, array: Array) -> Rows:
         """Quantize a tile."""
         name = self._info.name
+        array = array.reshape(-1, self._columns)
         packed, scale, zero_point = self._quantizer(array)
         self.figures += self._quantizer.figures(array)
         parts = [(f"{name}_packed", packed), (f"{name}_scale", narrowed(scale, self._scale_dtype))]
@@ -74,7 +79,7 @@ class Quantize(Transform):
 
     def starts(self, row: int) -> Mapping[str, int] | None:
         """Return the row of each output: zero points are packed along the rows."""
-        name, spec = self._info.name, self._spec
+        name, spec, row = self._info.name, self._spec, row // self._per_output
         starts = {f"{name}_packed": row, f"{name}_scale": row, f"{name}_shape": 0}
         return starts if spec.symmetric else {**starts, f"{name}_zero_point": row * spec.bits // 32}
 
@@ -85,7 +90,7 @@ class _PackQuantized:
     formats: Final = ()
 
     def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
-        return next((name for name in tensors if name.endswith("weight_packed")), None)
+        return next((name for name in tensors if is_packed_weight(name)), None)
 
     def find(self, source: Source) -> Iterator[PackedWeight]:
         return find_packed(source)
@@ -95,10 +100,14 @@ class _PackQuantized:
         symmetric = options.bits == 8 if options.scheme is None else options.scheme == "symmetric"
         return PackedSpec(options.bits, symmetric, size or None)
 
+    def can_hold(self, info: TensorInfo) -> bool:
+        return len(info.shape) >= 2 and (is_weight(info.name) or is_recurrent(info.name))
+
     def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
         size = spec.group_size
-        if size and info.shape[1] % size:
-            return f"rows of {info.shape[1]:,} are no multiple of the group size {size:,}"
+        columns = as_matrix(info.shape)[1]
+        if size and columns % size:
+            return f"rows of {columns:,} are no multiple of the group size {size:,}"
         return None
 
     def encode(self, info: TensorInfo, spec: PackedSpec, options: Any, threads: int | None) -> Quantize:

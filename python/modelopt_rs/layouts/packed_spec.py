@@ -1,11 +1,13 @@
 """How a weight is coded in uniform codes: bits, whether there are zero points, and what shares a scale."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from modelopt_rs._types import Format, Scheme
 
-__all__ = ["BITS", "PackedSpec", "packed_words"]
+__all__ = ["BITS", "PackedSpec", "as_matrix", "packed_words"]
 
 BITS: Final = (2, 4, 8)
 
@@ -47,6 +49,18 @@ class PackedSpec:
     def groups(self, columns: int) -> int:
         """Return how many scales a row of `columns` elements has."""
         return -(-columns // self.group_size) if self.group_size else 1
+
+
+def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns that a weight is coded in: the first axis, and all others as one.
+
+    Examples
+    --------
+    >>> from modelopt_rs.layouts.packed_spec import as_matrix
+    >>> as_matrix((64, 3, 7, 7))
+    (64, 147)
+    """
+    return shape[0], math.prod(shape[1:])
 
 
 def packed_words(n: int, bits: int) -> int:

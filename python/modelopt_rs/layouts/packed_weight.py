@@ -1,7 +1,7 @@
 """Weights in the pack-quantized layout: found in a file, checked, decoded tile by tile."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -10,11 +10,13 @@ from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS, bf16_to_float32, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.pack_quantized import read_specs
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, packed_words
+from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
 from modelopt_rs.stream.buffer import Buffer
-from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_recurrent, is_weight
 
-__all__ = ["PackedWeight", "find_packed"]
+__all__ = ["PackedWeight", "find_packed", "is_packed_weight"]
+
+MAX_AXES: Final = 8
 
 
 class PackedWeight:
@@ -32,7 +34,7 @@ class PackedWeight:
     ------
     FormatError
         If its tensors don't fit each other. `UnsupportedError`: reordered columns, other bits than 2, 4 and 8, or
-        other than 2 axes.
+        experts in one tensor.
     """
 
     def __init__(self, source: Source, name: str, allowed: list[PackedSpec]) -> None:
@@ -57,7 +59,7 @@ class PackedWeight:
 
     def buffers(self, dtype: str) -> Sequence[Buffer]:
         """Return what reading holds besides a tile."""
-        rows, columns = self._shape
+        rows, columns = as_matrix(self._shape)
         groups = self.spec.groups(columns)
         codes = Buffer("i4", 2 * packed_words(columns, self.spec.bits))  # with padding, and without
         scales = Buffer("f4", 3 * groups)  # as stored, widened, and where they are finite
@@ -69,20 +71,22 @@ class PackedWeight:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         spec, out = self.spec, None
         kernel = (spec.format, None if spec.group_size else 0, spec.group_size)
-        for first, codes, scale, zero_point in self._parts(max_bytes // self.info(dtype).row_nbytes, threads):
+        info = self.info(dtype)
+        per_output = info.rows // info.shape[0]  # rows of a tile are along the last axis
+        for first, codes, scale, zero_point in self._parts(max_bytes // (per_output * info.row_nbytes), threads):
             if out is None:
-                out = np.empty((len(codes), self._shape[1]), numpy_dtype(dtype))
+                out = np.empty((len(codes), as_matrix(self._shape)[1]), numpy_dtype(dtype))
             rows = out[: len(codes)]
             if not spec.group_size:
                 scale = scale.reshape(-1)
                 zero_point = None if zero_point is None else zero_point.reshape(-1)
             parts = (codes, scale, zero_point, None, None)
             _core.dequantize(parts, kernel, rows, FLOATS[dtype], threads)
-            yield Tile(first, rows)
+            yield Tile(first * per_output, rows.reshape(-1, info.columns))
 
     def _parts(self, rows_at_a_time: int, threads: int | None) -> Iterator[tuple[int, Array, Array, Array | None]]:
         """Yield (first row, codes, scale, zero point) for so many rows, or one."""
-        source, (rows, columns) = self._source, self._shape
+        source, (rows, columns) = self._source, as_matrix(self._shape)
         step = max(1, min(rows, rows_at_a_time))
         codes_info, scale_info = (source.tensors[self._name + part] for part in ("_packed", "_scale"))
         zero_points = None if self.spec.symmetric else self._zero_points(threads)
@@ -117,27 +121,33 @@ def find_packed(source: Source) -> Iterator[PackedWeight]:
     for name, info in source.tensors.items():
         weight = name.removesuffix("_packed")
         # Bytes are codes of a named format, which is another layout.
-        if weight != name and is_weight(weight) and info.dtype != "U8":
+        if is_packed_weight(name) and info.dtype != "U8":
             yield PackedWeight(source, weight, [named[weight]] if weight in named else allowed)
 
 
-def _read_shape(source: Source, weight: str) -> tuple[int, int]:
+def is_packed_weight(name: str) -> bool:
+    """Whether a tensor has the name of codes of a weight."""
+    weight = name.removesuffix("_packed")
+    return weight != name and (is_weight(weight) or is_recurrent(weight))
+
+
+def _read_shape(source: Source, weight: str) -> tuple[int, ...]:
     name = f"{weight}_shape"
     where = f"{source.path}: tensor {quote(name)}"
     info = source.tensors.get(name)
     if info is None:
         raise FormatError(f"{where} is missing")
-    if info.dtype not in ("I64", "I32") or info.shape not in ((2,), (3,)):
-        raise FormatError(f"{where} must be I64 (2,), got {info.dtype} {info.shape}")
-    if info.shape == (3,):
-        raise UnsupportedError(f"{where}: weights of 3 axes are not supported")
-    rows, columns = source.read(name).tolist()
-    if rows < 0 or columns < 0:
-        raise FormatError(f"{where} is ({rows:,}, {columns:,})")
-    return rows, columns
+    if info.dtype not in ("I64", "I32") or len(info.shape) != 1 or not 2 <= info.shape[0] <= MAX_AXES:
+        raise FormatError(f"{where} must be I64 (2,), or of a convolution (axes,), got {info.dtype} {info.shape}")
+    if len(source.tensors[f"{weight}_packed"].shape) != 2:
+        raise UnsupportedError(f"{where}: experts in one tensor are not supported")
+    shape = tuple(int(n) for n in source.read(name))
+    if min(shape) < 0:
+        raise FormatError(f"{where} is ({', '.join(f'{n:,}' for n in shape)})")
+    return shape
 
 
-def _find_spec(source: Source, weight: str, shape: tuple[int, int], allowed: list[PackedSpec]) -> PackedSpec:
+def _find_spec(source: Source, weight: str, shape: tuple[int, ...], allowed: list[PackedSpec]) -> PackedSpec:
     """Return the one way of packing that the shapes of the weight's tensors allow, or raise."""
     where = f"{source.path}: tensor {quote(weight + '_packed')}"
     if f"{weight}_g_idx" in source.tensors:
@@ -151,7 +161,7 @@ def _find_spec(source: Source, weight: str, shape: tuple[int, int], allowed: lis
     candidates = allowed
     if not allowed:
         groups = scale.shape[1]
-        size = -(-shape[1] // groups) if groups > 1 else None
+        size = -(-as_matrix(shape)[1] // groups) if groups > 1 else None
         candidates = [PackedSpec(bits, symmetric, size) for bits in BITS]
     fits = [spec for spec in candidates if _shapes_fit(source, weight, shape, spec)]
     if len(fits) == 1:
@@ -163,8 +173,8 @@ def _find_spec(source: Source, weight: str, shape: tuple[int, int], allowed: lis
     raise FormatError(f"{where}: {shapes} fits none of: {said}")
 
 
-def _shapes_fit(source: Source, weight: str, shape: tuple[int, int], spec: PackedSpec) -> bool:
-    rows, columns = shape
+def _shapes_fit(source: Source, weight: str, shape: tuple[int, ...], spec: PackedSpec) -> bool:
+    rows, columns = as_matrix(shape)
     groups = spec.groups(columns)
     expected = {
         f"{weight}_packed": (rows, packed_words(columns, spec.bits)),

@@ -12,7 +12,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Parts, ScaleDtype
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.layouts.packed_spec import PackedSpec, packed_words
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.search import Scales
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -50,7 +50,7 @@ class RowQuantizer:
     Parameters
     ----------
     info : TensorInfo
-        A matrix of floats.
+        A weight of floats; all of its axes but the first are one.
     spec : PackedSpec
         How its rows are coded.
     rows : int
@@ -83,7 +83,7 @@ class RowQuantizer:
         nonfinite: str = "raise",
         scales: Scales = PLAIN,
     ) -> None:
-        columns = info.shape[1]
+        columns = as_matrix(info.shape)[1]
         self._dtype = info.dtype
         self._threads = threads
         self._nonfinite = nonfinite

@@ -13,6 +13,8 @@ __all__ = ["raise_ir_version", "raise_opset"]
 
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
+NO_KERNEL: Final = dict.fromkeys((*("RoiAlign", "MaxRoiPool", "GlobalLpPool", "Multinomial"), *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")), 22)
+"""The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> None:
@@ -44,6 +46,10 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     if model.functions:
         names = listing([quote(f.name) for f in model.functions.values()])
         raise UnsupportedError(f"raise_opset: a model with functions ({names}) can't be converted to opset {opset}")
+    have = model.graph.opset_imports.get("", 0)
+    for node in model.graph.all_nodes():
+        if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, 0) <= opset:
+            raise _cannot(opset, f"onnxruntime has no kernel for {node.op_type} of it")
     with without_large(model.graph) as large:
         graph = _converted(model, opset)
     for name, tensor in large.items():

@@ -12,9 +12,10 @@ from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
-from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.warnings import unread_in_words
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
@@ -232,6 +233,8 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
     quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
+    unread = only_dequantized(tensors.values(), view.config or {}, options)
+
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
         rows = [
@@ -248,7 +251,10 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
             options=options.as_measured(),
             totals=totals,
             tensors=tuple(rows),
-            warnings=quantization.said((totals.bytes_before, totals.bytes_after), errors),
+            warnings=(
+                *quantization.said((totals.bytes_before, totals.bytes_after), errors),
+                *unread_in_words((info.nbytes for info in unread), totals.bytes_after),
+            ),
         )
 
     return FilePlan(

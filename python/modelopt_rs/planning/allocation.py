@@ -146,7 +146,9 @@ class _Search:
         if self._loss <= self._bound:
             return self._best, True
         groups, slack = self._groups, self._loss - self._bound
-        able = [[i for i in range(len(group)) if cost[i] < slack] for group, cost in zip(groups, self._costs, strict=True)]
+        able = [
+            [i for i in range(len(group)) if cost[i] < slack] for group, cost in zip(groups, self._costs, strict=True)
+        ]
         for g, choices in enumerate(able):
             choices.sort(key=self._costs[g].__getitem__)
             if not choices:  # none is better than the first answer

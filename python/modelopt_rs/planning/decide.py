@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
 from modelopt_rs.layouts.registry import LAYOUTS
 from modelopt_rs.planning.families import kept_by_default
-from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.model import TensorInfo, is_recurrent
 
 __all__ = [
     "Action",
@@ -135,6 +135,7 @@ def decide(
         else:
             kept = kept_by_default(name, config)
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
+            layer = "weight of a recurrent layer" if is_recurrent(name) else layer
             plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
     _check_included(action, cannot, include)
     return plan

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from modelopt_rs.stream.model import is_weight
+from modelopt_rs.stream.model import is_recurrent, is_weight
 
 __all__ = ["NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
@@ -38,7 +38,7 @@ def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
 
 def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     """Say why a tensor of this name is left alone if no glob names it; None if it isn't."""
-    if not is_weight(name):
+    if not (is_weight(name) or is_recurrent(name)):
         return NO_WEIGHT
     parts = name.removesuffix(".weight").split(".")
     if parts == ["output"] or any(HEAD.fullmatch(part) for part in parts):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
-from modelopt_rs.stream.model import TensorInfo, is_weight
+from modelopt_rs.stream.model import TensorInfo, is_recurrent, is_weight
 
 __all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 
@@ -46,6 +46,8 @@ def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
     if len(info.shape) != 2:
         return f"not 2-dimensional, but {len(info.shape)}-dimensional"
+    if is_recurrent(info.name):
+        return "a recurrent weight"
     if not is_weight(info.name):
         return NO_WEIGHT
     if layout != "bitsandbytes" and not SPLIT.isdisjoint(model_types(config)):

@@ -1,7 +1,7 @@
 """Which tensors of a model are quantized, how, and why the others are not."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -10,14 +10,24 @@ from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.layout import WritableLayout
 from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
-from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.loaders import is_expert, why_not_loaded
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
-from modelopt_rs.stream.model import TensorInfo, is_weight
+from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["BITS", "QUANTIZED", "QuantizeOptions", "is_loaded", "more_bits", "plan_quantize", "refusal", "spec_of"]
+__all__ = [
+    "BITS",
+    "QUANTIZED",
+    "QuantizeOptions",
+    "is_loaded",
+    "more_bits",
+    "only_dequantized",
+    "plan_quantize",
+    "refusal",
+    "spec_of",
+]
 
 BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
@@ -267,12 +277,26 @@ def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any
         return "empty"
     options = options.at(info.name)
     unread = why_not_loaded(info, options.layout.name, options.layout.spec(options), config)
-    can_hold = len(info.shape) == 2 and is_weight(info.name)
+    can_hold = options.layout.can_hold(info)
     if unread is not None and not (options.only_dequantize and can_hold):
         return unread
     refused = refusal(info, options)
     can = any(refusal(info, replace(options, bits=bits)) is None for bits in more_bits(options))
     return None if can else refused
+
+
+def only_dequantized(
+    tensors: Iterable[TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
+) -> list[TensorInfo]:
+    """Return the weights that are left alone for no other reason than that no loader would read them back."""
+    if options.only_dequantize:
+        return []
+    asked = replace(options, only_dequantize=True)
+    return [
+        info
+        for info in tensors
+        if len(info.shape) >= 2 and why_not(info, options, config) is not None and why_not(info, asked, config) is None
+    ]
 
 
 def more_bits(options: QuantizeOptions) -> list[int]:
@@ -294,7 +318,7 @@ def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
     """Return how a weight is coded: where no size of groups is given, in half the default's if that doesn't fit."""
     spec = options.layout.spec(options)
     size = getattr(spec, "group_size", None)
-    if options.format is None and options.group_size is None and size and info.shape[1] % size:
+    if options.format is None and options.group_size is None and size and as_matrix(info.shape)[1] % size:
         return replace(spec, group_size=size // 2)
     return spec
 

@@ -7,7 +7,7 @@ from modelopt_rs.errors import quote
 from modelopt_rs.planning.decide import Decision, moved_in_words
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError
 
-__all__ = ["quantize_warnings"]
+__all__ = ["quantize_warnings", "unread_in_words"]
 
 SHOWN = 3  # layers that are named
 
@@ -47,6 +47,27 @@ def quantize_warnings(
     if after > before:
         found.append(f"the result is larger than its source: {after:,} bytes instead of {before:,}")
     return tuple(found)
+
+
+def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
+    """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import unread_in_words
+    >>> unread_in_words([600, 300], 1000)
+    ['2 weights, 90 % of the result, stay as they are: no loader reads their codes; only_dequantize has dequantize do it']
+    >>> unread_in_words([200], 1000)
+    []
+    """
+    found = list(sizes)
+    if 3 * sum(found) <= total:
+        return []
+    weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
+    stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
+    return [
+        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; only_dequantize has dequantize do it"
+    ]
 
 
 def _far_off(errors: Mapping[str, LayerError]) -> list[str]:

@@ -4,22 +4,38 @@ A new container is one `Source` and one `Sink`; a new operation is one transform
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import is_packed
 from modelopt_rs.stream.buffer import Buffer
 
-__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_weight"]
+__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_recurrent", "is_weight"]
+
+
+RECURRENT: Final = re.compile(r"(?:.*\.)?weight_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?")
 
 
 def is_weight(name: str) -> bool:
     """Whether a tensor has the name of a layer's weight."""
     return name == "weight" or name.endswith(".weight")
+
+
+def is_recurrent(name: str) -> bool:
+    """Whether a tensor has the name of a weight of torch's recurrent layers.
+
+    Examples
+    --------
+    >>> from modelopt_rs.stream.model import is_recurrent
+    >>> is_recurrent("lstm.weight_hh_l1_reverse"), is_recurrent("lstm.bias_hh_l1")
+    (True, False)
+    """
+    return RECURRENT.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -558,6 +558,30 @@ def test_more_bits_are_of_the_opset_that_the_model_has(bits: int, opset: int, wo
     run(small.proto, inputs(proto))
 
 
+def test_an_opset_that_onnxruntime_has_no_kernel_of_is_not_taken() -> None:
+    """What is left of 2 bits there is 4 bits, not more: RoiAlign of opset 22 doesn't run."""
+    proto = model(
+        [
+            node("Conv", ["x", "w"], ["maps"], pads=[1, 1, 1, 1]),
+            node("RoiAlign", ["maps", "boxes", "batch"], ["y"], output_height=2, output_width=2),
+        ],
+        [value("x", [1, 32, 9, 9])],
+        [value("y", [1, 32, 2, 2])],
+        {
+            "w": weights(32, 32, 3, 3),
+            "boxes": np.array([[0, 0, 8, 8]], np.float32),
+            "batch": np.zeros(1, np.int64),
+        },
+        opset=16,
+    )
+    for bits in (4, 2):
+        small = Quantized(proto, QuantizeOptions(bits=bits), OnnxOptions())
+        assert small.proto.opset_import[0].version == 21
+        assert len(small.transforms) == 1
+        run(small.proto, inputs(proto))
+    assert small.decisions["w"].reason.startswith("4 bits (")
+
+
 def test_nodes_without_names_are_found_again_when_the_opset_rises() -> None:
     """In both bodies of an If, and beside it; by rows and by columns."""
 

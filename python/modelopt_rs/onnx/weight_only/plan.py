@@ -11,7 +11,7 @@ from modelopt_rs.dtypes import BY_ONNX_NUMBER
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.onnx.opset import raise_opset
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
-from modelopt_rs.onnx.weight_only.forms.choice import choose, folded
+from modelopt_rs.onnx.weight_only.forms.choice import BLOCKED, choose, folded
 from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weights import Role, Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.bits import least, not_smaller, not_to_be_had
@@ -135,24 +135,27 @@ def plan_weights(
         If the opset that is asked for can't be had.
     """
     weights = _by_name(model)
-    candidates = _candidates(model, weights, tensors, _Request(options, onnx, measure))
-    plan = _decided(candidates, weights, options, onnx)
-    have = model.graph.opset_imports.get("", 0)
-    need = max(plan.opset, onnx.opset or 0)
-    if need <= have:
-        return plan
-    try:
-        raise_opset(model, need)
-    except UnsupportedError:
-        if onnx.opset is not None:
-            raise
-        within = _within(candidates, weights, _Request(options, onnx, measure), have)
-        return _decided(within, weights, options, onnx, have)
+    request = _Request(options, onnx, measure)
+    candidates = _candidates(model, weights, tensors, request)
+    have, most = model.graph.opset_imports.get("", 0), None
+    while True:
+        plan = _decided(candidates, weights, options, onnx, most)
+        need = max(plan.opset, onnx.opset or 0)
+        if need <= have:
+            return plan
+        try:
+            raise_opset(model, need)
+            break
+        except UnsupportedError:
+            if onnx.opset is not None:
+                raise
+            most = BLOCKED if have < BLOCKED < need else have  # codes of 4 bits need less than those of 2
+            candidates = _within(candidates, weights, request, most)
     # The conversion has made a new graph: nodes and values have to be found in it. What becomes of them stays, for it
     # keeps names, and how nodes take weights.
     weights = _by_name(model)
     left = {name: info for name, info in tensors.items() if candidates[name].is_second_best and name in weights}
-    ranked = _ranked_tables(weights, left, _Request(options, onnx, measure), need)
+    ranked = _ranked_tables(weights, left, request, need)
     return _decided({**candidates, **ranked}, weights, options, onnx) if ranked else replace(plan, weights=weights)
 
 

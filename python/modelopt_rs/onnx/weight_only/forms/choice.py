@@ -35,7 +35,7 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["BLOCKS", "choose", "folded"]
+__all__ = ["BLOCKED", "BLOCKS", "choose", "folded"]
 
 # At 8 bits the blocks of MatMulNBits may be long: 128 make the weights 0.26 of their size (32: 0.29) and the product
 # faster, and the error stays that of 8 bits. DequantizeLinear needs none.
