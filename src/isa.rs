@@ -165,7 +165,8 @@ pub fn prefetch<T>(x: &[T]) {
 
 /// Copy to memory that nobody reads soon, past the caches: its lines are not read first, as an ordinary store does.
 ///
-/// The bytes are those of `copy_from_slice`. For plain numbers, in pieces that lie in the cache.
+/// The bytes are those of `copy_from_slice`. For plain numbers, in pieces that lie in the cache; [`fence`] comes after the
+/// last.
 pub fn stream<T: Copy>(from: &[T], to: &mut [T]) {
     let per_line = (64 / size_of::<T>()).max(1);
     // What lies before the first line.
@@ -173,28 +174,59 @@ pub fn stream<T: Copy>(from: &[T], to: &mut [T]) {
     let (from_head, from) = from.split_at(head);
     let (to_head, to) = to.split_at_mut(head);
     to_head.copy_from_slice(from_head);
-    let (mut from, mut to) = (from.chunks_exact(per_line), to.chunks_exact_mut(per_line));
-    for (from, to) in (&mut from).zip(&mut to) {
-        #[cfg(target_arch = "x86_64")]
-        if size_of_val(from) == 64 {
-            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
-            for i in 0..4 {
-                // SAFETY: SSE2 is part of the x86-64 baseline; both hold 64 bytes, and `to` begins on a line: at `head`,
-                // which is a multiple of 64, or whole lines after it.
-                unsafe {
-                    let bytes = _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i));
-                    _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>().add(i), bytes);
-                }
-            }
-            continue;
-        }
-        to.copy_from_slice(from);
+    let lines = if per_line * size_of::<T>() == 64 { to.len() / per_line } else { 0 };
+    let (from_lines, from) = from.split_at(lines * per_line);
+    let (to_lines, to) = to.split_at_mut(lines * per_line);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction set in use is one that this CPU has; both hold so many lines of 64 bytes, and the second
+    // begins on a line: at `head`, unless there are none.
+    unsafe {
+        let (from, to) = (from_lines.as_ptr().cast(), to_lines.as_mut_ptr().cast());
+        if current() == Isa::Avx512 { wide_lines(from, to, lines) } else { narrow_lines(from, to, lines) }
     }
-    to.into_remainder().copy_from_slice(from.remainder());
-    // SAFETY: SSE is part of the x86-64 baseline. Such stores are ordered before what follows, the end of the work.
+    #[cfg(not(target_arch = "x86_64"))]
+    to_lines.copy_from_slice(from_lines);
+    to.copy_from_slice(from);
+}
+
+/// Order what was streamed before what follows: at the end of a worker, and not for each piece, as it waits for them all.
+#[inline]
+pub fn fence() {
+    // SAFETY: SSE is part of the x86-64 baseline.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::x86_64::_mm_sfence();
+    }
+}
+
+/// Stream lines of 64 bytes, one store for each.
+///
+/// # Safety
+///
+/// Both hold `lines` of them, and `to` begins on a line.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn wide_lines(from: *const [u8; 64], to: *mut [u8; 64], lines: usize) {
+    use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+    for i in 0..lines {
+        // SAFETY: `i` is one of the lines.
+        unsafe { _mm512_stream_si512(to.add(i).cast(), _mm512_loadu_si512(from.add(i).cast())) };
+    }
+}
+
+/// The same with SSE2, part of the x86-64 baseline.
+///
+/// # Safety
+///
+/// As for [`wide_lines`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn narrow_lines(from: *const [u8; 64], to: *mut [u8; 64], lines: usize) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+    for i in 0..4 * lines {
+        // SAFETY: `i` is a quarter of one of the lines.
+        unsafe {
+            _mm_stream_si128(to.cast::<__m128i>().add(i), _mm_loadu_si128(from.cast::<__m128i>().add(i)));
+        }
     }
 }
 

@@ -163,6 +163,7 @@ fn run_workers(threads: usize, worker: &(dyn Fn() + Sync)) {
     let work = || {
         let _inside = Inside::enter();
         isa::with_default_float_environment(worker);
+        isa::fence();
     };
     match pool {
         None => work(),

@@ -47,7 +47,7 @@ impl Width for W1 {
 
 /// Pack bytes that hold one code each (high bits are dropped) into `packed`.
 #[inline(always)]
-fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
+pub(crate) fn pack_codes<W: Width>(codes: &[u8], packed: &mut [u8]) {
     let whole = codes.len() / W::PER_BYTE;
     if W::BITS == 8 {
         packed.copy_from_slice(codes);

@@ -82,6 +82,11 @@ impl Cut {
         self.n >= STREAMED
     }
 
+    /// Whether each run begins on a byte.
+    pub(super) fn has_runs_on_bytes(&self) -> bool {
+        self.run.is_multiple_of(8 / self.bits as usize)
+    }
+
     /// Whether all runs have the same length and a part each.
     fn is_even(&self) -> bool {
         self.run * self.parts == self.n
@@ -101,7 +106,7 @@ impl Cut {
         let cut = *self;
         let per_byte = 8 / cut.bits as usize;
         // Elements that end on a byte, and a run with them.
-        let unit = match (whole_runs, cut.run.is_multiple_of(per_byte)) {
+        let unit = match (whole_runs, cut.has_runs_on_bytes()) {
             (false, _) => per_byte,
             (true, true) => cut.run,
             (true, false) => cut.run * per_byte,

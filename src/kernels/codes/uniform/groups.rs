@@ -5,7 +5,8 @@ use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
-use crate::real::{Divisor, Element, Key};
+use crate::kernels::pack::packed_len;
+use crate::real::{Divisor, Element, Key, Real};
 
 /// Groups whose ranges, then parameters, then codes are computed together: loops that vectorise, where one group
 /// after the other waits for its own division (measured at groups of 32: 5 times slower).
@@ -18,23 +19,35 @@ pub(super) const IN_L1: usize = 1024;
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
 
+/// What is left of each such group is folded for all groups of a batch at once: from here on a group alone would use a
+/// part of a register, then pass on one number (measured at groups of 32: a third of the whole).
+const LANES: usize = 8;
+
+/// Groups of blocks in a batch.
+const OF_BLOCKS: usize = IN_L1 / BLOCK;
+
+/// Keys of the ends of ranges: the complements of the lowest, and the highest.
+type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
+
 kernel! {
-    /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite.
+    /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
+    /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
     pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
         x: &[T],
         cut: Cut,
         uniform: Uniform,
         out: &mut [O::Item],
-        streamed: bool,
+        to: (u32, bool),
         params: Params<'_, T::Compute>,
     ) -> bool {
-        let mut params = params;
+        let (mut params, (bits, streamed)) = (params, to);
         let mut block = [O::ANY; IN_L1];
         let (row, size) = (cut.row.min(x.len()), cut.run);
         let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
+        let in_place = bits == 8 && !streamed;
         let mut finite = true;
         let mut first = 0;
-        for (row, mut out) in x.chunks(row).zip(out.chunks_mut(row)) {
+        for (row, mut out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
             let mut rest = row;
             while !rest.is_empty() {
                 // Whole groups, then the short one.
@@ -42,17 +55,18 @@ kernel! {
                 let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
                 // At the end again what is there already.
                 let ahead = next.get(..x.len()).unwrap_or(x);
-                let out = out.split_off_mut(..x.len()).unwrap_or_default();
+                let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
                 let mut params = params.from(first);
                 finite &= store_batch::<T, M>(x, size, uniform, &mut params);
                 let params = M::of(params.as_ref());
                 // Several groups are few elements; of a long one as many at a time.
                 let step = if x.len() == size { IN_L1 } else { x.len() };
-                for ((x, ahead), out) in x.chunks(step).zip(ahead.chunks(step)).zip(out.chunks_mut(step)) {
-                    let to = if streamed { &mut block[..x.len()] } else { &mut *out };
+                let each = x.chunks(step).zip(ahead.chunks(step));
+                for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
+                    let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                     code_batch::<T, M, O, FMA>([x, ahead], size.min(x.len()), uniform, params, to);
-                    if streamed {
-                        isa::stream(&block[..x.len()], out);
+                    if !in_place {
+                        O::put(&block[..x.len()], bits, out);
                     }
                 }
                 first += x.len() / size;
@@ -71,13 +85,21 @@ fn store_batch<T: Element, M: Mode>(
     uniform: Uniform,
     params: &mut Params<'_, T::Compute>,
 ) -> bool {
-    let mut ranges = [Range::<T>::EMPTY; BATCH];
-    let ranges = &mut ranges[..x.len() / size];
-    for (range, x) in ranges.iter_mut().zip(x.chunks_exact(size)) {
-        *range = self::range::<T, M>(x);
+    let n = x.len() / size;
+    let mut ends: Ends<T> = [[T::Key::MIN; BATCH]; 2];
+    if size.is_multiple_of(BLOCK) && size <= SHORT {
+        ends_of_blocks::<T, M>(x, size, &mut ends);
+    } else {
+        for (i, x) in x.chunks_exact(size).enumerate() {
+            [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x);
+        }
     }
+    if M::SCHEME == Some(Scheme::Symmetric) {
+        ends[0] = ends[1];
+    }
+    let ranges = ends[0][..n].iter().zip(&ends[1][..n]).map(|(low, &high)| Range::<T>([low.not(), high]));
     let mut nonfinite = false;
-    for range in ranges.iter() {
+    for range in ranges.clone() {
         nonfinite |= range.is_nonfinite();
     }
     store_params(M::scheme(uniform), uniform.bits, ranges, params);
@@ -93,23 +115,27 @@ fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
     params: ParamsRef<'_, T::Compute>,
     out: &mut [O::Item],
 ) {
+    let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
     let mut exact = FMA;
-    for &scale in &params.scale[..x.len() / size] {
+    for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
         exact &= Divisor::is_exact(scale);
+        *divisor = Divisor::new(scale);
     }
     if exact && size == BLOCK {
         // Of constant length: two thirds of the time.
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
-        for (i, ((x, ahead), out)) in blocks.zip(out.as_chunks_mut::<BLOCK>().0).enumerate() {
+        let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(&divisors);
+        for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
             isa::prefetch(ahead);
-            *out = Multiplier::new::<M>(uniform, params.get(i)).block::<T, M, O>(x);
+            *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
         }
         return;
     }
     let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
     for (i, ((x, ahead), out)) in groups.enumerate() {
         if exact {
-            multiply::<T, M, O>([x, ahead], uniform, params.get(i), out);
+            let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
+            multiply::<T, M, O>([x, ahead], multiplier, out);
         } else {
             O::divide::<M>(x, uniform, params.get(i), out);
         }
@@ -121,44 +147,96 @@ fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
 pub(super) fn store_params<T: Element>(
     scheme: Scheme,
     bits: u32,
-    ranges: &[Range<T>],
+    ranges: impl Iterator<Item = Range<T>> + Clone,
     params: &mut Params<'_, T::Compute>,
 ) {
-    for (scale, range) in params.scale.iter_mut().zip(ranges) {
-        *scale = params::scale(scheme, bits, *range);
+    for (scale, range) in params.scale.iter_mut().zip(ranges.clone()) {
+        *scale = params::scale(scheme, bits, range);
     }
-    for ((zero_point, range), &scale) in params.zero_point.iter_mut().zip(ranges).zip(params.scale.iter()) {
-        *zero_point = params::zero_point(bits, *range, scale);
+    for ((zero_point, range), &scale) in params.zero_point.iter_mut().zip(ranges.clone()).zip(params.scale.iter()) {
+        *zero_point = params::zero_point(bits, range, scale);
     }
     for (offset, range) in params.offset.iter_mut().zip(ranges) {
-        *offset = params::offset(*range);
+        *offset = params::offset(range);
     }
 }
 
-/// The range of one group: plain folds of keys, which become vectors of any width, because they are exact in any order.
+/// The ends of groups of blocks: plain folds of keys, which become vectors of any width, because they are exact in any
+/// order.
 #[inline(always)]
-fn range<T: Element, M: Mode>(x: &[T]) -> Range<T> {
+fn ends_of_blocks<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
+    let mut lanes = [[[T::Key::MIN; LANES]; OF_BLOCKS]; 2];
+    for (i, x) in x.chunks_exact(size).enumerate() {
+        let mut of_group = [[T::Key::MIN; LANES]; 2];
+        for block in x.as_chunks::<BLOCK>().0 {
+            let [low, high] = &mut of_group;
+            for (lane, (low, high)) in low.iter_mut().zip(high).enumerate() {
+                for part in 0..BLOCK / LANES {
+                    let [below, above] = ends_of::<T, M>(block[part * LANES + lane]);
+                    *low = (*low).max(below);
+                    *high = (*high).max(above);
+                }
+            }
+        }
+        [lanes[0][i], lanes[1][i]] = of_group;
+    }
+    let n = x.len() / size;
+    if M::SCHEME != Some(Scheme::Symmetric) {
+        fold_lanes(&lanes[0][..n], &mut ends[0]);
+    }
+    fold_lanes(&lanes[1][..n], &mut ends[1]);
+}
+
+/// The largest of each group's lanes: halves, quarters, then one of all groups in one loop.
+#[inline(always)]
+fn fold_lanes<K: Key>(lanes: &[[K; LANES]], out: &mut [K; BATCH]) {
+    let (mut half, mut quarter) = ([K::MIN; OF_BLOCKS * LANES / 2], [K::MIN; OF_BLOCKS * LANES / 4]);
+    let n = lanes.len();
+    fold_pairs(lanes.as_flattened(), &mut half);
+    fold_pairs(&half[..n * LANES / 2], &mut quarter);
+    fold_pairs(&quarter[..n * LANES / 4], out);
+}
+
+/// The larger of each two.
+#[inline(always)]
+fn fold_pairs<K: Key>(x: &[K], out: &mut [K]) {
+    for (out, &[a, b]) in out.iter_mut().zip(x.as_chunks::<2>().0) {
+        *out = a.max(b);
+    }
+}
+
+/// The ends of one group of any length.
+#[inline(always)]
+fn ends_of_group<T: Element, M: Mode>(x: &[T]) -> [T::Key; 2] {
     let (blocks, tail) = if x.len() <= SHORT { x.as_chunks::<BLOCK>() } else { (Default::default(), x) };
-    let mut range = Range::<T>::EMPTY;
+    let mut ends = [T::Key::MIN; 2];
     for block in blocks {
-        range = range.and(fold::<T, M>(block));
+        let [low, high] = fold::<T, M>(block);
+        ends = [ends[0].max(low), ends[1].max(high)];
     }
-    range.and(fold::<T, M>(tail))
+    let [low, high] = fold::<T, M>(tail);
+    [ends[0].max(low), ends[1].max(high)]
 }
 
-/// The range of numbers in one loop. Of finite numbers a NaN or an infinity shows in the range, of others only the finite
-/// ones count.
+/// The ends of the range of numbers, in one loop.
 #[inline(always)]
-fn fold<T: Element, M: Mode>(x: &[T]) -> Range<T> {
+fn fold<T: Element, M: Mode>(x: &[T]) -> [T::Key; 2] {
     let (mut low, mut high) = (T::Key::MIN, T::Key::MIN);
     for &v in x {
-        if M::SCHEME == Some(Scheme::Symmetric) {
-            high = high.max(v.magnitude());
-        } else {
-            let counts = M::SCHEME.is_some() || v.magnitude() < T::INFINITY_KEY;
-            low = low.max(if counts { v.key().not() } else { T::Key::MIN });
-            high = high.max(if counts { v.key() } else { T::Key::MIN });
-        }
+        let [below, above] = ends_of::<T, M>(v);
+        low = low.max(below);
+        high = high.max(above);
     }
-    if M::SCHEME == Some(Scheme::Symmetric) { Range([high.not(), high]) } else { Range([low.not(), high]) }
+    [low, high]
+}
+
+/// The ends of one number, of which symmetric codes need only the magnitude. Of finite numbers a NaN or an infinity shows
+/// in the range, of others only the finite ones count.
+#[inline(always)]
+fn ends_of<T: Element, M: Mode>(v: T) -> [T::Key; 2] {
+    if M::SCHEME == Some(Scheme::Symmetric) {
+        return [T::Key::MIN, v.magnitude()];
+    }
+    let counts = M::SCHEME.is_some() || v.magnitude() < T::INFINITY_KEY;
+    [v.key().not(), v.key()].map(|end| if counts { end } else { T::Key::MIN })
 }

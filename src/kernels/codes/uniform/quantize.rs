@@ -31,8 +31,8 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Bytes of scratch for `n` codes, one a byte; none where they are made in their place.
-    fn scratch(&self, bits: u32, n: usize) -> usize {
-        if matches!(self, Self::Packed(_)) && bits == 8 { 0 } else { n }
+    fn scratch(&self, in_place: bool, n: usize) -> usize {
+        if matches!(self, Self::Packed(_)) && in_place { 0 } else { n }
     }
 
     /// Where the codes go first.
@@ -100,7 +100,7 @@ pub fn quantize<T: Element>(
 ) -> Result<(), NonFinite> {
     if x.is_empty() {
         // Parts that hold nothing: as of an all-zero range.
-        store_params(uniform.scheme, uniform.bits, &vec![Range::<T>::EMPTY; params.scale.len()], &mut params);
+        store_params(uniform.scheme, uniform.bits, std::iter::repeat(Range::<T>::EMPTY), &mut params);
         return Ok(());
     }
     run(x, uniform, spec, policy, Out::Packed(codes), Some(params), threads)
@@ -184,7 +184,7 @@ fn run<T: Element>(
         }
         ranges = find_ranges::<T, reduce::FiniteMinMax>(x, &cut, parts, threads);
     }
-    store_params(uniform.scheme, uniform.bits, &ranges, &mut params);
+    store_params(uniform.scheme, uniform.bits, ranges.iter().copied(), &mut params);
     match (finite, uniform.scheme) {
         (false, _) => code::<T, Saturating>(x, cut, uniform, out, params.as_ref(), threads),
         (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, uniform, out, params.as_ref(), threads),
@@ -214,18 +214,18 @@ fn find_and_code<T: Element, M: Mode>(
         let x = &x[piece.start..piece.start + piece.len];
         let mut looked_at = false;
         if let Out::Values(values) = &mut out {
-            let finite = code_groups::<T, M, Numbers>(x, cut, uniform, values, cut.is_streamed(), params.from(0));
+            let finite = code_groups::<T, M, Numbers>(x, cut, uniform, values, (8, cut.is_streamed()), params.from(0));
             if finite || !saturate {
                 return finite;
             }
             looked_at = true;
         }
-        par::with_scratch(out.scratch(uniform.bits, piece.len), |scratch| {
-            let streamed = scratch.is_empty() && cut.is_streamed();
+        par::with_scratch(out.scratch(cut.has_runs_on_bytes(), piece.len), |scratch| {
+            let to = if scratch.is_empty() { (uniform.bits, cut.is_streamed()) } else { (8, false) };
             let codes = out.codes(scratch);
-            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, uniform, codes, streamed, params.from(0));
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, uniform, codes, to, params.from(0));
             if saturate && !finite {
-                finite = code_groups::<T, Saturating, Codes>(x, cut, uniform, codes, streamed, params.from(0));
+                finite = code_groups::<T, Saturating, Codes>(x, cut, uniform, codes, to, params.from(0));
             }
             out.finish(scratch, &cut, cut.own_runs(piece), uniform, params.as_ref());
             finite
@@ -250,7 +250,7 @@ fn code<T: Element, M: Mode>(
         if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
             return code_runs::<T, M, Numbers>(x, runs, to, values);
         }
-        par::with_scratch(out.scratch(uniform.bits, piece.len), |scratch| {
+        par::with_scratch(out.scratch(uniform.bits == 8, piece.len), |scratch| {
             let streamed = scratch.is_empty() && cut.is_streamed();
             let codes = out.codes(scratch);
             if runs.is_by_element() {

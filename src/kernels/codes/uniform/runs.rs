@@ -1,6 +1,6 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Mode, half, multiply};
+use super::code::{Coder, Make, Mode, Multiplier, half, multiply};
 use super::cut::Runs;
 use super::groups::IN_L1;
 use super::{ParamsRef, Uniform};
@@ -26,7 +26,8 @@ kernel! {
             let to = if streamed { &mut block[..n] } else { &mut *out };
             let stored = params.get(part);
             if FMA && Divisor::is_exact(stored.0) {
-                multiply::<T, M, O>([x, &[]], uniform, stored, to);
+                let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
+                multiply::<T, M, O>([x, &[]], multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }
