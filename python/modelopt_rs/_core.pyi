@@ -52,6 +52,7 @@ __all__ = [
     "find_scales",
     "get_num_threads",
     "global_magnitude",
+    "gptq",
     "histogram",
     "importance_axis",
     "isa",
@@ -213,6 +214,19 @@ def fake_quantize_given(
 
 def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
+
+def gptq(
+    w: Any,
+    hessian: Any,
+    out: Parts,
+    spec: Spec,
+    how: tuple[str | None, str | None],
+    pass_: tuple[bool | str, bool, float, int],
+    options: tuple[Bf16, int | None],
+) -> None:
+    """`how`: "mse" or None, the dtype that scales are rounded to; `pass_`: act_order, static_groups, damp, block_size;
+    `options`: dtype, threads.
+    """
 
 # Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...

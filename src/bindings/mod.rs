@@ -13,6 +13,7 @@ mod dlpack;
 mod dtype;
 mod error;
 mod files;
+mod gptq;
 mod optim;
 mod optim_factored;
 mod optimizers;
@@ -47,6 +48,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     crop::register(m)?;
     quant::register(m)?;
     scales::register(m)?;
+    gptq::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

@@ -11,7 +11,8 @@ use super::error::{ask_memory, compute, entry};
 use super::prune::{Share, given_share, matrix_shape};
 use super::pruned::{AnyJob, Call, Options, pruned};
 use crate::error::{Error, Result};
-use crate::kernels::prune::{self as kernel, Factor, Groups};
+use crate::kernels::elimination::Factor;
+use crate::kernels::prune::{self as kernel, Groups};
 use crate::kernels::reduce::{AbsMax, reduce_all};
 use crate::real::Element;
 
@@ -42,11 +43,11 @@ fn counts((rows, n): (usize, usize), block: usize, sparsity: f64) -> Vec<u64> {
     (0..n).step_by(block).map(|first| up_to(first + block) - up_to(first)).collect()
 }
 
-fn indefinite(input: usize) -> Error {
-    Error::Value(format!("{FUNCTION}: hessian must be positive definite, is not at index {input}; raise damping"))
+pub fn indefinite(function: &str, input: usize, damping: &str) -> Error {
+    Error::Value(format!("{function}: hessian must be positive definite, is not at index {input}; raise {damping}"))
 }
 
-fn check_finite(py: Python<'_>, hessian: &Array<'_>, threads: usize) -> PyResult<()> {
+pub fn check_finite(py: Python<'_>, hessian: &Array<'_>, threads: usize) -> PyResult<()> {
     let h = hessian.slice::<f64>();
     if compute(py, || reduce_all::<f64, AbsMax>(h, threads)[0] >= f64::INFINITY_KEY)? {
         return Err(Error::Value(format!("{} must be finite, is not", hessian.name)).into());
@@ -82,7 +83,9 @@ fn sparsegpt<'py>(
         // The factor; weights, scores and panels at 8 bytes each.
         ask_memory(FUNCTION, 8 * (n * n + rows * n + (rows + 2 * n) * block))?;
         let h = hessian.slice::<f64>();
-        let factor: Result<Factor> = compute(py, || Factor::new(h, n, damping, threads).map_err(indefinite))?;
+        let factor: Result<Factor> = compute(py, || {
+            Factor::new(h.to_vec(), n, damping, threads).map_err(|input| indefinite(FUNCTION, input, "damping"))
+        })?;
         let factor = factor?;
         let counts = sparsity.map(|sparsity| counts((rows, n), block, sparsity));
         let share = match (&counts, groups) {

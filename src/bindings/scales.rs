@@ -121,7 +121,7 @@ fn check_finite<T: Element>(
 /// The function, "mse" or None, the name of the dtype that scales are stored in or None.
 type GivenHow<'py> = (String, Option<Obj<'py>>, Option<Obj<'py>>);
 
-fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
+pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
     let search = how.1.as_ref().map(|given| text(function, "search", given)).transpose()?;
     if let Some(word) = search.as_ref().filter(|&word| word != "mse") {
         return Err(Error::Value(format!("{function}: search must be None or 'mse', got {word:?}")).into());

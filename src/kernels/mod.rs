@@ -2,7 +2,9 @@
 
 pub mod codes;
 pub mod compare;
+pub mod elimination;
 pub mod gather;
+pub mod gptq;
 pub mod histogram;
 pub mod median;
 pub mod optim;

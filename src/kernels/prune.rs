@@ -5,8 +5,6 @@
 //! place in a group of N:M, and an [`Output`] says what is written: the weights with zeros, or a mask.
 
 mod block;
-mod elimination;
-mod factor;
 mod groups;
 mod mask;
 mod rows;
@@ -20,7 +18,6 @@ mod whole;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use factor::Factor;
 pub use groups::{Groups, groups};
 pub use mask::apply_mask;
 pub use rows::{LONG_ROW, rows};

@@ -1,9 +1,10 @@
-"""Quantization of arrays to 8, 4 and 2 bits, the packing of codes, and the ranges of activations."""
+"""Quantization of arrays to 8, 4 and 2 bits, plainly or by calibration; packing of codes; ranges of activations."""
 
 from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
+from modelopt_rs.quant.gptq import gptq
 from modelopt_rs.quant.packing import pack, unpack
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "formats",
+    "gptq",
     "pack",
     "quantize",
     "unpack",

@@ -11,7 +11,7 @@ from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of, resolve
 from modelopt_rs.quant.search import Parameters
 
-__all__ = ["fake_quantize", "quantize"]
+__all__ = ["allocate", "check_out", "fake_quantize", "quantize"]
 
 
 def quantize(
@@ -134,13 +134,13 @@ def quantize(
     if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
         parameters = Parameters("quantize", search, weights, scale, zero_point, scale_dtype)
     if out is None:
-        out = _empty(x, spec)
+        out = allocate("quantize", "x", x, spec)
         if parameters is not None:
             out.scale, out.zero_point = parameters.of(x, spec, out.scale.shape, dtype, threads)
             _core.quantize_given(x, out.codes, (out.scale, out.zero_point), spec, nonfinite, dtype, threads)
             return out
     else:
-        _check_out(out, spec)
+        check_out("quantize", out, spec)
         if parameters is not None:
             found = parameters.of(x, spec, _shapes(x.shape, spec)[1], dtype, threads)
             _write_given(out, found, (x, spec, nonfinite, dtype, threads))
@@ -157,10 +157,10 @@ def _shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[
     return _core.quantized_shapes(shape, spec)
 
 
-def _empty(x: Array, spec: Spec) -> QuantizedArray:
-    """Allocate for `x`."""
+def allocate(function: str, arg: str, x: Array, spec: Spec) -> QuantizedArray:
+    """Return a quantized array for `x`, which `arg` names, of any contents."""
     if not isinstance(x, np.ndarray):
-        raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
+        raise TypeError(f"{function}: {arg} must be a NumPy array, got {type(x).__name__}")
     shape = x.shape
     try:
         codes_shape, parts_shape = _shapes(shape, spec)
@@ -195,9 +195,10 @@ def _write_given(out: QuantizedArray, found: tuple[Array, Array | None], call: t
         np.copyto(out.zero_point, found[1])
 
 
-def _check_out(out: QuantizedArray, spec: Spec) -> None:
+def check_out(function: str, out: QuantizedArray, spec: Spec) -> None:
+    """Refuse what was made with other options."""
     if not isinstance(out, QuantizedArray):
-        raise TypeError(f"quantize: out must be a QuantizedArray, got {type(out).__name__}")
+        raise TypeError(f"{function}: out must be a QuantizedArray, got {type(out).__name__}")
     coding, axis, group_size = spec
     names: tuple[str, ...]
     wanted: tuple[object, ...]
@@ -211,7 +212,7 @@ def _check_out(out: QuantizedArray, spec: Spec) -> None:
     if got != wanted:
         want = ", ".join(f"{k}={v!r}" for k, v in zip(names, wanted, strict=True))
         have = ", ".join(f"{k}={v!r}" for k, v in zip(names, got, strict=True))
-        raise ValueError(f"quantize: out must have {want}, got {have}")
+        raise ValueError(f"{function}: out must have {want}, got {have}")
 
 
 def fake_quantize(

@@ -9,6 +9,7 @@ mod cut;
 mod dequantize;
 mod grid;
 mod groups;
+mod nearest;
 mod params;
 mod quantize;
 mod runs;
@@ -18,6 +19,7 @@ mod tries;
 
 pub use dequantize::dequantize;
 pub use grid::{How, Stored};
+pub use nearest::Nearest;
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
 pub use search::{are_params, are_weights, find_scales};
@@ -71,7 +73,7 @@ impl<C: Real> ParamsRef<'_, C> {
 
     /// Without the first `n` parts.
     #[inline(always)]
-    fn from(&self, n: usize) -> Self {
+    pub fn from(&self, n: usize) -> Self {
         let offset = self.offset.get(n..).unwrap_or_default();
         Self { scale: &self.scale[n..], zero_point: self.zero_point.get(n..).unwrap_or_default(), offset }
     }
@@ -80,19 +82,19 @@ impl<C: Real> ParamsRef<'_, C> {
 impl<C: Real> Params<'_, C> {
     /// To read.
     #[inline(always)]
-    fn as_ref(&self) -> ParamsRef<'_, C> {
+    pub fn as_ref(&self) -> ParamsRef<'_, C> {
         ParamsRef { scale: self.scale, zero_point: self.zero_point, offset: self.offset }
     }
 
     /// Without the first `n` parts.
     #[inline(always)]
-    fn from(&mut self, n: usize) -> Params<'_, C> {
+    pub fn from(&mut self, n: usize) -> Params<'_, C> {
         let offset = self.offset.get_mut(n..).unwrap_or_default();
         Params { scale: &mut self.scale[n..], zero_point: self.zero_point.get_mut(n..).unwrap_or_default(), offset }
     }
 
     /// Cut off the first `n` parts.
-    fn split_off(&mut self, n: usize) -> Self {
+    pub fn split_off(&mut self, n: usize) -> Self {
         Self {
             scale: self.scale.split_off_mut(..n).unwrap_or_default(),
             zero_point: self.zero_point.split_off_mut(..n).unwrap_or_default(),

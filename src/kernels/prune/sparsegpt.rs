@@ -1,11 +1,11 @@
 //! `SparseGPT` (Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1): the weights that stay make up for those that go.
 
-use super::elimination::{Block, Choice, Lost, TILE, take_out};
-use super::factor::Factor;
-use super::{Job, Mask, Weights, magnitude};
+use super::super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
+use super::groups::{LARGEST, as_key, consecutive};
+use super::{Job, Mask, Scaled, Score, Weights, magnitude};
 use crate::isa::kernel;
 use crate::par;
-use crate::real::{Element, Real};
+use crate::real::{Element, Key, Real};
 
 /// Which weights go.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,31 @@ pub fn sparsegpt<T: Element>(
     });
 }
 
+/// Which columns of a row go.
+struct Choice<'a, C> {
+    /// 1 for those that stay, 0 for those that go.
+    stays: &'a mut [u8],
+    /// How many of each group stay: chosen here, when the group is reached.
+    groups: Option<(usize, usize)>,
+    /// What weights are multiplied by to be ranked.
+    scales: &'a [C],
+}
+
+impl<C: Real> Rule<C> for Choice<'_, C> {
+    #[inline(always)]
+    fn becomes(&mut self, i: usize, rest: &[C]) -> Option<C> {
+        if let Some((keep, group)) = self.groups
+            && i.is_multiple_of(group)
+        {
+            let mut keys = [<<C as Element>::Key as Key>::ZERO; LARGEST];
+            let keys = &mut keys[..group];
+            Scaled(self.scales).keys(&rest[..group], i, keys);
+            consecutive::<C, C::Key, Mask, 1, LARGEST>(rest, keys, &mut self.stays[i..], (as_key(keep), group));
+        }
+        if self.stays[i] == 0 { Some(C::from_i16(0)) } else { None }
+    }
+}
+
 /// Prune block number `i`, and correct it and what is behind it.
 fn prune_block<C: Real>(work: &mut [C], n: usize, block: &Block<C>, (i, share): (usize, Share<'_>), threads: usize) {
     let (columns, width) = (block.columns.clone(), block.columns.len());
@@ -81,7 +106,9 @@ fn prune_block<C: Real>(work: &mut [C], n: usize, block: &Block<C>, (i, share): 
         || vec![Lost::new(); TILE],
         |lost, (tile, stays)| {
             for ((row, stays), lost) in tile.chunks_mut(n).zip(stays.chunks_mut(width)).zip(lost.iter_mut()) {
-                take_out(&mut row[columns.clone()], 0, Choice { stays, groups }, block, lost);
+                lost.clear();
+                let choice = Choice { stays, groups, scales: &block.scales };
+                take_out(&mut row[columns.clone()], 0..width, choice, block, lost);
             }
             block.hand_on(tile, n, lost);
         },
@@ -97,7 +124,7 @@ mod tests {
     fn check<T: Element>() {
         let (rows, n) = (2 * TILE + 3, 21);
         let h: Vec<f64> = (0..n * n).map(|k| f64::from(k / n == k % n)).collect();
-        let factor = Factor::new(&h, n, 0.01, 2).unwrap();
+        let factor = Factor::new(h, n, 0.01, 2).unwrap();
         let x: Vec<T> = (0..rows * n).map(|k| T::store_f64(((k * 7919) % 1009) as f64 - 504.0)).collect();
         let mut out = x.clone();
         sparsegpt(Job { x: Some(&x), out: &mut out }, &factor, (21, Share::Counts(&[1000])), 3);
@@ -108,6 +135,15 @@ mod tests {
         let mut in_place = x.clone();
         sparsegpt(Job { x: None, out: &mut in_place }, &factor, (7, Share::Groups(1, 7)), 2);
         assert_eq!(in_place.iter().filter(|v| v.to_f64() != 0.0).count(), rows * 3);
+    }
+
+    #[test]
+    fn test_groups_choose_when_they_are_reached() {
+        let block = Block::new(0..4, 4, |i, j| if i == j { 2.0 } else { 1.0 }, 1);
+        let (mut row, mut stays) = ([1.0f32, 4.0, 3.0, 3.0], [9; 4]);
+        let choice = Choice { stays: &mut stays, groups: Some((1, 2)), scales: &block.scales };
+        take_out(&mut row, 0..4, choice, &block, &mut Lost::new());
+        assert_eq!((row, stays), ([0.0, 3.5, 0.0, 1.25], [0, 1, 0, 1]));
     }
 
     #[test]

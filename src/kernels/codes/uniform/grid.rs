@@ -78,6 +78,13 @@ pub struct How {
     pub stored: Stored,
 }
 
+impl How {
+    /// Whether they are those of the plain formula.
+    pub fn is_plain(self) -> bool {
+        !self.search && self.stored == Stored::Own
+    }
+}
+
 /// The power of two that is at most a magnitude, and its reciprocal, as far as both are normal numbers.
 #[inline(always)]
 pub(super) fn units<C: Real>(magnitude: f64) -> [C; 2] {

@@ -1,18 +1,21 @@
 //! Columns that are taken out of rows, one after the other; what a row loses at one is made up for by those behind it.
 //!
-//! `w[j] -= w[i] / u[i][i] * u[i][j]` for each column `i` that goes and all `j > i`. `SparseGPT` does this to weights, and
-//! the rows of the inverse of `u` are what the rows of the identity lose where all columns go. A block of columns is
+//! Where column `i` of a row becomes `q`, `w[j] -= (w[i] - q) / u[i][i] * u[i][j]` for all `j > i`. A [`Rule`] says what
+//! becomes of weights: `SparseGPT` lets some of them go, GPTQ rounds all of them, and the rows of the inverse of `u` are what
+//! the rows of the identity lose where all columns go. A block of columns is
 //! taken out row by row; the columns behind the block follow at once, a few of them in registers, and only for what was
 //! lost (half of the columns at 50 %). Rows don't know of each other, and each sum has one order: neither threads nor
-//! instruction sets matter.
+//! instruction sets nor the widths of blocks matter.
+
+mod factor;
 
 use std::ops::Range;
 
-use super::groups::{LARGEST, as_key, consecutive};
-use super::{Mask, Scaled, Score};
+pub use factor::Factor;
+
 use crate::isa::kernel;
 use crate::par;
-use crate::real::{Element, Key, Real};
+use crate::real::Real;
 
 /// Columns whose sums are in registers.
 const LANES: usize = 64;
@@ -111,37 +114,37 @@ kernel! {
     }
 }
 
-/// Which columns of a row go.
-pub(super) struct Choice<'a> {
-    /// 1 for those that stay, 0 for those that go.
-    pub(super) stays: &'a mut [u8],
-    /// How many of each group stay: chosen here, when the group is reached.
-    pub(super) groups: Option<(usize, usize)>,
+/// What becomes of the weights of a row.
+pub(super) trait Rule<C: Real> {
+    /// What becomes of the first of `rest`, which is in column `i` of the block and has made up for those before; None: it
+    /// stays as it is. Asked from the first column on.
+    fn becomes(&mut self, i: usize, rest: &[C]) -> Option<C>;
+}
+
+/// All columns go.
+pub(super) struct All;
+
+impl<C: Real> Rule<C> for All {
+    #[inline(always)]
+    fn becomes(&mut self, _: usize, _: &[C]) -> Option<C> {
+        Some(C::from_i16(0))
+    }
 }
 
 kernel! {
-    /// Take out of a row (its part in the block) what goes from column `from` on; what is not finite is passed over.
-    pub(super) fn take_out<C: Real>(
-        row: &mut [C], from: usize, choice: Choice<'_>, block: &Block<C>, lost: &mut Lost<C>
+    /// Take columns out of a row (its part in the block), and add to `lost`; what is not finite is passed over.
+    pub(super) fn take_out<C: Real, R: Rule<C>>(
+        row: &mut [C], columns: Range<usize>, rule: R, block: &Block<C>, lost: &mut Lost<C>
     ) {
-        let (width, Choice { stays, groups }) = (row.len(), choice);
-        let mut keys = [<<C as Element>::Key as Key>::ZERO; LARGEST];
-        lost.clear();
-        for i in from..width {
-            if let Some((keep, group)) = groups && i.is_multiple_of(group) {
-                let (keys, few) = (&mut keys[..group], as_key(keep));
-                Scaled(&block.scales).keys(&row[i..i + group], i, keys);
-                consecutive::<C, C::Key, Mask, 1, LARGEST>(&row[i..], keys, &mut stays[i..], (few, group));
-            }
-            if stays[i] != 0 {
-                continue;
-            }
-            let weight = std::mem::replace(&mut row[i], C::from_f64(0.0));
-            if weight == C::from_f64(0.0) || !(weight.abs() <= C::MAX) {
+        let (width, mut rule) = (row.len(), rule);
+        for i in columns {
+            let Some(becomes) = rule.becomes(i, &row[i..]) else { continue };
+            let difference = std::mem::replace(&mut row[i], becomes) - becomes;
+            if difference == C::from_i16(0) || !(difference.abs() <= C::MAX) {
                 continue;
             }
             let from = &block.square[i * width..][..width];
-            let error = weight / from[i];
+            let error = difference / from[i];
             for (w, &u) in row[i + 1..].iter_mut().zip(&from[i + 1..]) {
                 *w = *w - error * u;
             }
@@ -176,15 +179,25 @@ mod tests {
         }
     }
 
+    /// Columns become what is named.
+    struct Named<'a>(&'a [Option<f32>]);
+
+    impl Rule<f32> for Named<'_> {
+        fn becomes(&mut self, i: usize, _: &[f32]) -> Option<f32> {
+            self.0[i]
+        }
+    }
+
     #[test]
     fn test_what_is_not_finite_is_passed_over_and_what_stays_is_untouched() {
         let block = Block::new(0..4, 4, |i, j| if i == j { 2.0 } else { 1.0 }, 1);
-        let (mut row, mut lost) = ([f32::NAN, 4.0, 1.0, 7.0], vec![(9, 9.0)]);
-        take_out(&mut row, 0, Choice { stays: &mut [0, 0, 1, 0], groups: None }, &block, &mut lost);
+        let (mut row, mut lost) = ([f32::NAN, 4.0, 1.0, 7.0], Lost::new());
+        take_out(&mut row, 0..4, Named(&[Some(0.0), Some(0.0), None, Some(0.0)]), &block, &mut lost);
         assert_eq!((row, lost), ([0.0, 0.0, -1.0, 0.0], vec![(1, 2.0), (3, 2.5)]));
-        let (mut row, mut stays) = ([1.0f32, 4.0, 3.0, 3.0], [9; 4]);
-        let choice = Choice { stays: &mut stays, groups: Some((1, 2)) };
-        take_out(&mut row, 0, choice, &block, &mut Lost::new());
-        assert_eq!((row, stays), ([0.0, 3.5, 0.0, 1.25], [0, 1, 0, 1]));
+        let (mut row, mut lost) = ([5.0, 4.0, 1.0, 7.0], vec![(0, 9.0)]);
+        take_out(&mut row, 1..3, Named(&[None, Some(3.0), Some(0.5), None]), &block, &mut lost);
+        assert_eq!((row, lost), ([5.0, 3.0, 0.5, 6.5], vec![(0, 9.0), (1, 0.5)]));
+        take_out(&mut row, 0..4, All, &block, &mut lost);
+        assert_eq!(row, [0.0; 4]);
     }
 }

@@ -1,10 +1,10 @@
-//! The upper triangular `U` with `H⁻¹ = Uᵀ U`, in float64: what `SparseGPT` reads.
+//! The upper triangular `U` with `H⁻¹ = Uᵀ U`, in float64: what `SparseGPT` and GPTQ read.
 //!
 //! `H = Vᵀ V` with `V` lower triangular, by a Cholesky factorisation from the last row to the first, and `U` is the inverse
 //! of `Vᵀ`. (By the inverse of `H` and its factor, as the reference has it: three times the work.) Both in one square: `V`
 //! below the diagonal, `U` from it on. n³ / 3 products and subtractions: at n = 4,096 some 23 thousand millions.
 
-use super::elimination::{Block, Choice, Lost, Panel, TILE, Tile, subtract, take_out};
+use super::{All, Block, Lost, Panel, TILE, Tile, subtract, take_out};
 use crate::isa::kernel;
 use crate::par;
 
@@ -15,17 +15,17 @@ const BLOCK: usize = 64;
 pub struct Factor {
     /// Inputs.
     pub n: usize,
-    pub(super) upper: Vec<f64>,
-    pub(super) dead: Vec<bool>,
+    pub(in crate::kernels) upper: Vec<f64>,
+    pub(in crate::kernels) dead: Vec<bool>,
 }
 
 impl Factor {
     /// Of `h` (its lower triangle), with 1 on the diagonal for dead inputs, then `damping` of the diagonal's mean added.
     ///
     /// If that is not positive definite: the input where this is seen.
-    pub fn new(h: &[f64], n: usize, damping: f64, threads: usize) -> Result<Self, usize> {
-        let dead: Vec<bool> = (0..n).map(|i| h[i * n + i] == 0.0).collect();
-        let mut a = h.to_vec();
+    pub fn new(h: Vec<f64>, n: usize, damping: f64, threads: usize) -> Result<Self, usize> {
+        let mut a = h;
+        let dead: Vec<bool> = (0..n).map(|i| a[i * n + i] == 0.0).collect();
         for (i, _) in dead.iter().enumerate().filter(|(_, dead)| **dead) {
             a[i * n + i] = 1.0;
         }
@@ -40,7 +40,7 @@ impl Factor {
     }
 
     /// An element on or above the diagonal.
-    pub(super) fn at(&self, i: usize, j: usize) -> f64 {
+    pub(in crate::kernels) fn at(&self, i: usize, j: usize) -> f64 {
         self.upper[i * self.n + j]
     }
 }
@@ -103,12 +103,13 @@ fn invert(a: &mut [f64], n: usize, threads: usize) {
         let end = n.min(first + BLOCK);
         let at = |i: usize, j: usize| if i == j { diagonal[i] } else { a[j * n + i] };
         let block = Block::new(first..end, n, at, threads);
-        let scratch = || (vec![Lost::new(); TILE], [0; BLOCK]);
+        let scratch = || vec![Lost::new(); TILE];
         let tiles = a[..end * n].chunks_mut(TILE * n).enumerate();
-        par::for_each_with(threads, tiles, scratch, |(lost, none), (t, tile)| {
+        par::for_each_with(threads, tiles, scratch, |lost, (t, tile)| {
             for (i, (row, lost)) in tile.chunks_mut(n).zip(lost.iter_mut()).enumerate() {
                 let (from, row) = ((t * TILE + i).saturating_sub(first), &mut row[first..end]);
-                take_out(row, from, Choice { stays: none, groups: None }, &block, lost);
+                lost.clear();
+                take_out(row, from..end - first, All, &block, lost);
                 for &(place, error) in lost.iter() {
                     row[place] = error;
                 }
@@ -145,7 +146,7 @@ mod tests {
     fn test_h_times_the_inverse_is_the_identity_for_every_size() {
         for n in [1, 2, 3, 31, 63, 64, 65, 127, 128, 129, 200] {
             let h = gram(n, 2 * n + 3);
-            let factor = Factor::new(&h, n, 0.0, 2).unwrap();
+            let factor = Factor::new(h.clone(), n, 0.0, 2).unwrap();
             let upper = |i: usize, j: usize| if j < i { 0.0 } else { factor.at(i, j) };
             let inverse = |i: usize, j: usize| (0..n).map(|k| upper(k, i) * upper(k, j)).sum::<f64>();
             let inverse: Vec<f64> = (0..n * n).map(|k| inverse(k / n, k % n)).collect();
@@ -161,20 +162,20 @@ mod tests {
     #[test]
     fn test_threads_and_instruction_sets_do_not_change_a_bit() {
         let (n, h) = (193, gram(193, 400));
-        let want = Factor::new(&h, n, 0.01, 1).unwrap().upper;
+        let want = Factor::new(h.clone(), n, 0.01, 1).unwrap().upper;
         for isa in crate::isa::Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             crate::isa::set(isa);
             for threads in [1, 3] {
-                assert!(Factor::new(&h, n, 0.01, threads).unwrap().upper == want, "{} {threads}", isa.name());
+                assert!(Factor::new(h.clone(), n, 0.01, threads).unwrap().upper == want, "{} {threads}", isa.name());
             }
         }
     }
 
     #[test]
     fn test_what_is_not_positive_definite_is_told_and_dead_inputs_are_not_part_of_it() {
-        assert_eq!(Factor::new(&[1.0, 2.0, 2.0, 1.0], 2, 0.0, 1).err(), Some(0));
-        assert_eq!(Factor::new(&[1.0, 0.0, 0.0, -1.0], 2, 0.01, 1).err(), Some(1));
-        let factor = Factor::new(&[4.0, 0.0, 0.0, 0.0], 2, 0.0, 1).unwrap();
+        assert_eq!(Factor::new(vec![1.0, 2.0, 2.0, 1.0], 2, 0.0, 1).err(), Some(0));
+        assert_eq!(Factor::new(vec![1.0, 0.0, 0.0, -1.0], 2, 0.01, 1).err(), Some(1));
+        let factor = Factor::new(vec![4.0, 0.0, 0.0, 0.0], 2, 0.0, 1).unwrap();
         assert_eq!(
             (factor.at(0, 0), factor.at(0, 1), factor.at(1, 1), factor.dead),
             (0.5, 0.0, 1.0, vec![false, true])

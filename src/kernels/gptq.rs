@@ -1,0 +1,339 @@
+//! GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one after the other, and those behind make up for what
+//! was lost.
+//!
+//! The elimination is `SparseGPT`'s; here a [`Rule`] rounds all weights. Rows don't know of each other: a tile of them goes
+//! through all columns while it lies in the cache, and how rows are cut changes no bit.
+
+use std::ops::Range;
+
+use super::codes::uniform::{self, How, Nearest, Params, ParamsRef};
+use super::codes::{Granularity, Policy, Spec, Uniform};
+use super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
+use super::pack::{match_width, pack_chunk, packed_len};
+use crate::par;
+use crate::real::{Element, Real};
+
+/// How a layer is rounded.
+#[derive(Debug)]
+pub struct Plan {
+    /// The code.
+    pub uniform: Uniform,
+    /// Which weights share a scale: all, those of a row, or groups.
+    pub spec: Spec,
+    /// How scales are found.
+    pub how: How,
+    /// Which column is taken when.
+    pub order: Vec<usize>,
+    /// Whether the scales of a group are found when it is reached (then its columns follow each other); else all before.
+    pub late: bool,
+    /// About how many columns are rounded before those behind them follow; changes no bit.
+    pub block: usize,
+}
+
+/// Weights, in rows of `plan.spec.cols`, and what becomes of them.
+pub struct Job<'a, T: Element> {
+    /// The weights.
+    pub x: &'a [T],
+    /// Packed codes.
+    pub codes: &'a mut [u8],
+    /// The parameters.
+    pub params: Params<'a, T::Compute>,
+}
+
+/// Columns, the largest element of the diagonal of `h` first; in `groups` (of so many columns) that stay together, the one
+/// with the largest first.
+pub fn by_diagonal(h: &[f64], n: usize, groups: Option<usize>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    let diagonal = |i: usize| h[i * n + i];
+    order.sort_by(|&a, &b| diagonal(b).total_cmp(&diagonal(a)));
+    if let Some(size) = groups {
+        let mut place = vec![n; n.div_ceil(size)];
+        for (i, &column) in order.iter().enumerate().rev() {
+            place[column / size] = i;
+        }
+        order.sort_by_key(|&column| place[column / size]);
+    }
+    order
+}
+
+/// The lower triangle of `h` with rows and columns in another order.
+pub fn reorder(h: &[f64], order: &[usize], threads: usize) -> Vec<f64> {
+    let n = order.len();
+    let mut a = vec![0.0; n * n];
+    par::for_each(threads, a.chunks_mut((TILE * n).max(1)).enumerate(), |(t, rows)| {
+        for (i, row) in rows.chunks_mut(n).enumerate() {
+            let (from, row) = (order[t * TILE + i], &mut row[..=t * TILE + i]);
+            for (to, &column) in row.iter_mut().zip(order) {
+                *to = h[from.max(column) * n + from.min(column)];
+            }
+        }
+    });
+    a
+}
+
+impl Plan {
+    /// Scales of a row; 0 where all rows share one.
+    fn stride(&self) -> usize {
+        match self.spec.granularity {
+            Granularity::Group { size } => self.spec.cols.div_ceil(size),
+            Granularity::Channel { .. } => 1,
+            Granularity::Whole | Granularity::Tile { .. } => 0,
+        }
+    }
+
+    /// Which of them is that of a column.
+    fn part(&self, column: usize) -> usize {
+        if let Granularity::Group { size } = self.spec.granularity { column / size } else { 0 }
+    }
+
+    /// Blocks of consecutive places. A group whose scales are found late lies in one, or begins where one begins.
+    fn blocks(&self) -> Vec<Range<usize>> {
+        let n = self.order.len();
+        let mut blocks: Vec<Range<usize>> = vec![];
+        for group in self.groups(0..n) {
+            match blocks.last_mut() {
+                Some(last) if last.len() + group.len() <= self.block => last.end = group.end,
+                _ => blocks.extend(group.clone().step_by(self.block).map(|i| i..group.end.min(i + self.block))),
+            }
+        }
+        blocks
+    }
+
+    /// The places among these of one group after the other, where scales are found late; else of so many columns as make a
+    /// block.
+    fn groups(&self, places: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut start = places.start;
+        std::iter::from_fn(move || {
+            let first = (start < places.end).then_some(start)?;
+            let part = |i: usize| self.part(self.order[i]);
+            start = if self.late {
+                (first..places.end).find(|&i| part(i) != part(first)).unwrap_or(places.end)
+            } else {
+                places.end.min(first + self.block)
+            };
+            Some(first..start)
+        })
+    }
+
+    /// How much the error of each column counts beside that of others in the search of scales: it leaves the loss
+    /// ((w - q) / u)² behind. Nothing where all count alike.
+    fn importances(&self, factor: &Factor) -> Vec<f32> {
+        let diagonal = |i: usize| factor.at(i, i);
+        let least = (0..factor.n).map(diagonal).fold(f64::INFINITY, f64::min);
+        let mut weights = vec![0.0; factor.n];
+        for (i, &column) in self.order.iter().enumerate() {
+            weights[column] = (least / diagonal(i)).powi(2) as f32;
+        }
+        if weights.iter().all(|&weight| weight == 1.0) { vec![] } else { weights }
+    }
+}
+
+/// Find parameters; `codes` is written and of no use.
+fn find<T: Element>(
+    (plan, spec, weights): (&Plan, Spec, &[f32]),
+    x: &[T],
+    codes: &mut [u8],
+    params: Params<'_, T::Compute>,
+    threads: usize,
+) {
+    if !plan.how.is_plain() {
+        uniform::find_scales(x, weights, (plan.uniform, spec), plan.how, params, threads);
+    } else {
+        // What is infinite by now makes no range infinite, and is no error.
+        let _ = uniform::quantize(x, plan.uniform, spec, Policy::Saturate, codes, params, threads);
+    }
+}
+
+/// Parameters of the rows of a tile.
+enum Parts<'a, C> {
+    /// Those that there are.
+    Known(ParamsRef<'a, C>),
+    /// Those that are found on the way.
+    Late(Params<'a, C>),
+}
+
+impl<C: Real> Parts<'_, C> {
+    fn as_ref(&self) -> ParamsRef<'_, C> {
+        match self {
+            Self::Known(params) => *params,
+            Self::Late(params) => params.as_ref(),
+        }
+    }
+}
+
+/// Weights of a row that are rounded.
+struct Rounded<'a, C> {
+    uniform: Uniform,
+    /// Of the row.
+    params: ParamsRef<'a, C>,
+    /// Which of them is that of a column of the block.
+    parts: &'a [usize],
+    codes: &'a mut [u8],
+}
+
+impl<C: Real> Rule<C> for Rounded<'_, C> {
+    #[inline(always)]
+    fn becomes(&mut self, i: usize, rest: &[C]) -> Option<C> {
+        let (code, number) = Nearest::new(self.uniform, self.params, self.parts[i]).of(rest[0]);
+        self.codes[i] = code;
+        Some(number)
+    }
+}
+
+/// Memory for a tile.
+struct Scratch<C> {
+    /// Weights, and their codes: in the order of places.
+    work: Vec<C>,
+    codes: Vec<u8>,
+    lost: Vec<Lost<C>>,
+    row: Vec<u8>,
+}
+
+impl<C: Real> Scratch<C> {
+    fn new(n: usize) -> Self {
+        let lost = vec![Lost::with_capacity(128); TILE];
+        Self { work: vec![C::from_i16(0); TILE * n], codes: vec![0; TILE * n], lost, row: vec![0; n] }
+    }
+}
+
+/// All that tiles share.
+struct Pass<'a, C> {
+    plan: &'a Plan,
+    blocks: Vec<Block<C>>,
+    /// Of each place: which parameter of a row is its own.
+    parts: Vec<usize>,
+    /// Of each column, or none.
+    importances: Vec<f32>,
+}
+
+impl<C: Real> Pass<'_, C> {
+    fn round<T: Element<Compute = C>>(
+        &self,
+        x: &[T],
+        packed: &mut [u8],
+        mut params: Parts<'_, C>,
+        scratch: &mut Scratch<C>,
+    ) {
+        let n = self.plan.order.len();
+        let Scratch { work, codes, lost, row } = scratch;
+        let work = &mut work[..x.len()];
+        for (work, x) in work.chunks_mut(n).zip(x.chunks(n)) {
+            for (work, &column) in work.iter_mut().zip(&self.plan.order) {
+                *work = x[column].load();
+            }
+        }
+        for block in &self.blocks {
+            lost.iter_mut().for_each(Vec::clear);
+            for group in self.plan.groups(block.columns.clone()) {
+                if let Parts::Late(params) = &mut params {
+                    self.find_group(work, &group, params);
+                }
+                self.round_group(work, codes, (block, group), params.as_ref(), lost);
+            }
+            block.hand_on(work, n, lost);
+        }
+        let bits = self.plan.uniform.bits;
+        for (codes, packed) in codes.chunks(n).zip(packed.chunks_mut(packed_len(n, bits))) {
+            for (&code, &column) in codes.iter().zip(&self.plan.order) {
+                row[column] = code;
+            }
+            match_width!(bits, W => pack_chunk::<W>(row, packed));
+        }
+    }
+
+    /// Find the parameters of a group that is reached here, of all rows; of one that goes on nothing.
+    fn find_group(&self, work: &[C], group: &Range<usize>, params: &mut Params<'_, C>) {
+        let (n, part) = (self.plan.order.len(), self.parts[group.start]);
+        if group.start > 0 && self.parts[group.start - 1] == part {
+            return;
+        }
+        let end = (group.start..n).find(|&i| self.parts[i] != part).unwrap_or(n);
+        let (places, size) = (group.start..end, end - group.start);
+        let x: Vec<C> = work.chunks(n).flat_map(|row| &row[places.clone()]).copied().collect();
+        let weights: Vec<f32> = match &self.importances[..] {
+            [] => vec![],
+            of => self.plan.order[places].iter().map(|&column| of[column]).collect(),
+        };
+        let rows = x.len() / size;
+        let (mut scale, mut zero_point, mut offset) = (vec![C::from_i16(0); rows], vec![0; rows], vec![]);
+        zero_point.truncate(params.zero_point.len());
+        offset.resize(rows.min(params.offset.len()), C::from_i16(0));
+        let mut codes = vec![0; rows * packed_len(size, self.plan.uniform.bits)];
+        let spec = Spec { granularity: Granularity::Group { size }, cols: size };
+        let found = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
+        find((self.plan, spec, &weights), &x, &mut codes, found, 1);
+        let stride = self.plan.stride();
+        for row in 0..rows {
+            params.scale[row * stride + part] = scale[row];
+            if let Some(&zero_point) = zero_point.get(row) {
+                params.zero_point[row * stride + part] = zero_point;
+            }
+            if let Some(&offset) = offset.get(row) {
+                params.offset[row * stride + part] = offset;
+            }
+        }
+    }
+
+    /// Round places of a block in all rows; what is behind them in the block follows.
+    fn round_group(
+        &self,
+        work: &mut [C],
+        codes: &mut [u8],
+        (block, places): (&Block<C>, Range<usize>),
+        params: ParamsRef<'_, C>,
+        lost: &mut [Lost<C>],
+    ) {
+        let (n, columns) = (self.plan.order.len(), block.columns.clone());
+        let places = places.start - columns.start..places.end - columns.start;
+        let rows = work.chunks_mut(n).zip(codes.chunks_mut(n)).zip(lost);
+        for (r, ((row, codes), lost)) in rows.enumerate() {
+            let rule = Rounded {
+                uniform: self.plan.uniform,
+                params: params.from(r * self.plan.stride()),
+                parts: &self.parts[columns.clone()],
+                codes: &mut codes[columns.clone()],
+            };
+            take_out(&mut row[columns.clone()], places.clone(), rule, block, lost);
+        }
+    }
+}
+
+/// Round rows of weights. `factor` is of the columns in the order of the plan.
+pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: usize) {
+    let Job { x, codes, mut params } = job;
+    let (n, stride, importances) = (factor.n, plan.stride(), plan.importances(factor));
+    if !plan.late || x.is_empty() {
+        find((plan, plan.spec, &importances), x, codes, params.from(0), threads);
+    }
+    if x.is_empty() {
+        return;
+    }
+    let pass = Pass {
+        plan,
+        blocks: plan.blocks().into_iter().map(|i| Block::new(i, n, |i, j| factor.at(i, j), threads)).collect(),
+        parts: plan.order.iter().map(|&column| plan.part(column)).collect(),
+        importances,
+    };
+    let tiles = x.chunks(TILE * n).zip(codes.chunks_mut(TILE * packed_len(n, plan.uniform.bits)));
+    if plan.late {
+        let items: Vec<_> = tiles.map(|(x, codes)| ((x, codes), params.split_off(x.len() / n * stride))).collect();
+        par::for_each_with(
+            threads,
+            items.into_iter(),
+            || Scratch::new(n),
+            |scratch, ((x, codes), params)| {
+                pass.round(x, codes, Parts::Late(params), scratch);
+            },
+        );
+        return;
+    }
+    let params = params.as_ref();
+    par::for_each_with(
+        threads,
+        tiles.enumerate(),
+        || Scratch::new(n),
+        |scratch, (t, (x, codes))| {
+            pass.round(x, codes, Parts::Known(params.from(t * TILE * stride)), scratch);
+        },
+    );
+}
