@@ -214,7 +214,6 @@ def fake_quantize_given(
 
 def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
-
 def gptq(
     w: Any,
     hessian: Any,

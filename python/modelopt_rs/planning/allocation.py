@@ -1,12 +1,13 @@
 """Which of its codes each weight gets so that the loss is least and all fits a budget: a multiple-choice knapsack.
 
-Lagrange gives a bound and a first answer; branch and bound over what its reduced costs leave gives the best one, or says
-how far the answer can be from it. Everett 1963, "Generalized Lagrange multiplier method for solving problems of optimum
-allocation of resources"; Sinha and Zoltners 1979, "The multiple-choice knapsack problem".
+Lagrange gives a bound and a first answer; branch and bound over what its reduced costs leave gives the best one, or
+says how far the answer can be from it. Everett 1963, "Generalized Lagrange multiplier method for solving problems of
+optimum allocation of resources"; Sinha and Zoltners 1979, "The multiple-choice knapsack problem".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from modelopt_rs.errors import OptionError
@@ -116,9 +117,7 @@ def _lagrange(groups: Sequence[Sequence[Choice]], budget: int) -> tuple[float, l
     chosen = [hull[0] for hull in hulls]
     left = budget - sum(group[i].nbytes for group, i in zip(groups, chosen, strict=True))
     steps = [
-        (-_gain(groups[g], a, b), g, step)
-        for g, hull in enumerate(hulls)
-        for step, (a, b) in enumerate(zip(hull, hull[1:], strict=False))
+        (-_gain(groups[g], a, b), g, step) for g, hull in enumerate(hulls) for step, (a, b) in enumerate(pairwise(hull))
     ]
     price, stopped = 0.0, set[int]()
     for gain, g, step in sorted(steps):

@@ -56,7 +56,7 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     --------
     >>> from modelopt_rs.planning.warnings import unread_in_words
     >>> unread_in_words([600, 300], 1000)
-    ['2 weights, 90 % of the result, stay as they are: no loader reads their codes; only_dequantize has dequantize do it']
+    ['2 weights, 90 % of the result, stay as they are: no loader reads their codes, only dequantize (only_dequantize)']
     >>> unread_in_words([200], 1000)
     []
     """
@@ -66,7 +66,7 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
     stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
     return [
-        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; only_dequantize has dequantize do it"
+        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes, only dequantize (only_dequantize)"
     ]
 
 

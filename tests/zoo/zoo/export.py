@@ -1,4 +1,4 @@
-"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; and what they read."""
+"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; what they read."""
 
 import contextlib
 import io

@@ -66,5 +66,5 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 STRUCTURES = [
     Structure(name.removesuffix("_224"), "timm", partial(timm.create_model, name, **SMALL, **options), pictures(64))
-    for name, options in {**dict.fromkeys(CONVOLUTIONAL, {}), **TRANSFORMERS}.items()
+    for name, options in [*((name, {}) for name in CONVOLUTIONAL), *TRANSFORMERS.items()]
 ]
