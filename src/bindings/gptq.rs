@@ -97,7 +97,7 @@ struct Layer<'py> {
 }
 
 impl<'py> Layer<'py> {
-    fn new(w: &Obj<'py>, hessian: &Obj<'py>, dtype: Option<&str>) -> PyResult<Self> {
+    fn new(w: &Obj<'py>, hessian: &Obj<'py>, dtype: Option<&Obj<'_>>) -> PyResult<Self> {
         let shape = matrix_shape(FUNCTION, w)?;
         let w = Array::float(Name::new(FUNCTION, "w"), w, dtype)?;
         let hessian = Array::float(Name::new(FUNCTION, "hessian"), hessian, None)?;
@@ -159,11 +159,11 @@ fn gptq<'py>(
     spec: GivenSpec<'py>,
     how: GivenSearch<'py>,
     pass_: GivenPass<'py>,
-    options: (Option<String>, Option<Obj<'py>>),
+    options: (Option<Obj<'py>>, Option<Obj<'py>>),
 ) -> PyResult<()> {
     entry(FUNCTION, || {
         let (py, threads) = (w.py(), resolve(FUNCTION, options.1.as_ref())?);
-        let layer = Layer::new(w, hessian, options.0.as_deref())?;
+        let layer = Layer::new(w, hessian, options.0.as_ref())?;
         let (spec, uniform, how) = checked_code(&layer, &spec, how)?;
         let grouped = matches!(spec.spec.granularity, Granularity::Group { .. });
         let pass = Pass::new(&pass_, grouped)?;
