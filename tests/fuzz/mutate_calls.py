@@ -148,7 +148,8 @@ def _is_in_words(function: Callable[..., Any], error: BaseException) -> bool:
     names = [function.__name__]
     if inspect.isclass(function) and issubclass(function, mo.optim.Optimizer):
         names += [f"{function.__name__}.step", "accumulate_step"]
-        names += [function.specification.function] if hasattr(function, "specification") else []
+        own = getattr(function.specification, "function", None)  # PrunedOptimizer's is that of what it wraps
+        names += [own] if own else []
     text = str(error)
     is_short = "\n" not in text and not isinstance(error, UnicodeError)
     return is_short and any(text.startswith((f"{name}: ", f"{name} '")) for name in names)
