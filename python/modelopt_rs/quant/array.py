@@ -189,7 +189,8 @@ def dequantize(
 
 def _float_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        wanted, got = np.dtype(dtype), None
+        wanted: np.dtype[Any] = np.dtype(dtype)
+        got = None
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
         wanted, got = np.dtype(bool), shown(dtype)
     if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
