@@ -47,14 +47,15 @@ def parse_keep(text: str) -> tuple[int, int]:
     type=click.Choice(["magnitude", "wanda", "sparsegpt"]),
     default="magnitude",
     show_default=True,
-    help="What goes: the smallest weights, or (ONNX, with --calibrate) by what goes into layers as well; sparsegpt "
+    help="What goes: the smallest weights, or (with --calibrate) by what goes into layers as well; sparsegpt "
     "also corrects the weights that stay.",
 )
 @click.option(
     "--calibrate",
     type=click.Path(),
-    metavar="DATA.npz|DIR",
-    help="ONNX: calibration data for wanda and sparsegpt.",
+    metavar="DATA.npz|DIR|TEXTS.txt",
+    help="Calibration data for wanda and sparsegpt: of ONNX models arrays, of Hugging Face directories (run by "
+    "transformers) texts, one in a line, or arrays.",
 )
 @click.option(
     "--scope",

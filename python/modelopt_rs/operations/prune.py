@@ -10,6 +10,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
+from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
@@ -30,6 +31,8 @@ from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.prune import Inputs, Pruner
 
 __all__ = ["prune_file"]
+
+NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
 
 def prune_file(
@@ -82,9 +85,12 @@ def prune_file(
         row those of the least weight times input) and `prune.sparsegpt` (whose other weights make up for what goes)
         choose, given the same `ColumnNorms` or `Hessian`, a convolution taken as (out, kernel positions x channels). A
         weight must then fit `max_memory` whole, and so must, for "sparsegpt", three squares of its inputs in float64.
+        Of a Hugging Face directory so are the weights of linear layers (torch's `Linear`), which transformers runs.
     calibrate : path, mapping, iterable or callable, optional
         Samples for those: an .npz, a directory of .npy and .npz files, arrays by input, or mappings of arrays. They run
-        through onnxruntime one at a time, and only sums are kept: memory doesn't grow with their number.
+        through onnxruntime one at a time, and only sums are kept: memory doesn't grow with their number. For a Hugging
+        Face directory: texts, or a file of them, one in a line, which its tokenizer cuts; an .npz, or mappings of
+        arrays. transformers then holds the model besides `max_memory`.
     scope : {"tensor", "row", "global"}
         What loses the share `sparsity`: each tensor, each of its rows (all weights of one output; where these are the
         columns of a matrix of an ONNX model it must fit `max_memory`), or all pruned tensors together, in the order of
@@ -198,7 +204,7 @@ def _plan(
 ) -> FilePlan:
     tensors, config = source.tensors, source.config or {}
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
-    decisions = plan_prune(tensors, config, options, axes)
+    decisions = plan_prune(tensors, config, options, axes, _unseen(source, options))
     quantization = Quantization(tensors, config, then, execution.threads)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
     pruner = Pruner(source, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
@@ -277,10 +283,6 @@ def _graph_parts(
     """Return how the weights of an ONNX model lie, and what checks the new one; None and None of other files."""
     if source.graph is None:
         check_not_run(source, run)
-        if options.calibrated:
-            arrays = "prune.wanda or prune.sparsegpt, with ColumnNorms or a Hessian of each layer's inputs, take arrays"
-            got = f"got {options.method!r}: nothing runs it; prune it as an ONNX model, or {arrays}"
-            raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")
         return None, None
     if options.format != "dense":
         got = f"got {options.format!r}: no operator reads bitmasks"
@@ -300,6 +302,17 @@ def _graph_parts(
     return axes, OnnxCheck(source, run, execution, calibrate)
 
 
+def _unseen(source: Source, options: PruneOptions) -> dict[str, str]:
+    """Return why weights of a Hugging Face directory can't be pruned by what goes into them."""
+    if source.graph is not None or not options.calibrated:
+        return {}
+    if source.container != "checkpoint" or source.config is None:
+        got = f"got {options.method!r}: nothing runs it, only ONNX models and Hugging Face directories"
+        raise OptionError(f"method must be 'magnitude' for {source.path}, {got}")
+    modules = linear_weights(source.path, source.tensors)
+    return {name: NOT_LINEAR for name in source.tensors if name not in modules}
+
+
 def _inputs(
     source: Source,
     execution: Execution,
@@ -310,12 +323,17 @@ def _inputs(
     """Return what collects the inputs of layers, for methods that need them."""
     if calibrate is None or execution.dry_run or not chosen:
         return None
+    kind = Hessian if options.method == "sparsegpt" else ColumnNorms
+    if source.graph is None:
+        columns = {info.name: info.shape[1] for info in chosen}
+        modules = linear_weights(source.path, columns)
+        return ModuleInputs(source.path, modules, kind, columns, calibrate, execution.max_memory // 2).of
     from modelopt_rs.onnx.layer_statistics import LayerInputs
 
     return LayerInputs(
         source.graph,
         source.path,
-        Hessian if options.method == "sparsegpt" else ColumnNorms,
+        kind,
         [info.name for info in chosen],
         calibrate,
         max_memory=execution.max_memory // 2,  # the other half is for the weight that is pruned

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.dtypes import FLOATS
@@ -127,6 +128,7 @@ def plan_prune(
     config: Mapping[str, Any],
     options: PruneOptions,
     axes: Mapping[str, WeightAxes] | None = None,
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Decision]:
     """Decide for each tensor whether it is pruned.
 
@@ -139,6 +141,8 @@ def plan_prune(
     options : PruneOptions
     axes : mapping, optional
         How each tensor lies, of a model that has a graph. By default all are (out, in), and their names decide.
+    refused : mapping, optional
+        Why some can't be pruned, by name.
 
     Returns
     -------
@@ -166,7 +170,7 @@ def plan_prune(
         "prune",
         tensors,
         config,
-        {name: why_not(info, options, known.get(name, PLAIN)) for name, info in tensors.items()},
+        {name: why_not(info, options, known.get(name, PLAIN)) or refused.get(name) for name, info in tensors.items()},
         options.include,
         options.exclude,
         None if axes is None else {name: each.default for name, each in axes.items()},

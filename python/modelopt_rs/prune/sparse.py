@@ -169,6 +169,9 @@ def compress(
         raise ValueError(f"compress: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
     if keep is None or group is None:
         return compress_rows(w, dtype, threads)
+    for name, number in (("keep", keep), ("group", group)):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise TypeError(f"compress: {name} must be an integer, got {shown(number)}")
     if not (2 <= group <= 32 and 1 <= keep < group):
         raise ValueError(f"compress: group must be from 2 to 32 and keep from 1 to below it, got {keep} of {group}")
     if not w.ndim or w.shape[-1] % group:

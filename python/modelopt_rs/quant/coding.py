@@ -140,12 +140,14 @@ def quantize(
             _core.quantize_given(x, out.codes, (out.scale, out.zero_point), spec, nonfinite, dtype, threads)
             return out
     else:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
         check_out("quantize", out, spec)
         if parameters is not None:
             found = parameters.of(x, spec, _shapes(x.shape, spec)[1], dtype, threads)
             _write_given(out, found, (x, spec, nonfinite, dtype, threads))
             return out
-        if nonfinite == "raise":
+        if isinstance(nonfinite, str) and nonfinite == "raise":
             nonfinite = "raise-first"  # type: ignore[assignment]  # the core's own name
     parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
     _core.quantize(x, parts, spec, nonfinite, None, dtype, threads)
@@ -258,17 +260,21 @@ def fake_quantize(
     array([0., 0., 1.], dtype=float32)
     """
     given: Literal["raise", "saturate", "raise-first"] = nonfinite
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"fake_quantize: x must be a NumPy array, got {type(x).__name__}")
     if out is None:
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"fake_quantize: x must be a NumPy array, got {type(x).__name__}")
         out = np.empty(x.shape, x.dtype)
-    elif nonfinite == "raise":
+    elif isinstance(nonfinite, str) and nonfinite == "raise":
         given = "raise-first"
     coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
     if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
         spec = (coding, axis, group_size)
         parameters = Parameters("fake_quantize", search, weights, scale, zero_point, scale_dtype)
-        found = parameters.of(x, spec, _core.quantized_shapes(x.shape, spec)[1], dtype, threads)
+        try:
+            shape = _core.quantized_shapes(x.shape, spec)[1]
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"fake_{error}") from None
+        found = parameters.of(x, spec, shape, dtype, threads)
         _core.fake_quantize_given(x, out, found, spec, nonfinite, dtype, threads)
         return out
     _core.fake_quantize(x, out, (coding, axis, group_size), given, dtype, threads)

@@ -91,7 +91,11 @@ class Parameters:
     ) -> tuple[Array, Array | None]:
         """Return what the core finds; it looks at the first axis only, so that another one is moved there."""
         coding, axis, group_size = spec
-        weights = None if self.weights is None else np.asarray(self.weights, np.float32)
+        try:
+            weights = None if self.weights is None else np.asarray(self.weights, np.float32)
+        except (TypeError, ValueError):
+            got = type(self.weights).__name__
+            raise TypeError(f"{self.function}: weights must be an array of float32, got {got}") from None
         if axis is not None and axis % x.ndim:
             if weights is not None and axis % x.ndim == x.ndim - 1:
                 text = f"weights must be None for axis={axis}, whose elements with one scale they weigh alike"

@@ -1,0 +1,226 @@
+"""What the linear layers of a Hugging Face model read, while transformers runs it on texts: sums, never the values."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from modelopt_rs._types import Array
+from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.prune.sparsegpt import Hessian
+from modelopt_rs.prune.wanda import ColumnNorms
+
+__all__ = ["ModuleInputs", "linear_weights", "run_modules"]
+
+LONGEST: Final = 2048  # tokens of a text
+VOCABULARIES: Final = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+EXTRA: Final = "calibrate: a Hugging Face model is run by transformers"
+
+
+def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return which weights are those of linear layers, by name the module; nothing is loaded.
+
+    A base model's file under a head, and the reverse, differ by a prefix.
+
+    Raises
+    ------
+    ImportError
+        If torch and transformers aren't installed.
+    """
+    torch, transformers = _libraries()
+    with torch.device("meta"):
+        model = _class(transformers, path)(transformers.AutoConfig.from_pretrained(path))
+    linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    prefix = f"{model.base_model_prefix}."
+    found = {}
+    for name in names:
+        plain = name.removesuffix(".weight")
+        for each in (plain, prefix + plain, plain.removeprefix(prefix)):
+            if name.endswith(".weight") and each in linear:
+                found[name] = each
+                break
+    return found
+
+
+def run_modules(path: Path, modules: Mapping[str, str], given: Calibrate, visit: Callable[[str, Array], None]) -> None:
+    """Run a model on samples, and hand on what its layers read.
+
+    Parameters
+    ----------
+    path : Path
+        The directory of the model, and of its tokenizer where samples are texts.
+    modules : mapping
+        By name of a weight its module: what `linear_weights` gives, or a part of it.
+    given : path, mapping, iterable or callable
+        A file of texts, one in a line; texts; or arrays by name of the model's inputs, with the batch in front.
+    visit : callable
+        Called with the name of a weight and rows of float32 (n, in), layer by layer, as often as there are samples.
+
+    Raises
+    ------
+    OptionError, ValueError, TypeError
+        If the samples are none, or don't fit the model.
+    """
+    torch, transformers = _libraries()
+    model = _class(transformers, path).from_pretrained(path, dtype="auto", local_files_only=True).eval()
+    layers = dict(model.named_modules())
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(module: Any, inputs: Any) -> None:
+            rows = inputs[0].detach().reshape(-1, module.in_features).to(torch.float32)
+            visit(name, np.ascontiguousarray(rows.numpy()))
+
+        return see
+
+    hooks = [layers[module].register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    try:
+        count = 0
+        for feed in _feeds(torch, transformers, path, model.config, given):
+            if model.config.is_encoder_decoder and "decoder_input_ids" not in feed and "input_ids" in feed:
+                feed["decoder_input_ids"] = feed["input_ids"]
+            with torch.no_grad():
+                model(**feed)
+            count += 1
+    finally:
+        for each in hooks:
+            each.remove()
+    if not count:
+        raise OptionError("calibrate must have one or more samples, got none")
+
+
+class ModuleInputs:
+    """Statistics of what goes into layers, collected when they are asked for, as `onnx.layer_statistics` has them.
+
+    Parameters
+    ----------
+    path : Path
+    modules : mapping
+        By name of a weight its module, in the order in which they will be asked for.
+    kind : type
+        `ColumnNorms` or `Hessian`.
+    columns : mapping
+        By name of a weight how many inputs it has.
+    given : path, mapping, iterable or callable
+    max_memory : int
+        For the sums: where those of all layers take more, the samples are run as often as it needs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        modules: Mapping[str, str],
+        kind: type[ColumnNorms] | type[Hessian],
+        columns: Mapping[str, int],
+        given: Calibrate,
+        max_memory: int,
+    ) -> None:
+        self._path, self._modules, self._kind, self._columns = path, modules, kind, columns
+        self._given = list(given) if isinstance(given, Iterator) else given
+        self._max_memory = max_memory
+        if any(isinstance(sample, str) for sample in itertools.islice(_samples(self._given), 1)):
+            _tokenizer(_libraries()[1], path)  # what can't be is refused before anything is read
+        self._seen: dict[str, ColumnNorms | Hessian] = {}
+
+    def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
+        """Return the statistics of the inputs of a weight.
+
+        Raises
+        ------
+        ValueError
+            If an input is not finite, or no sample reaches the layer.
+        """
+        if name not in self._seen:
+            self._seen = {}  # let go before others are made
+            self._seen = self._collect(self._together(name))
+        if not self._seen[name].rows:
+            raise ValueError(f"calibrate: no sample reaches the layer of {quote(name)}; exclude it")
+        return [self._seen[name]]
+
+    def _together(self, name: str) -> list[str]:
+        """Return what is collected in one pass: of this weight, and of those after it as far as memory goes."""
+        names, found, room = list(self._modules), list[str](), self._max_memory
+        for each in names[names.index(name) :]:
+            size = 8 * self._columns[each] ** (2 if self._kind is Hessian else 1)
+            if found and size > room:
+                break
+            room -= size
+            found.append(each)
+        return found
+
+    def _collect(self, names: Sequence[str]) -> dict[str, ColumnNorms | Hessian]:
+        seen: dict[str, ColumnNorms | Hessian] = {name: self._kind() for name in names}
+
+        def visit(name: str, rows: Array) -> None:
+            try:
+                seen[name].update(rows)
+            except ValueError as error:
+                raise ValueError(f"calibrate: what goes into {quote(name)}: {error}") from error
+
+        run_modules(self._path, {name: self._modules[name] for name in names}, self._given, visit)
+        return seen
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"{EXTRA}: pip install torch transformers") from error
+    return torch, transformers
+
+
+def _class(transformers: Any, path: Path) -> Any:
+    """Return the class of a model: what its configuration names, else the base model's; never code of its own."""
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    named = getattr(transformers, (config.architectures or [""])[0] or "_", None)
+    return named if named is not None else transformers.AutoModel._model_mapping[type(config)]
+
+
+def _feeds(torch: Any, transformers: Any, path: Path, config: Any, given: Calibrate) -> Iterator[dict[str, Any]]:
+    tokenizer = None
+    for sample in _samples(given):
+        if isinstance(sample, str):
+            if tokenizer is None:
+                tokenizer = _tokenizer(transformers, path)
+            longest = min(getattr(config, "max_position_embeddings", None) or LONGEST, LONGEST)
+            yield dict(tokenizer(sample, truncation=True, max_length=longest, return_tensors="pt"))
+        elif isinstance(sample, Mapping):
+            yield {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in sample.items()}
+        else:
+            raise TypeError(f"calibrate: samples must be texts or dicts of arrays, got {type(sample).__name__}")
+
+
+def _samples(given: Calibrate) -> Iterable[Any]:
+    if callable(given):
+        return _samples(given())
+    if isinstance(given, Mapping):
+        return [given]
+    if not isinstance(given, str | os.PathLike):
+        return given
+    path = Path(given)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return [dict(arrays)]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _tokenizer(transformers: Any, path: Path) -> Any:
+    fix = "give arrays by name of the model's inputs, as {'input_ids': ...} or an .npz file"
+    # Without any of its files transformers makes one of no words.
+    if not any((path / name).exists() for name in VOCABULARIES):
+        raise OptionError(f"calibrate: texts need a tokenizer in {path}, got none; {fix}")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise OptionError(f"calibrate: texts need a tokenizer in {path}, got one that doesn't load; {fix}") from error
