@@ -2,9 +2,8 @@
 
 `make test` runs some of each kind, `make fuzz` 100,000. Seeds are counted from 0: what fell once falls again.
 
-Of ONNX models 6 of the first 1,500 seeds still break the promise: 1326 (a recurrent weight of another rank), 587, 603,
-870 and 1125 (time or memory of what is walked or concatenated), 1237 (a death).
-`make fuzz` shows them; `make test` stops before them until they are mended.
+Of ONNX models one of the first 3,000 seeds still breaks the promise, 2251: onnxruntime runs what doubles its data in
+each of 200 nodes, which takes what there is of memory until it ends. `make test` stops before it.
 """
 
 import os
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz import fuzz
 
-COUNTS = {"onnx": 240, "safetensors": 2000, "arrays": 2000}
+COUNTS = {"onnx": 1600, "safetensors": 2000, "arrays": 2000}
 PARTS = 4  # so that several workers of pytest share them
 CALLS = 50  # a seed of the arrays' makes so many calls
 

@@ -270,3 +270,29 @@ def test_shapes_that_the_model_says_are_those_of_the_cropped_one():
     crop_graph(model, list(groups.values()), {"a.ffn": np.array([1, 4, 6])})
     shapes = {value.name: str(value.shape) for node in model.graph for value in node.outputs}
     assert shapes == {"matmul_0": "[n,3]", "relu_1": "[n,3]", "y": "[n,3]"}
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_groups_of_channels_that_are_normalized_together_are_units(opset):
+    """H14: scales are those of groups, from opset 21 on those of channels (the checker knows only these)."""
+    net = conv_net(opset=opset)
+    h = net.add("Conv", "x", net.w("a", 12, 3, 1, 1), net.w("a_bias", 12))
+    length = 4 if opset < 21 else 12
+    h = net.add("GroupNormalization", h, net.w("scale", length), net.w("shift", length), num_groups=4)
+    net.add("Conv", net.add("Relu", h), net.w("b", 5, 12, 1, 1), out="y")
+    [group] = (crops(net.proto()) if opset == 21 else groups_of(net.proto())[1]).values()
+    assert (group.units, group.kind) == (4, "channels")
+    assert {(member.name, member.axis, member.size) for member in group.members} == {
+        ("a", 0, 3), ("a_bias", 0, 3), ("scale", 0, length // 4), ("shift", 0, length // 4), ("b", 1, 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("groups", "why"), [(1, "hang together"), (5, "5 groups that don't divide"), (0, "0 groups")])
+def test_channels_that_a_group_norm_does_not_divide_stay(groups, why):
+    net = conv_net(opset=21)
+    h = net.add("Conv", "x", net.w("a", 12, 3, 1, 1))
+    h = net.add("GroupNormalization", h, net.w("scale", 12), net.w("shift", 12), num_groups=groups)
+    net.add("Conv", h, net.w("b", 5, 12, 1, 1), out="y")
+    _, found, refusals = groups_of(net.proto())
+    assert not found
+    assert why in refusals["a"].reason

@@ -207,18 +207,21 @@ def _place(bound: int, length: int) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EditGroups(EditNode):
-    """The number of groups of a convolution whose groups are units.
+    """The number of groups of a convolution or a norm whose groups are units.
 
     Attributes
     ----------
     groups : int
         Before anything is cropped.
+    attribute : str
+        Which says it.
     """
 
     groups: int
+    attribute: str = "group"
 
     def apply(self, gone: Gone) -> None:
         """Take off those that go."""
-        left = self.node.attributes.get_int("group", 1)
+        left = self.node.attributes.get_int(self.attribute, 1)
         each = len(self.labels) // self.groups
-        self.node.attributes.add(ir.AttrInt64("group", left - self.less(gone) // each))
+        self.node.attributes.add(ir.AttrInt64(self.attribute, left - self.less(gone) // each))

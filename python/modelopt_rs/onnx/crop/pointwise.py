@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.errors import quote
+from modelopt_rs.onnx.crop.edits import EditGroups
 from modelopt_rs.onnx.crop.elements import Computed, Length, constant
 from modelopt_rs.onnx.crop.units import Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Walk
@@ -114,6 +116,30 @@ def channelwise(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         raise Refused(node, "normalizes along the units")
     walk.give(first(node), at.axis, labels)
     walk.give(node.outputs[0], at.axis, labels)
+
+
+def group_norm(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
+    """Make a unit of each group of channels; scale and bias are those of channels, before opset 21 those of groups."""
+    x, y, groups = first(node), node.outputs[0], node.attributes.get_int("num_groups", 0)
+    of_groups = walk.opset < 21
+    if at.side == "in" and at.index:
+        channels = walk.shape(x, node)[1]
+        if of_groups and isinstance(channels, int) and channels % groups == 0:
+            walk.room(node, channels)
+            labels = np.repeat(labels, channels // groups)
+        at = At("out", 0, 1)
+    if at.axis > 1:
+        raise Refused(node, "normalizes along the units")
+    if at.axis == 1:
+        if groups < 1 or len(labels) % groups:
+            raise Refused(node, f"has {groups} groups that don't divide its channels")
+        units = walk.units.fold(labels.reshape(groups, -1))
+        labels = np.repeat(units, len(labels) // groups)
+        for value in node.inputs[1:]:
+            walk.give(value, 0, units if of_groups else labels)
+        walk.edit(EditGroups(value=x, axis=1, node=node, groups=groups, attribute="num_groups"))
+    walk.give(x, at.axis, labels)
+    walk.give(y, at.axis, labels)
 
 
 def layer_norm(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
@@ -258,6 +284,7 @@ RULES = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), scaled),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), channelwise),
+    "GroupNormalization": group_norm,
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
     **dict.fromkeys(POOLS, pool),

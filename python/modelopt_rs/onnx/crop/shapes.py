@@ -136,6 +136,15 @@ def _read(node: ir.Node, integers: Integers) -> bool:
     return True
 
 
+def _normed(node: ir.Node, integers: Integers) -> bool:
+    """Let what a GroupNormalization makes be as what it takes: the library doesn't; return whether that is new."""
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or x.dtype is None or y.shape is not None:
+        return False
+    y.shape, y.dtype = ir.Shape(list(x.shape)), x.dtype
+    return True
+
+
 def _expanded(lengths: list[int | str | None], target: list[Element]) -> list[object]:
     """Return the lengths of an Expand's output that are known."""
     rank = max(len(lengths), len(target))
@@ -148,4 +157,5 @@ RULES: Final[dict[str, Callable[[ir.Node, Integers], bool]]] = {
     "Expand": _complete,
     "Slice": _sliced,
     "MatMul": _read,
+    "GroupNormalization": _normed,
 }
