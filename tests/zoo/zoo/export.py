@@ -1,4 +1,4 @@
-"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; and what they read."""
+"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; and their inputs."""
 
 import contextlib
 import io
@@ -31,7 +31,9 @@ class Variant:
     def others(self) -> list["Variant"]:
         """This one, and those that come nearest."""
         highest = OPSETS[self.exporter][-1]
-        nearest = [Variant(self.exporter, opset, self.open) for opset in (14, 17, 18, 20) if self.opset < opset <= highest]
+        nearest = [
+            Variant(self.exporter, opset, self.open) for opset in (14, 17, 18, 20) if self.opset < opset <= highest
+        ]
         return [self, *nearest, *([Variant(self.exporter, highest, False)] if self.open else [])]
 
 
@@ -47,6 +49,8 @@ class Made:
     opset: int = 0
     open: bool = False
     note: str = ""  # what torch could not do of what was asked
+    ranked: bool = False
+    loader: str = ""  # the class of transformers, where it isn't the name
 
 
 def variants(index: int, structure: Structure) -> list[Variant]:
@@ -104,7 +108,17 @@ def _exported(structure: Structure, model: torch.nn.Module, variant: Variant, ba
         one = 1 if structure.fixed else BATCH
         batches = BATCHES if each.open else (one,) * len(BATCHES)
         inputs = _samples(structure, base / f"inputs-{variant.exporter}", batches)
-        return Made(structure.name, structure.library, each.exporter, str(path), str(inputs), each.opset, each.open, failed)
+        return Made(
+            structure.name,
+            structure.library,
+            each.exporter,
+            str(path),
+            str(inputs),
+            each.opset,
+            each.open,
+            failed,
+            structure.ranked,
+        )
     raise RuntimeError(failed)
 
 
@@ -120,7 +134,7 @@ def _export(structure: Structure, model: torch.nn.Module, variant: Variant, path
     if variant.open:
         axes = {name: _axes(structure, name) for name in inputs}
         if dynamo:
-            dims = {name: torch.export.Dim.DYNAMIC for name in ("batch", "words")}
+            dims = dict.fromkeys(("batch", "words"), torch.export.Dim.DYNAMIC)
             shapes = tuple({axis: dims[of] for axis, of in each.items()} for each in axes.values())
             options["dynamic_shapes"] = (shapes,) if structure.saved else shapes  # Answer takes *inputs
         else:
@@ -134,4 +148,4 @@ def _export(structure: Structure, model: torch.nn.Module, variant: Variant, path
 
 
 def _axes(structure: Structure, name: str) -> dict[int, str]:
-    return {0: "batch", 1: "words"} if structure.words and "ids" in name or name == "attention_mask" else {0: "batch"}
+    return {0: "batch", 1: "words"} if (structure.words and "ids" in name) or name == "attention_mask" else {0: "batch"}

@@ -32,7 +32,15 @@ SPEECH = {
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
 }
-GPT2 = {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {
+    "vocab_size": 200,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 MOE = {"num_experts_per_tok": 2, "num_local_experts": 4}
 
 
@@ -125,28 +133,38 @@ STRUCTURES = [
     family("AlbertForMaskedLM", config("Albert", ENCODER, embedding_size=32), words),
     family("MPNetForMaskedLM", config("MPNet", ENCODER), words),
     family("DebertaV2ForMaskedLM", config("DebertaV2", ENCODER, DEBERTA), masked),
-    family("ModernBertForMaskedLM", config("ModernBert", ENCODER, pad_token_id=0, cls_token_id=1, sep_token_id=2), words),
+    family(
+        "ModernBertForMaskedLM", config("ModernBert", ENCODER, pad_token_id=0, cls_token_id=1, sep_token_id=2), words
+    ),
     family("MobileBertForMaskedLM", config("MobileBert", ENCODER, embedding_size=32, intra_bottleneck_size=32), words),
     family("SqueezeBertForMaskedLM", config("SqueezeBert", ENCODER, embedding_size=64), words),
-    family("GPT2LMHeadModel", config("GPT2", GPT2), words),
-    family("OPTForCausalLM", config("OPT", HEADS, IDS, vocab_size=200, hidden_size=64, ffn_dim=128, word_embed_proj_dim=64), words),
-    family("BloomForCausalLM", config("Bloom", vocab_size=200, hidden_size=64, n_layer=2, n_head=4), words),
-    family("GPTNeoXForCausalLM", config("GPTNeoX", ENCODER), words),
-    family("LlamaForCausalLM", config("Llama", DECODER), words),
-    family("Qwen2ForCausalLM", config("Qwen2", DECODER, tie_word_embeddings=True), words),
-    family("Qwen3ForCausalLM", config("Qwen3", DECODER), words),
-    family("GemmaForCausalLM", config("Gemma", DECODER), words),
-    family("Gemma2ForCausalLM", config("Gemma2", DECODER), words),
-    family("MistralForCausalLM", config("Mistral", DECODER), words),
-    family("PhiForCausalLM", config("Phi", DECODER), words),
-    family("Phi3ForCausalLM", config("Phi3", DECODER), words),
-    family("FalconForCausalLM", config("Falcon", HEADS, vocab_size=200, hidden_size=64), words),
-    family("Olmo2ForCausalLM", config("Olmo2", DECODER), words),
-    family("MixtralForCausalLM", config("Mixtral", DECODER, MOE), words),
+    family("GPT2LMHeadModel", config("GPT2", GPT2), masked),
+    family(
+        "OPTForCausalLM",
+        config("OPT", HEADS, IDS, vocab_size=200, hidden_size=64, ffn_dim=128, word_embed_proj_dim=64),
+        masked,
+    ),
+    family("BloomForCausalLM", config("Bloom", vocab_size=200, hidden_size=64, n_layer=2, n_head=4), masked),
+    family("GPTNeoXForCausalLM", config("GPTNeoX", ENCODER), masked),
+    family("LlamaForCausalLM", config("Llama", DECODER), masked),
+    family("Qwen2ForCausalLM", config("Qwen2", DECODER, tie_word_embeddings=True), masked),
+    family("Qwen3ForCausalLM", config("Qwen3", DECODER), masked),
+    family("GemmaForCausalLM", config("Gemma", DECODER), masked),
+    family("Gemma2ForCausalLM", config("Gemma2", DECODER), masked),
+    family("MistralForCausalLM", config("Mistral", DECODER), masked),
+    family("PhiForCausalLM", config("Phi", DECODER), masked),
+    family("Phi3ForCausalLM", config("Phi3", DECODER), masked),
+    family("FalconForCausalLM", config("Falcon", HEADS, vocab_size=200, hidden_size=64), masked),
+    family("Olmo2ForCausalLM", config("Olmo2", DECODER), masked),
+    family("MixtralForCausalLM", config("Mixtral", DECODER, MOE), masked),
     family("T5ForConditionalGeneration", config("T5", T5), pairs),
     family("BartForConditionalGeneration", config("Bart", SEQ2SEQ), pairs),
     family("MarianMTModel", config("Marian", SEQ2SEQ), pairs),
-    family("WhisperForConditionalGeneration", config("Whisper", SEQ2SEQ, num_mel_bins=8, max_source_positions=20, max_target_positions=40), mel),
+    family(
+        "WhisperForConditionalGeneration",
+        config("Whisper", SEQ2SEQ, num_mel_bins=8, max_source_positions=20, max_target_positions=40),
+        mel,
+    ),
     family("Wav2Vec2ForCTC", config("Wav2Vec2", SPEECH), sound),
     family("HubertForCTC", config("Hubert", SPEECH), sound),
     family("ViTForImageClassification", config("ViT", VISION), pixels),
@@ -157,6 +175,8 @@ STRUCTURES = [
     family("ConvNextV2ForImageClassification", config("ConvNextV2", CONVNEXT), pixels),
     family("ResNetForImageClassification", config("ResNet", RESNET), pixels),
     family("SegformerForSemanticSegmentation", config("Segformer", SEGFORMER), pixels),
-    family("YolosForObjectDetection", config("Yolos", {**VISION, "image_size": [32, 32]}, num_detection_tokens=5), pixels),
+    family(
+        "YolosForObjectDetection", config("Yolos", {**VISION, "image_size": [32, 32]}, num_detection_tokens=5), pixels
+    ),
     family("CLIPModel", clip, captions),
 ]

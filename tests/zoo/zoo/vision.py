@@ -10,9 +10,8 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.video.resnet import BasicStem, Conv3DSimple, R2Plus1dStem, VideoResNet
 from torchvision.models.video.resnet import BasicBlock as VideoBlock
-from torchvision.models.video.resnet import Conv2Plus1D
+from torchvision.models.video.resnet import BasicStem, Conv2Plus1D, Conv3DSimple, R2Plus1dStem, VideoResNet
 
 from zoo.structures import Inputs, Structure, pictures
 
@@ -82,7 +81,10 @@ STRUCTURES = [
     one("mnasnet", partial(tv.mnasnet0_5, **SMALL)),
     one("efficientnet", partial(tv.efficientnet_b0, **SMALL)),
     one("regnet", partial(tv.regnet_y_400mf, **SMALL)),
-    one("convnext", partial(tv.ConvNeXt, [CNBlockConfig(24, 48, 1), CNBlockConfig(48, 96, 1), CNBlockConfig(96, None, 1)], **SMALL)),
+    one(
+        "convnext",
+        partial(tv.ConvNeXt, [CNBlockConfig(24, 48, 1), CNBlockConfig(48, 96, 1), CNBlockConfig(96, None, 1)], **SMALL),
+    ),
     one("vit", partial(tv.VisionTransformer, 64, 8, 2, 4, 64, 128, **SMALL)),
     one("swin", partial(tv.SwinTransformer, [4, 4], 32, [1, 1], [2, 4], [4, 4], **SMALL)),
     one(
@@ -103,12 +105,19 @@ STRUCTURES = [
     one("lraspp", partial(segmenter, tv.segmentation.lraspp_mobilenet_v3_large)),
     one("deeplabv3", partial(segmenter, tv.segmentation.deeplabv3_mobilenet_v3_large)),
     # Boxes are counted by their values: torch.export does not trace it, and a batch has another answer.
-    one("ssdlite", partial(detector, tv.detection.ssdlite320_mobilenet_v3_large), exporters=("torchscript",), fixed=True),
+    one(
+        "ssdlite",
+        partial(detector, tv.detection.ssdlite320_mobilenet_v3_large),
+        exporters=("torchscript",),
+        fixed=True,
+        ranked=True,
+    ),
     one(
         "faster_rcnn",
         partial(detector, tv.detection.fasterrcnn_mobilenet_v3_large_320_fpn, min_size=96, max_size=96),
         exporters=("torchscript",),
         fixed=True,
+        ranked=True,
     ),
     one("video_resnet", video(Conv3DSimple, BasicStem), films),
     one("r2plus1d", video(Conv2Plus1D, R2Plus1dStem), films),
