@@ -57,9 +57,11 @@ MIXER: dict[str, Any] = {**SMALL, **SIZED, "patch_size": 16, "num_blocks": 2, "e
 # Those whose variants fix their sizes.
 CLASSES: dict[str, Any] = {
     "mixer": partial(mlp_mixer.MlpMixer, **MIXER),
-    "resmlp": partial(mlp_mixer.MlpMixer, block_layer=mlp_mixer.ResBlock, norm_layer=mlp_mixer.Affine, **MIXER),
+    "resmlp": partial(
+        mlp_mixer.MlpMixer, mlp_ratio=4, block_layer=mlp_mixer.ResBlock, norm_layer=mlp_mixer.Affine, **MIXER
+    ),
     "gmlp": partial(
-        mlp_mixer.MlpMixer, block_layer=mlp_mixer.SpatialGatingBlock, mlp_layer=mlp_mixer.GatedMlp, **MIXER
+        mlp_mixer.MlpMixer, mlp_ratio=6, block_layer=mlp_mixer.SpatialGatingBlock, mlp_layer=mlp_mixer.GatedMlp, **MIXER
     ),
     "sequencer2d": partial(
         sequencer.Sequencer2d,
