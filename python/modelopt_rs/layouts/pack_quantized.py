@@ -11,8 +11,8 @@ For a weight `NAME.weight` of shape [out, in] with b-bit codes the file holds:
 
 What loads it computes (q - zero_point) * scale, and needs group_size to divide `in`.
 
-Weights of convolutions and of recurrent layers (`NAME.weight_ih_l0`) are stored alike, as no other loader reads: `in` is
-the product of all axes but the first, and `NAME.weight_shape` has all axes.
+Weights of convolutions and of recurrent layers (`NAME.weight_ih_l0`) are stored alike, as no other loader reads: `in`
+is the product of all axes but the first, and `NAME.weight_shape` has all axes.
 """
 
 import json

@@ -20,13 +20,8 @@ __all__ = ["raise_ir_version", "raise_opset"]
 LARGE = 1024
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
-NO_KERNEL: Final = {
-    name: 22
-    for name in (
-        *("RoiAlign", "MaxRoiPool", "GlobalLpPool", "Multinomial"),
-        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-    )
-}
+_RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
+NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RANDOM), 22)
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 _REFUSED: Final = 3
 # Its assertions abort the process that calls it, so it gets one of its own: from nothing, as a copy of this one could

@@ -55,8 +55,8 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     Examples
     --------
     >>> from modelopt_rs.planning.warnings import unread_in_words
-    >>> unread_in_words([600, 300], 1000)
-    ['2 weights, 90 % of the result, stay as they are: no loader reads their codes; only_dequantize has dequantize do it']
+    >>> unread_in_words([900], 1000)
+    ['1 weight, 90 % of the result, stays as it is: no loader reads its codes; only_dequantize has dequantize do it']
     >>> unread_in_words([200], 1000)
     []
     """
