@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test fuzz lint bench docs demo interop clean
+.PHONY: build test fuzz zoo lint bench docs demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,12 @@ test: build
 # As many mutants of ONNX models, of safetensors files and of calls as a night has time for.
 fuzz: build
 	MODELOPT_RS_MUTANTS=100000 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/fuzz
+
+# Some hundred models through every command, into docs/zoo.md: an hour. `make zoo ZOO='--resume timm/ --trained'` runs some.
+ZOO ?= --trained
+zoo: interop
+	$(PIP) "torchvision==0.28.*" "timm>=1.0"
+	PYTHONPATH=tests/zoo:examples nice $(BIN)/python -W ignore -m zoo --table docs/zoo.md $(ZOO)
 
 lint: build
 	cargo fmt --check

@@ -493,10 +493,8 @@ def test_h25_what_stays_because_no_loader_reads_it_is_said(tmp_path: Path) -> No
     source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
     report = mo.quantize_file(source, tmp_path / "q.safetensors", durable=False)
     assert report.totals.changed == 0
-    assert [each for each in report.warnings if "only_dequantize" in each] == [
-        "5 weights, 99 % of the result, stay as they are: no loader reads their codes, "
-        "only dequantize (only_dequantize)"
-    ]
+    (said,) = (each for each in report.warnings if "only_dequantize" in each)
+    assert said.startswith("5 weights, 99 % of the result, stay as they are: no loader reads their codes")
 
 
 def test_a_named_format_holds_matrices_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ __all__ = ["raise_ir_version", "raise_opset"]
 
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
-_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
+_RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
 NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RANDOM), 22)
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 

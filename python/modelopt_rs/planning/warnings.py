@@ -55,8 +55,8 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     Examples
     --------
     >>> from modelopt_rs.planning.warnings import unread_in_words
-    >>> unread_in_words([600, 300], 1000)
-    ['2 weights, 90 % of the result, stay as they are: no loader reads their codes, only dequantize (only_dequantize)']
+    >>> unread_in_words([900], 1000)
+    ['1 weight, 90 % of the result, stays as it is: no loader reads its codes; only_dequantize has dequantize do it']
     >>> unread_in_words([200], 1000)
     []
     """
@@ -66,7 +66,7 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
     stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
     return [
-        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes, only dequantize (only_dequantize)"
+        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; only_dequantize has dequantize do it"
     ]
 
 

@@ -1,15 +1,18 @@
 """`python -m zoo`: models through the commands, a line of results after each, and the table at the end."""
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from zoo.table import read, write
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 SECONDS = 600  # for a model and all of its commands
@@ -41,18 +44,19 @@ def export(structure: Any, index: int, folder: Path, form: str, lines: Path) -> 
         )
 
 
-def trial(made: Any, folder: Path, lines: Path, only: list[str]) -> None:
+def trial(made: Any, folder: Path, lines: Path, only: list[str], trained: Any) -> None:
     """All commands on a model."""
     from zoo import loaders
     from zoo.trial import Result, Trial
 
     quiet(folder)
     reader = {
-        "saved": lambda: loaders.transformers(made.name, Path(made.inputs)),
+        "saved": lambda: loaders.transformers(made.loader or made.name, Path(made.inputs)),
         "weights": lambda: loaders.ourselves,
     }.get(made.form, lambda: loaders.onnxruntime(Path(made.inputs)))()
     try:
-        one = Trial(made, folder / "out" / made.name / made.form, reader)
+        measure = None if trained is None else trained.measure(folder)
+        one = Trial(made, folder / "out" / made.name / made.form, reader, measure)
     except Exception as error:  # the source itself
         why = f"{type(error).__name__}: {str(error)[:200]}"
         append(lines, {"name": made.name, "library": made.library, "form": made.form, "unmade": f"does not run: {why}"})
@@ -78,8 +82,17 @@ def append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def forms(structure: Any) -> list[str]:
-    return [*structure.exporters, "saved" if structure.saved else "weights"]
+def jobs(structures: Mapping[str, Any]) -> Iterator[tuple[int, Any, str]]:
+    """Return the forms of structures: first one of ONNX, by the exporters in turn, and that of safetensors of each."""
+    for other in (False, True):
+        for index, structure in enumerate(structures.values()):
+            exporters = structure.exporters
+            first = exporters[index % len(exporters)]
+            if not other:
+                yield index, structure, first
+                yield index, structure, "saved" if structure.saved else "weights"
+            else:
+                yield from ((index, structure, each) for each in exporters if each != first)
 
 
 def main() -> int:
@@ -89,7 +102,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="where the table is written (docs/zoo.md)")
     parser.add_argument("--commands", nargs="*", default=[], help="only these columns")
     parser.add_argument("--libraries", nargs="*", default=["torchvision", "timm", "transformers"])
-    parser.add_argument("--export-only", action="store_true")
+    parser.add_argument("--trained", action="store_true", help="and the trained models of packages")
     parser.add_argument("--resume", action="store_true", help="leave out what the lines of results have")
     parser.add_argument("--lines", type=Path, help="the file of results (FOLDER/results.jsonl)")
     arguments = parser.parse_args()
@@ -102,35 +115,51 @@ def main() -> int:
 
 
 def walk(arguments: argparse.Namespace, lines: Path) -> None:
-    import compressed_tensors  # noqa: F401  imported once, for all processes
-    import onnxruntime  # noqa: F401
-    import onnxscript  # noqa: F401
+    """Make the models that are asked for, and try each."""
+    from zoo.export import Made
+
+    done = {(each["name"], each["form"]) for each in read(lines)}
+
+    def wanted(library: str, name: str, form: str) -> bool:
+        title = f"{library}/{name}/{form}"
+        return (name, form) not in done and any(fnmatch(title, f"*{each}*") for each in arguments.filters)
+
+    structures = prepared(tuple(arguments.libraries))
+    for index, structure, form in jobs(structures):
+        if wanted(structure.library, structure.name, form):
+            in_process(export, structure, index, arguments.folder, form, lines)
+            known = arguments.folder / "models" / structure.name / f"{form}.json"
+            if known.exists():
+                tried(Made(**json.loads(known.read_text())), arguments, lines)
+            else:
+                print(f"{structure.library}/{structure.name}/{form}: not made", flush=True)
+    if arguments.trained:
+        from zoo.trained import TRAINED
+
+        for each in TRAINED.values():
+            if wanted(each.package, each.name, each.form):
+                tried(each.made(arguments.folder), arguments, lines, each)
+
+
+def prepared(libraries: tuple[str, ...]) -> Mapping[str, Any]:
+    """The structures; what all processes import is imported once."""
+    for name in ("compressed_tensors", "onnxruntime", "onnxscript", "modelopt_rs.cli.app"):
+        importlib.import_module(name)
     import torch
 
-    import modelopt_rs.cli.app  # noqa: F401
-    from zoo.export import Made
     from zoo.structures import load
 
     torch.set_num_threads(1)
-    found = load(tuple(arguments.libraries))
-    done = {(e["name"], e["form"]) for e in read(lines)} if lines.exists() else set()
-    for index, structure in enumerate(found.values()):
-        for form in forms(structure):
-            name = f"{structure.library}/{structure.name}/{form}"
-            if (structure.name, form) in done or not any(fnmatch(name, f"*{each}*") for each in arguments.filters):
-                continue
-            start = time.perf_counter()
-            ended = in_process(export, structure, index, arguments.folder, form, lines)
-            known = arguments.folder / "models" / structure.name / f"{form}.json"
-            if not known.exists():
-                print(f"{name}: not made {ended}", flush=True)
-                continue
-            made = Made(**json.loads(known.read_text()))
-            exported = time.perf_counter() - start
-            if not arguments.export_only:
-                ended = in_process(trial, made, arguments.folder, lines, arguments.commands)
-                told(lines, made, ended)
-            print(f"{name}: {exported:.1f} s, {time.perf_counter() - start - exported:.1f} s", flush=True)
+    return load(libraries)
+
+
+def tried(made: Any, arguments: argparse.Namespace, lines: Path, trained: Any = None) -> None:
+    start = time.perf_counter()
+    ended = in_process(trial, made, arguments.folder, lines, arguments.commands, trained)
+    told(lines, made, ended)
+    print(f"{made.library}/{made.name}/{made.form}: {time.perf_counter() - start:.1f} s", flush=True)
+    if arguments.table:
+        write(arguments.table, read(lines))
 
 
 def told(lines: Path, made: Any, ended: str) -> None:
@@ -145,10 +174,6 @@ def told(lines: Path, made: Any, ended: str) -> None:
             print(f"  {each['command']}: {problem}")
         if "unmade" in each:
             print(f"  {each['unmade']}")
-
-
-def read(lines: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
 if __name__ == "__main__":

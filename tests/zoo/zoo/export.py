@@ -1,4 +1,4 @@
-"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; what they read."""
+"""Structures as files: ONNX by both exporters of torch, directories of transformers, safetensors; and their inputs."""
 
 import contextlib
 import io
@@ -49,6 +49,8 @@ class Made:
     opset: int = 0
     open: bool = False
     note: str = ""  # what torch could not do of what was asked
+    ranked: bool = False
+    loader: str = ""  # the class of transformers, where it isn't the name
 
 
 def variants(index: int, structure: Structure) -> list[Variant]:
@@ -107,7 +109,15 @@ def _exported(structure: Structure, model: torch.nn.Module, variant: Variant, ba
         batches = BATCHES if each.open else (one,) * len(BATCHES)
         inputs = _samples(structure, base / f"inputs-{variant.exporter}", batches)
         return Made(
-            structure.name, structure.library, each.exporter, str(path), str(inputs), each.opset, each.open, failed
+            structure.name,
+            structure.library,
+            each.exporter,
+            str(path),
+            str(inputs),
+            each.opset,
+            each.open,
+            failed,
+            structure.ranked,
         )
     raise RuntimeError(failed)
 

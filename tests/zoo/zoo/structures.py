@@ -24,6 +24,7 @@ class Structure:
     exporters: tuple[str, ...] = ("torchscript", "dynamo")
     saved: bool = False  # as a directory of transformers, too
     fixed: bool = False  # no axis can be left open
+    ranked: bool = False  # what it finds is sorted by a score, so that outputs of two models have other orders
 
     def build(self) -> torch.nn.Module:
         """Return the model with weights that are the same each time, and with statistics that normalize nothing."""

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import timm
+from timm.models import mlp_mixer, sequencer
 
 from zoo.structures import Structure, pictures
 
@@ -42,9 +43,6 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {**SIZED, "depth": 2},
     "beit_base_patch16_224": {**SIZED, "depth": 2, "embed_dim": 96, "num_heads": 4},
     "deit_tiny_distilled_patch16_224": {**SIZED, "depth": 2},
-    "mixer_s32_224": {**SIZED, "num_blocks": 2, "embed_dim": 128},
-    "resmlp_12_224": {**SIZED, "num_blocks": 2, "embed_dim": 128},
-    "gmlp_ti16_224": {**SIZED, "num_blocks": 2},
     "levit_128s": SIZED,
     "xcit_nano_12_p16_224": {"depth": 3},
     "cait_xxs24_224": {**SIZED, "depth": 2},
@@ -54,17 +52,28 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "tnt_s_patch16_224": {**SIZED, "depth": 2},
     "swinv2_cr_tiny_ns_224": {**SIZED, "depths": (1, 1), "embed_dim": 32, "num_heads": (2, 4), "window_size": 4},
     "davit_tiny": {"depths": (1, 1), "embed_dims": (32, 64), "num_heads": (2, 4)},
-    "sequencer2d_s": {
-        "layers": (1, 1),
-        "embed_dims": (48, 96),
-        "hidden_sizes": (12, 24),
-        "patch_sizes": (7, 2),
-        "mlp_ratios": (3.0, 3.0),
-        "num_rnn_layers": (1, 1),
-        "down_sample": (True, False),
-    },
+}
+MIXER: dict[str, Any] = {**SMALL, **SIZED, "patch_size": 16, "num_blocks": 2, "embed_dim": 64}
+# Those whose variants fix their sizes.
+CLASSES: dict[str, Any] = {
+    "mixer": partial(mlp_mixer.MlpMixer, **MIXER),
+    "resmlp": partial(
+        mlp_mixer.MlpMixer, mlp_ratio=4, block_layer=mlp_mixer.ResBlock, norm_layer=mlp_mixer.Affine, **MIXER
+    ),
+    "gmlp": partial(
+        mlp_mixer.MlpMixer, mlp_ratio=6, block_layer=mlp_mixer.SpatialGatingBlock, mlp_layer=mlp_mixer.GatedMlp, **MIXER
+    ),
+    "sequencer2d": partial(
+        sequencer.Sequencer2d,
+        layers=(1, 1, 1, 1),
+        embed_dims=(48, 96, 96, 96),
+        hidden_sizes=(12, 24, 24, 24),
+        **SMALL,
+        **SIZED,
+    ),
 }
 STRUCTURES = [
     Structure(name.removesuffix("_224"), "timm", partial(timm.create_model, name, **SMALL, **options), pictures(64))
-    for name, options in [*((name, {}) for name in CONVOLUTIONAL), *TRANSFORMERS.items()]
+    for name, options in {**{each: {} for each in CONVOLUTIONAL}, **TRANSFORMERS}.items()
 ]
+STRUCTURES += [Structure(name, "timm", make, pictures(64)) for name, make in CLASSES.items()]

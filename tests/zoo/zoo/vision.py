@@ -106,13 +106,18 @@ STRUCTURES = [
     one("deeplabv3", partial(segmenter, tv.segmentation.deeplabv3_mobilenet_v3_large)),
     # Boxes are counted by their values: torch.export does not trace it, and a batch has another answer.
     one(
-        "ssdlite", partial(detector, tv.detection.ssdlite320_mobilenet_v3_large), exporters=("torchscript",), fixed=True
+        "ssdlite",
+        partial(detector, tv.detection.ssdlite320_mobilenet_v3_large),
+        exporters=("torchscript",),
+        fixed=True,
+        ranked=True,
     ),
     one(
         "faster_rcnn",
         partial(detector, tv.detection.fasterrcnn_mobilenet_v3_large_320_fpn, min_size=96, max_size=96),
         exporters=("torchscript",),
         fixed=True,
+        ranked=True,
     ),
     one("video_resnet", video(Conv3DSimple, BasicStem), films),
     one("r2plus1d", video(Conv2Plus1D, R2Plus1dStem), films),
