@@ -17,6 +17,7 @@ from modelopt_rs.cli.crop import crop
 from modelopt_rs.cli.demo import demo
 from modelopt_rs.cli.dequantize import dequantize
 from modelopt_rs.cli.inspect import inspect
+from modelopt_rs.cli.optimize import optimize
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
@@ -45,7 +46,7 @@ def app() -> None:
     """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
-for command in (inspect, quantize, prune, crop, dequantize, compare, demo):
+for command in (inspect, quantize, optimize, prune, crop, dequantize, compare, demo):
     app.add_command(command)
 
 

@@ -1,12 +1,13 @@
 """Which of its codes each weight gets so that the loss is least and all fits a budget: a multiple-choice knapsack.
 
-Lagrange gives a bound and a first answer; branch and bound over what its reduced costs leave gives the best one, or says
-how far the answer can be from it. Everett 1963, "Generalized Lagrange multiplier method for solving problems of optimum
-allocation of resources"; Sinha and Zoltners 1979, "The multiple-choice knapsack problem".
+Lagrange gives a bound and a first answer; branch and bound over what its reduced costs leave gives the best one, or
+says how far the answer can be from it. Everett 1963, "Generalized Lagrange multiplier method for solving problems of
+optimum allocation of resources"; Sinha and Zoltners 1979, "The multiple-choice knapsack problem".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from modelopt_rs.errors import OptionError
@@ -116,9 +117,7 @@ def _lagrange(groups: Sequence[Sequence[Choice]], budget: int) -> tuple[float, l
     chosen = [hull[0] for hull in hulls]
     left = budget - sum(group[i].nbytes for group, i in zip(groups, chosen, strict=True))
     steps = [
-        (-_gain(groups[g], a, b), g, step)
-        for g, hull in enumerate(hulls)
-        for step, (a, b) in enumerate(zip(hull, hull[1:], strict=False))
+        (-_gain(groups[g], a, b), g, step) for g, hull in enumerate(hulls) for step, (a, b) in enumerate(pairwise(hull))
     ]
     price, stopped = 0.0, set[int]()
     for gain, g, step in sorted(steps):
@@ -146,7 +145,9 @@ class _Search:
         if self._loss <= self._bound:
             return self._best, True
         groups, slack = self._groups, self._loss - self._bound
-        able = [[i for i in range(len(group)) if cost[i] < slack] for group, cost in zip(groups, self._costs, strict=True)]
+        able = [
+            [i for i in range(len(group)) if cost[i] < slack] for group, cost in zip(groups, self._costs, strict=True)
+        ]
         for g, choices in enumerate(able):
             choices.sort(key=self._costs[g].__getitem__)
             if not choices:  # none is better than the first answer
