@@ -41,7 +41,7 @@ CODES: Final[Mapping[str, tuple[int, int | None]]] = {
 # Bytes that a header, or a graph, has for each tensor besides its name.
 ENTRY, GRAPH_ENTRY = 80, 24
 # Those of the nodes that take a weight's codes in the place of one that took the weight: some more than there are.
-NODES = 260
+NODES = 200
 
 
 def optimize_file(
@@ -286,7 +286,11 @@ class _Planned:
         infos, has_graph = plan.view.tensors, source.graph is not None
         entry, nodes = (GRAPH_ENTRY, NODES) if has_graph else (ENTRY, 0)
         coded = {name: each for name, each in plan.transforms.items() if not isinstance(each, Copy)}
-        codes = {name: Coded(_bytes(each, entry) + nodes, 0.0) for name, each in coded.items()}
+        # Nodes and what they give have names that are made of those of the weights.
+        codes = {
+            name: Coded(_bytes(each, entry) + nodes + (6 * len(name) if has_graph else 0), 0.0)
+            for name, each in coded.items()
+        }
         copied = {name: _bytes(Copy(info), entry) for name, info in infos.items()}
         elements = {name: math.prod(info.shape) for name, info in infos.items()}
         said = [(name, info.dtype, info.shape) for name, info in infos.items()]
