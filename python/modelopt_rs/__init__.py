@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
     from modelopt_rs.operations.inspect import inspect_file
+    from modelopt_rs.operations.optimize import optimize_file
     from modelopt_rs.operations.page import write_report
     from modelopt_rs.operations.prune import prune_file
     from modelopt_rs.operations.quantize import quantize_file
@@ -53,6 +54,7 @@ _WHERE: Final = {
     "get_num_threads": "threads",
     "inspect_file": "operations.inspect",
     "num_threads": "threads",
+    "optimize_file": "operations.optimize",
     "prune_file": "operations.prune",
     "quantize": "quant",
     "quantize_file": "operations.quantize",
@@ -86,6 +88,7 @@ __all__ = [
     "inspect_file",
     "num_threads",
     "optim",
+    "optimize_file",
     "prune",
     "prune_file",
     "quant",

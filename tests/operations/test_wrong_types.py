@@ -18,6 +18,7 @@ FUNCTIONS = {
     mo.quantize_file: {},
     mo.prune_file: {"sparsity": 0.5},
     mo.crop_file: {"keep": 0.5, "what": "ffn"},
+    mo.optimize_file: {"target_bpw": 4.5},
     mo.dequantize_file: {},
     mo.compare_files: {},
     mo.inspect_file: {},

@@ -19,6 +19,7 @@ from modelopt_rs.cli.demo import demo
 from modelopt_rs.cli.dequantize import dequantize
 from modelopt_rs.cli.info import info, version_line
 from modelopt_rs.cli.inspect import inspect
+from modelopt_rs.cli.optimize import optimize
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
 from modelopt_rs.cli.show import printable
@@ -60,7 +61,7 @@ def app() -> None:
     """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
-for command in (inspect, quantize, prune, crop, dequantize, compare, demo, info):
+for command in (inspect, quantize, optimize, prune, crop, dequantize, compare, demo, info):
     app.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
@@ -23,7 +23,7 @@ from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["quantize_file"]
+__all__ = ["planner", "quantize_file"]
 
 
 def quantize_file(
@@ -186,6 +186,14 @@ def quantize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
+    report: Report = perform(source_path, out_path, planner(options, onnx, run), writing)
+    return report
+
+
+def planner(
+    options: QuantizeOptions, onnx: OnnxOptions | None, run: RunOptions | None
+) -> Callable[[Source, Execution], FilePlan]:
+    """Return what decides how a model is quantized."""
 
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
@@ -193,8 +201,7 @@ def quantize_file(
             return _plan(source, execution, options)
         return _plan_graph(source, execution, options, onnx or OnnxOptions(), run)
 
-    report: Report = perform(source_path, out_path, plan, writing)
-    return report
+    return plan
 
 
 def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOptions | None) -> None:

@@ -134,7 +134,7 @@ class OnnxOptions:
     def at(self, name: str, options: QuantizeOptions) -> QuantizeOptions:
         """Return the options for one weight: `options` with its bits."""
         bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
-        return options.with_bits(bits)
+        return options.with_group_size(name).with_bits(bits)
 
     def as_dict(self, given: Calibrate | None = None) -> dict[str, Any]:
         """Return the options in force, as a report has them; of calibration data only where they come from.

@@ -72,6 +72,8 @@ class QuantizeOptions:
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in. By default float32 at 8 bits, below 16 bits: those of the
         weights if they have so few, else bfloat16 (in ONNX models float16).
+    group_size_of : mapping of str to int
+        The group size of the weights that a glob matches, where it is another; the first that matches counts.
 
     Examples
     --------
@@ -93,6 +95,7 @@ class QuantizeOptions:
     only_dequantize: bool = False
     search: str | None = "mse"
     scale_dtype: str | None = None
+    group_size_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -129,6 +132,9 @@ class QuantizeOptions:
                 raise OptionError(f"max_layer_error must be above 0, got {self.max_layer_error}")
             if self.uniform:
                 raise OptionError(f"max_layer_error must be left out with uniform, got {self.max_layer_error}")
+        for glob, size in self.group_size_of.items():
+            if type(size) is not int or size < 0:
+                raise OptionError(f"group_size_of {glob!r} must be 0 (one scale a row) or more, got {size!r}")
         for name, given in (("bits_of", self.bits_of), ("max_layer_error", self.max_layer_error is not None)):
             if given and self.format is not None:
                 raise OptionError(f"{name} must be left out with format {self.format!r}: all its codes are of one size")
@@ -156,11 +162,16 @@ class QuantizeOptions:
         8
         """
         bits = next((n for glob, n in self.bits_of.items() if fnmatchcase(name, glob)), self.bits)
-        return self.with_scheme(name).with_bits(bits)
+        return self.with_scheme(name).with_group_size(name).with_bits(bits)
 
     def with_bits(self, bits: int) -> "QuantizeOptions":
         """Return the options with other bits."""
         return replace(self, bits=bits)
+
+    def with_group_size(self, name: str) -> "QuantizeOptions":
+        """Return the options with the group size of one weight."""
+        size = next((n for glob, n in self.group_size_of.items() if fnmatchcase(name, glob)), self.group_size)
+        return replace(self, group_size=size)
 
     def with_scheme(self, name: str) -> "QuantizeOptions":
         """Return the options with the scheme of one weight: experts are merged only without zero points."""
@@ -217,6 +228,9 @@ class QuantizeOptions:
         for name in ("search", "scale_dtype"):
             if values[name] is None or self.format is not None:
                 del values[name]
+        del values["group_size_of"]
+        if self.group_size_of:
+            values["group_size_of"] = dict(self.group_size_of)
         if self.bits_of:
             values["bits_of"] = dict(self.bits_of)
         if not self.only_dequantize:

@@ -1,0 +1,193 @@
+"""optimize_file: a size that is met, with less loss than bits that are the same everywhere."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+from checkpoints import write
+from modelopt_rs.planning.loss_table import LossTable
+
+NAMES = [
+    f"model.layers.{i}.{part}.weight" for i in range(12) for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.fc")
+]
+
+
+def model(folder: Path, config: dict[str, Any] | None = None) -> Path:
+    rng = np.random.default_rng(0)
+    tensors = {"model.embed_tokens.weight": ("F32", rng.standard_normal((64, 256)).astype(np.float32))}
+    for i, name in enumerate(NAMES):
+        w = rng.standard_normal((128 + 32 * (i % 3), 256)).astype(np.float32)
+        # Some have outliers: they lose more.
+        w[:, ::32] *= 1 + 6 * (i % 2)
+        tensors[name] = ("F32", w)
+    folder.mkdir()
+    write(folder / "model.safetensors", tensors)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def size(path: Path) -> int:
+    return (path / "model.safetensors").stat().st_size
+
+
+def codes(report: mo.QuantizeOptions) -> dict[str, Any]:
+    return report.options.get("bits_of", {})
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "llama"}])
+def test_the_size_is_met_within_half_a_percent(tmp_path: Path, config: dict[str, Any] | None) -> None:
+    source, table = model(tmp_path / "a", config), tmp_path / "t.json"
+    plan = mo.optimize_file(source, tmp_path / "b", target_bpw=5.0, table=table, dry_run=True)
+    said = plan.options["allocation"]
+    losses = []
+    for part in (0.03, 0.08, 0.12):
+        target = int(said["floor"] + part * (said["ceiling"] - said["floor"]))
+        report = mo.optimize_file(
+            source, tmp_path / "b", target_size=target, table=table, overwrite=True, durable=False
+        )
+        assert 0.995 * target <= size(tmp_path / "b") <= target
+        assert abs(size(tmp_path / "b") - report.options["allocation"]["size"]) < 0.005 * target
+        losses.append(report.options["allocation"]["loss"])
+        assert report.options["allocation"]["gap"] < 0.05
+    assert losses == sorted(losses, reverse=True)
+    assert report.command == "optimize"
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_no_more_loss_than_with_the_same_bits_everywhere(tmp_path: Path, bits: int) -> None:
+    source = model(tmp_path / "a", {"model_type": "llama"})
+    how = {"bits": bits, "scheme": "symmetric", "uniform": True, "durable": False}
+    same = mo.quantize_file(source, tmp_path / "b", **how)
+    report = mo.optimize_file(
+        source, tmp_path / "c", target_size=int(1.005 * size(tmp_path / "b")), priors={"*": 1.0}, durable=False
+    )
+
+    def loss(tensors: Any) -> float:
+        found = {t.name: t for t in tensors}
+        elements = {name: int(np.prod(found[name].shape)) for name in NAMES}
+        errors = {name: 0.0 if found[name].sqnr_db is None else 10 ** (-found[name].sqnr_db / 10) for name in NAMES}
+        return sum(elements[name] * errors[name] for name in NAMES)
+
+    assert loss(report.tensors) <= loss(same.tensors) * (1 + 1e-6)
+
+
+def test_a_table_serves_another_size_and_no_other_model(tmp_path: Path) -> None:
+    source, table = model(tmp_path / "a"), tmp_path / "t.json"
+    first = mo.optimize_file(source, tmp_path / "b", target_bpw=4.3, table=table, durable=False)
+    # What is read is not measured again.
+    read = json.loads(table.read_text())
+    for each in read["tensors"].values():
+        each["codes"]["2"]["error"] = 0.0
+    table.write_text(json.dumps(read))
+    again = mo.optimize_file(source, tmp_path / "c", target_bpw=4.3, table=table, durable=False)
+    assert (first.options["allocation"]["loss"], again.options["allocation"]["loss"]) != (0.0, None)
+    assert again.options["allocation"]["loss"] == 0.0
+    with pytest.raises(mo.OptionError, match=r"table must be of this model and these options, got another"):
+        mo.optimize_file(source, tmp_path / "d", target_bpw=4.3, table=table, exclude=["*.fc.*"], durable=False)
+    table.write_text("{}")
+    with pytest.raises(mo.FormatError, match=r"t\.json: not a table of losses"):
+        mo.optimize_file(source, tmp_path / "d", target_bpw=4.3, table=table, durable=False)
+    assert not (tmp_path / "d").exists()
+
+
+def test_weights_that_are_fused_share_their_code(tmp_path: Path) -> None:
+    source = model(tmp_path / "a", {"model_type": "llama"})
+    for bpw in (3.0, 4.2, 6.0):
+        report = mo.optimize_file(source, tmp_path / "b", target_bpw=bpw, overwrite=True, durable=False)
+        bits = codes(report)
+        for i in range(12):
+            q, v = (bits.get(f"model.layers.{i}.self_attn.{part}_proj.weight") for part in "qv")
+            assert q == v
+        config = json.loads((tmp_path / "b" / "config.json").read_text())["quantization_config"]
+        assert all(each["weights"]["symmetric"] for each in config["config_groups"].values())
+
+
+def test_priors_say_what_counts(tmp_path: Path) -> None:
+    source, table = model(tmp_path / "a"), tmp_path / "t.json"
+    bits = {}
+    for prior in (0.0, 1000.0):
+        priors = {"*.fc.weight": prior}
+        report = mo.optimize_file(source, tmp_path / "b", target_bpw=3.6, priors=priors, table=table, dry_run=True)
+        bits[prior] = [codes(report).get(name, 32) for name in NAMES if name.endswith("fc.weight")]
+    assert set(bits[0.0]) == {2}
+    assert min(bits[1000.0]) >= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "one of target_size and target_bpw must be given, got none"),
+        ({"target_size": 1, "target_bpw": 4.0}, "one of target_size and target_bpw must be given, got both"),
+        ({"target_size": 0}, "target_size must be above 0, got 0"),
+        ({"target_size": 1000}, r"target_size must be from [\d,]+ to [\d,]+ bytes for this model, got 1,000"),
+        ({"target_bpw": 1.0}, r"target_bpw must be from 2\.\d+ to below 3\d\.\d+ for this model, got 1"),
+        ({"target_bpw": 4.5, "priors": {"*": -1.0}}, r"priors '\*' must be finite and not negative, got -1.0"),
+        ({"target_bpw": 4.5, "max_loss": 0.01}, r"max_loss must be at least 0\.\d+ for this size, got 0.01"),
+    ],
+)
+def test_what_can_not_be_had_is_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    source = model(tmp_path / "a")
+    with pytest.raises(mo.OptionError, match=message):
+        mo.optimize_file(source, tmp_path / "b", durable=False, **options)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    text = '{"schema": 1, "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5}}}}}'  # noqa: E501
+    table = LossTable.from_json(text, "t")
+    assert LossTable.from_json(table.to_json(), "t") == table
+    assert table.range() == (17, 17)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_an_onnx_model(tmp_path: Path, target: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    arrays = {f"w{i}": rng.standard_normal((256, 256)).astype(np.float32) / 16 for i in range(8)}
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(8)]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 256]) for name in ("x0", "x8")]
+    graph = helper.make_graph(
+        nodes, "g", info[:1], info[1:], [numpy_helper.from_array(w, n) for n, w in arrays.items()]
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(proto, tmp_path / "a.onnx")
+    target_size = 290_000
+    report = mo.optimize_file(
+        tmp_path / "a.onnx",
+        tmp_path / "b.onnx",
+        target_size=target_size,
+        onnx=mo.OnnxOptions(target=target),
+        run=mo.RunOptions(rounds=0),
+        durable=False,
+    )
+    written = (tmp_path / "b.onnx").stat().st_size
+    assert 0.97 * target_size <= written <= target_size
+    assert abs(written - report.options["allocation"]["size"]) < 0.01 * target_size
+    assert report.run is not None
+    assert re.fullmatch(r"w\d", next(iter(codes(report))))
+
+
+def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("click")
+    from modelopt_rs.cli import main
+
+    source = model(tmp_path / "a")
+    words = ["optimize", str(source), "-o", str(tmp_path / "b"), "--target-bpw", "4.25", "--prior", "*.fc.*=2"]
+    assert main(words) == 0
+    assert re.search(
+        r"sizes  [\d,]+ to [\d,]+ bytes can be had; this one has [\d,]+\nloss  0\.", capsys.readouterr().out
+    )
+    assert main([*words[:4], "--target-size", "1kB"]) == 2
+    assert main([*words[:6], "--prior", "nonsense"]) == 2
+    assert "'nonsense' is not a glob and a number" in capsys.readouterr().err
