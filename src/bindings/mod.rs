@@ -13,6 +13,7 @@ mod dlpack;
 mod dtype;
 mod error;
 mod files;
+mod image;
 mod optim;
 mod optim_factored;
 mod optimizers;
@@ -58,5 +59,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     prune_stream::register(m)?;
     sparse::register(m)?;
     threads::register(m)?;
+    image::register(m)?;
     files::register(m)
 }

@@ -4,6 +4,7 @@ pub mod codes;
 pub mod compare;
 pub mod gather;
 pub mod histogram;
+pub mod image;
 pub mod median;
 pub mod optim;
 pub mod pack;
