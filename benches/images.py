@@ -33,6 +33,7 @@ def float_cases(x: np.ndarray) -> Iterator[Case]:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     ours, out = plan(), np.zeros((1, 3, SIDE, SIDE), np.float32)
+    scaled = Image(resize=None, threads=1)
     theirs, floats = np.zeros((3, SIDE, SIDE), np.float32), np.zeros(x.shape, np.float32)
     scale, shift = (*(1 / (255 * STD)).tolist(), 0.0), (*(-MEAN / STD).tolist(), 0.0)
 
@@ -63,7 +64,7 @@ def float_cases(x: np.ndarray) -> Iterator[Case]:
     work = "normalize 640 x 640 to NCHW float32"
     same = close(1e-5, 1e-5)
     yield Case(f"{work}, scale only", "OpenCV multiply, split", 2.5,
-               lambda: Image(resize=None, threads=1)(x, out=out[0]), only_scaled, same)  # fmt: skip
+               lambda: scaled(x, out=out[0]), only_scaled, same)  # fmt: skip
     yield Case(work, "OpenCV multiply, split (scale only)", 2.5, lambda: ours(x, out=out[0]), only_scaled)
     yield Case(work, "OpenCV multiply, add, split", 2.5, lambda: ours(x, out=out[0]), multiply_and_split, same)
     yield Case(work, "blobFromImage (no std)", 12, lambda: ours(x, out=out), blob)

@@ -53,18 +53,38 @@ fn look_up(table: &[__m512i; 4], x: __m512i) -> __m512i {
     _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high)
 }
 
-/// Where in 64 pixels of 3 channels each byte of channel `c` lies: among the first 128 bytes, then the rest taken from the third 64.
-fn places(c: usize) -> [[u8; L]; 2] {
-    let place = |i: usize| 3 * i + c;
-    let first = std::array::from_fn(|i| if place(i) < 2 * L { place(i) as u8 } else { 0 });
-    let then = std::array::from_fn(|i| if place(i) < 2 * L { i as u8 } else { (place(i) - L) as u8 });
-    [first, then]
+/// Where in 64 pixels of 3 channels each byte of a channel lies: among the first 128 bytes, then the rest in the third 64.
+const PLACES: [[[u8; L]; 2]; 3] = {
+    let mut places = [[[0; L]; 2]; 3];
+    let mut byte = 0;
+    while byte < 3 * L {
+        let (c, i) = (byte % 3, byte / 3);
+        if byte < 2 * L {
+            (places[c][0][i], places[c][1][i]) = (byte as u8, i as u8);
+        } else {
+            places[c][1][i] = (byte - L) as u8;
+        }
+        byte += 1;
+    }
+    places
+};
+
+/// The bytes of each of so many channels, in three registers after each other.
+const fn masks(channels: usize) -> [[u64; 3]; CHANNELS] {
+    let mut masks = [[0; 3]; CHANNELS];
+    let mut byte = 0;
+    while byte < 3 * L {
+        masks[byte % channels][byte / L] |= 1 << (byte % L);
+        byte += 1;
+    }
+    masks
 }
+const MASKS: [[[u64; 3]; CHANNELS]; 2] = [masks(3), masks(4)];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn three_planes(x: &[[u8; 3 * L]], tables: &Tables, out: &mut [&mut [u8]; CHANNELS]) {
     for c in 0..3 {
-        let [first, then] = places(c).map(|places| load(&places));
+        let [first, then] = PLACES[c].map(|places| load(&places));
         let table = table(&tables.of[c]);
         for (x, out) in x.iter().zip(out[c].as_chunks_mut::<L>().0) {
             let (x, _) = x.as_chunks::<L>();
@@ -86,9 +106,7 @@ fn one_table(x: &[[u8; L]], table_bytes: &[u8; 256], out: &mut [[u8; L]]) {
 fn tables_in_turn(x: &[[u8; L]], tables: &Tables, channels: usize, out: &mut [[u8; L]]) {
     for c in 0..channels {
         let table = table(&tables.of[c]);
-        // The bytes of this channel, in registers that begin at byte 0, 1 and 2 of a pixel (of 4: always at byte 0).
-        let masks: [u64; 3] =
-            std::array::from_fn(|i| (0..L).filter(|j| (i * L + j) % channels == c).fold(0, |mask, j| mask | 1 << j));
+        let masks = MASKS[channels - 3][c];
         for ((i, x), out) in x.iter().enumerate().zip(out.iter_mut()) {
             let codes = look_up(&table, load(x));
             store(_mm512_mask_blend_epi8(masks[i % 3], load(out), codes), out);
