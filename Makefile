@@ -48,14 +48,16 @@ lint: build
 
 interop: build
 	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*" "keras==3.15.*" "jax==0.10.*" "optax==0.2.8" \
-		"onnxscript==0.7.*" "bitsandbytes==0.50.*" "accelerate>=1.1"
+		"onnxscript==0.7.*" "bitsandbytes==0.50.*" "accelerate>=1.1" "opencv-python-headless>=4.10" "pillow>=10"
 
 bench: build
-	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*" "tokenizers>=0.22"
+	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*" "tokenizers>=0.22" \
+		"opencv-python-headless>=4.10"
 	$(BIN)/python benches/arrays.py
 	$(BIN)/python benches/optim.py
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
+	$(BIN)/python benches/images.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build

@@ -1,7 +1,7 @@
 """Make trained models smaller and training steps faster on a CPU.
 
 Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.quant`, `modelopt_rs.optim`,
-`modelopt_rs.prune`, `modelopt_rs.files` and the command line `modelopt-rs`.
+`modelopt_rs.prune`, `modelopt_rs.preprocess`, `modelopt_rs.files` and the command line `modelopt-rs`.
 """
 
 import sys
@@ -20,7 +20,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 if TYPE_CHECKING:
-    from modelopt_rs import files, optim, prune, quant, reduce
+    from modelopt_rs import files, optim, preprocess, prune, quant, reduce
     from modelopt_rs.errors import InPlaceError, OptionError
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
@@ -61,7 +61,7 @@ _WHERE: Final = {
     "set_num_threads": "threads",
     "write_report": "operations.page",
 }
-_MODULES: Final = ("files", "optim", "prune", "quant", "reduce")
+_MODULES: Final = ("files", "optim", "preprocess", "prune", "quant", "reduce")
 
 del np, sys
 
@@ -89,6 +89,7 @@ __all__ = [
     "num_threads",
     "optim",
     "optimize_file",
+    "preprocess",
     "prune",
     "prune_file",
     "quant",

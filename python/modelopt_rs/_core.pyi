@@ -26,6 +26,7 @@ from modelopt_rs.optim.state import BlockState
 
 __all__ = [
     "FormatError",
+    "ImagePlan",
     "InternalError",
     "LimitError",
     "SafetensorsHeader",
@@ -275,6 +276,26 @@ def specification(
     """
 
 @final
+class ImagePlan:
+    """What `modelopt_rs.preprocess.Image` goes by."""
+
+    def __new__(
+        cls,
+        layout: tuple[tuple[int, int] | None, str, str, bool, bool],
+        steps: tuple[float, list[float], list[float], float],
+        channels: int | None,
+        output: tuple[str, tuple[float, int, int, int, bool] | None],
+    ) -> ImagePlan:
+        """Of (size, resize, interpolation, apart, swapped), (scale, mean, std, pad), channels, (dtype, codes)."""
+
+    def geometry(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        """Give rows and columns of the resized image, rows above and columns left of it."""
+
+    def shape(self, images: Any) -> list[int]:
+        """Give the shape of the output."""
+
+    def run(self, images: Any, out: Array, threads: int | None) -> None: ...
+
 class TensorExchange:
     """Tensors of torch by DLPack's exchange of descriptions, much faster than by objects.
 

@@ -14,6 +14,7 @@ mod dtype;
 mod error;
 mod files;
 mod gptq;
+mod image;
 mod optim;
 mod optim_factored;
 mod optimizers;
@@ -60,5 +61,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     prune_stream::register(m)?;
     sparse::register(m)?;
     threads::register(m)?;
+    image::register(m)?;
     files::register(m)
 }

@@ -6,6 +6,7 @@ pub mod elimination;
 pub mod gather;
 pub mod gptq;
 pub mod histogram;
+pub mod image;
 pub mod median;
 pub mod optim;
 pub mod pack;

@@ -108,7 +108,7 @@ def optimize(
     show_allocation(report)
     show_totals(report)
     show_onnx(report)
-    show_warnings(report)
+    show_warnings(report.warnings)
 
 
 def read_priors(texts: tuple[str, ...]) -> dict[str, float]:
