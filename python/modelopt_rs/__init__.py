@@ -20,7 +20,8 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 if TYPE_CHECKING:
-    from modelopt_rs import files, optim, prune, quant, reduce
+    from modelopt_rs import files, optim, preprocess, prune, quant, reduce
+    from modelopt_rs.arrays import as_array, to_dlpack
     from modelopt_rs.errors import InPlaceError, OptionError
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
@@ -41,6 +42,7 @@ _WHERE: Final = {
     "MaxErrorExceeded": "report.run",
     "OnnxOptions": "planning.onnx",
     "OptionError": "errors",
+    "as_array": "arrays",
     "QuantizeOptions": "planning.quantize",
     "QuantizedArray": "quant",
     "RunOptions": "planning.run",
@@ -56,8 +58,9 @@ _WHERE: Final = {
     "quantize": "quant",
     "quantize_file": "operations.quantize",
     "set_num_threads": "threads",
+    "to_dlpack": "arrays",
 }
-_MODULES: Final = ("files", "optim", "prune", "quant", "reduce")
+_MODULES: Final = ("files", "optim", "preprocess", "prune", "quant", "reduce")
 
 del np, sys
 
@@ -74,6 +77,7 @@ __all__ = [
     "RunOptions",
     "UnsupportedError",
     "__version__",
+    "as_array",
     "compare_files",
     "crop_file",
     "dequantize",
@@ -84,6 +88,7 @@ __all__ = [
     "inspect_file",
     "num_threads",
     "optim",
+    "preprocess",
     "prune",
     "prune_file",
     "quant",
@@ -91,6 +96,7 @@ __all__ = [
     "quantize_file",
     "reduce",
     "set_num_threads",
+    "to_dlpack",
 ]
 
 

@@ -10,71 +10,71 @@ impl<'py> Array<'py> {
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
     pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::input(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An input of bytes: uint8 or int8.
     pub fn bytes(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An input of integers: int32 or int64.
     pub fn ints(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = int_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An output of integers.
     pub fn ints_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = int_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
     }
 
     /// An input of words that are only moved: unsigned integers.
     pub fn words(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = word_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An output of words.
     pub fn words_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = word_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
     }
 
     /// An output of floats.
     pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::output(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::output(name, &array, dtype)
     }
 
     /// What is read and written in place, in any layout: one that kernels do not take is worked on in a copy, which
     /// [`Array::write_back`] puts in its place.
     pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&str>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::inout(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::inout(name, &array, dtype)
     }
 
     /// The same for bytes.
     pub fn bytes_inout(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::inout(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::inout(name, &array, dtype)
     }
 
     /// An output of bytes.
     pub fn bytes_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
     }
 }

@@ -1,7 +1,9 @@
 //! The kernels: pure Rust on slices, one file per operation, each ending with its tests.
 
+pub mod affine;
 pub mod codes;
 pub mod compare;
+pub mod embeddings;
 pub mod gather;
 pub mod histogram;
 pub mod median;

@@ -16,7 +16,7 @@ mod search;
 mod tile;
 mod tries;
 
-pub use dequantize::dequantize;
+pub use dequantize::{RowsOf, dequantize, dequantize_rows};
 pub use grid::{How, Stored};
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
@@ -37,6 +37,8 @@ pub struct Uniform {
     pub scheme: Scheme,
     /// Symmetric codes stored as q + 2^(bits-1) instead of two's complement.
     pub offset_binary: bool,
+    /// Asymmetric codes in two's complement, and so their zero points: where they were given. Only read.
+    pub signed: bool,
 }
 
 /// The parameters, one for each part, as they lie in the output arrays; empty where the scheme has none.
