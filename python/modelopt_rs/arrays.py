@@ -104,14 +104,14 @@ def _of_dlpack(obj: Any, name: str) -> Array:
         if _says(obj, lazily):
             raise ValueError(f"{name} must hold its numbers, got {kind} with {lazily}(); pass x.{resolved}()")
     try:
-        device = obj.__dlpack_device__()
-        if device[0] not in _CPU:
-            got = getattr(obj, "device", tuple(int(number) for number in device))
-            raise TypeError(f"{name} must be on the CPU, got {kind} on device {got}; move it there first")
-        found = _core.dlpack_array(_capsule(obj))
-    except (BufferError, RuntimeError, ValueError, NotImplementedError, AttributeError) as why:
+        device = tuple(int(number) for number in obj.__dlpack_device__())
+        found = _core.dlpack_array(_capsule(obj)) if device[0] in _CPU else None
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as why:
         text = " ".join(str(why).split())
         raise TypeError(f"{name} must be an array whose memory can be shared, got {kind}; {text}") from None
+    if device[0] not in _CPU:
+        got = getattr(obj, "device", device)
+        raise TypeError(f"{name} must be on the CPU, got {kind} on device {got}; move it there first")
     if found is None:
         raise TypeError(f"{name} must be a dense array of NumPy's or ml_dtypes' dtypes, got {kind}")
     array, code, bits = found

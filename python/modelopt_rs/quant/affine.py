@@ -93,7 +93,8 @@ def quantize_linear(
            [  1, 150,   0]], dtype=uint8)
     """
     code = _target("quantize_linear", dtype, out, zero_point)
-    x = as_array(x, "quantize_linear: x")
+    if type(x) is not np.ndarray:
+        x = as_array(x, "quantize_linear: x")
     if out is None:
         out = np.empty(x.shape, code.array)
     params = (_scales(scale), _integers("quantize_linear", "zero_point", zero_point))
@@ -149,7 +150,8 @@ def dequantize_linear(
     array([ 0., 62.], dtype=float32)
     """
     bits: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
-    q = as_array(q, "dequantize_linear: q")
+    if type(q) is not np.ndarray:
+        q = as_array(q, "dequantize_linear: q")
     if out is None:
         out = np.empty(q.shape, _float("dequantize_linear", dtype))
     params = (_scales(scale), _integers("dequantize_linear", "zero_point", zero_point))

@@ -7,6 +7,9 @@ use crate::isa::{self, kernel};
 use crate::par::{self, CHUNK};
 use crate::real::{Divisor, Real};
 
+/// Codes that are made in the cache before they are written past it: each time the processor waits for all of it.
+const STREAM_BLOCK: usize = 8192;
+
 /// Quotients beyond are beyond the limits of every code, whatever its zero point.
 const FAR: i32 = 1 << 17;
 
@@ -86,22 +89,33 @@ pub fn quantize<C: Real, K: Target>(
     }
     let pieces: Vec<_> = out.chunks_mut(CHUNK).enumerate().collect();
     par::for_each(threads, pieces.into_iter(), |(i, out)| {
-        let (mut block, mut made) = ([C::ZERO; IN_L1], [K::Item::default(); IN_L1]);
-        for (j, out) in out.chunks_mut(IN_L1).enumerate() {
-            let (start, n) = (i * CHUNK + j * IN_L1, out.len());
-            let x = match source.direct() {
-                Some(x) => &x[start..start + n],
-                None => {
-                    source.read(start, &mut block[..n]);
-                    &block[..n]
-                }
-            };
-            if streamed {
-                write(x, start, &params, target, &mut made[..n]);
-                isa::stream(&made[..n], out);
-            } else {
-                write(x, start, &params, target, out);
+        if !streamed {
+            return read_and_write(source, i * CHUNK, &params, target, out);
+        }
+        let mut made = [K::Item::default(); STREAM_BLOCK];
+        for (j, out) in out.chunks_mut(STREAM_BLOCK).enumerate() {
+            let (start, made) = (i * CHUNK + j * STREAM_BLOCK, &mut made[..out.len()]);
+            match source.direct() {
+                Some(x) => write(&x[start..start + made.len()], start, &params, target, made),
+                None => read_and_write(source, start, &params, target, made),
             }
+            isa::stream(made, out);
         }
     });
+}
+
+/// The codes of numbers that are first read, block by block.
+fn read_and_write<C: Real, K: Target>(
+    source: &dyn Source<C>,
+    start: usize,
+    params: &Params<'_, C>,
+    target: K,
+    out: &mut [K::Item],
+) {
+    let mut block = [C::ZERO; IN_L1];
+    for (i, out) in out.chunks_mut(IN_L1).enumerate() {
+        let block = &mut block[..out.len()];
+        source.read(start + i * IN_L1, block);
+        write(block, start + i * IN_L1, params, target, out);
+    }
 }
