@@ -223,8 +223,8 @@ def fake_quantize_given(
 def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
 
-# Codes with given scales. `params`: scale and zero point, numbers or arrays (int64); `place`: the name of the dtype of the
-# codes, axis, block_size; `how`: rounding and nonfinite.
+# Codes with given scales. `params`: scale and zero point, numbers or arrays (int64); `place`: the name of the dtype of
+# the codes, axis, block_size; `how`: rounding and nonfinite.
 def quantize_linear(
     x: Any,
     out: Array,

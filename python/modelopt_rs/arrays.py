@@ -57,7 +57,8 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
     Raises
     ------
     TypeError
-        If it is no array of such a library, is on another device, is sparse or strided over shared bytes, or has a mask.
+        If it is no array of such a library, is on another device, is sparse or strided over shared bytes, or has a
+        mask.
     ValueError
         If it is a tensor that requires a gradient, or is conjugated or negated lazily.
 
@@ -128,8 +129,10 @@ def _says(obj: Any, question: str) -> bool:
 def _capsule(obj: Any) -> Any:
     try:
         return obj.__dlpack__(max_version=(1, 1))
-    except TypeError:  # it knows no versions
-        return obj.__dlpack__()
+    except TypeError as why:
+        if "max_version" not in str(why):
+            raise
+        return obj.__dlpack__()  # it knows no versions
 
 
 def _viewed(array: Array, twin: str) -> Array:
@@ -155,7 +158,9 @@ class Shared:
     def __dlpack__(self, **options: Any) -> Any:
         capsule = self._array.__dlpack__(**options)
         if self._kind is not None and not _core.dlpack_retype(capsule, *self._kind):
-            raise BufferError("to_dlpack: the importer must know DLPack 1.0, which says how numbers of 4 and 2 bits lie")
+            raise BufferError(
+                "to_dlpack: the importer must know DLPack 1.0, which says how numbers of 4 and 2 bits lie"
+            )
         return capsule
 
     def __repr__(self) -> str:
@@ -205,6 +210,8 @@ def to_dlpack(array: Array, dtype: str | None = None) -> Shared:
             raise TypeError(f"to_dlpack: dtype must be one of {', '.join(_KINDS)}, got {dtype!r}")
         return Shared(array, None)
     size = max(kind[1], 8) // 8
-    if array.dtype.itemsize != size or (dtype is not None and array.dtype.kind not in "uiV" and array.dtype.name != twin):
+    if array.dtype.itemsize != size or (
+        dtype is not None and array.dtype.kind not in "uiV" and array.dtype.name != twin
+    ):
         raise TypeError(f"to_dlpack: array must have items of {size} bytes for {twin}, got {array.dtype}")
     return Shared(array.view(f"u{size}"), kind)

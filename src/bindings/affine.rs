@@ -153,11 +153,11 @@ fn quantize_linear<'py>(
             match_dtype!(x, T => Ok(check_finite(NAME, x.slice::<T>(), &shape, how.1, threads)?))
         };
         if x.dtype == Dtype::F64 && !matches!(kind, Kind::Float(_)) {
-            let owned = Owned::<f64>::new(NAME, ["scale", "zero_point"], &params, place, kind)?.to_divide_by()?;
+            let owned = Owned::<f64>::new(NAME, ["scale", "zero_point"], &params, place, kind)?.divisors()?;
             check(&x)?;
             return write(&Direct(x.slice::<f64>()), owned.params(), (kind, how.0), &mut out, threads);
         }
-        let owned = Owned::<f32>::new(NAME, ["scale", "zero_point"], &params, place, kind)?.to_divide_by()?;
+        let owned = Owned::<f32>::new(NAME, ["scale", "zero_point"], &params, place, kind)?.divisors()?;
         check(&x)?;
         if x.dtype == Dtype::F32 {
             return write_any(&Direct(x.slice::<f32>()), owned.params(), (kind, how.0), &mut out, threads);
@@ -221,7 +221,7 @@ fn requantize_linear<'py>(
         out.expect_shape(q.shape())?;
         let _borrow = borrow(&[&q, &out])?;
         let from = Owned::<f32>::new(NAME, ["scale", "zero_point"], &params, place, from_kind)?;
-        let to = Owned::<f32>::new(NAME, ["to_scale", "to_zero_point"], &to, place, to_kind)?.to_divide_by()?;
+        let to = Owned::<f32>::new(NAME, ["to_scale", "to_zero_point"], &to, place, to_kind)?.divisors()?;
         with_source(&q, from_kind, from.params(), |source| {
             write_any(source, to.params(), (to_kind, away), &mut out, threads)
         })

@@ -116,7 +116,7 @@ impl<C: Real + Item> Owned<C> {
     }
 
     /// Scales that numbers are divided by.
-    pub fn to_divide_by(self) -> PyResult<Self> {
+    pub fn divisors(self) -> PyResult<Self> {
         if are_scales(&self.scale) {
             return Ok(self);
         }

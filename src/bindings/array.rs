@@ -99,38 +99,6 @@ impl<'py> Array<'py> {
         self.shape().last().copied().unwrap_or(1)
     }
 
-    /// Refuse another shape.
-    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
-        if self.shape() == shape {
-            return Ok(());
-        }
-        let (name, want, got) = (self.name, tuple(shape), tuple(self.shape()));
-        Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
-    }
-
-    /// Refuse another shape than that of `other`.
-    pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
-        if self.shape() == other.shape() {
-            return Ok(());
-        }
-        let (name, like, want, got) = (self.name, other.name.arg, tuple(other.shape()), tuple(self.shape()));
-        Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
-    }
-
-    /// The dtype as NumPy writes it.
-    pub fn object_dtype(&self) -> impl std::fmt::Display + use<'py> {
-        self.object.dtype()
-    }
-
-    /// Refuse another dtype.
-    pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
-        if self.dtype == dtype {
-            return Ok(());
-        }
-        let got = self.object.dtype();
-        Err(Error::Dtype(format!("{} must have dtype {what}, got {got}", self.name)).into())
-    }
-
     /// The bytes that it lies in.
     pub fn extent(&self) -> Extent {
         let start = data(&self.object);

@@ -1,10 +1,12 @@
-//! Arrays by what they hold: floats, bytes, integers, words.
+//! Arrays by what they hold: floats, bytes, integers, words; and the checks of shapes and dtypes.
 
+use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
 
 use super::arg::Name;
-use super::array::Array;
-use super::dtype::{byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use super::array::{Array, tuple};
+use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use crate::error::{Error, Result};
 
 impl<'py> Array<'py> {
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
@@ -76,5 +78,37 @@ impl<'py> Array<'py> {
         let array = ndarray(name, object)?;
         let dtype = byte_dtype(name, &array)?;
         Self::output(name, &array, dtype)
+    }
+
+    /// Refuse another shape.
+    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
+        if self.shape() == shape {
+            return Ok(());
+        }
+        let (name, want, got) = (self.name, tuple(shape), tuple(self.shape()));
+        Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
+    }
+
+    /// Refuse another shape than that of `other`.
+    pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
+        if self.shape() == other.shape() {
+            return Ok(());
+        }
+        let (name, like, want, got) = (self.name, other.name.arg, tuple(other.shape()), tuple(self.shape()));
+        Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
+    }
+
+    /// The dtype as NumPy writes it.
+    pub fn object_dtype(&self) -> impl std::fmt::Display + use<'py> {
+        self.object.dtype()
+    }
+
+    /// Refuse another dtype.
+    pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        let got = self.object.dtype();
+        Err(Error::Dtype(format!("{} must have dtype {what}, got {got}", self.name)).into())
     }
 }

@@ -186,11 +186,11 @@ fn numpy_name([_, code, bits, lanes]: [u16; 4], padded: bool) -> Option<String> 
     }
     Some(match (code, bits) {
         (0, 8..=64) => format!("int{bits}"),
-        (1, 8..=64) => format!("uint{bits}"),
         (2, 16..=64) => format!("float{bits}"),
         (5, 64 | 128) => format!("complex{bits}"),
         (6, 8) => "bool".into(),
-        (3.., 8 | 16) => format!("uint{bits}"),
+        // Unsigned integers, and what NumPy has no dtype for.
+        (1, 8..=64) | (3.., 8 | 16) => format!("uint{bits}"),
         _ => return None,
     })
 }

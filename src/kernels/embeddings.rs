@@ -63,15 +63,15 @@ kernel! {
             for block in blocks {
                 for (lane, &x) in lanes.iter_mut().zip(block) {
                     let x = x.to_f64();
-                    *lane = *lane + x * x;
+                    *lane += x * x;
                 }
             }
             let mut sum = 0.0;
             for lane in lanes {
-                sum = sum + lane;
+                sum += lane;
             }
             for &x in tail {
-                sum = sum + x.to_f64() * x.to_f64();
+                sum += x.to_f64() * x.to_f64();
             }
             let norm = sum.sqrt();
             let norm = if norm > 0.0 { norm } else { f64::INFINITY };

@@ -29,7 +29,7 @@ def test_codes_are_those_of_the_formula_for_every_instruction_set_and_threads(ki
     before = _core.isa()
     for shape in [(3, 1), (17, 7), (1000, 384), (5, 4, 33)]:
         x = RNG.standard_normal(shape).astype(dtype)
-        x.reshape(-1)[:: 97] *= 3
+        x.reshape(-1)[::97] *= 3
         flat = x.reshape(-1, shape[-1]).astype(np.float32)
         ranges = np.stack([flat.min(0) * np.float32(0.8), flat.max(0) * np.float32(0.8)])
         ranges[1, 0] = ranges[0, 0]
@@ -42,7 +42,8 @@ def test_codes_are_those_of_the_formula_for_every_instruction_set_and_threads(ki
             for threads in (1, 2):
                 given = None if kind.endswith("binary") else ranges
                 got = quantize_embeddings(x, kind, given, threads=threads)
-                assert got.dtype == want.dtype and (got == want).all()
+                assert got.dtype == want.dtype
+                assert (got == want).all()
     _core.set_isa(before)
 
 
@@ -54,7 +55,8 @@ def test_sentence_transformers_gives_the_same(kind):
     if kind.endswith("int8"):
         ranges = np.stack([x.min(0), x.max(0)]) / 2
         got, want = quantize_embeddings(x, kind, ranges), util.quantize_embeddings(x, kind, ranges=ranges)
-        assert got.dtype == want.dtype and (got == want).all()
+        assert got.dtype == want.dtype
+        assert (got == want).all()
 
 
 def test_faiss_and_usearch_give_the_same():
@@ -98,7 +100,8 @@ def test_what_is_not_finite_gets_the_lowest_code_or_the_ends():
 def test_out_is_written_and_what_is_wrong_is_named():
     x = RNG.standard_normal((4, 10)).astype(np.float32)
     out = np.empty((4, 2), np.uint8)
-    assert quantize_embeddings(x, "ubinary", out=out) is out and (out == np.packbits(x > 0, axis=-1)).all()
+    assert quantize_embeddings(x, "ubinary", out=out) is out
+    assert (out == np.packbits(x > 0, axis=-1)).all()
     assert quantize_embeddings(x[:0], "int8", np.zeros((2, 10), np.float32)).shape == (0, 10)
     for bad, error, text in (
         ({"kind": "int4"}, ValueError, "kind must be one of int8, uint8, binary"),
@@ -109,7 +112,11 @@ def test_out_is_written_and_what_is_wrong_is_named():
         ({"ranges": np.zeros((2, 9))}, ValueError, "ranges must have shape (2, 10), got (2, 9)"),
         ({"ranges": np.full((2, 10), np.nan)}, ValueError, "ranges must be finite"),
         ({"ranges": "a"}, TypeError, "ranges must be an array of numbers, got str"),
-        ({"ranges": np.zeros((2, 10)), "kind": "binary"}, ValueError, "ranges must be None for 'binary', which has none"),
+        (
+            {"ranges": np.zeros((2, 10)), "kind": "binary"},
+            ValueError,
+            "ranges must be None for 'binary', which has none",
+        ),
         ({"out": np.empty((4, 9), np.int8)}, ValueError, "out must have shape (4, 10), got (4, 9)"),
     ):
         with pytest.raises(error, match="quantize_embeddings: ") as caught:

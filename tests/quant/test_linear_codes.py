@@ -115,7 +115,8 @@ def test_onnxruntime_has_the_same_bits_for_random_shapes(name, layout):
         zero_point = RNG.integers(*LIMITS[name], form).astype(name)
         got = mo.quant.quantize_linear(x, scale, zero_point, **attributes)
         want = session("QuantizeLinear", [x, scale, zero_point], attributes)
-        assert got.dtype == want.dtype and (got == want).all()
+        assert got.dtype == want.dtype
+        assert (got == want).all()
         back = mo.quant.dequantize_linear(got, scale, zero_point, **attributes)
         assert back.tobytes() == session("DequantizeLinear", [got, scale, zero_point], attributes).tobytes()
 
@@ -145,7 +146,8 @@ def test_all_16_bit_floats_get_the_codes_of_the_formula_by_every_instruction_set
                     options = {"rounding": rounding, "threads": threads}
                     own = mo.quant.quantize_linear(x, scale, zero_point, dtype=dtype_of(name), **options)
                     plain = mo.quant.quantize_linear(x, scale, zero_point, dtype=name, **options)
-                    assert own.dtype == dtype_of(name) and (own.astype(np.int64) == want).all()
+                    assert own.dtype == dtype_of(name)
+                    assert (own.astype(np.int64) == want).all()
                     assert (plain.astype(np.int64) == want).all()
             back = mo.quant.dequantize_linear(own, scale, zero_point)
             assert back.tobytes() == ((want - zero_point).astype(np.float32) * np.float32(scale)).tobytes()
@@ -167,7 +169,8 @@ def test_codes_that_are_floats_are_those_of_ml_dtypes_within_the_largest(name):
         assert (np.isnan(got.astype(np.float32)) == nan).all()
         assert (got.view(np.uint8)[~nan] == want.view(np.uint8)[~nan]).all()
     plain = mo.quant.quantize_linear(x, scale, dtype=name)
-    assert plain.dtype == np.uint8 and (plain == got.view(np.uint8)).all()
+    assert plain.dtype == np.uint8
+    assert (plain == got.view(np.uint8)).all()
     numbers = got.astype(np.float32) * scale
     assert np.array_equal(mo.quant.dequantize_linear(got, scale), numbers, equal_nan=True)
     assert np.array_equal(mo.quant.dequantize_linear(plain, scale, q_dtype=name), numbers, equal_nan=True)
@@ -238,7 +241,8 @@ def test_numbers_are_rounded_once_to_any_dtype(dtype):
     assert (got == exact.astype(dtype)).all()
     if dtype is ml_dtypes.bfloat16:
         bits = mo.quant.dequantize_linear(q, np.float32(0.1), 3, dtype="bf16")
-        assert bits.dtype == np.uint16 and (bits == got.view(np.uint16)).all()
+        assert bits.dtype == np.uint16
+        assert (bits == got.view(np.uint16)).all()
 
 
 @pytest.mark.parametrize("source", ["int8", "uint8", "int16", "uint16", "int32", "int4", "float8_e4m3fn"])
@@ -279,9 +283,17 @@ BAD = [
     ({"scale": 0.0}, ValueError, "quantize_linear: scale must be finite and not 0"),
     ({"scale": np.inf}, ValueError, "quantize_linear: scale must be finite and not 0"),
     ({"scale": "a"}, TypeError, "quantize_linear: scale must be a number, got 'a'"),
-    ({"scale": np.ones(3, np.float32)}, ValueError, "scale must be one number where axis is None, got shape (3,); pass"),
+    (
+        {"scale": np.ones(3, np.float32)},
+        ValueError,
+        "scale must be one number where axis is None, got shape (3,); pass",
+    ),
     ({"scale": np.ones(2, np.float32), "axis": 1}, ValueError, "scale must be one number or have shape (3,), got (2,)"),
-    ({"scale": np.ones(2, np.float32), "axis": 1, "block_size": 2}, ValueError, "scale must have shape (2, 2) for these"),
+    (
+        {"scale": np.ones(2, np.float32), "axis": 1, "block_size": 2},
+        ValueError,
+        "scale must have shape (2, 2) for these",
+    ),
     ({"axis": 2}, ValueError, "quantize_linear: axis must be within the 2 axes of x, got 2"),
     ({"axis": 0, "block_size": 0}, ValueError, "quantize_linear: block_size must be at least 1, got 0"),
     ({"block_size": 2}, ValueError, "quantize_linear: axis must be given with block_size, got None"),
@@ -328,7 +340,9 @@ def test_a_refused_call_has_written_nothing():
         mo.quant.requantize_linear(np.zeros(3, np.int8), 1.0, None, 0.0)
 
 
-@pytest.mark.parametrize(("bits", "signed", "rounding"), list(itertools.product((8, 4, 2), (True, False), ("even", "away"))))
+@pytest.mark.parametrize(
+    ("bits", "signed", "rounding"), list(itertools.product((8, 4, 2), (True, False), ("even", "away")))
+)
 def test_quantized_arrays_of_given_scales_have_the_same_codes(bits, signed, rounding):
     x = (RNG.standard_normal((5, 37)) * 6).astype(np.float32)
     name = f"{'' if signed else 'u'}int{bits}"
@@ -355,9 +369,13 @@ def test_quantized_arrays_of_given_scales_have_the_same_codes(bits, signed, roun
 def test_a_sign_of_its_own_needs_a_scale_and_has_zero_points():
     x = np.array([-3.0, 0.0, 3.0], np.float32)
     q = mo.quantize(x, scale=0.5, signed=False)
-    assert q.scheme == "asymmetric" and q.zero_point == 0 and q.codes.tolist() == [0, 0, 6]
+    assert q.scheme == "asymmetric"
+    assert q.zero_point == 0
+    assert q.codes.tolist() == [0, 0, 6]
     q = mo.quantize(x, scale=0.5, rounding="away")
-    assert q.scheme == "symmetric" and q.zero_point is None and q.codes.dtype == np.int8
+    assert q.scheme == "symmetric"
+    assert q.zero_point is None
+    assert q.codes.dtype == np.int8
     for bad, text in (
         ({"signed": True}, "signed and rounding must come with scale"),
         ({"scale": 0.5, "rounding": "up"}, "rounding must be 'even' or 'away'"),
@@ -370,7 +388,7 @@ def test_a_sign_of_its_own_needs_a_scale_and_has_zero_points():
         assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("name", (*WHOLE, *FLOATS))
+@pytest.mark.parametrize("name", [*WHOLE, *FLOATS])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_calibrators_hand_over_what_any_codes_need(name, symmetric):
     x = (RNG.standard_normal(1000) + 0.5).astype(np.float32)
@@ -381,7 +399,8 @@ def test_calibrators_hand_over_what_any_codes_need(name, symmetric):
         mo.quant.quantize_linear(x, scale, zero_point, dtype=dtype_of(name)), scale, zero_point
     )
     if name in FLOATS:
-        assert zero_point is None and scale == np.float32(np.abs(x).max() / float(ml_dtypes.finfo(dtype_of(name)).max))
+        assert zero_point is None
+        assert scale == np.float32(np.abs(x).max() / float(ml_dtypes.finfo(dtype_of(name)).max))
         return
     assert zero_point.dtype == dtype_of(name)
     assert np.abs(back - x).max() <= scale * 0.501
@@ -396,7 +415,8 @@ def test_calibrators_agree_with_quantize_and_have_axes():
         calibrator.update(x)
         made = mo.quantize(x, bits=bits, scheme="symmetric" if symmetric else "asymmetric")
         scale, zero_point = calibrator.params()
-        assert scale == made.scale and (zero_point is None if symmetric else zero_point == made.zero_point)
+        assert scale == made.scale
+        assert zero_point is None if symmetric else zero_point == made.zero_point
         columns, parts = mo.quant.Calibrator(bits=bits, symmetric=symmetric, axis=-1), []
         for batch in np.split(x, 4):
             columns.update(batch)
@@ -404,7 +424,8 @@ def test_calibrators_agree_with_quantize_and_have_axes():
             parts[-1].update(batch)
         made = mo.quantize(x, bits=bits, scheme="symmetric" if symmetric else "asymmetric", axis=1)
         scale, zero_point = columns.params()
-        assert (scale == made.scale).all() and (symmetric or (zero_point == made.zero_point).all())
+        assert (scale == made.scale).all()
+        assert symmetric or (zero_point == made.zero_point).all()
         for part in parts[1:]:
             parts[0].merge(part)
         assert (parts[0].params()[0] == scale).all()

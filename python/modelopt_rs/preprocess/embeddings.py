@@ -27,7 +27,8 @@ def quantize_embeddings(
 ) -> Array:
     """Make bytes or bits of embeddings, as sentence-transformers, faiss and usearch make them, in one pass.
 
-    - "uint8", "int8": ``floor((x - start) / step)`` within 0 and 255, where ``step = (end - start) / 255`` in float32, or 1
+    - "uint8", "int8": ``floor((x - start) / step)`` within 0 and 255, where ``step = (end - start) / 255`` in float32,
+    or 1
       where that is 0; "int8" less 128. The bits of sentence-transformers' `quantize_embeddings`.
     - "ubinary", "binary": a bit for each element, 1 over 0, the first in the highest bit, each vector from a byte on;
       "binary" less 128 as int8. The bits of sentence-transformers and of ``numpy.packbits(x > 0, axis=-1)``.
@@ -44,9 +45,9 @@ def quantize_embeddings(
     kind : str
         As above.
     ranges : array of shape (2, dim), optional
-        The lowest and the highest number of each element, as `modelopt_rs.quant.Calibrator` finds them with ``axis=-1``:
-        ``ranges=calibrator.range()``. Kept, they make codes independent of the batch. None: those of `x`, which must then
-        have more than one vector. Only for kinds that have ranges.
+        The lowest and the highest number of each element, as `modelopt_rs.quant.Calibrator` finds them with
+        ``axis=-1``: ``ranges=calibrator.range()``. Kept, they make codes independent of the batch. None: those of `x`,
+        which must then have more than one vector. Only for kinds that have ranges.
     out : ndarray, optional
         C-contiguous uint8 or int8 of the result's shape: written and returned.
     threads : int, optional
@@ -105,7 +106,10 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
     if ranges is None:
         if x.size <= dim:
             raise ValueError(f"quantize_embeddings: ranges must be given for one vector, got x of shape {x.shape}")
-        ranges = reduce.minmax(x, axis=tuple(range(x.ndim - 1)), threads=threads)
+        try:
+            ranges = reduce.minmax(x, axis=tuple(range(x.ndim - 1)), threads=threads)
+        except TypeError as why:
+            raise TypeError(str(why).replace("minmax:", "quantize_embeddings:", 1)) from None
     try:
         ends: NDArray[np.float32] = np.asarray(ranges).astype(np.float32, copy=False)
     except (TypeError, ValueError):

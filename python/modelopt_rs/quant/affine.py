@@ -28,8 +28,8 @@ def quantize_linear(
 ) -> Array:
     """Quantize with a scale that is known, as a model was calibrated with it: ONNX's QuantizeLinear.
 
-    ``code = saturate(round(x / scale) + zero_point)``, one code an item; of the float dtypes ``cast(x / scale)``, half to
-    even, beyond the largest number that. The quotient is one division in float32 (float64 for float64, but not for
+    ``code = saturate(round(x / scale) + zero_point)``, one code an item; of the float dtypes ``cast(x / scale)``, half
+    to even, beyond the largest number that. The quotient is one division in float32 (float64 for float64, but not for
     codes that are floats). onnxruntime computes so too, also of float16.
 
     Parameters
@@ -37,8 +37,8 @@ def quantize_linear(
     x : ndarray of float32, float64, float16 or bfloat16
         Any shape and strides; not written. What is not C-contiguous is copied first.
     scale : ndarray of floats, or float
-        Finite and not 0, rounded to the dtype that is computed in. One number; with `axis` also one for each index of it,
-        shape ``(x.shape[axis],)``; with `block_size` one for each block, in the shape of `x` but
+        Finite and not 0, rounded to the dtype that is computed in. One number; with `axis` also one for each index of
+        it, shape ``(x.shape[axis],)``; with `block_size` one for each block, in the shape of `x` but
         ``ceil(x.shape[axis] / block_size)`` at the axis.
     zero_point : ndarray of integers, or int, optional
         The code of 0, in the shape of `scale` or one number. None: 0, as for all codes that are floats.
@@ -48,8 +48,8 @@ def quantize_linear(
         Consecutive elements along `axis` that share a scale; the last block may be shorter.
     dtype : dtype or str, optional
         int8, uint8, int16, uint16, of `ml_dtypes` int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2,
-        float8_e4m3fnuz, float8_e5m2fnuz and float4_e2m1fn. By name, as "int4", without `ml_dtypes`: the same codes one a
-        byte in int8 or, of what is unsigned and of the bits of floats, uint8. None: that of `out`, of a zero
+        float8_e4m3fnuz, float8_e5m2fnuz and float4_e2m1fn. By name, as "int4", without `ml_dtypes`: the same codes one
+        a byte in int8 or, of what is unsigned and of the bits of floats, uint8. None: that of `out`, of a zero
         point with a dtype of NumPy's, else int8. (`pack` packs codes of 4 and 2 bits.)
     rounding : {"even", "away"}
         What becomes of halves: to even, as in ONNX, or away from zero, as in TensorFlow Lite.
@@ -176,8 +176,8 @@ def requantize_linear(
 ) -> Array:
     """Turn codes into codes with another scale, zero point or dtype, as sums of products into int8.
 
-    The bits of ``quantize_linear(dequantize_linear(q, scale, zero_point), to_scale, to_zero_point)`` in one pass, without
-    the floats between.
+    The bits of ``quantize_linear(dequantize_linear(q, scale, zero_point), to_scale, to_zero_point)`` in one pass,
+    without the floats between.
 
     Parameters
     ----------
@@ -212,7 +212,9 @@ def requantize_linear(
         out = np.empty(q.shape, code.array)
     from_ = (_scales(scale), _integers("requantize_linear", "zero_point", zero_point))
     to = (_scales(to_scale), _integers("requantize_linear", "to_zero_point", to_zero_point))
-    _core.requantize_linear((q, out), from_, to, (_source(q, q_dtype), axis, block_size), (code.name, rounding), threads)
+    _core.requantize_linear(
+        (q, out), from_, to, (_source(q, q_dtype), axis, block_size), (code.name, rounding), threads
+    )
     return out
 
 

@@ -212,7 +212,9 @@ class QuantizedArray:
     def _gathered(self, rows: Array) -> "QuantizedArray":
         """Rows of any order; of tiles only where each is a row."""
         if rows.ndim != 1:
-            raise ValueError(f"QuantizedArray: index must have one axis, got shape {rows.shape}; take gives its numbers")
+            raise ValueError(
+                f"QuantizedArray: index must have one axis, got shape {rows.shape}; take gives its numbers"
+            )
         if isinstance(self.group_size, tuple) and len(self.shape) == 2:
             raise ValueError("QuantizedArray: index must be a slice for tiles, got integers; take gives their numbers")
         by_row = self.group_size is not None or (self.axis is not None and self.axis % len(self.shape) == 0)
@@ -220,9 +222,10 @@ class QuantizedArray:
             name: part[rows] if name == "codes" or (by_row and name != "global_scale") else part
             for name, part in self.parts.items()
         }
-        kind = (self.bits, self.scheme, (len(rows), *self.shape[1:]), self.axis, self.group_size, self.format)
-        names = ("codes", "scale", "zero_point", "offset")
-        return QuantizedArray(*(made.get(name) for name in names), *kind, self.global_scale)  # type: ignore[arg-type]
+        shape = (len(rows), *self.shape[1:])
+        cut = (shape, self.axis, self.group_size)
+        parts = (made["codes"], made["scale"], made.get("zero_point"), made.get("offset"))
+        return QuantizedArray(*parts, self.bits, self.scheme, *cut, self.format, self.global_scale)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a safetensors file, codes as they are; `load` reads it again.
@@ -306,7 +309,9 @@ def _part(name: str, given: Any, codes: np.dtype[Any]) -> Array:
         part = np.asarray(given)
         if name == "zero_point":
             return part.astype(codes, casting="unsafe" if part.dtype.kind in "iu" else "safe")
-        return part if part.dtype in (np.float64, np.uint8) and isinstance(given, np.generic) else part.astype(np.float32)
+        return (
+            part if part.dtype in (np.float64, np.uint8) and isinstance(given, np.generic) else part.astype(np.float32)
+        )
     except (TypeError, ValueError):
         raise TypeError(f"QuantizedArray: {name} must be a number or an array, got {type(given).__name__}") from None
 

@@ -189,9 +189,9 @@ class Calibrator:
         if not self.batches:
             raise ValueError("Calibrator: range must come after an update, got none")
         if self._ends is not None:
-            low, high = (end.astype(np.float32) for end in self._ends)
-            high = np.maximum(np.maximum(-low, high), np.float32(0)) if self.symmetric else high
-            return (-high, high) if self.symmetric else (low, high)
+            lows, highs = (end.astype(np.float32) for end in self._ends)
+            bounds = np.maximum(np.maximum(-lows, highs), np.float32(0))
+            return (-bounds, bounds) if self.symmetric else (lows, highs)
         histogram = self._histogram
         if histogram is None:
             low, high = self._extremes()
@@ -219,9 +219,9 @@ class Calibrator:
         ----------
         dtype : dtype or str, optional
             For codes of `modelopt_rs.quant.quantize_linear` of this dtype, whatever `bits` is: any that it takes. Zero
-            points then have that dtype (of a dtype named by a text: int), and the codes of 0 are the dtype's: symmetric 0,
-            of unsigned codes ``2**(bits-1)``; else the lowest code and ``round(-low / scale)``. Codes that are floats
-            have no zero point, and ``scale = max(-low, high) / largest``.
+            points then have that dtype (of a dtype named by a text: int), and the codes of 0 are the dtype's:
+            symmetric 0, of unsigned codes ``2**(bits-1)``; else the lowest code and ``round(-low / scale)``. Codes
+            that are floats have no zero point, and ``scale = max(-low, high) / largest``.
 
         Raises
         ------

@@ -43,9 +43,9 @@ def load(path: str | os.PathLike[str]) -> QuantizedArray:
             raise FormatError(f"{source.path}: a QuantizedArray must have {', '.join(_OPTIONS)} and codes and scale")
         parts = {name: source.read(name) for name in source.tensors}
         where = source.path
-    kind: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    given: dict[str, Any] = parts | {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     try:
-        q = QuantizedArray(**parts, **kind)
+        q = QuantizedArray(**given)
         if q.size <= max(8 * q.codes.size, 1):  # no more is made than the codes say
             dequantize(q[:1] if q.ndim > 1 and not isinstance(q.group_size, tuple) else q)
             return q

@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from modelopt_rs._types import Array
 
@@ -64,8 +63,7 @@ _PLAIN: Final = {"int4": "int8", "int2": "int8"} | {
 }
 
 
-@lru_cache(maxsize=64)  # a name of a dtype takes as long as all else of a small call
-def code_of(function: str, dtype: DTypeLike) -> Code:
+def code_of(function: str, dtype: Any) -> Code:
     """Return the code that a user names: by a dtype, which arrays then have, or by a text.
 
     Raises
@@ -79,9 +77,19 @@ def code_of(function: str, dtype: DTypeLike) -> Code:
     >>> code_of("f", "int4").array, code_of("f", "int4").low
     (dtype('int8'), -8)
     """
+    try:
+        return _code_of(function, dtype)
+    except TypeError as why:
+        if "unhashable" not in str(why):
+            raise
+    raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {type(dtype).__name__}")
+
+
+@lru_cache(maxsize=64)  # a name of a dtype takes as long as all else of a small call
+def _code_of(function: str, dtype: Any) -> Code:
     plain = _PLAIN.get(dtype) if isinstance(dtype, str) else None
     try:
-        array = np.dtype(plain or dtype)
+        array: np.dtype[Any] | None = np.dtype(plain or dtype)
     except TypeError:
         array = None
     name = str(dtype) if plain else getattr(array, "name", "")

@@ -33,7 +33,7 @@ class Given:
     ) -> QuantizedArray:
         """Return the codes of `x` with scale and zero point, as `quantize` would."""
         bits, signed, shape = self._checked(x, spec, out, dtype)
-        coding, axis, group_size = spec
+        _coding, axis, group_size = spec
         wide = np.float64 if x.dtype.char == "d" else np.float32
         scale: Array = np.array(as_array(self.scale) if hasattr(self.scale, "__dlpack__") else self.scale, wide)
         if scale.shape != shape:
@@ -58,10 +58,10 @@ class Given:
         except (TypeError, ValueError) as why:
             raise type(why)(str(why).replace("quantize_linear:", f"{self.function}:", 1)) from None
         codes = codes if bits == 8 else pack(codes, bits, threads=threads)
-        scheme = "symmetric" if signed and zero_point is None else "asymmetric"
-        if scheme == "asymmetric":
-            zero_point = np.full(shape, 0 if zero_point is None else zero_point, np.int8 if signed else np.uint8)
-        return QuantizedArray(codes, scale, zero_point, None, bits, scheme, x.shape, axis, group_size)
+        if signed and zero_point is None:
+            return QuantizedArray(codes, scale, None, None, bits, "symmetric", x.shape, axis, group_size)
+        zero_points = np.full(shape, 0 if zero_point is None else zero_point, np.int8 if signed else np.uint8)
+        return QuantizedArray(codes, scale, zero_points, None, bits, "asymmetric", x.shape, axis, group_size)
 
     def _checked(
         self, x: Array, spec: Spec, out: QuantizedArray | None, dtype: Bf16

@@ -4,6 +4,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arrays import as_array
 
 __all__ = ["pack", "unpack"]
 
@@ -39,8 +40,7 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
     array([33,  3], dtype=uint8)
     """
     if out is None:
-        if not isinstance(codes, np.ndarray):
-            raise TypeError(f"pack: codes must be a NumPy array, got {type(codes).__name__}")
+        codes = as_array(codes, "pack: codes")
         # An impossible `bits` is for the core to refuse: it gets an `out` of no size.
         last = codes.shape[-1] if codes.ndim else 1
         fits = isinstance(bits, int) and bits in (8, 4, 2, 1)
@@ -83,8 +83,7 @@ def unpack(
     array([1, 2, 3], dtype=uint8)
     """
     if out is None:
-        if not isinstance(packed, np.ndarray):
-            raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
+        packed = as_array(packed, "unpack: packed")
         # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
         fits = isinstance(n, int) and packed.ndim and bits in (8, 4, 2, 1) and packed.shape[-1] == -(-n * bits // 8)
         out = np.empty((*packed.shape[:-1], n) if fits else (0,), np.int8 if signed else np.uint8)
