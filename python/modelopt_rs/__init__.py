@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
     from modelopt_rs.operations.inspect import inspect_file
+    from modelopt_rs.operations.page import write_report
     from modelopt_rs.operations.prune import prune_file
     from modelopt_rs.operations.quantize import quantize_file
     from modelopt_rs.planning.onnx import OnnxOptions
@@ -59,6 +60,7 @@ _WHERE: Final = {
     "quantize_file": "operations.quantize",
     "set_num_threads": "threads",
     "to_dlpack": "arrays",
+    "write_report": "operations.page",
 }
 _MODULES: Final = ("files", "optim", "preprocess", "prune", "quant", "reduce")
 
@@ -97,6 +99,7 @@ __all__ = [
     "reduce",
     "set_num_threads",
     "to_dlpack",
+    "write_report",
 ]
 
 
