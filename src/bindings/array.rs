@@ -14,7 +14,7 @@ use super::arg::Name;
 use super::borrow::Extent;
 use super::dlpack::{Capsule, Described, Exchange, MAX_AXES, Managed, Tensor, VersionedManaged};
 use super::dtype::{Dtype, Item};
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
 pub struct Array<'py> {
