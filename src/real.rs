@@ -40,6 +40,8 @@ pub trait Real:
     const ROUNDING: Self;
     /// The low byte of the bits.
     fn low_byte(self) -> u8;
+    /// The low two bytes of the bits.
+    fn low_word(self) -> u16;
     /// |x|.
     #[must_use]
     fn abs(self) -> Self;
@@ -50,6 +52,8 @@ pub trait Real:
     fn from_f64(x: f64) -> Self;
     /// An integer, exactly.
     fn from_i16(x: i16) -> Self;
+    /// An integer of magnitude up to 2^24, exactly.
+    fn from_i32(x: i32) -> Self;
     /// To an element, rounded once.
     fn store_as<O: Element>(self) -> O;
 }
@@ -191,11 +195,19 @@ impl Real for f32 {
         self.to_bits() as u8
     }
     #[inline(always)]
+    fn low_word(self) -> u16 {
+        self.to_bits() as u16
+    }
+    #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
     }
     #[inline(always)]
     fn from_i16(x: i16) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn from_i32(x: i32) -> Self {
         x as f32
     }
     #[inline(always)]
@@ -221,11 +233,19 @@ impl Real for f64 {
         self.to_bits() as u8
     }
     #[inline(always)]
+    fn low_word(self) -> u16 {
+        self.to_bits() as u16
+    }
+    #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
     }
     #[inline(always)]
     fn from_i16(x: i16) -> Self {
+        x as f64
+    }
+    #[inline(always)]
+    fn from_i32(x: i32) -> Self {
         x as f64
     }
     #[inline(always)]

@@ -21,6 +21,7 @@ except KeyboardInterrupt:
 
 if TYPE_CHECKING:
     from modelopt_rs import files, optim, preprocess, prune, quant, reduce
+    from modelopt_rs.arrays import as_array, to_dlpack
     from modelopt_rs.errors import InPlaceError, OptionError
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
@@ -43,6 +44,7 @@ _WHERE: Final = {
     "MaxErrorExceeded": "report.run",
     "OnnxOptions": "planning.onnx",
     "OptionError": "errors",
+    "as_array": "arrays",
     "QuantizeOptions": "planning.quantize",
     "QuantizedArray": "quant",
     "RunOptions": "planning.run",
@@ -59,6 +61,7 @@ _WHERE: Final = {
     "quantize": "quant",
     "quantize_file": "operations.quantize",
     "set_num_threads": "threads",
+    "to_dlpack": "arrays",
     "write_report": "operations.page",
 }
 _MODULES: Final = ("files", "optim", "preprocess", "prune", "quant", "reduce")
@@ -78,6 +81,7 @@ __all__ = [
     "RunOptions",
     "UnsupportedError",
     "__version__",
+    "as_array",
     "compare_files",
     "crop_file",
     "dequantize",
@@ -97,6 +101,7 @@ __all__ = [
     "quantize_file",
     "reduce",
     "set_num_threads",
+    "to_dlpack",
     "write_report",
 ]
 

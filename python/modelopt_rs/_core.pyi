@@ -47,6 +47,9 @@ __all__ = [
     "decompress",
     "decompress_groups",
     "dequantize",
+    "dequantize_linear",
+    "dlpack_array",
+    "dlpack_retype",
     "error_stats",
     "fake_quantize",
     "fake_quantize_given",
@@ -69,18 +72,24 @@ __all__ = [
     "pack",
     "quantile",
     "quantize",
+    "quantize_columns",
     "quantize_given",
+    "quantize_linear",
+    "quantize_units",
     "quantized_shapes",
+    "requantize_linear",
     "row_offsets",
     "set_fault",
     "set_isa",
     "set_num_threads",
+    "sign_bits",
     "slice_distances",
     "sparsegpt",
     "specification",
     "sum",
     "swap_thread_override",
     "take",
+    "take_rows",
     "taylor_sums",
     "threshold",
     "unpack",
@@ -227,6 +236,60 @@ def gptq(
     """`how`: "mse" or None, the dtype that scales are rounded to; `pass_`: act_order, static_groups, damp, block_size;
     `options`: dtype, threads.
     """
+
+# Codes with given scales. `params`: scale and zero point, numbers or arrays (int64); `place`: the name of the dtype of
+# the codes, axis, block_size; `how`: rounding and nonfinite.
+def quantize_linear(
+    x: Any,
+    out: Array,
+    params: tuple[Any, Any],
+    place: tuple[str, int | None, int | None],
+    how: tuple[str, str],
+    threads: int | None,
+) -> None: ...
+def dequantize_linear(
+    q: Array,
+    out: Array,
+    params: tuple[Any, Any],
+    place: tuple[str, int | None, int | None],
+    dtype: Bf16,
+    threads: int | None,
+) -> None: ...
+def requantize_linear(
+    arrays: tuple[Array, Array],
+    params: tuple[Any, Any],
+    to: tuple[Any, Any],
+    place: tuple[str, int | None, int | None],
+    how: tuple[str, str],
+    threads: int | None,
+) -> None:
+    """`arrays`: (q, out); `how`: the name of the dtype of `out`, and rounding."""
+
+def take_rows(
+    parts: Parts,
+    spec: Spec,
+    shape: tuple[int, ...],
+    indices: int | NDArray[np.int64],
+    out: Array,
+    dtype: Bf16,
+    threads: int | None,
+) -> None:
+    """Write the numbers of rows of the first axis; IndexError where there is none."""
+
+# Vectors of a search index: floor(limited((x - start) / step, 0, top) * 255 / top) ^ flip; rows in units of their norm;
+# signs, the first in the highest bit.
+def quantize_columns(
+    x: Any, columns: tuple[Array, Array], top: int, flip: int, out: Array, threads: int | None
+) -> None: ...
+def quantize_units(x: Any, out: Array, threads: int | None) -> None: ...
+def sign_bits(x: Any, flip: int, out: Array, threads: int | None) -> None: ...
+
+# Arrays of other libraries.
+def dlpack_array(capsule: Any) -> tuple[Array, int, int] | None:
+    """The array of a capsule and the code and bits of its numbers; None where it can't be one."""
+
+def dlpack_retype(capsule: Any, code: int, bits: int) -> bool:
+    """Change the kind of numbers of a new capsule; False where its version can't say so."""
 
 # Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...

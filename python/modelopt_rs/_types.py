@@ -11,6 +11,7 @@ Bf16: TypeAlias = Literal["bf16"] | None
 """uint16 arrays hold bfloat16 bits."""
 Scheme: TypeAlias = Literal["symmetric", "asymmetric", "minmax"]
 Nonfinite: TypeAlias = Literal["raise", "saturate"]
+Rounding: TypeAlias = Literal["even", "away"]
 Search: TypeAlias = Literal["mse"] | None
 ScaleDtype: TypeAlias = Literal["float32", "float16", "bfloat16"] | None
 """What scales are rounded to; None: their own dtype."""
@@ -69,6 +70,7 @@ __all__ = [
     "OptionalTensors",
     "Parts",
     "PruneCall",
+    "Rounding",
     "ScaleDtype",
     "Scheme",
     "Search",

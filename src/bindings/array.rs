@@ -12,9 +12,9 @@ use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use super::arg::Name;
 use super::borrow::Extent;
-use super::dlpack::{Described, Exchange, MAX_AXES, Tensor};
+use super::dlpack::{Capsule, Described, Exchange, MAX_AXES, Managed, Tensor, VersionedManaged};
 use super::dtype::{Dtype, Item};
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
 pub struct Array<'py> {
@@ -97,38 +97,6 @@ impl<'py> Array<'py> {
     /// Length of the last axis (1 for 0-d).
     pub fn cols(&self) -> usize {
         self.shape().last().copied().unwrap_or(1)
-    }
-
-    /// Refuse another shape.
-    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
-        if self.shape() == shape {
-            return Ok(());
-        }
-        let (name, want, got) = (self.name, tuple(shape), tuple(self.shape()));
-        Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
-    }
-
-    /// Refuse another shape than that of `other`.
-    pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
-        if self.shape() == other.shape() {
-            return Ok(());
-        }
-        let (name, like, want, got) = (self.name, other.name.arg, tuple(other.shape()), tuple(self.shape()));
-        Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
-    }
-
-    /// The dtype as NumPy writes it.
-    pub fn object_dtype(&self) -> impl std::fmt::Display + use<'py> {
-        self.object.dtype()
-    }
-
-    /// Refuse another dtype.
-    pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
-        if self.dtype == dtype {
-            return Ok(());
-        }
-        let got = self.object.dtype();
-        Err(Error::Dtype(format!("{} must have dtype {what}, got {got}", self.name)).into())
     }
 
     /// The bytes that it lies in.
@@ -234,27 +202,71 @@ pub fn described(describe: Describe, tensor: &Bound<'_, PyAny>) -> Option<Descri
         let _ = PyErr::take(tensor.py());
         return None;
     }
+    if found.strides.is_null() && found.ndim > 0 {
+        return None;
+    }
+    copied(&found)
+}
+
+/// A description by value; None where it has more axes than are copied.
+fn copied(found: &Tensor) -> Option<Described> {
     let n = usize::try_from(found.ndim).ok().filter(|&n| n <= MAX_AXES)?;
     let [mut shape, mut strides] = [[0; MAX_AXES]; 2];
     if n > 0 {
-        if found.shape.is_null() || found.strides.is_null() {
+        if found.shape.is_null() {
             return None;
         }
         // SAFETY: by DLPack both have `ndim` items and live as long as the tensor is neither freed nor given another shape:
         // the caller holds a reference and the GIL, and nothing else runs before they are copied.
-        let given =
-            unsafe { [std::slice::from_raw_parts(found.shape, n), std::slice::from_raw_parts(found.strides, n)] };
-        shape[..n].copy_from_slice(given[0]);
-        strides[..n].copy_from_slice(given[1]);
+        shape[..n].copy_from_slice(unsafe { std::slice::from_raw_parts(found.shape, n) });
+        let mut dense = 1i64;
+        for (stride, &n) in strides[..n].iter_mut().zip(&shape[..n]).rev() {
+            (*stride, dense) = (dense, dense.saturating_mul(n));
+        }
+        if !found.strides.is_null() {
+            // SAFETY: as above. Without strides (before version 1.2) the elements lie close together, as computed.
+            strides[..n].copy_from_slice(unsafe { std::slice::from_raw_parts(found.strides, n) });
+        }
     }
     Some(Described { data: found.data + found.byte_offset as usize, kind: found.kind(), axes: n, shape, strides })
 }
 
-/// A tensor as an array that can't be written, kept alive by `owner`, which is what holds its memory.
-pub fn read_only<'py>(
+/// What the capsule of a `__dlpack__` describes, and its flags (0: may be read only); None where there is no such thing.
+pub fn unpacked(capsule: &Bound<'_, PyCapsule>) -> Option<Capsule> {
+    if let Ok(start) = capsule.pointer_checked(Some(c"dltensor_versioned")) {
+        // SAFETY: by DLPack a capsule of this name, which was checked, holds such a struct until someone takes it over and
+        // renames it, which needs the GIL that is held here.
+        let managed = unsafe { start.cast::<VersionedManaged>().as_ref() };
+        let known = managed.version[0] == 1;
+        return copied(&managed.tensor).filter(|_| known).map(|tensor| Capsule { tensor, flags: Some(managed.flags) });
+    }
+    let start = capsule.pointer_checked(Some(c"dltensor")).ok()?;
+    // SAFETY: as above.
+    let managed = unsafe { start.cast::<Managed>().as_ref() };
+    copied(&managed.tensor).map(|tensor| Capsule { tensor, flags: None })
+}
+
+/// Give the tensor of a capsule that was just made, and that nobody else has, another kind of numbers of the same size.
+pub fn retype(capsule: &Bound<'_, PyCapsule>, code: u8, bits: u8, more_flags: u64) -> bool {
+    if let Ok(start) = capsule.pointer_checked(Some(c"dltensor_versioned")) {
+        // SAFETY: as for `unpacked`; the capsule is new, so that nothing else refers to the struct.
+        let managed = unsafe { start.cast::<VersionedManaged>().as_mut() };
+        managed.flags |= more_flags;
+        managed.tensor.retype(code, bits);
+        return true;
+    }
+    let Ok(start) = capsule.pointer_checked(Some(c"dltensor")) else { return false };
+    // SAFETY: as above.
+    unsafe { start.cast::<Managed>().as_mut() }.tensor.retype(code, bits);
+    more_flags == 0
+}
+
+/// A tensor as an array, kept alive by `owner`, which is what holds its memory.
+pub fn of_memory<'py>(
     tensor: &Described,
     descr: Bound<'py, PyArrayDescr>,
     owner: Bound<'py, PyAny>,
+    writeable: bool,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let (py, size) = (owner.py(), descr.itemsize() as isize);
     let mut dims = tensor.shape.map(|n| n as isize);
@@ -265,7 +277,8 @@ pub fn read_only<'py>(
         let kind = get_type_object(py, NpyTypes::PyArray_Type);
         let (dims, steps, null) = (dims.as_mut_ptr(), steps.as_mut_ptr(), std::ptr::null_mut());
         let (descr, axes, data) = (descr.into_dtype_ptr(), tensor.axes as i32, tensor.data as *mut c_void);
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(py, kind, descr, axes, dims, steps, data, 0, null);
+        let flags = if writeable { numpy::npyffi::NPY_ARRAY_WRITEABLE } else { 0 };
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(py, kind, descr, axes, dims, steps, data, flags, null);
         let array = Bound::from_owned_ptr_or_err(py, array)?;
         if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) != 0 {
             return Err(PyErr::fetch(py));

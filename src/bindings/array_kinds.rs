@@ -1,10 +1,12 @@
-//! Arrays by what they hold: floats, bytes, integers, words.
+//! Arrays by what they hold: floats, bytes, integers, words; and the checks of shapes and dtypes.
 
+use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
 
 use super::arg::Name;
-use super::array::Array;
-use super::dtype::{byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use super::array::{Array, tuple};
+use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use crate::error::{Error, Result};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -12,71 +14,103 @@ impl<'py> Array<'py> {
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
     pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::input(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An input of bytes: uint8 or int8.
     pub fn bytes(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An input of integers: int32 or int64.
     pub fn ints(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = int_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An output of integers.
     pub fn ints_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = int_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = int_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
     }
 
     /// An input of words that are only moved: unsigned integers.
     pub fn words(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::input(name, array, dtype)
+        let dtype = word_dtype(name, &array)?;
+        Self::input(name, &array, dtype)
     }
 
     /// An output of words.
     pub fn words_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = word_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = word_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
     }
 
     /// An output of floats.
     pub fn float_out(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::output(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::output(name, &array, dtype)
     }
 
     /// What is read and written in place, in any layout: one that kernels do not take is worked on in a copy, which
     /// [`Array::write_back`] puts in its place.
     pub fn float_inout(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = float_dtype(name, array, bf16)?;
-        Self::inout(name, array, dtype)
+        let dtype = float_dtype(name, &array, bf16)?;
+        Self::inout(name, &array, dtype)
     }
 
     /// The same for bytes.
     pub fn bytes_inout(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::inout(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::inout(name, &array, dtype)
     }
 
     /// An output of bytes.
     pub fn bytes_out(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
-        let dtype = byte_dtype(name, array)?;
-        Self::output(name, array, dtype)
+        let dtype = byte_dtype(name, &array)?;
+        Self::output(name, &array, dtype)
+    }
+
+    /// Refuse another shape.
+    pub fn expect_shape(&self, shape: &[usize]) -> Result<()> {
+        if self.shape() == shape {
+            return Ok(());
+        }
+        let (name, want, got) = (self.name, tuple(shape), tuple(self.shape()));
+        Err(Error::Shape(format!("{name} must have shape {want}, got {got}")))
+    }
+
+    /// Refuse another shape than that of `other`.
+    pub fn expect_shape_of(&self, other: &Self) -> Result<()> {
+        if self.shape() == other.shape() {
+            return Ok(());
+        }
+        let (name, like, want, got) = (self.name, other.name.arg, tuple(other.shape()), tuple(self.shape()));
+        Err(Error::Shape(format!("{name} must have shape {want} like {like}, got {got}")))
+    }
+
+    /// The dtype as NumPy writes it.
+    pub fn object_dtype(&self) -> impl std::fmt::Display + use<'py> {
+        self.object.dtype()
+    }
+
+    /// Refuse another dtype.
+    pub fn expect_dtype(&self, dtype: Dtype, what: impl std::fmt::Display) -> PyResult<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        let got = self.object.dtype();
+        Err(Error::Dtype(format!("{} must have dtype {what}, got {got}", self.name)).into())
     }
 }

@@ -50,7 +50,7 @@ fn importance_axis<'py>(
         let (arg, arg_axis) = *ARRAYS.iter().find(|(name, _)| *name == arg).unwrap_or(&ARRAYS[0]);
         let name = Name::new("importance", arg);
         let array = ndarray(name, w)?;
-        float_dtype(name, array, dtype)?;
+        float_dtype(name, &array, dtype)?;
         let axis = one_axis(("importance", arg_axis), axis, (arg, array.shape()))?;
         let n = array.shape()[axis];
         let size = int("importance", "size", "at least 1", size)?;

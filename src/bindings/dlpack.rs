@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyList, PyModule, PyType};
 
-use super::array::{Describe, describe_function, described, read_only};
+use super::array::{Describe, describe_function, described, of_memory, retype, unpacked};
 use super::error::entry;
 use crate::error::Error;
 
@@ -49,7 +49,41 @@ impl Tensor {
     pub fn kind(&self) -> [u16; 4] {
         [self.device[0] as u16, self.code.into(), self.bits.into(), self.lanes]
     }
+
+    /// Other numbers of the same size.
+    pub fn retype(&mut self, code: u8, bits: u8) {
+        (self.code, self.bits) = (code, bits);
+    }
 }
+
+/// `DLManagedTensor` of dlpack.h, without its end.
+#[repr(C)]
+pub struct Managed {
+    pub tensor: Tensor,
+}
+
+/// `DLManagedTensorVersioned` of dlpack.h.
+#[repr(C)]
+pub struct VersionedManaged {
+    /// Major and minor.
+    pub version: [u32; 2],
+    _context: *const c_void,
+    _deleter: *const c_void,
+    pub flags: u64,
+    pub tensor: Tensor,
+}
+
+/// What a capsule has.
+#[derive(Debug)]
+pub struct Capsule {
+    pub tensor: Described,
+    /// Of versions before 1 there are none.
+    pub flags: Option<u64>,
+}
+
+/// Of a capsule's flags.
+const READ_ONLY: u64 = 1;
+const PADDED: u64 = 4;
 
 impl Default for Tensor {
     fn default() -> Self {
@@ -140,10 +174,53 @@ impl TensorExchange {
         if found.data == 0 && !found.shape[..found.axes].contains(&0) {
             return Ok(None);
         }
-        read_only(&found, descr, owner).map(Some)
+        of_memory(&found, descr, owner, false).map(Some)
     }
 }
 
+/// The name of NumPy's dtype for numbers of this kind, or of integers of their size; None where they share bytes.
+fn numpy_name([_, code, bits, lanes]: [u16; 4], padded: bool) -> Option<String> {
+    let bits = if bits < 8 && padded { 8 } else { bits };
+    if lanes != 1 || !matches!(bits, 8 | 16 | 32 | 64 | 128) {
+        return None;
+    }
+    Some(match (code, bits) {
+        (0, 8..=64) => format!("int{bits}"),
+        (2, 16..=64) => format!("float{bits}"),
+        (5, 64 | 128) => format!("complex{bits}"),
+        (6, 8) => "bool".into(),
+        // Unsigned integers, and what NumPy has no dtype for.
+        (1, 8..=64) | (3.., 8 | 16) => format!("uint{bits}"),
+        _ => return None,
+    })
+}
+
+/// The array of a capsule of `__dlpack__`, which it keeps, with the kind and bits of its numbers: where NumPy has no dtype
+/// for them, in unsigned integers. None where it is not on a CPU or can't be an array.
+#[pyfunction]
+fn dlpack_array<'py>(capsule: &Bound<'py, PyCapsule>) -> PyResult<Option<(Bound<'py, PyUntypedArray>, u16, u16)>> {
+    entry("as_array", || {
+        let Some(found) = unpacked(capsule) else { return Ok(None) };
+        let (flags, kind) = (found.flags.unwrap_or(READ_ONLY), found.tensor.kind);
+        let Some(name) = numpy_name(kind, flags & PADDED != 0) else { return Ok(None) };
+        let descr = PyArrayDescr::new(capsule.py(), name)?;
+        let is_empty = found.tensor.shape[..found.tensor.axes].contains(&0);
+        if found.tensor.data == 0 && !is_empty {
+            return Ok(None);
+        }
+        let array = of_memory(&found.tensor, descr, capsule.clone().into_any(), flags & READ_ONLY == 0)?;
+        Ok(Some((array, kind[1], kind[2])))
+    })
+}
+
+/// Say of what kind the numbers of a new capsule are; False where its version can't.
+#[pyfunction]
+fn dlpack_retype(capsule: &Bound<'_, PyCapsule>, code: u8, bits: u8) -> PyResult<bool> {
+    entry("to_dlpack", || Ok(retype(capsule, code, bits, if bits < 8 { PADDED } else { 0 })))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(dlpack_array, m)?)?;
+    m.add_function(wrap_pyfunction!(dlpack_retype, m)?)?;
     m.add_class::<TensorExchange>()
 }

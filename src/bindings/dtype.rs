@@ -63,17 +63,22 @@ type Obj<'py> = Bound<'py, PyAny>;
 
 const FLOATS: &str = "float32, float64, float16 or bfloat16";
 
-/// An ndarray; a masked array is refused, because its mask would be lost.
-pub fn ndarray<'a, 'py>(name: Name, object: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
+/// An ndarray, or the memory of what is none: `modelopt_rs.arrays` decides. A masked array is refused, because its mask
+/// would be lost.
+pub fn ndarray<'py>(name: Name, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     if object.is_exact_instance_of::<PyUntypedArray>() {
-        return Ok(object.cast::<PyUntypedArray>()?);
+        return Ok(object.cast::<PyUntypedArray>()?.clone());
     }
     let kind = object.get_type().name().map_or_else(|_| "?".into(), |kind| kind.to_string());
     match object.cast::<PyUntypedArray>() {
-        Ok(array) if kind != "MaskedArray" => Ok(array),
-        _ => {
-            let fix = if kind == "MaskedArray" { "; its mask would be lost" } else { "" };
-            Err(Error::Dtype(format!("{name} must be a NumPy array, got {kind}{fix}")).into())
+        Ok(array) if kind != "MaskedArray" => Ok(array.clone()),
+        Ok(_) => {
+            let text = format!("{name} must be a NumPy array, got {kind}; its mask would be lost");
+            Err(Error::Dtype(text).into())
+        }
+        Err(_) => {
+            let arrays = object.py().import("modelopt_rs.arrays")?;
+            Ok(arrays.call_method1("as_array", (object, name.to_string()))?.cast_into()?)
         }
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! No arithmetic stands here. The documentation for users is in the Python face and in `_core.pyi`.
 
+mod affine;
+mod affine_params;
 mod algorithms;
 mod arg;
 mod array;
 mod array_kinds;
 mod axes;
 mod borrow;
+mod code_kind;
 mod crop;
 mod dlpack;
 mod dtype;
+mod embeddings;
 mod error;
 mod files;
 mod gptq;
@@ -29,6 +33,7 @@ mod pruned;
 mod quant;
 mod reduce;
 mod result;
+mod rows;
 mod scales;
 mod sparse;
 mod spec;
@@ -50,6 +55,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     quant::register(m)?;
     scales::register(m)?;
     gptq::register(m)?;
+    affine::register(m)?;
+    rows::register(m)?;
+    embeddings::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

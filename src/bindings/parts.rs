@@ -103,7 +103,11 @@ impl<'py> Arrays<'py> {
         if let Some(global) = &global {
             global.expect_dtype(Dtype::F32, "float32")?;
         }
-        Ok(Self { codes, scale, zero_point: zero_point.transpose()?, offset, global })
+        let zero_point = zero_point.transpose()?;
+        if let (Some(zero_point), true) = (&zero_point, out) {
+            zero_point.expect_dtype(Dtype::U8, "uint8")?;
+        }
+        Ok(Self { codes, scale, zero_point, offset, global })
     }
 
     /// What is written where the parameters are given: the codes alone.
@@ -123,6 +127,12 @@ impl<'py> Arrays<'py> {
             offset: self.offset.as_mut().map(Array::slice_mut::<C>).unwrap_or_default(),
         };
         (self.codes.slice_mut::<u8>(), params)
+    }
+
+    /// How the codes are read: signed where their zero points are.
+    pub fn uniform(&self, code: Uniform) -> Uniform {
+        let signed = self.zero_point.as_ref().is_some_and(|zero_point| zero_point.dtype == Dtype::I8);
+        Uniform { signed, ..code }
     }
 
     /// The same, to be read.

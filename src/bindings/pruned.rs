@@ -74,8 +74,8 @@ impl<'py> Pair<'py> {
         let turned = |object: &Obj<'py>| -> PyResult<Obj<'py>> {
             if order.is_sorted() { Ok(object.clone()) } else { object.call_method1("transpose", (order.clone(),)) }
         };
-        ndarray(names.0, w)?;
-        let target = ndarray(names.1, out)?;
+        let (w, target) = (&ndarray(names.0, w)?.into_any(), ndarray(names.1, out)?);
+        let out = target.as_any();
         if are_same(w, out) {
             let out = Array::float_inout(names.0, &turned(w)?, dtype)?;
             return Ok(Self { w: None, out, order });

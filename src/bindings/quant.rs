@@ -131,11 +131,11 @@ fn dequantize<'py>(
             let target = out.slice_mut::<O>();
             match plan.format.coding {
                 Coding::Uniform(code) if arrays.scale.dtype == Dtype::F64 => {
-                    let (codes, params) = arrays.read_uniform::<f64>();
+                    let ((codes, params), code) = (arrays.read_uniform::<f64>(), arrays.uniform(code));
                     compute(py, || uniform::dequantize(codes, code, plan.spec, params, target, threads))?;
                 }
                 Coding::Uniform(code) => {
-                    let (codes, params) = arrays.read_uniform::<f32>();
+                    let ((codes, params), code) = (arrays.read_uniform::<f32>(), arrays.uniform(code));
                     compute(py, || uniform::dequantize(codes, code, plan.spec, params, target, threads))?;
                 }
                 Coding::Blocks(blocks) => {

@@ -105,7 +105,7 @@ fn name_of(function: &str) -> &'static str {
 }
 
 /// Refuse what is not finite, unless it is to be saturated.
-fn check_finite<T: Element>(
+pub fn check_finite<T: Element>(
     function: &str,
     x: &[T],
     shape: &[usize],

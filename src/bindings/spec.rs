@@ -44,7 +44,7 @@ fn uniform(function: &str, given: &Bound<'_, PyTuple>) -> PyResult<&'static Form
     let parsed = Scheme::parse(&scheme).ok_or_else(|| {
         Error::Value(format!("{function}: scheme must be 'symmetric', 'asymmetric' or 'minmax', got {scheme:?}"))
     })?;
-    let wanted = Uniform { bits: bits as u32, scheme: parsed, offset_binary: false };
+    let wanted = Uniform { bits: bits as u32, scheme: parsed, offset_binary: false, signed: false };
     let found = FORMATS.iter().find(|format| matches!(format.coding, Coding::Uniform(uniform) if uniform == wanted));
     Ok(found.expect("a format for each scheme and width"))
 }

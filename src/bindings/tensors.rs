@@ -81,7 +81,7 @@ pub fn listed<'py>(
         let items = given.try_iter()?.enumerate();
         return items.map(|(i, item)| Ok((Name::of_list(function, many, i), item?))).collect();
     }
-    if given.is_instance_of::<PyUntypedArray>() || BlockState::is(given) {
+    if given.is_instance_of::<PyUntypedArray>() || BlockState::is(given) || given.hasattr("__dlpack__")? {
         return Ok(vec![(Name::new(function, single), given.clone())]);
     }
     let got = given.get_type().name()?;

@@ -17,7 +17,7 @@ mod floats;
 mod format;
 mod fp4;
 mod granularity;
-mod minifloat;
+pub(crate) mod minifloat;
 mod nf4;
 mod quantize;
 mod scale;
@@ -28,7 +28,7 @@ mod unit_float;
 mod x86;
 
 pub use codebook::Codebook;
-pub use dequantize::dequantize;
+pub use dequantize::{dequantize, dequantize_rows};
 pub use dynamic::{Dynamic4, SignedDynamic, SixteenSteps, UnsignedDynamic};
 pub use e2m1::E2M1;
 pub use e4m3::E4M3;

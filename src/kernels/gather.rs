@@ -89,6 +89,13 @@ pub fn checked(indices: &[i64], n: usize) -> Result<Vec<usize>, i64> {
     indices.iter().map(|&i| usize::try_from(i).ok().filter(|&index| index < n).ok_or(i)).collect()
 }
 
+/// The same of indices that may count from the end.
+pub fn wrapped(indices: &[i64], n: usize) -> Result<Vec<usize>, i64> {
+    let end = n as i64;
+    let from_front = |i: i64| usize::try_from(if i < 0 { i.saturating_add(end) } else { i }).ok();
+    indices.iter().map(|&i| from_front(i).filter(|&index| index < n).ok_or(i)).collect()
+}
+
 /// Take `indices` (each below `n`) of the middle axis of `x`, which is (outer, n, inner).
 pub fn take<T: Word>(x: &[T], n: usize, inner: usize, indices: &[usize], out: &mut [T], threads: usize) {
     let (row, width) = (n * inner, indices.len() * inner);

@@ -1,8 +1,10 @@
 //! The kernels: pure Rust on slices, one file per operation, each ending with its tests.
 
+pub mod affine;
 pub mod codes;
 pub mod compare;
 pub mod elimination;
+pub mod embeddings;
 pub mod gather;
 pub mod gptq;
 pub mod histogram;

@@ -5,6 +5,7 @@ import numpy as np
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16, Nan
 from modelopt_rs.arguments import check_flag, listed, shown
+from modelopt_rs.arrays import as_array
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, magnitude
 
@@ -65,8 +66,7 @@ def blocks(
     array([[0., 0., 9., 0.],
            [0., 0., 0., 0.]])
     """
-    if not isinstance(w, np.ndarray):
-        raise TypeError(f"blocks: w must be a NumPy array, got {type(w).__name__}")
+    w = as_array(w, "blocks: w")
     sizes = tuple(listed("blocks", "block", block, "integers"))
     check_flag("blocks", "mask", mask)
     if len(sizes) != w.ndim or any(not isinstance(b, int | np.integer) or b < 1 for b in sizes):

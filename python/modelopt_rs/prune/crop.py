@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import shown
+from modelopt_rs.arrays import as_array
 from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
 from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of, integers
@@ -275,8 +276,7 @@ def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threa
     array([[0, 2],
            [3, 5]])
     """
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"take: x must be a NumPy array, got {type(x).__name__}")
+    x = as_array(x, "take: x")
     indices = integers("take", "indices", indices)
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"take: axis must be an integer, got {shown(axis)}")

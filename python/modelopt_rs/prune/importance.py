@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import check_number, shown
+from modelopt_rs.arrays import as_array
 
 __all__ = ["BlockNorms", "Criterion", "Join", "Scores", "importance", "unit_norms"]
 
@@ -101,6 +102,11 @@ def importance(
     >>> mo.prune.importance(w, 0, criterion="geometric_median").round(2)
     array([8.49, 4.24, 4.24])
     """
+    w = as_array(w, "importance: w")
+    grad, scale, activations = (
+        None if array is None else as_array(array, f"importance: {name}")
+        for name, array in (("grad", grad), ("scale", scale), ("activations", activations))
+    )
     axis = _core.importance_axis("w", w, axis, size, dtype, threads)
     if not isinstance(criterion, str) or criterion not in _CRITERIA:
         wrong = ValueError if isinstance(criterion, str) else TypeError

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import shown
+from modelopt_rs.arrays import as_array
 from modelopt_rs.prune.unstructured import packed_shape
 
 __all__ = ["BitmaskArray", "GroupsArray", "compress", "to_csr"]
@@ -163,8 +164,7 @@ def compress(
     >>> small.decompress()
     array([[0., 7., 0., 5.]])
     """
-    if not isinstance(w, np.ndarray):
-        raise TypeError(f"compress: w must be a NumPy array, got {type(w).__name__}")
+    w = as_array(w, "compress: w")
     if (keep is None) != (group is None):
         raise ValueError(f"compress: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
     if keep is None or group is None:
@@ -223,8 +223,7 @@ def to_csr(
     >>> mo.prune.to_csr(np.array([[0.0, 7.0], [5.0, 0.0]]))
     (array([7., 5.]), array([1, 0], dtype=int32), array([0, 1, 2]))
     """
-    if not isinstance(w, np.ndarray):
-        raise TypeError(f"to_csr: w must be a NumPy array, got {type(w).__name__}")
+    w = as_array(w, "to_csr: w")
     if w.ndim != 2 or w.shape[1] >= 2**31:
         raise ValueError(f"to_csr: w must be a matrix of fewer than 2**31 columns, got shape {w.shape}")
     offsets = _core.row_offsets(w, True, dtype, threads)

@@ -7,6 +7,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneCall
 from modelopt_rs.arguments import check_choice, listed, shown
+from modelopt_rs.arrays import as_array
 
 __all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "share_of", "threshold"]
 
@@ -23,8 +24,7 @@ def prune_into(
     nan, dtype, threads = options
     first = _before_out(nan, out)
     _check_kind(function, mask)
-    if not isinstance(w, np.ndarray):
-        core(w, (nan, dtype, threads))  # which refuses it
+    w = as_array(w, f"{function}: w")
     if mask is None:
         _check_no_mask(function, "out", out, w)
         result = np.empty(w.shape, w.dtype) if out is None else out
@@ -255,6 +255,7 @@ def global_magnitude(
     if mask == "bits" and out is not None:
         raise ValueError(f'{function}: out must be None with mask="bits", got a list; pack bool masks by mo.quant.pack')
     arrays = listed(function, "arrays", arrays, "NumPy arrays")
+    arrays = [as_array(w, f"{function}: arrays[{i}]") for i, w in enumerate(arrays)]
     options: PruneCall = (_before_out(nan, out), dtype, threads)
     if out is not None:
         result = listed(function, "out", out, "NumPy arrays")
@@ -381,8 +382,7 @@ def apply_mask(
     if not isinstance(mask, np.ndarray) or mask.dtype not in (np.bool_, np.uint8):
         got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise TypeError(f"apply_mask: mask must have dtype bool, or uint8 for bits, got {got}")
-    if not isinstance(w, np.ndarray):
-        raise TypeError(f"apply_mask: w must be a NumPy array, got {type(w).__name__}")
+    w = as_array(w, "apply_mask: w")
     if mask.dtype == np.bool_:
         flags = mask.view(np.uint8)
     else:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array, Bf16, MaskKind, Nan
+from modelopt_rs.arrays import as_array
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import prune_into, share_of
 
@@ -40,8 +41,7 @@ class ColumnNorms:
         ValueError
             If it has another number of columns than before, or a value that is not finite: nothing is taken in then.
         """
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"ColumnNorms: x must be a NumPy array, got {type(x).__name__}")
+        x = as_array(x, "ColumnNorms: x")
         if x.ndim == 0:
             raise ValueError("ColumnNorms: x must have shape (..., columns), got shape ()")
         if self.square_sum is not None and x.shape[-1] != len(self.square_sum):

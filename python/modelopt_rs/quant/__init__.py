@@ -1,5 +1,6 @@
 """Quantization of arrays to 8, 4 and 2 bits, plainly or by calibration; packing of codes; ranges of activations."""
 
+from modelopt_rs.quant.affine import dequantize_linear, quantize_linear, requantize_linear
 from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.coding import fake_quantize, quantize
@@ -12,10 +13,13 @@ __all__ = [
     "Format",
     "QuantizedArray",
     "dequantize",
+    "dequantize_linear",
     "fake_quantize",
     "formats",
     "gptq",
     "pack",
     "quantize",
+    "quantize_linear",
+    "requantize_linear",
     "unpack",
 ]

@@ -1,5 +1,8 @@
 """What quantization makes: `QuantizedArray`, and its numbers again."""
 
+import html
+import math
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +12,7 @@ from numpy.typing import DTypeLike
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, GroupSize, Scheme
 from modelopt_rs.arguments import shown
+from modelopt_rs.arrays import as_array
 
 __all__ = ["QuantizedArray", "dequantize"]
 
@@ -17,6 +21,10 @@ __all__ = ["QuantizedArray", "dequantize"]
 @dataclass(slots=True, eq=False)
 class QuantizedArray:
     """An array as small codes with the scales that turn them back into numbers: a scheme or a format, and named parts.
+
+    It can be made of parts too: what is left out is found (`scheme` by the parts that there are, `shape` by the codes,
+    whole bytes of them), and numbers become arrays. `np.asarray` gives its numbers, and so `numpy.savez` saves those;
+    `save` and pickle keep the codes.
 
     Of a scheme ``x ≈ (code - zero_point) * scale + offset``, computed in the dtype of `scale`; of a format
     ``x ≈ number(code) * scale``, computed in float32.
@@ -31,7 +39,7 @@ class QuantizedArray:
         Shape () for one scale, (C,) for an axis, ``shape[:-1] + (ceil(shape[-1] / group_size),)`` for groups, the last
         two axes divided so for tiles.
     zero_point : ndarray of uint8 or None
-        In the shape of `scale`; scheme "asymmetric" only.
+        In the shape of `scale`; scheme "asymmetric" only. Of int8 where codes are signed, see `quantize`.
     offset : ndarray or None
         As `scale`; scheme "minmax" only.
     bits : {8, 4, 2}
@@ -50,15 +58,49 @@ class QuantizedArray:
 
     codes: Array
     scale: Array
-    zero_point: Array | None
-    offset: Array | None
-    bits: int
-    scheme: Scheme | None
-    shape: tuple[int, ...]
-    axis: int | None
-    group_size: GroupSize
+    zero_point: Array | None = None
+    offset: Array | None = None
+    bits: int = 8
+    scheme: Scheme | None = None
+    shape: tuple[int, ...] = ()
+    axis: int | None = None
+    group_size: GroupSize = None
     format: str | None = None
     global_scale: Array | None = None
+
+    def __post_init__(self) -> None:
+        # What `quantize` makes is complete: that must cost nothing.
+        if not self.shape or type(self.scale) is not np.ndarray or self.scheme is self.format:
+            self._complete()
+
+    def _complete(self) -> None:
+        """Make arrays of numbers, and find shape and scheme where they were left out."""
+        self.codes = as_array(self.codes, "QuantizedArray: codes")
+        for name in ("scale", "zero_point", "offset", "global_scale"):
+            part = getattr(self, name)
+            if part is not None and not isinstance(part, np.ndarray):
+                setattr(self, name, _part(name, part, self.codes.dtype))
+        if self.scheme is None and self.format is None:
+            kinds: dict[Scheme, Array | None] = {"asymmetric": self.zero_point, "minmax": self.offset}
+            self.scheme = next((scheme for scheme, part in kinds.items() if part is not None), "symmetric")
+        if not self.shape and self.codes.ndim and (self.bits == 8 or self.codes.shape != (1,)):
+            *rest, last = self.codes.shape
+            self.shape = (*rest, last * 8 // self.bits)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the numbers, which codes are computed in: that of scales that are floats, else float32."""
+        return self.scale.dtype if self.scale.dtype.kind == "f" else np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
 
     @property
     def parts(self) -> dict[str, Array]:
@@ -87,12 +129,66 @@ class QuantizedArray:
             raise TypeError("QuantizedArray: a 0-d array has no length")
         return self.shape[0]
 
-    def __getitem__(self, rows: int | slice) -> "QuantizedArray":
-        """Take rows: an index or a slice of the first axis, without unpacking (a view)."""
+    def take(
+        self,
+        indices: Any,
+        dtype: DTypeLike | Literal["bf16"] = np.float32,
+        *,
+        out: Array | None = None,
+        threads: int | None = None,
+    ) -> Array:
+        """Return the numbers of rows, gathered and dequantized in one pass: the look-up of an embedding.
+
+        The bits of ``dequantize(q, dtype=dtype)[indices]``, of which nothing but these rows is made.
+
+        Parameters
+        ----------
+        indices : int, array of integers or mask
+            Of the first axis, from its end where negative; a mask of bools has its length.
+        dtype : dtype
+            As for `modelopt_rs.dequantize`.
+        out : ndarray, optional
+            C-contiguous, ``indices.shape + q.shape[1:]``: written and returned.
+        threads : int, optional
+            Threads of this call; never changes the result.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row, or a mask has another length.
+        TypeError, ValueError
+            As for `modelopt_rs.dequantize`.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> q = mo.quantize(np.eye(3, dtype=np.float32), axis=0)
+        >>> q.take([2, 0])
+        array([[0., 0., 1.],
+               [1., 0., 0.]], dtype=float32)
+        """
+        bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
+        shape = self.shape
+        if type(indices) is int:
+            wanted = shape[1:]
+        else:
+            indices = _indices(indices, len(self), "take: indices")
+            wanted = indices.shape + shape[1:]
+        if out is None:
+            out = np.empty(wanted, _float_dtype("take", dtype))
+        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
+        format = self.format if self.format is not None else (self.bits, self.scheme)
+        _core.take_rows(parts, (format, self.axis, self.group_size), shape, indices, out, bf16, threads)
+        return out
+
+    def __getitem__(self, rows: Any) -> "QuantizedArray":
+        """Take rows of the first axis as codes: an index or a slice (a view), integers or a mask (a copy)."""
         if not isinstance(rows, (int, np.integer, slice)):
-            raise TypeError(f"QuantizedArray: index must be an integer or a slice, got {type(rows).__name__}")
+            rows = _indices(rows, len(self), "QuantizedArray: index")
         if len(self.shape) < 2:
             raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
+        if isinstance(rows, np.ndarray):
+            return self._gathered(rows)
         axis = None if self.axis is None else self.axis % len(self.shape)
         group_size = self.group_size
         by_row = axis == 0 or group_size is not None
@@ -114,6 +210,64 @@ class QuantizedArray:
         cut = (shape, axis, group_size)
         return QuantizedArray(*parts, self.bits, self.scheme, *cut, self.format, self.global_scale)
 
+    def _gathered(self, rows: Array) -> "QuantizedArray":
+        """Rows of any order; of tiles only where each is a row."""
+        if rows.ndim != 1:
+            raise ValueError(
+                f"QuantizedArray: index must have one axis, got shape {rows.shape}; take gives its numbers"
+            )
+        if isinstance(self.group_size, tuple) and len(self.shape) == 2:
+            raise ValueError("QuantizedArray: index must be a slice for tiles, got integers; take gives their numbers")
+        by_row = self.group_size is not None or (self.axis is not None and self.axis % len(self.shape) == 0)
+        made = {
+            name: part[rows] if name == "codes" or (by_row and name != "global_scale") else part
+            for name, part in self.parts.items()
+        }
+        shape = (len(rows), *self.shape[1:])
+        cut = (shape, self.axis, self.group_size)
+        parts = (made["codes"], made["scale"], made.get("zero_point"), made.get("offset"))
+        return QuantizedArray(*parts, self.bits, self.scheme, *cut, self.format, self.global_scale)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a safetensors file, codes as they are; `load` reads it again.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np, modelopt_rs as mo
+        >>> q = mo.quantize(np.eye(3, dtype=np.float32), bits=4)
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     q.save(f"{d}/q.safetensors")
+        ...     again = mo.QuantizedArray.load(f"{d}/q.safetensors")
+        >>> again, bool((again.codes == q.codes).all())
+        (QuantizedArray(shape=(3, 3), bits=4, scheme='symmetric', whole array), True)
+        """
+        from modelopt_rs.quant.checkpoint import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "QuantizedArray":
+        """Read what `save` has written.
+
+        Raises
+        ------
+        FormatError
+            If it is no such file.
+        OSError
+            If it can't be read.
+        """
+        from modelopt_rs.quant.checkpoint import load
+
+        return load(path)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{part.dtype}</td><td>{part.shape}</td><td>{part.nbytes:,}</td></tr>"
+            for name, part in self.parts.items()
+        )
+        head = "<tr><th>part</th><th>dtype</th><th>shape</th><th>bytes</th></tr>"
+        return f"<table><caption>{html.escape(repr(self))}</caption>{head}{rows}</table>"
+
     def __repr__(self) -> str:
         cut = "whole array"
         if self.axis is not None:
@@ -133,6 +287,34 @@ def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tup
         what = f"step by 1 and start at a multiple of {size[0]}, the rows of a tile"
         raise ValueError(f"QuantizedArray: index must {what}, got {rows}")
     return slice(start // size[0], -(-max(start, stop) // size[0])), size
+
+
+def _indices(given: Any, n: int, name: str) -> Array:
+    """Return which rows are wanted, as int64."""
+    indices = np.asarray(given)
+    if indices.dtype == bool:
+        if indices.shape != (n,):
+            raise IndexError(f"{name} must have shape ({n},) as a mask of the rows, got {indices.shape}")
+        return np.flatnonzero(indices).astype(np.int64, copy=False)
+    if indices.dtype.kind not in "iu" and indices.size:
+        got = type(given).__name__ if indices.dtype.kind == "O" or not indices.ndim else indices.dtype
+        raise TypeError(f"{name} must be an integer, a slice, an array of integers or a mask, got {got}")
+    return indices.astype(np.int64, copy=False)
+
+
+def _part(name: str, given: Any, codes: np.dtype[Any]) -> Array:
+    """Return a part that is a number, or an array of another library, as an array."""
+    if hasattr(given, "__dlpack__"):
+        return as_array(given, f"QuantizedArray: {name}")
+    try:
+        part = np.asarray(given)
+        if name == "zero_point":
+            return part.astype(codes, casting="unsafe" if part.dtype.kind in "iu" else "safe")
+        return (
+            part if part.dtype in (np.float64, np.uint8) and isinstance(given, np.generic) else part.astype(np.float32)
+        )
+    except (TypeError, ValueError):
+        raise TypeError(f"QuantizedArray: {name} must be a number or an array, got {type(given).__name__}") from None
 
 
 def dequantize(
@@ -177,8 +359,7 @@ def dequantize(
         raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")
     bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
     if out is None:
-        wanted = np.dtype(np.uint16) if bf16 else _float_dtype(dtype)
-        out = np.empty(q.shape, wanted)
+        out = np.empty(q.shape, _float_dtype("dequantize", dtype))
     if isinstance(out, np.ndarray) and out.shape != q.shape:
         raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")
     parts = (q.codes, q.scale, q.zero_point, q.offset, q.global_scale)
@@ -187,7 +368,9 @@ def dequantize(
     return out
 
 
-def _float_dtype(dtype: Any) -> np.dtype[Any]:
+def _float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
+    if isinstance(dtype, str) and dtype == "bf16":
+        return np.dtype(np.uint16)
     try:
         wanted: np.dtype[Any] = np.dtype(dtype)
         got = None
@@ -195,5 +378,5 @@ def _float_dtype(dtype: Any) -> np.dtype[Any]:
         wanted, got = np.dtype(bool), shown(dtype)
     if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
         floats = "float32, float64, float16, bfloat16 or 'bf16'"
-        raise TypeError(f"dequantize: dtype must be {floats}, got {got or wanted}")
+        raise TypeError(f"{function}: dtype must be {floats}, got {got or wanted}")
     return wanted

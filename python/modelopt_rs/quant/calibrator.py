@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from modelopt_rs import reduce
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import check_flag, check_number, shown
-from modelopt_rs.quant.coding import quantize
+from modelopt_rs.arrays import as_array
+from modelopt_rs.dtypes import bf16_to_float32
+from modelopt_rs.quant.codes import code_of, params_of
 from modelopt_rs.quant.dyadic import DyadicHistogram
 from modelopt_rs.quant.thresholds import entropy_threshold, mse_range, percentile_range
 
@@ -50,6 +52,8 @@ class Calibrator:
         Over 0, at most 1; "moving_average" only. The order of batches matters then, and nothing can be merged.
     bins : int
         Of the histogram, 256 to 16,384; each has 8 bytes.
+    axis : int, optional
+        A range for each index of this axis; "minmax" only.
 
     Raises
     ------
@@ -86,6 +90,7 @@ class Calibrator:
         percentile: float = 99.99,
         momentum: float | None = None,
         bins: int = 4096,
+        axis: int | None = None,
     ) -> None:
         if not isinstance(method, str) or method not in get_args(Method):
             wrong = ValueError if isinstance(method, str) else TypeError
@@ -102,10 +107,16 @@ class Calibrator:
             raise ValueError(f"Calibrator: momentum must be over 0 and at most 1, got {momentum}")
         if momentum is not None and method != "moving_average":
             raise ValueError(f"Calibrator: momentum must come with method='moving_average', got method={method!r}")
+        if axis is not None and method != "minmax":
+            raise ValueError(f"Calibrator: axis must come with method='minmax', got method={method!r}")
+        if axis is not None and (not isinstance(axis, int | np.integer) or isinstance(axis, bool)):
+            raise TypeError(f"Calibrator: axis must be an integer, got {type(axis).__name__}")
         self.method: Method = method
+        self.axis = axis
         self.bits, self.symmetric, self.percentile, self.momentum = bits, bool(symmetric), percentile, momentum
         self.batches = 0
         self._low, self._high = math.inf, -math.inf
+        self._ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._histogram = None if method in ("minmax", "moving_average") else DyadicHistogram(bins)
         # Exact, so that their order does not matter; binary fractions stay as short as floats are.
         self._sums = (Fraction(0), Fraction(0))
@@ -130,8 +141,7 @@ class Calibrator:
         ValueError
             If it has a value that is not finite, or beyond float32: nothing is taken in then.
         """
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"Calibrator: x must be a NumPy array, got {type(x).__name__}")
+        x = as_array(x, "Calibrator: x")
         # At least the dtype of an empty batch is checked.
         low, high = _range(x if x.size else np.zeros(1, x.dtype), dtype, threads)
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -141,6 +151,8 @@ class Calibrator:
             raise ValueError(f"Calibrator: x must be in the range of float32, goes from {low:.3g} to {high:.3g}")
         if not x.size:
             return
+        if self.axis is not None:
+            self._take_ends(_ends(x, self.axis, dtype, threads))
         if self._histogram is not None:
             self._histogram.update(x, low, high, dtype=dtype, threads=threads)
         self._take((low, high), 1, (Fraction(low), Fraction(high)))
@@ -164,12 +176,16 @@ class Calibrator:
             raise ValueError("Calibrator: momentum must be None to merge; the order of batches is not known")
         if self._options() != other._options():
             raise ValueError(f"Calibrator: other must have the options {self._options()}, got {other._options()}")
+        if other._ends is not None:
+            self._take_ends(other._ends)
         if self._histogram is not None and other._histogram is not None:
             self._histogram.merge(other._histogram)
         self._take((other._low, other._high), other.batches, other._sums)
 
-    def range(self) -> tuple[float, float]:
+    def range(self) -> Any:
         """Return the lower and upper end of the range; symmetric: both of one magnitude.
+
+        Two floats; with `axis` two arrays of float32.
 
         Raises
         ------
@@ -178,6 +194,10 @@ class Calibrator:
         """
         if not self.batches:
             raise ValueError("Calibrator: range must come after an update, got none")
+        if self._ends is not None:
+            lows, highs = (end.astype(np.float32) for end in self._ends)
+            bounds = np.maximum(np.maximum(-lows, highs), np.float32(0))
+            return (-bounds, bounds) if self.symmetric else (lows, highs)
         histogram = self._histogram
         if histogram is None:
             low, high = self._extremes()
@@ -195,15 +215,49 @@ class Calibrator:
             low = -high
         return low, high
 
-    def params(self) -> tuple[np.float32, np.uint8 | None]:
-        """Return the scale and the zero point of the range, as `quantize` of its two ends makes them.
+    def params(self, dtype: DTypeLike | None = None) -> tuple[Any, Any]:
+        """Return the scale and the zero point of the range; with `axis` arrays of them.
 
         Symmetric: ``scale = high / (2**(bits-1) - 1)``, no zero point. Else the range is widened to include 0,
         ``scale = (high - low) / (2**bits - 1)``, ``zero_point = round(-low / scale)``.
+
+        Parameters
+        ----------
+        dtype : dtype or str, optional
+            For codes of `modelopt_rs.quant.quantize_linear` of this dtype, whatever `bits` is: any that it takes. Zero
+            points then have that dtype (of a dtype named by a text: int), and the codes of 0 are the dtype's:
+            symmetric 0, of unsigned codes ``2**(bits-1)``; else the lowest code and ``round(-low / scale)``. Codes
+            that are floats have no zero point, and ``scale = max(-low, high) / largest``.
+
+        Raises
+        ------
+        TypeError
+            If `dtype` is none of these.
+        ValueError
+            If nothing was taken in yet.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> calibrator = mo.quant.Calibrator(axis=-1)
+        >>> calibrator.update(np.array([[0.0, -1.0], [25.5, 1.55]], np.float32))
+        >>> scale, zero_point = calibrator.params(np.int8)
+        >>> scale, zero_point
+        (array([0.1 , 0.01], dtype=float32), array([-128,  -28], dtype=int8))
         """
-        ends: NDArray[np.float32] = np.array(self.range(), np.float32)
-        made = quantize(ends, bits=self.bits, scheme="symmetric" if self.symmetric else "asymmetric")
-        return np.float32(made.scale), None if made.zero_point is None else np.uint8(made.zero_point)
+        if dtype is None:
+            name = f"{'' if self.symmetric else 'u'}int{self.bits}"
+            scale, zero_point = params_of(self.range(), code_of("Calibrator", name), symmetric=self.symmetric)
+            return scale, None if self.symmetric else np.uint8(zero_point)
+        return params_of(self.range(), code_of("Calibrator", dtype), symmetric=self.symmetric)
+
+    def _take_ends(self, ends: tuple[NDArray[np.float64], NDArray[np.float64]]) -> None:
+        if self._ends is not None:
+            if len(ends[0]) != len(self._ends[0]):
+                got = len(ends[0])
+                raise ValueError(f"Calibrator: x must have {len(self._ends[0])} indices of the axis, got {got}")
+            ends = (np.minimum(self._ends[0], ends[0]), np.maximum(self._ends[1], ends[1]))
+        self._ends = ends
 
     def _extremes(self) -> tuple[float, float]:
         if self.method == "minmax":
@@ -222,7 +276,8 @@ class Calibrator:
     def _options(self) -> str:
         bins = "" if self._histogram is None else f", bins={len(self._histogram.counts)}"
         percentile = f", percentile={self.percentile}" if self.method == "percentile" else ""
-        return f"method={self.method!r}, bits={self.bits}, symmetric={self.symmetric}{percentile}{bins}"
+        axis = "" if self.axis is None else f", axis={self.axis}"
+        return f"method={self.method!r}, bits={self.bits}, symmetric={self.symmetric}{percentile}{bins}{axis}"
 
 
 def _check_integer(name: str, value: int, allowed: Sequence[int], text: str) -> None:
@@ -241,3 +296,13 @@ def _range(x: Array, dtype: Bf16, threads: int | None) -> tuple[float, float]:
         ends = np.array([low, high], np.uint16).astype(np.uint32) << 16
         low, high = ends.view(np.float32)
     return float(low), float(high)
+
+
+def _ends(x: Array, axis: int, dtype: Bf16, threads: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the smallest and the largest number of each index of an axis."""
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"Calibrator: axis must be within the {x.ndim} axes of x, got {axis}")
+    others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    ends = reduce.minmax(x, axis=others, dtype=dtype, threads=threads) if others else (x, x)
+    low, high = (bf16_to_float32(end) if dtype == "bf16" else end for end in ends)
+    return low.astype(np.float64), high.astype(np.float64)

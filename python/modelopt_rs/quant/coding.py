@@ -6,9 +6,11 @@ from typing import Any, Literal
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, ScaleDtype, Scheme, Search, Spec
+from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Rounding, ScaleDtype, Scheme, Search, Spec
+from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of, resolve
+from modelopt_rs.quant.given import Given
 from modelopt_rs.quant.search import Parameters
 
 __all__ = ["allocate", "check_out", "fake_quantize", "quantize"]
@@ -26,6 +28,8 @@ def quantize(
     weights: Array | None = None,
     scale: Array | float | None = None,
     zero_point: Array | int | None = None,
+    signed: bool | None = None,
+    rounding: Rounding = "even",
     scale_dtype: ScaleDtype = None,
     nonfinite: Nonfinite = "raise",
     out: QuantizedArray | None = None,
@@ -75,6 +79,11 @@ def quantize(
         becomes the lowest, ``-2**(bits-1)`` or 0, or the highest.
     zero_point : ndarray of uint8 or int, optional
         With `scale`, for scheme "asymmetric".
+    signed : bool, optional
+        With `scale`: whether codes go from ``-2**(bits-1)`` or from 0 on; None: as the scheme has it. Signed codes with
+        zero points (of int8) and unsigned ones without (they are 0 then) have the scheme "asymmetric".
+    rounding : {"even", "away"}
+        With `scale`: what becomes of halves, see `modelopt_rs.quant.quantize_linear`.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What scales are rounded to before codes are made, for where they are stored so; the array of scales keeps its
         dtype. Subnormal numbers of float16 are used, larger scales become its largest.
@@ -128,7 +137,11 @@ def quantize(
     >>> mo.quantize(x, format="nf4")
     QuantizedArray(shape=(64, 256), format='nf4', group_size=64)
     """
+    x = as_array(x, "quantize: x")
     coding, group_size = resolve("quantize", format, bits, scheme, group_size)
+    if signed is not None or rounding != "even":
+        given = Given("quantize", scale, zero_point, signed, rounding, (search, weights, scale_dtype))
+        return given.quantize(x, (coding, axis, group_size), nonfinite, out, dtype, threads)
     spec = (coding, axis, group_size)
     parameters = None
     if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
@@ -229,6 +242,8 @@ def fake_quantize(
     weights: Array | None = None,
     scale: Array | float | None = None,
     zero_point: Array | int | None = None,
+    signed: bool | None = None,
+    rounding: Rounding = "even",
     scale_dtype: ScaleDtype = None,
     nonfinite: Nonfinite = "raise",
     out: Array | None = None,
@@ -241,7 +256,7 @@ def fake_quantize(
 
     Parameters
     ----------
-    x, bits, scheme, format, axis, group_size, search, weights, scale, zero_point, scale_dtype
+    x, bits, scheme, format, axis, group_size, search, weights, scale, zero_point, signed, rounding, scale_dtype
         As for `quantize`.
     nonfinite, dtype, threads
         As for `quantize`.
@@ -260,8 +275,12 @@ def fake_quantize(
     array([0., 0., 1.], dtype=float32)
     """
     given: Literal["raise", "saturate", "raise-first"] = nonfinite
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"fake_quantize: x must be a NumPy array, got {type(x).__name__}")
+    x = as_array(x, "fake_quantize: x")
+    if signed is not None or rounding != "even":
+        coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
+        how = Given("fake_quantize", scale, zero_point, signed, rounding, (search, weights, scale_dtype))
+        made = how.quantize(x, (coding, axis, group_size), nonfinite, None, dtype, threads)
+        return made.dequantize("bf16" if dtype == "bf16" else x.dtype, out, threads=threads)
     if out is None:
         out = np.empty(x.shape, x.dtype)
     elif isinstance(nonfinite, str) and nonfinite == "raise":

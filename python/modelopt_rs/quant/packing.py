@@ -5,6 +5,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import check_flag
+from modelopt_rs.arrays import as_array
 
 __all__ = ["pack", "unpack"]
 
@@ -40,8 +41,7 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
     array([33,  3], dtype=uint8)
     """
     if out is None:
-        if not isinstance(codes, np.ndarray):
-            raise TypeError(f"pack: codes must be a NumPy array, got {type(codes).__name__}")
+        codes = as_array(codes, "pack: codes")
         # An impossible `bits` is for the core to refuse: it gets an `out` of no size.
         last = codes.shape[-1] if codes.ndim else 1
         fits = isinstance(bits, int) and bits in (8, 4, 2, 1)
@@ -85,8 +85,7 @@ def unpack(
     """
     check_flag("unpack", "signed", signed)
     if out is None:
-        if not isinstance(packed, np.ndarray):
-            raise TypeError(f"unpack: packed must be a NumPy array, got {type(packed).__name__}")
+        packed = as_array(packed, "unpack: packed")
         # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
         known = isinstance(n, int) and isinstance(bits, int) and bits in (8, 4, 2, 1)
         fits = known and packed.ndim and packed.shape[-1] == -(-n * bits // 8)

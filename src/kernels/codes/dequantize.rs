@@ -1,6 +1,7 @@
 //! Codes to numbers, for every format of blocks.
 
 use super::granularity::{Piece, cut, cut_shared, merged};
+use super::uniform::RowsOf;
 use super::{BlockFormat, Floats, Granularity, PartsRef, Rows, Spec};
 use crate::par::{self, CHUNK};
 
@@ -41,6 +42,53 @@ pub fn dequantize<O: Floats>(format: &dyn BlockFormat, parts: PartsRef<'_>, spec
         for (out, codes) in out.chunks_mut(period).zip(codes.chunks(bytes)) {
             let parts = PartsRef { codes, scale, global: parts.global };
             O::write(out, &mut buffer, |out| format.decode(parts, piece.rows, out));
+        }
+    });
+}
+
+/// How one row of the first axis of an array of `n` elements lies, and its scales.
+fn row_of(spec: Spec, n: usize, height: usize, row: usize) -> (Spec, std::ops::Range<usize>) {
+    let (scales, width) = (spec.scales(n), n / height);
+    let own = scales / height;
+    let (granularity, scales) = match spec.granularity {
+        Granularity::Channel { outer: 1, channels, inner } if channels == height && inner == width => {
+            (Granularity::Whole, row..row + 1)
+        }
+        Granularity::Channel { outer, channels, inner } => {
+            (Granularity::Channel { outer: outer / height, channels, inner }, 0..scales)
+        }
+        // A matrix: the row is part of a row of tiles.
+        Granularity::Tile { height: lines, rows, cols } if lines == height && width == spec.cols => {
+            let across = spec.cols.div_ceil(cols);
+            (Granularity::Tile { height: 1, rows: 1, cols }, row / rows * across..(row / rows + 1) * across)
+        }
+        Granularity::Whole => (Granularity::Whole, 0..1),
+        granularity => (granularity, row * own..(row + 1) * own),
+    };
+    (Spec { granularity, ..spec }, scales)
+}
+
+/// Dequantize rows of the first axis, each wherever it lies.
+pub fn dequantize_rows<O: Floats>(
+    format: &dyn BlockFormat,
+    parts: PartsRef<'_>,
+    spec: Spec,
+    of: RowsOf<'_>,
+    out: &mut [O],
+    threads: usize,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let bytes = parts.codes.len() / of.height;
+    let together = (CHUNK / of.width).max(1);
+    let items: Vec<_> = of.rows.chunks(together).zip(out.chunks_mut(together * of.width)).collect();
+    par::for_each(threads, items.into_iter(), |(rows, out)| {
+        for (&row, out) in rows.iter().zip(out.chunks_mut(of.width)) {
+            let (spec, scales) = row_of(spec, of.height * of.width, of.height, row);
+            let codes = &parts.codes[row * bytes..][..bytes];
+            let scale = parts.scale.part(scales.start, scales.len());
+            dequantize(format, PartsRef { codes, scale, global: parts.global }, spec, out, 1);
         }
     });
 }

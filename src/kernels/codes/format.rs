@@ -128,13 +128,13 @@ pub enum Coding {
 impl Format {
     /// Uniform codes.
     pub const fn uniform(name: &'static str, bits: u32, scheme: Scheme) -> Self {
-        let coding = Coding::Uniform(Uniform { bits, scheme, offset_binary: false });
+        let coding = Coding::Uniform(Uniform { bits, scheme, offset_binary: false, signed: false });
         Self { name, sizes: Sizes::Any, coding }
     }
 
     /// Symmetric codes that are stored without a sign.
     pub const fn offset_binary(name: &'static str, bits: u32) -> Self {
-        let coding = Coding::Uniform(Uniform { bits, scheme: Scheme::Symmetric, offset_binary: true });
+        let coding = Coding::Uniform(Uniform { bits, scheme: Scheme::Symmetric, offset_binary: true, signed: false });
         Self { name, sizes: Sizes::Any, coding }
     }
 

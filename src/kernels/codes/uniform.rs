@@ -17,7 +17,7 @@ mod search;
 mod tile;
 mod tries;
 
-pub use dequantize::dequantize;
+pub use dequantize::{RowsOf, dequantize, dequantize_rows};
 pub use grid::{How, Stored};
 pub use nearest::Nearest;
 pub use params::Scheme;
@@ -39,6 +39,8 @@ pub struct Uniform {
     pub scheme: Scheme,
     /// Symmetric codes stored as q + 2^(bits-1) instead of two's complement.
     pub offset_binary: bool,
+    /// Asymmetric codes in two's complement, and so their zero points: where they were given. Only read.
+    pub signed: bool,
 }
 
 /// The parameters, one for each part, as they lie in the output arrays; empty where the scheme has none.

@@ -320,7 +320,7 @@ mod tests {
     }
 
     fn uniform(bits: u32, scheme: Scheme) -> Uniform {
-        Uniform { bits, scheme, offset_binary: true }
+        Uniform { bits, scheme, offset_binary: true, signed: false }
     }
 
     /// Codes and numbers are those of a division; `x` that a mode can't meet, beyond the range of the scale, are left out.

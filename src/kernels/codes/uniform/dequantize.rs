@@ -43,6 +43,7 @@ impl Uniform {
         let (flip, zero) = match (self.scheme, self.offset_binary) {
             (Scheme::Symmetric, false) => (half, half as i16),
             (Scheme::Symmetric, true) => (0, half as i16),
+            (Scheme::Asymmetric, _) if self.signed => (half, (zero_point as i8) as i16 + half as i16),
             _ => (0, zero_point as i16),
         };
         let factor = code::half(self.scheme, self.bits, scale);
@@ -167,6 +168,60 @@ pub(super) fn write_values<C: Real, O: Element>(
         runs = values(codes, runs, uniform, params, block);
         isa::stream(block, out);
     }
+}
+
+/// Rows of the first axis of an array.
+#[derive(Debug, Clone, Copy)]
+pub struct RowsOf<'a> {
+    /// How many rows the array has.
+    pub height: usize,
+    /// Elements of a row: whole rows of `Spec::cols`.
+    pub width: usize,
+    /// Which are wanted.
+    pub rows: &'a [usize],
+}
+
+/// Rows whose codes are asked for ahead of use: a table does not fit the caches.
+const AHEAD: usize = 4;
+
+/// Dequantize rows of the first axis, each wherever it lies.
+pub fn dequantize_rows<C: Real, O: Element>(
+    codes: &[u8],
+    uniform: Uniform,
+    spec: Spec,
+    params: ParamsRef<'_, C>,
+    of: RowsOf<'_>,
+    out: &mut [O],
+    threads: usize,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let cut = uniform.cut(spec, of.height * of.width);
+    let bytes = of.width / spec.cols * packed_len(spec.cols, uniform.bits);
+    let packed = |row: usize| &codes[row * bytes..][..bytes];
+    let together = (par::CHUNK / of.width).max(1);
+    let items: Vec<_> = of.rows.chunks(together).zip(out.chunks_mut(together * of.width)).collect();
+    par::for_each(threads, items.into_iter(), |(rows, out)| {
+        for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(of.width)).enumerate() {
+            if let Some(&next) = rows.get(i + AHEAD) {
+                isa::prefetch(packed(next));
+            }
+            let runs = cut.runs_at(row * of.width);
+            if uniform.bits == 8 {
+                values(packed(row), runs, uniform, params, out);
+                continue;
+            }
+            par::with_scratch(of.width, |codes| {
+                let line = cut.row.min(of.width);
+                let lines = packed(row).chunks(packed_len(line, uniform.bits));
+                for (codes, packed) in codes.chunks_mut(line).zip(lines) {
+                    match_width!(uniform.bits, W => unpack_chunk::<W>(packed, codes, 0));
+                }
+                values(codes, runs, uniform, params, out);
+            });
+        }
+    });
 }
 
 /// Dequantize packed rows into `out` (whole rows of `spec.cols`).

@@ -1,0 +1,130 @@
+"""The dtypes of codes, one an item: NumPy's, those of `ml_dtypes`, and by name what NumPy has no dtype for."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from modelopt_rs._types import Array
+
+__all__ = ["Code", "CodeName", "code_of", "code_of_array", "params_of"]
+
+CodeName: TypeAlias = Literal[
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float4_e2m1fn",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One dtype of codes: its name, the dtype of arrays of it, its limits (of floats the largest number alone)."""
+
+    name: str
+    array: np.dtype[Any]
+    low: int
+    high: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether codes are floats, which have no zero points."""
+        return self.name.startswith("float")
+
+
+_LIMITS: Final = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-(2**15), 2**15 - 1),
+    "uint16": (0, 2**16 - 1),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+    "int2": (-2, 1),
+    "uint2": (0, 3),
+    "float8_e4m3fn": (-448, 448),
+    "float8_e5m2": (-57344, 57344),
+    "float8_e4m3fnuz": (-240, 240),
+    "float8_e5m2fnuz": (-57344, 57344),
+    "float4_e2m1fn": (-6, 6),
+}
+# What is named by a text, and the arrays of NumPy that hold it.
+_PLAIN: Final = {"int4": "int8", "int2": "int8"} | {
+    name: "uint8" for name in _LIMITS if name.startswith(("uint4", "uint2", "float"))
+}
+
+
+def code_of(function: str, dtype: Any) -> Code:
+    """Return the code that a user names: by a dtype, which arrays then have, or by a text.
+
+    Raises
+    ------
+    TypeError
+        If it is no dtype of codes.
+
+    Examples
+    --------
+    >>> from modelopt_rs.quant.codes import code_of
+    >>> code_of("f", "int4").array, code_of("f", "int4").low
+    (dtype('int8'), -8)
+    """
+    try:
+        return _code_of(function, dtype)
+    except TypeError as why:
+        if "unhashable" not in str(why):
+            raise
+    raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {type(dtype).__name__}")
+
+
+@lru_cache(maxsize=64)  # a name of a dtype takes as long as all else of a small call
+def _code_of(function: str, dtype: Any) -> Code:
+    plain = _PLAIN.get(dtype) if isinstance(dtype, str) else None
+    try:
+        array: np.dtype[Any] | None = np.dtype(plain or dtype)
+    except TypeError:
+        array = None
+    name = str(dtype) if plain else getattr(array, "name", "")
+    if array is None or name not in _LIMITS:
+        raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {dtype!r}")
+    return Code(name, array, *_LIMITS[name])
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    return dtype.name
+
+
+def code_of_array(array: Array) -> str:
+    """Return the name of the dtype of an array of codes, as the core takes it."""
+    return _name(array.dtype)
+
+
+def params_of(ends: tuple[Any, Any], code: Code, *, symmetric: bool) -> tuple[Any, Any]:
+    """Return scales and zero points of ranges, by the formulas of `quantize`; see `Calibrator.params`."""
+    low, high = (np.asarray(end, np.float32).astype(np.float64) for end in ends)
+    centered = symmetric or code.is_float
+    if centered:
+        middle = 0 if code.low < 0 else (code.high + 1) // 2
+        steps = code.high - middle
+        width = np.maximum(-low, high)
+    else:
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        steps, width = code.high - code.low, high - low
+    scale = np.where(width == 0, 1.0, np.maximum((width / steps).astype(np.float32), np.finfo(np.float32).tiny))
+    scale = scale.astype(np.float32)
+    if code.is_float:
+        return scale[()], None
+    zero_point = np.full(scale.shape, middle) if centered else code.low + np.rint(np.minimum(-low / scale, steps))
+    zero_point = zero_point.astype(np.int64)
+    if code.array.name != code.name:
+        return scale[()], int(zero_point) if not zero_point.ndim else zero_point
+    return scale[()], zero_point.astype(code.array)[()]

@@ -1,0 +1,178 @@
+"""`QuantizedArray` as a table: rows by arrays and masks, made of parts, saved, shared."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+
+RNG = np.random.default_rng(54)
+X = RNG.standard_normal((50, 96)).astype(np.float32)
+KINDS = [
+    {"bits": bits, "scheme": scheme} | cut
+    for bits in (8, 4, 2)
+    for scheme in ("symmetric", "asymmetric", "minmax")
+    for cut in ({}, {"axis": 0}, {"axis": 1}, {"group_size": 32}, {"group_size": 40})
+] + [
+    {"format": name} | cut
+    for name, cut in (
+        ("nf4", {}),
+        ("fp4", {"group_size": 32}),
+        ("mxfp4", {}),
+        ("nvfp4", {}),
+        ("fp8_e4m3", {}),
+        ("fp8_e4m3", {"axis": 0}),
+        ("fp8_e4m3", {"axis": 1}),
+        ("fp8_e5m2", {"group_size": (16, 32)}),
+    )
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_rows_are_those_of_the_whole_for_every_format_and_cut(options):
+    for x in (X, X[:, :37].copy(), X.reshape(50, 4, 24)):
+        if x.ndim == 3 and isinstance(options.get("group_size"), tuple):
+            continue
+        q = mo.quantize(x, **options)
+        whole = q.dequantize()
+        for indices in ([1, 2], [-1, 7, 7, 0], np.array([[3, 1], [2, -50]], np.int32), [], 7, -1, np.int64(3)):
+            index = np.array(indices, np.int64) if isinstance(indices, list) else indices
+            for threads in (1, 2):
+                got = q.take(indices, threads=threads)
+                assert got.tobytes() == whole[index].tobytes()
+                assert got.shape == whole[index].shape
+        mask = np.arange(50) % 3 == 0
+        assert q.take(mask).tobytes() == whole[mask].tobytes()
+        assert (q.take([5, 1], np.float64) == q.dequantize(np.float64)[[5, 1]]).all()
+        if not isinstance(options.get("group_size"), tuple):
+            assert (np.asarray(q[[4, -2]]) == whole[[4, -2]]).all()
+            assert (np.asarray(q[mask]) == whole[mask]).all()
+            assert len(q[mask]) == mask.sum()
+
+
+def test_a_look_up_fills_what_is_given():
+    q = mo.quantize(X, axis=0)
+    out = np.empty((2, 96), np.float32)
+    assert q.take([9, 3], out=out) is out
+    assert (out == q.dequantize()[[9, 3]]).all()
+    with pytest.raises(ValueError, match=r"take: out must have shape \(3, 96\), got \(2, 96\)"):
+        q.take([1, 2, 3], out=out)
+
+
+def test_what_is_no_row_is_named():
+    q = mo.quantize(X, axis=0)
+    before = np.zeros((1, 96), np.float32)
+    for bad, error, text in (
+        (50, IndexError, "take: indices must be within the 50 rows, got 50"),
+        ([0, -51], IndexError, "take: indices must be within the 50 rows, got -51"),
+        ([True], IndexError, "take: indices must have shape (50,) as a mask of the rows, got (1,)"),
+        ([1.5], TypeError, "take: indices must be an integer, a slice, an array of integers or a mask, got float64"),
+        ("a", TypeError, "take: indices must be an integer, a slice, an array of integers or a mask, got str"),
+    ):
+        with pytest.raises(error) as caught:
+            q.take(bad)
+        assert text in str(caught.value)
+    with pytest.raises(IndexError):
+        q.take([77], out=before)
+    assert not before.any()
+    for bad, error, text in (
+        ("a", TypeError, "QuantizedArray: index must be an integer, a slice"),
+        ([[1]], ValueError, "QuantizedArray: index must have one axis, got shape (1, 1); take gives its numbers"),
+        ([50], IndexError, "50"),
+    ):
+        with pytest.raises(error) as caught:
+            q[bad]
+        assert text in str(caught.value)
+    with pytest.raises(TypeError, match="a 0-d array has no length"):
+        mo.quantize(np.array(1.0)).take([0])
+    with pytest.raises(ValueError, match=r"take: q must have axes, got shape \(\)"):
+        mo.quantize(np.array(1.0)).take(0)
+
+
+def test_it_has_what_arrays_have():
+    q = mo.quantize(X.astype(np.float64), bits=4)
+    assert (q.ndim, q.size, q.dtype, len(q)) == (2, 4800, np.float64, 50)
+    assert (mo.quantize(X, format="mxfp4").dtype, mo.quantize(X).dtype) == (np.float32, np.float32)
+    html = q._repr_html_()
+    assert "<td>uint8</td><td>(50, 48)</td><td>2,400</td>" in html
+    assert "bits=4" in html
+
+
+def test_it_is_made_of_parts_with_what_is_left_out_found():
+    codes = np.array([[1, -2], [3, 4]], np.int8)
+    q = mo.QuantizedArray(codes, np.float32(0.5))
+    assert (q.shape, q.scheme, q.scale.shape) == ((2, 2), "symmetric", ())
+    assert np.asarray(q).tolist() == [[0.5, -1.0], [1.5, 2.0]]
+    q = mo.QuantizedArray(codes.view(np.uint8), 0.5, np.uint8(1))
+    assert q.scheme == "asymmetric"
+    assert np.asarray(q)[0, 0] == 0.0
+    q = mo.QuantizedArray(codes, 0.5, 1)
+    assert q.zero_point.dtype == np.int8
+    assert np.asarray(q).tolist() == [[0.0, -1.5], [1.0, 1.5]]
+    q = mo.QuantizedArray(np.array([[0x21]], np.uint8), np.array([0.5], np.float32), bits=4, axis=0)
+    assert q.shape == (1, 2)
+    assert np.asarray(q).tolist() == [[0.5, 1.0]]
+    q = mo.QuantizedArray(np.array([3], np.int8), 2.0)
+    assert q.shape == (1,)
+    assert np.asarray(q).tolist() == [6.0]
+    made = mo.quantize(X, format="nf4")
+    again = mo.QuantizedArray(made.codes, made.scale, bits=4, format="nf4", group_size=64)
+    assert (np.asarray(again) == np.asarray(made)).all()
+    assert again.shape == X.shape
+    with pytest.raises(TypeError, match="QuantizedArray: scale must be a number or an array, got str"):
+        mo.QuantizedArray(codes, "a")
+    with pytest.raises(TypeError, match="QuantizedArray: codes must be a NumPy array, got list"):
+        mo.QuantizedArray([1], 0.5)
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_it_is_saved_copied_and_pickled_with_its_codes(options, tmp_path):
+    q = mo.quantize(X, **options)
+    q.save(tmp_path / "q.safetensors")
+    for again in (mo.QuantizedArray.load(tmp_path / "q.safetensors"), pickle.loads(pickle.dumps(q)), copy.deepcopy(q)):
+        assert repr(again) == repr(q)
+        assert again.parts.keys() == q.parts.keys()
+        assert all((again.parts[name] == part).all() for name, part in q.parts.items())
+        assert again.dequantize().tobytes() == q.dequantize().tobytes()
+
+
+def test_what_was_not_saved_so_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"codes": X}, path)
+    with pytest.raises(mo.FormatError, match="it is not a saved QuantizedArray"):
+        mo.QuantizedArray.load(path)
+    options = '{"bits": 8, "scheme": "symmetric", "shape": [60, 96], "axis": null, "group_size": null, "format": null}'
+    for text in (options, options.replace("60", '"a"'), "{}", options.replace('"symmetric"', "[]")):
+        parts = {"codes": np.zeros((50, 96), np.int8), "scale": np.ones(2, np.float32)}
+        save_file(parts, path, {"modelopt_rs.quantized_array": text})
+        with pytest.raises(mo.FormatError):
+            mo.QuantizedArray.load(path)
+
+
+# In a process of its own: other libraries of the tests have threads, which a fork must not meet.
+FORK = """
+import os, sys
+import numpy as np
+import modelopt_rs as mo
+codes, scale = (np.load(f"{sys.argv[1]}/{name}.npy", mmap_mode="r") for name in ("codes", "scale"))
+q = mo.QuantizedArray(codes, scale, axis=0)
+assert isinstance(q.codes, np.memmap)
+want = q.dequantize()
+for i in range(3):
+    if os.fork() == 0:
+        os._exit(0 if (q.take([i, 49]) == want[[i, 49]]).all() else 1)
+print([os.wait()[1] for _ in range(3)])
+"""
+
+
+def test_forked_workers_share_a_table_that_is_mapped(tmp_path):
+    for name, part in mo.quantize(X, axis=0).parts.items():
+        np.save(tmp_path / f"{name}.npy", part)
+    run = subprocess.run([sys.executable, "-c", FORK, tmp_path], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "[0, 0, 0]\n", run.stderr
