@@ -83,9 +83,9 @@ def quantize_weights(
     >>> tensors = {"w": TensorInfo("w", "F32", (64, 64), 16384)}
     >>> transforms, decisions = quantize_weights(model, tensors, QuantizeOptions(bits=4), OnnxOptions())
     >>> decisions["w"].reason, [info.name for info in transforms["w"].outputs]
-    ('MatMulNBits, blocks of 32', ['w_quantized', 'w_scale'])
+    ('MatMulNBits, blocks of 32', ['w_quantized', 'w_scale', 'w_zero_point'])
     >>> [node.op_type for node in model.graph]
-    ['MatMulNBits']
+    ['Cast', 'MatMulNBits']
     """
     for bits in {options.bits, *onnx.bits_of.values()}:
         _check_group(options.group_size, bits)
