@@ -69,7 +69,10 @@ def test_h35_texts_need_a_tokenizer_and_plain_files_are_refused(tmp_path: Path) 
     options: dict[str, Any] = {"sparsity": 0.5, "method": "wanda", "calibrate": tmp_path / "texts.txt"}
     with pytest.raises(mo.OptionError, match=r"^calibrate: texts need a tokenizer in .*; give arrays by name"):
         mo.prune_file(tmp_path / "model", tmp_path / "out", **options)
-    with pytest.raises(mo.OptionError, match=r"^method must be 'magnitude' for .*, got 'wanda': nothing runs it"):
+    with pytest.raises(
+        mo.OptionError,
+        match=r"^method must be 'magnitude' for a model that is tensors alone, got 'wanda': nothing runs it",
+    ):
         mo.prune_file(tmp_path / "model" / "model.safetensors", tmp_path / "out.safetensors", **options)
     assert not (tmp_path / "out").exists()
 

@@ -307,8 +307,9 @@ def _unseen(source: Source, options: PruneOptions) -> dict[str, str]:
     if source.graph is not None or not options.calibrated:
         return {}
     if source.container != "checkpoint" or source.config is None:
-        got = f"got {options.method!r}: nothing runs it, only ONNX models and Hugging Face directories"
-        raise OptionError(f"method must be 'magnitude' for {source.path}, {got}")
+        fix = "give its Hugging Face directory, or prune it as an ONNX model"
+        got = f"got {options.method!r}: nothing runs it; {fix}"
+        raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")
     modules = linear_weights(source.path, source.tensors)
     return {name: NOT_LINEAR for name in source.tensors if name not in modules}
 
