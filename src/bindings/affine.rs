@@ -174,7 +174,7 @@ fn dequantize_linear<'py>(
     out: &Obj<'py>,
     params: GivenParams<'py>,
     place: GivenPlace<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     const NAME: &str = "dequantize_linear";

@@ -2,7 +2,7 @@
 
 use numpy::{PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyModule, PyTuple};
+use pyo3::types::{PyList, PyModule, PyString, PyTuple};
 
 use super::arg::Name;
 use super::array::{Array, tuple};
@@ -85,13 +85,13 @@ fn image_array<'py>(name: Name, object: &Obj<'py>, axes: &[usize]) -> PyResult<A
     let descr = array.dtype();
     let dtype = match (descr.kind(), descr.itemsize()) {
         (b'u', 1) => Dtype::U8,
-        (b'f' | b'V', _) => float_dtype(name, array, None)?,
+        (b'f' | b'V', _) => float_dtype(name, &array, None)?,
         _ => {
             let text = format!("{name} must have dtype uint8, float32, float64, float16 or bfloat16, got {descr}");
             return Err(Error::Dtype(text).into());
         }
     };
-    Array::input(name, array, dtype)
+    Array::input(name, &array, dtype)
 }
 
 impl ImagePlan {
@@ -178,7 +178,7 @@ impl ImagePlan {
         let name = Name::new(IMAGE, "out");
         let array = match self.dtype {
             Dtype::U8 | Dtype::I8 => Array::bytes_out(name, out)?,
-            Dtype::Bf16 => Array::float_out(name, out, Some("bf16"))?,
+            Dtype::Bf16 => Array::float_out(name, out, Some(&PyString::intern(out.py(), "bf16").into_any()))?,
             _ => Array::float_out(name, out, None)?,
         };
         array.expect_dtype(self.dtype, &self.dtype_name)?;

@@ -41,7 +41,7 @@ fn take_rows<'py>(
     shape: Vec<usize>,
     indices: &Obj<'py>,
     out: &Obj<'py>,
-    dtype: Option<&str>,
+    dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry("take", || {
