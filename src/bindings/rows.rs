@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyInt, PyModule};
 
 use super::arg::{Name, int};
 use super::array::Array;
@@ -21,12 +21,12 @@ type Obj<'py> = Bound<'py, PyAny>;
 
 /// The rows that are wanted, and the shape of their indices.
 fn rows(indices: &Obj<'_>, height: usize) -> PyResult<(Vec<usize>, Vec<usize>)> {
-    let (given, shape) = match Array::ints(Name::new("take", "indices"), indices) {
-        Ok(array) => match array.dtype {
-            Dtype::I64 => (array.slice::<i64>().to_vec(), array.shape().to_vec()),
-            _ => return Err(Error::Dtype("take: indices must have dtype int64".into()).into()),
-        },
-        Err(_) => (vec![int("take", "indices", "within the rows", indices)?], vec![]),
+    let (given, shape) = if indices.is_instance_of::<PyInt>() {
+        (vec![int("take", "indices", "within the rows", indices)?], vec![])
+    } else {
+        let array = Array::ints(Name::new("take", "indices"), indices)?;
+        array.expect_dtype(Dtype::I64, "int64")?;
+        (array.slice::<i64>().to_vec(), array.shape().to_vec())
     };
     let rows = wrapped(&given, height).map_err(|index| {
         PyIndexError::new_err(format!("take: indices must be within the {height} rows, got {index}"))

@@ -101,7 +101,8 @@ def test_c5_bits_do_not_depend_on_the_strides(name):
 def test_the_list_of_calls_is_complete():
     """A new public function must stand in the list, so that the laws are tested for it.
 
-    Muon's bits are the BLAS's; a Calibrator's are those of reductions that are in the list.
+    Muon's bits are the BLAS's; a Calibrator's are those of reductions that are in the list; codes with given scales have
+    the same laws in `tests/quant/test_linear_codes.py`.
     """
     listed = {call.function for call in CALLS.values()}
     public = {f"reduce.{name}" for name in mo.reduce.__all__}
@@ -110,6 +111,7 @@ def test_the_list_of_calls_is_complete():
     prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "sparsegpt", "compress", "to_csr"}
     public |= {f"prune.{name}" for name in mo.prune.__all__ if name in prune}
     others = {"QuantizedArray", "quant.Calibrator", "quant.Format", "quant.formats", "optim.muon_step"}
+    others |= {"quant.quantize_linear", "quant.dequantize_linear", "quant.requantize_linear"}
     assert listed == public - others
 
 
