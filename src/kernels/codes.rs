@@ -17,6 +17,7 @@ mod floats;
 mod format;
 mod fp4;
 mod granularity;
+mod largest;
 pub(crate) mod minifloat;
 mod nf4;
 mod quantize;
@@ -54,6 +55,8 @@ pub trait Code: Copy + Send + Sync + 'static {
     const TOP: f32;
     /// The numbers as a list, where they have no arithmetic.
     const CODEBOOK: Option<&'static Codebook> = None;
+    /// The number of each code of 4 bits, where they may be looked up.
+    const NUMBERS: Option<&'static [f32; 16]> = None;
     /// The code of a number that is not NaN: that of the nearest number.
     fn encode(x: f32) -> u32;
     /// The code of one of the two nearest numbers, by chance: 20 random bits, of which [`NEAREST`] round to nearest.
@@ -166,6 +169,18 @@ mod tests {
         check::<E2M1>();
         check::<E4M3>();
         check::<E5M2>();
+    }
+
+    #[test]
+    fn test_numbers_that_are_looked_up_are_those_of_the_codes() {
+        fn check<K: Code>() {
+            for (code, number) in (0..).zip(K::NUMBERS.expect("a list")) {
+                assert_eq!(K::decode(code).to_bits(), number.to_bits(), "{code}");
+            }
+        }
+        check::<Nf4>();
+        check::<Fp4>();
+        check::<E2M1>();
     }
 
     #[test]

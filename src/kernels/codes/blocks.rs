@@ -12,35 +12,8 @@ const BLOCK: usize = 32;
 /// Groups of this length are taken two at a time.
 const HALF: usize = BLOCK / 2;
 
-kernel! {
-    /// The largest magnitude of each group; a NaN or an infinity shows in it.
-    pub fn absmax(x: &[f32], rows: Rows, out: &mut [f32]) {
-        let Rows { row, size } = rows;
-        for (row, out) in x.chunks(row).zip(out.chunks_mut(row.div_ceil(size))) {
-            for (group, out) in row.chunks(size).zip(out) {
-                *out = f32::from_bits(if size == HALF { largest::<HALF>(group) } else { largest::<BLOCK>(group) });
-            }
-        }
-    }
-}
-
-/// The largest magnitude, by its bits: plain folds, exact in any order.
-#[inline(always)]
-fn largest<const N: usize>(x: &[f32]) -> u32 {
-    let (blocks, tail) = x.as_chunks::<N>();
-    let mut largest = 0;
-    for block in blocks {
-        let mut of_block = 0;
-        for v in block {
-            of_block = (v.to_bits() & 0x7fff_ffff).max(of_block);
-        }
-        largest = of_block.max(largest);
-    }
-    for v in tail {
-        largest = (v.to_bits() & 0x7fff_ffff).max(largest);
-    }
-    largest
-}
+/// Such short groups whose scales are read in a loop of their own.
+const AT_ONCE: usize = 32;
 
 kernel! {
     /// The scales of groups with these largest magnitudes.
@@ -54,39 +27,91 @@ kernel! {
 kernel! {
     /// Codes, packed.
     pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Stored], global: f32, codes: &mut [u8]) {
-        let (Rows { row, size }, isa) = (rows, isa::current());
-        let each = x.chunks(row).zip(codes.chunks_mut(packed_len(row, K::BITS)));
-        for ((x, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
-            if size == 1 && K::BITS == 8 {
-                for ((&x, &scale), code) in x.iter().zip(scale).zip(codes) {
-                    *code = K::encode(S::over(x, S::divisor(scale, global))) as u8;
-                }
-            } else if size == HALF {
-                let halves = x.chunks(BLOCK).zip(codes.chunks_mut(packed_len(BLOCK, K::BITS)));
-                for ((x, codes), scale) in halves.zip(scale.chunks(2)) {
-                    let last = scale[scale.len() - 1];
-                    encode_block::<K, S>(isa, x, [scale[0], last].map(|scale| S::divisor(scale, global)), codes);
-                }
+        if FMA && S::is_fused(global) {
+            encode_rows::<K, S, true>(x, rows, scale, global, codes);
+        } else {
+            encode_rows::<K, S, false>(x, rows, scale, global, codes);
+        }
+    }
+}
+
+#[inline(always)]
+fn encode_rows<K: Code, S: Scale, const FUSED: bool>(
+    x: &[f32],
+    rows: Rows,
+    scale: &[S::Stored],
+    global: f32,
+    codes: &mut [u8],
+) {
+    let (Rows { row, size }, isa) = (rows, isa::current());
+    let each = x.chunks(row).zip(codes.chunks_mut(packed_len(row, K::BITS)));
+    for ((x, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
+        if size == 1 && K::BITS == 8 {
+            for ((&x, &scale), code) in x.iter().zip(scale).zip(codes) {
+                *code = K::encode(S::over::<FUSED>(x, S::divisor(scale, global))) as u8;
+            }
+            continue;
+        }
+        if size != HALF && size != BLOCK {
+            let groups = x.chunks(size).zip(codes.chunks_mut(packed_len(size, K::BITS)));
+            for ((x, codes), &scale) in groups.zip(scale) {
+                let divisor = S::divisor(scale, global);
+                encode_blocks::<K, S, FUSED>(isa, x, |_| [divisor; 2], codes);
+            }
+            continue;
+        }
+        let batches = x.chunks(AT_ONCE * size).zip(codes.chunks_mut(packed_len(AT_ONCE * size, K::BITS)));
+        for ((x, codes), scale) in batches.zip(scale.chunks(AT_ONCE)) {
+            let mut divisors = [S::divisor(scale[0], global); AT_ONCE];
+            for (divisor, &scale) in divisors.iter_mut().zip(scale) {
+                *divisor = S::divisor(scale, global);
+            }
+            if size == HALF {
+                encode_blocks::<K, S, FUSED>(isa, x, |i| halves(&divisors, i), codes);
             } else {
-                let groups = x.chunks(size).zip(codes.chunks_mut(packed_len(size, K::BITS)));
-                for ((x, codes), &scale) in groups.zip(scale) {
-                    let divisors = [S::divisor(scale, global); 2];
-                    for (x, codes) in x.chunks(BLOCK).zip(codes.chunks_mut(packed_len(BLOCK, K::BITS))) {
-                        encode_block::<K, S>(isa, x, divisors, codes);
-                    }
-                }
+                encode_blocks::<K, S, FUSED>(isa, x, |i| [divisors[i % AT_ONCE]; 2], codes);
             }
         }
     }
 }
 
+/// What the halves of a block have, of what each has.
+#[inline(always)]
+fn halves<D: Copy>(each: &[D; AT_ONCE], block: usize) -> [D; 2] {
+    [each[2 * block % AT_ONCE], each[(2 * block + 1) % AT_ONCE]]
+}
+
+/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves.
+#[inline(always)]
+fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
+    isa: Isa,
+    x: &[f32],
+    divisors: impl Fn(usize) -> [S::Divisor; 2],
+    codes: &mut [u8],
+) {
+    let (blocks, tail) = x.as_chunks::<BLOCK>();
+    let bytes = packed_len(BLOCK, K::BITS);
+    let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
+    for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
+        encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
+    }
+    if !tail.is_empty() {
+        encode_block::<K, S, FUSED>(isa, tail, divisors(blocks.len()), rest);
+    }
+}
+
 /// The packed codes of up to a block, of which each half has a divisor; what follows the last is 0.
 #[inline(always)]
-fn encode_block<K: Code, S: Scale>(isa: Isa, x: &[f32], divisors: [S::Divisor; 2], codes: &mut [u8]) {
+fn encode_block<K: Code, S: Scale, const FUSED: bool>(
+    isa: Isa,
+    x: &[f32],
+    divisors: [S::Divisor; 2],
+    codes: &mut [u8],
+) {
     let Some(x) = x.first_chunk::<BLOCK>() else {
         let mut bytes = [0; BLOCK];
         for (i, (byte, &x)) in bytes.iter_mut().zip(x).enumerate() {
-            *byte = K::encode(S::over(x, divisors[i / HALF])) as u8;
+            *byte = K::encode(S::over::<FUSED>(x, divisors[i / HALF])) as u8;
         }
         if K::BITS == 8 {
             codes.copy_from_slice(&bytes[..codes.len()]);
@@ -97,8 +122,8 @@ fn encode_block<K: Code, S: Scale>(isa: Isa, x: &[f32], divisors: [S::Divisor; 2
     };
     let mut units = [0.0; BLOCK];
     for i in 0..HALF {
-        units[i] = S::over(x[i], divisors[0]);
-        units[i + HALF] = S::over(x[i + HALF], divisors[1]);
+        units[i] = S::over::<FUSED>(x[i], divisors[0]);
+        units[i + HALF] = S::over::<FUSED>(x[i + HALF], divisors[1]);
     }
     if K::BITS == 8 {
         for (code, &x) in codes[..BLOCK].iter_mut().zip(&units) {
@@ -153,48 +178,71 @@ kernel! {
                 for ((out, &code), &scale) in out.iter_mut().zip(codes).zip(scale) {
                     *out = K::decode(code.into()) * S::value(scale, global);
                 }
-            } else if size == HALF {
-                let halves = out.chunks_mut(BLOCK).zip(codes.chunks(packed_len(BLOCK, K::BITS)));
-                for ((out, codes), scale) in halves.zip(scale.chunks(2)) {
-                    let mut scales = [S::value(scale[0], global); BLOCK];
-                    scales[HALF..].fill(S::value(scale[scale.len() - 1], global));
-                    decode_block::<K>(isa, codes, &scales, out);
-                }
-            } else {
+                continue;
+            }
+            if size != HALF && size != BLOCK {
                 let groups = out.chunks_mut(size).zip(codes.chunks(packed_len(size, K::BITS)));
                 for ((out, codes), &scale) in groups.zip(scale) {
-                    let scales = [S::value(scale, global); BLOCK];
-                    for (out, codes) in out.chunks_mut(BLOCK).zip(codes.chunks(packed_len(BLOCK, K::BITS))) {
-                        decode_block::<K>(isa, codes, &scales, out);
-                    }
+                    let value = S::value(scale, global);
+                    decode_blocks::<K>(isa, codes, |_| [value; 2], out);
+                }
+                continue;
+            }
+            let batches = out.chunks_mut(AT_ONCE * size).zip(codes.chunks(packed_len(AT_ONCE * size, K::BITS)));
+            for ((out, codes), scale) in batches.zip(scale.chunks(AT_ONCE)) {
+                let mut values = [S::value(scale[0], global); AT_ONCE];
+                for (value, &scale) in values.iter_mut().zip(scale) {
+                    *value = S::value(scale, global);
+                }
+                if size == HALF {
+                    decode_blocks::<K>(isa, codes, |i| halves(&values, i), out);
+                } else {
+                    decode_blocks::<K>(isa, codes, |i| [values[i % AT_ONCE]; 2], out);
                 }
             }
         }
     }
 }
 
+/// The numbers of whole blocks and a short one.
+#[inline(always)]
+fn decode_blocks<K: Code>(isa: Isa, codes: &[u8], scales: impl Fn(usize) -> [f32; 2], out: &mut [f32]) {
+    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
+    let bytes = packed_len(BLOCK, K::BITS);
+    let (whole, rest) = codes.split_at(blocks.len() * bytes);
+    let last = scales(blocks.len());
+    for (i, (out, codes)) in blocks.iter_mut().zip(whole.chunks_exact(bytes)).enumerate() {
+        decode_block::<K>(isa, codes, scales(i), out);
+    }
+    if !tail.is_empty() {
+        decode_block::<K>(isa, rest, last, tail);
+    }
+}
+
 /// The numbers of up to a block of codes.
 #[inline(always)]
-fn decode_block<K: Code>(isa: Isa, codes: &[u8], scales: &[f32; BLOCK], out: &mut [f32]) {
+fn decode_block<K: Code>(isa: Isa, codes: &[u8], scales: [f32; 2], out: &mut [f32]) {
     let mut bytes = [0; BLOCK];
     let Some(out) = out.first_chunk_mut::<BLOCK>() else {
         let mut some = [0; BLOCK];
         some[..codes.len()].copy_from_slice(codes);
         unpack::<K>(&some, &mut bytes);
-        for ((out, &byte), &scale) in out.iter_mut().zip(&bytes).zip(scales) {
-            *out = K::decode(byte.into()) * scale;
+        for (i, (out, &byte)) in out.iter_mut().zip(&bytes).enumerate() {
+            *out = K::decode(byte.into()) * scales[i / HALF];
         }
         return;
     };
-    unpack::<K>(&codes[..packed_len(BLOCK, K::BITS)], &mut bytes);
     #[cfg(target_arch = "x86_64")]
-    if let Some(book) = K::CODEBOOK
-        && x86::decode(isa, book, &bytes, scales, out)
+    if let (Some(numbers), Some(codes)) = (K::NUMBERS, codes.first_chunk::<{ BLOCK / 2 }>())
+        && x86::decode(isa, numbers, codes, scales, out)
     {
         return;
     }
+    unpack::<K>(&codes[..packed_len(BLOCK, K::BITS)], &mut bytes);
+    let mut wide = [scales[0]; BLOCK];
+    wide[HALF..].fill(scales[1]);
     for i in 0..BLOCK {
-        out[i] = K::decode(bytes[i].into()) * scales[i];
+        out[i] = K::decode(bytes[i].into()) * wide[i];
     }
 }
 

@@ -6,9 +6,12 @@ use super::{Code, minifloat};
 #[derive(Debug, Clone, Copy)]
 pub struct E2M1;
 
+static NUMBERS: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
 impl Code for E2M1 {
     const BITS: u32 = 4;
     const TOP: f32 = 6.0;
+    const NUMBERS: Option<&'static [f32; 16]> = Some(&NUMBERS);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {

@@ -1,7 +1,7 @@
 //! Inputs and outputs of any float as float32, which codes are made of, and the largest magnitudes of inputs.
 
-use super::blocks::absmax;
 use super::granularity::cut;
+use super::largest::absmax;
 use super::{Granularity, Rows};
 use crate::isa::kernel;
 use crate::kernels::reduce::{self, Op};

@@ -36,6 +36,7 @@ impl Code for Nf4 {
     const BITS: u32 = 4;
     const TOP: f32 = 1.0;
     const CODEBOOK: Option<&'static Codebook> = Some(&CODEBOOK);
+    const NUMBERS: Option<&'static [f32; 16]> = Some(&CODEBOOK.numbers);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {

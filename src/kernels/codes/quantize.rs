@@ -1,8 +1,8 @@
 //! Numbers to codes, and to codes and back at once, for every format of blocks.
 
-use super::blocks::absmax;
 use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
+use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
 use crate::kernels::reduce;
 use crate::par::{self, CHUNK};

@@ -1,7 +1,7 @@
 //! How the scale of a block is stored.
 
 use super::{Code, E4M3, Scales, ScalesMut};
-use crate::real::select;
+use crate::real::{self, select};
 
 /// How the largest magnitude of a block becomes its stored scale, and what that means.
 ///
@@ -19,8 +19,13 @@ pub trait Scale: Copy + Send + Sync + 'static {
     fn value(stored: Self::Stored, global: f32) -> f32;
     /// What numbers are divided by.
     fn divisor(stored: Self::Stored, global: f32) -> Self::Divisor;
+    /// Whether [`Scale::over`] may take the fused steps of [`real::Divisor::quotient`]: no code differs.
+    #[inline(always)]
+    fn is_fused(_global: f32) -> bool {
+        false
+    }
     /// The number in units of the scale.
-    fn over(x: f32, divisor: Self::Divisor) -> f32;
+    fn over<const FUSED: bool>(x: f32, divisor: Self::Divisor) -> f32;
 }
 
 /// A type of stored scales: f32, or bytes.
@@ -94,7 +99,7 @@ impl Scale for Absmax {
     }
 
     #[inline(always)]
-    fn over(x: f32, [factor, reciprocal]: [f32; 2]) -> f32 {
+    fn over<const FUSED: bool>(x: f32, [factor, reciprocal]: [f32; 2]) -> f32 {
         x * factor * reciprocal
     }
 }
@@ -127,7 +132,7 @@ impl Scale for Linear {
     }
 
     #[inline(always)]
-    fn over(x: f32, divisor: f32) -> f32 {
+    fn over<const FUSED: bool>(x: f32, divisor: f32) -> f32 {
         x / divisor
     }
 }
@@ -161,7 +166,7 @@ impl Scale for Exponent {
     }
 
     #[inline(always)]
-    fn over(x: f32, reciprocal: f32) -> f32 {
+    fn over<const FUSED: bool>(x: f32, reciprocal: f32) -> f32 {
         x * reciprocal
     }
 }
@@ -183,7 +188,7 @@ impl TwoLevel {
 
 impl Scale for TwoLevel {
     type Stored = u8;
-    type Divisor = f32;
+    type Divisor = (f32, real::Divisor<f32>);
     const HAS_GLOBAL: bool = true;
 
     #[inline(always)]
@@ -198,12 +203,25 @@ impl Scale for TwoLevel {
     }
 
     #[inline(always)]
-    fn divisor(stored: u8, global: f32) -> f32 {
-        if stored == 0 { 1.0 } else { Self::value(stored, global) }
+    fn divisor(stored: u8, global: f32) -> Self::Divisor {
+        let divisor = if stored == 0 { 1.0 } else { Self::value(stored, global) };
+        (divisor, real::Divisor::new(divisor))
+    }
+
+    /// Scales are from 2^-9 to 448, and quotients below 2^4; those below 1/4 all become 0.
+    #[inline(always)]
+    fn is_fused(global: f32) -> bool {
+        const LIMIT: f32 = f32::from_bits((127 + 90) << 23);
+        (1.0 / LIMIT..=LIMIT).contains(&global)
     }
 
     #[inline(always)]
-    fn over(x: f32, divisor: f32) -> f32 {
-        x / divisor
+    fn over<const FUSED: bool>(x: f32, (divisor, by): Self::Divisor) -> f32 {
+        if !FUSED {
+            return x / divisor;
+        }
+        // The fused steps make 0 of -0.
+        let sign = 1 << 31;
+        f32::from_bits(by.quotient(x).to_bits() & !sign | x.to_bits() & sign)
     }
 }

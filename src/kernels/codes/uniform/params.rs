@@ -107,12 +107,6 @@ impl<T: Element> Range<T> {
         low <= high && (low.magnitude() >= T::INFINITY_KEY || high.magnitude() >= T::INFINITY_KEY)
     }
 
-    /// The range of both.
-    #[inline(always)]
-    pub(super) fn and(self, other: Self) -> Self {
-        Self([self.0[0].min(other.0[0]), self.0[1].max(other.0[1])])
-    }
-
     /// The range of nothing.
     pub const EMPTY: Self = Self(<reduce::MinMax as reduce::Op<T>>::IDENTITY);
 }

@@ -158,3 +158,61 @@ fn find_long<T: Element>(
     }
     state
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Scheme, Stored, fake_quantize_given};
+    use super::*;
+    use crate::isa::{self, Isa};
+
+    const HOW: How = How { search: true, stored: Stored::F16 };
+
+    fn numbers(n: usize) -> Vec<f32> {
+        let uniform = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5;
+        (0..n).map(|i| uniform(i) + uniform(i * 7 + 1) * uniform(i * 3 + 2)).collect()
+    }
+
+    fn found(x: &[f32], uniform: Uniform, spec: Spec, how: How) -> (Vec<f32>, Vec<u8>, f64) {
+        let parts = spec.scales(x.len());
+        let mut scale = vec![0.0; parts];
+        let mut zero_point = vec![0; if uniform.scheme == Scheme::Asymmetric { parts } else { 0 }];
+        let params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
+        find_scales(x, &[], (uniform, spec), how, params, 2);
+        let mut back = vec![0.0; x.len()];
+        let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &[] };
+        fake_quantize_given(x, uniform, spec, &mut back, params, 1);
+        let error = x.iter().zip(&back).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+        (scale, zero_point, error)
+    }
+
+    #[test]
+    fn test_what_is_found_is_better_and_the_same_for_every_instruction_set() {
+        let x = numbers(3 * 70_001);
+        let granularities = [Granularity::Group { size: 32 }, Granularity::Group { size: 300 }, Granularity::Whole];
+        for (bits, scheme) in [8, 4, 2].into_iter().flat_map(|b| [(b, Scheme::Symmetric), (b, Scheme::Asymmetric)]) {
+            let uniform = Uniform { bits, scheme, offset_binary: false };
+            for granularity in granularities {
+                let spec = Spec { granularity, cols: 70_001 };
+                isa::set(Isa::Portable);
+                let want = found(&x, uniform, spec, HOW);
+                // Of 8 bits and many elements the plain formula may be the best.
+                let plain = found(&x, uniform, spec, How { search: false, ..HOW }).2;
+                let is_better = if bits == 8 { want.2 <= plain } else { want.2 < plain };
+                assert!(is_better, "{uniform:?} {spec:?}: {} and {plain}", want.2);
+                for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                    isa::set(isa);
+                    assert_eq!(found(&x, uniform, spec, HOW), want, "{uniform:?} {spec:?} {isa:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_weights_of_any_size_are_scaled_to_what_squares_can_hold() {
+        for largest in [1e-30, 1.0, 3e38] {
+            let weights: Vec<f32> = in_range(&[0.0, largest / 2.0, largest]);
+            assert!(weights[0] == 0.0 && (1.0..2.0).contains(&weights[2]), "{weights:?}");
+        }
+        assert!(are_weights(&[0.0, 1.0]) && !are_weights(&[-1.0]) && !are_weights(&[f32::NAN, 1.0]));
+    }
+}
