@@ -36,6 +36,7 @@ __all__ = [
     "adafactor_step",
     "apply_cut",
     "apply_mask",
+    "awq_scales",
     "block_state",
     "check_options",
     "compress",
@@ -168,7 +169,9 @@ def take(x: Array, indices: NDArray[np.int64], axis: int, out: Array, threads: i
 
 # Quantization, in every format. `global_scale` is a float32 of shape (), where the format has one. For files only are
 # "uint8b128", "uint4b8" and "uint2b2" (vLLM's names): a symmetric code q stored as the unsigned q + 2^(bits-1).
-def quantized_shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def quantized_shapes(
+    shape: tuple[int, ...], spec: Spec, function: str = "quantize"
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of codes and of scales; an error where the specification does not fit the shape."""
 
 def quantize(
@@ -214,7 +217,6 @@ def fake_quantize_given(
 
 def dequantize(parts: Parts, spec: Spec, out: Array, dtype: Bf16, threads: int | None) -> None: ...
 def fake_quantize(x: Any, out: Array, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None: ...
-
 def gptq(
     w: Any,
     hessian: Any,
@@ -227,6 +229,17 @@ def gptq(
     """`how`: "mse" or None, the dtype that scales are rounded to; `pass_`: act_order, static_groups, damp, block_size;
     `options`: dtype, threads.
     """
+
+def awq_scales(
+    w: Any,
+    inputs: tuple[NDArray[np.float64], NDArray[np.float64]],
+    out: Array,
+    spec: Spec,
+    how: tuple[str | None, str | None],
+    grid: int,
+    options: tuple[Bf16, int | None],
+) -> list[float]:
+    """Write the factors; the error of each exponent. `inputs`: magnitudes, and what squared errors count."""
 
 # Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...

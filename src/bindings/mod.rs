@@ -6,6 +6,7 @@ mod algorithms;
 mod arg;
 mod array;
 mod array_kinds;
+mod awq;
 mod axes;
 mod borrow;
 mod crop;
@@ -49,6 +50,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     quant::register(m)?;
     scales::register(m)?;
     gptq::register(m)?;
+    awq::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

@@ -1,5 +1,6 @@
 //! The kernels: pure Rust on slices, one file per operation, each ending with its tests.
 
+pub mod awq;
 pub mod codes;
 pub mod compare;
 pub mod elimination;

@@ -68,7 +68,9 @@ def gptq(
 
     def find(columns: np.ndarray, part: int) -> None:
         for i in range(rows):
-            found[i, part] = parameters(w[i, columns], bits, scheme, how, None if (counts == 1).all() else counts[columns])
+            found[i, part] = parameters(
+                w[i, columns], bits, scheme, how, None if (counts == 1).all() else counts[columns]
+            )
 
     def part_of(column: int) -> int:
         return 0 if group_size is None else column // group_size

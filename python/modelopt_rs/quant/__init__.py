@@ -1,6 +1,7 @@
 """Quantization of arrays to 8, 4 and 2 bits, plainly or by calibration; packing of codes; ranges of activations."""
 
 from modelopt_rs.quant.array import QuantizedArray, dequantize
+from modelopt_rs.quant.awq import awq_scales
 from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
@@ -11,6 +12,7 @@ __all__ = [
     "Calibrator",
     "Format",
     "QuantizedArray",
+    "awq_scales",
     "dequantize",
     "fake_quantize",
     "formats",
