@@ -236,12 +236,61 @@ def sparsegpt_case(n: int) -> Case:
     )
 
 
+def torch_gptq(w: Any, h: Any, group: int, block: int = 128) -> Any:
+    """Algorithm 1 of the paper (arXiv 2210.17323) with damping of 1 % and symmetric 4-bit groups, as `torch_sparsegpt`."""
+    import torch
+
+    w, n = w.clone(), w.shape[1]
+    h = h + 0.01 * h.diagonal().mean() * torch.eye(n, dtype=h.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    upper = torch.linalg.cholesky(inverse, upper=True).to(w.dtype)
+    for start in range(0, n, block):
+        end = min(start + block, n)
+        columns, factor = w[:, start:end], upper[start:end, start:end]
+        errors = torch.zeros_like(columns)
+        for i in range(end - start):
+            if (start + i) % group == 0:
+                scale = columns[:, i : i + group].abs().amax(1) / 7
+            rounded = (columns[:, i] / scale).round().clamp(-8, 7) * scale
+            errors[:, i] = (columns[:, i] - rounded) / factor[i, i]
+            columns[:, i + 1 :] -= errors[:, i : i + 1] * factor[i, i + 1 :]
+            columns[:, i] = rounded
+        w[:, end:] -= errors @ upper[start:end, end:]
+    return w
+
+
+def gptq_case(n: int, group: int = 128) -> Case:
+    import torch
+
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((n, n), dtype=np.float32)
+    x = rng.standard_normal((2 * n, n), dtype=np.float32)
+    x[:, 1:] += x[:, :-1]
+    hessian = mo.prune.Hessian()
+    hessian.update(x)
+    h = hessian.matrix()
+    t, th = torch.from_numpy(w), torch.from_numpy(h)
+
+    def as_good(ours: mo.QuantizedArray, theirs: Any) -> None:
+        lost, lost_theirs = (np.linalg.norm((w - rounded) @ x.T) for rounded in (np.asarray(ours), theirs.numpy()))
+        assert lost < 1.001 * lost_theirs, (lost, lost_theirs)
+
+    return Case(
+        f"gptq to 4 bits, groups of {group}, {n} x {n}",
+        "torch, algorithm 1",
+        3,
+        lambda: mo.quant.gptq(w, h, group_size=group),
+        lambda: torch_gptq(t, th, group),
+        as_good,
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--elements", type=int, default=1 << 26)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--slow-rounds", type=int, default=3, help="against torch's sorts, which take seconds")
-    parser.add_argument("--layer", type=int, default=4096, help="rows and columns of the layer for sparsegpt")
+    parser.add_argument("--layer", type=int, default=4096, help="rows and columns of the layer for sparsegpt and gptq")
     parser.add_argument("--only", default="")
     args = parser.parse_args()
     mo.set_num_threads(THREADS)
@@ -256,6 +305,8 @@ def main() -> int:
         rows.extend(measure(case, args.slow_rounds) for case in torch_cases(x) if args.only in case.work)
         if "sparsegpt".startswith(args.only):
             rows.append(measure(sparsegpt_case(args.layer), args.slow_rounds))
+        if "gptq".startswith(args.only):
+            rows.append(measure(gptq_case(args.layer), args.slow_rounds))
     table(rows)
     return 1 if any(row.met is False for row in rows) else 0
 

@@ -37,6 +37,7 @@ __all__ = [
     "adafactor_step",
     "apply_cut",
     "apply_mask",
+    "awq_scales",
     "block_state",
     "check_options",
     "compress",
@@ -178,7 +179,9 @@ def take(x: Array, indices: NDArray[np.int64], axis: int, out: Array, threads: i
 
 # Quantization, in every format. `global_scale` is a float32 of shape (), where the format has one. For files only are
 # "uint8b128", "uint4b8" and "uint2b2" (vLLM's names): a symmetric code q stored as the unsigned q + 2^(bits-1).
-def quantized_shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def quantized_shapes(
+    shape: tuple[int, ...], spec: Spec, function: str = "quantize"
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of codes and of scales; an error where the specification does not fit the shape."""
 
 def quantize(
@@ -290,6 +293,16 @@ def dlpack_array(capsule: Any) -> tuple[Array, int, int] | None:
 
 def dlpack_retype(capsule: Any, code: int, bits: int) -> bool:
     """Change the kind of numbers of a new capsule; False where its version can't say so."""
+def awq_scales(
+    w: Any,
+    inputs: tuple[NDArray[np.float64], NDArray[np.float64]],
+    out: Array,
+    spec: Spec,
+    how: tuple[str | None, str | None],
+    grid: int,
+    options: tuple[Bf16, int | None],
+) -> list[float]:
+    """Write the factors; the error of each exponent. `inputs`: magnitudes, and what squared errors count."""
 
 # Packing.
 def pack(codes: Array, bits: int, out: Array, threads: int | None) -> None: ...

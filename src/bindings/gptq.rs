@@ -28,7 +28,7 @@ type Obj<'py> = Bound<'py, PyAny>;
 const FUNCTION: &str = "gptq";
 
 /// `(search, scale_dtype)`.
-type GivenSearch<'py> = (Option<Obj<'py>>, Option<Obj<'py>>);
+pub type GivenSearch<'py> = (Option<Obj<'py>>, Option<Obj<'py>>);
 
 /// `(act_order, static_groups, damp, block_size)`.
 type GivenPass<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
@@ -108,11 +108,11 @@ impl<'py> Layer<'py> {
 }
 
 /// Refuse weights that are not finite.
-fn check_weights<T: Element>(x: &[T], shape: [usize; 2], threads: usize) -> Result<()> {
+pub fn check_weights<T: Element>(function: &str, x: &[T], shape: [usize; 2], threads: usize) -> Result<()> {
     if reduce_all::<T, Counts>(x, threads)[1] == 0 {
         return Ok(());
     }
-    Err(Error::Value(format!("{FUNCTION}: w must be finite, has {}", nonfinite_text(x, &shape, threads))))
+    Err(Error::Value(format!("{function}: w must be finite, has {}", nonfinite_text(x, &shape, threads))))
 }
 
 /// In which order columns are taken, and the factor of them in it.
@@ -135,16 +135,22 @@ fn factor(h: &[f64], pass: &Pass, spec: Spec, threads: usize) -> Result<(Vec<usi
     }
 }
 
-/// The code, and how its scales are found, checked against the layer.
-fn checked_code(layer: &Layer<'_>, given: &GivenSpec<'_>, how: GivenSearch<'_>) -> PyResult<(SpecPlan, Uniform, How)> {
-    if let Some(axis) = optional_int(FUNCTION, "axis", "None or 0", &given.1)?.filter(|axis| ![0, -2].contains(axis)) {
+/// The code, and how its scales are found, checked against the shape of a layer.
+pub fn checked_code(
+    function: &str,
+    shape: [usize; 2],
+    given: &GivenSpec<'_>,
+    how: GivenSearch<'_>,
+) -> PyResult<(SpecPlan, Uniform, How)> {
+    let refused = |text: String| PyErr::from(Error::Value(format!("{function}: {text}")));
+    if let Some(axis) = optional_int(function, "axis", "None or 0", &given.1)?.filter(|axis| ![0, -2].contains(axis)) {
         return Err(refused(format!("axis must be None or 0, which has a scale for each row, got {axis}")));
     }
-    let spec = plan(FUNCTION, given, &layer.shape)?;
+    let spec = plan(function, given, &shape)?;
     let Coding::Uniform(uniform) = spec.format.coding else {
         return Err(refused(format!("format must be one of uniform codes, got {:?}", spec.format.name)));
     };
-    let how = search_how(FUNCTION, &(FUNCTION.into(), how.0, how.1))?;
+    let how = search_how(function, &(function.into(), how.0, how.1))?;
     if uniform.scheme == Scheme::MinMax && !how.is_plain() {
         return Err(refused("search and scale_dtype must be None for scheme 'minmax', whose range is exact".into()));
     }
@@ -164,7 +170,7 @@ fn gptq<'py>(
     entry(FUNCTION, || {
         let (py, threads) = (w.py(), resolve(FUNCTION, options.1.as_ref())?);
         let layer = Layer::new(w, hessian, options.0.as_ref())?;
-        let (spec, uniform, how) = checked_code(&layer, &spec, how)?;
+        let (spec, uniform, how) = checked_code(FUNCTION, layer.shape, &spec, how)?;
         let grouped = matches!(spec.spec.granularity, Granularity::Group { .. });
         let pass = Pass::new(&pass_, grouped)?;
         let mut arrays = Arrays::new(FUNCTION, &out, &spec, true)?;
@@ -178,7 +184,7 @@ fn gptq<'py>(
             let (x, h, shape) = (layer.w.slice::<T>(), layer.hessian.slice::<f64>(), layer.shape);
             let (codes, params) = arrays.write_uniform::<<T as Element>::Compute>();
             compute(py, || -> Result<()> {
-                check_weights(x, shape, threads)?;
+                check_weights(FUNCTION, x, shape, threads)?;
                 let (order, factor) = factor(h, &pass, spec.spec, threads)?;
                 let late = grouped && !pass.fixed;
                 let plan = Plan { uniform, spec: spec.spec, how, order, late, block: pass.block };

@@ -8,6 +8,7 @@ mod algorithms;
 mod arg;
 mod array;
 mod array_kinds;
+mod awq;
 mod axes;
 mod borrow;
 mod code_kind;
@@ -58,6 +59,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     affine::register(m)?;
     rows::register(m)?;
     embeddings::register(m)?;
+    awq::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

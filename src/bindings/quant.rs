@@ -189,13 +189,15 @@ fn fake_quantize<'py>(
 
 /// The shapes of codes and scales, and all that can be wrong with a specification.
 #[pyfunction]
+#[pyo3(signature = (shape, spec, function = "quantize"))]
 fn quantized_shapes<'py>(
     py: Python<'py>,
     shape: Vec<usize>,
     spec: GivenSpec<'py>,
+    function: &str,
 ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)> {
     entry("quantize", || {
-        let plan = plan("quantize", &spec, &shape)?;
+        let plan = plan(function, &spec, &shape)?;
         Ok((PyTuple::new(py, plan.codes)?, PyTuple::new(py, plan.scale)?))
     })
 }

@@ -337,3 +337,58 @@ pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: 
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::codes::Scheme;
+    use super::*;
+
+    fn plan(n: usize, size: usize, order: Vec<usize>, late: bool, block: usize) -> Plan {
+        let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false };
+        let spec = Spec { granularity: Granularity::Group { size }, cols: n };
+        Plan { uniform, spec, how: How { search: false, stored: uniform::Stored::Own }, order, late, block }
+    }
+
+    #[test]
+    fn test_columns_are_ordered_by_the_diagonal_and_groups_by_their_largest() {
+        let mut h = vec![0.0; 25];
+        for (i, value) in [1.0, 3.0, 5.0, 5.0, 4.0].into_iter().enumerate() {
+            h[i * 6] = value;
+        }
+        assert_eq!(by_diagonal(&h, 5, None), [2, 3, 4, 1, 0]);
+        assert_eq!(by_diagonal(&h, 5, Some(2)), [2, 3, 4, 1, 0]);
+        h[6] = 9.0;
+        assert_eq!(by_diagonal(&h, 5, Some(2)), [1, 0, 2, 3, 4]);
+        let h: Vec<f64> = (0..9).map(f64::from).collect();
+        assert_eq!(reorder(&h, &[2, 0, 1], 2), [8.0, 0.0, 0.0, 6.0, 0.0, 0.0, 7.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn test_groups_that_are_found_late_lie_in_a_block_or_begin_one() {
+        let blocks = |size, block| plan(10, size, (0..10).collect(), true, block).blocks();
+        assert_eq!(blocks(4, 8), [0..8, 8..10]);
+        assert_eq!(blocks(4, 3), [0..3, 3..4, 4..7, 7..8, 8..10]);
+        assert_eq!(blocks(4, 100), [0..10]);
+        assert_eq!(plan(10, 4, (0..10).collect(), false, 3).blocks(), [0..3, 3..6, 6..9, 9..10]);
+    }
+
+    #[test]
+    fn test_independent_inputs_give_plain_codes_in_any_order() {
+        let (rows, n, size) = (TILE + 3, 21, 8);
+        let x: Vec<f32> = (0..rows * n).map(|k| ((k * 7919) % 1009) as f32 - 504.3).collect();
+        let h: Vec<f64> = (0..n * n).map(|k| f64::from(k / n == k % n)).collect();
+        let factor = Factor::new(h, n, 0.01, 2).unwrap();
+        let groups = n.div_ceil(size);
+        let empty = || (vec![0u8; rows * packed_len(n, 4)], vec![0.0f32; rows * groups], vec![0u8; rows * groups]);
+        let mut want = empty();
+        let given = plan(n, size, (0..n).collect(), true, 128);
+        let params = Params { scale: &mut want.1, zero_point: &mut want.2, offset: &mut [] };
+        uniform::quantize(&x, given.uniform, given.spec, Policy::Raise, &mut want.0, params, 1).unwrap();
+        for (late, order) in [(true, (0..n).collect()), (false, (0..n).rev().collect::<Vec<_>>())] {
+            let mut got = empty();
+            let params = Params { scale: &mut got.1, zero_point: &mut got.2, offset: &mut [] };
+            gptq(Job { x: &x, codes: &mut got.0, params }, &factor, &plan(n, size, order, late, 5), 3);
+            assert!(got == want);
+        }
+    }
+}

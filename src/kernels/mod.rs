@@ -1,6 +1,7 @@
 //! The kernels: pure Rust on slices, one file per operation, each ending with its tests.
 
 pub mod affine;
+pub mod awq;
 pub mod codes;
 pub mod compare;
 pub mod elimination;

@@ -2,6 +2,7 @@
 
 from modelopt_rs.quant.affine import dequantize_linear, quantize_linear, requantize_linear
 from modelopt_rs.quant.array import QuantizedArray, dequantize
+from modelopt_rs.quant.awq import awq_scales
 from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
@@ -12,6 +13,7 @@ __all__ = [
     "Calibrator",
     "Format",
     "QuantizedArray",
+    "awq_scales",
     "dequantize",
     "dequantize_linear",
     "fake_quantize",

@@ -168,8 +168,8 @@ def quantize(
 
 
 @lru_cache(maxsize=256)  # half the time of a small call
-def _shapes(shape: tuple[int, ...], spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return _core.quantized_shapes(shape, spec)
+def _shapes(shape: tuple[int, ...], spec: Spec, function: str = "quantize") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return _core.quantized_shapes(shape, spec, function)
 
 
 def allocate(function: str, arg: str, x: Array, spec: Spec) -> QuantizedArray:
@@ -178,9 +178,9 @@ def allocate(function: str, arg: str, x: Array, spec: Spec) -> QuantizedArray:
         raise TypeError(f"{function}: {arg} must be a NumPy array, got {type(x).__name__}")
     shape = x.shape
     try:
-        codes_shape, parts_shape = _shapes(shape, spec)
+        codes_shape, parts_shape = _shapes(shape, spec, function)
     except TypeError:  # unhashable: whatever is wrong with it, the core says so
-        codes_shape, parts_shape = _core.quantized_shapes(shape, spec)
+        codes_shape, parts_shape = _core.quantized_shapes(shape, spec, function)
     coding, axis, group_size = spec
     entry = entry_of(coding)
     codes = np.empty(codes_shape, entry.parts["codes"])

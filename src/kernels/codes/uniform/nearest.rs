@@ -91,7 +91,7 @@ mod tests {
                         let same = (got & mask, value.to_bits64()) == (code, number.to_bits64());
                         assert!(same, "{} {:e} / {scale:e}", format.name, x.to_f64());
                     }
-                    assert_eq!(nearest.of(C::from_f64(f64::NAN)), nearest.of(C::from_i16(0)));
+                    assert!(nearest.of(C::from_f64(f64::NAN)) == nearest.of(C::from_i16(0)));
                 }
             }
         }
