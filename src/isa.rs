@@ -4,6 +4,8 @@
 //! that differ in nothing but `#[target_feature]`) and calls the one that this CPU has. The bodies hold no
 //! intrinsics, and Rust neither reorders nor contracts float arithmetic, so every set gives the same bits.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m128i;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// An instruction set that kernels are compiled for.
@@ -206,11 +208,11 @@ pub fn fence() {
 /// Both hold `lines` of them, and `to` begins on a line.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn wide_lines(from: *const [u8; 64], to: *mut [u8; 64], lines: usize) {
+unsafe fn wide_lines(from: *const __m128i, to: *mut __m128i, lines: usize) {
     use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
     for i in 0..lines {
         // SAFETY: `i` is one of the lines.
-        unsafe { _mm512_stream_si512(to.add(i).cast(), _mm512_loadu_si512(from.add(i).cast())) };
+        unsafe { _mm512_stream_si512(to.add(4 * i).cast(), _mm512_loadu_si512(from.add(4 * i).cast())) };
     }
 }
 
@@ -220,13 +222,11 @@ unsafe fn wide_lines(from: *const [u8; 64], to: *mut [u8; 64], lines: usize) {
 ///
 /// As for [`wide_lines`].
 #[cfg(target_arch = "x86_64")]
-unsafe fn narrow_lines(from: *const [u8; 64], to: *mut [u8; 64], lines: usize) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+unsafe fn narrow_lines(from: *const __m128i, to: *mut __m128i, lines: usize) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
     for i in 0..4 * lines {
         // SAFETY: `i` is a quarter of one of the lines.
-        unsafe {
-            _mm_stream_si128(to.cast::<__m128i>().add(i), _mm_loadu_si128(from.cast::<__m128i>().add(i)));
-        }
+        unsafe { _mm_stream_si128(to.add(i), _mm_loadu_si128(from.add(i))) };
     }
 }
 
