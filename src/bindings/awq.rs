@@ -45,12 +45,12 @@ fn awq_scales<'py>(
     spec: GivenSpec<'py>,
     how: GivenSearch<'py>,
     grid: &Obj<'py>,
-    options: (Option<String>, Option<Obj<'py>>),
+    options: (Option<Obj<'py>>, Option<Obj<'py>>),
 ) -> PyResult<Vec<f64>> {
     entry(FUNCTION, || {
         let (py, threads) = (w.py(), resolve(FUNCTION, options.1.as_ref())?);
         let shape = matrix_shape(FUNCTION, w)?;
-        let w = Array::float(Name::new(FUNCTION, "w"), w, options.0.as_deref())?;
+        let w = Array::float(Name::new(FUNCTION, "w"), w, options.0.as_ref())?;
         let (spec, uniform, how) = checked_code(FUNCTION, shape, &spec, how)?;
         let size = match spec.spec.granularity {
             Granularity::Group { size } => size,
