@@ -35,11 +35,11 @@ fn find<T: Element>(
     params: Params<'_, T::Compute>,
     threads: usize,
 ) {
-    if !plan.how.is_plain() {
-        uniform::find_scales(x, weights, (plan.uniform, spec), plan.how, params, threads);
-    } else {
+    if plan.how.is_plain() {
         // What is infinite by now makes no range infinite, and is no error.
         let _ = uniform::quantize(x, plan.uniform, spec, Policy::Saturate, codes, params, threads);
+    } else {
+        uniform::find_scales(x, weights, (plan.uniform, spec), plan.how, params, threads);
     }
 }
 
@@ -90,7 +90,7 @@ struct Scratch<C> {
 
 impl<C: Real> Scratch<C> {
     fn new(n: usize) -> Self {
-        let lost = vec![Lost::with_capacity(128); TILE];
+        let lost = vec![Lost::new(); TILE];
         Self { work: vec![C::from_i16(0); TILE * n], codes: vec![0; TILE * n], lost, row: vec![0; n] }
     }
 }
@@ -161,16 +161,10 @@ impl<C: Real> Pass<'_, C> {
         let spec = Spec { granularity: Granularity::Group { size }, cols: size };
         let found = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
         find((self.plan, spec, &weights), &x, &mut codes, found, 1);
-        let stride = self.plan.stride();
-        for row in 0..rows {
-            params.scale[row * stride + part] = scale[row];
-            if let Some(&zero_point) = zero_point.get(row) {
-                params.zero_point[row * stride + part] = zero_point;
-            }
-            if let Some(&offset) = offset.get(row) {
-                params.offset[row * stride + part] = offset;
-            }
-        }
+        let places = |i: usize| i * self.plan.stride() + part;
+        scale.into_iter().enumerate().for_each(|(i, scale)| params.scale[places(i)] = scale);
+        zero_point.into_iter().enumerate().for_each(|(i, zero_point)| params.zero_point[places(i)] = zero_point);
+        offset.into_iter().enumerate().for_each(|(i, offset)| params.offset[places(i)] = offset);
     }
 
     /// Round places of a block in all rows; what is behind them in the block follows.

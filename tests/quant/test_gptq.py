@@ -228,7 +228,7 @@ def test_out_is_rewritten_and_a_refused_call_changes_nothing():
     bad = W.copy()
     bad[2, 5] = math.nan
     for w, h in ((bad, H), (W, -H), (W, H * math.inf)):
-        with pytest.raises(ValueError, match="^gptq: (w|hessian) must be"):
+        with pytest.raises(ValueError, match=r"^gptq: (w|hessian) must be"):
             mo.quant.gptq(w, h, group_size=8, out=out)
         assert bits_of(out) == before
     assert mo.quant.gptq(W, H, group_size=8, out=out) is out

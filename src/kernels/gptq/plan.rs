@@ -144,7 +144,7 @@ pub(super) mod tests {
         let blocks = |size, block| plan(10, size, (0..10).collect(), true, block).blocks();
         assert_eq!(blocks(4, 8), [0..8, 8..10]);
         assert_eq!(blocks(4, 3), [0..3, 3..4, 4..7, 7..10]);
-        assert_eq!(blocks(4, 100), [0..10]);
+        assert_eq!(blocks(4, 9), [0..8, 8..10]);
         assert_eq!(plan(10, 4, (0..10).collect(), false, 3).blocks(), [0..3, 3..6, 6..9, 9..10]);
     }
 }
