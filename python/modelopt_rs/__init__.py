@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
     from modelopt_rs.operations.inspect import inspect_file
+    from modelopt_rs.operations.page import write_report
     from modelopt_rs.operations.prune import prune_file
     from modelopt_rs.operations.quantize import quantize_file
     from modelopt_rs.planning.onnx import OnnxOptions
@@ -56,6 +57,7 @@ _WHERE: Final = {
     "quantize": "quant",
     "quantize_file": "operations.quantize",
     "set_num_threads": "threads",
+    "write_report": "operations.page",
 }
 _MODULES: Final = ("files", "optim", "prune", "quant", "reduce")
 
@@ -91,6 +93,7 @@ __all__ = [
     "quantize_file",
     "reduce",
     "set_num_threads",
+    "write_report",
 ]
 
 

@@ -1,15 +1,17 @@
 """The commands of modelopt-rs: what they do and print, option by option."""
 
+import importlib
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from checkpoints import LINEAR, bert, directory, files_of, read, weights, write
-from modelopt_rs import __version__
+from modelopt_rs import __version__, _core, get_num_threads, num_threads
 from modelopt_rs.cli import main
 
 pytest.importorskip("click")
@@ -24,10 +26,29 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_version(run: Run) -> None:
-    assert run("--version") == f"modelopt-rs {__version__}\n"
+    isa, threads = _core.isa(), get_num_threads()
+    with num_threads(1):
+        assert run("--version") == f"modelopt-rs {__version__} ({isa}, 1 thread)\n"
+    with num_threads(3):
+        assert run("--version") == f"modelopt-rs {__version__} ({isa}, 3 threads)\n"
+    assert get_num_threads() == threads
 
 
-@pytest.mark.parametrize("command", ["inspect", "quantize", "prune", "dequantize", "compare", "demo"])
+def test_info_says_which_extras_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = run("info")
+    assert text.startswith(run("--version"))
+    assert f"NumPy {np.__version__}" in text
+    assert re.search(r"^cli +click [\d.]+\w*, rich [\d.]+\w*$", text, re.M)
+
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    info = importlib.import_module("modelopt_rs.cli.info")
+    monkeypatch.setattr(info, "version", lambda package: "2" if package == "numpy" else missing(package))
+    assert 'onnx        not installed: pip install "modelopt_rs[onnx]"' in run("info")
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "prune", "dequantize", "compare", "demo", "info"])
 def test_help(run: Run, command: str) -> None:
     assert command in run("--help")
     text = run(command, "--help")

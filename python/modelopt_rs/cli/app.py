@@ -11,11 +11,12 @@ from types import FrameType
 
 import click
 
-from modelopt_rs import FormatError, InternalError, __version__
+from modelopt_rs import FormatError, InternalError
 from modelopt_rs.cli.compare import compare
 from modelopt_rs.cli.crop import crop
 from modelopt_rs.cli.demo import demo
 from modelopt_rs.cli.dequantize import dequantize
+from modelopt_rs.cli.info import info, version_line
 from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
@@ -33,19 +34,32 @@ class Terminated(BaseException):
     """SIGTERM: leaves through every `with` and `finally` on its way out, as KeyboardInterrupt does."""
 
 
+def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(version_line())
+        context.exit()
+
+
 # Without arguments: an error like any other wrong use, not click's page of help.
 @click.group(
     no_args_is_help=False,
     epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 4 written, but "
     "perhaps not durable, 70 internal error, 130 interrupted, 143 terminated.",
 )
-@click.version_option(__version__, message="modelopt-rs %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, the instruction set and the threads, and exit.",
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def app() -> None:
     """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
-for command in (inspect, quantize, prune, crop, dequantize, compare, demo):
+for command in (inspect, quantize, prune, crop, dequantize, compare, demo, info):
     app.add_command(command)
 
 
@@ -59,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm():
-            with app.make_context("modelopt-rs", list(argv)) as context:
+            with app.make_context("modelopt-rs", list(argv), obj=argv) as context:
                 app.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as e:

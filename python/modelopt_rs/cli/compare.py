@@ -6,8 +6,9 @@ import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, links
+from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import count, decibels, line, number, progress, table, write_report
+from modelopt_rs.cli.show import count, decibels, line, number, progress, table
 from modelopt_rs.operations.compare import compare_files
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.reports import CompareReport
@@ -30,7 +31,7 @@ def compare(
     allow_symlinks_under: str | None,
     max_memory: int,
     threads: int | None,
-    report_path: str | None,
+    reports: ReportPaths,
     run: RunOptions | None,
 ) -> None:
     """Show how far the tensors of model B are from those of model A.
@@ -57,7 +58,7 @@ def compare(
             allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
-    write_report(report_path, report.to_json())
+    reports.write(report)
     _show(report)
     show_onnx(report)
 

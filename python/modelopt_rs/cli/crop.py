@@ -8,8 +8,9 @@ import click
 
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output
+from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import line, progress, show_plan, show_totals, write_report
+from modelopt_rs.cli.show import line, progress, show_plan, show_totals
 from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.operations.crop import crop_file
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -109,7 +110,7 @@ def crop(
     max_memory: int,
     threads: int | None,
     dry_run: bool,
-    report_path: str | None,
+    reports: ReportPaths,
     no_verify: bool,
     overwrite: bool,
     run: RunOptions | None,
@@ -159,7 +160,7 @@ def crop(
             allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
-    write_report(report_path, report.to_json())
+    reports.write(report)
     show_plan(report)
     show_totals(report)
     _show_groups(report)

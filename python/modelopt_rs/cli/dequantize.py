@@ -3,7 +3,8 @@
 import click
 
 from modelopt_rs.cli.options import common, model, output
-from modelopt_rs.cli.show import progress, show_totals, write_report
+from modelopt_rs.cli.reports import ReportPaths
+from modelopt_rs.cli.show import progress, show_totals
 from modelopt_rs.operations.dequantize import dequantize_file
 
 __all__ = ["dequantize"]
@@ -27,7 +28,7 @@ def dequantize(
     dtype: str,
     max_memory: int,
     threads: int | None,
-    report_path: str | None,
+    reports: ReportPaths,
     no_verify: bool,
     overwrite: bool,
 ) -> None:
@@ -47,5 +48,5 @@ def dequantize(
             overwrite=overwrite,
             progress=callback,
         )
-    write_report(report_path, report.to_json())
+    reports.write(report)
     show_totals(report)

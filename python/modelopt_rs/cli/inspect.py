@@ -3,7 +3,8 @@
 import click
 
 from modelopt_rs.cli.options import common, links, model
-from modelopt_rs.cli.show import line, number, progress, write_report
+from modelopt_rs.cli.reports import ReportPaths
+from modelopt_rs.cli.show import line, number, progress
 from modelopt_rs.operations.inspect import inspect_file
 from modelopt_rs.report.reports import TensorStatistics
 
@@ -19,7 +20,7 @@ HEADER = FORM.format("dtype", "shape", "bytes", "min", "max", "absmax", "zeros",
 @links
 @common
 def inspect(
-    *, model: str, allow_symlinks_under: str | None, max_memory: int, threads: int | None, report_path: str | None
+    *, model: str, allow_symlinks_under: str | None, max_memory: int, threads: int | None, reports: ReportPaths
 ) -> None:
     """Show a model's tensors: shape, dtype, bytes, smallest and largest value, zeros, non-finite values.
 
@@ -38,7 +39,7 @@ def inspect(
             allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
-    write_report(report_path, report.to_json())
+    reports.write(report)
     line("tensor")
     line(HEADER)
     for tensor in report.tensors:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from modelopt_rs.cli.reports import reporting
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 
 __all__ = [
@@ -177,7 +178,7 @@ def common(command: Command) -> Command:
     """Give a command the options that all have."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
-        click.option("--json", "report_path", type=click.Path(), metavar="REPORT", help="Write the report as JSON."),
+        reporting,
         click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to compute with."),
         click.option(
             "--max-memory",

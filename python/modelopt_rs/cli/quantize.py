@@ -14,8 +14,9 @@ from modelopt_rs.cli.options import (
     read_bits_of,
     selection,
 )
+from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings, write_report
+from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
 from modelopt_rs.operations.quantize import quantize_file
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.run import RunOptions
@@ -61,7 +62,7 @@ def quantize(
     max_memory: int,
     threads: int | None,
     dry_run: bool,
-    report_path: str | None,
+    reports: ReportPaths,
     no_verify: bool,
     overwrite: bool,
     onnx: OnnxOptions | None,
@@ -117,7 +118,7 @@ def quantize(
             allow_symlinks_under=allow_symlinks_under,
             progress=callback,
         )
-    write_report(report_path, report.to_json())
+    reports.write(report)
     show_plan(report)
     show_totals(report)
     show_onnx(report)

@@ -19,7 +19,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from modelopt_rs.containers.atomic import AtomicFile
 from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Progress as Callback
 
@@ -35,7 +34,6 @@ __all__ = [
     "show_totals",
     "show_warnings",
     "table",
-    "write_report",
 ]
 
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
@@ -124,16 +122,6 @@ def _plain_progress(verb: str) -> Callback:
             line(f"{verb}: {100 * done // max(total, 1)} % of {total:,} bytes")
 
     return show
-
-
-def write_report(path: str | None, text: str) -> None:
-    """Write a JSON report, whole or not at all, if one was asked for."""
-    if path is None:
-        return
-    data = text.encode()
-    with AtomicFile(path, nbytes=len(data)) as file:
-        file.write_at(data, 0)
-        file.commit()
 
 
 def show_plan(report: Report) -> None:

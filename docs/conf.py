@@ -1,0 +1,56 @@
+"""How the documents are built: `make docs`."""
+
+import os
+from typing import Any
+
+from modelopt_rs import __version__
+
+project = "modelopt_rs"
+
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx_click",
+    "sphinx_copybutton",
+]
+copyright = "the modelopt_rs developers"
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates"]
+smartquotes = False  # or the two dashes of an option become one
+html_theme = "furo"
+html_title = f"modelopt_rs {version}"
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+# What a person copies is the command, without its prompt and its output.
+copybutton_exclude = ".linenos, .gp, .go"
+
+autosummary_generate = True
+autodoc_typehints = "none"  # types stand in the docstrings
+numpydoc_show_class_members = True
+numpydoc_class_members_toctree = False
+numpydoc_xref_param_type = False
+
+# Links to the documents of others need a network: without one the same pages are built, with words for links.
+intersphinx_mapping = (
+    {"numpy": ("https://numpy.org/doc/stable", None), "python": ("https://docs.python.org/3", None)}
+    if os.environ.get("MODELOPT_RS_INTERSPHINX") == "1"
+    else {}
+)
+
+
+def _plain_text(app: Any, context: Any, lines: list[str]) -> None:
+    """A star in the help of a command is a star of a glob."""
+    lines[:] = [line.replace("*", r"\*") for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Connect what the help of commands goes through."""
+    for part in ("description", "options", "arguments", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", _plain_text)

@@ -1,0 +1,171 @@
+"""Reports as pages and pictures: whole in themselves, safe whatever a model is called, and true."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+from checkpoints import bert, weights, write
+from modelopt_rs.operations import page
+from modelopt_rs.operations.distributions import distributions
+from modelopt_rs.report.reports import Report
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+HOSTILE = '<img src=x onerror="alert(1)">$\\alpha$.weight'
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    source = write(tmp_path / "a.safetensors", {**bert(), HOSTILE: ("F32", weights((64, 64), 3))})
+    return mo.quantize_file(source, tmp_path / "b.safetensors", bits=4)
+
+
+class Page(HTMLParser):
+    """The tags of a page, and the rows of its last table but what is in scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+def written(report: Report, path: Path, **options: object) -> str:
+    mo.write_report(report, path, **options)
+    return path.read_text()
+
+
+def test_a_page_needs_nothing_from_elsewhere(report: Report, tmp_path: Path) -> None:
+    parsed = Page(written(report, tmp_path / "r.html"))
+    for tag, attributes in parsed.tags:
+        assert tag not in ("link", "img", "iframe", "object"), tag
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#"), attributes
+
+
+def test_names_of_a_hostile_model_are_only_text(report: Report, tmp_path: Path) -> None:
+    parsed = Page(written(report, tmp_path / "r.html", command=HOSTILE))
+    assert all("onerror" not in attributes for _, attributes in parsed.tags)
+    assert parsed.words.count(HOSTILE) >= 2  # in the table, and as the command
+
+
+def test_a_page_has_every_tensor_and_every_figure_of_the_report(report: Report, tmp_path: Path) -> None:
+    words = Page(written(report, tmp_path / "r.html")).words
+    for tensor in report.tensors:
+        assert tensor.name in words
+        assert f"{tensor.bytes_after:,}" in words
+        if tensor.sqnr_db is not None:
+            assert f"{tensor.sqnr_db:.2f}" in words
+    assert f"{report.totals.sqnr_db:.2f} dB" in words
+
+
+def test_the_same_report_is_the_same_page(report: Report, tmp_path: Path) -> None:
+    assert written(report, tmp_path / "r.html") == written(report, tmp_path / "s.html")
+    for name in ("r.png", "s.png"):
+        mo.write_report(report, tmp_path / name)
+    assert (tmp_path / "r.png").read_bytes() == (tmp_path / "s.png").read_bytes()
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_that_of_the_report(report: Report, tmp_path: Path) -> None:
+    assert written(report, tmp_path / "r.json") == report.to_json()
+
+
+def test_distributions_count_the_weights_of_the_worst_tensors(report: Report, tmp_path: Path) -> None:
+    found = distributions(report)
+    lossy = sorted((t for t in report.tensors if t.sqnr_db is not None), key=lambda t: t.sqnr_db)
+    assert [each.name for each in found] == [t.name for t in lossy[:3]]
+    with (
+        mo.files.open(tmp_path / "a.safetensors") as old,
+        mo.files.open(tmp_path / "b.safetensors", dequantize=True) as new,
+    ):
+        for each in found:
+            x, y = old.read(each.name), new.read(each.name)
+            np.testing.assert_array_equal(each.before, np.histogram(x.astype(np.float64), each.edges)[0])
+            np.testing.assert_array_equal(each.after, np.histogram(y.astype(np.float64), each.edges)[0])
+            assert each.before.sum() >= 0.99 * x.size
+            assert np.isin(each.levels, y).all()
+            assert 2 <= len(each.levels) <= 16
+
+
+def test_what_has_gone_or_was_replaced_is_not_drawn(report: Report, tmp_path: Path) -> None:
+    again = mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "a.safetensors", bits=8, overwrite=True)
+    assert distributions(again) == ()
+    (tmp_path / "b.safetensors").unlink()
+    assert distributions(report) == ()
+    assert "Where the loss is greatest" not in written(report, tmp_path / "r.html")
+
+
+def test_a_dry_run_says_that_nothing_was_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", bert())
+    text = written(mo.quantize_file(source, "", dry_run=True), tmp_path / "r.html")
+    assert "A dry run: nothing was written" in text
+    assert "Where the loss is greatest" not in text
+
+
+@pytest.mark.parametrize("name", ["r", "r.htm", "r.txt", ".html"])
+def test_a_report_is_html_png_or_json(report: Report, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"^write_report: path must end in \.html, \.png or \.json, got '"):
+        mo.write_report(report, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_missing_library_is_named(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    message = r'^write_report: a report in \.png needs matplotlib: pip install "modelopt_rs\[report\]"$'
+    with pytest.raises(ImportError, match=message):
+        mo.write_report(report, tmp_path / "r.png")
+    mo.write_report(report, tmp_path / "r.json")
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^write_report: report must be "):
+        mo.write_report({"tensors": []}, tmp_path / "r.html")
+
+
+def test_inspect_and_compare_have_pages(report: Report, tmp_path: Path) -> None:
+    looked = mo.inspect_file(tmp_path / "a.safetensors")
+    words = Page(written(looked, tmp_path / "i.html")).words
+    assert {tensor.name for tensor in looked.tensors} <= set(words)
+    compared = mo.compare_files(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    words = Page(written(compared, tmp_path / "c.html")).words
+    assert {f"{tensor.cosine:.6g}" for tensor in compared.tensors} <= set(words)
+    assert "Where the loss is greatest" in words
+
+
+def test_every_command_writes_a_page_with_its_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from modelopt_rs.cli import main
+
+    a, b = write(tmp_path / "a.safetensors", bert()), tmp_path / "b.safetensors"
+    lines = (
+        ("quantize", a, "-o", b), ("prune", a, "--sparsity", "0.5", "-o", tmp_path / "c.safetensors"), ("inspect", a),
+        ("compare", a, b), ("dequantize", b, "-o", tmp_path / "d.safetensors"),
+    )  # fmt: skip
+    for command, *rest in lines:
+        out = tmp_path / f"{command}.html"
+        assert main([command, *map(str, rest), "--report", str(out), "--json", f"{out}.json"]) == 0
+        assert f"modelopt-rs {command} " in "".join(Page(out.read_text()).words)
+        assert json.loads(Path(f"{out}.json").read_text())["schema"] == 1
+
+
+def test_a_wrong_ending_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from modelopt_rs.cli import main
+
+    source = write(tmp_path / "a.safetensors", bert())
+    code = main(["quantize", str(source), "-o", str(tmp_path / "b.safetensors"), "--report", str(tmp_path / "r.pdf")])
+    assert code == 2
+    assert re.search(r"'--report': '.*r\.pdf' does not end in \.html or \.png", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
