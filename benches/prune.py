@@ -237,7 +237,7 @@ def sparsegpt_case(n: int) -> Case:
 
 
 def torch_gptq(w: Any, h: Any, group: int, block: int = 128) -> Any:
-    """Algorithm 1 of the paper (arXiv 2210.17323) with damping of 1 % and symmetric 4-bit groups, as `torch_sparsegpt`."""
+    """Algorithm 1 of the paper (arXiv 2210.17323) with damping of 1 %, symmetric groups of 4 bits."""
     import torch
 
     w, n = w.clone(), w.shape[1]

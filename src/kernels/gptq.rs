@@ -4,31 +4,18 @@
 //! The elimination is `SparseGPT`'s; here a [`Rule`] rounds all weights. Rows don't know of each other: a tile of them goes
 //! through all columns while it lies in the cache, and how rows are cut changes no bit.
 
+mod plan;
+
 use std::ops::Range;
 
-use super::codes::uniform::{self, How, Nearest, Params, ParamsRef};
+pub use plan::{Plan, by_diagonal, reorder};
+
+use super::codes::uniform::{self, Nearest, Params, ParamsRef};
 use super::codes::{Granularity, Policy, Spec, Uniform};
 use super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
 use super::pack::{match_width, pack_chunk, packed_len};
 use crate::par;
 use crate::real::{Element, Real};
-
-/// How a layer is rounded.
-#[derive(Debug)]
-pub struct Plan {
-    /// The code.
-    pub uniform: Uniform,
-    /// Which weights share a scale: all, those of a row, or groups.
-    pub spec: Spec,
-    /// How scales are found.
-    pub how: How,
-    /// Which column is taken when.
-    pub order: Vec<usize>,
-    /// Whether the scales of a group are found when it is reached (then its columns follow each other); else all before.
-    pub late: bool,
-    /// About how many columns are rounded before those behind them follow; changes no bit.
-    pub block: usize,
-}
 
 /// Weights, in rows of `plan.spec.cols`, and what becomes of them.
 pub struct Job<'a, T: Element> {
@@ -40,94 +27,6 @@ pub struct Job<'a, T: Element> {
     pub params: Params<'a, T::Compute>,
 }
 
-/// Columns, the largest element of the diagonal of `h` first; in `groups` (of so many columns) that stay together, the one
-/// with the largest first.
-pub fn by_diagonal(h: &[f64], n: usize, groups: Option<usize>) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    let diagonal = |i: usize| h[i * n + i];
-    order.sort_by(|&a, &b| diagonal(b).total_cmp(&diagonal(a)));
-    if let Some(size) = groups {
-        let mut place = vec![n; n.div_ceil(size)];
-        for (i, &column) in order.iter().enumerate().rev() {
-            place[column / size] = i;
-        }
-        order.sort_by_key(|&column| place[column / size]);
-    }
-    order
-}
-
-/// The lower triangle of `h` with rows and columns in another order.
-pub fn reorder(h: &[f64], order: &[usize], threads: usize) -> Vec<f64> {
-    let n = order.len();
-    let mut a = vec![0.0; n * n];
-    par::for_each(threads, a.chunks_mut((TILE * n).max(1)).enumerate(), |(t, rows)| {
-        for (i, row) in rows.chunks_mut(n).enumerate() {
-            let (from, row) = (order[t * TILE + i], &mut row[..=t * TILE + i]);
-            for (to, &column) in row.iter_mut().zip(order) {
-                *to = h[from.max(column) * n + from.min(column)];
-            }
-        }
-    });
-    a
-}
-
-impl Plan {
-    /// Scales of a row; 0 where all rows share one.
-    fn stride(&self) -> usize {
-        match self.spec.granularity {
-            Granularity::Group { size } => self.spec.cols.div_ceil(size),
-            Granularity::Channel { .. } => 1,
-            Granularity::Whole | Granularity::Tile { .. } => 0,
-        }
-    }
-
-    /// Which of them is that of a column.
-    fn part(&self, column: usize) -> usize {
-        if let Granularity::Group { size } = self.spec.granularity { column / size } else { 0 }
-    }
-
-    /// Blocks of consecutive places. A group whose scales are found late lies in one, or begins where one begins.
-    fn blocks(&self) -> Vec<Range<usize>> {
-        let n = self.order.len();
-        let mut blocks: Vec<Range<usize>> = vec![];
-        for group in self.groups(0..n) {
-            match blocks.last_mut() {
-                Some(last) if last.len() + group.len() <= self.block => last.end = group.end,
-                _ => blocks.extend(group.clone().step_by(self.block).map(|i| i..group.end.min(i + self.block))),
-            }
-        }
-        blocks
-    }
-
-    /// The places among these of one group after the other, where scales are found late; else of so many columns as make a
-    /// block.
-    fn groups(&self, places: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
-        let mut start = places.start;
-        std::iter::from_fn(move || {
-            let first = (start < places.end).then_some(start)?;
-            let part = |i: usize| self.part(self.order[i]);
-            start = if self.late {
-                (first..places.end).find(|&i| part(i) != part(first)).unwrap_or(places.end)
-            } else {
-                places.end.min(first + self.block)
-            };
-            Some(first..start)
-        })
-    }
-
-    /// How much the error of each column counts beside that of others in the search of scales: it leaves the loss
-    /// ((w - q) / u)² behind. Nothing where all count alike.
-    fn importances(&self, factor: &Factor) -> Vec<f32> {
-        let diagonal = |i: usize| factor.at(i, i);
-        let least = (0..factor.n).map(diagonal).fold(f64::INFINITY, f64::min);
-        let mut weights = vec![0.0; factor.n];
-        for (i, &column) in self.order.iter().enumerate() {
-            weights[column] = (least / diagonal(i)).powi(2) as f32;
-        }
-        if weights.iter().all(|&weight| weight == 1.0) { vec![] } else { weights }
-    }
-}
-
 /// Find parameters; `codes` is written and of no use.
 fn find<T: Element>(
     (plan, spec, weights): (&Plan, Spec, &[f32]),
@@ -136,11 +35,11 @@ fn find<T: Element>(
     params: Params<'_, T::Compute>,
     threads: usize,
 ) {
-    if !plan.how.is_plain() {
-        uniform::find_scales(x, weights, (plan.uniform, spec), plan.how, params, threads);
-    } else {
+    if plan.how.is_plain() {
         // What is infinite by now makes no range infinite, and is no error.
         let _ = uniform::quantize(x, plan.uniform, spec, Policy::Saturate, codes, params, threads);
+    } else {
+        uniform::find_scales(x, weights, (plan.uniform, spec), plan.how, params, threads);
     }
 }
 
@@ -191,7 +90,7 @@ struct Scratch<C> {
 
 impl<C: Real> Scratch<C> {
     fn new(n: usize) -> Self {
-        let lost = vec![Lost::with_capacity(128); TILE];
+        let lost = vec![Lost::new(); TILE];
         Self { work: vec![C::from_i16(0); TILE * n], codes: vec![0; TILE * n], lost, row: vec![0; n] }
     }
 }
@@ -262,16 +161,10 @@ impl<C: Real> Pass<'_, C> {
         let spec = Spec { granularity: Granularity::Group { size }, cols: size };
         let found = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
         find((self.plan, spec, &weights), &x, &mut codes, found, 1);
-        let stride = self.plan.stride();
-        for row in 0..rows {
-            params.scale[row * stride + part] = scale[row];
-            if let Some(&zero_point) = zero_point.get(row) {
-                params.zero_point[row * stride + part] = zero_point;
-            }
-            if let Some(&offset) = offset.get(row) {
-                params.offset[row * stride + part] = offset;
-            }
-        }
+        let places = |i: usize| i * self.plan.stride() + part;
+        scale.into_iter().enumerate().for_each(|(i, scale)| params.scale[places(i)] = scale);
+        zero_point.into_iter().enumerate().for_each(|(i, zero_point)| params.zero_point[places(i)] = zero_point);
+        offset.into_iter().enumerate().for_each(|(i, offset)| params.offset[places(i)] = offset);
     }
 
     /// Round places of a block in all rows; what is behind them in the block follows.
@@ -340,37 +233,8 @@ pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::codes::Scheme;
+    use super::plan::tests::plan;
     use super::*;
-
-    fn plan(n: usize, size: usize, order: Vec<usize>, late: bool, block: usize) -> Plan {
-        let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false };
-        let spec = Spec { granularity: Granularity::Group { size }, cols: n };
-        Plan { uniform, spec, how: How { search: false, stored: uniform::Stored::Own }, order, late, block }
-    }
-
-    #[test]
-    fn test_columns_are_ordered_by_the_diagonal_and_groups_by_their_largest() {
-        let mut h = vec![0.0; 25];
-        for (i, value) in [1.0, 3.0, 5.0, 5.0, 4.0].into_iter().enumerate() {
-            h[i * 6] = value;
-        }
-        assert_eq!(by_diagonal(&h, 5, None), [2, 3, 4, 1, 0]);
-        assert_eq!(by_diagonal(&h, 5, Some(2)), [2, 3, 4, 1, 0]);
-        h[6] = 9.0;
-        assert_eq!(by_diagonal(&h, 5, Some(2)), [1, 0, 2, 3, 4]);
-        let h: Vec<f64> = (0..9).map(f64::from).collect();
-        assert_eq!(reorder(&h, &[2, 0, 1], 2), [8.0, 0.0, 0.0, 6.0, 0.0, 0.0, 7.0, 3.0, 4.0]);
-    }
-
-    #[test]
-    fn test_groups_that_are_found_late_lie_in_a_block_or_begin_one() {
-        let blocks = |size, block| plan(10, size, (0..10).collect(), true, block).blocks();
-        assert_eq!(blocks(4, 8), [0..8, 8..10]);
-        assert_eq!(blocks(4, 3), [0..3, 3..4, 4..7, 7..8, 8..10]);
-        assert_eq!(blocks(4, 100), [0..10]);
-        assert_eq!(plan(10, 4, (0..10).collect(), false, 3).blocks(), [0..3, 3..6, 6..9, 9..10]);
-    }
 
     #[test]
     fn test_independent_inputs_give_plain_codes_in_any_order() {

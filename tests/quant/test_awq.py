@@ -91,8 +91,8 @@ def test_threads_and_instruction_sets_change_no_bit():
                     _core.set_isa(isa)
                 except ValueError:
                     continue
-                for threads in (1, 3):
-                    found.append(ref.bits_of(mo.quant.awq_scales(w.astype(np.float32), m, threads=threads, **options)))
+                small = w.astype(np.float32)
+                found += [ref.bits_of(mo.quant.awq_scales(small, m, threads=n, **options)) for n in (1, 3)]
             assert all(each == found[0] for each in found)
     finally:
         _core.set_isa(best)

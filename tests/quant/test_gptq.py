@@ -153,6 +153,14 @@ def test_threads_and_instruction_sets_change_no_bit():
         _core.set_isa(best)
 
 
+def test_scales_at_the_ends_of_the_range_of_floats_correct_by_what_codes_stand_for():
+    for scale in (1e-37, 1e36):
+        w = (weights(30, 96) * scale).astype(np.float32)
+        got = mo.quant.gptq(w, second_moments(inputs(96)), group_size=8)
+        want = mo.quant.gptq((w / np.float32(scale)).astype(np.float32), second_moments(inputs(96)), group_size=8)
+        assert np.mean(got.codes == want.codes) > 0.9
+
+
 # ---- dead inputs, singular Hessians
 
 
@@ -220,7 +228,7 @@ def test_out_is_rewritten_and_a_refused_call_changes_nothing():
     bad = W.copy()
     bad[2, 5] = math.nan
     for w, h in ((bad, H), (W, -H), (W, H * math.inf)):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"^gptq: (w|hessian) must be"):
             mo.quant.gptq(w, h, group_size=8, out=out)
         assert bits_of(out) == before
     assert mo.quant.gptq(W, H, group_size=8, out=out) is out

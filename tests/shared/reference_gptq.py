@@ -1,4 +1,4 @@
-"""GPTQ in float64, a column at a time: Frantar et al. 2022, arXiv 2210.17323, algorithm 1; scales of `reference`."""
+"""GPTQ in float64, a column at a time: Frantar et al. 2022, arXiv 2210.17323, algorithm 1."""
 
 from typing import Any
 
@@ -67,10 +67,9 @@ def gptq(
     found: dict[tuple[int, int], tuple[float, int, float]] = {}
 
     def find(columns: np.ndarray, part: int) -> None:
+        weights = None if (counts == 1).all() else counts[columns]
         for i in range(rows):
-            found[i, part] = parameters(
-                w[i, columns], bits, scheme, how, None if (counts == 1).all() else counts[columns]
-            )
+            found[i, part] = parameters(w[i, columns], bits, scheme, how, weights)
 
     def part_of(column: int) -> int:
         return 0 if group_size is None else column // group_size

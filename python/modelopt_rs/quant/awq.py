@@ -45,9 +45,9 @@ def awq_scales(
     """Return factors of a layer's inputs such that weights times them lose least when they are quantized.
 
     ``s = m**a / sqrt(max(m**a) * min(m**a))`` with `m` the magnitudes of the inputs: of all ``a = i / grid`` below 1
-    the one with the least ``sum_j m[j]**2 * sum_i (w[i, j] - q[i, j] / s[j])**2``, where ``q`` is ``w * s`` quantized
-    and made numbers again: the squared error of the outputs, if inputs were independent. ``a = 0`` (no factors) is among
-    them, so that it is never more than without.
+    the one with the least ``sum_j m[j]**2 * sum_i (w[i, j] - q[i, j] / s[j])**2``, where ``q`` is ``w * s``,
+    quantized and made numbers again: the squared error of the outputs, if inputs were independent. ``a = 0`` (no
+    factors) is among them, so that it is never more than without.
 
     The layer computes ``(x / s) @ (w * s).T``: ``w * s`` is what is quantized, and what makes `x` (a norm, another
     layer) is divided by `s`. Layers with the same inputs share factors: give their weights as one array of all rows.

@@ -75,6 +75,7 @@ impl<C: Real> ParamsRef<'_, C> {
 
     /// Without the first `n` parts.
     #[inline(always)]
+    #[must_use]
     pub fn from(&self, n: usize) -> Self {
         let offset = self.offset.get(n..).unwrap_or_default();
         Self { scale: &self.scale[n..], zero_point: self.zero_point.get(n..).unwrap_or_default(), offset }
@@ -96,6 +97,7 @@ impl<C: Real> Params<'_, C> {
     }
 
     /// Cut off the first `n` parts.
+    #[must_use]
     pub fn split_off(&mut self, n: usize) -> Self {
         Self {
             scale: self.scale.split_off_mut(..n).unwrap_or_default(),

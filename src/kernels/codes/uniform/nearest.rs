@@ -55,7 +55,9 @@ impl<C: Real> Nearest<C> {
     fn of_unusual(&self, x: C) -> (u8, C) {
         let (mut code, mut number) = ([0], [x]);
         <Codes as Make<C>>::divide::<Given>(&[x], self.uniform, self.stored, &mut code);
-        dequantize::numbers(&code, self.uniform, self.stored, &mut number);
+        // As it is unpacked again.
+        let unpacked = code.map(|code| code & ((1u16 << self.uniform.bits) - 1) as u8);
+        dequantize::numbers(&unpacked, self.uniform, self.stored, &mut number);
         (code[0], number[0])
     }
 }
