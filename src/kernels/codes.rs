@@ -198,6 +198,41 @@ mod tests {
         assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
     }
 
+    /// Those of a division, which portable code does, also of -0 and at every tie.
+    #[test]
+    fn test_nvfp4_by_fused_steps_has_the_codes_of_a_division() {
+        use crate::isa::{self, Isa};
+        let Coding::Blocks(format) = FORMATS[16].coding else { panic!("nvfp4") };
+        for scale in [1.0, 3e-27, 1.7e-5, 0.37, 2.3e9, 4e30] {
+            // All bfloat16 from -6 to 6 or so, and what lies beside every tie.
+            let mut x: Vec<f32> = (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
+            x.extend([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0].into_iter().flat_map(|tie: f32| {
+                (1..=100).flat_map(move |part| {
+                    let x = tie * part as f32 / 100.0;
+                    [x, -x, x.next_up(), -x.next_up(), x.next_down(), -x.next_down()]
+                })
+            }));
+            x.retain(|x| x.abs() <= 6.5);
+            for x in &mut x {
+                *x *= scale;
+            }
+            x.truncate(x.len() / 16 * 16);
+            let spec = Spec { granularity: Granularity::Group { size: 16 }, cols: x.len() };
+            let run = || {
+                let (mut codes, mut scales, mut global) = (vec![0; x.len() / 2], vec![0; x.len() / 16], 0.0);
+                let parts = Parts { codes: &mut codes, scale: ScalesMut::Bytes(&mut scales), global: &mut global };
+                quantize(format, &x, spec, Policy::Raise, 0.0, parts, 1).expect("finite");
+                (codes, scales, global)
+            };
+            isa::set(Isa::Portable);
+            let want = run();
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                isa::set(isa);
+                assert!(run() == want, "{scale:e} {}", isa.name());
+            }
+        }
+    }
+
     /// The same as one group after the other, whatever the lengths.
     #[test]
     fn test_pieces_are_coded_as_the_whole() {

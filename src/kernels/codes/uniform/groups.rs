@@ -20,7 +20,7 @@ pub(super) const IN_L1: usize = 1024;
 const SHORT: usize = 256;
 
 /// What is left of each such group is folded for all groups of a batch at once: from here on a group alone would use a
-/// part of a register, then pass on one number (measured at groups of 32: a third of the whole).
+/// part of a register, then pass on one number (ranges of groups of 32 were a third of the whole, and are a quarter).
 const LANES: usize = 8;
 
 /// Groups of blocks in a batch.
