@@ -3,6 +3,8 @@
 //! The factors are powers of the inputs' magnitudes, one exponent for the layer, the best of a grid. Rows are tiles of work,
 //! and each sum has one order.
 
+use std::iter;
+
 use super::codes::uniform::{self, How, Params};
 use super::codes::{Granularity, Policy, Scheme, Spec, Uniform};
 use crate::isa::kernel;
@@ -105,11 +107,13 @@ pub fn awq<T: Element>(x: &[T], plan: &Plan<'_>, out: &mut [T::Compute], threads
     }
     let mut errors: Vec<f64> = vec![];
     for i in 0..plan.grid {
-        let factors = factors(plan.magnitudes, i as f64 / plan.grid as f64);
-        let of = par::map(threads, x.chunks(TILE * n), |x| plan.error_of(x, &factors));
-        let total = of.into_iter().fold(0.0, |a, b| a + b);
+        // In par, whose float environment is the default.
+        let factors =
+            par::map(1, iter::once(i as f64 / plan.grid as f64), |exponent| factors(plan.magnitudes, exponent));
+        let of = par::map(threads, x.chunks(TILE * n), |x| plan.error_of(x, &factors[0]));
+        let total = par::map(1, iter::once(of), |of| of.into_iter().fold(0.0, |a, b| a + b))[0];
         if errors.iter().all(|&error| total < error) {
-            out.copy_from_slice(&factors);
+            out.copy_from_slice(&factors[0]);
         }
         errors.push(total);
     }

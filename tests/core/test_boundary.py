@@ -19,8 +19,9 @@ import modelopt_rs as mo
 import reference as ref
 from modelopt_rs import _core
 
-# What takes only some shapes has tests of its own (test_prune.py, test_prune_sparsegpt.py).
+# What takes only some shapes has tests of its own (test_prune.py, test_sparsegpt.py, test_gptq.py, test_awq.py).
 OF_SOME_SHAPES = {"prune.n_of_m", "prune.blocks", "prune.wanda", "prune.sparsegpt", "prune.to_csr"}
+OF_SOME_SHAPES |= {"quant.gptq", "quant.awq_scales"}
 CALLS = {name: call for name, call in ref.calls(mo).items() if call.function not in OF_SOME_SHAPES}
 FLOATS = {name: call for name, call in CALLS.items() if not call.codes and call.function != "dequantize"}
 # one call of each public function that takes floats

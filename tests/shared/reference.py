@@ -648,6 +648,32 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
     }
 
 
+def _calibrated_calls(mo: Any) -> dict[str, Call]:
+    def magnitudes(w: Any) -> np.ndarray:
+        return 0.5 + np.arange(w.shape[1] if isinstance(w, np.ndarray) and w.ndim == 2 else 1) % 5
+
+    def gptq(**how: Any) -> Callable[..., Any]:
+        def run(w: Any, threads: int | None = None, **kw: Any) -> Any:
+            hessian = np.diag(magnitudes(w)) + 0.5  # exact in any mode of rounding
+            return tuple(mo.quant.gptq(w, hessian, threads=threads, **how, **kw).parts.values())
+
+        return run
+
+    def awq(w: Any, threads: int | None = None, **kw: Any) -> Any:
+        return mo.quant.awq_scales(w, magnitudes(w), group_size=8, grid=3, threads=threads, **kw)
+
+    def by_24(x: np.ndarray) -> np.ndarray:
+        return multiple_of(24)(x).reshape(-1, 24)
+
+    searched = {"group_size": 8, "search": "mse", "act_order": "groups", "scheme": "asymmetric"}
+    return {
+        "gptq": Call("quant.gptq", gptq(axis=0, block_size=2), columns, argument="w"),
+        "gptq-groups": Call("quant.gptq", gptq(**searched), by_24, argument="w"),
+        "awq_scales": Call("quant.awq_scales", awq, by_24, argument="w"),
+    }
+
+
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
-    return _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
+    plain = _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
+    return plain | _calibrated_calls(mo)

@@ -102,11 +102,12 @@ impl Plan {
     /// How much the error of each column counts beside that of others in the search of scales: it leaves the loss
     /// ((w - q) / u)² behind. Nothing where all count alike.
     pub(super) fn importances(&self, factor: &Factor) -> Vec<f32> {
-        let diagonal = |i: usize| factor.at(i, i);
-        let least = (0..factor.n).map(diagonal).fold(f64::INFINITY, f64::min);
+        let least = (0..factor.n).map(|i| factor.at(i, i)).fold(f64::INFINITY, f64::min);
+        // In par, whose float environment is the default.
+        let counts = par::map(1, 0..factor.n, |i| (least / factor.at(i, i)).powi(2) as f32);
         let mut weights = vec![0.0; factor.n];
-        for (i, &column) in self.order.iter().enumerate() {
-            weights[column] = (least / diagonal(i)).powi(2) as f32;
+        for (&column, count) in self.order.iter().zip(counts) {
+            weights[column] = count;
         }
         if weights.iter().all(|&weight| weight == 1.0) { vec![] } else { weights }
     }
