@@ -293,6 +293,7 @@ def dlpack_array(capsule: Any) -> tuple[Array, int, int] | None:
 
 def dlpack_retype(capsule: Any, code: int, bits: int) -> bool:
     """Change the kind of numbers of a new capsule; False where its version can't say so."""
+
 def awq_scales(
     w: Any,
     inputs: tuple[NDArray[np.float64], NDArray[np.float64]],

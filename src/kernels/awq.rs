@@ -129,7 +129,7 @@ mod tests {
     fn test_the_best_exponent_is_taken_and_none_where_all_inputs_are_equal() {
         let n = 40;
         let x: Vec<f32> = (0..70 * n).map(|k| ((k * 7919) % 1009) as f32 - 504.3).collect();
-        let uniform = Uniform { bits: 4, scheme: Scheme::Symmetric, offset_binary: false };
+        let uniform = Uniform { bits: 4, scheme: Scheme::Symmetric, offset_binary: false, signed: false };
         for magnitudes in [vec![3.0; n], (0..n).map(|j| 0.1 + (j % 7) as f64).collect::<Vec<_>>()] {
             let counts: Vec<f64> = magnitudes.iter().map(|m| m * m).collect();
             for search in [false, true] {

@@ -196,19 +196,18 @@ impl Rows<'_> {
         let (start, weights) = down.of(y);
         let whole = &x[start * stride + pixels.start * c..][..pixels.len() * c];
         let Scratch { down: sums, along: row, swapped, numbers } = scratch;
-        let row = match (along.plain && weights.len() == 1, P::as_rows(whole)) {
-            (true, Some(whole)) => whole,
-            _ => {
-                sums.resize(pixels.len() * c, 0.0);
-                row.resize(along.len() * c, P::Row::ZERO);
-                resample::down(x, stride, pixels.start * c, (start, weights), sums);
-                if along.plain {
-                    resample::round(sums, row);
-                } else {
-                    resample::along(sums, pixels.start, c, along, row);
-                }
-                row
+        let row = if let (true, Some(whole)) = (along.plain && weights.len() == 1, P::as_rows(whole)) {
+            whole
+        } else {
+            sums.resize(pixels.len() * c, 0.0);
+            row.resize(along.len() * c, P::Row::ZERO);
+            resample::down(x, stride, pixels.start * c, (start, weights), sums);
+            if along.plain {
+                resample::round(sums, row);
+            } else {
+                resample::along(sums, pixels.start, c, along, row);
             }
+            row
         };
         self.write_pixels(row, swapped, numbers, out);
     }

@@ -67,7 +67,7 @@ def test_h3_no_warning_of_a_source_is_lost(
 def test_then_says_what_quantize_says(tmp_path: Path, run: Callable[..., str]) -> None:
     """What `quantize` notes of its result is noted after `--then` as well."""
     model = model_with_wrong_index(tmp_path / "model", "total_size")
-    options = ("--bits", "2", "--scheme", "symmetric")
+    options = ("--bits", "2", "--scheme", "symmetric", "--search", "none")
     plain = run("quantize", model, "-o", tmp_path / "a", *options, "--uniform")
     then = run("prune", model, "-o", tmp_path / "b", "--sparsity", "0.5", "--then", "quantize", *options)
     crop = run("crop", model, "-o", tmp_path / "c", "--keep", "0.5", "--what", "heads", "--then", "quantize", *options)

@@ -80,7 +80,7 @@ def dequantize_file(
     ...         sink.commit()
     ...     _ = mo.quantize_file(f"{d}/a.safetensors", f"{d}/b.safetensors", bits=4)
     ...     report = mo.dequantize_file(f"{d}/b.safetensors", f"{d}/c.safetensors")
-    ...     mo.compare_files(f"{d}/a.safetensors", f"{d}/c.safetensors").max_error < 1e-6
+    ...     mo.compare_files(f"{d}/a.safetensors", f"{d}/c.safetensors").max_error < 0.01
     True
     """
     check_types(dequantize_file, locals())

@@ -77,7 +77,7 @@ def quantize_embeddings(
     >>> ranges = np.array([[-1, -1, -1], [1, 1, 1]], np.float32)
     >>> mo.preprocess.quantize_embeddings(x, "int8", ranges)
     array([[-128,   63,  127],
-           [ 127,   31, -128]], dtype=int8)
+           [ 126,   31, -128]], dtype=int8)
     >>> mo.preprocess.quantize_embeddings(x, "ubinary")
     array([[ 96],
            [192]], dtype=uint8)

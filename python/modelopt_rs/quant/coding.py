@@ -10,7 +10,7 @@ from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Rounding, Scal
 from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of, resolve
-from modelopt_rs.quant.given import Given
+from modelopt_rs.quant.given import Given, check_rounding
 from modelopt_rs.quant.search import Parameters
 
 __all__ = ["allocate", "check_out", "fake_quantize", "quantize"]
@@ -139,6 +139,7 @@ def quantize(
     """
     x = as_array(x, "quantize: x")
     coding, group_size = resolve("quantize", format, bits, scheme, group_size)
+    check_rounding("quantize", signed, rounding)
     if signed is not None or rounding != "even":
         given = Given("quantize", scale, zero_point, signed, rounding, (search, weights, scale_dtype))
         return given.quantize(x, (coding, axis, group_size), nonfinite, out, dtype, threads)
@@ -276,6 +277,7 @@ def fake_quantize(
     """
     given: Literal["raise", "saturate", "raise-first"] = nonfinite
     x = as_array(x, "fake_quantize: x")
+    check_rounding("fake_quantize", signed, rounding)
     if signed is not None or rounding != "even":
         coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
         how = Given("fake_quantize", scale, zero_point, signed, rounding, (search, weights, scale_dtype))

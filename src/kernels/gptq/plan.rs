@@ -121,7 +121,7 @@ pub(super) mod tests {
 
     /// Of 4 bits, asymmetric, in groups.
     pub(in crate::kernels::gptq) fn plan(n: usize, size: usize, order: Vec<usize>, late: bool, block: usize) -> Plan {
-        let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false };
+        let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false, signed: false };
         let spec = Spec { granularity: Granularity::Group { size }, cols: n };
         Plan { uniform, spec, how: How { search: false, stored: Stored::Own }, order, late, block }
     }

@@ -104,9 +104,8 @@ fn one_table(x: &[[u8; L]], table_bytes: &[u8; 256], out: &mut [[u8; L]]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn tables_in_turn(x: &[[u8; L]], tables: &Tables, channels: usize, out: &mut [[u8; L]]) {
-    for c in 0..channels {
-        let table = table(&tables.of[c]);
-        let masks = MASKS[channels - 3][c];
+    for (bytes, masks) in tables.of.iter().zip(&MASKS[channels - 3]).take(channels) {
+        let table = table(bytes);
         for ((i, x), out) in x.iter().enumerate().zip(out.iter_mut()) {
             let codes = look_up(&table, load(x));
             store(_mm512_mask_blend_epi8(masks[i % 3], load(out), codes), out);

@@ -190,7 +190,7 @@ mod tests {
         let x = numbers(3 * 70_001);
         let granularities = [Granularity::Group { size: 32 }, Granularity::Group { size: 300 }, Granularity::Whole];
         for (bits, scheme) in [8, 4, 2].into_iter().flat_map(|b| [(b, Scheme::Symmetric), (b, Scheme::Asymmetric)]) {
-            let uniform = Uniform { bits, scheme, offset_binary: false };
+            let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
             for granularity in granularities {
                 let spec = Spec { granularity, cols: 70_001 };
                 isa::set(Isa::Portable);
