@@ -101,8 +101,8 @@ def test_c5_bits_do_not_depend_on_the_strides(name):
 def test_the_list_of_calls_is_complete():
     """A new public function must stand in the list, so that the laws are tested for it.
 
-    Muon's bits are the BLAS's; a Calibrator's are those of reductions that are in the list; codes with given scales have
-    the same laws in `tests/quant/test_linear_codes.py`.
+    Muon's bits are the BLAS's; a Calibrator's are those of reductions that are in the list; codes with given scales
+    have the same laws in `tests/quant/test_linear_codes.py`.
     """
     listed = {call.function for call in CALLS.values()}
     public = {f"reduce.{name}" for name in mo.reduce.__all__}

@@ -127,6 +127,12 @@ pub(super) fn pixels(x: &[u8], tables: &Tables, channels: usize, out: &mut [u8])
     assert!(can());
     let (x, out) = (x.as_chunks::<L>().0, out.as_chunks_mut::<L>().0);
     // SAFETY: as in `planes`.
-    unsafe { if tables.alike { one_table(x, &tables.of[0], out) } else { tables_in_turn(x, tables, channels, out) } }
+    unsafe {
+        if tables.alike || channels == 1 {
+            one_table(x, &tables.of[0], out);
+        } else {
+            tables_in_turn(x, tables, channels, out);
+        }
+    }
     x.len() * L
 }
