@@ -373,6 +373,7 @@ class ImagePlan:
 
     def run(self, images: Any, out: Array, threads: int | None) -> None: ...
 
+@final
 class TensorExchange:
     """Tensors of torch by DLPack's exchange of descriptions, much faster than by objects.
 

@@ -74,10 +74,12 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
     >>> float(mo.reduce.absmax(array.array("f", [1.0, -2.0])))
     2.0
     """
-    if isinstance(obj, np.ndarray):
-        if isinstance(obj, np.ma.MaskedArray):
-            raise TypeError(f"{name} must be a NumPy array, got {type(obj).__name__}; its mask would be lost")
+    if isinstance(obj, np.ndarray) and not isinstance(obj, np.ma.MaskedArray):
         return obj
+    if not isinstance(name, str):
+        raise TypeError(f"as_array: name must be a str, got {type(name).__name__}")
+    if isinstance(obj, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(obj).__name__}; its mask would be lost")
     if not isinstance(obj, np.generic | bytes | str | type):
         if hasattr(obj, "__dlpack__"):
             return _of_dlpack(obj, name)

@@ -41,6 +41,7 @@ __all__ = [
     "sync_directory",
     "take_after",
     "write_all",
+    "write_whole",
 ]
 
 _MAX_PREFIX = 200  # bytes of the destination's name in a temporary's, which may have 255 in all
@@ -210,6 +211,13 @@ class AtomicFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.abort()
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file, all of it or not at all; what is at `path` is replaced."""
+    with AtomicFile(path, nbytes=len(data)) as file:
+        file.write_at(data, 0)
+        file.commit()
 
 
 def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> None:

@@ -1,7 +1,6 @@
 """Keras' files as sources: `.keras`, `.weights.h5` and the `.h5` of before. They need the extra keras-files."""
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from modelopt_rs.containers.torch_file import check_output
 from modelopt_rs.containers.window import Window
 from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import DTYPES, numpy_dtype
-from modelopt_rs.errors import FormatError, LimitError, SourceWarning, UnsupportedError, listing, quote
+from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
@@ -76,13 +75,6 @@ class KerasSource(OpenFile):
 
     container = "keras"
 
-    _notes: tuple[str, ...] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is left out; it is a Python warning as well."""
-        return self._notes
-
     def __init__(
         self, path: str | os.PathLike[str], *, max_header: int = MAX_HEADER, max_tensors: int = MAX_TENSORS
     ) -> None:
@@ -107,9 +99,7 @@ class KerasSource(OpenFile):
         for name in [name for name in self._tensors if name.split("/")[0] in _TRAINING]:
             del self._tensors[name]
         if any(left_out.values()):
-            parts = listing([f"{n:,} under {quote(group)}" for group, n in left_out.items() if n])
-            self._notes = (f"tensors beside the model are left out: {parts}",)
-            warnings.warn(f"{self.path}: {self._notes[0]}", SourceWarning, stacklevel=2)
+            self._leave_out(left_out)
 
     def _extent(self, max_header: int, max_tensors: int) -> tuple[int, int]:
         """Return where in the file HDF5 begins and ends."""

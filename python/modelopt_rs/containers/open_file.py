@@ -1,8 +1,11 @@
 """A source that is one open file."""
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from modelopt_rs.containers.reading import Identity, identity, open_again
+from modelopt_rs.errors import SourceWarning, listing, quote
 from modelopt_rs.stream.model import Source
 
 __all__ = ["OpenFile"]
@@ -19,16 +22,30 @@ class OpenFile(Source):
         The size of the file.
     _options : dict
         The keyword arguments to open it with again.
+    _notes : tuple of str
+        What is left out.
     """
 
     _fd: int
     _nbytes: int
     _options: dict[str, Any]
+    _notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """The size of the file."""
         return self._nbytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out; it is a Python warning as well."""
+        return self._notes
+
+    def _leave_out(self, tensors: Mapping[str, int]) -> None:
+        """Note that tensors beside the model are left out: how many under which name."""
+        parts = listing([f"{n:,} under {quote(name)}" for name, n in tensors.items() if n])
+        self._notes = (f"tensors beside the model are left out: {parts}",)
+        warnings.warn(f"{self.path}: {self._notes[0]}", SourceWarning, stacklevel=3)
 
     @property
     def identity(self) -> Identity:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ from modelopt_rs.containers.torch_pickle import Storage, StoredTensor, load_obje
 from modelopt_rs.containers.window import Window
 from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import numpy_dtype
-from modelopt_rs.errors import FormatError, LimitError, SourceWarning, UnsupportedError, listing, quote
+from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
@@ -72,13 +71,6 @@ class TorchSource(OpenFile):
 
     container = "torch"
 
-    _notes: tuple[str, ...] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is left out; it is a Python warning as well."""
-        return self._notes
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -107,9 +99,7 @@ class TorchSource(OpenFile):
             raise
         self._tensors = {name: TensorInfo(name, t.dtype, t.shape, t.nbytes) for name, t in self._stored.items()}
         if left_out:
-            parts = listing([f"{n:,} under {quote(key)}" for key, n in left_out.items()])
-            self._notes = (f"tensors beside the model are left out: {parts}",)
-            warnings.warn(f"{self.path}: {self._notes[0]}", SourceWarning, stacklevel=2)
+            self._leave_out(left_out)
 
     def _open_zip(self, max_header: int, max_tensors: int) -> Any:
         """Return what was saved, and note where the storages lie."""

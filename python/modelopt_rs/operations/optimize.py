@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelopt_rs.arguments import check_types
-from modelopt_rs.containers.atomic import AtomicFile
+from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -153,7 +153,7 @@ def optimize_file(
     if table is None or not Path(table).exists():
         losses = work.measured(losses)
         if table is not None:
-            _write(table, losses.to_json().encode())
+            write_whole(table, losses.to_json().encode())
     else:
         read = LossTable.from_json(Path(table).read_text(), str(table))
         read.check_of(losses.of, str(table))
@@ -194,12 +194,6 @@ def _size(table: LossTable, size: int | None, bpw: float | None) -> int:
     if not bits[0] <= bpw < bits[1]:
         raise OptionError(f"target_bpw must be from {bits[0]:.3f} to below {bits[1]:.3f} for this model, got {bpw:g}")
     return table.fixed + int(bpw * table.elements / 8)
-
-
-def _write(path: str | os.PathLike[str], data: bytes) -> None:
-    with AtomicFile(path, nbytes=len(data)) as file:
-        file.write_at(data, 0)
-        file.commit()
 
 
 @dataclass(frozen=True, slots=True)

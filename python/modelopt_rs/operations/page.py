@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from modelopt_rs.arguments import check_types
-from modelopt_rs.containers.atomic import AtomicFile
+from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.errors import quote
 from modelopt_rs.operations.distributions import distributions
 from modelopt_rs.report.page import parts_of, to_html
@@ -80,18 +80,12 @@ def write_report(
         data = picture(parts_of(report), spread)
     else:
         data = to_html(report, spread, command).encode("utf-8", "backslashreplace")
-    _write(path, data)
+    write_whole(path, data)
 
 
 def write_json(report: Report | CompareReport | InspectReport, path: str | os.PathLike[str]) -> None:
     """Write a report as JSON, whatever the file is called."""
-    _write(path, report.to_json().encode())
-
-
-def _write(path: str | os.PathLike[str], data: bytes) -> None:
-    with AtomicFile(path, nbytes=len(data)) as file:
-        file.write_at(data, 0)
-        file.commit()
+    write_whole(path, report.to_json().encode())
 
 
 def check_report_path(path: str | os.PathLike[str]) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nonfinite, Rounding
 from modelopt_rs.arrays import as_array
-from modelopt_rs.quant.codes import Code, code_of, code_of_array
+from modelopt_rs.quant.codes import Code, code_of, code_of_array, float_dtype
 
 __all__ = ["dequantize_linear", "quantize_linear", "requantize_linear"]
 
@@ -153,7 +153,7 @@ def dequantize_linear(
     if type(q) is not np.ndarray:
         q = as_array(q, "dequantize_linear: q")
     if out is None:
-        out = np.empty(q.shape, _float("dequantize_linear", dtype))
+        out = np.empty(q.shape, float_dtype("dequantize_linear", dtype))
     params = (_scales(scale), _integers("dequantize_linear", "zero_point", zero_point))
     _core.dequantize_linear(q, out, params, (_source(q, q_dtype), axis, block_size), bits, threads)
     return out
@@ -233,15 +233,6 @@ def _source(q: Array, q_dtype: str | None) -> str:
     if q_dtype is not None:
         return code_of("dequantize_linear", q_dtype).name
     return code_of_array(q)
-
-
-def _float(function: str, dtype: DTypeLike) -> np.dtype[Any]:
-    bits = isinstance(dtype, str) and dtype == "bf16"
-    wanted = np.dtype(np.uint16 if bits else dtype)
-    if wanted.char not in "fde" and wanted.name != "bfloat16" and not (bits and wanted.char == "H"):
-        floats = "float32, float64, float16, bfloat16 or 'bf16'"
-        raise TypeError(f"{function}: dtype must be {floats}, got {wanted}")
-    return wanted
 
 
 def _integers(function: str, name: str, given: Any) -> Any:

@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, GroupSize, Scheme
-from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.quant.codes import float_dtype
 
 __all__ = ["QuantizedArray", "dequantize"]
 
@@ -175,7 +175,7 @@ class QuantizedArray:
             indices = _indices(indices, len(self), "take: indices")
             wanted = indices.shape + shape[1:]
         if out is None:
-            out = np.empty(wanted, _float_dtype("take", dtype))
+            out = np.empty(wanted, float_dtype("take", dtype))
         parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
         format = self.format if self.format is not None else (self.bits, self.scheme)
         _core.take_rows(parts, (format, self.axis, self.group_size), shape, indices, out, bf16, threads)
@@ -359,24 +359,10 @@ def dequantize(
         raise TypeError(f"dequantize: q must be a QuantizedArray, got {type(q).__name__}")
     bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
     if out is None:
-        out = np.empty(q.shape, _float_dtype("dequantize", dtype))
+        out = np.empty(q.shape, float_dtype("dequantize", dtype))
     if isinstance(out, np.ndarray) and out.shape != q.shape:
         raise ValueError(f"dequantize: out must have shape {q.shape}, got {out.shape}")
     parts = (q.codes, q.scale, q.zero_point, q.offset, q.global_scale)
     format = q.format if q.format is not None else (q.bits, q.scheme)
     _core.dequantize(parts, (format, q.axis, q.group_size), out, bf16, threads)
     return out
-
-
-def _float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
-    if isinstance(dtype, str) and dtype == "bf16":
-        return np.dtype(np.uint16)
-    try:
-        wanted: np.dtype[Any] = np.dtype(dtype)
-        got = None
-    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
-        wanted, got = np.dtype(bool), shown(dtype)
-    if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
-        floats = "float32, float64, float16, bfloat16 or 'bf16'"
-        raise TypeError(f"{function}: dtype must be {floats}, got {got or wanted}")
-    return wanted

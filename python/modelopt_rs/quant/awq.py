@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, ScaleDtype, Scheme, Search
+from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.gptq import HasMatrix
 
 __all__ = ["HasSquares", "awq_scales"]
@@ -102,8 +103,7 @@ def awq_scales(
     True
     """
     magnitudes = _magnitudes(x_stats)
-    if not isinstance(w, np.ndarray):
-        raise TypeError(f"awq_scales: w must be a NumPy array, got {type(w).__name__}")
+    w = as_array(w, "awq_scales: w")
     out = np.empty(w.shape[-1:] or (1,), np.float64 if w.dtype.char == "d" else np.float32)
     inputs = (magnitudes, np.square(magnitudes))
     spec = ((bits, scheme), axis, group_size)

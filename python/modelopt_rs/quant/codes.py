@@ -7,8 +7,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import shown
 
-__all__ = ["Code", "CodeName", "code_of", "code_of_array", "params_of"]
+__all__ = ["Code", "CodeName", "code_of", "code_of_array", "float_dtype", "params_of"]
 
 CodeName: TypeAlias = Literal[
     "int8",
@@ -96,6 +97,27 @@ def _code_of(function: str, dtype: Any) -> Code:
     if array is None or name not in _LIMITS:
         raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {dtype!r}")
     return Code(name, array, *_LIMITS[name])
+
+
+def float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of floats that a user names, uint16 for the bits of bfloat16.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if isinstance(dtype, str) and dtype == "bf16":
+        return np.dtype(np.uint16)
+    try:
+        wanted: np.dtype[Any] = np.dtype(dtype)
+        got = None
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
+        wanted, got = np.dtype(bool), shown(dtype)
+    if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
+        floats = "float32, float64, float16, bfloat16 or 'bf16'"
+        raise TypeError(f"{function}: dtype must be {floats}, got {got or wanted}")
+    return wanted
 
 
 @lru_cache(maxsize=64)

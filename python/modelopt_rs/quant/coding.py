@@ -148,14 +148,12 @@ def quantize(
     if not (search is None and scale is None and scale_dtype is None and weights is None and zero_point is None):
         parameters = Parameters("quantize", search, weights, scale, zero_point, scale_dtype)
     if out is None:
-        out = allocate("quantize", "x", x, spec)
+        out = allocate("quantize", x, spec)
         if parameters is not None:
             out.scale, out.zero_point = parameters.of(x, spec, out.scale.shape, dtype, threads)
             _core.quantize_given(x, out.codes, (out.scale, out.zero_point), spec, nonfinite, dtype, threads)
             return out
     else:
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"quantize: x must be a NumPy array, got {type(x).__name__}")
         check_out("quantize", out, spec)
         if parameters is not None:
             found = parameters.of(x, spec, _shapes(x.shape, spec)[1], dtype, threads)
@@ -173,10 +171,8 @@ def _shapes(shape: tuple[int, ...], spec: Spec, function: str = "quantize") -> t
     return _core.quantized_shapes(shape, spec, function)
 
 
-def allocate(function: str, arg: str, x: Array, spec: Spec) -> QuantizedArray:
-    """Return a quantized array for `x`, which `arg` names, of any contents."""
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{function}: {arg} must be a NumPy array, got {type(x).__name__}")
+def allocate(function: str, x: Array, spec: Spec) -> QuantizedArray:
+    """Return a quantized array for `x`, of any contents."""
     shape = x.shape
     try:
         codes_shape, parts_shape = _shapes(shape, spec, function)

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nonfinite, Rounding, Spec
-from modelopt_rs.arguments import check_choice, check_flag
+from modelopt_rs.arguments import check_choice, shown
 from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.affine import quantize_linear
 from modelopt_rs.quant.array import QuantizedArray
@@ -20,8 +20,8 @@ __all__ = ["Given", "check_rounding"]
 def check_rounding(function: str, signed: Any, rounding: Any) -> None:
     """Refuse what says neither a sign nor a rounding."""
     check_choice(function, "rounding", rounding, ("even", "away"))
-    if signed is not None:
-        check_flag(function, "signed", signed)
+    if signed is not None and not isinstance(signed, bool | np.bool_):
+        raise TypeError(f"{function}: signed must be a bool or None, got {shown(signed)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,6 @@ class Given:
         self, x: Array, spec: Spec, out: QuantizedArray | None, dtype: Bf16
     ) -> tuple[int, bool, tuple[int, ...]]:
         """Return bits, whether codes are signed and the shape of scales."""
-        if self.signed is not None and not isinstance(self.signed, bool | np.bool_):
-            raise TypeError(f"{self.function}: signed must be a bool or None, got {type(self.signed).__name__}")
         if self.scale is None:
             raise ValueError(f"{self.function}: signed and rounding must come with scale, got None")
         if any(other is not None for other in self.others):

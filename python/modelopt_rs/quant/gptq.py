@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, ScaleDtype, Scheme, Search, Spec
+from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.coding import allocate, check_out
 
@@ -127,12 +128,13 @@ def gptq(
     >>> loss(q) < 0.5 * loss(mo.quantize(w, bits=4, group_size=32))
     True
     """
+    w = as_array(w, "gptq: w")
     matrix: Any = hessian.matrix() if isinstance(hessian, HasMatrix) else hessian
     if not isinstance(matrix, np.ndarray):
         raise TypeError(f"gptq: hessian must be a Hessian or an array of float64, got {type(hessian).__name__}")
     spec: Spec = ((bits, scheme), axis, group_size)
     if out is None:
-        out = allocate("gptq", "w", w, spec)
+        out = allocate("gptq", w, spec)
     else:
         check_out("gptq", out, spec)
     parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
