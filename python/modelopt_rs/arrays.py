@@ -206,10 +206,11 @@ def to_dlpack(array: Array, dtype: str | None = None) -> Shared:
     """
     array = as_array(array, "to_dlpack: array")
     twin = array.dtype.name if dtype is None else dtype
-    kind = _KINDS.get(twin)
+    kind = _KINDS.get(twin) if isinstance(twin, str) else None
     if kind is None:
         if dtype is not None:
-            raise TypeError(f"to_dlpack: dtype must be one of {', '.join(_KINDS)}, got {dtype!r}")
+            got = repr(dtype) if isinstance(dtype, str) else type(dtype).__name__
+            raise TypeError(f"to_dlpack: dtype must be one of {', '.join(_KINDS)}, got {got}")
         return Shared(array, None)
     size = max(kind[1], 8) // 8
     if array.dtype.itemsize != size or (

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::{Name, int, number, optional_int};
+use super::arg::{Name, int, number, optional_int, shown};
 use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
@@ -54,7 +54,7 @@ impl Order {
             (Ok(false), _) => Ok(Self::Given),
             (Ok(true), _) => Ok(Self::Activation),
             (_, Ok(word)) if word == "groups" => Ok(Self::Groups),
-            _ => Err(refused(format!("act_order must be False, True or 'groups', got {}", given.repr()?))),
+            _ => Err(refused(format!("act_order must be False, True or 'groups', got {}", shown(given)))),
         }
     }
 }
@@ -71,7 +71,7 @@ impl Pass {
     fn new(given: &GivenPass<'_>, grouped: bool) -> PyResult<Self> {
         let order = Order::parse(&given.0)?;
         let Ok(fixed) = given.1.extract::<bool>() else {
-            return Err(refused(format!("static_groups must be True or False, got {}", given.1.repr()?)));
+            return Err(refused(format!("static_groups must be True or False, got {}", shown(&given.1))));
         };
         let damping = number(FUNCTION, "damp", &given.2)?;
         if !(damping >= 0.0 && damping.is_finite()) {

@@ -14,19 +14,10 @@ PROMISED = (TypeError, ValueError, MemoryError)
 DTYPES = ["f4", "f8", "f2", ">f4", "i1", "u1", "i4", "i8", "u8", "?", "c8", "O", "S3", "U2", "M8[s]", "V3"]
 
 
-# New functions that still let words of NumPy through where a dtype or an array is wrong.
-NOT_YET = {
-    *("quantize_linear", "dequantize_linear", "requantize_linear", "quantize_embeddings", "gptq", "awq_scales"),
-    *("as_array", "to_dlpack", "Image", "Geometry", "Muon", "QuantizedArray"),
-}
-
-
 def _functions() -> list[Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for module in (mo, mo.reduce, mo.optim, mo.prune, mo.quant):
         for name in getattr(module, "__all__", dir(module)):
-            if name in NOT_YET:
-                continue
             function = getattr(module, name, None)
             if not callable(function) or name.startswith("_") or name.endswith(("_file", "_files")):
                 continue

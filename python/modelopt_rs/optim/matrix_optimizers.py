@@ -41,12 +41,13 @@ class _Whole(Optimizer):
         grad_scale, clip_value, nonfinite, rates = how
         rates = rates if rates is not None else tuple(group["lr"] for group, _ in groups)
         options = [(group, lr) for (group, count), lr in zip(groups, rates, strict=True) for _ in range(count)]
-        batches: dict[Any, list[tuple[Group, Array, Array, Group]]] = {}
+        batches: dict[Any, list[tuple[tuple[Group, Any], Array, Array, Group]]] = {}
         params, grads, states, _ = tensors
         for (group, lr), param, grad, state in zip(options, params, as_arrays(grads), states, strict=True):
             if grad is not None:
-                key = (id(group), lr, state["step"], param.dtype == np.float64)
-                batches.setdefault(key, []).append((group, param, grad, state))
+                # By what it is, not by its value: what can't be a rate the core refuses.
+                key = (id(group), id(lr), state["step"], param.dtype == np.float64)
+                batches.setdefault(key, []).append(((group, lr), param, grad, state))
         if nonfinite not in ("propagate", "raise", "skip"):
             function, got = cls.specification.function, repr(nonfinite)
             raise ValueError(f"{function}: nonfinite must be 'propagate', 'raise' or 'skip', got {got}")
@@ -59,8 +60,8 @@ class _Whole(Optimizer):
             ordered = [
                 item for first in (True, False) for item, is_bad in zip(ordered, bad, strict=True) if is_bad == first
             ]
-        for (_, lr, *_), batch in ordered:
-            (group, *_), *_ = batch
+        for _, batch in ordered:
+            ((group, lr), *_), *_ = batch
             _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
             masters = [state.get("master") for state in own_states]
             more = {

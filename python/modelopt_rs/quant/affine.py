@@ -155,7 +155,7 @@ def dequantize_linear(
     if out is None:
         out = np.empty(q.shape, float_dtype("dequantize_linear", dtype))
     params = (_scales(scale), _integers("dequantize_linear", "zero_point", zero_point))
-    _core.dequantize_linear(q, out, params, (_source(q, q_dtype), axis, block_size), bits, threads)
+    _core.dequantize_linear(q, out, params, (_source("dequantize_linear", q, q_dtype), axis, block_size), bits, threads)
     return out
 
 
@@ -213,7 +213,12 @@ def requantize_linear(
     from_ = (_scales(scale), _integers("requantize_linear", "zero_point", zero_point))
     to = (_scales(to_scale), _integers("requantize_linear", "to_zero_point", to_zero_point))
     _core.requantize_linear(
-        (q, out), from_, to, (_source(q, q_dtype), axis, block_size), (code.name, rounding), threads
+        (q, out),
+        from_,
+        to,
+        (_source("requantize_linear", q, q_dtype), axis, block_size),
+        (code.name, rounding),
+        threads,
     )
     return out
 
@@ -229,9 +234,9 @@ def _target(function: str, dtype: DTypeLike | None, out: Array | None, zero_poin
     return code_of(function, np.int8)
 
 
-def _source(q: Array, q_dtype: str | None) -> str:
+def _source(function: str, q: Array, q_dtype: str | None) -> str:
     if q_dtype is not None:
-        return code_of("dequantize_linear", q_dtype).name
+        return code_of(function, q_dtype, "q_dtype").name
     return code_of_array(q)
 
 

@@ -113,7 +113,10 @@ def awq_scales(
 
 def _magnitudes(x_stats: Any) -> NDArray[np.float64]:
     """Return one number for each input."""
+    what = "ColumnNorms, InputStats, a Hessian or an array of float64"
     if isinstance(x_stats, np.ndarray):
+        if x_stats.dtype.kind not in "biuf":  # what is no float64 of these the core refuses
+            raise TypeError(f"awq_scales: x_stats must be {what}, got {x_stats.dtype}")
         return x_stats
     if isinstance(x_stats, HasMatrix):
         squares = x_stats.matrix().diagonal() / 2  # of which a Hessian has twice the mean
@@ -124,6 +127,5 @@ def _magnitudes(x_stats: Any) -> NDArray[np.float64]:
             raise ValueError("awq_scales: x_stats must have seen inputs, got none")
         squares = x_stats.square_sum / max(x_stats.rows, 1)
     else:
-        what = "ColumnNorms, InputStats, a Hessian or an array of float64"
         raise TypeError(f"awq_scales: x_stats must be {what}, got {type(x_stats).__name__}")
     return np.sqrt(squares)

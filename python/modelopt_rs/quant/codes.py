@@ -64,7 +64,7 @@ _PLAIN: Final = {"int4": "int8", "int2": "int8"} | {
 }
 
 
-def code_of(function: str, dtype: Any) -> Code:
+def code_of(function: str, dtype: Any, arg: str = "dtype") -> Code:
     """Return the code that a user names: by a dtype, which arrays then have, or by a text.
 
     Raises
@@ -79,23 +79,23 @@ def code_of(function: str, dtype: Any) -> Code:
     (dtype('int8'), -8)
     """
     try:
-        return _code_of(function, dtype)
+        return _code_of(function, dtype, arg)
     except TypeError as why:
         if "unhashable" not in str(why):
             raise
-    raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {type(dtype).__name__}")
+    raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {type(dtype).__name__}")
 
 
 @lru_cache(maxsize=64)  # a name of a dtype takes as long as all else of a small call
-def _code_of(function: str, dtype: Any) -> Code:
+def _code_of(function: str, dtype: Any, arg: str) -> Code:
     plain = _PLAIN.get(dtype) if isinstance(dtype, str) else None
     try:
         array: np.dtype[Any] | None = np.dtype(plain or dtype)
-    except TypeError:
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
         array = None
     name = str(dtype) if plain else getattr(array, "name", "")
     if array is None or name not in _LIMITS:
-        raise TypeError(f"{function}: dtype must be one of {', '.join(_LIMITS)}, got {dtype!r}")
+        raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {shown(dtype)}")
     return Code(name, array, *_LIMITS[name])
 
 
