@@ -16,7 +16,7 @@ from hypothesis import settings
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("deterministic")
 
-collect_ignore = ["shared"]  # oracles and models that tests import; pyproject.toml puts the folder on the path
+collect_ignore = ["shared", "zoo/zoo"]  # what tests import; pyproject.toml puts the folders on the path
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -382,7 +382,7 @@ def test_experts_that_can_not_be_merged(
 ) -> None:
     """H1: transformers makes one tensor of experts, from codes without zero points, of all or of none."""
     with pytest.raises(ValueError, match=message):
-        mo.quantize_file(source("MixtralForCausalLM"), tmp_path / "q", scale_dtype="float32", durable=False, **options)
+        mo.quantize_file(source("MixtralForCausalLM"), tmp_path / "q", durable=False, **options)
     assert not (tmp_path / "q").exists()
 
 

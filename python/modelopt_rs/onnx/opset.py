@@ -49,7 +49,7 @@ def raise_opset(model: ir.Model, opset: int) -> None:
         raise UnsupportedError(f"raise_opset: a model with functions ({names}) can't be converted to opset {opset}")
     have = model.graph.opset_imports.get("", 0)
     for node in model.graph.all_nodes():
-        if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, 0) <= opset:
+        if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, opset + 1) <= opset:
             raise _cannot(opset, f"onnxruntime has no kernel for {node.op_type} of it")
     with without_large(model.graph) as large:
         graph = _converted(model, opset)

@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
+from modelopt_rs import UnsupportedError  # noqa: E402
 from modelopt_rs.errors import OptionError  # noqa: E402
 from modelopt_rs.files import TensorInfo  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSink, OnnxSource  # noqa: E402
@@ -580,6 +581,26 @@ def test_an_opset_that_onnxruntime_has_no_kernel_of_is_not_taken() -> None:
         assert len(small.transforms) == 1
         run(small.proto, inputs(proto))
     assert small.decisions["w"].reason.startswith("4 bits (")
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 1])
+def test_a_plan_ends_whatever_opset_a_model_says(opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H38: an opset is asked for once for each that could do, and what needs none isn't left for ever."""
+    proto = matmul()
+    proto.opset_import[0].version = opset
+    asked: list[int] = []
+
+    def refuse(model: Any, opset: int) -> None:
+        asked.append(opset)
+        assert len(asked) < 4
+        raise UnsupportedError("no")
+
+    monkeypatch.setattr(plan, "raise_opset", refuse)
+    graph = ir.serde.deserialize_model(proto)
+    infos = {"w": TensorInfo("w", "F32", (128, 264), 128 * 264 * 4)}
+    found = plan.plan_weights(graph, infos, QuantizeOptions(bits=2), PORTABLE)
+    assert asked
+    assert not [name for name, each in found.decisions.items() if each.action == "quantize"]
 
 
 def test_nodes_without_names_are_found_again_when_the_opset_rises() -> None:

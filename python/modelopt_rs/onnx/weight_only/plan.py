@@ -137,7 +137,8 @@ def plan_weights(
     weights = _by_name(model)
     request = _Request(options, onnx, measure)
     candidates = _candidates(model, weights, tensors, request)
-    have, most = model.graph.opset_imports.get("", 0), None
+    # Whatever a broken model says: what needs no opset needs none of it.
+    have, most = max(model.graph.opset_imports.get("", 0), 0), None
     while True:
         plan = _decided(candidates, weights, options, onnx, most)
         need = max(plan.opset, onnx.opset or 0)
