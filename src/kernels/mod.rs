@@ -2,6 +2,7 @@
 
 pub mod affine;
 pub mod awq;
+pub mod close;
 pub mod codes;
 pub mod compare;
 pub mod elimination;
@@ -11,9 +12,11 @@ pub mod gptq;
 pub mod histogram;
 pub mod image;
 pub mod median;
+pub mod number;
 pub mod optim;
 pub mod pack;
 pub mod prune;
 pub mod reduce;
 pub mod select;
 pub mod taylor;
+pub mod top;
