@@ -76,7 +76,8 @@ impl Table {
     ) -> PyResult<bool> {
         entry("take", || {
             let py = out.py();
-            let same = |i: usize| matches!((given.get_item(i), self.given.bind(py).get_item(i)), (Ok(a), Ok(b)) if a.is(&b));
+            let same =
+                |i: usize| matches!((given.get_item(i), self.given.bind(py).get_item(i)), (Ok(a), Ok(b)) if a.is(&b));
             if !(0..11).all(same) {
                 return Ok(false);
             }

@@ -12,7 +12,8 @@ use crate::isa::{Isa, current};
 /// The numbers, if they are float32.
 fn as_f32<T: 'static>(x: &[T]) -> Option<&[f32]> {
     // SAFETY: the types are the same.
-    (TypeId::of::<T>() == TypeId::of::<f32>()).then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
+    (TypeId::of::<T>() == TypeId::of::<f32>())
+        .then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }
 
 #[target_feature(enable = "avx512f")]
