@@ -48,6 +48,13 @@ pub trait Op<T>: Copy + Send + Sync {
     fn step(self, state: [Self::Scalar; 2], x: T) -> [Self::Scalar; 2];
     /// Join two states.
     fn merge(self, a: [Self::Scalar; 2], b: [Self::Scalar; 2]) -> [Self::Scalar; 2];
+    /// Reduce a piece of at most [`CHUNK`] elements: what an exact operation may do in another order.
+    fn chunk(self, x: &[T]) -> [Self::Scalar; 2]
+    where
+        T: Copy,
+    {
+        reduce_chunk::<T, Self>(x, self)
+    }
 }
 
 /// The state of an operation.
@@ -133,7 +140,7 @@ pub fn reduce_all<T: Copy + Sync, O: Op<T> + Default>(x: &[T], threads: usize) -
 
 /// The same by an operation that has numbers of its own.
 pub fn reduce_all_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], threads: usize) -> State<T, O> {
-    let parts = par::map(threads, x.chunks(CHUNK), |chunk| reduce_chunk::<T, O>(chunk, op));
+    let parts = par::map(threads, x.chunks(CHUNK), |chunk| op.chunk(chunk));
     parts.into_iter().fold(O::IDENTITY, |a, b| op.merge(a, b))
 }
 
@@ -159,7 +166,7 @@ pub fn reduce_axis_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, thre
         let rows = CHUNK / n;
         par::for_each(threads, states.chunks_mut(rows).zip(x.chunks(rows * n)), |(states, x)| {
             for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
-                *state = reduce_chunk::<T, O>(row, op);
+                *state = op.chunk(row);
             }
         });
     }

@@ -17,7 +17,7 @@ pub enum End {
 }
 
 /// Words that are looked at together.
-const BLOCK: usize = 512;
+const BLOCK: usize = 128;
 
 /// Keys from `low` to `high`, or all others.
 #[derive(Clone, Copy)]
@@ -93,6 +93,10 @@ impl<W: Word> Keys<W> {
 
 /// The position in one row.
 fn in_row<W: Word>(x: &[W], keys: Keys<W>, end: End, threads: usize) -> usize {
+    if x.len() <= CHUNK {
+        let (_, wanted) = chunk_of(&[reduce_chunk(x, Extremes(keys))], keys, end);
+        return first(x, keys, wanted);
+    }
     let parts = par::map(threads, x.chunks(CHUNK), |chunk| reduce_chunk(chunk, Extremes(keys)));
     let (i, wanted) = chunk_of(&parts, keys, end);
     i * CHUNK + first(&x[i * CHUNK..x.len().min((i + 1) * CHUNK)], keys, wanted)

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Op, reduce_chunk};
+use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::Key;
 
@@ -27,10 +28,14 @@ pub trait Word:
     fn bits(self) -> u64;
     /// The low bits of `bits`.
     fn of_bits(bits: u64) -> Self;
+    /// The sum of words without a sign after these bits of each were turned, where there is a fast one.
+    fn fast_sum(_: &[Self], _turned: Self) -> Option<u64> {
+        None
+    }
 }
 
 macro_rules! word {
-    ($($t:ty, $unsigned:ty);*) => {$(
+    ($($t:ty, $unsigned:ty $(, $fast:ident)?);*) => {$(
         impl Word for $t {
             const ONES: Self = -1;
             const BITS: u32 = <$t>::BITS;
@@ -50,10 +55,73 @@ macro_rules! word {
             fn of_bits(bits: u64) -> Self {
                 bits as $t
             }
+            $(
+                fn fast_sum(x: &[Self], turned: Self) -> Option<u64> {
+                    Some($fast(x, turned))
+                }
+            )?
         }
     )*};
 }
-word!(i8, u8; i16, u16; i32, u32; i64, u64);
+word!(i8, u8, sum_of_bytes; i16, u16, sum_of_halves; i32, u32; i64, u64);
+
+/// Two neighbours are added in a word twice as wide, so often that it can't overflow: each lane widened to 64 bits at once
+/// takes three times as long.
+macro_rules! sum_of_pairs {
+    ($name:ident, $word:ty, $wide:ty, $rounds:literal) => {
+        kernel! {
+            fn $name(x: &[$word], turned: $word) -> u64 {
+                let turned = (turned.bits() | (turned.bits() << <$word>::BITS)) as $wide;
+                let mut sum = 0u64;
+                for x in x.chunks($rounds * 2 * LANES) {
+                    let (blocks, tail) = x.as_chunks::<{ 2 * LANES }>();
+                    let mut lanes = [0 as $wide; LANES];
+                    for block in blocks {
+                        for i in 0..LANES {
+                            let (low, high) = (block[2 * i], block[2 * i + 1]);
+                            let pair = (low.bits() | (high.bits() << <$word>::BITS)) as $wide ^ turned;
+                            lanes[i] += (pair & (<$wide>::MAX >> <$word>::BITS)) + (pair >> <$word>::BITS);
+                        }
+                    }
+                    for lane in lanes {
+                        sum += u64::from(lane);
+                    }
+                    for &word in tail {
+                        sum += word.bits() ^ u64::from(turned & (<$wide>::MAX >> <$word>::BITS));
+                    }
+                }
+                sum
+            }
+        }
+    };
+}
+/// Lanes of 16 or 32 bits.
+const LANES: usize = 64;
+sum_of_pairs!(sum_of_bytes, i8, u16, 128);
+sum_of_pairs!(sum_of_halves, i16, u32, 256);
+
+kernel! {
+    /// How many words have some of these bits: in counters of their own width, emptied before they can overflow.
+    fn count_words<W: Word>(x: &[W], mask: W) -> u64 {
+        let mut count = 0;
+        for x in x.chunks(127 * LANES) {
+            let (blocks, tail) = x.as_chunks::<LANES>();
+            let mut lanes = [W::ZERO; LANES];
+            for block in blocks {
+                for i in 0..LANES {
+                    lanes[i] = lanes[i] + if (block[i] & mask) != W::ZERO { W::ONE } else { W::ZERO };
+                }
+            }
+            for lane in lanes {
+                count += lane.bits();
+            }
+            for &word in tail {
+                count += u64::from((word & mask) != W::ZERO);
+            }
+        }
+        count
+    }
+}
 
 /// The integer whose bits a word has.
 pub fn integer_as_f64<W: Word>(word: W, signed: bool) -> f64 {
@@ -169,6 +237,10 @@ impl<W: Word> Op<W> for WordSum<W> {
         let bits = ((x ^ turned).minus(turned) ^ self.flipped).bits();
         [s[0] + (bits & 0xffff_ffff), s[1] + (bits >> 32)]
     }
+    fn chunk(self, x: &[W]) -> [u64; 2] {
+        let fast = if self.turned == W::ZERO { W::fast_sum(x, self.flipped) } else { None };
+        fast.map_or_else(|| reduce_chunk(x, self), |sum| [sum, 0])
+    }
     #[inline(always)]
     fn merge(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
         [a[0] + b[0], a[1] + b[1]]
@@ -182,7 +254,7 @@ pub fn has<W: Word>(x: &[W], zero: bool, op: NonZero<W>, threads: usize) -> bool
         if found.load(Ordering::Relaxed) {
             return;
         }
-        let [count, _] = reduce_chunk(chunk, op);
+        let [count, _] = op.chunk(chunk);
         if if zero { count < chunk.len() as u64 } else { count > 0 } {
             found.store(true, Ordering::Relaxed);
         }
@@ -207,6 +279,9 @@ impl<W: Word> Op<W> for NonZero<W> {
     #[inline(always)]
     fn step(self, s: [u64; 2], x: W) -> [u64; 2] {
         [s[0] + u64::from((x & self.0) != W::ZERO), s[1]]
+    }
+    fn chunk(self, x: &[W]) -> [u64; 2] {
+        [count_words(x, self.0), 0]
     }
     #[inline(always)]
     fn merge(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
