@@ -159,7 +159,7 @@ class Row:
         return float(np.median(self.rates)), p50, p99, 1e3 * float(np.median(self.cpu)), 1e3 * self.prepare
 
 
-def prepare_seconds(prepare: Prepare, images: list[np.ndarray], batch: np.ndarray, rounds: int = 50) -> float:
+def prepare_seconds(prepare: Prepare, images: list[np.ndarray], batch: np.ndarray, rounds: int) -> float:
     """CPU seconds for one image, the median."""
     took = []
     for _ in range(rounds):
@@ -263,7 +263,7 @@ def main() -> int:
             rows = measure(services, requests, args)
             batch = np.zeros((args.images, 3, SIDE, SIDE), quantization(model)[0])
             for row, way in zip(rows, ways.values(), strict=True):
-                row.prepare = prepare_seconds(way(model), photographs[: args.images], batch)
+                row.prepare = prepare_seconds(way(model), photographs[: args.images], batch, 10 * args.rounds)
             show(rows)
             draw(rows, args.picture)
             print(f"\nthe picture: {args.picture}")
@@ -277,9 +277,7 @@ def looked_for_growth(workers: Workers, requests: Sequence[bytes], args: argpars
     """Print the memory of each worker before and after; 1 if one has grown."""
     bad = 0
     for before, after in grown(workers, requests, args.memory, args.clients):
-        print(
-            f"a worker's memory after {args.memory:,} requests: {before / 1e6:.2f} MB before, {after / 1e6:.2f} after"
-        )
+        print(f"{args.memory:,} requests: a worker had {before / 1e6:.2f} MB of memory before, {after / 1e6:.2f} after")
         bad += after - before > MOST_GROWN
     if bad:
         print(f"{bad} workers have grown by more than {MOST_GROWN} bytes", file=sys.stderr)

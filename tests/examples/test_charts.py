@@ -20,9 +20,7 @@ DRAWINGS = {
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)
-def test_a_picture_is_drawn_for_light_and_for_dark_pages_with_the_same_bytes_again(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_picture_is_drawn_for_light_and_for_dark_pages_with_the_same_bytes_again(kind: str, tmp_path: Path) -> None:
     drawn = []
     for name in ("first", "again"):
         charts.save(DRAWINGS[kind], tmp_path / name / "a.svg")
