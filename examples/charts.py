@@ -70,6 +70,7 @@ def mpl_style(colours: Mapping[str, str]) -> Any:
         "axes.edgecolor": faint, "xtick.color": faint, "ytick.color": faint, "grid.color": faint,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10,
         "font.size": 9, "font.family": "sans-serif", "svg.hashsalt": "modelopt_rs",
+        "svg.fonttype": "none",  # text stays text: it is found, copied and read aloud
     }  # fmt: skip
     return mpl.rc_context(style)
 

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="the extra `demo` is not installed")
 import charts
 
 EXAMPLES = Path(charts.__file__).parent
-SHARED = {"charts", "onnx_table"}
+SHARED = {"charts", "onnx_table", "service"}  # `service` waits for requests: `load_test` runs it
 DRAWINGS = {
     "lines": charts.lines([charts.Line("one", [1, 2], [3, 4]), charts.Line("two", [1, 3], [3, 4])], "t", "x", "y"),
     "multiples": charts.multiples({"a": [1, 2], "b": [2, 3]}, {"a": "1", "b": "2"}, "a", "t"),
