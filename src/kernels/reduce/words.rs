@@ -104,12 +104,23 @@ kernel! {
     /// How many words have some of these bits: in counters of their own width, emptied before they can overflow.
     fn count_words<W: Word>(x: &[W], mask: W) -> u64 {
         let mut count = 0;
+        if W::BITS > 8 {
+            // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
+            for x in x.chunks(1 << 14) {
+                let mut some = W::ZERO;
+                for &word in x {
+                    some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                }
+                count += some.bits();
+            }
+            return count;
+        }
         for x in x.chunks(127 * LANES) {
             let (blocks, tail) = x.as_chunks::<LANES>();
             let mut lanes = [W::ZERO; LANES];
             for block in blocks {
                 for i in 0..LANES {
-                    lanes[i] = lanes[i] + if (block[i] & mask) != W::ZERO { W::ONE } else { W::ZERO };
+                    lanes[i] = lanes[i] + if (block[i] & mask) == W::ZERO { W::ZERO } else { W::ONE };
                 }
             }
             for lane in lanes {
