@@ -65,8 +65,7 @@ macro_rules! word {
 }
 word!(i8, u8, sum_of_bytes; i16, u16, sum_of_halves; i32, u32; i64, u64);
 
-/// Two neighbours are added in a word twice as wide, so often that it can't overflow: each lane widened to 64 bits at once
-/// takes three times as long.
+/// Neighbours are added in a word twice as wide, while it can't overflow (all widened to 64 bits: three times as long).
 macro_rules! sum_of_pairs {
     ($name:ident, $word:ty, $wide:ty, $rounds:literal) => {
         kernel! {
