@@ -112,8 +112,9 @@ def quantize_file(
         them with the same option, or by the plain formula. Nothing in the file gets larger by it.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
-        bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: those of the weights if they
-        have so few, else bfloat16; in ONNX models float16, which are made float32 while the model is loaded.
+        bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: bfloat16 for weights in
+        bfloat16, else float16 (in ONNX models always), with so few digits that code times scale is exact: what loads
+        the file gets the same numbers whether it multiplies in float16 or in float32.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional

@@ -86,7 +86,8 @@ def quantize(
         With `scale`: what becomes of halves, see `modelopt_rs.quant.quantize_linear`.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What scales are rounded to before codes are made, for where they are stored so; the array of scales keeps its
-        dtype. Subnormal numbers of float16 are used, larger scales become its largest.
+        dtype. For float16 below 8 bits to 7 significant bits, so that code times scale is exact in float16.
+        Subnormal numbers of float16 are used, larger scales become its largest (below 8 bits 4,096).
     nonfinite : {"raise", "saturate"}
         What to do with NaN and infinities: refuse them, or map NaN to the code of zero and infinities to the limits,
         with ranges over the finite numbers.
