@@ -183,7 +183,9 @@ def test_fewer_rows_than_inputs_need_damping():
         assert loss(W, mo.quant.gptq(W, h, group_size=8, damping=damp), h) < loss(
             W, mo.quantize(W, bits=4, group_size=8), h
         )
-    with pytest.raises(ValueError, match=r"^gptq: hessian must be positive definite, is not at index \d+; raise damping$"):
+    with pytest.raises(
+        ValueError, match=r"^gptq: hessian must be positive definite, is not at index \d+; raise damping$"
+    ):
         mo.quant.gptq(W, np.ones((40, 40)), damping=0)
 
 

