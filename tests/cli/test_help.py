@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import click
-import commands
 import pytest
 
+import commands
 import modelopt_rs as mo
 from modelopt_rs.cli import main
 from modelopt_rs.cli.app import app

@@ -1,4 +1,4 @@
-"""The options of all commands as a table: `python tests/shared/commands.py` writes it into the page of the command line."""
+"""The options of all commands as a table: `python tests/shared/commands.py` writes the page."""
 
 from pathlib import Path
 
