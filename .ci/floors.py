@@ -19,7 +19,7 @@ PACKAGE = "modelopt_rs"
 FLOORS = (
     ("_core", "_types"),
     ("errors",),
-    ("arguments", "arrays"),
+    ("arguments", "arrays", "deprecated", "signatures"),
     ("dtypes",),
     ("threads",),
     ("reduce",),

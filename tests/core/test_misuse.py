@@ -198,7 +198,7 @@ def _prune(calls: Calls) -> None:
     calls.add(prune.global_magnitude, arrays=lambda: [w(), w()])
     calls.add(prune.n_of_m, w=w)
     calls.add(prune.apply_mask, w=w, mask=lambda: np.ones((4, 8), bool))
-    calls.add(prune.wanda, w=w, x_norm=lambda: norms().norm(), sparsity=half)
+    calls.add(prune.wanda, w=w, x_stats=lambda: norms().norms, sparsity=half)
     calls.add(prune.sparsegpt, w=w, hessian=hessian, sparsity=half)
     calls.add(prune.blocks, w=lambda: floats(8, 8), block=value((2, 2)))
     calls.add(prune.compress, w=w)

@@ -8,6 +8,7 @@ from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
 from modelopt_rs.quant.gptq import gptq
 from modelopt_rs.quant.packing import pack, unpack
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "Calibrator",
@@ -25,3 +26,11 @@ __all__ = [
     "requantize_linear",
     "unpack",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())
