@@ -10,6 +10,7 @@ pub mod gather;
 pub mod gptq;
 pub mod histogram;
 pub mod image;
+pub mod linear;
 pub mod median;
 pub mod optim;
 pub mod pack;
