@@ -18,3 +18,4 @@ pub mod prune;
 pub mod reduce;
 pub mod select;
 pub mod taylor;
+pub mod transpose;

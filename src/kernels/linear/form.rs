@@ -3,10 +3,8 @@
 use crate::kernels::codes::Scheme;
 use crate::kernels::pack::packed_len;
 
-/// Rows of a panel: lanes of a vector.
-pub(super) const LANES: usize = 16;
-/// Bytes of a line: 4 of each row.
-pub(super) const LINE: usize = 64;
+pub(super) use crate::kernels::transpose::{LINE, ROWS as LANES};
+
 /// Elements of a block at most: 256 products of 255 and 128 are below 2^24, so that their sum is a float32.
 const LONGEST: usize = 256;
 /// Elements of a block where a group is longer than that.
@@ -43,6 +41,8 @@ pub struct Form {
     pub lines: usize,
     /// Lines of codes of a panel.
     pub(super) words: usize,
+    /// Where they are, if they are the words of a row in order.
+    pub(super) places: Option<Vec<usize>>,
 }
 
 impl Form {
@@ -60,7 +60,17 @@ impl Form {
         }
         let words = blocks.iter().map(|block| block.words).sum();
         let header = if scheme == Scheme::Symmetric { 1 } else { 2 };
-        Self { bits, scheme, rows, cols, lines: words + header * blocks.len(), blocks, words }
+        let lines = words + header * blocks.len();
+        let is_in_order = blocks.iter().all(|block: &Block| (block.start * bits as usize).is_multiple_of(32));
+        let places = || {
+            let ends = blocks.iter().scan(0, |end, block| {
+                *end += header + block.words;
+                Some((*end, block.words))
+            });
+            ends.flat_map(|(end, n)| end - n..end).collect()
+        };
+        let places = is_in_order.then(places);
+        Self { bits, scheme, rows, cols, lines, blocks, words, places }
     }
 
     /// How many panels.

@@ -1,13 +1,16 @@
 //! Weights as panels: packed before, or from their rows on the way.
 
-use std::ops::Range;
-
 use super::form::{Form, LANES, LINE};
+use crate::isa::prefetch;
 use crate::kernels::codes::uniform::ParamsRef;
 use crate::kernels::codes::{Scheme, Uniform};
 use crate::kernels::pack::packed_len;
+use crate::kernels::transpose;
 use crate::par;
 use crate::real::Real;
+
+/// Panels up to so many bytes are asked for while the one before them is worked on.
+const AHEAD: usize = 1 << 14;
 
 /// Where the lines of a panel come from.
 pub trait Panels: Sync {
@@ -71,44 +74,62 @@ impl<C: Real> Rows<'_, C> {
         if signed { sign } else { 0 }
     }
 
-    /// Write one row into its lane.
-    fn put(&self, form: &Form, row: usize, lane: usize, lines: &mut [[u8; LINE]]) {
+    fn row(&self, form: &Form, row: usize) -> &[u8] {
         let bytes = packed_len(form.cols, form.bits);
-        let codes = &self.codes[row * bytes..][..bytes];
-        let (flip, lane) = (self.flip(), 4 * lane..4 * lane + 4);
-        let mut lines = lines.iter_mut();
-        for block in &form.blocks {
-            let mut next = |four: [u8; 4]| {
-                if let Some(line) = lines.next() {
-                    line[lane.clone()].copy_from_slice(&four);
-                }
-            };
-            let part = row * self.per_row + block.group;
-            next(self.params.scale[part].store_as::<f32>().to_le_bytes());
-            match self.code.scheme {
-                Scheme::Symmetric => {}
-                Scheme::Asymmetric if self.code.signed => {
-                    let zero_point = self.params.zero_point[part] as i8;
-                    next((i32::from(zero_point) + (1 << (form.bits - 1))).to_le_bytes());
-                }
-                Scheme::Asymmetric => next(u32::from(self.params.zero_point[part]).to_le_bytes()),
-                Scheme::MinMax => next(self.params.offset[part].store_as::<f32>().to_le_bytes()),
+        &self.codes[row * bytes..][..bytes]
+    }
+
+    /// What comes before the codes of a block of a row.
+    fn header(&self, form: &Form, part: usize) -> [[u8; 4]; 2] {
+        let scale = self.params.scale[part].store_as::<f32>().to_le_bytes();
+        let second = match self.code.scheme {
+            Scheme::Symmetric => [0; 4],
+            Scheme::Asymmetric if self.code.signed => {
+                (i32::from(self.params.zero_point[part] as i8) + (1 << (form.bits - 1))).to_le_bytes()
             }
-            let first = block.start * form.bits as usize;
-            for word in 0..block.words {
-                next((bits_at(codes, first + 32 * word) ^ flip).to_le_bytes());
-            }
-        }
+            Scheme::Asymmetric => u32::from(self.params.zero_point[part]).to_le_bytes(),
+            Scheme::MinMax => self.params.offset[part].store_as::<f32>().to_le_bytes(),
+        };
+        [scale, second]
     }
 
     /// Write a panel; lanes without a row are 0.
     fn panel(&self, form: &Form, panel: usize, lines: &mut [[u8; LINE]]) {
-        let rows: Range<usize> = panel * LANES..form.rows.min((panel + 1) * LANES);
-        if rows.len() < LANES {
+        let (first, flip) = (panel * LANES, self.flip());
+        let n = LANES.min(form.rows - first);
+        if n < LANES {
             lines.fill([0; LINE]);
         }
-        for (lane, row) in rows.enumerate() {
-            self.put(form, row, lane, lines);
+        // All words of all rows at once, where they can be.
+        let places = form.places.as_ref().filter(|_| n == LANES);
+        if let Some(places) = places {
+            let bytes = packed_len(form.cols, form.bits);
+            transpose::words(&self.codes[first * bytes..], bytes, &places[..bytes / 4], flip, lines);
+        }
+        let mut line = 0;
+        for (i, block) in form.blocks.iter().enumerate() {
+            let header = form.header();
+            if i > 0 && form.blocks[i - 1].group == block.group {
+                let before = line - form.blocks[i - 1].words - header;
+                lines.copy_within(before..before + header, line);
+            } else {
+                for lane in 0..n {
+                    let four = self.header(form, (first + lane) * self.per_row + block.group);
+                    for (line, four) in lines[line..line + header].iter_mut().zip(four) {
+                        line[4 * lane..4 * lane + 4].copy_from_slice(&four);
+                    }
+                }
+            }
+            line += header;
+            let bit = block.start * form.bits as usize;
+            let whole = places.map_or(0, |_| packed_len(form.cols, form.bits).saturating_sub(bit / 8) / 4);
+            for word in whole.min(block.words)..block.words {
+                for lane in 0..n {
+                    let four = (bits_at(self.row(form, first + lane), bit + 32 * word) ^ flip).to_le_bytes();
+                    lines[line + word][4 * lane..4 * lane + 4].copy_from_slice(&four);
+                }
+            }
+            line += block.words;
         }
     }
 }
@@ -119,6 +140,10 @@ impl<C: Real> Panels for Rows<'_, C> {
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {
+        let bytes = LANES * packed_len(form.cols, form.bits);
+        if bytes <= AHEAD {
+            prefetch(self.codes.get((panel + 1) * bytes..(panel + 2) * bytes).unwrap_or_default());
+        }
         self.panel(form, panel, scratch);
         scratch
     }

@@ -19,6 +19,9 @@ use super::product::Lanes;
 use crate::isa;
 use crate::kernels::codes::Scheme;
 
+/// Lines that are asked for ahead of use.
+const AHEAD: usize = 128;
+
 /// What instruction sets differ in: vectors of lanes, a part of a panel each.
 macro_rules! panel {
     (
@@ -46,6 +49,7 @@ macro_rules! panel {
                 let (codes, rest) = rest.split_at(block.words);
                 let (digits_of, rest_of_words) = words.split_at(block.words * planes);
                 (lines, words) = (rest, rest_of_words);
+                isa::prefetch(rest.get(AHEAD..AHEAD + form.header() + block.words).unwrap_or_default());
                 for part in 0..PARTS {
                     let mut whole: [$int; WIDE] = match form.scheme {
                         Scheme::Symmetric => of_block.map(|sum| $ints(-(sum << (BITS - 1)))),
