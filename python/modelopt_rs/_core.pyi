@@ -62,6 +62,7 @@ __all__ = [
     "importance_axis",
     "isa",
     "kth_magnitude",
+    "linear_columns",
     "linear_packed",
     "linear_rows",
     "magnitude",
@@ -303,6 +304,9 @@ def linear_packed(
     threads: int | None,
 ) -> None:
     """The same of panels."""
+
+def linear_columns(x: Array, w: tuple[Parts, Spec, tuple[int, ...]], out: Array, threads: int | None) -> None:
+    """Write x @ w."""
 
 def packed_shape(spec: Spec, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the shape of panels: how many, and bytes of one."""

@@ -19,6 +19,7 @@ use crate::kernels::linear::{self, Digits, Form, Packed, Rows};
 type Obj<'py> = Bound<'py, PyAny>;
 
 const NAME: &str = "linear";
+const MATMUL: &str = "matmul";
 const COMPUTE: &str = "'int8', 'int24' or 'float32'";
 
 /// How sums are made; None: in floats.
@@ -39,20 +40,27 @@ struct Operands<'py> {
 }
 
 impl<'py> Operands<'py> {
-    fn new(x: &Obj<'py>, bias: Option<&Obj<'py>>, out: &Obj<'py>, [rows, cols]: [usize; 2]) -> PyResult<Self> {
-        let x = Array::float(Name::new(NAME, "x"), x, None)?;
+    fn new(
+        function: &'static str,
+        x: &Obj<'py>,
+        bias: Option<&Obj<'py>>,
+        out: &Obj<'py>,
+        [rows, cols]: [usize; 2],
+    ) -> PyResult<Self> {
+        let x = Array::float(Name::new(function, "x"), x, None)?;
         if x.shape().last() != Some(&cols) {
             let got = tuple(x.shape());
-            return Err(
-                Error::Shape(format!("{NAME}: x must have {cols} in its last axis like w, got shape {got}")).into()
-            );
+            return Err(Error::Shape(format!(
+                "{function}: x must have {cols} in its last axis like w, got shape {got}"
+            ))
+            .into());
         }
-        let bias = bias.map(|bias| Array::float(Name::new(NAME, "bias"), bias, None)).transpose()?;
+        let bias = bias.map(|bias| Array::float(Name::new(function, "bias"), bias, None)).transpose()?;
         if let Some(bias) = &bias {
             bias.expect_dtype(Dtype::F32, "float32")?;
             bias.expect_shape(&[rows])?;
         }
-        let out = Array::float_out(Name::new(NAME, "out"), out, None)?;
+        let out = Array::float_out(Name::new(function, "out"), out, None)?;
         out.expect_dtype(Dtype::F32, "float32")?;
         let mut shape = x.shape().to_vec();
         if let Some(last) = shape.last_mut() {
@@ -179,7 +187,7 @@ fn linear_rows<'py>(
         let shape = matrix(NAME, &shape)?;
         let plan = plan(NAME, &spec, &shape)?;
         let arrays = Arrays::new(NAME, &parts, &plan, false)?;
-        let mut operands = Operands::new(x, bias, out, shape)?;
+        let mut operands = Operands::new(NAME, x, bias, out, shape)?;
         let _borrow = borrow(&operands.all().chain(arrays.all()).collect::<Vec<_>>())?;
         let Some(digits) = digits else {
             return with_numbers!(arrays, plan, shape, fill => operands.run(py, |x, bias, out| {
@@ -190,6 +198,23 @@ fn linear_rows<'py>(
         let form = Form::new(code.bits, code.scheme, shape, group);
         with_rows!(arrays, code, per_row, rows => operands.run(py, |x, bias, out| {
             linear::multiply(x, &form, &rows, digits, bias, out, threads);
+        }))
+    })
+}
+
+/// Products with weights that are not transposed.
+#[pyfunction]
+fn linear_columns<'py>(x: &Obj<'py>, w: GivenWeights<'py>, out: &Obj<'py>, threads: Option<&Obj<'py>>) -> PyResult<()> {
+    entry(MATMUL, || {
+        let (py, threads) = (out.py(), resolve(MATMUL, threads)?);
+        let (parts, spec, shape) = w;
+        let [rows, cols] = matrix(MATMUL, &shape)?;
+        let plan = plan(MATMUL, &spec, &shape)?;
+        let arrays = Arrays::new(MATMUL, &parts, &plan, false)?;
+        let mut operands = Operands::new(MATMUL, x, None, out, [cols, rows])?;
+        let _borrow = borrow(&operands.all().chain(arrays.all()).collect::<Vec<_>>())?;
+        with_numbers!(arrays, plan, [rows, cols], fill => operands.run(py, |x, _, out| {
+            linear::multiply_columns(x, [rows, cols], fill, out, threads);
         }))
     })
 }
@@ -223,7 +248,7 @@ fn linear_packed<'py>(
         let panels = Array::bytes(Name::new(NAME, "w.panels"), &panels)?;
         panels.expect_dtype(Dtype::U8, "uint8")?;
         panels.expect_shape(&[form.panels(), form.panel_bytes()])?;
-        let mut operands = Operands::new(x, bias, out, [form.rows, form.cols])?;
+        let mut operands = Operands::new(NAME, x, bias, out, [form.rows, form.cols])?;
         let _borrow = borrow(&operands.all().chain([&panels]).collect::<Vec<_>>())?;
         let packed = Packed(panels.slice::<u8>());
         operands.run(py, |x, bias, out| linear::multiply(x, &form, &packed, digits, bias, out, threads))
@@ -260,6 +285,7 @@ fn prepack<'py>(w: GivenWeights<'py>, out: &Obj<'py>, threads: Option<&Obj<'py>>
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(linear_rows, m)?)?;
     m.add_function(wrap_pyfunction!(linear_packed, m)?)?;
+    m.add_function(wrap_pyfunction!(linear_columns, m)?)?;
     m.add_function(wrap_pyfunction!(packed_shape, m)?)?;
     m.add_function(wrap_pyfunction!(prepack, m)?)
 }

@@ -10,6 +10,7 @@
 //! are in it.
 
 mod activations;
+mod columns;
 mod floats;
 mod form;
 mod panels;
@@ -18,6 +19,7 @@ mod product;
 mod x86;
 
 pub use activations::Digits;
+pub use columns::multiply_columns;
 pub use floats::{multiply_floats, widen};
 pub use form::Form;
 pub use panels::{Packed, Panels, Rows, pack};

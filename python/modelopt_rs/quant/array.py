@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Format, GroupSize, Parts, Scheme, Spec
 from modelopt_rs.arrays import as_array
+from modelopt_rs.quant import products
 from modelopt_rs.quant.codes import float_dtype
 from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
 
@@ -124,6 +125,26 @@ class QuantizedArray:
         if copy is False:
             raise ValueError("QuantizedArray: copy must not be False, got False; the numbers are made from codes")
         return self.dequantize(np.float32 if dtype is None else dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if ufunc is np.matmul and method == "__call__" and not options:
+            a, b = inputs
+            if isinstance(a, QuantizedArray) and len(a.shape) == 2:
+                return products.rows(a._given, np.asarray(b) if isinstance(b, QuantizedArray) else b)
+            if isinstance(b, QuantizedArray) and len(b.shape) == 2:
+                return products.columns(np.asarray(a) if isinstance(a, QuantizedArray) else a, b._given)
+        arrays = [np.asarray(each) if isinstance(each, QuantizedArray) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __matmul__(self, other: Any) -> Array:
+        """Return the product with a vector or a matrix: that of `quant.linear`, "int24" or else "float32"."""
+        product: Array = np.matmul(self, other)
+        return product
+
+    def __rmatmul__(self, other: Any) -> Array:
+        """Return the product of vectors or a matrix with this one: sums in float32, in the order of the rows."""
+        product: Array = np.matmul(other, self)
+        return product
 
     def __len__(self) -> int:
         if not self.shape:
