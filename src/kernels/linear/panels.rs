@@ -1,16 +1,12 @@
 //! Weights as panels: packed before, or from their rows on the way.
 
 use super::form::{Form, LANES, LINE};
-use crate::isa::prefetch;
 use crate::kernels::codes::uniform::ParamsRef;
 use crate::kernels::codes::{Scheme, Uniform};
 use crate::kernels::pack::packed_len;
 use crate::kernels::transpose;
 use crate::par;
 use crate::real::Real;
-
-/// Panels up to so many bytes are asked for while the one before them is worked on.
-const AHEAD: usize = 1 << 14;
 
 /// Where the lines of a panel come from.
 pub trait Panels: Sync {
@@ -140,10 +136,6 @@ impl<C: Real> Panels for Rows<'_, C> {
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {
-        let bytes = LANES * packed_len(form.cols, form.bits);
-        if bytes <= AHEAD {
-            prefetch(self.codes.get((panel + 1) * bytes..(panel + 2) * bytes).unwrap_or_default());
-        }
         self.panel(form, panel, scratch);
         scratch
     }
