@@ -78,6 +78,7 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py
+	$(BIN)/python benches/linear.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build

@@ -673,7 +673,29 @@ def _calibrated_calls(mo: Any) -> dict[str, Call]:
     }
 
 
+def _linear_calls(mo: Any) -> dict[str, Call]:
+    def call(bits: int, compute: str, packed: bool = False, **options: Any) -> Call:
+        def run(x: Any, threads: int | None = None, **kw: Any) -> Any:
+            # Weights of 5 rows that fit x.
+            k = x.shape[-1] if isinstance(x, np.ndarray) and x.ndim else 4
+            if not k:
+                raise ValueError("linear: no weights are that narrow")
+            w = mo.quantize(np.sin(np.arange(5 * k, dtype=np.float32)).reshape(5, k), bits=bits, threads=1, **options)
+            w = w.prepack(threads=threads) if packed else w
+            return mo.quant.linear(x, w, np.arange(5, dtype=np.float32), compute=compute, threads=threads, **kw)
+
+        return Call("quant.linear", run, rows)
+
+    return {
+        "linear4-int8": call(4, "int8", group_size=32),
+        "linear8-int8-packed": call(8, "int8", packed=True, axis=0),
+        "linear4-int24-packed": call(4, "int24", packed=True, group_size=48, scheme="asymmetric"),
+        "linear2-int24": call(2, "int24", group_size=7, scheme="minmax"),
+        "linear8-float32": call(8, "float32", scheme="asymmetric"),
+    }
+
+
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
     plain = _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
-    return plain | _calibrated_calls(mo)
+    return plain | _calibrated_calls(mo) | _linear_calls(mo)
