@@ -170,8 +170,9 @@ def value(x: Any) -> Callable[[], Any]:
 
 
 def _arrays(calls: Calls) -> None:
-    more = {"kth_magnitude": {"k": value(3)}, "quantile": {"q": value(0.5)}}
-    for name in reduce.__all__:
+    more = {"kth_magnitude": {"k": value(3)}, "quantile": {"q": value(0.5)}, "topk": {"k": value(3)}}
+    calls.add(reduce.allclose, a=w, b=w)
+    for name in sorted(set(reduce.__all__) - {"allclose"}):
         calls.add(getattr(reduce, name), x=w, **more.get(name, {}))
     calls.add(mo.quantize, x=w)
     calls.add(mo.fake_quantize, x=w)

@@ -395,6 +395,12 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     plain = {
         "minmax": ("minmax", {}),
         "nanminmax": ("nanminmax", {}),
+        "min": ("min", {}),
+        "max": ("max", {}),
+        "argmin": ("argmin", {}),
+        "argmax": ("argmax", {}),
+        "any": ("any", {}),
+        "all": ("all", {}),
         "absmax": ("absmax", {}),
         "sum": ("sum", {}),
         "mean": ("mean", {}),
@@ -413,11 +419,28 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     calls = {name: call(f, **kw) for name, (f, kw) in plain.items()}
     calls |= {f"{name}-axis0": call(f, columns, axis=0, **kw) for name, (f, kw) in plain.items()}
     calls |= {f"{name}-axis1": call(f, rows, axis=-1, **kw) for name, (f, kw) in plain.items()}
-    for name in ("minmax", "nanminmax", "absmax", "sum", "norm2", "count_nonzero", "count_nonfinite"):
+    for name in (
+        "minmax",
+        "nanminmax",
+        "max",
+        "argmin",
+        "argmax",
+        "any",
+        "all",
+        "absmax",
+        "sum",
+        "norm2",
+        "count_nonzero",
+        "count_nonfinite",
+    ):
         calls[f"{name}-poisoned"] = call(plain[name][0], poisoned, **plain[name][1])
     calls["histogram"] = call("histogram", bins=37)
     calls["histogram-range"] = call("histogram", poisoned, bins=11, range=(-1.5, 2.5))
     calls["quantile"] = call("quantile", q=np.array([0.1, 0.999]))
+    calls["topk"] = call("topk", poisoned, k=3)
+    calls["topk-axis0"] = call("topk", columns, k=2, axis=0, largest=False)
+    close = r.allclose
+    calls["allclose"] = Call("reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw))
     kth = r.kth_magnitude
     calls["kth_magnitude"] = Call(
         "reduce.kth_magnitude", lambda x, threads=None, **kw: kth(x, np.size(x) // 3, threads=threads, **kw)

@@ -9,9 +9,10 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS, nbytes, numpy_dtype, widened
-from modelopt_rs.errors import FormatError, quote
+from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.format_spec import FormatSpec
+from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
@@ -160,6 +161,23 @@ class FormatWeight:
             dense = out[: len(tile.array)]
             decode((np.ascontiguousarray(tile.array).view(np.uint8), next(scales), None, None, whole), dense)
             yield Tile(tile.first_row, dense)
+
+    def quantized(self, threads: int | None) -> QuantizedArray:
+        """Return the codes and scales as they are; no floats are made."""
+        shape, spec = self.info("F32").shape, self.spec
+        if 0 in shape:
+            raise UnsupportedError(f"{self.source.path}: tensor {quote(self.name)} is empty")
+        codes = np.array(self.source.read(self.parts[0])).view(np.uint8).reshape(shape[0], -1)
+        scale = np.array(next(self._scales(self.info("F32").rows)))
+        return QuantizedArray(
+            codes if spec.group_size is not None else codes.reshape(shape),
+            scale,
+            shape=tuple(shape),
+            axis=spec.axis,
+            group_size=spec.group_size,
+            format=spec.format,
+            global_scale=self._global_scale(),
+        )
 
     def _scales(self, step: int) -> Iterator[Array]:
         """Yield the scales of each `step` rows, as the array functions want them; they must be finite."""

@@ -12,12 +12,14 @@ from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.pack_quantized import read_specs
 from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
+from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_recurrent, is_weight
 
 __all__ = ["PackedWeight", "find_packed", "is_packed_weight"]
 
 MAX_AXES: Final = 8
+_SIGNS: Final = {8: 0x80, 4: 0x88, 2: 0xAA}  # of all codes of a byte
 
 
 class PackedWeight:
@@ -90,6 +92,25 @@ class PackedWeight:
         spec = self.spec
         kernel = (spec.format, None if spec.group_size else 0, spec.group_size)
         return Decoder(kernel, self._source.tensors[f"{self._name}_scale"].dtype, dtype, threads)
+
+    def quantized(self, threads: int | None) -> QuantizedArray:
+        """Return the codes, scales and zero points as they are, of the matrix that is stored; no floats are made."""
+        spec, shape = self.spec, as_matrix(self._shape)
+        found = next(self._parts(max(shape[0], 1), threads), None)
+        if found is None:
+            raise UnsupportedError(f"{self._source.path}: tensor {quote(self._name)} is empty")
+        _, codes, scale, zero_point = found
+        if spec.symmetric:
+            # Codes of the array functions have two's complement, and padding bits of zero.
+            codes = codes ^ np.uint8(_SIGNS[spec.bits])
+            if left := shape[1] * spec.bits % 8:
+                codes[:, -1] &= (1 << left) - 1
+        if not spec.group_size:
+            scale, zero_point = scale.reshape(-1), None if zero_point is None else zero_point.reshape(-1)
+        codes, scale = np.array(codes), np.array(scale)  # what a source reads it may use again
+        codes = codes.view(np.int8) if spec.bits == 8 and spec.symmetric else codes
+        cut = (shape, None if spec.group_size else 0, spec.group_size)
+        return QuantizedArray(codes, scale, zero_point, None, spec.bits, spec.scheme, *cut)
 
     def _parts(self, rows_at_a_time: int, threads: int | None) -> Iterator[tuple[int, Array, Array, Array | None]]:
         """Yield (first row, codes, scale, zero point) for so many rows, or one."""
