@@ -101,7 +101,9 @@ def quantize_file(
         Below 8 bits: how far a layer's output may be off, relative to its size, for inputs that are alike in all
         directions (of an ONNX model: for its own inputs, if `run` lets it be run or there are samples to calibrate
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
-        are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without.
+        are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
+        attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
+        have half of that limit: their errors count twice.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
