@@ -8,6 +8,7 @@ and `report`.
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -28,14 +29,16 @@ WORDS = ("--include", "*word_embeddings.weight")  # half of the model is this ta
 # What is measured once does for every size. A table of embeddings beside weights of other bits is read by
 # `modelopt-rs` alone, not by transformers, and so has to be asked for.
 TABLE = ("--only-dequantize", "--table", "losses.json")
+# An error in a table weighs 2.5 times as much as one in a layer, if nothing else is said. Of this model that isn't so.
+PRIOR = ("--prior", "*word_embeddings.weight=0.5")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "8 bits": ("quantize", "--bits", "8", *WORDS),
+    "18 MB": ("optimize", "--target-size", "18MB", *WORDS, *TABLE),
     "4 bits": ("quantize", "--bits", "4", *WORDS),
-    "14 MB": ("optimize", "--target-size", "14MB", *WORDS, *TABLE),
-    "12 MB": ("optimize", "--target-size", "12MB", *WORDS, *TABLE),
-    "10 MB": ("optimize", "--target-size", "10MB", *WORDS, *TABLE),
+    "11 MB, --prior": ("optimize", "--target-size", "11MB", *PRIOR, *WORDS, *TABLE),
+    "11 MB": ("optimize", "--target-size", "11MB", *WORDS, *TABLE),
 }
-NEAR = {"8 bits": 0.998, "14 MB": 0.97}  # the mean cosine that must be reached
+NEAR = {"8 bits": 0.998, "18 MB": 0.99, "4 bits": 0.97, "11 MB, --prior": 0.94}  # mean cosines that must be reached
 
 
 @dataclass
@@ -69,7 +72,7 @@ def measured(folder: Path, feed: Feed, variants: dict[str, tuple[str, ...]]) -> 
     original = embeddings(folder / "minilm", feed, folder)
     yield Row("the original", stored(folder / "minilm"), 1.0, 1.0)
     for title, (command, *options) in variants.items():
-        name = f"minilm-{title.replace(' ', '-')}"
+        name = "minilm-" + re.sub(r"\W+", "-", title)
         run(command, "minilm", "-o", name, "--overwrite", *options, cwd=folder)
         cosines = (embeddings(folder / name, feed, folder) * original).sum(axis=1)
         yield Row(title, stored(folder / name), float(cosines.mean()), float(cosines.min()))
@@ -88,10 +91,10 @@ def main() -> int:
             (folder / "minilm").symlink_to(find_model())
         (folder / "losses.json").unlink(missing_ok=True)
         rows = list(measured(folder, tokenize(sentences()), VARIANTS))
-        run("compare", "minilm", "minilm-14-MB", "--report", "minilm.html", cwd=folder)
-    print("\n| model        | MB    | mean cosine | lowest |\n| ------------ | ----- | ----------- | ------ |")
+        run("compare", "minilm", "minilm-18-MB", "--report", "minilm.html", cwd=folder)
+    print("\n| model          | MB    | mean cosine | lowest |\n| -------------- | ----- | ----------- | ------ |")
     for row in rows:
-        print(f"| {row.title:12} | {row.nbytes / 1e6:5.1f} | {row.mean:11.4f} | {row.lowest:6.4f} |")
+        print(f"| {row.title:14} | {row.nbytes / 1e6:5.1f} | {row.mean:11.4f} | {row.lowest:6.4f} |")
     panels = [
         charts.Panel("weights, MB", [row.nbytes / 1e6 for row in rows], "{:.1f}"),
         charts.Panel("mean cosine", [row.mean for row in rows], "{:.3f}"),
