@@ -70,6 +70,8 @@ def quantize(
     overwrite: bool,
     onnx: OnnxOptions | None,
     run: RunOptions | None,
+    method: str | None = None,
+    calibrate: str | None = None,
 ) -> None:
     """Quantize a model's linear layers to 8, 4 or 2 bits.
 
@@ -92,6 +94,7 @@ def quantize(
     modelopt-rs quantize model.safetensors -o small.safetensors --bits 4
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --dim batch=1
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --bits-of 'head.*=8'
+    modelopt-rs quantize model.onnx -o small.onnx --bits 4 --method gptq --calibrate x.npz
     modelopt-rs quantize model/ --dry-run --include '*embeddings.weight'
     """  # noqa: D301
     if output is None and not dry_run:
@@ -108,6 +111,8 @@ def quantize(
             only_dequantize=only_dequantize,
             search=SEARCHES[search],
             scale_dtype=scale_dtype,
+            method=method,
+            calibrate=calibrate,
             include=include,
             exclude=exclude,
             bits_of=read_bits_of(bits_of),

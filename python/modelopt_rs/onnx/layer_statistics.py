@@ -86,6 +86,10 @@ class LayerInputs:
             raise ValueError(f"calibrate: value {value} is empty in every sample; exclude {quote(name)}")
         return first
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Collect those of these weights only; in this order they will be asked for."""
+        self._names = list(names)
+
     def _merged(self, parts: Iterable[ColumnNorms | Hessian]) -> ColumnNorms | Hessian:
         whole = self._kind()
         for part in parts:

@@ -1,10 +1,13 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
+from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
+from modelopt_rs.onnx.known_inputs import KnownInputs
 from modelopt_rs.onnx.layer_errors import LayerErrors
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
@@ -45,23 +48,18 @@ def plan_model(
     run : RunOptions or None
         As for `quantize_file`.
     calibrate : path, mapping, iterable or callable, optional
-        Data to find out with which weights need more bits.
+        Data to find out with which weights need more bits, and what goes into layers for `options.method`.
     """
     check = OnnxCheck(source, run, execution, onnx.calibrate if calibrate is None else calibrate)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
     measure = _measure(folding, execution, options, onnx, Data(calibrate, run))
-    changed, decisions = quantize_graph(
-        source.graph,
-        folding.tensors,
-        options,
-        onnx,
-        path=source.path,
-        threads=execution.threads,
-        max_memory=execution.max_memory,
-        measure=measure,
-    )
+    known = _known(folding, options, onnx, calibrate, execution)
+    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "measure": measure}
+    how |= {"path": source.path, "moments": {} if known is None else known.moments}
+    changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
+    decisions, unseen = (decisions, []) if known is None else known.decided(decisions, changed)
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
@@ -79,15 +77,34 @@ def plan_model(
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(calibrate)},
+            options={**options.as_measured(), **_options(options, onnx, calibrate)},
             totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=quantize_warnings(decisions, schemes, sizes, errors),
+            warnings=(*quantize_warnings(decisions, schemes, sizes, errors), *unseen),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
+
+
+def _known(
+    source: Source, options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None, execution: Execution
+) -> KnownInputs | None:
+    """Return what is known of the inputs of layers; None where it isn't asked for."""
+    method = options.method
+    if method is None or calibrate is None:
+        return None
+    if onnx.activations != "none":
+        raise OptionError(f"method must be left out with activations {onnx.activations!r}, got {method!r}")
+    if onnx.per_tensor:
+        raise OptionError(f"method must be left out with per_tensor, got {method!r}")
+    return KnownInputs(source, method, calibrate, execution)
+
+
+def _options(options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None) -> dict[str, object]:
+    found = {"group_size": options.group_size, **onnx.as_dict(calibrate)}
+    return found if options.method is None else {**found, "method": options.method}
 
 
 def _measure(

@@ -1,7 +1,7 @@
 """`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
@@ -11,7 +11,7 @@ from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
@@ -48,6 +48,8 @@ def quantize_file(
     only_dequantize: bool = False,
     search: str | None = "mse",
     scale_dtype: str | None = None,
+    method: str | None = None,
+    calibrate: Calibrate | None = None,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -114,6 +116,15 @@ def quantize_file(
         What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
         bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: those of the weights if they
         have so few, else bfloat16; in ONNX models float16, which are made float32 while the model is loaded.
+    method : {"gptq", "awq"}, optional
+        Round weights by what goes into their layers while calibration data run through the float model: exactly as
+        `quant.gptq` does, the columns of large inputs first, given the same `Hessian`; or, of all weights, as large
+        inputs' times factors (`quant.awq_scales`) that what makes these inputs is divided by. Of an ONNX model weights
+        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
+        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
+        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
+    calibrate : path, mapping, iterable or callable, optional
+        Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -175,7 +186,13 @@ def quantize_file(
         only_dequantize=only_dequantize,
         search=search,
         scale_dtype=scale_dtype,
+        method=method,
     )
+    if (method is None) != (calibrate is None):
+        got = f"{method!r} without it" if calibrate is None else "calibrate without it"
+        raise OptionError(f"method must be 'gptq' or 'awq' with calibrate (calibration data), got {got}")
+    if isinstance(calibrate, Iterator):
+        calibrate = list(calibrate)  # samples are needed more than once
     writing = Writing(
         max_memory=max_memory,
         threads=threads,
@@ -186,20 +203,20 @@ def quantize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
-    report: Report = perform(source_path, out_path, planner(options, onnx, run), writing)
+    report: Report = perform(source_path, out_path, planner(options, onnx, run, calibrate), writing)
     return report
 
 
 def planner(
-    options: QuantizeOptions, onnx: OnnxOptions | None, run: RunOptions | None
+    options: QuantizeOptions, onnx: OnnxOptions | None, run: RunOptions | None, given: Calibrate | None = None
 ) -> Callable[[Source, Execution], FilePlan]:
     """Return what decides how a model is quantized."""
 
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
-            return _plan(source, execution, options)
-        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run)
+            return _plan(source, execution, options, given)
+        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run, given)
 
     return plan
 
@@ -212,7 +229,12 @@ def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOp
 
 
 def _plan_graph(
-    source: Source, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, run: RunOptions | None
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    run: RunOptions | None,
+    calibrate: Calibrate | None,
 ) -> FilePlan:
     """Quantize an ONNX model."""
     if options.format is not None:
@@ -223,7 +245,8 @@ def _plan_graph(
         raise OptionError("scale_dtype must be 'float32' or 'float16' for an ONNX model, got 'bfloat16'")
     from modelopt_rs.onnx.quantize_model import plan_model
 
-    calibrate = None
+    if calibrate is not None and onnx.calibrate is not None:
+        raise OptionError("calibrate must be given once with method, got it in onnx too")
     if onnx.implied and options.bits < 8:
         if options.uniform:
             raise OptionError("calibrate must be left out with uniform: nothing is measured")
@@ -231,7 +254,7 @@ def _plan_graph(
     return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate)
 
 
-def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:
+def _plan(source: Source, execution: Execution, options: QuantizeOptions, calibrate: Calibrate | None) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
     view = Widened(source, threads=execution.threads)
     tensors = view.tensors
