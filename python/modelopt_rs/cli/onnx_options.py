@@ -43,7 +43,8 @@ OPTIONS = (
         type=click.Path(),
         metavar="DATA.npz|DIR|TEXTS.txt",
         help="Calibration data, of --method gptq and awq (of Hugging Face directories texts, one in a line, or "
-        "arrays). Without these of ONNX models: at 8 bits activations become static int8, below layers are measured with them.",
+        "arrays). Without these of ONNX models: at 8 bits activations become static int8, below layers are measured "
+        "with them.",
     ),
     click.option(
         "--activations",

@@ -7,11 +7,12 @@ from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
-from modelopt_rs.onnx.known_inputs import KnownInputs
+from modelopt_rs.onnx.known_inputs import known_inputs
 from modelopt_rs.onnx.layer_errors import LayerErrors
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
+from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
@@ -99,7 +100,7 @@ def _known(
         raise OptionError(f"method must be left out with activations {onnx.activations!r}, got {method!r}")
     if onnx.per_tensor:
         raise OptionError(f"method must be left out with per_tensor, got {method!r}")
-    return KnownInputs(source, method, calibrate, execution)
+    return known_inputs(source, method, calibrate, execution)
 
 
 def _options(options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None) -> dict[str, object]:

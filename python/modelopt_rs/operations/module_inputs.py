@@ -147,6 +147,10 @@ class ModuleInputs:
             raise ValueError(f"calibrate: no sample reaches the layer of {quote(name)}; exclude it")
         return [self._seen[name]]
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Collect those of these weights only; in this order they will be asked for."""
+        self._modules = {name: self._modules[name] for name in names}
+
     def _together(self, name: str) -> list[str]:
         """Return what is collected in one pass: of this weight, and of those after it as far as memory goes."""
         names, found, room = list(self._modules), list[str](), self._max_memory

@@ -7,11 +7,12 @@ from dataclasses import replace
 from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import Dequantized, Widened
+from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
+from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
@@ -261,6 +262,8 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions, calibr
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(view, execution, limit)
     quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
+    if calibrate is not None:
+        quantization.round_by(known_modules(source, options.method, calibrate, execution))
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
     unread = only_dequantized(tensors.values(), view.config or {}, options)
@@ -278,7 +281,7 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions, calibr
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options=options.as_measured(),
+            options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),
             warnings=(

@@ -1,8 +1,9 @@
 """Which weights are rounded by what goes into their layers, as decisions and reports say it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -10,10 +11,21 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.quant.by_inputs import Moments
 
-__all__ = ["WORDS", "Statistics", "decided_by_inputs", "moments_of", "statistics_kind", "unseen_in_words"]
+__all__ = [
+    "WORDS",
+    "KnownInputs",
+    "Statistics",
+    "check_no_method",
+    "decided_by_inputs",
+    "moments_of",
+    "statistics_kind",
+    "unseen_in_words",
+]
 
 WORDS: Final[Mapping[str | None, str]] = {"gptq": "GPTQ", "awq": "AWQ", None: "searched by what goes in"}
 """How weights are rounded, by the method."""
@@ -30,6 +42,54 @@ class Statistics(Protocol):
 
     def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
         """Return it."""
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Collect that of these weights only; in this order they will be asked for."""
+
+
+class KnownInputs:
+    """What is known of the inputs of the weights of a model.
+
+    Parameters
+    ----------
+    method : str or None
+        How weights are rounded by it.
+    unseen : mapping
+        By name of a weight why its inputs are not known; None: they are.
+    statistics : Statistics or None
+        None: nothing is looked at, for nothing is written.
+
+    Attributes
+    ----------
+    moments : mapping
+        By name of a weight what gives the moments of its inputs.
+    """
+
+    def __init__(self, method: str | None, unseen: Mapping[str, str | None], statistics: Statistics | None) -> None:
+        self._method, self._unseen, self._statistics = method, unseen, statistics
+        names = [name for name, reason in unseen.items() if reason is None]
+        self.moments: Mapping[str, Moments] = {name: partial(self._of, name) for name in names}
+
+    def _of(self, name: str) -> Array:
+        assert self._statistics is not None
+        [found] = self._statistics.of(name)
+        return moments_of(found)
+
+    def decided(self, decisions: Mapping[str, Decision], names: Iterable[str]) -> tuple[dict[str, Decision], list[str]]:
+        """Return decisions that say how weights are rounded, and what should be known of it.
+
+        From now on the inputs of these weights alone are looked at, in this order.
+        """
+        if self._statistics is not None:
+            self._statistics.keep([name for name in names if name in self.moments])
+        words = unseen_in_words(decisions, self._unseen, self._method)
+        return decided_by_inputs(decisions, self._unseen, self._method), words
+
+
+def check_no_method(then: QuantizeOptions | None) -> None:
+    """Refuse a second step that would look at the inputs of a model that there is not yet."""
+    if then is not None and then.method is not None:
+        raise OptionError(f"then must have no method, got {then.method!r}: quantize what comes out")
 
 
 def statistics_kind(method: str | None) -> type[Hessian] | type[ColumnNorms]:
