@@ -5,6 +5,7 @@ from typing import Any
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.errors import OptionError
+from modelopt_rs.onnx.awq import Factors, find_factors
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.known_inputs import known_inputs
@@ -55,16 +56,22 @@ def plan_model(
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    measure = _measure(folding, execution, options, onnx, Data(calibrate, run))
     known = _known(folding, options, onnx, calibrate, execution)
+    factors = Factors() if known is None or options.method != "awq" else find_factors(folding, known, options, onnx)
+    # With factors layers have other inputs than their weights: these are measured alone.
+    data = Data(None, None) if factors.weights else Data(calibrate, run)
+    measure = _measure(folding, execution, options, onnx, data)
     how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "measure": measure}
-    how |= {"path": source.path, "moments": {} if known is None else known.moments}
+    how |= {"path": source.path, "moments": {} if known is None else {**known.moments, **factors.moments}}
     changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
     decisions, unseen = (decisions, []) if known is None else known.decided(decisions, changed)
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
-    transforms: dict[str, Transform] = {**changed, **{k: Copy(left[k]) for k in left if k not in changed}}
+    decisions = factors.decided(decisions)
+    changed = {name: factors.transform(folding.tensors[name], each) for name, each in changed.items()}
+    copies = {k: factors.transform(left[k], Copy(left[k])) for k in left if k not in changed}
+    transforms: dict[str, Transform] = {**changed, **copies}
     schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:

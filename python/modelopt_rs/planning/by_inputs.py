@@ -75,6 +75,16 @@ class KnownInputs:
         [found] = self._statistics.of(name)
         return moments_of(found)
 
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether inputs are looked at; not where nothing is written."""
+        return self._statistics is not None
+
+    def leave(self, reasons: Mapping[str, str]) -> None:
+        """Leave weights to be rounded whatever goes into their layers."""
+        self._unseen = {**self._unseen, **reasons}
+        self.moments = {name: each for name, each in self.moments.items() if name not in reasons}
+
     def decided(self, decisions: Mapping[str, Decision], names: Iterable[str]) -> tuple[dict[str, Decision], list[str]]:
         """Return decisions that say how weights are rounded, and what should be known of it.
 
