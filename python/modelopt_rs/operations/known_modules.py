@@ -25,6 +25,8 @@ def known_modules(source: Source, method: str | None, calibrate: Calibrate, exec
     if source.container != "checkpoint" or source.config is None:
         fix = "give its Hugging Face directory, or quantize it as an ONNX model"
         raise OptionError(f"method must be left out for a model that is tensors alone, got {method!r}; {fix}")
+    if method == "awq":
+        raise OptionError("method must be 'gptq' for a Hugging Face directory, got 'awq': it has no graph")
     modules = linear_weights(source.path, source.tensors)
     unseen = {name: None if name in modules else NOT_LINEAR for name in source.tensors}
     if not modules or execution.dry_run:

@@ -119,11 +119,12 @@ def quantize_file(
         have so few, else bfloat16; in ONNX models float16, which are made float32 while the model is loaded.
     method : {"gptq", "awq"}, optional
         Round weights by what goes into their layers while calibration data run through the float model: exactly as
-        `quant.gptq` does, the columns of large inputs first, given the same `Hessian`; or, of all weights, as large
-        inputs' times factors (`quant.awq_scales`) that what makes these inputs is divided by. Of an ONNX model weights
-        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
-        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
-        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
+        `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
+        (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
+        layer (ONNX models only). Of an ONNX model weights of MatMul and Gemm are rounded so, of a Hugging Face
+        directory those of linear layers (torch's `Linear`), which transformers runs; the others have searched scales,
+        and the report says which. Such a weight must fit `max_memory` whole, and so must three squares of its inputs in
+        float64. It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     durable : bool
