@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from modelopt_rs.onnx.run.sessions import open_session
-from onnx_table import OURS, Row, Task, arguments, as_json, measure, models, show
+from onnx_table import OURS, Row, Task, arguments, as_json, draw, measure, models, show
 
 PLACES = ("/usr/include", "/usr/share", "/usr/lib/python3", "/usr/lib/python3.11", "/usr/bin", "/usr/lib/gcc", "/etc")
 # What a file's name says about its kind, in magika's words. A header may be C or C++; jars and wheels are archives.
@@ -153,6 +153,8 @@ def main() -> int:
         found = models(args, original, folder, VARIANTS)
         table = [measure(title, original, path, work, args) for title, path in found.items()]
     show(table, "magika", "agreement")
+    if args.picture:
+        draw(table, "magika, file types", "labels that agree, %", "{:.1f}", 100, args.picture)
     if args.json:
         args.json.write_text(json.dumps(as_json(table), indent=1) + "\n")
     return complain(table)
