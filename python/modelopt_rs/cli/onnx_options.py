@@ -80,8 +80,8 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         **others: Any,
     ) -> None:
         by_inputs = method in METHODS
-        if by_inputs and calibrate is None:
-            raise click.UsageError(f"--method {method} needs --calibrate")
+        if by_inputs and calibrate is None and others["statistics"] is None:
+            raise click.UsageError(f"--method {method} needs --calibrate or --statistics")
         options = OnnxOptions(
             target=target,
             activations=activations,

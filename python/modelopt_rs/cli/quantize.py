@@ -39,6 +39,13 @@ INCLUDED = {
 @quantization
 @measuring
 @selection("Quantize")
+@click.option(
+    "--statistics",
+    type=click.Path(),
+    metavar="FILE",
+    help="Instead of --calibrate: what `calibrate` wrote, or an importance matrix of llama.cpp. Without --method gptq "
+    "or awq searched scales weigh what goes in.",
+)
 @onnx_quantization
 @checking
 @dry_run
@@ -68,6 +75,7 @@ def quantize(
     reports: ReportPaths,
     no_verify: bool,
     overwrite: bool,
+    statistics: str | None,
     onnx: OnnxOptions | None,
     run: RunOptions | None,
     method: str | None = None,
@@ -113,6 +121,7 @@ def quantize(
             scale_dtype=scale_dtype,
             method=method,
             calibrate=calibrate,
+            statistics=statistics,
             include=include,
             exclude=exclude,
             bits_of=read_bits_of(bits_of),

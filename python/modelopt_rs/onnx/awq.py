@@ -49,10 +49,12 @@ class Factors:
     moments: dict[str, Moments] = field(default_factory=dict)
     divided: set[str] = field(default_factory=set)
 
-    def transform(self, info: TensorInfo, transform: Transform) -> Transform:
-        """Return what becomes of a tensor: times its factors, if it has some."""
-        factors = self.weights.get(info.name)
-        return transform if factors is None else Scaled(info, factors, transform)
+    def transforms(self, infos: Mapping[str, TensorInfo], then: Mapping[str, Transform]) -> dict[str, Transform]:
+        """Return what becomes of tensors: times their factors, those that have some."""
+        return {
+            name: Scaled(infos[name], self.weights[name], each) if name in self.weights else each
+            for name, each in then.items()
+        }
 
     def decided(self, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
         """Return decisions that say which constants are divided."""
@@ -81,6 +83,8 @@ def find_factors(source: Source, known: KnownInputs, options: QuantizeOptions, o
     options : QuantizeOptions
     onnx : OnnxOptions
     """
+    if known.method != "awq":
+        return Factors()
     model = source.graph
     plan = plan_weights(model.clone(), source.tensors, options, onnx, None)
     groups, unseen = _groups(source, known, plan)

@@ -20,6 +20,7 @@ from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -37,6 +38,7 @@ def plan_model(
     onnx: OnnxOptions,
     run: RunOptions | None,
     calibrate: Calibrate | None = None,
+    statistics: StatisticsFile | None = None,
 ) -> FilePlan:
     """Decide what becomes of an ONNX model that is quantized; its graph is rewritten at once.
 
@@ -51,13 +53,15 @@ def plan_model(
         As for `quantize_file`.
     calibrate : path, mapping, iterable or callable, optional
         Data to find out with which weights need more bits, and what goes into layers for `options.method`.
+    statistics : StatisticsFile, optional
+        What goes into layers, instead.
     """
     check = OnnxCheck(source, run, execution, onnx.calibrate if calibrate is None else calibrate)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    known = _known(folding, options, onnx, calibrate, execution)
-    factors = Factors() if known is None or options.method != "awq" else find_factors(folding, known, options, onnx)
+    known = _known(folding, execution, options, onnx, calibrate, statistics)
+    factors = Factors() if known is None else find_factors(folding, known, options, onnx)
     # With factors layers have other inputs than their weights: these are measured alone.
     data = Data(None, None) if factors.weights else Data(calibrate, run)
     measure = _measure(folding, execution, options, onnx, data)
@@ -68,10 +72,9 @@ def plan_model(
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
-    decisions = factors.decided(decisions)
-    changed = {name: factors.transform(folding.tensors[name], each) for name, each in changed.items()}
-    copies = {k: factors.transform(left[k], Copy(left[k])) for k in left if k not in changed}
-    transforms: dict[str, Transform] = {**changed, **copies}
+    decisions, changed = factors.decided(decisions), factors.transforms(folding.tensors, changed)
+    copies = {k: Copy(left[k]) for k in left if k not in changed}
+    transforms: dict[str, Transform] = {**changed, **factors.transforms(left, copies)}
     schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:
@@ -97,21 +100,26 @@ def plan_model(
 
 
 def _known(
-    source: Source, options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None, execution: Execution
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
 ) -> KnownInputs | None:
     """Return what is known of the inputs of layers; None where it isn't asked for."""
-    method = options.method
-    if method is None or calibrate is None:
+    if statistics is None and (options.method is None or calibrate is None):
         return None
+    got = "statistics" if options.method is None else repr(options.method)
     if onnx.activations != "none":
-        raise OptionError(f"method must be left out with activations {onnx.activations!r}, got {method!r}")
+        raise OptionError(f"method must be left out with activations {onnx.activations!r}, got {got}")
     if onnx.per_tensor:
-        raise OptionError(f"method must be left out with per_tensor, got {method!r}")
-    return known_inputs(source, method, calibrate, execution)
+        raise OptionError(f"method must be left out with per_tensor, got {got}")
+    return known_inputs(source, options.method, calibrate, execution, statistics)
 
 
-def _options(options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None) -> dict[str, object]:
-    found = {"group_size": options.group_size, **onnx.as_dict(calibrate)}
+def _options(options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"group_size": options.group_size, **onnx.as_dict(calibrate)}
     return found if options.method is None else {**found, "method": options.method}
 
 

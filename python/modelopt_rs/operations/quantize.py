@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
@@ -16,6 +17,7 @@ from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.planning.warnings import unread_in_words
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -51,6 +53,7 @@ def quantize_file(
     scale_dtype: str | None = None,
     method: str | None = None,
     calibrate: Calibrate | None = None,
+    statistics: str | os.PathLike[str] | None = None,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -127,6 +130,10 @@ def quantize_file(
         float64. It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
+    statistics : path, optional
+        Instead of samples what is known of the inputs of layers: a file of `calibrate_file`, or an importance matrix of
+        llama.cpp (.dat, .gguf), whose names are taken for those of Hugging Face's LLaMA. Nothing is run. Without
+        `method` searched scales weigh the columns of weights by the mean squares of their inputs.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -190,9 +197,7 @@ def quantize_file(
         scale_dtype=scale_dtype,
         method=method,
     )
-    if (method is None) != (calibrate is None):
-        got = f"{method!r} without it" if calibrate is None else "calibrate without it"
-        raise OptionError(f"method must be 'gptq' or 'awq' with calibrate (calibration data), got {got}")
+    _check_known(options, calibrate, statistics)
     if isinstance(calibrate, Iterator):
         calibrate = list(calibrate)  # samples are needed more than once
     writing = Writing(
@@ -205,20 +210,38 @@ def quantize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
-    report: Report = perform(source_path, out_path, planner(options, onnx, run, calibrate), writing)
+    with ExitStack() as stack:
+        known = None if statistics is None else stack.enter_context(closing(StatisticsFile(statistics)))
+        report: Report = perform(source_path, out_path, planner(options, onnx, run, calibrate, known), writing)
     return report
 
 
+def _check_known(options: QuantizeOptions, calibrate: Calibrate | None, statistics: object) -> None:
+    """Refuse what is known of inputs twice, or for nothing."""
+    method = options.method
+    if calibrate is not None and statistics is not None:
+        raise OptionError("calibrate must be left out with statistics, got both")
+    if (method is None and calibrate is not None) or (method is not None and calibrate is statistics):
+        got = f"{method!r} without it" if calibrate is None else "calibrate without it"
+        raise OptionError(f"method must be 'gptq' or 'awq' with calibrate (calibration data), got {got}")
+    if statistics is not None and method is None and (options.search is None or options.format is not None):
+        raise OptionError("statistics must be left out without method where no scales are searched")
+
+
 def planner(
-    options: QuantizeOptions, onnx: OnnxOptions | None, run: RunOptions | None, given: Calibrate | None = None
+    options: QuantizeOptions,
+    onnx: OnnxOptions | None,
+    run: RunOptions | None,
+    given: Calibrate | None = None,
+    statistics: StatisticsFile | None = None,
 ) -> Callable[[Source, Execution], FilePlan]:
     """Return what decides how a model is quantized."""
 
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
-            return _plan(source, execution, options, given)
-        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run, given)
+            return _plan(source, execution, options, given, statistics)
+        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run, given, statistics)
 
     return plan
 
@@ -237,6 +260,7 @@ def _plan_graph(
     onnx: OnnxOptions,
     run: RunOptions | None,
     calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize an ONNX model."""
     if options.format is not None:
@@ -253,18 +277,24 @@ def _plan_graph(
         if options.uniform:
             raise OptionError("calibrate must be left out with uniform: nothing is measured")
         calibrate, onnx = onnx.calibrate, replace(onnx, activations="none", calibrate=None)
-    return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate)
+    return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate, statistics)
 
 
-def _plan(source: Source, execution: Execution, options: QuantizeOptions, calibrate: Calibrate | None) -> FilePlan:
+def _plan(
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
+) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
     view = Widened(source, threads=execution.threads)
     tensors = view.tensors
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(view, execution, limit)
     quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
-    if calibrate is not None:
-        quantization.round_by(known_modules(source, options.method, calibrate, execution))
+    if statistics is not None or calibrate is not None:
+        quantization.round_by(known_modules(view, options.method, calibrate, execution, statistics))
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
     unread = only_dequantized(tensors.values(), view.config or {}, options)

@@ -61,28 +61,31 @@ class KnownInputs:
 
     Attributes
     ----------
+    method : str or None
+    unseen : mapping
+    statistics : Statistics or None
     moments : mapping
         By name of a weight what gives the moments of its inputs.
     """
 
     def __init__(self, method: str | None, unseen: Mapping[str, str | None], statistics: Statistics | None) -> None:
-        self._method, self._unseen, self._statistics = method, unseen, statistics
+        self.method, self.unseen, self.statistics = method, unseen, statistics
         names = [name for name, reason in unseen.items() if reason is None]
         self.moments: Mapping[str, Moments] = {name: partial(self._of, name) for name in names}
 
     def _of(self, name: str) -> Array:
-        assert self._statistics is not None
-        [found] = self._statistics.of(name)
-        return moments_of(found)
+        assert self.statistics is not None
+        [found] = self.statistics.of(name)
+        return moments_of(found, self.method)
 
     @property
     def is_looked_at(self) -> bool:
         """Whether inputs are looked at; not where nothing is written."""
-        return self._statistics is not None
+        return self.statistics is not None
 
     def leave(self, reasons: Mapping[str, str]) -> None:
         """Leave weights to be rounded whatever goes into their layers."""
-        self._unseen = {**self._unseen, **reasons}
+        self.unseen = {**self.unseen, **reasons}
         self.moments = {name: each for name, each in self.moments.items() if name not in reasons}
 
     def decided(self, decisions: Mapping[str, Decision], names: Iterable[str]) -> tuple[dict[str, Decision], list[str]]:
@@ -90,10 +93,10 @@ class KnownInputs:
 
         From now on the inputs of these weights alone are looked at, in this order.
         """
-        if self._statistics is not None:
-            self._statistics.keep([name for name in names if name in self.moments])
-        words = unseen_in_words(decisions, self._unseen, self._method)
-        return decided_by_inputs(decisions, self._unseen, self._method), words
+        if self.statistics is not None:
+            self.statistics.keep([name for name in names if name in self.moments])
+        words = unseen_in_words(decisions, self.unseen, self.method)
+        return decided_by_inputs(decisions, self.unseen, self.method), words
 
 
 def check_no_method(then: QuantizeOptions | None) -> None:
@@ -107,8 +110,8 @@ def statistics_kind(method: str | None) -> type[Hessian] | type[ColumnNorms]:
     return Hessian if method == "gptq" else ColumnNorms
 
 
-def moments_of(found: ColumnNorms | Hessian) -> Array:
-    """Return what `ByInputs` takes: the matrix of a Hessian, or the mean squares of columns.
+def moments_of(found: ColumnNorms | Hessian, method: str | None = None) -> Array:
+    """Return what `ByInputs` takes: for "gptq" the matrix of a Hessian, else the mean squares of columns.
 
     Examples
     --------
@@ -120,7 +123,7 @@ def moments_of(found: ColumnNorms | Hessian) -> Array:
     array([12.5,  0.5])
     """
     if isinstance(found, Hessian):
-        return found.matrix()
+        return found.matrix() if method == "gptq" else np.ascontiguousarray(found.matrix().diagonal()) / 2
     assert found.square_sum is not None
     squares: Array = np.asarray(found.square_sum / max(found.rows, 1))
     return squares
