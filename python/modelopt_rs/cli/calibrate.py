@@ -65,7 +65,7 @@ def calibrate(
     \b
     modelopt-rs calibrate model/ --calibrate texts.txt -o stats.safetensors
     modelopt-rs calibrate --merge a.safetensors b.safetensors -o sum.safetensors
-    modelopt-rs quantize model/ -o small/ --bits 4 --method gptq --statistics stats.safetensors
+    modelopt-rs quantize model/ -o small/ --bits 4 --statistics stats.safetensors
     """  # noqa: D301
     if merge:
         if data is not None or include or exclude:
