@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.options import links, parse_size, selection
 from modelopt_rs.cli.show import line
 from modelopt_rs.containers.atomic import write_whole
@@ -12,7 +13,7 @@ from modelopt_rs.report.statistics import CalibrateReport
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("paths", type=click.Path(), metavar="MODEL|STATISTICS...", nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT.safetensors", required=True, help="Where to write the sums."
@@ -26,7 +27,7 @@ __all__ = ["calibrate"]
 )
 @click.option(
     "--kind",
-    type=click.Choice(KINDS),
+    type=Choice(KINDS),
     default="hessian",
     show_default=True,
     help="Sums of products (for --method gptq), or of squares (for awq and searched scales): far smaller.",

@@ -123,9 +123,13 @@ def moments_of(found: ColumnNorms | Hessian, method: str | None = None) -> Array
     array([12.5,  0.5])
     """
     if isinstance(found, Hessian):
-        return found.matrix() if method == "gptq" else np.ascontiguousarray(found.matrix().diagonal()) / 2
+        return (
+            found.second_derivative
+            if method == "gptq"
+            else np.ascontiguousarray(found.second_derivative.diagonal()) / 2
+        )
     assert found.square_sum is not None
-    squares: Array = np.asarray(found.square_sum / max(found.rows, 1))
+    squares: Array = np.asarray(found.square_sum / max(found.count, 1))
     return squares
 
 
