@@ -159,11 +159,10 @@ def decided_by_inputs(
             if reason is not None:
                 left[name] = reason
     if left and len(left) == sum(each.action == "quantize" for each in decisions.values()):
-        name, reason = next(iter(left.items()))
+        most, _ = Counter(left.values()).most_common(1)[0]
+        name = next(name for name, reason in left.items() if reason == most)
         got = "statistics" if method is None else repr(method)
-        raise OptionError(
-            f"method must be left out where no weight's inputs are known, got {got}: {quote(name)}: {reason}"
-        )
+        raise OptionError(f"method must be left out where it can round no weight, got {got}: {quote(name)}: {most}")
     return found
 
 
