@@ -105,7 +105,7 @@ def test_a_safetensors_file_is_rounded_without_running_it(method: str | None, mo
     assert len(report.warnings) == 1
     hessian = mo.prune.Hessian()
     hessian.update(X)
-    more: dict[str, Any] = {"bits": 4, "group_size": 32, "search": "mse", "scale_dtype": "bfloat16"}
+    more: dict[str, Any] = {"bits": 4, "group_size": 32, "search": "mse", "scale_dtype": "float16"}
     if method:
         want = mo.quant.gptq(W, hessian, act_order="groups", **more)
     else:
@@ -151,7 +151,7 @@ def test_an_importance_matrix_weighs_columns_as_the_array_function_does(write: A
     report = mo.quantize_file(tmp_path / "model.safetensors", tmp_path / "out.safetensors", **OPTIONS, statistics=path)
     assert report.tensors[0].reason.endswith("; searched by what goes in")
     weights = (squares / squares.max()).astype(np.float32)
-    want = mo.quantize(W, bits=4, group_size=32, search="mse", weights=weights, scale_dtype="bfloat16")
+    want = mo.quantize(W, bits=4, group_size=32, search="mse", weights=weights, scale_dtype="float16")
     with mo.files.open(tmp_path / "out.safetensors") as source, mo.files.plain(source) as plain:
         got = plain.read(name)
     np.testing.assert_allclose(got, want.dequantize(), rtol=2**-7, atol=1e-6)
@@ -160,7 +160,7 @@ def test_an_importance_matrix_weighs_columns_as_the_array_function_does(write: A
 
 
 def _searched() -> np.ndarray:
-    return mo.fake_quantize(W, bits=4, group_size=32, search="mse", scale_dtype="bfloat16")
+    return mo.fake_quantize(W, bits=4, group_size=32, search="mse", scale_dtype="float16")
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(model: Path, tmp_path: Path) -> None:

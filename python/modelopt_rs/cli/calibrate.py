@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.options import links, parse_size, selection
 from modelopt_rs.cli.show import line
 from modelopt_rs.containers.atomic import write_whole
@@ -12,7 +13,7 @@ from modelopt_rs.report.statistics import CalibrateReport
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("paths", type=click.Path(), metavar="MODEL|STATISTICS...", nargs=-1, required=True)
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT.safetensors", required=True, help="Where to write the sums."
@@ -26,7 +27,7 @@ __all__ = ["calibrate"]
 )
 @click.option(
     "--kind",
-    type=click.Choice(KINDS),
+    type=Choice(KINDS),
     default="hessian",
     show_default=True,
     help="Sums of products (for --method gptq), or of squares (for awq and searched scales): far smaller.",
@@ -65,7 +66,7 @@ def calibrate(
     \b
     modelopt-rs calibrate model/ --calibrate texts.txt -o stats.safetensors
     modelopt-rs calibrate --merge a.safetensors b.safetensors -o sum.safetensors
-    modelopt-rs quantize model/ -o small/ --bits 4 --method gptq --statistics stats.safetensors
+    modelopt-rs quantize model/ -o small/ --bits 4 --statistics stats.safetensors
     """  # noqa: D301
     if merge:
         if data is not None or include or exclude:

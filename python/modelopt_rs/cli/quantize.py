@@ -103,7 +103,7 @@ def quantize(
     modelopt-rs quantize model.safetensors -o small.safetensors --bits 4
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --dim batch=1
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --bits-of 'head.*=8'
-    modelopt-rs quantize model.onnx -o small.onnx --bits 4 --method gptq --calibrate x.npz
+    modelopt-rs quantize a.onnx -o b.onnx --bits 4 --method gptq --calibrate x.npz
     modelopt-rs quantize model/ --dry-run --include '*embeddings.weight'
     """  # noqa: D301
     if output is None and not dry_run:

@@ -123,9 +123,13 @@ def moments_of(found: ColumnNorms | Hessian, method: str | None = None) -> Array
     array([12.5,  0.5])
     """
     if isinstance(found, Hessian):
-        return found.matrix() if method == "gptq" else np.ascontiguousarray(found.matrix().diagonal()) / 2
+        return (
+            found.second_derivative
+            if method == "gptq"
+            else np.ascontiguousarray(found.second_derivative.diagonal()) / 2
+        )
     assert found.square_sum is not None
-    squares: Array = np.asarray(found.square_sum / max(found.rows, 1))
+    squares: Array = np.asarray(found.square_sum / max(found.count, 1))
     return squares
 
 
@@ -155,11 +159,10 @@ def decided_by_inputs(
             if reason is not None:
                 left[name] = reason
     if left and len(left) == sum(each.action == "quantize" for each in decisions.values()):
-        name, reason = next(iter(left.items()))
+        most, _ = Counter(left.values()).most_common(1)[0]
+        name = next(name for name, reason in left.items() if reason == most)
         got = "statistics" if method is None else repr(method)
-        raise OptionError(
-            f"method must be left out where no weight's inputs are known, got {got}: {quote(name)}: {reason}"
-        )
+        raise OptionError(f"method must be left out where it can round no weight, got {got}: {quote(name)}: {most}")
     return found
 
 

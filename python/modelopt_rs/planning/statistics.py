@@ -50,7 +50,7 @@ def infos_of(name: str, columns: int, kind: str) -> list[TensorInfo]:
 def arrays_of(found: Hessian | ColumnNorms) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return what is stored of the inputs of a weight: sums, and the number of rows."""
     sums: Any = found.square_sum if isinstance(found, ColumnNorms) else found.stats and found.stats.products
-    return sums, np.array([found.rows], np.int64)
+    return sums, np.array([found.count], np.int64)
 
 
 class StatisticsFile:
@@ -154,7 +154,7 @@ class StatisticsFile:
 
 def _norms(squares: NDArray[np.float64], rows: int) -> ColumnNorms:
     found = ColumnNorms()
-    found.square_sum, found.rows = squares, rows
+    found.square_sum, found.count = squares, rows
     return found
 
 

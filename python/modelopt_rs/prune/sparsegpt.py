@@ -40,7 +40,7 @@ class Hessian:
         >>> import numpy as np, modelopt_rs as mo
         >>> stats = mo.prune.InputStats(2)
         >>> stats.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
-        >>> mo.prune.Hessian.of(stats).rows
+        >>> mo.prune.Hessian.of(stats).count
         2
         """
         if not isinstance(stats, InputStats):

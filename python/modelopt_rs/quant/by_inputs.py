@@ -37,7 +37,7 @@ class ByInputs(Scales):
     >>> import numpy as np
     >>> from modelopt_rs.quant.by_inputs import ByInputs
     >>> ByInputs("mse", None, lambda: np.array([4.0, 1.0])).importances(3)
-    array([4., 1., 0.], dtype=float32)
+    array([1.  , 0.25, 0.  ], dtype=float32)
     """
 
     # Of a field without a default there is no other way behind those that have one.
