@@ -78,6 +78,7 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py
+	$(BIN)/python benches/linear.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build
@@ -90,7 +91,7 @@ examples: build
 	$(PIP) "opencv-python-headless>=4.10"
 	@set -e; for each in $(EXAMPLES); do \
 		echo; echo "==== examples/$$each.py"; \
-		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/pictures/$$each.svg || [ $$? -eq 2 ]; \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/images/$$each.svg || [ $$? -eq 2 ]; \
 	done
 	$(BIN)/jupyter execute examples/tour.ipynb
 

@@ -404,7 +404,7 @@ def test_calibrators_hand_over_what_any_codes_need(name, symmetric):
         assert scale == np.float32(np.abs(x).max() / float(ml_dtypes.finfo(dtype_of(name)).max))
         return
     assert zero_point.dtype == dtype_of(name)
-    assert np.abs(back - x).max() <= scale * 0.501
+    assert np.abs(back - x).max() <= scale * 0.503  # float32 has 24 bits
     if symmetric:
         assert int(zero_point) == (0 if name[0] == "i" else (LIMITS[name][1] + 1) // 2)
 

@@ -395,6 +395,12 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     plain = {
         "minmax": ("minmax", {}),
         "nanminmax": ("nanminmax", {}),
+        "min": ("min", {}),
+        "max": ("max", {}),
+        "argmin": ("argmin", {}),
+        "argmax": ("argmax", {}),
+        "any": ("any", {}),
+        "all": ("all", {}),
         "absmax": ("absmax", {}),
         "sum": ("sum", {}),
         "mean": ("mean", {}),
@@ -413,11 +419,28 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     calls = {name: call(f, **kw) for name, (f, kw) in plain.items()}
     calls |= {f"{name}-axis0": call(f, columns, axis=0, **kw) for name, (f, kw) in plain.items()}
     calls |= {f"{name}-axis1": call(f, rows, axis=-1, **kw) for name, (f, kw) in plain.items()}
-    for name in ("minmax", "nanminmax", "absmax", "sum", "norm2", "count_nonzero", "count_nonfinite"):
+    for name in (
+        "minmax",
+        "nanminmax",
+        "max",
+        "argmin",
+        "argmax",
+        "any",
+        "all",
+        "absmax",
+        "sum",
+        "norm2",
+        "count_nonzero",
+        "count_nonfinite",
+    ):
         calls[f"{name}-poisoned"] = call(plain[name][0], poisoned, **plain[name][1])
     calls["histogram"] = call("histogram", bins=37)
     calls["histogram-range"] = call("histogram", poisoned, bins=11, range=(-1.5, 2.5))
     calls["quantile"] = call("quantile", q=np.array([0.1, 0.999]))
+    calls["topk"] = call("topk", poisoned, k=3)
+    calls["topk-axis0"] = call("topk", columns, k=2, axis=0, largest=False)
+    close = r.allclose
+    calls["allclose"] = Call("reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw))
     kth = r.kth_magnitude
     calls["kth_magnitude"] = Call(
         "reduce.kth_magnitude", lambda x, threads=None, **kw: kth(x, np.size(x) // 3, threads=threads, **kw)
@@ -673,7 +696,29 @@ def _calibrated_calls(mo: Any) -> dict[str, Call]:
     }
 
 
+def _linear_calls(mo: Any) -> dict[str, Call]:
+    def call(bits: int, compute: str, packed: bool = False, **options: Any) -> Call:
+        def run(x: Any, threads: int | None = None, **kw: Any) -> Any:
+            # Weights of 5 rows that fit x.
+            k = x.shape[-1] if isinstance(x, np.ndarray) and x.ndim else 4
+            if not k:
+                raise ValueError("linear: no weights are that narrow")
+            w = mo.quantize(np.sin(np.arange(5 * k, dtype=np.float32)).reshape(5, k), bits=bits, threads=1, **options)
+            w = w.prepack(threads=threads) if packed else w
+            return mo.quant.linear(x, w, np.arange(5, dtype=np.float32), compute=compute, threads=threads, **kw)
+
+        return Call("quant.linear", run, rows)
+
+    return {
+        "linear4-int8": call(4, "int8", group_size=32),
+        "linear8-int8-packed": call(8, "int8", packed=True, axis=0),
+        "linear4-int24-packed": call(4, "int24", packed=True, group_size=48, scheme="asymmetric"),
+        "linear2-int24": call(2, "int24", group_size=7, scheme="minmax"),
+        "linear8-float32": call(8, "float32", scheme="asymmetric"),
+    }
+
+
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
     plain = _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
-    return plain | _calibrated_calls(mo)
+    return plain | _calibrated_calls(mo) | _linear_calls(mo)
