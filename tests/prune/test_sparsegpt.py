@@ -125,7 +125,9 @@ def test_b12_nan_is_refused_and_named_or_stays_and_spoils_nothing():
     w = W.copy()
     w[2, 5], w[4, 7] = math.nan, math.inf
     for out in (None, np.full_like(w, 9)):
-        with pytest.raises(ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nan=\"largest\""):
+        with pytest.raises(
+            ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nonfinite=\"largest\""
+        ):
             mo.prune.sparsegpt(w, H, 0.5, out=out)
         assert out is None or (out == 9).all()
     for share in ({"sparsity": 0.5}, {"sparsity": 0.996}, {"n": 1, "m": 2}):
