@@ -170,8 +170,9 @@ def value(x: Any) -> Callable[[], Any]:
 
 
 def _arrays(calls: Calls) -> None:
-    more = {"kth_magnitude": {"k": value(3)}, "quantile": {"q": value(0.5)}}
-    for name in reduce.__all__:
+    more = {"kth_magnitude": {"k": value(3)}, "quantile": {"q": value(0.5)}, "topk": {"k": value(3)}}
+    calls.add(reduce.allclose, a=w, b=w)
+    for name in sorted(set(reduce.__all__) - {"allclose"}):
         calls.add(getattr(reduce, name), x=w, **more.get(name, {}))
     calls.add(mo.quantize, x=w)
     calls.add(mo.fake_quantize, x=w)
@@ -199,7 +200,7 @@ def _prune(calls: Calls) -> None:
     calls.add(prune.global_magnitude, arrays=lambda: [w(), w()])
     calls.add(prune.n_of_m, w=w)
     calls.add(prune.apply_mask, w=w, mask=lambda: np.ones((4, 8), bool))
-    calls.add(prune.wanda, w=w, x_norm=lambda: norms().norm(), sparsity=half)
+    calls.add(prune.wanda, w=w, x_stats=lambda: norms().norms, sparsity=half)
     calls.add(prune.sparsegpt, w=w, hessian=hessian, sparsity=half)
     calls.add(prune.blocks, w=lambda: floats(8, 8), block=value((2, 2)))
     calls.add(prune.compress, w=w)

@@ -10,6 +10,7 @@ from modelopt_rs.quant.gptq import gptq
 from modelopt_rs.quant.linear import linear
 from modelopt_rs.quant.packed_weight import PackedWeight
 from modelopt_rs.quant.packing import pack, unpack
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "Calibrator",
@@ -29,3 +30,11 @@ __all__ = [
     "requantize_linear",
     "unpack",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

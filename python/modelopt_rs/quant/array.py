@@ -19,9 +19,16 @@ from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
 __all__ = ["QuantizedArray", "dequantize"]
 
 
+class _LookedUp:
+    """What a look-up leaves for the next one; no part of the array."""
+
+    __slots__ = ("_table",)
+    _table: _core.Table
+
+
 # Not frozen: a frozen dataclass takes three times as long to make, and small calls would show it.
 @dataclass(slots=True, eq=False)
-class QuantizedArray:
+class QuantizedArray(_LookedUp):
     """An array as small codes with the scales that turn them back into numbers: a scheme or a format, and named parts.
 
     It can be made of parts too: what is left out is found (`scheme` by the parts that there are, `shape` by the codes,
@@ -146,6 +153,9 @@ class QuantizedArray:
         product: Array = np.matmul(other, self)
         return product
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QuantizedArray, tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("QuantizedArray: a 0-d array has no length")
@@ -234,10 +244,14 @@ class QuantizedArray:
             indices = _indices(indices, len(self), "take: indices")
             wanted = indices.shape + shape[1:]
         if out is None:
-            out = np.empty(wanted, float_dtype("take", dtype))
+            out = np.empty(wanted, dtype if dtype is np.float32 else float_dtype("take", dtype))
         parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
-        format = self.format if self.format is not None else (self.bits, self.scheme)
-        _core.take_rows(parts, (format, self.axis, self.group_size), shape, indices, out, bf16, threads)
+        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, shape)
+        table = getattr(self, "_table", None)
+        if table is None or not table.take(given, indices, out, bf16, threads):
+            table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
+            if not table.take(given, indices, out, bf16, threads):
+                raise ValueError("take: q must not be changed by another thread meanwhile")
         return out
 
     def __getitem__(self, rows: Any) -> "QuantizedArray":
@@ -351,6 +365,8 @@ def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tup
 def _indices(given: Any, n: int, name: str) -> Array:
     """Return which rows are wanted, as int64."""
     indices = np.asarray(given)
+    if indices.dtype.char == "l":
+        return indices
     if indices.dtype == bool:
         if indices.shape != (n,):
             raise IndexError(f"{name} must have shape ({n},) as a mask of the rows, got {indices.shape}")
