@@ -116,7 +116,8 @@ pub fn current() -> Isa {
 ///
 /// Generic parameters are `name: path` (carry a constant as an associated constant of a trait). What the body
 /// calls must be `#[inline(always)]`, or it is compiled for the baseline. In the body the constant `FMA` says whether
-/// its instruction set multiplies and adds with one rounding.
+/// its instruction set multiplies and adds with one rounding. A kernel is never inlined: in each place that it is called
+/// from, other kernels among them, its body for the baseline would stand once more.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -124,6 +125,7 @@ macro_rules! kernel {
         $body:block
     ) => {
         $(#[$meta])*
+        #[inline(never)]
         $vis fn $name $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
             #[inline(always)]
             fn body < $($($g : $bound,)+)? const FMA: bool > ( $($arg : $ty),* ) $(-> $ret)? $body

@@ -79,22 +79,28 @@ fn top<K: Coding>(signed: bool) -> f32 {
     if signed { K::Signed::TOP } else { K::Unsigned::TOP }
 }
 
-/// The codes of one block, a byte each: `codes` itself, or (4 bits, a short block) spread into `buffer`.
-///
-/// Loops run over whole blocks, so that their length is a constant.
+/// The codes of one block, a byte each, in `buffer`.
 #[inline(always)]
-pub fn spread<'a, K: Coding>(codes: &'a [u8], buffer: &'a mut [u8; LONGEST]) -> &'a [u8] {
-    if K::BITS == 8 && codes.len() == K::BLOCK {
-        return &codes[..K::BLOCK];
-    }
+pub fn spread<K: Coding>(codes: &[u8], buffer: &mut [u8; LONGEST]) {
     if K::BITS == 8 {
         buffer[..codes.len()].copy_from_slice(codes);
-        return &buffer[..K::BLOCK];
+        return;
     }
     for (pair, byte) in buffer.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
         *pair = [byte & 15, byte >> 4];
     }
-    &buffer[..K::BLOCK]
+}
+
+/// The codes of one block from a byte each.
+#[inline(always)]
+pub fn gather<K: Coding>(bytes: &[u8; LONGEST], codes: &mut [u8]) {
+    if K::BITS == 8 {
+        codes.copy_from_slice(&bytes[..codes.len()]);
+        return;
+    }
+    for (byte, [low, high]) in codes.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        *byte = low | high << 4;
+    }
 }
 
 /// The number of a code; `unit` is [`unit`] of its block.
@@ -142,40 +148,17 @@ pub fn absmax(largest: <f32 as Element>::Key) -> f32 {
     if x < SMALLEST { 0.0 } else { x }
 }
 
-/// Code one block of what is [`stored`], with its largest magnitude; `random` makes random bits of a number of `noise`.
+/// What the numbers of a block are multiplied by before they are coded.
 #[inline(always)]
-pub fn store<K: Coding>(
-    x: &[f32],
-    noise: &[f32],
-    random: impl Fn(f32) -> u32,
-    signed: bool,
-    absmax: f32,
-    codes: &mut [u8],
-) {
+pub fn scale<K: Coding>(absmax: f32, signed: bool) -> f32 {
     // Just below, so that no chance takes the largest above all codes.
-    let scale = if absmax == 0.0 { 0.0 } else { top::<K>(signed) * (1.0 - 2.0 * f32::EPSILON) / absmax };
-    let numbers = x[..K::BLOCK].iter().zip(&noise[..K::BLOCK]);
-    let encode = |(x, noise): (&f32, &f32)| {
-        let (x, random) = (*x * scale, random(*noise));
-        let code =
-            if signed { K::Signed::encode_by_chance(x, random) } else { K::Unsigned::encode_by_chance(x, random) };
-        code as u8
-    };
-    if K::BITS == 8 && codes.len() == K::BLOCK {
-        for (code, number) in codes[..K::BLOCK].iter_mut().zip(numbers) {
-            *code = encode(number);
-        }
-        return;
-    }
-    let mut bytes = [0; LONGEST];
-    for (code, number) in bytes.iter_mut().zip(numbers) {
-        *code = encode(number);
-    }
-    if K::BITS == 4 {
-        let pairs = bytes;
-        for (byte, [low, high]) in bytes.iter_mut().zip(pairs.as_chunks::<2>().0) {
-            *byte = low | high << 4;
-        }
-    }
-    codes.copy_from_slice(&bytes[..codes.len()]);
+    if absmax == 0.0 { 0.0 } else { top::<K>(signed) * (1.0 - 2.0 * f32::EPSILON) / absmax }
+}
+
+/// The code of what is [`stored`].
+#[inline(always)]
+pub fn code<K: Coding>(x: f32, scale: f32, random: u32, signed: bool) -> u8 {
+    let x = x * scale;
+    let code = if signed { K::Signed::encode_by_chance(x, random) } else { K::Unsigned::encode_by_chance(x, random) };
+    code as u8
 }

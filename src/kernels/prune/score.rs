@@ -76,9 +76,9 @@ impl<T: Element> Score<T> for Scaled<'_, T::Compute> {
 }
 
 kernel! {
-    /// The keys of the weights of a row, from its first column on, and the largest.
-    pub(super) fn fill<T: Element, S: Score<T>>(x: &[T], score: S, keys: &mut [S::Key]) -> S::Key {
-        score.keys(x, 0, keys);
+    /// The keys of the weights of a row, from column `first` on, and the largest.
+    pub(super) fn fill<T: Element, S: Score<T>>(x: &[T], score: S, first: usize, keys: &mut [S::Key]) -> S::Key {
+        score.keys(x, first, keys);
         let mut largest = S::Key::ZERO;
         for &key in keys.iter() {
             largest = largest.max(key);
