@@ -3,6 +3,7 @@
 //! A block is decoded, stepped and coded again while it is in the L1 cache, so a step reads and writes each code once.
 //! All codings are arithmetic on whole vectors: a table of 256 numbers would need a gather for each element.
 
+use crate::isa::kernel;
 use crate::kernels::codes::{Code, Dynamic4, SignedDynamic, SixteenSteps, UnitE4M3, UnitE5M3, UnsignedDynamic};
 use crate::real::Element;
 
@@ -15,6 +16,9 @@ pub trait Coding: Send + Sync + 'static {
     const BLOCK: usize;
     /// Whether the square root of what is not signed is stored: it has half the range.
     const ROOT: bool;
+    /// Whether a block is coded in the loop that steps the next: where both are short enough for the registers (those of the
+    /// other codings took 1.05 and 1.2 of the time).
+    const TOGETHER: bool = false;
     /// The code of first moments and momenta.
     type Signed: Code;
     /// The code of second moments, of as many bits.
@@ -44,6 +48,7 @@ impl Coding for UnitFloats {
     const NAME: &'static str = "float8";
     const BLOCK: usize = 256;
     const ROOT: bool = false;
+    const TOGETHER: bool = true;
     type Signed = UnitE4M3;
     type Unsigned = UnitE5M3;
 }
@@ -80,26 +85,28 @@ fn top<K: Coding>(signed: bool) -> f32 {
 }
 
 /// The codes of one block, a byte each, in `buffer`.
-#[inline(always)]
 pub fn spread<K: Coding>(codes: &[u8], buffer: &mut [u8; LONGEST]) {
-    if K::BITS == 8 {
-        buffer[..codes.len()].copy_from_slice(codes);
-        return;
-    }
-    for (pair, byte) in buffer.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
-        *pair = [byte & 15, byte >> 4];
-    }
+    if K::BITS == 8 { buffer[..codes.len()].copy_from_slice(codes) } else { part_pairs(codes, buffer) }
 }
 
 /// The codes of one block from a byte each.
-#[inline(always)]
 pub fn gather<K: Coding>(bytes: &[u8; LONGEST], codes: &mut [u8]) {
-    if K::BITS == 8 {
-        codes.copy_from_slice(&bytes[..codes.len()]);
-        return;
+    if K::BITS == 8 { codes.copy_from_slice(&bytes[..codes.len()]) } else { join_pairs(bytes, codes) }
+}
+
+kernel! {
+    fn part_pairs(codes: &[u8], bytes: &mut [u8; LONGEST]) {
+        for (pair, byte) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+            *pair = [byte & 15, byte >> 4];
+        }
     }
-    for (byte, [low, high]) in codes.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *byte = low | high << 4;
+}
+
+kernel! {
+    fn join_pairs(bytes: &[u8; LONGEST], codes: &mut [u8]) {
+        for (byte, [low, high]) in codes.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *byte = low | high << 4;
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! each type of key, and not for each dtype, score and output with it (a twelfth of the library).
 
 use super::score::fill;
-use super::{Job, Output, Score, block_of};
+use super::{Job, Output, Score};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -108,15 +108,24 @@ kernel! {
     }
 }
 
-kernel! {
-    /// What stays of a block, where it is not 0.
-    fn write<T: Element, K: Key, O: Output<T>>(job: Job<'_, T, O>, stays: &[K]) {
-        let Job { x, out } = job;
-        let mut copied = [T::from_bits64(0); BLOCK];
-        let x = block_of::<T, O>(x, 0, out, &mut copied);
+/// What stays, where it is not 0; in place, where there are no other weights.
+#[inline(always)]
+fn write_all<T: Element, K: Key, O: Output<T>>(x: Option<&[T]>, out: &mut [O::Item], stays: &[K]) {
+    if let Some(x) = x {
         for ((out, &x), &stays) in out.iter_mut().zip(x).zip(stays) {
             *out = O::item(x, stays != K::ZERO);
         }
+    } else {
+        for (out, &stays) in out.iter_mut().zip(stays) {
+            *out = O::kept(*out, stays != K::ZERO);
+        }
+    }
+}
+
+kernel! {
+    /// What stays of a block.
+    fn write<T: Element, K: Key, O: Output<T>>(job: Job<'_, T, O>, stays: &[K]) {
+        write_all::<T, K, O>(job.x, job.out, stays);
     }
 }
 
@@ -193,10 +202,7 @@ kernel! {
             for p in 0..plan.group {
                 let x = &x[(band * plan.group + p) * plan.inner + column..][..n];
                 let keys = &mut keys[p * width + place..][..n];
-                score.keys(x, column, keys);
-                for &key in keys.iter() {
-                    largest = largest.max(key);
-                }
+                largest = largest.max(score.keys(x, column, keys));
             }
         }
         largest
@@ -208,15 +214,11 @@ kernel! {
     fn write_across<T: Element, K: Key, O: Output<T>>(
         job: &mut Job<'_, T, O>, columns: (usize, usize), plan: Groups, width: usize, stays: &[K; BLOCK]
     ) {
-        let mut copied = [T::from_bits64(0); BLOCK];
         for Span { band, column, place, n } in spans(columns.0, columns.1, plan.inner) {
             for p in 0..plan.group {
                 let start = (band * plan.group + p) * plan.inner + column;
                 let (out, stays) = (&mut job.out[start..][..n], &stays[p * width + place..][..n]);
-                let x = block_of::<T, O>(job.x, start, out, &mut copied);
-                for ((out, &x), &stays) in out.iter_mut().zip(x).zip(stays) {
-                    *out = O::item(x, stays != K::ZERO);
-                }
+                write_all::<T, K, O>(job.x.map(|x| &x[start..][..n]), out, stays);
             }
         }
     }
