@@ -1,6 +1,5 @@
 """Pictures of the examples: few lines, names that can be read, the same file again, one for dark pages."""
 
-import importlib
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -54,12 +53,3 @@ def test_make_examples_runs_every_example() -> None:
     named = re.search(r"^EXAMPLES := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert named is not None
     assert set(named[1].replace("\\", " ").split()) == {path.stem for path in EXAMPLES.glob("*.py")} - SHARED
-
-
-def test_documents_show_pictures_that_examples_draw() -> None:
-    docs = EXAMPLES.parent / "docs"
-    shown = {match for page in docs.rglob("*.md") for match in re.findall(r"pictures/([\w-]+)\.svg", page.read_text())}
-    drawn = {path.stem for path in (docs / "pictures").glob("*.svg")}
-    assert shown == drawn
-    for name in drawn:
-        assert importlib.util.find_spec(name.removesuffix("-dark")) is not None, name

@@ -86,7 +86,8 @@ def quantize(
         With `scale`: what becomes of halves, see `modelopt_rs.quant.quantize_linear`.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What scales are rounded to before codes are made, for where they are stored so; the array of scales keeps its
-        dtype. Subnormal numbers of float16 are used, larger scales become its largest.
+        dtype. For float16 below 8 bits to 7 significant bits, so that code times scale is exact in float16.
+        Subnormal numbers of float16 are used, larger scales become its largest (below 8 bits 4,096).
     nonfinite : {"raise", "saturate"}
         What to do with NaN and infinities: refuse them, or map NaN to the code of zero and infinities to the limits,
         with ranges over the finite numbers.
@@ -258,7 +259,8 @@ def fake_quantize(
     nonfinite, dtype, threads
         As for `quantize`.
     out : ndarray, optional
-        C-contiguous, of x's shape and dtype, apart from `x`: written and returned.
+        Of x's shape and dtype: written and returned. C-contiguous and apart from `x`; or `x` itself: in place, by way
+        of a copy.
 
     Raises
     ------
@@ -271,6 +273,8 @@ def fake_quantize(
     >>> mo.fake_quantize(np.array([0.0, 0.3, 1.0], dtype=np.float32), bits=2)
     array([0., 0., 1.], dtype=float32)
     """
+    if out is not None and out is x:
+        return _in_place({**locals(), "out": None})
     given: Literal["raise", "saturate", "raise-first"] = nonfinite
     if type(x) is not np.ndarray:
         x = as_array(x, "fake_quantize: x")
@@ -297,3 +301,12 @@ def fake_quantize(
         return out
     _core.fake_quantize(x, out, (coding, axis, group_size), given, dtype, threads)
     return out
+
+
+def _in_place(arguments: dict[str, Any]) -> Array:
+    """Quantize and reconstruct an array that is its own `out`: groups are read while others are written."""
+    x = arguments["x"]
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise ValueError("fake_quantize: out must be writable, got a read-only array")
+    x[...] = fake_quantize(**arguments)
+    return x  # type: ignore[no-any-return]
