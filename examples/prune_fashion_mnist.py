@@ -18,7 +18,7 @@ def main() -> int:
     """Prune, crop, print, draw; 1 if half costs more than it may."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("place", type=Path, nargs="?", default=PLACE, help="the directory of the data")
-    parser.add_argument("--out", type=Path, default=Path("prune_fashion_mnist.png"), help="where the picture goes")
+    parser.add_argument("--picture", type=Path, default=Path("prune_fashion_mnist.svg"), help="where it goes")
     parser.add_argument("--epochs", type=int, default=6, help="of training, and of fine-tuning")
     args = parser.parse_args()
     if not (args.place / "train-images-idx3-ubyte.gz").is_file():
@@ -28,8 +28,8 @@ def main() -> int:
     plan = Plan(SIZES, BATCH, args.epochs, LR, args.epochs, LR / 2, SEEDS)
     models = mean_of(measure(data, plan, seed) for seed in plan.seeds)
     show(models)
-    draw(models, "Fashion-MNIST: accuracy against size", args.out)
-    print(f"\naccuracy against size: {args.out}")
+    draw(models, "Fashion-MNIST: accuracy against size", args.picture)
+    print(f"\naccuracy against size: {args.picture}")
     if lost(models) > MOST_LOST:
         print(f"half must lose at most {MOST_LOST:.1%}, got {lost(models):.1%}", file=sys.stderr)
         return 1

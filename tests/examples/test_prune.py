@@ -80,8 +80,9 @@ def test_table_and_picture(models, tmp_path, capsys):
     assert len(lines) == 2 + len(models)
     assert len({len(line) for line in lines}) == 1
     assert "pruned to 80% zeros" in lines[4]
-    prune_digits.draw(models, "digits", tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    prune_digits.draw(models, "digits", tmp_path / "a.svg")
+    for name in ("a.svg", "a-dark.svg"):
+        assert "<svg" in (tmp_path / name).read_text()
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -96,7 +97,7 @@ def test_fashion_mnist_runs_on_files_of_its_form(tmp_path, capsys, monkeypatch):
     for name, n in (("train", 512), ("t10k", 64)):
         write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", rng.integers(0, 256, (n, 28, 28)))
         write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", rng.integers(0, 10, n))
-    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--epochs", "1", "--out", str(tmp_path / "a.png")])
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--epochs", "1", "--picture", str(tmp_path / "a.png")])
     monkeypatch.setattr(prune_fashion_mnist, "MOST_LOST", 1.0)
     assert prune_fashion_mnist.main() == 0
     assert "cropped to 25% width" in capsys.readouterr().out
@@ -114,7 +115,7 @@ def test_half_that_costs_too_much_is_an_error(capsys, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `demo` is not installed")
     monkeypatch.setattr(prune_digits, "Plan", lambda: QUICK)
     monkeypatch.setattr(prune_digits, "MOST_LOST", -1.0)
-    monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path / "a.png")])
+    monkeypatch.setattr(sys, "argv", ["x", "--picture", str(tmp_path / "a.png")])
     assert prune_digits.main() == 1
     assert "half must lose at most -100.0%" in capsys.readouterr().err
 
