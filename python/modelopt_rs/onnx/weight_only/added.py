@@ -92,7 +92,7 @@ def _nbytes(graph: ir.Graph) -> int:
         found += _named(name, len(tensor.shape))
         if not isinstance(tensor, ir.LazyTensor):  # a constant, which is small
             found += tensor.nbytes
-    return found
+    return int(found)
 
 
 def _named(name: str, axes: int) -> int:
