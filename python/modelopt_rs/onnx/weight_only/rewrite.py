@@ -6,17 +6,16 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from modelopt_rs.containers.onnx import placeholder
-from modelopt_rs.dtypes import DTYPES
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.opset import raise_ir_version
+from modelopt_rs.onnx.weight_only.added import stored
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKS
-from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, coding_of
+from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weight_only.plan import Forms, Measure, plan_weights
-from modelopt_rs.onnx.weights import Use, Weight
+from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -125,27 +124,12 @@ def _rewrite(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOpt
     coders: list[Coder] = []
     for use in weight.uses:
         form = forms[use.role]
-        stored = form.stored_as(forms.values())
-        if stored not in made:
-            made[stored], coder = _stored(stored, use, info, storing, names)
+        kind = form.stored_as(forms.values())
+        if kind not in made:
+            made[kind], coder = stored(kind, use, info, storing, names)
             coders.append(coder)
-        form.rewrite(use, made[stored], InsertedNodes(use, names))
+        form.rewrite(use, made[kind], InsertedNodes(use, names))
     return coders[0] if len(coders) == 1 else SeveralForms(coders)
-
-
-def _stored(
-    form: Form, use: Use, info: TensorInfo, storing: StorageOptions, names: Names
-) -> tuple[QuantizedWeight, Coder]:
-    coding = coding_of(form, use, info, storing)
-    codes, scale, *points = (
-        names.initializer(part.name, placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape))
-        for part in coding.outputs.infos()
-    )
-    if coding.outputs.scale.dtype != SCALES[form.dtype]:
-        scale = names.cast(scale, form.dtype)
-    point = points[0] if points else None
-    weight = QuantizedWeight(shape=info.shape, bits=coding.bits, codes=codes, scale=scale, zero_point=point)
-    return weight, form.coder(use, coding, storing.keep)
 
 
 def _remove(model: ir.Model, weight: Weight) -> None:
