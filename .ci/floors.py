@@ -19,7 +19,7 @@ PACKAGE = "modelopt_rs"
 FLOORS = (
     ("_core", "_types"),
     ("errors",),
-    ("arguments", "arrays"),
+    ("arguments", "arrays", "deprecated", "signatures"),
     ("dtypes",),
     ("threads",),
     ("reduce",),
@@ -49,6 +49,7 @@ SHARED = ("_core", "_types", "__init__", "__version__")
 # The one way up: saving an optimizer is a method of an object that knows arrays, and writes a file.
 # It is imported when it is asked for, or `import modelopt_rs.optim` would read all that knows files.
 UP = {("quant.checkpoint", "containers"), ("quant.checkpoint", "stream"), ("quant.array", "quant")}
+UP |= {("stream.model", "layouts")}
 UP |= {("optim.checkpoint", "containers"), ("optim.checkpoint", "stream"), ("optim.optimizer", "optim")}
 MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 300, 50, 7
 

@@ -72,6 +72,13 @@ impl Isa {
     }
 }
 
+/// Whether the instruction set in use is AVX-512, and this CPU has its products of bytes as well (VNNI).
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_vnni() -> bool {
+    current() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni")
+}
+
 /// Look `name` up and check that this CPU has it.
 pub fn parse(name: &str) -> Result<Isa, String> {
     let known = Isa::ALL.map(Isa::name).join(", ");

@@ -12,6 +12,7 @@ try:
     import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
 
     from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
+    from modelopt_rs.signatures import show_options
 except KeyboardInterrupt:
     # A command that is interrupted here has no code of its own yet that would say so.
     if "modelopt-rs" not in sys.argv[0] and (sys.argv[0], "modelopt_rs" in sys.orig_argv) != ("-m", True):
@@ -111,6 +112,7 @@ def __getattr__(name: str) -> Any:
         value = import_module(f"modelopt_rs.{name}")
     elif name in _WHERE:
         value = getattr(import_module(f"modelopt_rs.{_WHERE[name]}"), name)
+        show_options({"__all__": (name,), name: value})
     else:
         raise AttributeError(f"module 'modelopt_rs' has no attribute {name!r}")
     globals()[name] = value

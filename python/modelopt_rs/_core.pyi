@@ -30,13 +30,19 @@ __all__ = [
     "InternalError",
     "LimitError",
     "SafetensorsHeader",
+    "Table",
     "TensorExchange",
     "UnsupportedError",
     "__version__",
     "absmax",
     "adafactor_step",
+    "all",
+    "allclose",
+    "any",
     "apply_cut",
     "apply_mask",
+    "argmax",
+    "argmin",
     "awq_scales",
     "block_state",
     "check_options",
@@ -62,8 +68,13 @@ __all__ = [
     "importance_axis",
     "isa",
     "kth_magnitude",
+    "linear_columns",
+    "linear_packed",
+    "linear_rows",
     "magnitude",
+    "max",
     "mean",
+    "min",
     "minmax",
     "n_of_m",
     "norm",
@@ -71,6 +82,8 @@ __all__ = [
     "optim_step",
     "optimizer_step",
     "pack",
+    "packed_shape",
+    "prepack",
     "quantile",
     "quantize",
     "quantize_columns",
@@ -90,9 +103,9 @@ __all__ = [
     "sum",
     "swap_thread_override",
     "take",
-    "take_rows",
     "taylor_sums",
     "threshold",
+    "top_places",
     "unpack",
     "var",
     "wanda",
@@ -107,6 +120,16 @@ class InternalError(RuntimeError): ...
 
 # Reductions: one value for `axis=None`, else an array.
 def minmax(x: Any, axis: Axis, keepdims: bool, nan: str, dtype: Bf16, threads: int | None) -> tuple[Any, Any]: ...
+def min(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def max(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def argmin(x: Any, axis: int | None, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def argmax(x: Any, axis: int | None, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def any(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def all(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
+def top_places(x: Any, k: int, largest: bool, dtype: Bf16, threads: int | None) -> NDArray[np.int64]:
+    """Give the places of the k largest or smallest along the last axis, best first."""
+
+def allclose(a: Any, b: Any, tolerances: tuple[float, float, bool], dtype: Bf16, threads: int | None) -> bool: ...
 def absmax(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
 def sum(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
 def mean(x: Any, axis: Axis, keepdims: bool, dtype: Bf16, threads: int | None) -> Any: ...
@@ -268,16 +291,50 @@ def requantize_linear(
 ) -> None:
     """`arrays`: (q, out); `how`: the name of the dtype of `out`, and rounding."""
 
-def take_rows(
-    parts: Parts,
-    spec: Spec,
-    shape: tuple[int, ...],
-    indices: int | NDArray[np.int64],
+@final
+class Table:
+    """A table of codes that was checked once, to look rows up in."""
+
+    def __new__(cls, given: tuple[Any, ...]) -> Table: ...
+    def take(
+        self,
+        given: tuple[Any, ...],
+        indices: int | NDArray[np.int64],
+        out: Array,
+        dtype: Bf16,
+        threads: int | None,
+    ) -> bool:
+        """Fill `out` with rows; False where the table is no longer what it was made of."""
+
+# Products with quantized weights: parts, spec and shape of the weights, or their panels. `how`: int8, int24 or float32.
+def linear_rows(
+    x: Array,
+    w: tuple[Parts, Spec, tuple[int, ...]],
+    bias: Array | None,
     out: Array,
-    dtype: Bf16,
+    how: str,
     threads: int | None,
 ) -> None:
-    """Write the numbers of rows of the first axis; IndexError where there is none."""
+    """Write x @ w.T + bias, of weights as quantization makes them."""
+
+def linear_packed(
+    x: Array,
+    w: tuple[Array, Spec, tuple[int, ...]],
+    bias: Array | None,
+    out: Array,
+    how: str,
+    threads: int | None,
+) -> None:
+    """The same of panels."""
+
+def linear_columns(x: Array, w: tuple[Parts, Spec, tuple[int, ...]], out: Array, threads: int | None) -> None:
+    """Write x @ w."""
+
+def packed_shape(spec: Spec, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of panels: how many, and bytes of one."""
+
+def prepack(w: tuple[Parts, Spec, tuple[int, ...]], out: Array, threads: int | None) -> None:
+    """Write panels: uint8, as `packed_shape` says."""
 
 # Vectors of a search index: floor(limited((x - start) / step, 0, top) * 255 / top) ^ flip; rows in units of their norm;
 # signs, the first in the highest bit.

@@ -1,7 +1,11 @@
 """Reductions of arrays: one pass, all threads, the same bits for any number of them.
 
-NaN propagates. Sums run in float64 with the rounding errors carried along, so their error does not grow with
+NaN propagates. Sums of floats run in float64 with the rounding errors carried along, so their error does not grow with
 the length. Order statistics are exact and neither sort nor copy the array.
+
+Integers and bools are reduced as NumPy reduces them: the smallest and largest in their own dtype, sums in int64 or
+uint64, all else in float64 (`var`, `norm`, `histogram` and `quantile` of 64-bit integers take the nearest float64 of
+each).
 """
 
 from typing import Any
@@ -12,19 +16,29 @@ from numpy.typing import ArrayLike, NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16
 from modelopt_rs.arguments import shown
+from modelopt_rs.arrays import as_array
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "absmax",
+    "all",
+    "allclose",
+    "any",
+    "argmax",
+    "argmin",
     "count_nonfinite",
     "count_nonzero",
     "histogram",
     "kth_magnitude",
+    "max",
     "mean",
+    "min",
     "minmax",
     "nanminmax",
     "norm",
     "quantile",
     "sum",
+    "topk",
     "var",
 ]
 
@@ -43,7 +57,7 @@ def minmax(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -62,7 +76,7 @@ def minmax(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`, or the reduced axis is empty.
 
@@ -89,7 +103,7 @@ def nanminmax(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -108,7 +122,7 @@ def nanminmax(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`, or the reduced axis is empty.
 
@@ -167,6 +181,403 @@ def absmax(
     return _core.absmax(x, axis, keepdims, dtype, threads)
 
 
+def min(
+    x: Array,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return the smallest element, as `numpy.min`.
+
+    NaN if there is one. -0.0 is below 0.0.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None, int or tuple of int
+        What to reduce over; None: all axes.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    scalar or ndarray
+        In the dtype of `x`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers.
+    ValueError
+        If `axis` names no axis of `x`, or the reduced axis is empty.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.min(np.array([[3, -1], [2, 5]], np.int8), axis=0)
+    array([ 2, -1], dtype=int8)
+    """
+    return _core.min(x, axis, keepdims, dtype, threads)
+
+
+def max(
+    x: Array,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return the largest element, as `numpy.max`.
+
+    NaN if there is one. -0.0 is below 0.0.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None, int or tuple of int
+        What to reduce over; None: all axes.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    scalar or ndarray
+        In the dtype of `x`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers.
+    ValueError
+        If `axis` names no axis of `x`, or the reduced axis is empty.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.max(np.array([[3, -1], [2, 5]], np.int8), axis=0)
+    array([3, 5], dtype=int8)
+    """
+    return _core.max(x, axis, keepdims, dtype, threads)
+
+
+def argmin(
+    x: Array,
+    axis: int | None = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return the index of the smallest element, as `numpy.argmin`.
+
+    Of equal ones the first; the first NaN if there is one. -0.0 and 0.0 are equal.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None or int
+        What to look along; None: all elements, in C order.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    int64 or ndarray of int64
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers, or `axis` a tuple.
+    ValueError
+        If `axis` names no axis of `x`, or the reduced axis is empty.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> int(mo.reduce.argmin(np.array([3.0, 7.0, 1.0, 7.0, 1.0])))
+    2
+    """
+    return _core.argmin(x, axis, keepdims, dtype, threads)
+
+
+def argmax(
+    x: Array,
+    axis: int | None = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return the index of the largest element, as `numpy.argmax`.
+
+    Of equal ones the first; the first NaN if there is one. -0.0 and 0.0 are equal.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None or int
+        What to look along; None: all elements, in C order.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    int64 or ndarray of int64
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers, or `axis` a tuple.
+    ValueError
+        If `axis` names no axis of `x`, or the reduced axis is empty.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> int(mo.reduce.argmax(np.array([3.0, 7.0, 1.0, 7.0, 1.0])))
+    1
+    """
+    return _core.argmax(x, axis, keepdims, dtype, threads)
+
+
+def any(
+    x: Array,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return whether any element is not zero, as `numpy.any`.
+
+    NaN is not zero; -0.0 is. False of nothing. Over all elements it stops at the first.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None, int or tuple of int
+        What to reduce over; None: all axes.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    bool or ndarray of bool
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers.
+    ValueError
+        If `axis` names no axis of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.any(np.array([[0, 2], [0, 0]]), axis=1)
+    array([ True, False])
+    """
+    return _core.any(x, axis, keepdims, dtype, threads)
+
+
+def all(
+    x: Array,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> Any:
+    """Return whether all elements are not zero, as `numpy.all`.
+
+    NaN is not zero; -0.0 is. True of nothing. Over all elements it stops at the first that is zero.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous is copied first.
+    axis : None, int or tuple of int
+        What to reduce over; None: all axes.
+    keepdims : bool
+        Whether reduced axes stay, with length 1.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    bool or ndarray of bool
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers.
+    ValueError
+        If `axis` names no axis of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.all(np.array([[1, 2], [0, 3]]), axis=1)
+    array([ True, False])
+    """
+    return _core.all(x, axis, keepdims, dtype, threads)
+
+
+def topk(
+    x: Array,
+    k: int,
+    axis: int | None = -1,
+    *,
+    largest: bool = True,
+    keepdims: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Return the `k` largest elements along an axis, largest first, and their indices.
+
+    Of equal ones the first: those of a stable sort. NaN counts as the largest number, as in `numpy.sort` and
+    `torch.topk`; -0.0 and 0.0 are equal.
+
+    Parameters
+    ----------
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Any shape and strides; not written. What is not C-contiguous with the axis last is copied first.
+    k : int
+        How many, from 0 to the length of the axis.
+    axis : int or None
+        None: all elements, in C order.
+    largest : bool
+        False: the smallest, smallest first, NaN last.
+    keepdims : bool
+        With axis None: whether the other axes stay, with length 1, and the last holds the `k`. The axis itself always
+        stays.
+    dtype : "bf16", optional
+        Read a uint16 array as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Returns
+    -------
+    values : ndarray
+        In the dtype of `x`, `k` long along the axis.
+    indices : ndarray of int64
+        Along the axis.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of numbers.
+    ValueError
+        If `axis` names no axis of `x`, or `k` is out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.topk(np.array([3.0, 7.0, 1.0, 7.0]), 2)
+    (array([7., 7.]), array([1, 3]))
+    """
+    array = as_array(x, "topk: x")
+    if axis is None:
+        shape = (1,) * (array.ndim - 1)
+        flat = array.reshape(-1)
+        places = _core.top_places(flat, k, largest, dtype, threads)
+        values = flat[places]
+        return (values.reshape(*shape, -1), places.reshape(*shape, -1)) if keepdims else (values, places)
+    try:
+        moved = np.moveaxis(array, axis, -1)
+    except (TypeError, ValueError):
+        raise _no_axis("topk", axis, array.ndim) from None
+    places = _core.top_places(moved, k, largest, dtype, threads)
+    values = np.take_along_axis(moved, places, -1)
+    return np.moveaxis(values, -1, axis), np.moveaxis(places, -1, axis)
+
+
+def _no_axis(function: str, axis: Any, ndim: int) -> Exception:
+    if isinstance(axis, int) and not isinstance(axis, bool):
+        return ValueError(f"{function}: axis must be within the {ndim} axes of x, got {axis}")
+    return TypeError(f"{function}: axis must be None or an integer, got {shown(axis)}")
+
+
+def allclose(
+    a: Array,
+    b: Array,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    equal_nan: bool = False,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> bool:
+    """Return whether two arrays agree within tolerances: ``|a - b| <= atol + rtol * |b|`` everywhere.
+
+    As `numpy.allclose`, but computed in float64 whatever the dtypes: no difference is rounded to float32 first.
+    Infinities agree where they are equal. It stops at the first pair that does not agree, and makes no array.
+
+    Parameters
+    ----------
+    a, b : ndarray of float32, float64, float16, bfloat16, integers or bool
+        Of any dtypes, and shapes that broadcast (one number is not repeated in memory, other shapes are); not written.
+    rtol, atol : float
+        Relative and absolute tolerance.
+    equal_nan : bool
+        Whether two NaN agree.
+    dtype : "bf16", optional
+        Read uint16 arrays as bfloat16 bits.
+    threads : int, optional
+        Threads of this call; never changes the result.
+
+    Raises
+    ------
+    TypeError
+        If `a` or `b` is no array of numbers.
+    ValueError
+        If their shapes don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> mo.reduce.allclose(np.array([1.0, 2.0]), np.array([1.0, 2.00001]))
+    True
+    """
+    x, y = as_array(a, "allclose: a"), as_array(b, "allclose: b")
+    if x.shape != y.shape and x.size != 1 and y.size != 1:
+        try:
+            x, y = np.broadcast_arrays(x, y)
+        except ValueError:
+            raise ValueError(f"allclose: b must broadcast with shape {x.shape}, got shape {y.shape}") from None
+    return _core.allclose(x, y, (rtol, atol, equal_nan), dtype, threads)
+
+
 def sum(
     x: Array,
     axis: Axis = None,
@@ -177,11 +588,11 @@ def sum(
 ) -> Any:
     """Return the sum, as accurate as if computed in twice the precision of float64.
 
-    ``sum x``; 0 of nothing.
+    ``sum x``; 0 of nothing. Integers are summed exactly.
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -195,12 +606,13 @@ def sum(
     Returns
     -------
     float64 or ndarray of float64
-        Whatever the dtype of `x`: nothing of the sum is lost.
+        Whatever the float dtype of `x`: nothing of the sum is lost. Of integers and bools int64, of unsigned ones
+        uint64, as `numpy.sum`: modulo 2**64.
 
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`.
 
@@ -231,7 +643,7 @@ def mean(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -250,7 +662,7 @@ def mean(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`, or the reduced axis is empty.
 
@@ -278,7 +690,7 @@ def var(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     ddof : float
         Delta degrees of freedom.
@@ -299,7 +711,7 @@ def var(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`, or the reduced axis is empty, or `ddof` is not less than its length.
 
@@ -331,7 +743,7 @@ def norm(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     ord : {1, 2, inf}
         Which norm.
@@ -352,7 +764,7 @@ def norm(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`, `ord` is none of these, or (inf) the reduced axis is empty.
 
@@ -379,7 +791,7 @@ def count_nonzero(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -397,7 +809,7 @@ def count_nonzero(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`.
 
@@ -420,11 +832,11 @@ def count_nonfinite(
 ) -> Any:
     """Count NaN and infinities.
 
-    0 of nothing.
+    0 of nothing, and of integers.
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written. What is not C-contiguous is copied first.
     axis : None, int or tuple of int
         What to reduce over; None: all axes.
@@ -442,7 +854,7 @@ def count_nonfinite(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `axis` names no axis of `x`.
 
@@ -469,7 +881,7 @@ def histogram(
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written.
     bins : int
         How many, 1 to 2**26.
@@ -489,7 +901,7 @@ def histogram(
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `bins` or `range` is out of bounds, or (without `range`) an element is not finite.
 
@@ -509,7 +921,7 @@ def quantile(x: Array, q: ArrayLike, *, dtype: Bf16 = None, threads: int | None 
 
     Parameters
     ----------
-    x : ndarray of float32, float64, float16 or bfloat16
+    x : ndarray of float32, float64, float16, bfloat16, integers or bool
         Any shape and strides; not written.
     q : float or array of float
         From 0 to 1.
@@ -526,7 +938,7 @@ def quantile(x: Array, q: ArrayLike, *, dtype: Bf16 = None, threads: int | None 
     Raises
     ------
     TypeError
-        If `x` is no array of floats.
+        If `x` is no array of numbers.
     ValueError
         If `x` is empty or a q is out of its range.
 
@@ -578,3 +990,11 @@ def kth_magnitude(x: Array, k: int, *, dtype: Bf16 = None, threads: int | None =
     2.0
     """
     return _core.kth_magnitude(x, k, dtype, threads)
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -114,6 +114,18 @@ impl<'py> Array<'py> {
         unsafe { std::slice::from_raw_parts(start, self.len()) }
     }
 
+    /// The bits of the elements as numbers of their size, whatever their dtype.
+    pub fn bits_as<W: Item>(&self) -> &[W] {
+        assert!(
+            size_of::<W>() == self.object.dtype().itemsize() && align_of::<W>() == size_of::<W>(),
+            "matched by size"
+        );
+        let start = if self.len() == 0 { std::ptr::dangling() } else { data(&self.object) as *const W };
+        // SAFETY: as for `slice`; every bit pattern is a value of W, which has the elements' size, and an array in order is
+        // aligned to that size.
+        unsafe { std::slice::from_raw_parts(start, self.len()) }
+    }
+
     /// The elements, to be written.
     pub fn slice_mut<T: Item>(&mut self) -> &mut [T] {
         assert!(self.writeable, "an output");

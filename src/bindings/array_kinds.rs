@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use super::arg::Name;
 use super::array::{Array, tuple};
-use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, word_dtype};
+use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, number_dtype, word_dtype};
 use crate::error::{Error, Result};
 
 type Obj<'py> = Bound<'py, PyAny>;
@@ -15,6 +15,13 @@ impl<'py> Array<'py> {
     pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;
         let dtype = float_dtype(name, &array, bf16)?;
+        Self::input(name, &array, dtype)
+    }
+
+    /// An input of floats, integers or bools.
+    pub fn number(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
+        let array = ndarray(name, object)?;
+        let dtype = number_dtype(name, &array, bf16)?;
         Self::input(name, &array, dtype)
     }
 

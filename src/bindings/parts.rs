@@ -1,5 +1,6 @@
 //! The arrays of a quantized array, checked.
 
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use super::arg::Name;
@@ -24,6 +25,34 @@ pub struct Arrays<'py> {
     offset: Option<Array<'py>>,
     global: Option<Array<'py>>,
 }
+
+/// The arrays of a quantized array that were checked once, to be used again.
+pub struct Held(Vec<(Py<PyUntypedArray>, Dtype, usize)>);
+
+impl Held {
+    /// The arrays again, if all are still what was checked.
+    pub fn arrays<'py>(&self, py: Python<'py>, function: &'static str, plan: &Plan) -> PyResult<Option<Arrays<'py>>> {
+        let mut found: [Option<Array<'py>>; NAMES.len()] = Default::default();
+        for (object, dtype, place) in &self.0 {
+            let object = object.bind(py);
+            let shape: &[usize] = match place {
+                0 => &plan.codes,
+                4 => &[],
+                _ => &plan.scale,
+            };
+            // A dtype that was set in place could have made other numbers of the bytes.
+            if object.shape() != shape || Dtype::of_numbers(object) != Some(*dtype) {
+                return Ok(None);
+            }
+            found[*place] = Some(Array::input(Name::new(function, NAMES[*place]), object, *dtype)?);
+        }
+        let [Some(codes), Some(scale), zero_point, offset, global] = found else { return Ok(None) };
+        Ok(Some(Arrays { codes, scale, zero_point, offset, global }))
+    }
+}
+
+/// The names of the arrays, in the order of [`GivenParts`].
+const NAMES: [&str; 5] = ["codes", "scale", "zero_point", "offset", "global_scale"];
 
 /// The functions of checks, and whether their arrays are to be written.
 #[derive(Clone, Copy)]
@@ -113,6 +142,13 @@ impl<'py> Arrays<'py> {
     /// What is written where the parameters are given: the codes alone.
     pub fn codes(function: &'static str, given: &Obj<'py>, plan: &Plan) -> PyResult<Array<'py>> {
         Check { function, out: true }.bytes(["codes", "out.codes"], given, &plan.codes)
+    }
+
+    /// The arrays that were given, to be used again.
+    pub fn held(&self) -> Held {
+        let all = [Some(&self.codes), Some(&self.scale), self.zero_point.as_ref(), self.offset.as_ref()];
+        let all = all.into_iter().chain([self.global.as_ref()]).enumerate();
+        Held(all.filter_map(|(i, array)| array.map(|a| (a.given().clone().unbind(), a.dtype, i))).collect())
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Array<'py>> {

@@ -1,114 +1,22 @@
 //! Reductions and order statistics.
 
-use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::arg::{Name, flag, number};
+use super::arg::number;
 use super::array::Array;
-use super::axes::axes;
 use super::borrow::borrow;
-use super::dtype::{Item, match_dtype};
-use super::error::{ask_memory, compute, entry};
-use super::result::{result, shaped};
-use super::threads::resolve;
+use super::dtype::{Dtype, match_dtype, match_number, match_width};
+use super::error::{compute, entry};
+use super::reduction::Call;
 use crate::error::Error;
 use crate::kernels::reduce::{
-    self as kernel, AbsMax, AbsSum, Counts, FiniteMinMax, MinMax, Moments, NanMinMax, Op, SquareSum, State, Sum, View,
+    self as kernel, AbsMax, AbsSum, Counts, Extremes, FiniteMinMax, Keys, MinMax, Moments, NanMinMax, SquareSum, Sum,
+    WordSum, integer_as_f64,
 };
 use crate::real::Element;
 
 type Obj<'py> = Bound<'py, PyAny>;
-
-/// An input and how it is reduced.
-struct Call<'py> {
-    x: Array<'py>,
-    view: View,
-    shape: Vec<usize>,
-    threads: usize,
-}
-
-/// `axis` and `keepdims`.
-type Options<'a, 'py> = (&'a Obj<'py>, &'a Obj<'py>);
-
-impl<'py> Call<'py> {
-    fn new(
-        function: &'static str,
-        x: &Obj<'py>,
-        options: Options<'_, 'py>,
-        dtype: Option<&Obj<'_>>,
-        threads: Option<&Obj<'py>>,
-    ) -> PyResult<Self> {
-        let name = Name::new(function, "x");
-        let threads = resolve(function, threads)?;
-        let array = Array::float(name, x, dtype)?;
-        let (full, keepdims) = (array.shape().to_vec(), flag(function, "keepdims", options.1)?);
-        let Some(axes) = axes(function, "x", options.0, full.len())? else {
-            let shape = if keepdims { vec![1; full.len()] } else { vec![] };
-            let view = View { outer: 1, n: array.len(), inner: 1 };
-            return Ok(Self { x: array, view, shape, threads });
-        };
-        let kept = |i: &usize| !axes.contains(i);
-        let shape = if keepdims {
-            (0..full.len()).map(|i| if kept(&i) { full[i] } else { 1 }).collect()
-        } else {
-            (0..full.len()).filter(kept).map(|i| full[i]).collect()
-        };
-        let product = |range: std::ops::Range<usize>| full[range].iter().product::<usize>();
-        let (first, last) = (axes.first().copied().unwrap_or(0), axes.last().map_or(0, |a| a + 1));
-        if last - first == axes.len() {
-            let view = View { outer: product(0..first), n: product(first..last), inner: product(last..full.len()) };
-            return Ok(Self { x: array, view, shape, threads });
-        }
-        // Axes that are not neighbours: NumPy brings them to the end, in a copy.
-        let order: Vec<usize> = (0..full.len()).filter(kept).chain(axes.iter().copied()).collect();
-        let n = axes.iter().map(|&i| full[i]).product();
-        let outer = (0..full.len()).filter(kept).map(|i| full[i]).product();
-        let moved = array.object.call_method1("transpose", (order,))?;
-        let x = Array::float(name, &moved, dtype)?;
-        Ok(Self { x, view: View { outer, n, inner: 1 }, shape, threads })
-    }
-
-    fn refuse_empty(&self) -> Result<(), Error> {
-        if self.view.n == 0 {
-            return Err(Error::Value(format!("{} must not be empty along the reduced axis", self.x.name)));
-        }
-        Ok(())
-    }
-
-    fn reserve(&self) -> PyResult<()> {
-        let results = self.view.outer.saturating_mul(self.view.inner);
-        ask_memory(self.x.name.function, results.saturating_mul(64))
-    }
-
-    fn states<T: Element + Item, O: Op<T>>(&self) -> PyResult<Vec<State<T, O>>> {
-        self.reserve()?;
-        let _borrow = borrow(&[&self.x])?;
-        let (x, view, threads) = (self.x.slice::<T>(), self.view, self.threads);
-        compute(self.x.object.py(), || {
-            if view.outer * view.inner == 1 {
-                vec![kernel::reduce_all::<T, O>(x, threads)]
-            } else {
-                kernel::reduce_axis::<T, O>(x, view, threads)
-            }
-        })
-    }
-
-    /// Values of x's own dtype.
-    fn own<T: Element>(&self, values: &[T]) -> PyResult<Obj<'py>> {
-        result(self.x.object.py(), values, &self.shape, self.x.object.dtype().as_any())
-    }
-
-    fn f64(&self, values: &[f64]) -> PyResult<Obj<'py>> {
-        shaped(PyArray1::from_slice(self.x.object.py(), values).as_any(), &self.shape)
-    }
-
-    fn counts(&self, which: usize) -> PyResult<Obj<'py>> {
-        let states = match_dtype!(self.x, T => self.states::<T, Counts>()?);
-        let counts = PyArray1::from_iter(self.x.object.py(), states.into_iter().map(|state| state[which] as i64));
-        shaped(counts.as_any(), &self.shape)
-    }
-}
 
 /// The same NaN whatever computed it.
 fn one_nan(x: f64) -> f64 {
@@ -122,19 +30,10 @@ macro_rules! sums {
     };
 }
 
-#[pyfunction]
-fn minmax<'py>(
-    x: &Obj<'py>,
-    axis: &Obj<'py>,
-    keepdims: &Obj<'py>,
-    nan: &str,
-    dtype: Option<&Obj<'_>>,
-    threads: Option<&Obj<'py>>,
-) -> PyResult<(Obj<'py>, Obj<'py>)> {
-    let function = if nan == "propagate" { "minmax" } else { "nanminmax" };
-    entry(function, || {
-        let call = Call::new(function, x, (axis, keepdims), dtype, threads)?;
-        call.refuse_empty()?;
+/// The smallest (0) or largest (1) elements, those that are asked for.
+pub fn extremes<'py, const N: usize>(call: &Call<'py>, nan: &str, sides: [usize; N]) -> PyResult<[Obj<'py>; N]> {
+    call.refuse_empty()?;
+    let ends: Vec<Obj<'py>> = if call.x.dtype.is_float() {
         match_dtype!(call.x, T => {
             let states = match nan {
                 "propagate" => call.states::<T, MinMax>()?,
@@ -148,8 +47,69 @@ fn minmax<'py>(
                     _ => nan,
                 }
             }).collect::<Vec<T>>();
-            Ok((call.own(&end(0))?, call.own(&end(1))?))
+            sides.iter().map(|&i| call.own(&end(i))).collect::<PyResult<_>>()?
         })
+    } else {
+        match_width!(call.x, W => {
+            let keys = Keys::<W>::integer(call.x.dtype.is_signed());
+            let states = call.word_states(Extremes(keys))?;
+            let end = |i: usize| call.own_words(states.iter().map(|state| keys.integer_of(state[i])));
+            sides.iter().map(|&i| end(i)).collect::<PyResult<_>>()?
+        })
+    };
+    ends.try_into().map_err(|_| unreachable!("as many as were asked for"))
+}
+
+/// The exact sums of integers, or of their magnitudes.
+fn integer_sums(call: &Call<'_>, magnitudes: bool) -> PyResult<Vec<i128>> {
+    let (n, signed) = (call.view.n, call.x.dtype.is_signed());
+    if call.x.dtype == Dtype::Bool {
+        return Ok(call.nonzero()?.into_iter().map(i128::from).collect());
+    }
+    match_width!(call.x, W => {
+        let op = if magnitudes { WordSum::<W>::of_magnitudes(signed) } else { WordSum::new(signed) };
+        Ok(call.word_states(op)?.into_iter().map(|state| op.total(state, n)).collect())
+    })
+}
+
+fn moments(call: &Call<'_>) -> PyResult<Vec<Moments>> {
+    call.reserve()?;
+    let _borrow = borrow(&[&call.x])?;
+    let (view, threads) = (call.view, call.threads);
+    match_number!(call.x, x => compute(call.x.object.py(), || kernel::moments_axis(x, view, threads)))
+}
+
+/// Norms of integers: of the order inf their largest magnitude.
+fn integer_norms(call: &Call<'_>, ord: f64) -> PyResult<Vec<f64>> {
+    if ord == 1.0 {
+        return Ok(integer_sums(call, true)?.into_iter().map(|sum| sum as f64).collect());
+    }
+    if ord == 2.0 {
+        return Ok(moments(call)?.into_iter().map(|m| (m.m2 + m.n * m.mean * m.mean).sqrt()).collect());
+    }
+    let signed = call.x.dtype.is_signed();
+    Ok(match_width!(call.x, W => {
+        let keys = Keys::<W>::integer(signed);
+        let states = call.word_states(Extremes(keys))?;
+        let magnitude = |key: W| integer_as_f64(keys.integer_of(key), signed).abs();
+        states.into_iter().map(|[low, high]| magnitude(low).max(magnitude(high))).collect()
+    }))
+}
+
+#[pyfunction]
+fn minmax<'py>(
+    x: &Obj<'py>,
+    axis: &Obj<'py>,
+    keepdims: &Obj<'py>,
+    nan: &str,
+    dtype: Option<&Obj<'_>>,
+    threads: Option<&Obj<'py>>,
+) -> PyResult<(Obj<'py>, Obj<'py>)> {
+    let function = if nan == "propagate" { "minmax" } else { "nanminmax" };
+    entry(function, || {
+        let call = Call::new(function, Array::number, x, (axis, keepdims), dtype, threads)?;
+        let [low, high] = extremes(&call, nan, [0, 1])?;
+        Ok((low, high))
     })
 }
 
@@ -162,7 +122,7 @@ fn absmax<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("absmax", || {
-        let call = Call::new("absmax", x, (axis, keepdims), dtype, threads)?;
+        let call = Call::new("absmax", Array::float, x, (axis, keepdims), dtype, threads)?;
         call.refuse_empty()?;
         match_dtype!(call.x, T => {
             let values: Vec<T> = call.states::<T, AbsMax>()?.into_iter().map(|[key, _]| T::from_key(key)).collect();
@@ -180,8 +140,16 @@ fn sum<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("sum", || {
-        let call = Call::new("sum", x, (axis, keepdims), dtype, threads)?;
-        call.f64(&sums!(call, Sum))
+        let call = Call::new("sum", Array::number, x, (axis, keepdims), dtype, threads)?;
+        if call.x.dtype.is_float() {
+            return call.f64(&sums!(call, Sum));
+        }
+        // Modulo 2^64, as NumPy.
+        let sums = integer_sums(&call, false)?.into_iter();
+        if call.x.dtype.is_signed() || call.x.dtype == Dtype::Bool {
+            return call.i64(sums.map(|sum| sum as i64));
+        }
+        call.u64(sums.map(|sum| sum as u64))
     })
 }
 
@@ -194,10 +162,15 @@ fn mean<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("mean", || {
-        let call = Call::new("mean", x, (axis, keepdims), dtype, threads)?;
+        let call = Call::new("mean", Array::number, x, (axis, keepdims), dtype, threads)?;
         call.refuse_empty()?;
         let n = call.view.n as f64;
-        call.f64(&sums!(call, Sum).into_iter().map(|sum| sum / n).collect::<Vec<_>>())
+        let sums = if call.x.dtype.is_float() {
+            sums!(call, Sum)
+        } else {
+            integer_sums(&call, false)?.into_iter().map(|sum| sum as f64).collect()
+        };
+        call.f64(&sums.into_iter().map(|sum| sum / n).collect::<Vec<_>>())
     })
 }
 
@@ -211,20 +184,14 @@ fn var<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("var", || {
-        let call = Call::new("var", x, (axis, keepdims), dtype, threads)?;
+        let call = Call::new("var", Array::number, x, (axis, keepdims), dtype, threads)?;
         call.refuse_empty()?;
         let ddof = number("var", "ddof", ddof)?;
         if !(ddof < call.view.n as f64) {
             let text = format!("var: ddof must be less than the {} elements, got {ddof}", call.view.n);
             return Err(Error::Value(text).into());
         }
-        call.reserve()?;
-        let _borrow = borrow(&[&call.x])?;
-        let moments: Vec<Moments> = match_dtype!(call.x, T => {
-            let (x, view, threads) = (call.x.slice::<T>(), call.view, call.threads);
-            compute(call.x.object.py(), || kernel::moments_axis(x, view, threads))?
-        });
-        call.f64(&moments.into_iter().map(|m| one_nan(m.m2 / (m.n - ddof))).collect::<Vec<_>>())
+        call.f64(&moments(&call)?.into_iter().map(|m| one_nan(m.m2 / (m.n - ddof))).collect::<Vec<_>>())
     })
 }
 
@@ -238,19 +205,23 @@ fn norm<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
     entry("norm", || {
-        let call = Call::new("norm", x, (axis, keepdims), dtype, threads)?;
+        let call = Call::new("norm", Array::number, x, (axis, keepdims), dtype, threads)?;
         let ord = number("norm", "ord", ord)?;
-        let values = if ord == 1.0 {
+        if ord == f64::INFINITY {
+            call.refuse_empty()?;
+        } else if ord != 1.0 && ord != 2.0 {
+            return Err(Error::Value(format!("norm: ord must be 1, 2 or inf, got {ord}")).into());
+        }
+        let values = if !call.x.dtype.is_float() {
+            integer_norms(&call, ord)?
+        } else if ord == 1.0 {
             sums!(call, AbsSum)
         } else if ord == 2.0 {
             sums!(call, SquareSum).into_iter().map(f64::sqrt).collect()
-        } else if ord == f64::INFINITY {
-            call.refuse_empty()?;
+        } else {
             match_dtype!(call.x, T => {
                 call.states::<T, AbsMax>()?.into_iter().map(|[key, _]| one_nan(T::from_key(key).to_f64())).collect()
             })
-        } else {
-            return Err(Error::Value(format!("norm: ord must be 1, 2 or inf, got {ord}")).into());
         };
         call.f64(&values)
     })
@@ -264,7 +235,10 @@ fn count_nonzero<'py>(
     dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
-    entry("count_nonzero", || Call::new("count_nonzero", x, (axis, keepdims), dtype, threads)?.counts(0))
+    entry("count_nonzero", || {
+        let call = Call::new("count_nonzero", Array::number, x, (axis, keepdims), dtype, threads)?;
+        call.i64(call.nonzero()?.into_iter().map(|count| count as i64))
+    })
 }
 
 #[pyfunction]
@@ -275,7 +249,15 @@ fn count_nonfinite<'py>(
     dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Obj<'py>> {
-    entry("count_nonfinite", || Call::new("count_nonfinite", x, (axis, keepdims), dtype, threads)?.counts(1))
+    entry("count_nonfinite", || {
+        let call = Call::new("count_nonfinite", Array::number, x, (axis, keepdims), dtype, threads)?;
+        if !call.x.dtype.is_float() {
+            call.reserve()?;
+            return call.i64(vec![0; call.view.outer * call.view.inner].into_iter());
+        }
+        let states = match_dtype!(call.x, T => call.states::<T, Counts>()?);
+        call.i64(states.into_iter().map(|[_, count]| count as i64))
+    })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,8 @@
 //! Vectors of a search index as bytes and bits, as the libraries that search them make them.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::isa::kernel;
 use crate::par;
 use crate::real::{Element, Real};
@@ -116,6 +119,11 @@ pub fn sign_bits<T: Element>(x: &[T], dim: usize, flip: u8, out: &mut [u8], thre
     by_rows(x, dim, out, dim.div_ceil(8), threads, |x, out| {
         let (dim, bytes) = if dim.is_multiple_of(8) { (x.len(), out.len()) } else { (dim, dim.div_ceil(8)) };
         for (x, out) in x.chunks(dim).zip(out.chunks_mut(bytes)) {
+            #[cfg(target_arch = "x86_64")]
+            let done = x86::sign_bits(x, flip, out);
+            #[cfg(not(target_arch = "x86_64"))]
+            let done = 0;
+            let (x, out) = (&x[8 * done..], &mut out[done..]);
             for (x, out) in x.chunks(SIGNS).zip(out.chunks_mut(SIGNS / 8)) {
                 let mut signs = [0; SIGNS];
                 over_zero(x, &mut signs);

@@ -1,6 +1,7 @@
 //! Equal-width histograms, bin for bin as `numpy.histogram` counts them.
 
 use crate::isa::kernel;
+use crate::kernels::number::Number;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
 
@@ -66,11 +67,13 @@ const TRUNCATING: u64 = 6_755_399_441_055_744.0f64.to_bits();
 ///
 /// An element's bin is computed from its place in the range and then corrected against the edges, so that rounding
 /// cannot put it on the wrong side (as in NumPy). What lies outside, and NaN, is not counted.
-pub fn histogram<T: Element>(x: &[T], edges: &[f64], threads: usize) -> Vec<u64> {
+pub fn histogram<T: Number>(x: &[T], edges: &[f64], threads: usize) -> Vec<u64> {
     let bins = &Bins::new(edges);
     let mut counts = par::count(threads, x.chunks(CHUNK), edges.len(), |counts, chunk| {
         let mut guessed = [0; BLOCK];
+        let mut memory = Vec::new();
         for block in chunk.chunks(BLOCK) {
+            let block = T::load(block, &mut memory);
             guess(block, bins, &mut guessed);
             for (&bin, v) in guessed.iter().zip(block) {
                 let (bin, v) = (bin as usize, v.to_f64());

@@ -14,7 +14,7 @@ mod x86;
 use bands::{Band, Bands};
 use levels::Tables;
 pub use resample::{Pixel, Row};
-pub use steps::{CHANNELS, Quantization, Steps, Target};
+pub use steps::{CHANNELS, Constants, Quantization, Steps, Target};
 pub use taps::{Filter, Fit, Placement, Size, place};
 
 use crate::par;
@@ -40,8 +40,8 @@ pub struct Layout {
 pub struct Plan {
     /// The place of pixels.
     pub layout: Layout,
-    /// In the order in which channels come to them.
-    steps: Steps,
+    /// What the steps take, in the order in which channels come to them.
+    constants: [Constants; CHANNELS],
     /// Whether levels are divided by two fused steps.
     fused: bool,
     /// The number of the border, in each channel of the output.
@@ -64,7 +64,7 @@ impl Plan {
         }
         let tables = codes.map(|q| Box::new(Tables::new(&steps, &q)));
         let (fused, quantization) = (steps.levels_need_no_division(), codes.unwrap_or(NO_CODES));
-        Self { layout, steps, fused, border, quantization, tables }
+        Self { layout, constants: steps.constants(), fused, border, quantization, tables }
     }
 }
 
@@ -255,9 +255,9 @@ impl Rows<'_> {
     fn write_numbers<R: Row>(self, row: &[R], out: &mut [&mut [f32]; CHANNELS]) {
         let (plan, fused) = (self.plan, self.plan.fused && R::as_levels(&[]).is_some());
         if plan.layout.planar {
-            steps::planes(row, self.channels, &plan.steps, fused, out);
+            steps::planes(row, self.channels, &plan.constants, fused, out);
         } else {
-            steps::pixels(row, self.channels, &plan.steps, fused, out[0]);
+            steps::pixels(row, self.channels, &plan.constants, fused, out[0]);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod affine;
 pub mod awq;
+pub mod close;
 pub mod codes;
 pub mod compare;
 pub mod elimination;
@@ -10,10 +11,14 @@ pub mod gather;
 pub mod gptq;
 pub mod histogram;
 pub mod image;
+pub mod linear;
 pub mod median;
+pub mod number;
 pub mod optim;
 pub mod pack;
 pub mod prune;
 pub mod reduce;
 pub mod select;
 pub mod taylor;
+pub mod top;
+pub mod transpose;

@@ -5,9 +5,13 @@
 
 mod moments;
 mod ops;
+mod position;
+mod words;
 
 pub use moments::{Moments, moments_axis};
 pub use ops::{AbsMax, AbsSum, Counts, FiniteMinMax, MinMax, NanMinMax, SquareSum, Sum, total};
+pub use position::{End, positions};
+pub use words::{Extremes, Keys, NonZero, Word, WordSum, has, integer_as_f64};
 
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
@@ -35,15 +39,22 @@ pub struct View {
 }
 
 /// What a reduction does with a number. Its state is two scalars, so that lanes are two plain arrays.
-pub trait Op<T: Element>: Copy + Send + Sync {
+pub trait Op<T>: Copy + Send + Sync {
     /// The scalar of the state.
     type Scalar: Copy + Send + Sync + PartialEq;
     /// The state of nothing.
     const IDENTITY: [Self::Scalar; 2];
     /// Take one number in.
-    fn step(state: [Self::Scalar; 2], x: T) -> [Self::Scalar; 2];
+    fn step(self, state: [Self::Scalar; 2], x: T) -> [Self::Scalar; 2];
     /// Join two states.
-    fn merge(a: [Self::Scalar; 2], b: [Self::Scalar; 2]) -> [Self::Scalar; 2];
+    fn merge(self, a: [Self::Scalar; 2], b: [Self::Scalar; 2]) -> [Self::Scalar; 2];
+    /// Reduce a piece of at most [`CHUNK`] elements: what an exact operation may do in another order.
+    fn chunk(self, x: &[T]) -> [Self::Scalar; 2]
+    where
+        T: Copy,
+    {
+        reduce_chunk::<T, Self>(x, self)
+    }
 }
 
 /// The state of an operation.
@@ -51,29 +62,29 @@ pub type State<T, O> = [<O as Op<T>>::Scalar; 2];
 
 kernel! {
     /// Reduce one contiguous piece of at most [`CHUNK`] elements.
-    pub fn reduce_chunk<T: Element, O: Op<T>>(x: &[T]) -> State<T, O> {
+    pub fn reduce_chunk<T: Copy, O: Op<T>>(x: &[T], op: O) -> State<T, O> {
         let mut a = [O::IDENTITY[0]; LANES];
         let mut b = [O::IDENTITY[1]; LANES];
         let (blocks, tail) = x.as_chunks::<LANES>();
         for block in blocks {
             for i in 0..LANES {
-                [a[i], b[i]] = O::step([a[i], b[i]], block[i]);
+                [a[i], b[i]] = op.step([a[i], b[i]], block[i]);
             }
         }
         if !tail.is_empty() {
             // In lanes of its own: an index known only at run time would keep the others out of the registers.
             let (mut tail_a, mut tail_b) = ([O::IDENTITY[0]; LANES], [O::IDENTITY[1]; LANES]);
             for ((a, b), &v) in tail_a.iter_mut().zip(&mut tail_b).zip(tail) {
-                [*a, *b] = O::step([*a, *b], v);
+                [*a, *b] = op.step([*a, *b], v);
             }
             for i in 0..LANES {
-                [a[i], b[i]] = O::merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
+                [a[i], b[i]] = op.merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
             }
         }
         let mut width = LANES / 2;
         while width > 0 {
             for i in 0..width {
-                [a[i], b[i]] = O::merge([a[i], b[i]], [a[i + width], b[i + width]]);
+                [a[i], b[i]] = op.merge([a[i], b[i]], [a[i + width], b[i + width]]);
             }
             width /= 2;
         }
@@ -83,7 +94,7 @@ kernel! {
 
 kernel! {
     /// Reduce rows of `stride` elements into `width` columns that begin at `first`.
-    fn reduce_columns<T: Element, O: Op<T>>(x: &[T], stride: usize, first: usize, states: &mut [State<T, O>]) {
+    fn reduce_columns<T: Copy, O: Op<T>>(x: &[T], op: O, stride: usize, first: usize, states: &mut [State<T, O>]) {
         let width = states.len();
         let mut a = [O::IDENTITY[0]; COLUMNS];
         let mut b = [O::IDENTITY[1]; COLUMNS];
@@ -94,13 +105,13 @@ kernel! {
         for rows in fours {
             let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|i| &rows[i * stride + first..][..width]);
             for i in 0..width {
-                let state = O::step(O::step([a[i], b[i]], r0[i]), r1[i]);
-                [a[i], b[i]] = O::step(O::step(state, r2[i]), r3[i]);
+                let state = op.step(op.step([a[i], b[i]], r0[i]), r1[i]);
+                [a[i], b[i]] = op.step(op.step(state, r2[i]), r3[i]);
             }
         }
         for row in rest.chunks_exact(stride) {
             for ((a, b), &v) in a.iter_mut().zip(b.iter_mut()).zip(&row[first..first + width]) {
-                [*a, *b] = O::step([*a, *b], v);
+                [*a, *b] = op.step([*a, *b], v);
             }
         }
         for ((state, &a), &b) in states.iter_mut().zip(a.iter()).zip(b.iter()) {
@@ -123,28 +134,39 @@ pub fn sum_of_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
 }
 
 /// Reduce a whole array to one state.
-pub fn reduce_all<T: Element, O: Op<T>>(x: &[T], threads: usize) -> State<T, O> {
-    par::map(threads, x.chunks(CHUNK), reduce_chunk::<T, O>).into_iter().fold(O::IDENTITY, O::merge)
+pub fn reduce_all<T: Copy + Sync, O: Op<T> + Default>(x: &[T], threads: usize) -> State<T, O> {
+    reduce_all_by(O::default(), x, threads)
+}
+
+/// The same by an operation that has numbers of its own.
+pub fn reduce_all_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], threads: usize) -> State<T, O> {
+    let parts = par::map(threads, x.chunks(CHUNK), |chunk| op.chunk(chunk));
+    parts.into_iter().fold(O::IDENTITY, |a, b| op.merge(a, b))
 }
 
 /// Reduce over the middle axis: `outer * inner` states, in C order.
-pub fn reduce_axis<T: Element, O: Op<T>>(x: &[T], view: View, threads: usize) -> Vec<State<T, O>> {
+pub fn reduce_axis<T: Copy + Sync, O: Op<T> + Default>(x: &[T], view: View, threads: usize) -> Vec<State<T, O>> {
+    reduce_axis_by(O::default(), x, view, threads)
+}
+
+/// The same by an operation that has numbers of its own.
+pub fn reduce_axis_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, threads: usize) -> Vec<State<T, O>> {
     let View { outer, n, inner } = view;
     let mut states = vec![O::IDENTITY; outer * inner];
     if x.is_empty() {
         return states;
     }
     if inner > 1 {
-        reduce_strided::<T, O>(x, view, &mut states, threads);
+        reduce_strided(op, x, view, &mut states, threads);
     } else if n > CHUNK {
         for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
-            *state = reduce_all::<T, O>(row, threads);
+            *state = reduce_all_by(op, row, threads);
         }
     } else {
         let rows = CHUNK / n;
         par::for_each(threads, states.chunks_mut(rows).zip(x.chunks(rows * n)), |(states, x)| {
             for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
-                *state = reduce_chunk::<T, O>(row);
+                *state = op.chunk(row);
             }
         });
     }
@@ -154,7 +176,7 @@ pub fn reduce_axis<T: Element, O: Op<T>>(x: &[T], view: View, threads: usize) ->
 /// The case where the reduced axis is not the last: pieces of rows x columns, joined in the order of the rows.
 ///
 /// Rows of few columns are first taken several at a time, as one wide row, so that the inner loop stays long.
-fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State<T, O>], threads: usize) {
+fn reduce_strided<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, states: &mut [State<T, O>], threads: usize) {
     let View { outer, n, inner } = view;
     let fused = (256 / inner).clamp(1, n);
     let wide = fused * inner;
@@ -171,7 +193,7 @@ fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State
             let first = tile * width;
             let rows = piece * rows_in_piece..((piece + 1) * rows_in_piece).min(wide_rows);
             let mut part = vec![O::IDENTITY; width.min(wide - first)];
-            reduce_columns::<T, O>(&body[rows.start * wide..rows.end * wide], wide, first, &mut part);
+            reduce_columns::<T, O>(&body[rows.start * wide..rows.end * wide], op, wide, first, &mut part);
             part
         });
         let out = &mut states[o * inner..(o + 1) * inner];
@@ -180,13 +202,13 @@ fn reduce_strided<T: Element, O: Op<T>>(x: &[T], view: View, states: &mut [State
             let first = (item % tiles) * width;
             for row in part.chunks(inner) {
                 for (state, &part) in out[first..].iter_mut().zip(row) {
-                    *state = O::merge(*state, part);
+                    *state = op.merge(*state, part);
                 }
             }
         }
         for row in rest.chunks_exact(inner) {
             for (state, &v) in out.iter_mut().zip(row) {
-                *state = O::step(*state, v);
+                *state = op.step(*state, v);
             }
         }
     }

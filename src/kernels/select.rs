@@ -37,6 +37,10 @@ pub enum Order {
     Value,
     /// By magnitude; NaN last.
     Magnitude,
+    /// The bits as a signed integer: elements that carry integers.
+    Signed,
+    /// The bits as an unsigned integer.
+    Unsigned,
 }
 
 /// The element's place in the order as an unsigned integer of `T::BITS` bits.
@@ -51,6 +55,8 @@ fn rank_bits<T: Element>(x: T, order: Order) -> u64 {
             let negative = (bits >> (T::BITS - 1)).wrapping_neg();
             bits ^ ((negative & (top - 1)) | top)
         }
+        Order::Signed => bits ^ top,
+        Order::Unsigned => bits,
     }
 }
 
@@ -58,7 +64,8 @@ fn rank_bits<T: Element>(x: T, order: Order) -> u64 {
 fn from_rank_bits<T: Element>(rank: u64, order: Order) -> T {
     let top = 1u64 << (T::BITS - 1);
     T::from_bits64(match order {
-        Order::Magnitude => rank,
+        Order::Magnitude | Order::Unsigned => rank,
+        Order::Signed => rank ^ top,
         Order::Value if rank & top != 0 => rank & (top - 1),
         Order::Value => !rank & (top | (top - 1)),
     })
@@ -123,6 +130,8 @@ impl Digit {
         let counts = par::count(threads, chunks.into_iter(), self.counters(first), |counts, chunk| match order {
             Order::Value => self.count(first, chunk, |v| rank_bits(v, Order::Value), counts),
             Order::Magnitude => self.count(first, chunk, |v| rank_bits(v, Order::Magnitude), counts),
+            Order::Signed => self.count(first, chunk, |v| rank_bits(v, Order::Signed), counts),
+            Order::Unsigned => self.count(first, chunk, |v| rank_bits(v, Order::Unsigned), counts),
         });
         self.totals(first, &counts).collect()
     }
@@ -157,6 +166,20 @@ pub fn select<T: Element>(x: &[&[T]], order: Order, ranks: &[u64], threads: usiz
 
 fn length<T>(x: &[&[T]]) -> usize {
     x.iter().map(|x| x.len()).sum()
+}
+
+/// The bytes of the given ranks; `flipped`: 128 for signed ones, as whose bits they come and go.
+pub fn select_bytes(x: &[i8], flipped: u8, ranks: &[u64], threads: usize) -> Vec<i8> {
+    let counts = par::count(threads, x.chunks(CHUNK), 256 * TURNS, |counts, chunk| {
+        for (i, &v) in chunk.iter().enumerate() {
+            counts[(v as u8 ^ flipped) as usize * TURNS + i % TURNS] += 1;
+        }
+    });
+    let mut ends: Vec<u64> = counts.chunks(TURNS).map(|turns| turns.iter().sum()).collect();
+    for i in 1..ends.len() {
+        ends[i] += ends[i - 1];
+    }
+    ranks.iter().map(|&rank| (ends.partition_point(|&end| end <= rank) as u8 ^ flipped) as i8).collect()
 }
 
 /// Find `wanted` (index into `found`, rank among the keys of the prefix) by this digit, then the next.
@@ -213,7 +236,7 @@ mod tests {
 
     fn check<T: Element + PartialEq + std::fmt::Debug>(x: &[T]) {
         let ranks: Vec<u64> = (0..x.len() as u64).step_by(97).chain([x.len() as u64 - 1]).collect();
-        for order in [Order::Value, Order::Magnitude] {
+        for order in [Order::Value, Order::Magnitude, Order::Signed, Order::Unsigned] {
             let mut sorted = x.to_vec();
             sorted.sort_by_key(|&v| rank_bits(v, order));
             for threads in [1, 3] {

@@ -56,4 +56,4 @@ macro_rules! key {
         }
     )*};
 }
-key!(i16, i32, i64);
+key!(i8, i16, i32, i64);

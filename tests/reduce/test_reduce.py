@@ -272,5 +272,6 @@ def test_the_module_is_complete():
     assert set(reduce.__all__) == {
         *("minmax", "nanminmax", "absmax", "sum", "mean", "var", "norm", "count_nonzero", "count_nonfinite"),
         *("histogram", "quantile", "kth_magnitude"),
+        *("min", "max", "argmin", "argmax", "any", "all", "topk", "allclose"),
     }
     assert mo.reduce is reduce

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line, show_reasons
 from modelopt_rs.planning.onnx import CHOICES, OnnxOptions
@@ -31,7 +32,7 @@ OPTIONS = (
     click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
     click.option(
         "--method",
-        type=click.Choice(CHOICES["method"]),
+        type=Choice(CHOICES["method"]),
         default="minmax",
         show_default=True,
         help="ONNX: how the ranges of activations are found in calibration data.",
@@ -44,13 +45,13 @@ OPTIONS = (
     ),
     click.option(
         "--activations",
-        type=click.Choice(CHOICES["activations"]),
+        type=Choice(CHOICES["activations"]),
         help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
         "[default: none; static with --calibrate at 8 bits]",
     ),
     click.option(
         "--target",
-        type=click.Choice(CHOICES["target"]),
+        type=Choice(CHOICES["target"]),
         default="onnxruntime",
         show_default=True,
         help="ONNX: also the operators of onnxruntime, or only those of the standard.",

@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.onnx_options import onnx_quantization, show_onnx
 from modelopt_rs.cli.options import (
     SEARCHES,
@@ -33,7 +34,7 @@ INCLUDED = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @model
 @output(required=False)
 @quantization

@@ -11,6 +11,7 @@ from modelopt_rs.dtypes import array_dtype
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.layouts.layout import Layout, StoredWeight
 from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
+from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
@@ -55,13 +56,13 @@ class Dequantized(Source):
         *,
         dtype: str = "F32",
         threads: int | None = None,
-        layouts: Sequence[Layout] = LAYOUTS,
+        layouts: Sequence[Layout] | None = None,
     ) -> None:
         if dtype not in ("F32", "F64", "F16", "BF16"):
             raise ValueError(f"Dequantized: dtype must be F32, F64, F16 or BF16, got {dtype!r:.80}")
         self.source, self.container, self.path = source, source.container, source.path
         self._dtype, self._threads = dtype, threads
-        stored = [weight for layout in layouts for weight in layout.find(source)]
+        stored = [weight for layout in (LAYOUTS if layouts is None else layouts) for weight in layout.find(source)]
         self.stored: Mapping[str, StoredWeight] = MappingProxyType({each.info(dtype).name: each for each in stored})
         shown = {each.parts[0]: each.info(dtype) for each in stored}
         hidden = {part for each in stored for part in each.parts[1:]}
@@ -121,6 +122,10 @@ class Dequantized(Source):
         for tile in self.tiles(name, _READ_BYTES):
             rows[tile.first_row : tile.first_row + len(tile.array)] = tile.array
         return out
+
+    def read_quantized(self, name: str, *, threads: int | None = None) -> QuantizedArray:
+        """Return a quantized weight of the source as codes."""
+        return self.source.read_quantized(name, threads=threads)
 
     def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""

@@ -81,7 +81,7 @@ class LayerInputs:
         first, *others = (self._seen[source] for source in sources)
         if others:
             first = [self._merged([each, *rest]) for each, *rest in zip(first, *others, strict=True)]
-        if any(each.rows == 0 for each in first):
+        if any(each.count == 0 for each in first):
             value = quote(sources[0].value)
             raise ValueError(f"calibrate: value {value} is empty in every sample; exclude {quote(name)}")
         return first

@@ -143,7 +143,7 @@ class ModuleInputs:
         if name not in self._seen:
             self._seen = {}  # let go before others are made
             self._seen = self._collect(self._together(name))
-        if not self._seen[name].rows:
+        if not self._seen[name].count:
             raise ValueError(f"calibrate: no sample reaches the layer of {quote(name)}; exclude it")
         return [self._seen[name]]
 

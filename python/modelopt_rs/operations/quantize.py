@@ -19,7 +19,7 @@ from modelopt_rs.planning.warnings import unread_in_words
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Transform
 
@@ -35,7 +35,7 @@ def quantize_file(
     group_size: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     dry_run: bool = False,
     verify: bool = True,
@@ -79,8 +79,8 @@ def quantize_file(
         By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
     include, exclude : sequence of str
         Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
-    max_memory : int
-        The most bytes that tiles and their results may take at a time.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that tiles and their results may take at a time.
     threads : int, optional
         Threads to compute with; never changes a byte of the output.
     dry_run : bool
@@ -101,7 +101,9 @@ def quantize_file(
         Below 8 bits: how far a layer's output may be off, relative to its size, for inputs that are alike in all
         directions (of an ONNX model: for its own inputs, if `run` lets it be run or there are samples to calibrate
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
-        are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without.
+        are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
+        attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
+        have half of that limit: their errors count twice.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
@@ -112,8 +114,9 @@ def quantize_file(
         them with the same option, or by the plain formula. Nothing in the file gets larger by it.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
-        bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: those of the weights if they
-        have so few, else bfloat16; in ONNX models float16, which are made float32 while the model is loaded.
+        bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: bfloat16 for weights in
+        bfloat16, else float16 (in ONNX models always), with so few digits that code times scale is exact: what loads
+        the file gets the same numbers whether it multiplies in float16 or in float32.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -161,6 +164,7 @@ def quantize_file(
     True
     """
     check_types(quantize_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     options = QuantizeOptions(
         bits=bits,
         scheme=scheme,

@@ -70,8 +70,8 @@ class QuantizeOptions:
     search : {"mse"} or None
         How the scales of uniform codes are found: those of least squared error, or by the plain formula.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
-        What the scales of uniform codes are stored in. By default float32 at 8 bits, below 16 bits: those of the
-        weights if they have so few, else bfloat16 (in ONNX models float16).
+        What the scales of uniform codes are stored in. By default float32 at 8 bits, below 16 bits: bfloat16 for
+        weights in bfloat16, else float16.
     group_size_of : mapping of str to int
         The group size of the weights that a glob matches, where it is another; the first that matches counts.
 
@@ -188,26 +188,33 @@ class QuantizeOptions:
         """Whether scales are of the plain formula in float32, and rounded only as they are stored."""
         return self.search is None and self.scale_dtype == "float32"
 
-    def stored_scales(self, bits: int, dtype: str) -> str:
+    def stored_scales(self, bits: int, info: TensorInfo) -> str:
         """Return the dtype of files that the scales of a weight are stored in.
 
         Parameters
         ----------
         bits : int
             Of its codes.
-        dtype : str
-            Its own.
+        info : TensorInfo
+            The weight.
 
         Examples
         --------
         >>> from modelopt_rs.planning.quantize import QuantizeOptions
-        >>> QuantizeOptions().stored_scales(8, "F32"), QuantizeOptions().stored_scales(4, "F32")
-        ('F32', 'BF16')
+        >>> from modelopt_rs.stream.model import TensorInfo
+        >>> info = TensorInfo("fc.weight", "F32", (4, 64), 1024)
+        >>> QuantizeOptions().stored_scales(8, info), QuantizeOptions().stored_scales(4, info)
+        ('F32', 'F16')
         """
         if self.scale_dtype is not None:
             return STORED[self.scale_dtype]
-        # At 8 bits they are few, and what is lost by their rounding could be seen.
-        return "F32" if bits == 8 else "F16" if dtype == "F16" else "BF16"
+        if info.dtype == "BF16":
+            return "F32" if bits == 8 else "BF16"
+        # At 8 bits they are few, and what is lost by their rounding could be seen. transformers leaves merged experts
+        # in the dtype of the scales and computes in it. In other float32 models it multiplies in float16 or in
+        # float32: below 8 bits scales of float16 are made so that both give the same numbers.
+        is_whole = bits == 8 or (is_expert(info.name) and info.dtype != "F16")
+        return "F32" if is_whole else "F16"
 
     @property
     def layout(self) -> WritableLayout:

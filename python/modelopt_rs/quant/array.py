@@ -10,16 +10,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize, Scheme
+from modelopt_rs._types import Array, Bf16, Format, GroupSize, Parts, Scheme, Spec
 from modelopt_rs.arrays import as_array
+from modelopt_rs.quant import products
 from modelopt_rs.quant.codes import float_dtype
+from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
 
 __all__ = ["QuantizedArray", "dequantize"]
 
 
+class _LookedUp:
+    """What a look-up leaves for the next one; no part of the array."""
+
+    __slots__ = ("_table",)
+    _table: _core.Table
+
+
 # Not frozen: a frozen dataclass takes three times as long to make, and small calls would show it.
 @dataclass(slots=True, eq=False)
-class QuantizedArray:
+class QuantizedArray(_LookedUp):
     """An array as small codes with the scales that turn them back into numbers: a scheme or a format, and named parts.
 
     It can be made of parts too: what is left out is found (`scheme` by the parts that there are, `shape` by the codes,
@@ -124,10 +133,70 @@ class QuantizedArray:
             raise ValueError("QuantizedArray: copy must not be False, got False; the numbers are made from codes")
         return self.dequantize(np.float32 if dtype is None else dtype)
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if ufunc is np.matmul and method == "__call__" and not options:
+            a, b = inputs
+            if isinstance(a, QuantizedArray) and len(a.shape) == 2:
+                return products.rows(a._given, np.asarray(b) if isinstance(b, QuantizedArray) else b)
+            if isinstance(b, QuantizedArray) and len(b.shape) == 2:
+                return products.columns(np.asarray(a) if isinstance(a, QuantizedArray) else a, b._given)
+        arrays = [np.asarray(each) if isinstance(each, QuantizedArray) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __matmul__(self, other: Any) -> Array:
+        """Return the product with a vector or a matrix: that of `quant.linear`, "int24" or else "float32"."""
+        product: Array = np.matmul(self, other)
+        return product
+
+    def __rmatmul__(self, other: Any) -> Array:
+        """Return the product of vectors or a matrix with this one: sums in float32, in the order of the rows."""
+        product: Array = np.matmul(other, self)
+        return product
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QuantizedArray, tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("QuantizedArray: a 0-d array has no length")
         return self.shape[0]
+
+    def prepack(self, *, threads: int | None = None) -> PackedWeight:
+        """Bring it into the form that `modelopt_rs.quant.linear` reads fastest: once for many products.
+
+        Parameters
+        ----------
+        threads : int, optional
+            Threads of this call; never changes the result.
+
+        Returns
+        -------
+        PackedWeight
+            About as many bytes; it doesn't need this array any more.
+
+        Raises
+        ------
+        ValueError
+            If it is no matrix, or has codes that are not evenly spaced, or scales for its columns or for tiles.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> mo.quantize(np.eye(32, dtype=np.float32), bits=4, group_size=16).prepack()
+        PackedWeight(shape=(32, 32), bits=4, scheme='symmetric', group_size=16)
+        """
+        scheme = self.scheme
+        if scheme is None:
+            schemes: dict[str, Scheme] = {"asymmetric": "asymmetric", "minmax": "minmax"}
+            scheme = schemes.get(str(self.format).rpartition("_")[2], "symmetric")
+        return prepacked(self._given, self.bits, scheme, threads)
+
+    @property
+    def _given(self) -> tuple[Parts, Spec, tuple[int, ...]]:
+        """Its parts, how they are to be read, and its shape: as kernels take it."""
+        format: Format = self.format if self.format is not None else (self.bits, self.scheme)
+        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
+        return parts, (format, self.axis, self.group_size), self.shape
 
     def take(
         self,
@@ -175,10 +244,14 @@ class QuantizedArray:
             indices = _indices(indices, len(self), "take: indices")
             wanted = indices.shape + shape[1:]
         if out is None:
-            out = np.empty(wanted, float_dtype("take", dtype))
+            out = np.empty(wanted, dtype if dtype is np.float32 else float_dtype("take", dtype))
         parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
-        format = self.format if self.format is not None else (self.bits, self.scheme)
-        _core.take_rows(parts, (format, self.axis, self.group_size), shape, indices, out, bf16, threads)
+        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, shape)
+        table = getattr(self, "_table", None)
+        if table is None or not table.take(given, indices, out, bf16, threads):
+            table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
+            if not table.take(given, indices, out, bf16, threads):
+                raise ValueError("take: q must not be changed by another thread meanwhile")
         return out
 
     def __getitem__(self, rows: Any) -> "QuantizedArray":
@@ -292,6 +365,8 @@ def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tup
 def _indices(given: Any, n: int, name: str) -> Array:
     """Return which rows are wanted, as int64."""
     indices = np.asarray(given)
+    if indices.dtype.char == "l":
+        return indices
     if indices.dtype == bool:
         if indices.shape != (n,):
             raise IndexError(f"{name} must have shape ({n},) as a mask of the rows, got {indices.shape}")

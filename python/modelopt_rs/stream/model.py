@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, Self
 
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import is_packed
+from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 
 __all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_recurrent", "is_weight"]
@@ -129,6 +130,31 @@ class Source(Protocol):
 
     def read(self, name: str) -> Array:
         """Return one tensor, whole, in its own shape."""
+
+    def read_quantized(self, name: str, *, threads: int | None = None) -> QuantizedArray:
+        """Return a quantized weight as its codes, scales and zero points; no floats are made of it.
+
+        Of compressed-tensors' `pack-quantized` (8, 4 and 2 bits) and `int-quantized` (8 bits), and of the layouts of
+        named formats, see `modelopt_rs.quant.formats`. Of a convolution the matrix that is stored.
+
+        Parameters
+        ----------
+        name : str
+            The weight's plain name (`fc.weight`).
+        threads : int, optional
+            Threads of this call; never changes the result.
+
+        Raises
+        ------
+        KeyError
+            If there is no such weight.
+        FormatError
+            If its tensors don't fit each other. `UnsupportedError`: it is not quantized, or in a way that
+            `QuantizedArray` does not have.
+        """
+        from modelopt_rs.layouts.quantized import read_quantized
+
+        return read_quantized(self, name, threads)
 
     def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused.

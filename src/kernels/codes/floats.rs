@@ -71,7 +71,11 @@ pub fn sanitize<T: Element>(x: &[T], finite: &mut Vec<f32>, floats: &mut Vec<f32
 }
 
 /// The largest magnitude of each part, as float32; what is not finite shows unless `O` leaves it out.
-pub fn ranges<T: Element, O: Op<T, Scalar = T::Key>>(x: &[T], granularity: Granularity, threads: usize) -> Vec<f32> {
+pub fn ranges<T: Element, O: Op<T, Scalar = T::Key> + Default>(
+    x: &[T],
+    granularity: Granularity,
+    threads: usize,
+) -> Vec<f32> {
     let (outer, channels, inner) = match granularity {
         Granularity::Channel { outer, channels, inner } => (outer, channels, inner),
         _ => (1, 1, x.len()),

@@ -47,6 +47,11 @@ impl Steps {
         (x * self.scale - self.mean[channel]) / self.std[channel]
     }
 
+    /// The constants of each channel, with what divisions by it take.
+    pub fn constants(&self) -> [Constants; CHANNELS] {
+        std::array::from_fn(|c| Constants::new(self, c))
+    }
+
     /// Whether the quotient of every level may be had by [`Divisor::quotient`].
     pub fn levels_need_no_division(&self) -> bool {
         (0..CHANNELS).all(|c| {
@@ -61,8 +66,8 @@ impl Steps {
 }
 
 /// The constants of one number.
-#[derive(Clone, Copy)]
-struct Constants {
+#[derive(Debug, Clone, Copy)]
+pub struct Constants {
     scale: f32,
     mean: f32,
     std: f32,
@@ -85,8 +90,11 @@ impl Constants {
 
 /// Channels apart.
 #[inline(always)]
-fn planes_of<R: Row, const C: usize, const FUSED: bool>(x: &[R], steps: &Steps, out: &mut [&mut [f32]; CHANNELS]) {
-    let constants: [Constants; CHANNELS] = std::array::from_fn(|c| Constants::new(steps, c));
+fn planes_of<R: Row, const C: usize, const FUSED: bool>(
+    x: &[R],
+    constants: &[Constants; CHANNELS],
+    out: &mut [&mut [f32]; CHANNELS],
+) {
     let pixels = x.as_chunks::<C>().0;
     let (blocks, rest) = pixels.as_chunks::<BLOCK>();
     for (i, block) in blocks.iter().enumerate() {
@@ -115,28 +123,33 @@ fn planes_of<R: Row, const C: usize, const FUSED: bool>(x: &[R], steps: &Steps, 
 }
 
 #[inline(always)]
-fn planes_by<R: Row, const FUSED: bool>(x: &[R], channels: usize, steps: &Steps, out: &mut [&mut [f32]; CHANNELS]) {
+fn planes_by<R: Row, const FUSED: bool>(
+    x: &[R],
+    channels: usize,
+    constants: &[Constants; CHANNELS],
+    out: &mut [&mut [f32]; CHANNELS],
+) {
     match channels {
-        1 => planes_of::<R, 1, FUSED>(x, steps, out),
-        3 => planes_of::<R, 3, FUSED>(x, steps, out),
-        _ => planes_of::<R, 4, FUSED>(x, steps, out),
+        1 => planes_of::<R, 1, FUSED>(x, constants, out),
+        3 => planes_of::<R, 3, FUSED>(x, constants, out),
+        _ => planes_of::<R, 4, FUSED>(x, constants, out),
     }
 }
 
 kernel! {
     /// The steps of a row of pixels, a slice for each of 1, 3 or 4 channels.
-    pub fn planes<R: Row>(x: &[R], channels: usize, steps: &Steps, fused: bool, out: &mut [&mut [f32]; CHANNELS]) {
+    pub fn planes<R: Row>(x: &[R], channels: usize, constants: &[Constants; CHANNELS], fused: bool, out: &mut [&mut [f32]; CHANNELS]) {
         if FMA && fused {
-            planes_by::<R, true>(x, channels, steps, out);
+            planes_by::<R, true>(x, channels, constants, out);
         } else {
-            planes_by::<R, false>(x, channels, steps, out);
+            planes_by::<R, false>(x, channels, constants, out);
         }
     }
 }
 
 #[inline(always)]
-fn pixels_by<R: Row, const FUSED: bool>(x: &[R], channels: usize, steps: &Steps, out: &mut [f32]) {
-    let constants: [Constants; PERIOD] = std::array::from_fn(|i| Constants::new(steps, i % channels));
+fn pixels_by<R: Row, const FUSED: bool>(x: &[R], channels: usize, constants: &[Constants; CHANNELS], out: &mut [f32]) {
+    let constants: [Constants; PERIOD] = std::array::from_fn(|i| constants[i % channels]);
     let (blocks, rest) = x.as_chunks::<PERIOD>();
     let (out, out_rest) = out.as_chunks_mut::<PERIOD>();
     for (out, block) in out.iter_mut().zip(blocks) {
@@ -151,11 +164,11 @@ fn pixels_by<R: Row, const FUSED: bool>(x: &[R], channels: usize, steps: &Steps,
 
 kernel! {
     /// The steps of a row of pixels, channels side by side as they are.
-    pub fn pixels<R: Row>(x: &[R], channels: usize, steps: &Steps, fused: bool, out: &mut [f32]) {
+    pub fn pixels<R: Row>(x: &[R], channels: usize, constants: &[Constants; CHANNELS], fused: bool, out: &mut [f32]) {
         if FMA && fused {
-            pixels_by::<R, true>(x, channels, steps, out);
+            pixels_by::<R, true>(x, channels, constants, out);
         } else {
-            pixels_by::<R, false>(x, channels, steps, out);
+            pixels_by::<R, false>(x, channels, constants, out);
         }
     }
 }

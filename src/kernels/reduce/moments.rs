@@ -2,6 +2,7 @@
 
 use super::{LANES, Sum, View, reduce_chunk, total};
 use crate::isa::kernel;
+use crate::kernels::number::Number;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
 
@@ -64,10 +65,11 @@ kernel! {
 }
 
 /// The moments of one row; the second look at each chunk finds it in the cache.
-fn moments_row<T: Element>(x: &[T], threads: usize) -> Moments {
+fn moments_row<T: Number>(x: &[T], threads: usize) -> Moments {
     par::map(threads, x.chunks(CHUNK), |chunk| {
-        let n = chunk.len() as f64;
-        let mean = total(reduce_chunk::<T, Sum>(chunk)) / n;
+        let mut memory = Vec::new();
+        let (chunk, n) = (T::load(chunk, &mut memory), chunk.len() as f64);
+        let mean = total(reduce_chunk::<T::Real, Sum>(chunk, Sum)) / n;
         let [sum, squares] = deviations(chunk, mean);
         Moments { n, mean: mean + sum / n, m2: squares - sum * sum / n }
     })
@@ -76,7 +78,7 @@ fn moments_row<T: Element>(x: &[T], threads: usize) -> Moments {
 }
 
 /// Moments over the middle axis: `outer * inner` of them.
-pub fn moments_axis<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
+pub fn moments_axis<T: Number>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
     let View { outer, n, inner } = view;
     if n == 0 || x.is_empty() {
         return vec![Moments::default(); outer * inner];
@@ -94,7 +96,7 @@ pub fn moments_axis<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Mome
 }
 
 /// Moments where the reduced axis is not the last: pieces of rows, each column by column in f64.
-fn moments_strided<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
+fn moments_strided<T: Number>(x: &[T], view: View, threads: usize) -> Vec<Moments> {
     let View { n, inner, .. } = view;
     let rows = (CHUNK / inner).max(1);
     let mut out = Vec::with_capacity(view.outer * inner);
@@ -103,7 +105,7 @@ fn moments_strided<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Momen
             let n = (piece.len() / inner) as f64;
             let mut mean = vec![0.0f64; inner];
             for row in piece.chunks_exact(inner) {
-                mean.iter_mut().zip(row).for_each(|(m, v)| *m += v.to_f64());
+                mean.iter_mut().zip(row).for_each(|(m, v)| *m += v.as_f64());
             }
             for m in &mut mean {
                 *m /= n;
@@ -111,7 +113,7 @@ fn moments_strided<T: Element>(x: &[T], view: View, threads: usize) -> Vec<Momen
             let (mut sum, mut squares) = (vec![0.0f64; inner], vec![0.0f64; inner]);
             for row in piece.chunks_exact(inner) {
                 for (((s, q), m), v) in sum.iter_mut().zip(&mut squares).zip(&mean).zip(row) {
-                    let d = v.to_f64() - m;
+                    let d = v.as_f64() - m;
                     *s += d;
                     *q += d * d;
                 }

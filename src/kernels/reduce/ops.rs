@@ -9,40 +9,40 @@ use super::Op;
 use crate::real::{Element, Key};
 
 /// Smallest and largest key; NaN keys lie outside the infinities, so that NaN shows in one of the two.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct MinMax;
 /// As `MinMax`, NaN left out.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct NanMinMax;
 /// As `MinMax`, NaN and the infinities left out.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct FiniteMinMax;
 /// Largest magnitude; NaN's is above infinity's.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct AbsMax;
 /// (sum, carried error).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Sum;
 /// Sum of |x|.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct AbsSum;
 /// Sum of x².
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct SquareSum;
 /// (not zero, not finite).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Counts;
 
 impl<T: Element> Op<T> for MinMax {
     type Scalar = T::Key;
     const IDENTITY: [T::Key; 2] = [T::Key::MAX, T::Key::MIN];
     #[inline(always)]
-    fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
+    fn step(self, s: [T::Key; 2], x: T) -> [T::Key; 2] {
         let key = x.key();
         [s[0].min(key), s[1].max(key)]
     }
     #[inline(always)]
-    fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
+    fn merge(self, a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
         [a[0].min(b[0]), a[1].max(b[1])]
     }
 }
@@ -53,15 +53,15 @@ macro_rules! filtered_minmax {
             type Scalar = T::Key;
             const IDENTITY: [T::Key; 2] = [T::Key::MAX, T::Key::MIN];
             #[inline(always)]
-            fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
+            fn step(self, s: [T::Key; 2], x: T) -> [T::Key; 2] {
                 let (key, $magnitude, $infinity) = (x.key(), x.magnitude(), T::INFINITY_KEY);
                 let low = if $keep { key } else { T::Key::MAX };
                 let high = if $keep { key } else { T::Key::MIN };
                 [s[0].min(low), s[1].max(high)]
             }
             #[inline(always)]
-            fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
-                <MinMax as Op<T>>::merge(a, b)
+            fn merge(self, a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
+                Op::<T>::merge(MinMax, a, b)
             }
         }
     };
@@ -73,11 +73,11 @@ impl<T: Element> Op<T> for AbsMax {
     type Scalar = T::Key;
     const IDENTITY: [T::Key; 2] = [T::Key::ZERO; 2];
     #[inline(always)]
-    fn step(s: [T::Key; 2], x: T) -> [T::Key; 2] {
+    fn step(self, s: [T::Key; 2], x: T) -> [T::Key; 2] {
         [s[0].max(x.magnitude()), s[1]]
     }
     #[inline(always)]
-    fn merge(a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
+    fn merge(self, a: [T::Key; 2], b: [T::Key; 2]) -> [T::Key; 2] {
         [a[0].max(b[0]), a[1]]
     }
 }
@@ -96,12 +96,12 @@ macro_rules! sum_op {
             type Scalar = f64;
             const IDENTITY: [f64; 2] = [0.0; 2];
             #[inline(always)]
-            fn step(s: [f64; 2], x: T) -> [f64; 2] {
+            fn step(self, s: [f64; 2], x: T) -> [f64; 2] {
                 let $x = x.to_f64();
                 if T::BITS == 64 { two_sum(s, $term) } else { [s[0] + $term, s[1]] }
             }
             #[inline(always)]
-            fn merge(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
+            fn merge(self, a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
                 let [sum, error] = two_sum(a, b[0]);
                 [sum, error + b[1]]
             }
@@ -126,12 +126,12 @@ impl<T: Element> Op<T> for Counts {
     type Scalar = u64;
     const IDENTITY: [u64; 2] = [0; 2];
     #[inline(always)]
-    fn step(s: [u64; 2], x: T) -> [u64; 2] {
+    fn step(self, s: [u64; 2], x: T) -> [u64; 2] {
         let magnitude = x.magnitude();
         [s[0] + (magnitude != T::Key::ZERO) as u64, s[1] + (magnitude >= T::INFINITY_KEY) as u64]
     }
     #[inline(always)]
-    fn merge(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+    fn merge(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
         [a[0] + b[0], a[1] + b[1]]
     }
 }

@@ -28,7 +28,7 @@ it doesn't know. With random weights, errors add up where trained networks absor
 leave says nothing but that it runs.
 
 The columns: `quantize` with `--bits` 8, 4, 2; `--activations dynamic`; `--calibrate`; `prune --sparsity 0.5`,
-`prune --keep 2:4`; `crop --keep 0.75` (`--what all` of ONNX, `--what ffn` of directories).
+`prune --n-of-m 2:4`; `crop --keep 0.75` (`--what all` of ONNX, `--what ffn` of directories).
 """
 PERMITTED = "model_type"  # what a refusal names
 

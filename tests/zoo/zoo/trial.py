@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "dynamic": ("quantize", "--activations", "dynamic"),
     "static": ("quantize", "--calibrate", INPUTS),
     "prune": ("prune", "--sparsity", "0.5"),
-    "2:4": ("prune", "--keep", "2:4"),
+    "2:4": ("prune", "--n-of-m", "2:4"),
     "crop": ("crop", "--keep", "0.75", "--what", "all"),
 }
 DIRECTORY = ("8", "4", "2", "prune", "2:4", "crop")

@@ -69,26 +69,17 @@ fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
     (quantized * coding.scale + coding.offset).store_as()
 }
 
-/// The numbers of codes that share a part.
+/// The numbers of codes that share a part. (In blocks of 32 in the cache three times as long where there are 8 or more.)
 #[inline(always)]
 fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
-    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
-    if coding.is_small() && tail.is_empty() {
-        for (out, codes) in blocks.iter_mut().zip(codes.as_chunks::<BLOCK>().0) {
-            for (out, &code) in out.iter_mut().zip(codes) {
-                *out = small_number(code, coding);
-            }
+    if coding.is_small() {
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = small_number(code, coding);
         }
-        return;
-    }
-    let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
-    for (out, codes) in blocks.iter_mut().zip(code_blocks) {
+    } else {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = number(code, coding);
         }
-    }
-    for (out, &code) in tail.iter_mut().zip(code_tail) {
-        *out = number(code, coding);
     }
 }
 

@@ -264,7 +264,7 @@ fn code<T: Element, M: Mode>(
 }
 
 /// The ranges of all parts, each wherever it comes again.
-fn find_ranges<T: Element, O: Op<T, Scalar = T::Key>>(
+fn find_ranges<T: Element, O: Op<T, Scalar = T::Key> + Default>(
     x: &[T],
     cut: &Cut,
     parts: usize,

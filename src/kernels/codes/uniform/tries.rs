@@ -108,7 +108,7 @@ impl<C: Real> State<C> {
             let range = Range::<C>([self.range[0][lane].key(), self.range[1][lane].key()]);
             scale[lane] = params::scale(scheme, bits, range);
         }
-        self.how.stored.round(&mut scale);
+        self.how.stored.round(self.uniform.bits, &mut scale);
         if scheme != Scheme::Symmetric {
             for lane in 0..LANES {
                 let range = Range::<C>([self.range[0][lane].key(), self.range[1][lane].key()]);
@@ -265,7 +265,7 @@ impl<C: Real> State<C> {
             let of_unit = given.scale[lane].to_f64() * (1.0 + dq[lane] / qq[lane]);
             scale[lane] = C::from_f64(of_unit * self.unit[lane].to_f64());
         }
-        self.how.stored.round(&mut scale);
+        self.how.stored.round(self.uniform.bits, &mut scale);
         for lane in 0..LANES {
             scale[lane] = scale[lane] * self.norm[lane];
         }

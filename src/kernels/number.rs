@@ -1,0 +1,52 @@
+//! Numbers of any dtype as floats: integers are widened a piece at a time, in the cache, and then computed like floats.
+
+use crate::isa::kernel;
+use crate::real::Element;
+
+/// A number of an array: a float, or an integer that is computed in float64.
+pub trait Number: Copy + Send + Sync + 'static {
+    /// What it is computed as.
+    type Real: Element;
+    /// As float64: 64-bit integers are rounded, all others exact.
+    fn as_f64(self) -> f64;
+    /// The numbers as floats: themselves, or widened into `memory`.
+    fn load<'a>(x: &'a [Self], memory: &'a mut Vec<Self::Real>) -> &'a [Self::Real];
+}
+
+impl<T: Element> Number for T {
+    type Real = T;
+    #[inline(always)]
+    fn as_f64(self) -> f64 {
+        self.to_f64()
+    }
+    fn load<'a>(x: &'a [T], _: &'a mut Vec<T>) -> &'a [T] {
+        x
+    }
+}
+
+macro_rules! number {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            type Real = f64;
+            #[inline(always)]
+            fn as_f64(self) -> f64 {
+                self as f64
+            }
+            fn load<'a>(x: &'a [Self], memory: &'a mut Vec<f64>) -> &'a [f64] {
+                memory.resize(x.len(), 0.0);
+                widen(x, memory);
+                memory
+            }
+        }
+    )*};
+}
+number!(i8, u8, i16, u16, i32, u32, i64, u64);
+
+kernel! {
+    /// Numbers as float64.
+    pub fn widen<T: Number>(x: &[T], out: &mut [f64]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.as_f64();
+        }
+    }
+}
