@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: build test fuzz zoo lint bench docs examples demo interop clean
+.PHONY: pyright wheels audit build test fuzz zoo lint bench docs examples demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,10 +41,30 @@ lint: build
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	cargo clippy --locked --all-targets -- -D warnings
 	bash .ci/rules
+	$(PYTHON) ci/licenses.py
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check python tests benches examples
+	$(BIN)/ruff format --check python tests benches examples ci
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/typing/uses.py
 	$(BIN)/stubtest modelopt_rs._core
+
+# Not of the gates: pyright takes its program from the registry of npm when it first runs.
+pyright: build
+	$(PIP) "pyright[nodejs]>=1.1.390"
+	$(BIN)/pyright tests/typing
+
+# The wheel for every Linux since 2018 and the source archive, checked and tried as users have them (docs/how-to/release.md).
+wheels: $(BIN)/python
+	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20"
+	rm -rf target/wheels
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --out target/wheels
+	$(BIN)/maturin sdist --out target/wheels
+	$(BIN)/python ci/check_wheel.py target/wheels --suite
+
+# Licences of all crates; what is known against them needs cargo-audit and its database.
+audit:
+	$(PYTHON) ci/licenses.py
+	cargo audit
 
 interop: build
 	$(PIP) "torch==2.13.0" "transformers==5.23.*" "compressed-tensors==0.20.*" "keras==3.15.*" "jax==0.10.*" "optax==0.2.8" \
@@ -58,6 +78,7 @@ bench: build
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py
+	$(BIN)/python benches/linear.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build
@@ -70,7 +91,7 @@ examples: build
 	$(PIP) "opencv-python-headless>=4.10"
 	@set -e; for each in $(EXAMPLES); do \
 		echo; echo "==== examples/$$each.py"; \
-		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/pictures/$$each.svg || [ $$? -eq 2 ]; \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/images/$$each.svg || [ $$? -eq 2 ]; \
 	done
 	$(BIN)/jupyter execute examples/tour.ipynb
 

@@ -1,7 +1,7 @@
-"""Optimizer steps against torch and NumPy, in one run: `python benches/optim.py [--elements N] [--rounds N]`.
+"""Optimizer steps against torch and NumPy, in one run: `python benches/optim.py [--elements N] [--rounds N] ...`.
 
 The answers to a first step are compared, then both are timed in alternation, as in `arrays.py`; torch's step finds its
-gradients in place.
+gradients in place. Rows are told as they are measured.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import modelopt_rs as mo
 from arrays import THREADS, WRONG, Case, Plain, Row, Thunk, close, cores_at_hand, measure, paired, table
 
 LR, DECAY, BETAS, EPS = 1e-3, 1e-2, (0.9, 0.999), 1e-8
-CALLS = 1000  # of small steps that are timed together
 ADAMW_BYTES = 28  # an element: parameter, two states read and written, the gradient read
 
 
@@ -158,8 +157,7 @@ def cases(n: int) -> Iterator[Case]:
 def small_case() -> Case:
     one = np.ones(1000, np.float32)
     ours, theirs = Ours("adamw_step", [one], [one], 2), torch_step("AdamW", [one], [one], fused=True)
-
-    return Case("AdamW, 1,000 elements, 1,000 steps", "torch fused=True", 8.0, ours.step, theirs, same)
+    return Case("AdamW, 1,000 elements", "torch fused=True", 8.0, ours.step, theirs, same)
 
 
 def torch_object(module: Any, params: list[np.ndarray], grads: list[np.ndarray], **options: Any) -> Thunk:
@@ -183,7 +181,7 @@ def first(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
     same([p[:100_000] for p in ours[:50]], [p[:100_000] for p in theirs[:50]])
 
 
-def faces(n: int, rounds: int) -> Iterator[Row]:
+def faces(n: int, rounds: int, calls: int) -> Iterator[Row]:
     """What users call against the step functions, and against torch's fused optimizer."""
     import torch
 
@@ -205,35 +203,36 @@ def faces(n: int, rounds: int) -> Iterator[Row]:
             yield measure(Case(work, what, target, step, function.step, first, at_most=True), rounds)
             continue
         first(step(), function.step())
-        a, b = paired(repeated(step), repeated(function.step), rounds)
-        more = 1e6 * statistics.median(x - y for x, y in zip(a, b, strict=True)) / CALLS
+        a, b = paired(repeated(step, calls), repeated(function.step, calls), rounds)
+        more = 1e6 * statistics.median(x - y for x, y in zip(a, b, strict=True)) / calls
         ms = [1e3 * statistics.median(t) for t in (a, b)]
-        yield Row(f"{work}, {CALLS:,} steps", f"{what}; us more", *ms, more, f"<= {target:g} us", more <= target)
+        yield Row(f"{work}, {calls:,} steps", f"{what}; us more", *ms, more, f"<= {target:g} us", more <= target)
     for count, size, target in ((2000, 256, 2.0), (200, 64, 2.0), (1, 1000, 2.0), (300, 16_384, 1.1), (1, n, 1.0)):
         params, grads = ([rng.standard_normal(size, dtype=np.float32) for _ in range(count)] for _ in range(2))
         ours, theirs = torch_object(guest, params, grads), torch_object(torch.optim, params, grads, fused=True)
-        many = measure_calls if count * size < 100_000 else measure
         work = f"interop.torch.AdamW.step, {count:,} of {size:,}"
-        yield many(Case(work, "torch fused=True", target, ours, theirs, first), rounds)
+        case = Case(work, "torch fused=True", target, ours, theirs, first)
+        yield measure_calls(case, rounds, calls) if count * size < 100_000 else measure(case, rounds)
 
 
-def repeated(run: Thunk) -> Thunk:
+def repeated(run: Thunk, calls: int) -> Thunk:
     def loop() -> Any:
-        for _ in range(CALLS):
+        for _ in range(calls):
             result = run()
         return result
 
     return loop
 
 
-def measure_calls(case: Case, rounds: int) -> Row:
+def measure_calls(case: Case, rounds: int, calls: int) -> Row:
     """Many calls, timed together. The answers to the first are compared: thousands of steps on one gradient end at
     parameters that stand still, and what is left of their steps is rounding."""
     row = measure(case, rounds=1)
     if row.target == WRONG:
         return row
-    many = replace(case, ours=repeated(case.ours), theirs=repeated(case.theirs), check=lambda ours, theirs: None)
-    return measure(many, rounds)
+    ours, theirs = repeated(case.ours, calls), repeated(case.theirs, calls)
+    work = f"{case.work}, {calls:,} steps"
+    return measure(replace(case, work=work, ours=ours, theirs=theirs, check=lambda ours, theirs: None), rounds)
 
 
 def bounds(n: int, rounds: int) -> Iterator[Row]:
@@ -261,27 +260,32 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
     )
 
 
+def told(rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        print(f"{row.work} | {row.peer}: {row.ratio:.2f}", file=sys.stderr, flush=True)
+        yield row
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=64_000_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=1000, help="of small steps that are timed together")
     parser.add_argument("--faces", action="store_true", help="only what users call")
     args = parser.parse_args()
     mo.set_num_threads(THREADS)
+    users = told(faces(args.elements, args.rounds, args.calls))
     if args.faces:
-        table(list(faces(args.elements, args.rounds)))
+        table(list(users))
         return 0
     before = cores_at_hand()
-    rows = []
-    for case in cases(args.elements):
-        rows.append(measure(case, args.rounds))
-        print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
-    rows.append(measure_calls(small_case(), args.rounds))
+    rows = list(told(measure(case, args.rounds) for case in cases(args.elements)))
+    rows += told(iter([measure_calls(small_case(), args.rounds, args.calls)]))
     table(rows)
     print("\nwhat users call")
-    table(list(faces(args.elements, args.rounds)))
+    table(list(users))
     print("\nagainst the bound (ratio: ours / bound)")
-    table(list(bounds(args.elements, args.rounds)))
+    table(list(told(bounds(args.elements, args.rounds))))
     print(f"\n{before:.2f} cores at hand before, {cores_at_hand():.2f} after, of {THREADS}")
     return int(any(row.ratio != row.ratio for row in rows))
 

@@ -51,7 +51,7 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
         "magnitude at 50 %, out=",
         "np.partition, product",
         5,
-        lambda: mo.prune.magnitude(x, 0.5, out=out, nan="largest"),
+        lambda: mo.prune.magnitude(x, 0.5, out=out, nonfinite="largest"),
         partition,
         but_for_ties(x),
     )
@@ -64,10 +64,10 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
         equal,
     )
     yield Case(
-        "threshold, out=, nan='largest'",
+        "threshold, out=, nonfinite='largest'",
         "w * (np.abs(w) > eps)",
         5,
-        lambda: mo.prune.threshold(x, eps, out=out, nan="largest"),
+        lambda: mo.prune.threshold(x, eps, out=out, nonfinite="largest"),
         lambda: x * (np.abs(x) > eps),
         equal,
     )
@@ -76,7 +76,7 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
             f"threshold, out=, nan={nan!r}",
             "a copy",
             1.25,
-            lambda nan=nan: mo.prune.threshold(x, eps, out=out, nan=nan),
+            lambda nan=nan: mo.prune.threshold(x, eps, out=out, nonfinite=nan),
             lambda: plain.copy(4 * n),
             at_most=True,
         )
@@ -84,7 +84,7 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
             f"n_of_m 2:4, out=, nan={nan!r}",
             "a copy",
             1.5,
-            lambda nan=nan: mo.prune.n_of_m(x, out=out, nan=nan),
+            lambda nan=nan: mo.prune.n_of_m(x, out=out, nonfinite=nan),
             lambda: plain.copy(4 * n),
             at_most=True,
         )
@@ -98,7 +98,7 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3),
         )
     half = mo.prune.magnitude(x, 0.5)
-    bits, groups = mo.prune.compress(half), mo.prune.compress(mo.prune.n_of_m(x), keep=2, group=4)
+    bits, groups = mo.prune.compress(half), mo.prune.compress(mo.prune.n_of_m(x), n=2, m=4)
     yield Case(
         "compress, bitmask", "a copy", 1.5, lambda: mo.prune.compress(half), lambda: plain.copy(4 * n), at_most=True
     )
@@ -115,7 +115,7 @@ def numpy_cases(x: np.ndarray, plain: Plain) -> Iterator[Case]:
         "compress, 2:4",
         "a copy",
         1.5,
-        lambda: mo.prune.compress(two, keep=2, group=4),
+        lambda: mo.prune.compress(two, n=2, m=4),
         lambda: plain.copy(4 * n),
         at_most=True,
     )
@@ -218,7 +218,7 @@ def sparsegpt_case(n: int) -> Case:
     x[:, 1:] += x[:, :-1]
     hessian = mo.prune.Hessian()
     hessian.update(x)
-    h = hessian.matrix()
+    h = hessian.second_derivative
     t, th = torch.from_numpy(w), torch.from_numpy(h)
 
     def as_good(ours: np.ndarray, theirs: Any) -> None:
@@ -268,7 +268,7 @@ def gptq_case(n: int, group: int = 128) -> Case:
     x[:, 1:] += x[:, :-1]
     hessian = mo.prune.Hessian()
     hessian.update(x)
-    h = hessian.matrix()
+    h = hessian.second_derivative
     t, th = torch.from_numpy(w), torch.from_numpy(h)
 
     def as_good(ours: mo.QuantizedArray, theirs: Any) -> None:

@@ -23,7 +23,7 @@ MOST_LOST = {"8 bits": 0.01, "4 bits": 0.02}  # of the accuracy
 VARIANTS = OURS | {
     "8 bits, activations too": ("quantize", "--calibrate", DATA),
     "half pruned": ("prune", "--sparsity", "0.5"),
-    "2 of 4 pruned": ("prune", "--keep", "2:4"),
+    "2 of 4 pruned": ("prune", "--n-of-m", "2:4"),
     "half cropped": ("crop", "--keep", "0.5", "--what", "ffn"),
     "three quarters cropped": ("crop", "--keep", "0.25", "--what", "ffn"),
 }

@@ -32,6 +32,7 @@ BEST = ("--bits-of", "*.self.value.weight=8")
 VARIANTS = OURS | {
     "8 bits, activations too": ("quantize", "--activations", "dynamic"),
     "4 bits": ("quantize", "--bits", "4", *BEST),
+    "12 MB": ("optimize", "--target-size", "12MB"),
 }
 
 

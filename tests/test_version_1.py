@@ -265,10 +265,10 @@ def _(folder: Path) -> Results:
         yield (
             f"nan-{name}",
             [
-                mo.prune.magnitude(holes, 0.9, nan="largest"),
-                mo.prune.n_of_m(holes, 1, 4, nan="largest"),
-                mo.prune.threshold(holes, 0.1, nan="largest"),
-                mo.prune.blocks(holes, (1, 4), 0.5, nan="largest"),
+                mo.prune.magnitude(holes, 0.9, nonfinite="largest"),
+                mo.prune.n_of_m(holes, 1, 4, nonfinite="largest"),
+                mo.prune.threshold(holes, 0.1, nonfinite="largest"),
+                mo.prune.blocks(holes, (1, 4), 0.5, nonfinite="largest"),
             ],
         )
         even = weights((13, 40), 4).astype(dtype)
@@ -277,15 +277,15 @@ def _(folder: Path) -> Results:
                 f"blocks-norm{norm}-{name}",
                 [
                     mo.prune.blocks(even, (1, 8), 0.4, norm=norm),
-                    mo.prune.blocks(even, (13, 2), 0.4, norm=norm, axis=1, mask=True),
+                    mo.prune.blocks(even, (13, 2), 0.4, norm=norm, axis=1, mask="bool"),
                 ],
             )
         norms = mo.prune.ColumnNorms()
         for i in range(3):
             norms.update(values((9, 40), dtype, 50 + i))
-        yield f"column_norms-{name}", norms.norm()
-        length = norms.norm().astype(np.float64 if name == "float64" else np.float32)
-        yield f"wanda-{name}", [mo.prune.wanda(w, length, 0.4), mo.prune.wanda(w, length, keep=1, group=4)]
+        yield f"column_norms-{name}", norms.norms
+        length = norms.norms.astype(np.float64 if name == "float64" else np.float32)
+        yield f"wanda-{name}", [mo.prune.wanda(w, length, 0.4), mo.prune.wanda(w, length, n=1, m=4)]
 
 
 @group("prune-corrected")
@@ -295,12 +295,12 @@ def _(folder: Path) -> Results:
     for i in range(2):
         hessian.update(steps_of_256((90, 40), i))
         stats.update(steps_of_256((90, 40), i))
-    yield "hessian", (hessian.matrix(), hessian.rows)
+    yield "hessian", (hessian.second_derivative, hessian.count)
     yield "stats", (stats.count, stats.mean, stats.products)
     for name, dtype in DTYPES.items():
         w = weights((24, 40), 3).astype(dtype)
-        yield f"sparsegpt-{name}", mo.prune.sparsegpt(w, hessian, 0.5, block=16)
-        yield f"sparsegpt-groups-{name}", mo.prune.sparsegpt(w, hessian, keep=2, group=4, damping=0.1)
+        yield f"sparsegpt-{name}", mo.prune.sparsegpt(w, hessian, 0.5, block_size=16)
+        yield f"sparsegpt-groups-{name}", mo.prune.sparsegpt(w, hessian, n=2, m=4, damping=0.1)
         small = steps_of_256((24, 40)).astype(dtype)
         bias, mean = small[:, 0], steps_of_256((40,), 4).astype(dtype)
         yield f"compensate_bias-{name}", mo.prune.compensate_bias(bias, small, np.arange(0, 40, 3), mean)
@@ -380,8 +380,8 @@ def _(folder: Path) -> Results:
 def _(folder: Path) -> Results:
     s, rates = mo.prune, mo.optim.schedule
     grow = {"sparsity": 0.8, "begin": 3, "end": 17, "initial": 0.1}
-    yield "prune", [[f"{f(t, **grow):.6g}" for t in range(20)] for f in (s.linear, s.cubic)]
-    yield "prune-constant", [s.constant(t, sparsity=0.5, begin=4) for t in range(9)]
+    yield "prune", [[f"{f(**grow)(t):.6g}" for t in range(20)] for f in (s.linear, s.cubic)]
+    yield "prune-constant", [s.constant(0.5, begin=4)(t) for t in range(9)]
     made = {
         "constant": rates.constant(0.1),
         "step_decay": rates.step_decay(0.1, 3, 0.5),
@@ -510,13 +510,13 @@ def _(folder: Path) -> Results:
 @group("pruned-optimizers")
 def _(folder: Path) -> Results:
     def grow(step: int) -> float:
-        return mo.prune.cubic(step, sparsity=0.75, begin=0, end=4)
+        return mo.prune.cubic(0.75, begin=0, end=4)(step)
 
     ways: dict[str, dict[str, Any]] = {
         "tensor": {"sparsity": grow},
         "row": {"sparsity": grow, "scope": "row", "every": 2},
         "global": {"sparsity": 0.6, "scope": "global"},
-        "groups": {"keep": 2, "group": 4},
+        "groups": {"n": 2, "m": 4},
     }
     for name, way in ways.items():
         for kind in ("SGD", "AdamW", "Adafactor"):
@@ -628,12 +628,12 @@ PRUNE: dict[str, dict[str, Any]] = {
     "tensor": {"sparsity": 0.5},
     "row": {"sparsity": 0.3, "scope": "row"},
     "global": {"sparsity": 0.7, "scope": "global"},
-    "2of4": {"keep": 2, "group": 4},
+    "2of4": {"n": 2, "m": 4},
     "bitmask": {"sparsity": 0.8, "format": "bitmask"},
     "bitmask-global": {"sparsity": 0.5, "scope": "global", "format": "bitmask"},
-    "bitmask-2of4": {"keep": 2, "group": 4, "format": "bitmask"},
+    "bitmask-2of4": {"n": 2, "m": 4, "format": "bitmask"},
     "then4": {"sparsity": 0.5, "then": mo.QuantizeOptions(bits=4, group_size=16, **PLAIN)},
-    "then8": {"keep": 1, "group": 8, "then": mo.QuantizeOptions(**{**PLAIN, "scheme": "asymmetric"})},
+    "then8": {"n": 1, "m": 8, "then": mo.QuantizeOptions(**{**PLAIN, "scheme": "asymmetric"})},
     "include": {"sparsity": 0.5, "include": ["*embed*s.weight"], "exclude": ["*.1.*"]},
 }
 CROP: dict[str, dict[str, Any]] = {
@@ -683,7 +683,7 @@ def _(folder: Path) -> Results:
         how = {**PLAIN_SCALES, "bits": 4, "scheme": scheme, "nonfinite": "saturate", "max_memory": 20_000}
         report = mo.quantize_file(paths["broken"], out, durable=False, **how)
         yield f"saturated-{scheme}", (written(out), said(report))
-    mo.prune_file(paths["broken"], folder / "nan.safetensors", sparsity=0.5, nan="largest", durable=False)
+    mo.prune_file(paths["broken"], folder / "nan.safetensors", sparsity=0.5, nonfinite="largest", durable=False)
     yield "nan-largest", written(folder / "nan.safetensors")
     (folder / "config.json").write_text(json.dumps(MODELS["bert"][1]))
     mo.crop_file(
@@ -745,7 +745,7 @@ def _(folder: Path) -> Results:
             "*.0.*",
         ],
         "prune": ["prune", paths["directory"], "--sparsity", 0.5, "--scope", "row"],
-        "prune-bitmask": ["prune", paths["sharded"], "--keep", "2:4", "--format", "bitmask"],
+        "prune-bitmask": ["prune", paths["sharded"], "--n-of-m", "2:4", "--format", "bitmask"],
         "prune-then": ["prune", paths["llama"], "--sparsity", 0.5, "--then", "quantize", "--bits", 4, *PLAIN_WORDS],
         "crop": ["crop", paths["directory"], "--keep", 0.75, "--what", "ffn"],
         "crop-then": [
@@ -1058,7 +1058,7 @@ def _(folder: Path) -> Results:
         "quantize": ["quantize", *PLAIN_WORDS[:4], "--bits", 4, "--bits-of", "fc=8"],
         "quantize-portable": ["quantize", *PLAIN_WORDS[:4], "--target", "portable", *ASYMMETRIC],
         "dynamic": ["quantize", *PLAIN_WORDS, "--activations", "dynamic", "--equalize"],
-        "prune": ["prune", "--keep", "2:4"],
+        "prune": ["prune", "--n-of-m", "2:4"],
         "crop": ["crop", "--keep", 0.5, "--what", "channels"],
     }
     for name, command in commands.items():

@@ -12,6 +12,7 @@ try:
     import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
 
     from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
+    from modelopt_rs.signatures import show_options
 except KeyboardInterrupt:
     # A command that is interrupted here has no code of its own yet that would say so.
     if "modelopt-rs" not in sys.argv[0] and (sys.argv[0], "modelopt_rs" in sys.orig_argv) != ("-m", True):
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from modelopt_rs import files, optim, preprocess, prune, quant, reduce
     from modelopt_rs.arrays import as_array, to_dlpack
     from modelopt_rs.errors import InPlaceError, OptionError
+    from modelopt_rs.operations.calibrate import calibrate_file, merge_statistics
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
@@ -48,6 +50,7 @@ _WHERE: Final = {
     "QuantizeOptions": "planning.quantize",
     "QuantizedArray": "quant",
     "RunOptions": "planning.run",
+    "calibrate_file": "operations.calibrate",
     "compare_files": "operations.compare",
     "crop_file": "operations.crop",
     "dequantize": "quant",
@@ -55,6 +58,7 @@ _WHERE: Final = {
     "fake_quantize": "quant",
     "get_num_threads": "threads",
     "inspect_file": "operations.inspect",
+    "merge_statistics": "operations.calibrate",
     "num_threads": "threads",
     "optimize_file": "operations.optimize",
     "prune_file": "operations.prune",
@@ -82,6 +86,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "as_array",
+    "calibrate_file",
     "compare_files",
     "crop_file",
     "dequantize",
@@ -90,6 +95,7 @@ __all__ = [
     "files",
     "get_num_threads",
     "inspect_file",
+    "merge_statistics",
     "num_threads",
     "optim",
     "optimize_file",
@@ -111,6 +117,7 @@ def __getattr__(name: str) -> Any:
         value = import_module(f"modelopt_rs.{name}")
     elif name in _WHERE:
         value = getattr(import_module(f"modelopt_rs.{_WHERE[name]}"), name)
+        show_options({"__all__": (name,), name: value})
     else:
         raise AttributeError(f"module 'modelopt_rs' has no attribute {name!r}")
     globals()[name] = value

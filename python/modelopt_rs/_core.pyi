@@ -68,6 +68,9 @@ __all__ = [
     "importance_axis",
     "isa",
     "kth_magnitude",
+    "linear_columns",
+    "linear_packed",
+    "linear_rows",
     "magnitude",
     "max",
     "mean",
@@ -79,6 +82,8 @@ __all__ = [
     "optim_step",
     "optimizer_step",
     "pack",
+    "packed_shape",
+    "prepack",
     "quantile",
     "quantize",
     "quantize_columns",
@@ -300,6 +305,36 @@ class Table:
         threads: int | None,
     ) -> bool:
         """Fill `out` with rows; False where the table is no longer what it was made of."""
+
+# Products with quantized weights: parts, spec and shape of the weights, or their panels. `how`: int8, int24 or float32.
+def linear_rows(
+    x: Array,
+    w: tuple[Parts, Spec, tuple[int, ...]],
+    bias: Array | None,
+    out: Array,
+    how: str,
+    threads: int | None,
+) -> None:
+    """Write x @ w.T + bias, of weights as quantization makes them."""
+
+def linear_packed(
+    x: Array,
+    w: tuple[Array, Spec, tuple[int, ...]],
+    bias: Array | None,
+    out: Array,
+    how: str,
+    threads: int | None,
+) -> None:
+    """The same of panels."""
+
+def linear_columns(x: Array, w: tuple[Parts, Spec, tuple[int, ...]], out: Array, threads: int | None) -> None:
+    """Write x @ w."""
+
+def packed_shape(spec: Spec, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the shape of panels: how many, and bytes of one."""
+
+def prepack(w: tuple[Parts, Spec, tuple[int, ...]], out: Array, threads: int | None) -> None:
+    """Write panels: uint8, as `packed_shape` says."""
 
 # Vectors of a search index: floor(limited((x - start) / step, 0, top) * 255 / top) ^ flip; rows in units of their norm;
 # signs, the first in the highest bit.

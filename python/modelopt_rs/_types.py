@@ -1,6 +1,6 @@
 """The types that the signatures share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
@@ -24,12 +24,13 @@ Spec: TypeAlias = tuple[Format, int | None, GroupSize]
 Parts: TypeAlias = tuple[Array, Array, Array | None, Array | None, Array | None]
 """codes, scale, zero_point, offset, global_scale."""
 Nan: TypeAlias = Literal["raise", "largest"]
+StepNonfinite: TypeAlias = Literal["propagate", "raise"]
 MaskKind: TypeAlias = Literal["bool", "bits"] | None
 PruneCall: TypeAlias = tuple[str, Bf16, int | None]
 """nan, dtype, threads."""
 Semantics: TypeAlias = Literal["torch", "keras", "optax"]
-Tensors: TypeAlias = Array | Sequence[Array]
-"""One array, or a list of them."""
+Tensors: TypeAlias = Array | Sequence[Array] | Mapping[str, Array]
+"""One array, or a list or dict of them."""
 
 
 class CodedState(Protocol):
@@ -42,9 +43,9 @@ class CodedState(Protocol):
     signed: bool
 
 
-States: TypeAlias = Array | CodedState | Sequence[Array] | Sequence[CodedState]
-"""One state, or a list of them."""
-OptionalTensors: TypeAlias = Array | Sequence[Array | None] | None
+States: TypeAlias = Array | CodedState | Sequence[Array | CodedState] | Mapping[str, Array | CodedState]
+"""One state, or a list or dict of them."""
+OptionalTensors: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None] | None
 """The same, where some have none."""
 Coding: TypeAlias = Literal["float8", "dynamic", "four"]
 OptimCall: TypeAlias = tuple[
@@ -77,5 +78,6 @@ __all__ = [
     "Semantics",
     "Spec",
     "States",
+    "StepNonfinite",
     "Tensors",
 ]

@@ -74,7 +74,7 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
     >>> float(mo.reduce.absmax(array.array("f", [1.0, -2.0])))
     2.0
     """
-    if isinstance(obj, np.ndarray) and not isinstance(obj, np.ma.MaskedArray):
+    if type(obj) is np.ndarray or (isinstance(obj, np.ndarray) and not isinstance(obj, np.ma.MaskedArray)):
         return obj
     if not isinstance(name, str):
         raise TypeError(f"as_array: name must be a str, got {type(name).__name__}")

@@ -12,6 +12,7 @@ from modelopt_rs.onnx import (
     quantize_graph,
     quantize_weights,
 )
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "GraphGroup",
@@ -25,3 +26,11 @@ __all__ = [
     "quantize_graph",
     "quantize_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -17,6 +17,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16
 from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "absmax",
@@ -989,3 +990,11 @@ def kth_magnitude(x: Array, k: int, *, dtype: Bf16 = None, threads: int | None =
     2.0
     """
     return _core.kth_magnitude(x, k, dtype, threads)
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

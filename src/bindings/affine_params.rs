@@ -16,7 +16,7 @@ type Obj<'py> = Bound<'py, PyAny>;
 /// `(scale, zero_point)`.
 pub type GivenParams<'py> = (Obj<'py>, Option<Obj<'py>>);
 
-/// `(name of the codes, axis, block_size)`.
+/// `(name of the codes, axis, group_size)`.
 pub type GivenPlace<'py> = (Obj<'py>, Obj<'py>, Obj<'py>);
 
 /// Where scales lie that are more than one, and their shape.
@@ -27,11 +27,11 @@ pub struct Place<'a> {
     block: Option<usize>,
 }
 
-/// Check `axis` and `block_size` against the shape of the argument `of`.
+/// Check `axis` and `group_size` against the shape of the argument `of`.
 pub fn place_of<'a>(function: &str, of: &str, shape: &'a [usize], given: &GivenPlace<'_>) -> PyResult<Place<'a>> {
     let what = format!("within the axes of {of}");
     let axis = optional_int(function, "axis", &what, &given.1)?;
-    let block = optional_int(function, "block_size", "at least 1", &given.2)?;
+    let block = optional_int(function, "group_size", "at least 1", &given.2)?;
     let ndim = shape.len() as i64;
     let axis = axis.map(|axis| {
         let index = if axis < 0 { axis.saturating_add(ndim) } else { axis };
@@ -43,10 +43,10 @@ pub fn place_of<'a>(function: &str, of: &str, shape: &'a [usize], given: &GivenP
     let axis = axis.transpose()?;
     if let Some(block) = block {
         if block < 1 {
-            return Err(Error::Value(format!("{function}: block_size must be at least 1, got {block}")).into());
+            return Err(Error::Value(format!("{function}: group_size must be at least 1, got {block}")).into());
         }
         if axis.is_none() {
-            return Err(Error::Value(format!("{function}: axis must be given with block_size, got None")).into());
+            return Err(Error::Value(format!("{function}: axis must be given with group_size, got None")).into());
         }
     }
     Ok(Place { shape, axis, block: block.map(|block| block as usize) })

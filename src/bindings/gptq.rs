@@ -30,7 +30,7 @@ const FUNCTION: &str = "gptq";
 /// `(search, scale_dtype)`.
 pub type GivenSearch<'py> = (Option<Obj<'py>>, Option<Obj<'py>>);
 
-/// `(act_order, static_groups, damp, block_size)`.
+/// `(act_order, static_groups, damping, block_size)`.
 type GivenPass<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
 
 fn refused(text: String) -> PyErr {
@@ -73,9 +73,9 @@ impl Pass {
         let Ok(fixed) = given.1.extract::<bool>() else {
             return Err(refused(format!("static_groups must be True or False, got {}", shown(&given.1))));
         };
-        let damping = number(FUNCTION, "damp", &given.2)?;
+        let damping = number(FUNCTION, "damping", &given.2)?;
         if !(damping >= 0.0 && damping.is_finite()) {
-            return Err(refused(format!("damp must be finite and at least 0, got {damping}")));
+            return Err(refused(format!("damping must be finite and at least 0, got {damping}")));
         }
         let block = int(FUNCTION, "block_size", "at least 1", &given.3)?;
         if block < 1 {
@@ -131,7 +131,7 @@ fn factor(h: &[f64], pass: &Pass, spec: Spec, threads: usize) -> Result<(Vec<usi
     };
     match Factor::new(h, n, pass.damping, threads) {
         Ok(factor) => Ok((order, factor)),
-        Err(place) => Err(indefinite(FUNCTION, order[place], "damp")),
+        Err(place) => Err(indefinite(FUNCTION, order[place], "damping")),
     }
 }
 

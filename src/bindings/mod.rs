@@ -21,6 +21,7 @@ mod extremes;
 mod files;
 mod gptq;
 mod image;
+mod linear;
 mod optim;
 mod optim_factored;
 mod optimizers;
@@ -63,6 +64,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     rows::register(m)?;
     embeddings::register(m)?;
     awq::register(m)?;
+    linear::register(m)?;
     optim::register(m)?;
     states::register(m)?;
     optim_factored::register(m)?;

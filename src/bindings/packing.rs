@@ -61,8 +61,8 @@ fn unpack<'py>(
     entry("unpack", || {
         let threads = resolve("unpack", threads)?;
         let bits = check_bits("unpack", bits)?;
-        let n = int("unpack", "n", "at least 0 and no longer than memory", n)?;
-        let n = usize::try_from(n).map_err(|_| Error::Value(format!("unpack: n must be at least 0, got {n}")))?;
+        let n = int("unpack", "length", "at least 0 and no longer than memory", n)?;
+        let n = usize::try_from(n).map_err(|_| Error::Value(format!("unpack: length must be at least 0, got {n}")))?;
         let packed = Array::bytes(Name::new("unpack", "packed"), packed)?;
         packed.expect_dtype(Dtype::U8, "uint8")?;
         let mut target = Array::bytes_out(Name::new("unpack", "out"), out)?;

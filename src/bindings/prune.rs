@@ -132,19 +132,17 @@ fn global_magnitude<'py>(
     })
 }
 
-/// `keep` and `group`.
-fn check_groups(function: &str, keep: &Obj<'_>, group: &Obj<'_>) -> PyResult<(usize, usize)> {
-    let group = int(function, "group", "from 2 to 32", group)?;
-    if !(2..=32).contains(&group) {
-        return Err(Error::Value(format!("{function}: group must be from 2 to 32, got {group}")).into());
+/// `n` and `m`: how many stay of how many.
+fn check_groups(function: &str, n: &Obj<'_>, m: &Obj<'_>) -> PyResult<(usize, usize)> {
+    let m = int(function, "m", "from 2 to 32", m)?;
+    if !(2..=32).contains(&m) {
+        return Err(Error::Value(format!("{function}: m must be from 2 to 32, got {m}")).into());
     }
-    let keep = int(function, "keep", "from 1 to below group", keep)?;
-    if !(1..group).contains(&keep) {
-        return Err(
-            Error::Value(format!("{function}: keep must be from 1 to below group ({group}), got {keep}")).into()
-        );
+    let n = int(function, "n", "from 1 to below m", n)?;
+    if !(1..m).contains(&n) {
+        return Err(Error::Value(format!("{function}: n must be from 1 to below m ({m}), got {n}")).into());
     }
-    Ok((keep as usize, group as usize))
+    Ok((n as usize, m as usize))
 }
 
 /// The groups of an array of this shape along `axis`.
@@ -225,7 +223,7 @@ fn wanda<'py>(
         let py = w.py();
         let shape = matrix_shape("wanda", w)?;
         let n = shape[1];
-        let x_norm = Array::float(Name::new("wanda", "x_norm"), x_norm, None)?;
+        let x_norm = Array::float(Name::new("wanda", "x_stats"), x_norm, None)?;
         x_norm.expect_shape(&[n])?;
         let (sparsity, plan) = given_share("wanda", &share, shape)?;
         let mut call = Call::new("wanda", (w, out), None, &options)?;
@@ -237,7 +235,7 @@ fn wanda<'py>(
             x_norm.slice::<C>().iter().map(|v| v.to_f64()).position(|v| !(v >= 0.0 && v.is_finite()))
         });
         if let Some(i) = bad {
-            let text = format!("wanda: x_norm must be finite and at least 0, is not at index {i}");
+            let text = format!("wanda: x_stats must be finite and at least 0, is not at index {i}");
             return Err(Error::Value(text).into());
         }
         call.check_nan(py, true)?;

@@ -30,9 +30,9 @@ fn check_damping(damping: &Obj<'_>) -> PyResult<f64> {
 
 /// Columns of a block: no more than there are, and whole groups.
 fn check_block(block: &Obj<'_>, n: usize, groups: Option<Groups>) -> PyResult<usize> {
-    let given = int(FUNCTION, "block", "at least 1", block)?;
+    let given = int(FUNCTION, "block_size", "at least 1", block)?;
     if given < 1 {
-        return Err(Error::Value(format!("{FUNCTION}: block must be at least 1, got {given}")).into());
+        return Err(Error::Value(format!("{FUNCTION}: block_size must be at least 1, got {given}")).into());
     }
     Ok((given as usize).min(n.max(1)).next_multiple_of(groups.map_or(1, |groups| groups.group)))
 }

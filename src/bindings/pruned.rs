@@ -28,12 +28,12 @@ pub(super) enum Nan {
 }
 
 pub(super) fn nan_rule(function: &str, given: &Obj<'_>) -> PyResult<Nan> {
-    let text = text(function, "nan", given)?;
+    let text = text(function, "nonfinite", given)?;
     match text.as_str() {
         "largest" => Ok(Nan::Largest),
         "raise" => Ok(Nan::Raise),
         "raise-first" => Ok(Nan::RaiseFirst),
-        _ => Err(Error::Value(format!("{function}: nan must be 'raise' or 'largest', got {text:?}")).into()),
+        _ => Err(Error::Value(format!("{function}: nonfinite must be 'raise' or 'largest', got {text:?}")).into()),
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) fn nan_error(w: &Array<'_>, order: &[usize], threads: usize) -> PyErr
         (index[axis], rest) = (rest % n, rest / n);
     }
     let text = format!("{} has {count} NaN, first at index {}", w.name, tuple(&index));
-    Error::Value(format!("{text}; pass nan=\"largest\" to keep NaN as the largest")).into()
+    Error::Value(format!("{text}; pass nonfinite=\"largest\" to keep NaN as the largest")).into()
 }
 
 /// Weights and what is written for them, checked: the weights with zeros, or (bytes) a mask.

@@ -65,9 +65,9 @@ def test_round_to_norm_and_nan(run: Call, tmp_path: Path) -> None:
     tensors = bert()
     tensors["bert.encoder.layer.0.output.dense.weight"][1][3, 5] = np.nan
     model = directory(tmp_path / "a", tensors, BERT)
-    options = ["--round-to", "3", "--norm", "inf", "--nan", "remove"]
+    options = ["--round-to", "3", "--norm", "inf", "--nonfinite", "remove"]
     run("crop", model, "-o", tmp_path / "b", "--keep", "0.5", "--what", "ffn", *options)
-    mo.crop_file(model, tmp_path / "c", keep=0.5, what="ffn", round_to=3, norm=np.inf, nan="remove")
+    mo.crop_file(model, tmp_path / "c", keep=0.5, what="ffn", round_to=3, norm=np.inf, nonfinite="remove")
     assert files_of(tmp_path / "b") == files_of(tmp_path / "c")
     assert config_of(tmp_path / "b")["intermediate_size"] == 21
 
@@ -111,7 +111,7 @@ def test_nan(fail: Call, tmp_path: Path) -> None:
     model = directory(tmp_path / "a", tensors, BERT)
     message = fail(1, "crop", model, "-o", tmp_path / "b", "--keep", "0.5", "--what", "ffn")
     where = f"{model}: tensor 'bert.encoder.layer.0.output.dense.weight': unit 5 of group 'bert.encoder.layer.0.ffn'"
-    assert message == f"{where} has a NaN; nan='remove' (--nan remove) removes such units first"
+    assert message == f"{where} has a NaN; nonfinite='remove' (--nonfinite remove) removes such units first"
 
 
 NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one of them"
@@ -160,7 +160,7 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
         ),
         (
             ["MODEL", "-o", "OUT", "--keep", "0.5", "--what", "ffn", "--scope", "global"],
-            "scope must be 'local', got 'global': layers would keep different numbers, which config.json can't say",
+            "scope must be 'group', got 'global': layers would keep different numbers, which config.json can't say",
         ),
         (
             ["MODEL", "-o", "OUT", "--keep", "0.5", "--what", "ffn", "--then", "prune"],

@@ -63,15 +63,15 @@ def model(tmp_path: Path) -> Path:
         ),
         (
             ["quantize", "MODEL", "-o", "OUT", "--max-memory", "12furlongs"],
-            "Invalid value for '--max-memory': '12furlongs' is not a size such as " + SIZES,
+            "Invalid value for '--max-memory': must be a size such as " + SIZES + ", got '12furlongs'",
         ),
         (
             ["quantize", "MODEL", "-o", "OUT", "--max-memory", "-1"],
-            "Invalid value for '--max-memory': '-1' is not a size such as " + SIZES,
+            "Invalid value for '--max-memory': must be a size such as " + SIZES + ", got '-1'",
         ),
         (
             ["quantize", "MODEL", "-o", "OUT", "--max-memory", "0.1"],
-            "Invalid value for '--max-memory': '0.1' is less than one byte",
+            "Invalid value for '--max-memory': must be at least one byte, got '0.1'",
         ),
         (
             ["dequantize", "MODEL", "-o", "OUT", "--dtype", "int8"],

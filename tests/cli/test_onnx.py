@@ -138,7 +138,7 @@ def test_several_outputs_are_shown_one_by_one(run: Run, source: Path, tmp_path: 
 def test_given_inputs_and_peak_memory(run: Run, source: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.ones((6, 8, 8, 8), np.float32))
     options = ["--inputs", tmp_path / "data.npz", "--dim", "batch=2", "--run-memory", "--rounds", 1]
-    code, said, _ = run("prune", source, "-o", tmp_path / "b.onnx", "--keep", "2:4", *options)
+    code, said, _ = run("prune", source, "-o", tmp_path / "b.onnx", "--n-of-m", "2:4", *options)
     assert code == 0
     assert "(3 runs on given inputs)" in said
     assert "the median of 1 pair; " in said
@@ -163,7 +163,7 @@ def test_calibration_data_make_activations_static(run: Run, source: Path, tmp_pa
 @pytest.mark.parametrize(
     "command",
     [
-        ["prune", "--keep", "2:4", "--method", "wanda"],
+        ["prune", "--n-of-m", "2:4", "--method", "wanda"],
         ["prune", "--sparsity", "0.5", "--method", "sparsegpt"],
         ["crop", "--keep", "0.5", "--what", "ffn"],
     ],

@@ -55,10 +55,10 @@ def test_scope_selection_and_memory(run: Call, model: Path, tmp_path: Path) -> N
 
 def test_keep_and_bitmask_there_and_back(run: Call, tmp_path: Path) -> None:
     source = directory(tmp_path / "a", bert())
-    run("prune", source, "-o", tmp_path / "b", "--keep", "2:4", "--format", "bitmask", "--no-verify")
+    run("prune", source, "-o", tmp_path / "b", "--n-of-m", "2:4", "--format", "bitmask", "--no-verify")
     out = run("dequantize", tmp_path / "b", "-o", tmp_path / "c")
     assert "dequantized  2 tensors" in out
-    run("prune", source, "-o", tmp_path / "d", "--keep", "2:4")
+    run("prune", source, "-o", tmp_path / "d", "--n-of-m", "2:4")
     assert read(tmp_path / "c" / "model.safetensors").keys() == read(tmp_path / "d" / "model.safetensors").keys()
     assert (tmp_path / "c" / "model.safetensors").read_bytes() == (tmp_path / "d" / "model.safetensors").read_bytes()
     assert "exact" in run("compare", tmp_path / "d", tmp_path / "b")
@@ -102,7 +102,7 @@ def test_nan(run: Call, fail: Call, tmp_path: Path) -> None:
     message = fail(1, "prune", source, "-o", tmp_path / "b", "--sparsity", "0.5")
     assert message.startswith(f"{source}: tensor 'fc.weight', rows from 0: ")
     assert "w has 1 NaN, first at index (3, 5)" in message
-    run("prune", source, "-o", tmp_path / "b", "--sparsity", "0.5", "--nan", "largest")
+    run("prune", source, "-o", tmp_path / "b", "--sparsity", "0.5", "--nonfinite", "largest")
     assert np.isnan(read(tmp_path / "b")["fc.weight"][1][3, 5])
 
 
@@ -110,20 +110,20 @@ def test_nan(run: Call, fail: Call, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["MODEL", "--sparsity", "0.5"], "Missing option '-o' / '--output' (or --dry-run)"),
-        (["MODEL", "-o", "OUT"], "Missing option '--sparsity' or '--keep'"),
+        (["MODEL", "-o", "OUT"], "Missing option '--sparsity' or '--n-of-m'"),
         (["--sparsity", "0.5"], "Missing argument 'FILE|DIR'."),
         (
-            ["MODEL", "-o", "OUT", "--sparsity", "0.5", "--keep", "2:4"],
-            "sparsity, or keep and group, must be given, got both",
+            ["MODEL", "-o", "OUT", "--sparsity", "0.5", "--n-of-m", "2:4"],
+            "sparsity, or n and m, must be given, got both",
         ),
         (["MODEL", "-o", "OUT", "--sparsity", "2"], "sparsity must be from 0 to 1, got 2.0"),
         (["MODEL", "-o", "OUT", "--sparsity", "half"], "Invalid value for '--sparsity': 'half' is not a valid float."),
-        (["MODEL", "-o", "OUT", "--keep", "2of4"], "Invalid value for '--keep': '2of4' is not N:M such as 2:4"),
-        (["MODEL", "-o", "OUT", "--keep", "4:4"], "keep must be from 1 to below group (4), got 4"),
-        (["MODEL", "-o", "OUT", "--keep", "2:40"], "group must be from 2 to 32, got 40"),
+        (["MODEL", "-o", "OUT", "--n-of-m", "2of4"], "Invalid value for '--n-of-m': '2of4' is not N:M such as 2:4"),
+        (["MODEL", "-o", "OUT", "--n-of-m", "4:4"], "n must be from 1 to below m (4), got 4"),
+        (["MODEL", "-o", "OUT", "--n-of-m", "2:40"], "m must be from 2 to 32, got 40"),
         (
-            ["MODEL", "-o", "OUT", "--keep", "2:4", "--scope", "global"],
-            "scope must be left out with keep and group, got 'global'",
+            ["MODEL", "-o", "OUT", "--n-of-m", "2:4", "--scope", "global"],
+            "scope must be left out with n and m, got 'global'",
         ),
         (
             ["MODEL", "-o", "OUT", "--sparsity", "0.5", "--scope", "all"],

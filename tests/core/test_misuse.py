@@ -183,6 +183,7 @@ def _arrays(calls: Calls) -> None:
     calls.add(quant.dequantize_linear, q=lambda: np.zeros((4, 8), np.int8), scale=value(0.5))
     calls.add(quant.requantize_linear, q=lambda: np.zeros((4, 8), np.int8), scale=value(0.5),
               zero_point=value(None), to_scale=value(0.25))  # fmt: skip
+    calls.add(quant.linear, x=w, w=lambda: mo.quantize(w(), axis=0))
     calls.add(quant.gptq, w=w, hessian=hessian)
     calls.add(quant.awq_scales, w=w, x_stats=lambda: np.ones(8), group_size=value(4))
     calls.add(quant.Calibrator)
@@ -199,7 +200,7 @@ def _prune(calls: Calls) -> None:
     calls.add(prune.global_magnitude, arrays=lambda: [w(), w()])
     calls.add(prune.n_of_m, w=w)
     calls.add(prune.apply_mask, w=w, mask=lambda: np.ones((4, 8), bool))
-    calls.add(prune.wanda, w=w, x_norm=lambda: norms().norm(), sparsity=half)
+    calls.add(prune.wanda, w=w, x_stats=lambda: norms().norms, sparsity=half)
     calls.add(prune.sparsegpt, w=w, hessian=hessian, sparsity=half)
     calls.add(prune.blocks, w=lambda: floats(8, 8), block=value((2, 2)))
     calls.add(prune.compress, w=w)
@@ -217,10 +218,10 @@ def _prune(calls: Calls) -> None:
     calls.add(prune.cropped_config, config=lambda: dict(CONFIG), report=report)
     calls.add(prune.least_squares, weight=w, kept=kept, stats=stats)
     calls.add(prune.compensate_bias, bias=lambda: floats(4), weight=w, kept=kept, mean=lambda: floats(8))
-    grown = {"step": value(1), "sparsity": half, "begin": value(0), "end": value(10)}
+    grown = {"sparsity": half, "begin": value(0), "end": value(10)}
     calls.add(prune.cubic, **grown)
     calls.add(prune.linear, **grown)
-    calls.add(prune.constant, step=value(1), sparsity=half)
+    calls.add(prune.constant, sparsity=half)
     calls.add(prune.InputStats, features=value(8))
     calls.method("update", stats, x=w)
     calls.method("merge", stats, other=stats)
@@ -269,8 +270,8 @@ _arrays(CALLS)
 _prune(CALLS)
 _optim(CALLS)
 # What functions return, and what has no arguments.
-RETURNED = {"QuantizedArray", "Format", "formats", "get_num_threads", "BitmaskArray", "GroupsArray", "CropReport",
-            "GroupReport", "StepResult", "Optimizer"}  # fmt: skip
+RETURNED = {"QuantizedArray", "PackedWeight", "Format", "formats", "get_num_threads", "BitmaskArray", "GroupsArray",
+            "CropReport", "GroupReport", "StepResult", "Optimizer"}  # fmt: skip
 
 
 def problem(names: tuple[str, ...], arguments: set[str], error: BaseException) -> str | None:

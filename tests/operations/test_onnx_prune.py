@@ -60,7 +60,7 @@ def test_weights_are_pruned_by_what_the_graph_does_with_them(tmp_path):
 @pytest.mark.parametrize("max_memory", [2**28, 4096 * 5])
 def test_n_of_m_lies_along_the_axis_of_inputs(tmp_path, max_memory):
     model = net()
-    _, after = written(tmp_path, model, keep=2, group=4, max_memory=max_memory)
+    _, after = written(tmp_path, model, n=2, m=4, max_memory=max_memory)
     for name, (_, inputs) in AXES.items():
         wanted = mo.prune.n_of_m(model.weights[name], 2, 4, axis=inputs)
         np.testing.assert_array_equal(after[name], wanted, err_msg=name)
@@ -109,7 +109,7 @@ def test_what_is_no_weight_is_left_and_said(tmp_path):
     with pytest.raises(OptionError, match="include 'grid': tensor 'grid' can't be pruned: no weight: used by Add"):
         mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", sparsity=0.5, include=["grid"])
     with pytest.raises(OptionError, match="'left' can't be pruned: which axis holds inputs isn't clear: the"):
-        mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", keep=2, group=4, include=["left"])
+        mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", n=2, m=4, include=["left"])
     assert not (tmp_path / "c.onnx").exists()
 
 
@@ -120,13 +120,13 @@ def test_a_weight_that_is_used_along_both_axes_is_pruned_without_axes_only(tmp_p
     model.add("MatMul", h, model.w("b", 32, 8), out="y")
     _, after = written(tmp_path, model, sparsity=0.5)
     np.testing.assert_array_equal(after["a"], mo.prune.magnitude(model.weights["a"], 0.5))
-    report = mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", keep=2, group=4, dry_run=True)
+    report = mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", n=2, m=4, dry_run=True)
     [reason] = [tensor.reason for tensor in report.tensors if tensor.name == "a"]
     assert reason == "which axis holds inputs isn't clear: used along both axes"
 
 
 def test_inputs_that_are_no_multiple_of_the_group_are_said(tmp_path):
-    report, _ = written(tmp_path, net(), keep=2, group=8)
+    report, _ = written(tmp_path, net(), n=2, m=8)
     said = {tensor.name: tensor.reason for tensor in report.tensors}
     assert said["matmul"] == "20 inputs are no multiple of the group of 8"
 
@@ -142,7 +142,7 @@ def test_weights_in_the_body_of_an_if_are_pruned(tmp_path):
         out = helper.make_tensor_value_info(f"{name}.z", onnx.TensorProto.FLOAT, None)
         bodies[name] = helper.make_graph(nodes, name, [], [out])
     model.add("MatMul", model.add("If", "c", **bodies), model.w("b", 16, 16), out="y")
-    _, after = written(tmp_path, model, keep=2, group=4)
+    _, after = written(tmp_path, model, n=2, m=4)
     np.testing.assert_array_equal(after["shared"], mo.prune.n_of_m(model.weights["shared"], 2, 4, axis=0))
 
 
@@ -163,7 +163,7 @@ def test_a_nan_is_an_error_with_its_tensor_and_nothing_is_written(tmp_path):
     model = net()
     model.proto()
     model.weights["matmul"][3, 5] = np.nan
-    for options in ({"sparsity": 0.5}, {"sparsity": 0.5, "scope": "row"}, {"keep": 2, "group": 4}):
+    for options in ({"sparsity": 0.5}, {"sparsity": 0.5, "scope": "row"}, {"n": 2, "m": 4}):
         with pytest.raises(ValueError, match="tensor 'matmul'"):
             written(tmp_path, model, **options)
         assert not (tmp_path / "b.onnx").exists()

@@ -173,7 +173,7 @@ def test_pruned_models_have_the_zeros_of_the_report(source: Path, tmp_path: Path
 
 def test_n_of_m_inputs_stay(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.onnx"
-    report = prune(source, out, keep=2, group=4, run=mo.RunOptions(rounds=0, inputs=FEEDS))
+    report = prune(source, out, n=2, m=4, run=mo.RunOptions(rounds=0, inputs=FEEDS))
     check_report(report, source, out)
     weights = initializers(onnx.load(out))
     assert ((weights["fc"].reshape(16, 4, 256) != 0).sum(1) == 2).all()

@@ -98,7 +98,7 @@ def test_n_of_m_is_that_of_whole_arrays_along_the_inputs(tmp_path: Path, dtype: 
     for ties in (False, True):
         model: Tensors = {n: (dtype, as_dtype(values(s, 3, ties), dtype)) for n, s in shapes.items()}
         for memory in (1 << 28, 1_500):
-            out, report = prune(tmp_path, model, keep=keep, group=group, max_memory=memory)
+            out, report = prune(tmp_path, model, n=keep, m=group, max_memory=memory)
             for name, (_, x) in model.items():
                 assert same(out[name][1], mo.prune.n_of_m(x, keep, group, axis=1, dtype=bf16(dtype)))
         assert report.totals.changed == 3
@@ -148,7 +148,7 @@ def test_exactly_round_of_the_share_goes(
 
 def test_what_is_left_alone_and_why(tmp_path: Path) -> None:
     model = {**bert(), "conv.weight": ("F32", weights((3, 6, 3, 3)))}
-    _, report = prune(tmp_path, model, keep=2, group=4)
+    _, report = prune(tmp_path, model, n=2, m=4)
     reasons = {t.name: (t.decision, t.reason) for t in report.tensors}
     assert reasons == {
         "embeddings.word_embeddings.weight": ("copy", "an embedding"),
@@ -180,11 +180,11 @@ def test_nan_is_an_error_or_the_largest(tmp_path: Path, dtype: str, scope: str) 
     with pytest.raises(
         ValueError, match=r"tensor 'fc.weight', rows from 0: n_of_m: w has 1 NaN, first at index \(3, 5"
     ):
-        mo.prune_file(source, tmp_path / "b.safetensors", keep=2, group=4)
+        mo.prune_file(source, tmp_path / "b.safetensors", n=2, m=4)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-    out, _ = prune(tmp_path, {"fc.weight": (dtype, x)}, sparsity=0.5, scope=scope, nan="largest")
+    out, _ = prune(tmp_path, {"fc.weight": (dtype, x)}, sparsity=0.5, scope=scope, nonfinite="largest")
     axis = 1 if scope == "row" else None
-    assert same(out["fc.weight"][1], mo.prune.magnitude(x, 0.5, axis=axis, nan="largest", dtype=bf16(dtype)))
+    assert same(out["fc.weight"][1], mo.prune.magnitude(x, 0.5, axis=axis, nonfinite="largest", dtype=bf16(dtype)))
 
 
 def test_a_directory_comes_along(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_then_quantize_is_one_after_the_other(tmp_path: Path, scheme: str, bits:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("how", [{"sparsity": 0.5}, {"sparsity": 0.9, "scope": "row"}, {"keep": 2, "group": 4}])
+@pytest.mark.parametrize("how", [{"sparsity": 0.5}, {"sparsity": 0.9, "scope": "row"}, {"n": 2, "m": 4}])
 def test_bitmask_there_and_back(tmp_path: Path, dtype: str, how: dict[str, Any]) -> None:
     model: Tensors = {
         "fc.weight": (dtype, as_dtype(weights((37, 100), 1), dtype)),
@@ -291,7 +291,7 @@ def test_bitmask_only_where_it_is_smaller(tmp_path: Path) -> None:
 
 def test_bitmask_directory_says_what_it_is(tmp_path: Path) -> None:
     source = directory(tmp_path / "a", bert())
-    mo.prune_file(source, tmp_path / "b", keep=2, group=4, format="bitmask", durable=False)
+    mo.prune_file(source, tmp_path / "b", n=2, m=4, format="bitmask", durable=False)
     config = json.loads((tmp_path / "b" / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "compressed-tensors"
     assert config["sparsity_config"]["format"] == "sparse-bitmask"
@@ -461,7 +461,7 @@ def test_report(tmp_path: Path) -> None:
     [
         {"sparsity": 0.5},
         {"sparsity": 0.5, "scope": "global", "format": "bitmask"},
-        {"keep": 2, "group": 4, "then": mo.QuantizeOptions(bits=4)},
+        {"n": 2, "m": 4, "then": mo.QuantizeOptions(bits=4)},
     ],
 )
 def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -476,14 +476,14 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "sparsity, or keep and group, must be given, got neither"),
-        ({"sparsity": 0.5, "keep": 2, "group": 4}, "sparsity, or keep and group, must be given, got both"),
-        ({"keep": 2}, "keep and group must come together, got keep=2, group=None"),
+        ({}, "sparsity, or n and m, must be given, got neither"),
+        ({"sparsity": 0.5, "n": 2, "m": 4}, "sparsity, or n and m, must be given, got both"),
+        ({"n": 2}, "n and m must come together, got n=2, m=None"),
         ({"sparsity": 1.5}, "sparsity must be from 0 to 1, got 1.5"),
         ({"sparsity": math.nan}, "sparsity must be from 0 to 1, got nan"),
-        ({"keep": 2, "group": 64}, "group must be from 2 to 32, got 64"),
-        ({"keep": 4, "group": 4}, "keep must be from 1 to below group (4), got 4"),
-        ({"keep": 2, "group": 4, "scope": "row"}, "scope must be left out with keep and group, got 'row'"),
+        ({"n": 2, "m": 64}, "group must be from 2 to 32, got 64"),
+        ({"n": 4, "m": 4}, "keep must be from 1 to below group (4), got 4"),
+        ({"n": 2, "m": 4, "scope": "row"}, "scope must be left out with n and m, got 'row'"),
         ({"sparsity": 0.5, "scope": "layer"}, "scope must be one of 'tensor', 'row', 'global', got 'layer'"),
         ({"sparsity": 0.5, "format": "csr"}, "format must be one of 'dense', 'bitmask', got 'csr'"),
         ({"sparsity": 0.5, "nan": "ignore"}, "nan must be one of 'raise', 'largest', got 'ignore'"),
@@ -579,7 +579,7 @@ def test_f6_what_is_there_stays(tmp_path: Path) -> None:
     [
         {"sparsity": 0.5, "scope": "global", "format": "dense"},
         {"sparsity": 0.5, "format": "bitmask"},
-        {"keep": 2, "group": 4, "format": "bitmask"},
+        {"n": 2, "m": 4, "format": "bitmask"},
         {"sparsity": 0.5, "bits": 4},
     ],
 )

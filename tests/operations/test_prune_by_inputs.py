@@ -19,7 +19,7 @@ from modelopt_rs.onnx.patches import Patches
 RNG = np.random.default_rng(0)
 SAMPLES = {"x": RNG.normal(size=(12, 8, 9, 9)).astype(np.float32) * np.linspace(0.1, 3, 9, dtype=np.float32)}
 METHODS = ["wanda", "sparsegpt"]
-SHARES = [{"sparsity": 0.5}, {"keep": 2, "group": 4}]
+SHARES = [{"sparsity": 0.5}, {"n": 2, "m": 4}]
 
 
 def net(dtype="F32"):
@@ -99,7 +99,7 @@ def expected(method, weight, array, runs, share):
         if waiting:
             statistics.update(np.concatenate(waiting))
         if method == "wanda":
-            out.append(mo.prune.wanda(part, statistics.norm(), **share))
+            out.append(mo.prune.wanda(part, statistics.norms, **share))
         else:
             out.append(mo.prune.sparsegpt(part, statistics, **share))
     return np.concatenate(out).reshape(turned.shape).transpose(np.argsort(axes))

@@ -23,6 +23,7 @@ from checkpoints import (
     from_bf16,
     metadata,
     read,
+    rounded,
     sharded,
     to_bf16,
     weights,
@@ -166,7 +167,7 @@ def test_what_a_file_holds_is_what_the_array_function_makes(
     mo.quantize_file(source, tmp_path / "b.safetensors", group_size=group, uniform=True, durable=False, **options)
     out = read(tmp_path / "b.safetensors")
     kinds = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    default = "F32" if bits == 8 else "F16" if dtype == "F16" else "BF16"
+    default = "F32" if bits == 8 else "BF16" if dtype == "BF16" else "F16"
     for name in LINEAR:
         x = model[name][1]
         stored, scale = out[f"{name}_scale"]
@@ -174,7 +175,7 @@ def test_what_a_file_holds_is_what_the_array_function_makes(
         words = {"search": "mse", **options, "scale_dtype": kinds[stored], "group_size": group or x.shape[1]}
         q = mo.quantize(x, **words, dtype="bf16" if dtype == "BF16" else None)
         np.testing.assert_array_equal(from_bf16(scale) if stored == "BF16" else scale.astype(np.float32), q.scale)
-        np.testing.assert_array_equal(dense(out, name, bits), q.dequantize())
+        np.testing.assert_array_equal(dense(out, name, bits), rounded(q.dequantize(), stored))
 
 
 # Of names, dtypes, shapes and bytes: a change of any kernel's rounding shows here, on every machine.
@@ -186,9 +187,9 @@ GOLDEN = {
 }
 SEARCHED = {
     (8, "symmetric", None): "9d525221e135049915c70077247ba12736e4df8bf953ba272e9f99d5ecac1281",
-    (4, "symmetric", None): "b68ba930c9b231ce8f8c5d711df33ed0bcd9327a049732fe2a4e508cb8632cc5",
-    (2, "symmetric", None): "c09b250bbdbb3cad294007f3a5ff924ae074ff2c5b48a5e75b3088d6b2b29fda",
-    (4, "asymmetric", 16): "319710e0121c0aa18087127dd1e6719fd5c5c549eb2ba2c1e40164de567d35e6",
+    (4, "symmetric", None): "9e284c9c6b6ca11a86d5c6a8917b482acf603156fd2b0a4248b0fe76ec0cdfad",
+    (2, "symmetric", None): "6580af1ddf385f952de7b418ba8e79d2027f04c8d17d2df550a116853e9c18c6",
+    (4, "asymmetric", 16): "f32650e0d4dc08a1f34c5b3a95480b2560739e0989251a7234b6091c2844fa48",
 }
 
 
@@ -207,7 +208,7 @@ def test_f10_same_bytes_for_any_threads_and_tiles(
     }
     source = write(tmp_path / "a.safetensors", model)
     seen = set()
-    for threads, memory in [(1, 1 << 28), (2, 1 << 28), (3, 160_000), (4, 300_000)]:
+    for threads, memory in [(1, 1 << 28), (2, 1 << 28), (3, 190_000), (4, 300_000)]:
         mo.quantize_file(
             source,
             tmp_path / "b.safetensors",

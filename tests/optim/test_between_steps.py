@@ -151,7 +151,7 @@ def test_a_step_that_raises_has_changed_nothing(change, error, message):
     change(params, optimizer, grads)
     before = bits(optimizer, params)
     with pytest.raises(error, match="^" + message):
-        optimizer.step(grads, error_if_nonfinite=True)
+        optimizer.step(grads, nonfinite="raise")
     assert bits(optimizer, params) == before
 
 

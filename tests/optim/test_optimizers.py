@@ -370,7 +370,7 @@ def test_all_groups_are_checked_before_the_first_is_written():
         with pytest.raises((ValueError, TypeError), match=r"^adam_step: grad"):
             optimizer.step([np.ones(3, np.float32), bad])
     with pytest.raises(ValueError, match="nothing was changed"):
-        optimizer.step([np.ones(3, np.float32), np.float32([1, np.nan, 1])], error_if_nonfinite=True)
+        optimizer.step([np.ones(3, np.float32), np.float32([1, np.nan, 1])], nonfinite="raise")
     optimizer.param_groups[1]["lr"] = -1.0
     with pytest.raises(ValueError, match="lr must be"):
         optimizer.step([np.ones(3, np.float32)] * 2)

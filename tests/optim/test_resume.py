@@ -23,9 +23,7 @@ def schedule(step: int) -> float:
 def make(name: str, params: dict[str, np.ndarray], options: dict[str, Any], pruned: bool) -> mo.optim.Optimizer:
     optimizer: mo.optim.Optimizer = getattr(mo.optim, name)(params, lr=schedule, ema_decay=0.9, **options)
     if pruned:
-        optimizer = mo.prune.PrunedOptimizer(
-            optimizer, lambda step: mo.prune.linear(step, sparsity=0.6, begin=0, end=3)
-        )
+        optimizer = mo.prune.PrunedOptimizer(optimizer, mo.prune.linear(0.6, begin=0, end=3))
     return optimizer
 
 

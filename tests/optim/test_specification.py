@@ -16,7 +16,7 @@ CLASSES = [name for name in NAMES if name not in ("Optimizer", "BlockState", "St
 # What a class has besides its function: how a state starts, or which optional states there are.
 ONLY_CLASS = {"initial_accumulator_value", "amsgrad", "centered", "decoupled_weight_decay"}
 # What a step has besides its options.
-ONLY_STEP = {"step", "mu_product", "grad_scale", "clip_value", "master", "error_if_nonfinite", "dtype", "threads"}
+ONLY_STEP = {"step", "mu_product", "grad_scale", "clip_value", "master", "nonfinite", "dtype", "threads"}
 # What all classes have.
 ALL_CLASSES = COMMON.keys() | {"ema_decay", "dtype", "threads"}
 ANNOTATIONS = {"lr"}  # a class takes a schedule as well
@@ -25,8 +25,9 @@ ANNOTATIONS = {"lr"}  # a class takes a schedule as well
 def options(function: Any, leave: set[str]) -> dict[str, tuple[Any, Any]]:
     """Annotation and default of each parameter."""
     parameters = inspect.signature(function).parameters.values()
+    types = function.__init__.__annotations__ if isinstance(function, type) else function.__annotations__
     return {
-        p.name: (None if p.name in ANNOTATIONS else str(p.annotation), p.default)
+        p.name: (None if p.name in ANNOTATIONS else str(types.get(p.name)), p.default)
         for p in parameters
         if p.name not in leave | {"self", "params"}
         and (p.name not in ALL_CLASSES or p.kind is not p.KEYWORD_ONLY or not isinstance(function, type))

@@ -383,7 +383,7 @@ def test_b5_error_if_nonfinite_looks_at_all_gradients_before_the_first_write():
     states = [[np.zeros((3, 4), np.float32) for _ in range(3)] for _ in range(2)]
     message = r"^adam_step: grads\[2\] has 2 non-finite values, first at index \(1, 2\); nothing was changed"
     with pytest.raises(ValueError, match=message):
-        mo.optim.adam_step(params, grads, *states, step=1, error_if_nonfinite=True)
+        mo.optim.adam_step(params, grads, *states, step=1, nonfinite="raise")
     assert all((p == 1).all() for p in params)
     assert all((s == 0).all() for group in states for s in group)
 
@@ -395,7 +395,7 @@ def test_every_step_has_the_same_shared_options(function):
         "grad_scale",
         "clip_value",
         "weight_decay",
-        "error_if_nonfinite",
+        "nonfinite",
         "dtype",
         "threads",
         "lr",

@@ -424,7 +424,7 @@ def test_b5_error_if_nonfinite_looks_at_all_gradients_before_the_first_write(fun
     state = listed(function, params)
     message = rf"^{function}: grads\[2\] has 2 non-finite values, first at index \(1, 2\); nothing was changed"
     with pytest.raises(ValueError, match=message):
-        step(function, params, grads, state, 1, error_if_nonfinite=True)
+        step(function, params, grads, state, 1, nonfinite="raise")
     assert all((p == 1).all() for p in params)
     assert all((s == 0).all() for group in state.values() for s in group)
 
@@ -441,7 +441,7 @@ def test_nothing_lost_muon_writes_nothing_where_its_products_fail(monkeypatch):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_step_has_the_same_shared_options(function):
-    shared = {"lr", "weight_decay", "maximize", "grad_scale", "clip_value", "error_if_nonfinite", "dtype", "threads"}
+    shared = {"lr", "weight_decay", "maximize", "grad_scale", "clip_value", "nonfinite", "dtype", "threads"}
     parameters = inspect.signature(FUNCTIONS[function]).parameters
     assert shared <= set(parameters)
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in shared)

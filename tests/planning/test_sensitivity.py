@@ -59,6 +59,17 @@ def test_a_move_that_no_loader_reads_is_not_made(tmp_path: Path) -> None:
     assert reasons(report)["fc.weight"].startswith("8 bits (its error at 2 bits is 0.")
 
 
+def test_attention_values_of_encoders_have_half_of_the_limit(tmp_path: Path) -> None:
+    names = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")]
+    tensors = {name: normal(64, 64) for name in [*names, "model.layers.0.self_attn.v_proj.weight"]}
+    report = quantized(tmp_path, tensors, bits=4)
+    moved = [name for name, reason in reasons(report).items() if reason.startswith("8 bits (its error at 4 bits is 0.")]
+    # Language models have theirs in one matrix with queries and keys in some runtimes.
+    assert moved == names[2:]
+    why = "1 weight at 8 bits: their error at 4 bits is over 0.075, the limit of attention values"
+    assert report.warnings == (why,)
+
+
 def heavy(*shape: int) -> Any:
     """Weights that 4 bits take too far off: two large ones in each group."""
     made = normal(*shape)

@@ -151,7 +151,7 @@ def test_nan_importance_is_refused_or_removed_first():
         ValueError, match=r"crop: scores of group 'rows' must not be NaN, got NaN for unit 1; nonfinite="
     ):
         mo.prune.crop(tensors, [rows(4)])
-    for scope in ("local", "global"):
+    for scope in ("group", "global"):
         small, report = mo.prune.crop(tensors, [rows(4)], keep=3, nonfinite="remove", scope=scope)
         assert report["rows"].removed.tolist() == [1]
         assert np.isfinite(small["w"]).all()
@@ -431,7 +431,7 @@ ROWS = [rows(4)]
         ),
         (lambda: mo.prune.crop(W, ROWS, round_to=0), ValueError, "crop: round_to must be at least 1, got 0"),
         (lambda: mo.prune.crop(W, ROWS, round_to=2.0), TypeError, "crop: round_to must be an integer, got 2.0"),
-        (lambda: mo.prune.crop(W, ROWS, scope="all"), ValueError, "crop: scope must be 'local' or 'global', got 'all'"),
+        (lambda: mo.prune.crop(W, ROWS, scope="all"), ValueError, "crop: scope must be 'group' or 'global', got 'all'"),
         (lambda: mo.prune.crop(W, ROWS, norm=3), ValueError, "crop: norm must be 1, 2 or inf, got 3"),
         (
             lambda: mo.prune.crop(W, ROWS, nonfinite="x"),

@@ -45,8 +45,8 @@ def zeros(w: np.ndarray) -> int:
 def test_sparsegpt_is_the_algorithm_of_the_paper(rows, n, block):
     w, h = weights(rows, n), hessian(inputs(n))
     for sparsity in (0.0, 0.3, 0.5, 0.9, 1.0) if block == 7 else (0.3, 0.9):  # the ends once: the oracle is slow
-        got = mo.prune.sparsegpt(w, h, sparsity, block=block)
-        want = ref.sparsegpt(w, h, sparsity, block=block)
+        got = mo.prune.sparsegpt(w, h, sparsity, block_size=block)
+        want = ref.sparsegpt(w, h, sparsity, block_size=block)
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8)
         np.testing.assert_array_equal(got == 0, want == 0)
 
@@ -55,8 +55,8 @@ def test_sparsegpt_is_the_algorithm_of_the_paper(rows, n, block):
 @pytest.mark.parametrize("block", [1, 50, 128])
 def test_groups_are_chosen_when_they_are_reached(keep, group, block):
     w, h = weights(9, 6 * group), hessian(inputs(6 * group))
-    got = mo.prune.sparsegpt(w, h, keep=keep, group=group, block=block)
-    np.testing.assert_allclose(got, ref.sparsegpt(w, h, keep=keep, group=group), rtol=1e-8, atol=1e-8)
+    got = mo.prune.sparsegpt(w, h, n=keep, m=group, block_size=block)
+    np.testing.assert_allclose(got, ref.sparsegpt(w, h, n=keep, m=group), rtol=1e-8, atol=1e-8)
     assert (np.count_nonzero(got.reshape(-1, group), axis=1) == keep).all()
 
 
@@ -69,13 +69,13 @@ def test_damping_is_in_units_of_the_mean_of_the_diagonal(damping):
 
 def test_nothing_is_corrected_where_inputs_are_independent():
     np.testing.assert_array_equal(mo.prune.sparsegpt(W, np.eye(40), 0.5), mo.prune.magnitude(W, 0.5))
-    want = mo.prune.wanda(W, np.sqrt(np.diag(H)), keep=2, group=4)
-    np.testing.assert_array_equal(mo.prune.sparsegpt(W, np.diag(np.diag(H)), keep=2, group=4, damping=0), want)
+    want = mo.prune.wanda(W, np.sqrt(np.diag(H)), n=2, m=4)
+    np.testing.assert_array_equal(mo.prune.sparsegpt(W, np.diag(np.diag(H)), n=2, m=4, damping=0), want)
 
 
 def test_float32_is_near_the_algorithm_in_float64():
     w, h = weights(30, 200).astype(np.float32), hessian(inputs(200))
-    for share in ({"sparsity": 0.5}, {"keep": 2, "group": 4}):
+    for share in ({"sparsity": 0.5}, {"n": 2, "m": 4}):
         got, want = mo.prune.sparsegpt(w, h, **share), ref.sparsegpt(w, h, **share)
         assert got.dtype == np.float32
         assert np.mean((got == 0) != (want == 0)) < 0.002
@@ -98,16 +98,16 @@ def test_b12_exactly_the_share_goes_in_blocks_of_any_size(dtype):
     w = W.astype(dtype)
     for block in (1, 3, 16, 40):
         for k in range(0, 241, 7):
-            assert zeros(mo.prune.sparsegpt(w, H, k / 240, block=block)) == k
+            assert zeros(mo.prune.sparsegpt(w, H, k / 240, block_size=block)) == k
 
 
 def test_b12_among_equal_ones_the_lowest_index_goes_first():
     w = np.ones((3, 8), np.float32)
-    got = mo.prune.sparsegpt(w, np.eye(8), 0.25, block=4)
+    got = mo.prune.sparsegpt(w, np.eye(8), 0.25, block_size=4)
     want = np.ones((3, 8))
     want[0, :3] = want[0, 4:7] = 0
     np.testing.assert_array_equal(got, want)
-    np.testing.assert_array_equal(mo.prune.sparsegpt(w, np.eye(8), keep=1, group=4), np.tile([0, 0, 0, 1], (3, 2)))
+    np.testing.assert_array_equal(mo.prune.sparsegpt(w, np.eye(8), n=1, m=4), np.tile([0, 0, 0, 1], (3, 2)))
 
 
 def test_dead_inputs_lose_their_weights_and_disturb_no_others():
@@ -125,20 +125,22 @@ def test_b12_nan_is_refused_and_named_or_stays_and_spoils_nothing():
     w = W.copy()
     w[2, 5], w[4, 7] = math.nan, math.inf
     for out in (None, np.full_like(w, 9)):
-        with pytest.raises(ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nan=\"largest\""):
+        with pytest.raises(
+            ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nonfinite=\"largest\""
+        ):
             mo.prune.sparsegpt(w, H, 0.5, out=out)
         assert out is None or (out == 9).all()
-    for share in ({"sparsity": 0.5}, {"sparsity": 0.996}, {"keep": 1, "group": 2}):
-        got = mo.prune.sparsegpt(w, H, nan="largest", **share)
+    for share in ({"sparsity": 0.5}, {"sparsity": 0.996}, {"n": 1, "m": 2}):
+        got = mo.prune.sparsegpt(w, H, nonfinite="largest", **share)
         assert np.isnan(got[2, 5])
         assert np.isfinite(got).sum() >= 238
-    assert zeros(mo.prune.sparsegpt(w, H, 1.0, nan="largest")) == 240
+    assert zeros(mo.prune.sparsegpt(w, H, 1.0, nonfinite="largest")) == 240
 
 
 # ---- what it is worth
 
 
-@pytest.mark.parametrize("share", [{"sparsity": 0.5}, {"sparsity": 0.8}, {"keep": 2, "group": 4}], ids=str)
+@pytest.mark.parametrize("share", [{"sparsity": 0.5}, {"sparsity": 0.8}, {"n": 2, "m": 4}], ids=str)
 def test_outputs_change_less_than_by_magnitude_and_by_wanda(share):
     rng = np.random.default_rng(6)
     # Few causes, as in a network: the inputs say much of each other.
@@ -149,7 +151,7 @@ def test_outputs_change_less_than_by_magnitude_and_by_wanda(share):
     def error(pruned: np.ndarray) -> float:
         return float(np.linalg.norm((w - pruned) @ x.T))
 
-    by_magnitude = mo.prune.n_of_m(w, **share) if "keep" in share else mo.prune.magnitude(w, **share)
+    by_magnitude = mo.prune.n_of_m(w, **share) if "n" in share else mo.prune.magnitude(w, **share)
     by_wanda = mo.prune.wanda(w, norms, **share)
     corrected = mo.prune.sparsegpt(w, hessian(x), **share)
     assert error(corrected) < 0.5 * error(by_wanda)
@@ -182,7 +184,7 @@ def test_c5_any_layout_is_read_and_written(dtype):
 def test_c7_empty_layers_stay_empty():
     assert mo.prune.sparsegpt(np.zeros((0, 40)), H, 0.5).shape == (0, 40)
     assert mo.prune.sparsegpt(np.zeros((3, 0)), np.zeros((0, 0)), 0.5).shape == (3, 0)
-    assert mo.prune.sparsegpt(np.zeros((3, 0)), np.zeros((0, 0)), keep=2, group=4).shape == (3, 0)
+    assert mo.prune.sparsegpt(np.zeros((3, 0)), np.zeros((0, 0)), n=2, m=4).shape == (3, 0)
 
 
 def test_bfloat16_bits_are_pruned_as_bfloat16():
@@ -195,7 +197,7 @@ def test_bfloat16_bits_are_pruned_as_bfloat16():
 def test_b10_b11_bits_do_not_depend_on_the_instruction_set_or_the_threads(dtype, isas):
     """Beside test_bits.py, whose layers are narrow: many columns, several tiles and blocks."""
     w, h = weights(150, 330).astype(dtype), hessian(inputs(330))
-    for share in ({"sparsity": 0.5}, {"keep": 2, "group": 6, "block": 60}):
+    for share in ({"sparsity": 0.5}, {"n": 2, "m": 6, "block_size": 60}):
         wanted = None
         for isa in isas:
             _core.set_isa(isa)
@@ -234,15 +236,15 @@ def test_a_hessian_of_batches_is_that_of_all_rows(dtype):
     want = hessian(x.reshape(-1, 7).astype(np.float64))
     for got in (one, none):
         assert got.rows == 120
-        np.testing.assert_allclose(got.matrix(), want, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(got.second_derivative, want, rtol=1e-9, atol=1e-12)
     assert a.rows == 30
-    np.testing.assert_allclose(a.matrix(), hessian(x[0].astype(np.float64)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(a.second_derivative, hessian(x[0].astype(np.float64)), rtol=1e-9, atol=1e-12)
 
 
 def test_a_hessian_is_taken_as_its_matrix():
     h = mo.prune.Hessian()
     h.update(X)
-    assert ref.bits_of(mo.prune.sparsegpt(W, h, 0.5)) == ref.bits_of(mo.prune.sparsegpt(W, h.matrix(), 0.5))
+    assert ref.bits_of(mo.prune.sparsegpt(W, h, 0.5)) == ref.bits_of(mo.prune.sparsegpt(W, h.second_derivative, 0.5))
 
 
 def test_refused_inputs_add_nothing_to_a_hessian():
@@ -259,7 +261,7 @@ def test_refused_inputs_add_nothing_to_a_hessian():
     with pytest.raises(ValueError, match=r"^Hessian: other must have 2 features, got 3"):
         h.merge(other)
     assert h.rows == 3
-    np.testing.assert_array_equal(h.matrix(), np.full((2, 2), 2.0))
+    np.testing.assert_array_equal(h.second_derivative, np.full((2, 2), 2.0))
 
 
 # ---- errors, before anything is written
@@ -282,22 +284,22 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "integers": (prune(W.astype(int), H, 0.5), TypeError, r"^sparsegpt: w must have dtype float32"),
     "list": (prune([[1.0]], H, 0.5), TypeError, r"^sparsegpt: w must be a NumPy array, got list"),
-    "neither": (prune(W, H), ValueError, r"^sparsegpt: sparsity or keep and group must be given, got neither"),
+    "neither": (prune(W, H), ValueError, r"^sparsegpt: sparsity or n and m must be given, got neither"),
     "both": (
-        prune(W, H, 0.5, keep=2, group=4),
+        prune(W, H, 0.5, n=2, m=4),
         ValueError,
-        r"^sparsegpt: sparsity or keep and group must be given, got both",
+        r"^sparsegpt: sparsity or n and m must be given, got both",
     ),
     "group alone": (
-        prune(W, H, group=4),
+        prune(W, H, m=4),
         ValueError,
-        r"^sparsegpt: keep and group must come together, got keep=None, group=4",
+        r"^sparsegpt: n and m must come together, got n=None, m=4",
     ),
     "sparsity": (prune(W, H, 1.5), ValueError, r"^sparsegpt: sparsity must be from 0 to 1, got 1.5"),
-    "keep": (prune(W, H, keep=4, group=4), ValueError, r"^sparsegpt: keep must be from 1 to below group \(4\), got 4"),
-    "group": (prune(W, H, keep=4, group=33), ValueError, r"^sparsegpt: group must be from 2 to 32, got 33"),
+    "keep": (prune(W, H, n=4, m=4), ValueError, r"^sparsegpt: n must be from 1 to below m \(4\), got 4"),
+    "group": (prune(W, H, n=4, m=33), ValueError, r"^sparsegpt: m must be from 2 to 32, got 33"),
     "multiple": (
-        prune(W, H, keep=2, group=7),
+        prune(W, H, n=2, m=7),
         ValueError,
         r"^sparsegpt: w must have a multiple of 7 elements along axis 1, got 40",
     ),
@@ -330,8 +332,8 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         r"^sparsegpt: damping must be finite and at least 0, got NaN",
     ),
     "damping text": (prune(W, H, 0.5, damping="x"), TypeError, r"^sparsegpt: damping must be a number, got 'x'"),
-    "block": (prune(W, H, 0.5, block=0), ValueError, r"^sparsegpt: block must be at least 1, got 0"),
-    "block text": (prune(W, H, 0.5, block="x"), TypeError, r"^sparsegpt: block must be an integer, got 'x'"),
+    "block": (prune(W, H, 0.5, block_size=0), ValueError, r"^sparsegpt: block_size must be at least 1, got 0"),
+    "block text": (prune(W, H, 0.5, block_size="x"), TypeError, r"^sparsegpt: block_size must be an integer, got 'x'"),
     "nan": (prune(W, H, 0.5, nan="x"), ValueError, r"^sparsegpt: nan must be 'raise' or 'largest', got \"x\""),
     "threads": (prune(W, H, 0.5, threads=0), ValueError, r"^sparsegpt: threads must be from 1 to"),
     "out shape": (

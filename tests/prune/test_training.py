@@ -29,7 +29,7 @@ HALF: list[tuple[str, dict[str, Any]]] = [
 
 
 def grow(step: int) -> float:
-    return mo.prune.cubic(step, sparsity=0.8, begin=2, end=8, initial=0.1)
+    return mo.prune.cubic(0.8, begin=2, end=8, initial=0.1)(step)
 
 
 def make(name: str, params: Any, options: dict[str, Any]) -> mo.optim.Optimizer:
@@ -145,7 +145,7 @@ def test_gradients_of_pruned_weights_have_no_say(name, options):
             for k, mask in kept(optimizer.masks, params).items():
                 grads[k][~mask] = large
             before = {k: g.copy() for k, g in grads.items()}
-            optimizer.step(grads, clip_norm=1.0, error_if_nonfinite=True)
+            optimizer.step(grads, clip_norm=1.0, nonfinite="raise")
             assert bits(grads) == bits(before)
         ends.append(bits(params))
     assert ends[0] == ends[1] == ends[2]
@@ -195,7 +195,7 @@ def test_a_sparsity_that_falls_leaves_the_masks():
 
 def test_before_the_schedule_begins_steps_are_those_of_the_optimizer():
     params, alone = arrays("AdamW", 0), arrays("AdamW", 0)
-    begin = lambda step: mo.prune.constant(step, sparsity=0.5, begin=4)  # noqa: E731
+    begin = mo.prune.constant(0.5, begin=4)
     optimizer, plain = PrunedOptimizer(mo.optim.AdamW(params), begin), mo.optim.AdamW(alone)
     for step in range(1, 4):
         optimizer.step(arrays("AdamW", step))
@@ -232,7 +232,7 @@ def test_what_wanda_has_pruned_stays_and_the_rest_is_trained():
 def test_n_of_m_holds_after_every_step(keep, group, axis):
     w = arrays("Adam", 0)["a"]
     want = mo.prune.n_of_m(w, keep, group, axis) != 0
-    optimizer = PrunedOptimizer(mo.optim.Adam({"w": w}, lr=0.1), keep=keep, group=group, axis=axis)
+    optimizer = PrunedOptimizer(mo.optim.Adam({"w": w}, lr=0.1), n=keep, m=group, axis=axis)
     for step in range(1, 6):
         optimizer.step({"w": arrays("Adam", step)["a"]})
         np.testing.assert_array_equal(w != 0, want)
@@ -283,7 +283,7 @@ def test_threads_change_nothing(threads):
 def test_a_loaded_checkpoint_goes_on_bit_for_bit(before, tmp_path):
     """Also before anything was pruned, and between two prunings."""
     params = arrays("AdamW", 0)
-    schedule = lambda step: mo.prune.cubic(step, sparsity=0.8, begin=3, end=9)  # noqa: E731
+    schedule = mo.prune.cubic(0.8, begin=3, end=9)
     one = PrunedOptimizer(mo.optim.AdamW(params, lr=0.1), schedule, every=2)
     for step in range(1, before + 1):
         one.step(arrays("AdamW", step))
@@ -347,9 +347,9 @@ def test_a_state_that_lacks_something_or_has_bits_outside_is_refused():
 W, V = np.ones((3, 8), np.float32), np.ones(8, np.float32)
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("SGD", {"sparsity": 0.5}, TypeError, "optimizer must be one of modelopt_rs.optim, got str"),
-    ([W], {}, ValueError, "sparsity or keep and group must be given, got neither"),
-    ([W], {"sparsity": 0.5, "keep": 2, "group": 4}, ValueError, "sparsity or keep and group must be given, got both"),
-    ([W], {"sparsity": 0.5, "keep": 2}, ValueError, "keep and group must come together, got keep=2, group=None"),
+    ([W], {}, ValueError, "sparsity or n and m must be given, got neither"),
+    ([W], {"sparsity": 0.5, "n": 2, "m": 4}, ValueError, "sparsity or n and m must be given, got both"),
+    ([W], {"sparsity": 0.5, "n": 2}, ValueError, "n and m must come together, got n=2, m=None"),
     ([W], {"sparsity": 1.5}, ValueError, "sparsity must be from 0 to 1, got 1.5"),
     ([W], {"sparsity": float("nan")}, ValueError, "sparsity must be from 0 to 1, got NaN"),
     ([W], {"sparsity": "half"}, TypeError, "sparsity must be a number, got 'half'"),
@@ -374,12 +374,12 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ),
     (
         [W],
-        {"keep": 2, "group": 4, "axis": 0},
+        {"n": 2, "m": 4, "axis": 0},
         ValueError,
         "params['0'] must have a multiple of 4 elements along axis 0, got 3",
     ),
-    ([W], {"keep": 4, "group": 4}, ValueError, "keep must be from 1 to below group (4), got 4"),
-    ([W], {"keep": 2, "group": 4, "axis": 2}, ValueError, "axis must be within the 2 axes of w, got 2"),
+    ([W], {"n": 4, "m": 4}, ValueError, "n must be from 1 to below m (4), got 4"),
+    ([W], {"n": 2, "m": 4, "axis": 2}, ValueError, "axis must be within the 2 axes of w, got 2"),
 ]
 
 
@@ -397,7 +397,7 @@ BAD_STEPS: list[tuple[Any, dict[str, Any], Any, type[Exception], str]] = [
     ({**GRADS, "a": np.ones((40, 30), np.float32)}, {}, 0.9, ValueError, "grads[0] must have shape (30, 40)"),
     ({**GRADS, "a": [1.0]}, {}, 0.9, TypeError, "SGD.step: grads['a'] must be a NumPy array, got list"),
     ({**GRADS, "a": np.ones((30, 40), int)}, {}, 0.9, TypeError, "PrunedOptimizer.step: grads['a'] must have dtype"),
-    ({**GRADS, "b": np.full(7, np.nan, np.float32)}, {"error_if_nonfinite": True}, 0.9, ValueError, "grads[1]"),
+    ({**GRADS, "b": np.full(7, np.nan, np.float32)}, {"nonfinite": "raise"}, 0.9, ValueError, "grads[1]"),
     (GRADS, {"clip_norm": 0.0}, 0.9, ValueError, "SGD.step: clip_norm must be greater than 0, got 0.0"),
     (GRADS, {}, 1.5, ValueError, "PrunedOptimizer.step: sparsity must be from 0 to 1, got 1.5 for step 2"),
     (GRADS, {}, "x", TypeError, "PrunedOptimizer.step: sparsity must be a number, got 'x' for step 2"),

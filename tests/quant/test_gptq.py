@@ -82,7 +82,7 @@ def test_act_order_without_groups_takes_columns_by_the_diagonal():
 def test_damp_is_in_units_of_the_mean_of_the_diagonal(damp):
     want = reference_gptq.gptq(W, H, damp=damp, group_size=8)[1]
     for scale in (1.0, 1e-6, 1e6):
-        got = mo.quant.gptq(W, scale * H, damp=damp, group_size=8)
+        got = mo.quant.gptq(W, scale * H, damping=damp, group_size=8)
         np.testing.assert_allclose(got.dequantize(np.float64), want, rtol=0, atol=1e-7)
 
 
@@ -180,11 +180,13 @@ def test_dead_inputs_are_rounded_and_disturb_no_others():
 def test_fewer_rows_than_inputs_need_damping():
     h = second_moments(inputs(40, rows=7))
     for damp in (0.001, 0.01, 1.0):
-        assert loss(W, mo.quant.gptq(W, h, group_size=8, damp=damp), h) < loss(
+        assert loss(W, mo.quant.gptq(W, h, group_size=8, damping=damp), h) < loss(
             W, mo.quantize(W, bits=4, group_size=8), h
         )
-    with pytest.raises(ValueError, match=r"^gptq: hessian must be positive definite, is not at index \d+; raise damp$"):
-        mo.quant.gptq(W, np.ones((40, 40)), damp=0)
+    with pytest.raises(
+        ValueError, match=r"^gptq: hessian must be positive definite, is not at index \d+; raise damping$"
+    ):
+        mo.quant.gptq(W, np.ones((40, 40)), damping=0)
 
 
 # ---- arrays
@@ -212,7 +214,7 @@ def test_strides_the_upper_triangle_and_what_a_hessian_gathered():
     gathered.update(inputs(40)[:50])
     other.update(inputs(40)[50:])
     gathered.merge(other)
-    assert bits_of(mo.quant.gptq(w, gathered)) == bits_of(mo.quant.gptq(w, gathered.matrix()))
+    assert bits_of(mo.quant.gptq(w, gathered)) == bits_of(mo.quant.gptq(w, gathered.second_derivative))
 
 
 def test_empty_layers_stay_empty():
@@ -265,7 +267,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "indefinite": (
         call(W, with_at(H, (30, 30), -1), act_order=True),
         ValueError,
-        r"hessian must be positive definite, is not at index 30; raise damp$",
+        r"hessian must be positive definite, is not at index 30; raise damping$",
     ),
     "bits": (call(W, H, bits=3), ValueError, r"bits must be 8, 4 or 2, got 3"),
     "scheme": (call(W, H, scheme="x"), ValueError, r"scheme must be 'symmetric', 'asymmetric' or 'minmax', got \"x\""),
@@ -279,8 +281,8 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         r"static_groups must be True for act_order=True with group_size, got False; or pass act_order='groups'",
     ),
     "static_groups": (call(W, H, static_groups=2), ValueError, r"static_groups must be True or False, got 2$"),
-    "damp": (call(W, H, damp=-1), ValueError, r"damp must be finite and at least 0, got -1$"),
-    "damp type": (call(W, H, damp="x"), TypeError, r"damp must be a number, got 'x'$"),
+    "damp": (call(W, H, damping=-1), ValueError, r"damping must be finite and at least 0, got -1$"),
+    "damp type": (call(W, H, damping="x"), TypeError, r"damping must be a number, got 'x'$"),
     "block_size": (call(W, H, block_size=0), ValueError, r"block_size must be at least 1, got 0$"),
     "search": (call(W, H, search="x"), ValueError, r"search must be None or 'mse', got \"x\"$"),
     "scale_dtype": (call(W, H, scale_dtype="x"), ValueError, r"scale_dtype must be None, 'float32'"),

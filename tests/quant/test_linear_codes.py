@@ -66,7 +66,7 @@ def test_the_operators_own_test_data_come_out_bit_for_bit(op, monkeypatch):
         if np.size(scale) > 1:
             options["axis"] = attributes.get("axis", 1)
         if attributes.get("block_size"):
-            options["block_size"] = attributes["block_size"]
+            options["group_size"] = attributes["block_size"]
         if op == "QuantizeLinear":
             if attributes.get("output_dtype"):
                 options["dtype"] = helper.tensor_dtype_to_np_dtype(attributes["output_dtype"])
@@ -113,11 +113,12 @@ def test_onnxruntime_has_the_same_bits_for_random_shapes(name, layout):
             form = tuple(-(-n // size) if i == axis else n for i, n in enumerate(shape))
         scale = RNG.uniform(0.01, 0.6, form).astype(np.float32)
         zero_point = RNG.integers(*LIMITS[name], form).astype(name)
-        got = mo.quant.quantize_linear(x, scale, zero_point, **attributes)
+        options = {"group_size" if name == "block_size" else name: value for name, value in attributes.items()}
+        got = mo.quant.quantize_linear(x, scale, zero_point, **options)
         want = session("QuantizeLinear", [x, scale, zero_point], attributes)
         assert got.dtype == want.dtype
         assert (got == want).all()
-        back = mo.quant.dequantize_linear(got, scale, zero_point, **attributes)
+        back = mo.quant.dequantize_linear(got, scale, zero_point, **options)
         assert back.tobytes() == session("DequantizeLinear", [got, scale, zero_point], attributes).tobytes()
 
 
@@ -204,7 +205,7 @@ def test_every_axis_and_block_gets_its_own_scale(axis, block_size):
             return np.repeat(a, block_size, axis).take(np.arange(n), axis)
 
         want = formula(x, spread_out(scale), spread_out(zero_point), "int8")
-        options = {"axis": axis, "block_size": block_size}
+        options = {"axis": axis, "group_size": block_size}
         for threads in (1, 2):
             got = mo.quant.quantize_linear(x, scale, zero_point, threads=threads, **options)
             assert (got == want).all()
@@ -290,13 +291,13 @@ BAD = [
     ),
     ({"scale": np.ones(2, np.float32), "axis": 1}, ValueError, "scale must be one number or have shape (3,), got (2,)"),
     (
-        {"scale": np.ones(2, np.float32), "axis": 1, "block_size": 2},
+        {"scale": np.ones(2, np.float32), "axis": 1, "group_size": 2},
         ValueError,
         "scale must have shape (2, 2) for these",
     ),
     ({"axis": 2}, ValueError, "quantize_linear: axis must be within the 2 axes of x, got 2"),
-    ({"axis": 0, "block_size": 0}, ValueError, "quantize_linear: block_size must be at least 1, got 0"),
-    ({"block_size": 2}, ValueError, "quantize_linear: axis must be given with block_size, got None"),
+    ({"axis": 0, "group_size": 0}, ValueError, "quantize_linear: group_size must be at least 1, got 0"),
+    ({"group_size": 2}, ValueError, "quantize_linear: axis must be given with group_size, got None"),
     ({"zero_point": 200}, ValueError, "quantize_linear: zero_point must be within -128 to 127 for int8, got 200"),
     ({"zero_point": 1.5}, TypeError, "quantize_linear: zero_point must be an integer, got 1.5"),
     ({"zero_point": np.array(1.5)}, TypeError, "zero_point must be an int or an array of integers, got float64"),
@@ -350,7 +351,7 @@ def test_quantized_arrays_of_given_scales_have_the_same_codes(bits, signed, roun
     for cut, place in (
         ({}, {}),
         ({"axis": 0}, {"axis": 0}),
-        ({"group_size": 16}, {"axis": 1, "block_size": 16}),
+        ({"group_size": 16}, {"axis": 1, "group_size": 16}),
     ):
         form = {(): ()}.get(tuple(cut), (5,) if "axis" in cut else (5, 3))
         scale = RNG.uniform(0.3, 0.9, form).astype(np.float32)
@@ -403,7 +404,7 @@ def test_calibrators_hand_over_what_any_codes_need(name, symmetric):
         assert scale == np.float32(np.abs(x).max() / float(ml_dtypes.finfo(dtype_of(name)).max))
         return
     assert zero_point.dtype == dtype_of(name)
-    assert np.abs(back - x).max() <= scale * 0.501
+    assert np.abs(back - x).max() <= scale * 0.503  # float32 has 24 bits
     if symmetric:
         assert int(zero_point) == (0 if name[0] == "i" else (LIMITS[name][1] + 1) // 2)
 

@@ -134,7 +134,7 @@ def codes(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
 
 
 def dense(tensors: Tensors, name: str, bits: int) -> np.ndarray:
-    """What a loader of the pack-quantized layout makes of a weight: (q - zero_point) * scale in float32."""
+    """What a loader of the pack-quantized layout makes of a weight: (q - zero_point) * scale in the scales' dtype."""
     rows, columns = (int(n) for n in tensors[f"{name}_shape"][1])
     q = codes(tensors[f"{name}_packed"][1], bits, columns)
     stored, scale = tensors[f"{name}_scale"]
@@ -143,7 +143,15 @@ def dense(tensors: Tensors, name: str, bits: int) -> np.ndarray:
     if f"{name}_zero_point" in tensors:
         zero = codes(np.ascontiguousarray(tensors[f"{name}_zero_point"][1].T), bits, rows).T
     group = columns // scale.shape[1]
-    return (q - np.repeat(zero, group, 1)).astype(np.float32) * np.repeat(scale, group, 1)
+    return rounded((q - np.repeat(zero, group, 1)).astype(np.float32) * np.repeat(scale, group, 1), stored)
+
+
+def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Finite float32 numbers rounded to a dtype of files, half to even."""
+    if dtype != "BF16":
+        return array.astype("f2" if dtype == "F16" else "f4").astype("f4")
+    bits = array.view(np.uint32)
+    return from_bf16((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16))
 
 
 def files_of(path: Path) -> dict[str, bytes]:

@@ -293,30 +293,30 @@ def sparsegpt(
     w: np.ndarray,
     h: np.ndarray,
     sparsity: float = 0.0,
-    keep: int = 0,
-    group: int = 0,
+    n: int = 0,
+    m: int = 0,
     damping: float = 0.01,
-    block: int = 128,
+    block_size: int = 128,
 ) -> np.ndarray:
     """Frantar and Alistarh, SparseGPT, arXiv:2301.00774, algorithm 1, a column at a time; dead inputs as their program.
 
     Unlike there, of each block so many go that those of all blocks up to it are the share, rounded.
     """
     w, h = w.astype(np.float64), h.copy()
-    rows, n = w.shape
+    rows, width = w.shape
     dead = h.diagonal() == 0
     h[dead, dead] = 1
     w[:, dead] = 0
-    h += damping * h.diagonal().mean() * np.eye(n)
+    h += damping * h.diagonal().mean() * np.eye(width)
     upper = np.linalg.cholesky(np.linalg.inv(h)).T
     goes = np.zeros(w.shape, bool)
-    for j in range(n):
-        width = group if group else block
-        if j % width == 0:
-            columns = slice(j, min(j + width, n))
+    for j in range(width):
+        chosen = m if m else block_size
+        if j % chosen == 0:
+            columns = slice(j, min(j + chosen, width))
             scores = np.abs(w[:, columns]) / upper.diagonal()[columns]
-            if group:
-                goes[:, columns] = [~kept(row, group - keep) for row in scores]
+            if m:
+                goes[:, columns] = [~kept(row, m - n) for row in scores]
             else:
                 prune = round(sparsity * (rows * columns.stop)) - round(sparsity * (rows * j))
                 goes[:, columns] = ~kept(scores, prune)
@@ -627,7 +627,7 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
 
     def wanda(w: Any, threads: int | None = None, **kw: Any) -> Any:
         if not isinstance(w, np.ndarray) or w.ndim != 2:
-            return mo.prune.wanda(w, x_norm=None, sparsity=0.5, threads=threads, **kw)
+            return mo.prune.wanda(w, x_stats=None, sparsity=0.5, threads=threads, **kw)
         norms = np.linspace(0.5, 2, w.shape[-1]).astype(np.float64 if w.dtype == np.float64 else np.float32)
         return mo.prune.wanda(w, norms, 0.5, threads=threads, **kw)
 
@@ -645,7 +645,7 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
         return small.values, small.bitmask, small.row_offsets, small.decompress(threads=threads, **kw)
 
     def groups(w: np.ndarray, threads: int | None = None) -> Any:
-        small = mo.prune.compress(mo.prune.n_of_m(w, 3, 8, threads=threads), keep=3, group=8, threads=threads)
+        small = mo.prune.compress(mo.prune.n_of_m(w, 3, 8, threads=threads), n=3, m=8, threads=threads)
         return small.values, small.indices, small.decompress(threads=threads)
 
     by_four, by_eight = multiple_of(12), multiple_of(24)
@@ -657,13 +657,13 @@ def _prune_calls(mo: Any) -> dict[str, Call]:
         "magnitude-axis0": call("magnitude", columns, sparsity=0.3, axis=0),
         "magnitude-axis1": call("magnitude", rows, sparsity=0.3, axis=1),
         "n_of_m": call("n_of_m", by_four),
-        "n_of_m-rows": call("n_of_m", lambda x: by_eight(x).reshape(3, -1), keep=3, group=8),
+        "n_of_m-rows": call("n_of_m", lambda x: by_eight(x).reshape(3, -1), n=3, m=8),
         "n_of_m-axis0": call("n_of_m", lambda x: by_four(x).reshape(-1, 3), axis=0),
         "blocks": call("blocks", lambda x: by_four(x).reshape(2, -1), block=(2, 3)),
         "wanda": Call("prune.wanda", wanda, rows, argument="w"),
-        "sparsegpt": Call("prune.sparsegpt", sparsegpt(sparsity=0.4, block=2), columns, argument="w"),
+        "sparsegpt": Call("prune.sparsegpt", sparsegpt(sparsity=0.4, block_size=2), columns, argument="w"),
         "sparsegpt-groups": Call(
-            "prune.sparsegpt", sparsegpt(keep=3, group=8), lambda x: by_eight(x).reshape(-1, 24), argument="w"
+            "prune.sparsegpt", sparsegpt(n=3, m=8), lambda x: by_eight(x).reshape(-1, 24), argument="w"
         ),
         "compress": Call("prune.compress", compressed, rows, argument="w"),
         "compress-groups": Call("prune.compress", groups, by_eight, argument="w"),
@@ -696,7 +696,32 @@ def _calibrated_calls(mo: Any) -> dict[str, Call]:
     }
 
 
+def _linear_calls(mo: Any) -> dict[str, Call]:
+    def call(bits: int, compute: str, packed: bool = False, **options: Any) -> Call:
+        @cache
+        def weights(k: int) -> Any:
+            w = np.sin(np.arange(5 * k, dtype=np.float32)).reshape(5, k)
+            return mo.quantize(w, bits=bits, threads=1, **options)
+
+        def run(x: Any, threads: int | None = None, **kw: Any) -> Any:
+            k = x.shape[-1] if isinstance(x, np.ndarray) and x.ndim else 4
+            if not k:
+                raise ValueError("linear: no weights are that narrow")
+            w = weights(k).prepack(threads=threads) if packed else weights(k)
+            return mo.quant.linear(x, w, np.arange(5, dtype=np.float32), compute=compute, threads=threads, **kw)
+
+        return Call("quant.linear", run, rows)
+
+    return {
+        "linear4-int8": call(4, "int8", group_size=32),
+        "linear8-int8-packed": call(8, "int8", packed=True, axis=0),
+        "linear4-int24-packed": call(4, "int24", packed=True, group_size=48, scheme="asymmetric"),
+        "linear2-int24": call(2, "int24", group_size=7, scheme="minmax"),
+        "linear8-float32": call(8, "float32", scheme="asymmetric"),
+    }
+
+
 def calls(mo: Any) -> dict[str, Call]:
     """Every public call that takes one array of the module `mo`, with each way that its kernels differ in."""
     plain = _reduce_calls(mo) | _quant_calls(mo) | _format_calls(mo) | _pack_calls(mo) | _prune_calls(mo)
-    return plain | _calibrated_calls(mo)
+    return plain | _calibrated_calls(mo) | _linear_calls(mo)

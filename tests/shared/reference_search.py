@@ -23,10 +23,14 @@ def grid(bits: int, scheme: str, size: int) -> np.ndarray:
     return np.linspace(*(short[bits, scheme] if size <= 64 else long[bits]))
 
 
-def stored(scale: float, dtype: str | None) -> float:
-    """The scale as it is stored, within what its dtype holds."""
+def stored(scale: float, dtype: str | None, bits: int) -> float:
+    """The scale as it is stored, within what its dtype holds; codes below 8 bits times float16 are exact in float16."""
     if dtype is None:
         return float(np.float32(scale))
+    if dtype == "float16" and bits < 8:
+        least = np.copysign(np.clip(abs(scale), 2.0**-24, 65504.0 / 16), scale)
+        part, exponent = np.frexp(float(ref.cast(np.float32(least), np.dtype(ref.BF16))))
+        return float(np.float16(np.ldexp(np.rint(part * 128) / 128, exponent)))
     least, most = {"float16": (2.0**-24, 65504.0)}.get(dtype, (2.0**-126, float(ref.finite_values(ref.BF16)[-1])))
     most = float(np.finfo(np.float32).max) if dtype == "float32" else most
     return float(np.float32(ref.cast(np.copysign(np.clip(abs(scale), least, most), scale), np.dtype(STORED[dtype]))))
@@ -47,8 +51,8 @@ def candidates(x: np.ndarray, bits: int, scheme: str) -> list[tuple[float, float
 def plain(x: np.ndarray, bits: int, scheme: str, dtype: str | None) -> tuple[float, float]:
     low, high, levels = min(0.0, x.min()), max(0.0, x.max()), 2**bits - 1
     if scheme == "symmetric":
-        return stored(max(-low, high) / (2 ** (bits - 1) - 1), dtype), 2 ** (bits - 1)
-    s = stored((high - low) / levels, dtype)
+        return stored(max(-low, high) / (2 ** (bits - 1) - 1), dtype, bits), 2 ** (bits - 1)
+    s = stored((high - low) / levels, dtype, bits)
     return s, min(np.rint(-low / s), levels)
 
 
@@ -77,7 +81,7 @@ def least_error(x: np.ndarray, bits: int, scheme: str, dtype: str | None = None,
 
     _, s, z = min((refit(s, z) for s, z in candidates(x, bits, scheme)), key=lambda found: found[0])
     for _ in range(3 if bits == 8 else 2):
-        s = stored(s, dtype)
+        s = stored(s, dtype, bits)
         errors.append(error(x, w, s, z, bits))
         s = refit(s, z)[1]
     return min(errors)

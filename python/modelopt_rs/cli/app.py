@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 import click
+from click.shell_completion import shell_complete
 
 from modelopt_rs import FormatError, InternalError
+from modelopt_rs.cli.calibrate import calibrate
+from modelopt_rs.cli.command import Group
 from modelopt_rs.cli.compare import compare
 from modelopt_rs.cli.crop import crop
 from modelopt_rs.cli.demo import demo
@@ -29,6 +32,7 @@ __all__ = ["app", "run"]
 
 OK, FAILURE, USAGE, MALFORMED, IN_PLACE, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
 
+COMPLETE = "_MODELOPT_RS_COMPLETE"  # what a shell sets that asks for completions
 MAX_REASONS = 20  # lines of them
 
 
@@ -44,6 +48,7 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 
 # Without arguments: an error like any other wrong use, not click's page of help.
 @click.group(
+    cls=Group,
     no_args_is_help=False,
     epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 4 written, but "
     "perhaps not durable, 70 internal error, 130 interrupted, 143 terminated.",
@@ -61,7 +66,7 @@ def app() -> None:
     """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
-for command in (inspect, quantize, optimize, prune, crop, dequantize, compare, demo, info):
+for command in (inspect, quantize, calibrate, optimize, prune, crop, dequantize, compare, demo, info):
     app.add_command(command)
 
 
@@ -69,6 +74,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the command line `argv` and return the exit code."""
     # Read here, not by click: it also holds for an error in the arguments before or after it.
     debug = "--debug" in argv
+    if (shell := os.environ.get(COMPLETE)) is not None:
+        return shell_complete(app, {}, "modelopt-rs", COMPLETE, shell)
     # A name that the terminal's encoding lacks, or bytes in a path that are none, must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

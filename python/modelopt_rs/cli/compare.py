@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, links
 from modelopt_rs.cli.reports import ReportPaths
@@ -18,7 +19,7 @@ __all__ = ["compare"]
 MAX_NAMES = 20
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("a", type=click.Path(), metavar="A")
 @click.argument("b", type=click.Path(), metavar="B")
 @checking

@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output
 from modelopt_rs.cli.reports import ReportPaths
@@ -37,7 +38,7 @@ def parse_keep(text: str) -> tuple[str, float]:
     raise click.BadParameter(f"{text!r} is not a share such as 0.75, a number such as 8, or GROUPS= and one of them")
 
 
-@click.command(cls=Chain)
+@click.command(cls=Chain, former={"--nan": "--nonfinite", "--scope local": "--scope group"})
 @model
 @output(required=False)
 @click.option(
@@ -50,7 +51,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--what",
-    type=click.Choice(["heads", "query_heads", "ffn", "channels", "hidden", "all"]),
+    type=Choice(["heads", "query_heads", "ffn", "channels", "hidden", "all"]),
     multiple=True,
     help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
 )
@@ -68,21 +69,21 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--scope",
-    type=click.Choice(["local", "global"]),
-    default="local",
+    type=Choice(["group", "global"]),
+    default="group",
     show_default=True,
     help="What keeps SHARE: each group, or all groups as one.",
 )
 @click.option(
     "--norm",
-    type=click.Choice(["1", "2", "inf"]),
+    type=Choice(["1", "2", "inf"]),
     default="2",
     show_default=True,
     help="The importance of a unit: this norm of its weights.",
 )
 @click.option(
-    "--nan",
-    type=click.Choice(["raise", "remove"]),
+    "--nonfinite",
+    type=Choice(["raise", "remove"]),
     default="raise",
     show_default=True,
     help="Units with a NaN: refuse, or remove first.",
@@ -103,7 +104,7 @@ def crop(
     round_to: int | None,
     scope: str,
     norm: str,
-    nan: str,
+    nonfinite: str,
     config: str | None,
     then: QuantizeOptions | None,
     allow_symlinks_under: str | None,
@@ -148,7 +149,7 @@ def crop(
             round_to=round_to,
             scope=scope,
             norm=math.inf if norm == "inf" else int(norm),
-            nan=nan,
+            nonfinite=nonfinite,
             config=config,
             then=then,
             max_memory=max_memory,

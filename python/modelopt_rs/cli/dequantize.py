@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.options import common, model, output
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.show import progress, show_totals, show_warnings
@@ -10,12 +11,12 @@ from modelopt_rs.operations.dequantize import dequantize_file
 __all__ = ["dequantize"]
 
 
-@click.command()
+@click.command(cls=Command)
 @model
 @output(required=True)
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
     help="What the quantized weights become.",

@@ -7,6 +7,7 @@ import click
 
 from modelopt_rs import __version__, get_num_threads
 from modelopt_rs._core import isa
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.show import line
 
 __all__ = ["info", "version_line"]
@@ -23,7 +24,7 @@ EXTRAS = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 def info() -> None:
     """Show the version, the instruction set, the threads, and which extras are installed.
 

@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.options import common, links, model
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.show import line, number, progress, show_warnings
@@ -15,7 +16,7 @@ FORM = "  {:6}{:14}{:>14}{:>10}{:>10}{:>10}{:>7}{:>7}"
 HEADER = FORM.format("dtype", "shape", "bytes", "min", "max", "absmax", "zeros", "nonfin")
 
 
-@click.command()
+@click.command(cls=Command)
 @model
 @links
 @common

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line, show_reasons
 from modelopt_rs.planning.onnx import CHOICES, OnnxOptions
+from modelopt_rs.planning.quantize import METHODS
 from modelopt_rs.report.reports import CompareReport, Report
 
 __all__ = ["onnx_quantization", "show_onnx"]
@@ -31,26 +33,29 @@ OPTIONS = (
     click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
     click.option(
         "--method",
-        type=click.Choice(CHOICES["method"]),
+        type=Choice([*METHODS, *CHOICES["method"]]),
         default="minmax",
         show_default=True,
-        help="ONNX: how the ranges of activations are found in calibration data.",
+        help="gptq, awq: round weights by what goes into their layers with --calibrate. Others: how the ranges of "
+        "activations of ONNX models are found.",
     ),
     click.option(
         "--calibrate",
         type=click.Path(),
-        metavar="DATA.npz|DIR",
-        help="ONNX: calibration data; at 8 bits activations become static int8, below layers are measured with them.",
+        metavar="DATA.npz|DIR|TEXTS.txt",
+        help="Calibration data, of --method gptq and awq (of Hugging Face directories texts, one in a line, or "
+        "arrays). Without these of ONNX models: at 8 bits activations become static int8, below layers are measured "
+        "with them.",
     ),
     click.option(
         "--activations",
-        type=click.Choice(CHOICES["activations"]),
+        type=Choice(CHOICES["activations"]),
         help="ONNX: leave activations, or quantize them in each call or by ranges of calibration data.  "
         "[default: none; static with --calibrate at 8 bits]",
     ),
     click.option(
         "--target",
-        type=click.Choice(CHOICES["target"]),
+        type=Choice(CHOICES["target"]),
         default="onnxruntime",
         show_default=True,
         help="ONNX: also the operators of onnxruntime, or only those of the standard.",
@@ -75,17 +80,22 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         opset: int | None,
         **others: Any,
     ) -> None:
+        by_inputs = method in METHODS
+        if by_inputs and calibrate is None and others["statistics"] is None:
+            raise click.UsageError(f"--method {method} needs --calibrate or --statistics")
         options = OnnxOptions(
             target=target,
             activations=activations,
-            calibrate=calibrate,
-            method=method,
+            calibrate=None if by_inputs else calibrate,
+            method="minmax" if by_inputs else method,
             bias_correction=bias_correction,
             equalize=equalize,
             smooth=smooth,
             accuracy_level=accuracy_level,
             opset=opset,
         )
+        if by_inputs:
+            others |= {"method": method, "calibrate": calibrate}
         command(onnx=None if options == OnnxOptions() else options, **others)
 
     added: Callable[..., None] = with_onnx

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, parse_size, selection
 from modelopt_rs.cli.reports import ReportPaths
@@ -18,7 +19,7 @@ from modelopt_rs.report.reports import Report
 __all__ = ["optimize"]
 
 
-@click.command()
+@click.command(cls=Command)
 @model
 @output(required=False)
 @click.option("--target-size", type=parse_size, metavar="SIZE", help="The most bytes of OUT, such as 15MB.")
@@ -38,7 +39,7 @@ __all__ = ["optimize"]
 )
 @click.option(
     "--target",
-    type=click.Choice(CHOICES["target"]),
+    type=Choice(CHOICES["target"]),
     default="onnxruntime",
     show_default=True,
     help="ONNX: also the operators of onnxruntime, or only those of the standard.",

@@ -1,13 +1,15 @@
 """The arguments and options that several commands have."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import click
 
+from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.reports import reporting
+from modelopt_rs.errors import OptionError
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.stream.memory import bytes_of
 
 __all__ = [
     "SEARCHES",
@@ -28,10 +30,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SEARCHES: Final[Mapping[str, str | None]] = {"mse": "mse", "none": None}
 """What `--search` says."""
 
-UNITS = {"": 1, "b": 1}
-for power, prefix in enumerate("kmgt", start=1):
-    UNITS |= {f"{prefix}ib": 1024**power, f"{prefix}b": 1000**power}
-
 
 def parse_size(text: str) -> int:
     """Return the bytes that a text such as 268435456, 256MiB, 1.5GiB or 300MB says.
@@ -42,13 +40,10 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5KiB")
     1536
     """
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", text, re.ASCII)
-    if match is None or match[2].lower() not in UNITS:
-        raise click.BadParameter(f"{text!r} is not a size such as 256MiB, 1.5GiB, 300MB or 1048576")
-    size = int(float(match[1]) * UNITS[match[2].lower()])
-    if size < 1:
-        raise click.BadParameter(f"{text!r} is less than one byte")
-    return size
+    try:
+        return bytes_of("size", text)
+    except OptionError as error:
+        raise click.BadParameter(error.problem.removeprefix("size ")) from None
 
 
 model = click.argument("model", type=click.Path(), metavar="FILE|DIR")
@@ -108,19 +103,19 @@ QUANTIZATION: Final = (
     ),
     click.option(
         "--nonfinite",
-        type=click.Choice(["raise", "saturate"]),
+        type=Choice(["raise", "saturate"]),
         default="raise",
         show_default=True,
         help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
     ),
     click.option(
         "--scale-dtype",
-        type=click.Choice(["float32", "float16", "bfloat16"]),
+        type=Choice(["float32", "float16", "bfloat16"]),
         help="What scales are stored in.  [default: float32 at 8 bits, else 16 bits]",
     ),
     click.option(
         "--search",
-        type=click.Choice(list(SEARCHES)),
+        type=Choice(list(SEARCHES)),
         default="mse",
         show_default=True,
         help="Scales of least squared error, or by the plain formula.",
@@ -149,7 +144,7 @@ QUANTIZATION: Final = (
         metavar="GLOB=BITS",
         help="Bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
     ),
-    click.option("--bits", type=click.Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."),
+    click.option("--bits", type=Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."),
 )
 
 

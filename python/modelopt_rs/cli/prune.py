@@ -4,6 +4,7 @@ import re
 
 import click
 
+from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, selection
 from modelopt_rs.cli.reports import ReportPaths
@@ -14,16 +15,16 @@ from modelopt_rs.operations.prune import prune_file
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["parse_keep", "prune"]
+__all__ = ["parse_n_of_m", "prune"]
 
 
-def parse_keep(text: str) -> tuple[int, int]:
+def parse_n_of_m(text: str) -> tuple[int, int]:
     """Return the numbers that a text such as 2:4 says.
 
     Examples
     --------
-    >>> from modelopt_rs.cli.prune import parse_keep
-    >>> parse_keep("2:4")
+    >>> from modelopt_rs.cli.prune import parse_n_of_m
+    >>> parse_n_of_m("2:4")
     (2, 4)
     """
     match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text, re.ASCII)
@@ -32,19 +33,19 @@ def parse_keep(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command(cls=Chain)
+@click.command(cls=Chain, former={"--keep": "--n-of-m", "--nan": "--nonfinite"})
 @model
 @output(required=False)
 @click.option("--sparsity", type=float, metavar="SHARE", help="Share of weights that become zero, from 0 to 1.")
 @click.option(
-    "--keep",
-    type=parse_keep,
+    "--n-of-m",
+    type=parse_n_of_m,
     metavar="N:M",
     help="Instead: N of each M consecutive inputs stay (axis 1: of a convolution, its input channels).",
 )
 @click.option(
     "--method",
-    type=click.Choice(["magnitude", "wanda", "sparsegpt"]),
+    type=Choice(["magnitude", "wanda", "sparsegpt"]),
     default="magnitude",
     show_default=True,
     help="What goes: the smallest weights, or (with --calibrate) by what goes into layers as well; sparsegpt "
@@ -59,21 +60,21 @@ def parse_keep(text: str) -> tuple[int, int]:
 )
 @click.option(
     "--scope",
-    type=click.Choice(["tensor", "row", "global"]),
+    type=Choice(["tensor", "row", "global"]),
     default="tensor",
     show_default=True,
     help="What loses SHARE: each tensor, each of its rows, or all tensors as one.",
 )
 @click.option(
     "--format",
-    type=click.Choice(["dense", "bitmask"]),
+    type=Choice(["dense", "bitmask"]),
     default="dense",
     show_default=True,
     help="Store zeros, or a bit for each weight and those that are left.",
 )
 @click.option(
-    "--nan",
-    type=click.Choice(["raise", "largest"]),
+    "--nonfinite",
+    type=Choice(["raise", "largest"]),
     default="raise",
     show_default=True,
     help="NaN: refuse, or keep as larger than all numbers.",
@@ -89,12 +90,12 @@ def prune(
     model: str,
     output: str | None,
     sparsity: float | None,
-    keep: tuple[int, int] | None,
+    n_of_m: tuple[int, int] | None,
     method: str,
     calibrate: str | None,
     scope: str,
     format: str,
-    nan: str,
+    nonfinite: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     then: QuantizeOptions | None,
@@ -119,26 +120,26 @@ def prune(
     \b
     modelopt-rs prune model.safetensors -o sparse.safetensors --sparsity 0.5
     modelopt-rs prune model/ -o small/ --sparsity 0.7 --format bitmask
-    modelopt-rs prune model/ -o small/ --keep 2:4 --then quantize --bits 4
-    modelopt-rs prune a.onnx -o b.onnx --keep 2:4 --method wanda --calibrate x.npz
+    modelopt-rs prune model/ -o small/ --n-of-m 2:4 --then quantize --bits 4
+    modelopt-rs prune a.onnx -o b.onnx --n-of-m 2:4 --method wanda --calibrate x.npz
     """  # noqa: D301
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
-    if sparsity is None and keep is None:
-        raise click.UsageError("Missing option '--sparsity' or '--keep'")
+    if sparsity is None and n_of_m is None:
+        raise click.UsageError("Missing option '--sparsity' or '--n-of-m'")
     with progress("prune") as callback:
         report = prune_file(
             model,
             output or "",
             sparsity=sparsity,
-            keep=keep[0] if keep else None,
-            group=keep[1] if keep else None,
+            n=n_of_m[0] if n_of_m else None,
+            m=n_of_m[1] if n_of_m else None,
             method=method,
             calibrate=calibrate,
             scope=scope,
             format=format,
             then=then,
-            nan=nan,
+            nonfinite=nonfinite,
             include=include,
             exclude=exclude,
             max_memory=max_memory,

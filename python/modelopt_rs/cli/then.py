@@ -2,6 +2,7 @@
 
 import click
 
+from modelopt_rs.cli.command import Command
 from modelopt_rs.cli.options import SEARCHES, quantization, read_bits_of, selection
 from modelopt_rs.planning.quantize import QuantizeOptions
 
@@ -16,7 +17,7 @@ then_option = click.option(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @quantization
 @selection("Quantize")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
@@ -49,7 +50,7 @@ def then_quantize(
     )
 
 
-class Chain(click.Command):
+class Chain(Command):
     """A command that ends at `--then`: what stands behind it are the name of another step and its options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -8,7 +8,6 @@ a power loss the path holds the old file or the new one, whole.
 """
 
 import errno
-import fcntl
 import itertools
 import os
 import re
@@ -26,6 +25,21 @@ from numpy.typing import NDArray
 from modelopt_rs.containers.container import check_place
 from modelopt_rs.containers.placing import exists, in_place, rename_new
 from modelopt_rs.containers.reading import call
+from modelopt_rs.containers.system import (
+    READ,
+    WRITE_NEW,
+    exclusive,
+    forget_cached,
+    free_bytes,
+    give_name,
+    is_alive,
+    keep_owner_and_mode,
+    open_directory,
+    open_unnamed,
+    rename_over,
+    renames_open_files,
+    write_at_place,
+)
 from modelopt_rs.errors import binary_size
 
 __all__ = [
@@ -106,17 +120,14 @@ class AtomicFile:
             raise
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        # Without /proc an unnamed file can't be given its name in the end.
-        if Path("/proc/self/fd").is_dir():
-            with suppress(OSError):  # EOPNOTSUPP, EISDIR, EINVAL: not on this file system
-                self.fd = os.open(self.path.parent, flags | os.O_TMPFILE, 0o666)
-        if self.fd < 0:
+        unnamed = open_unnamed(self.path.parent)
+        if unnamed is None:
             self._temporary = new_temporary(self.path)
-            self.fd = self._call(os.open, self._temporary, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            unnamed = self._call(os.open, self._temporary, WRITE_NEW, 0o666)
+        self.fd = unnamed
         # A lock tells a live temporary from a stale one also where process ids mean nothing (containers).
         with suppress(OSError):
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            exclusive(self.fd)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return call(self.shown, function, *args)
@@ -124,7 +135,7 @@ class AtomicFile:
     @property
     def readable(self) -> Path:
         """A path at which this and other processes can read what is written, before `commit`."""
-        return self._temporary or Path(f"/proc/{os.getpid()}/fd/{self.fd}")
+        return self._temporary or Path(f"/proc/{os.getpid()}/fd/{self.fd}")  # unnamed only where there is /proc
 
     def write_at(self, data: bytes | NDArray[Any], offset: int) -> None:
         """Write all of `data` (bytes, or a C-contiguous array) at `offset`."""
@@ -134,8 +145,7 @@ class AtomicFile:
         """Bring what is written to the disk (if durable), so that reading it back reads the disk."""
         if self._durable:
             self._call(os.fsync, self.fd)
-            with suppress(OSError):
-                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            forget_cached(self.fd)
 
     def commit(self) -> None:
         """Put the file in the place of `path` at once.
@@ -152,6 +162,8 @@ class AtomicFile:
         try:
             if self._durable:
                 self._call(os.fsync, self.fd)
+            if not renames_open_files():
+                self._close()
             self._rename()
         except BaseException:
             self.abort()
@@ -179,16 +191,14 @@ class AtomicFile:
             else:
                 return
         if self._overwrite:
-            self._call(os.rename, self._temporary, self.path)
+            self._call(rename_over, self._temporary, self.path)
         else:
             rename_new(self._temporary, self.path)
         _live.discard(self._temporary.name)
         self._temporary = None
 
     def _link(self, name: Path) -> None:
-        # The directory fd doesn't matter beside an absolute path, but without one os.link calls link(), which
-        # does not follow the symbolic link in /proc.
-        os.link(f"/proc/self/fd/{self.fd}", name, src_dir_fd=self.fd, follow_symlinks=True)
+        give_name(self.fd, name)
 
     def abort(self) -> None:
         """Remove the temporary; `path` stays as it was. After `commit` this does nothing."""
@@ -224,7 +234,7 @@ def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> N
     """Write all of `data` at `offset` of an open file; `path` is the destination that errors name."""
     view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data)
     while len(view):
-        n = call(path, os.pwrite, fd, view, offset)
+        n = call(path, write_at_place, fd, view, offset)
         if n == 0:
             raise OSError(errno.EIO, "the file system wrote nothing", str(path))
         view = view[n:]
@@ -233,10 +243,7 @@ def write_all(path: Path, fd: int, data: bytes | NDArray[Any], offset: int) -> N
 
 def take_after(fd: int, replaced: os.stat_result, path: Path) -> None:
     """Give a new file the owner and the mode of the one that it will replace."""
-    # Only root may give files away; the mode comes second because chown clears the setuid bit.
-    with suppress(PermissionError):
-        os.fchown(fd, replaced.st_uid, replaced.st_gid)
-    call(path, os.fchmod, fd, stat.S_IMODE(replaced.st_mode))
+    call(path, keep_owner_and_mode, fd, replaced)
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
@@ -262,15 +269,16 @@ def stat_regular(path: Path) -> os.stat_result | None:
 
 def check_free(path: Path, nbytes: int, shown: Path | None = None) -> None:
     """Raise OSError(ENOSPC) if `nbytes` do not fit into the file system of `path`'s directory."""
-    info = call(shown or path, os.statvfs, path.parent)
-    free = info.f_bavail * info.f_frsize
+    free = call(shown or path, free_bytes, path.parent)
     if nbytes > free:
         raise OSError(errno.ENOSPC, f"needs {binary_size(nbytes)}, {binary_size(free)} free", str(shown or path))
 
 
 def sync_directory(path: Path) -> None:
     """Bring a directory's names to the disk."""
-    fd = call(path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = call(path, open_directory, path)
+    if fd < 0:
+        return
     try:
         os.fsync(fd)
     except OSError as e:
@@ -337,24 +345,14 @@ def remove_stale(path: Path) -> None:
 
 
 def _remove_if_dead(path: Path, pid: int) -> None:
-    if pid != os.getpid() and _is_alive(pid):
+    if pid != os.getpid() and is_alive(pid):
         return
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, READ | getattr(os, "O_NOFOLLOW", 0))
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody writes it after all
+        exclusive(fd)  # BlockingIOError: somebody writes it after all
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             shutil.rmtree(path)
         else:
             path.unlink()
     finally:
         os.close(fd)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True

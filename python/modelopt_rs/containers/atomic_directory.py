@@ -1,7 +1,6 @@
 """A directory that is written whole or not at all: beside its destination, then put there by one rename."""
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from modelopt_rs.containers.atomic import (
 )
 from modelopt_rs.containers.placing import exchange, in_place, rename_new
 from modelopt_rs.containers.reading import call
+from modelopt_rs.containers.system import exclusive, open_directory
 from modelopt_rs.errors import InPlaceError
 
 __all__ = ["AtomicDirectory"]
@@ -56,9 +56,9 @@ class AtomicDirectory:
         self.temporary = new_temporary(self.path)
         try:
             call(self.path, os.mkdir, self.temporary)
-            self._lock = call(self.path, os.open, self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock = call(self.path, open_directory, self.temporary)
             with suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                exclusive(self._lock)
             if mode is not None:
                 call(self.path, os.chmod, self.temporary, mode)
         except BaseException:

@@ -5,7 +5,6 @@ only this content has, and the model last: before that rename the old model stan
 """
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,11 +24,18 @@ from modelopt_rs.containers.atomic import (
 from modelopt_rs.containers.container import check_place
 from modelopt_rs.containers.placing import in_place, rename_new
 from modelopt_rs.containers.reading import call, read_at
+from modelopt_rs.containers.system import (
+    READ,
+    WRITE_NEW,
+    exclusive,
+    forget_cached,
+    open_directory,
+    rename_over,
+)
 
 __all__ = ["AtomicPair", "locked"]
 
 _TILE = 4 << 20
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class AtomicPair:
@@ -77,11 +83,11 @@ class AtomicPair:
         self._temporary = new_temporary(self.path)
         try:
             call(self.path, os.mkdir, self._temporary)
-            self._lock = call(self.path, os.open, self._temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock = call(self.path, open_directory, self._temporary)
             with suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.model_fd = call(self.path, os.open, self.readable, _NEW, 0o666)
-            self.data_fd = call(self.path, os.open, self._temporary / self._data_name(), _NEW, 0o666)
+                exclusive(self._lock)
+            self.model_fd = call(self.path, os.open, self.readable, WRITE_NEW, 0o666)
+            self.data_fd = call(self.path, os.open, self._temporary / self._data_name(), WRITE_NEW, 0o666)
             if replaced is not None:
                 for fd in (self.model_fd, self.data_fd):
                     take_after(fd, replaced, self.path)
@@ -107,8 +113,7 @@ class AtomicPair:
         """Bring what is written to the disk (if durable), so that reading it back reads the disk."""
         for fd in (self.data_fd, self.model_fd) if self._durable else ():
             call(self.path, os.fsync, fd)
-            with suppress(OSError):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            forget_cached(fd)
 
     def commit(self) -> None:
         """Put the data in place, then the model. Needs `locked`.
@@ -147,12 +152,12 @@ class AtomicPair:
             if not _is_same(self.data_fd, data):
                 message = "another file has the name of the external data"
                 raise FileExistsError(errno.EEXIST, message, str(data)) from None
-            call(self.path, os.rename, self._temporary / self._data, data)
+            call(self.path, rename_over, self._temporary / self._data, data)
         try:
             if self._durable:
                 sync_directory(self.path.parent)
             if self._overwrite:
-                call(self.path, os.rename, self.readable, self.path)
+                call(self.path, rename_over, self.readable, self.path)
             else:
                 rename_new(self.readable, self.path)
         except BaseException:
@@ -187,7 +192,7 @@ class AtomicPair:
 def _is_same(fd: int, path: Path) -> bool:
     """Whether a file has the bytes of an open one."""
     try:
-        other = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        other = os.open(path, READ | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return False
     try:
@@ -203,10 +208,10 @@ def _is_same(fd: int, path: Path) -> bool:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keep other writers of the package from putting models with data into a directory, or from removing data."""
-    fd = call(directory, os.open, directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = call(directory, open_directory, directory)
     try:
         with suppress(OSError):  # some network file systems can't
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            exclusive(fd, wait=True)
         yield
     finally:
         with suppress(OSError):  # nothing was written through it

@@ -10,6 +10,7 @@ import numpy as np
 
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.system import READ, read_at_place, read_place
 
 __all__ = [
     "MAX_HEADER",
@@ -42,7 +43,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     Never blocks, as opening a FIFO otherwise would. Symbolic links are followed: the caches of model hubs
     are made of them.
     """
-    fd: int = call(path, os.open, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = call(path, os.open, path, READ)
     try:
         if not stat.S_ISREG(call(path, os.fstat, fd).st_mode):
             raise ValueError(f"{os.fspath(path)}: not a regular file")
@@ -56,7 +57,7 @@ def read_into(fd: int, buffer: Array, offset: int, path: Path) -> None:
     """Fill a C-contiguous array with the file's bytes from `offset` on."""
     view = buffer.reshape(-1).view(np.uint8).data
     while len(view):
-        n = call(path, os.preadv, fd, [view], offset)
+        n = call(path, read_at_place, fd, view, offset)
         if n == 0:
             raise FormatError(f"{path}: file shrank while reading")
         view = view[n:]
@@ -71,7 +72,7 @@ def read_at(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
     """
     parts: list[bytes] = []
     while nbytes:
-        part = call(path, os.pread, fd, min(nbytes, _CHUNK), offset)
+        part = call(path, read_place, fd, min(nbytes, _CHUNK), offset)
         if not part:
             break
         parts.append(part)

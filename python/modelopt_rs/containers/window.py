@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelopt_rs.containers.reading import call
+from modelopt_rs.containers.system import read_at_place
 
 __all__ = ["Window"]
 
@@ -29,7 +30,7 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer as far as there are bytes, and return how many."""
         view = memoryview(buffer).cast("B")[: max(0, self._end - self._at)]
-        n: int = call(self._path, os.preadv, self._fd, [view], self._at) if view else 0
+        n: int = call(self._path, read_at_place, self._fd, view, self._at) if view else 0
         self._at += n
         return n
 

@@ -16,6 +16,7 @@ from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.view import Decompressed, Dequantized, plain
+from modelopt_rs.signatures import show_options
 from modelopt_rs.stream.model import Sink, Source, TensorInfo, Tile
 
 __all__ = [
@@ -109,3 +110,11 @@ def open(
     except BaseException:
         source.close()
         raise
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

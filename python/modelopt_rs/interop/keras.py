@@ -18,6 +18,7 @@ import numpy as np
 
 from modelopt_rs import optim
 from modelopt_rs._types import Array
+from modelopt_rs.signatures import show_options
 
 __all__ = ["Optimizer"]
 
@@ -118,3 +119,11 @@ def _array(x: Any) -> Array:
 
             return np.asarray(x.view(torch.uint16)).view(ml_dtypes.bfloat16)
     return np.asarray(x)
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import transformers
 
+from modelopt_rs.signatures import show_options
+
 __all__ = ["from_pretrained"]
 
 
@@ -75,3 +77,11 @@ def _narrow(model: Any, config: Any) -> None:
             out = module.output
             out.dense = torch.nn.Linear(width, out.dense.out_features, bias=out.dense.bias is not None)
             attention.num_attention_heads, attention.all_head_size = heads, width
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -10,6 +10,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import FLOATS, nbytes, numpy_dtype, widened
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
+from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.format_spec import FormatSpec
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
@@ -136,8 +137,14 @@ class FormatWeight:
             return (Buffer("u1", codes.row_nbytes),)
         scale = self.source.tensors[self.parts[1]]
         per = self._rows_together()
-        # As stored, widened, and where they are finite.
-        return Buffer("u1", codes.row_nbytes), Buffer("u1", 3 * max(scale.row_nbytes, 4), per=per)
+        # Scales as stored, widened, and where they are finite.
+        held = Buffer("u1", codes.row_nbytes), Buffer("u1", 3 * max(scale.row_nbytes, 4), per=per)
+        return *held, *self._decoder(dtype, None).buffers(self.info(dtype).columns)
+
+    def _decoder(self, dtype: str, threads: int | None) -> Decoder:
+        spec = (self.spec.format, self.spec.axis, self.spec.group_size)
+        precision = self.source.tensors[self.parts[1]].dtype if len(self.parts) > 1 else "F32"
+        return Decoder(spec, precision, dtype, threads)
 
     def _rows_together(self) -> int:
         return self.spec.group_size[0] if isinstance(self.spec.group_size, tuple) else 1
@@ -145,15 +152,14 @@ class FormatWeight:
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         rows, columns = self.info(dtype).rows, self.info(dtype).columns
-        spec, together = (self.spec.format, self.spec.axis, self.spec.group_size), self._rows_together()
+        decode, whole, together = self._decoder(dtype, threads), self._global_scale(), self._rows_together()
         step = max(1, min(rows, max_bytes // self.info(dtype).row_nbytes) // together) * together
         out = np.empty((min(step, rows), columns), numpy_dtype(dtype))
         codes_info = self.source.tensors[self.parts[0]]
         scales = self._scales(step)
         for tile in self.source.tiles(codes_info.name, step * codes_info.row_nbytes):
             dense = out[: len(tile.array)]
-            parts = (np.ascontiguousarray(tile.array).view(np.uint8), next(scales), None, None, self._global_scale())
-            _core.dequantize(parts, spec, dense, FLOATS[dtype], threads)
+            decode((np.ascontiguousarray(tile.array).view(np.uint8), next(scales), None, None, whole), dense)
             yield Tile(tile.first_row, dense)
 
     def quantized(self, threads: int | None) -> QuantizedArray:

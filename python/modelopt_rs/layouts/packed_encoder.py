@@ -9,11 +9,14 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import narrowed
 from modelopt_rs.layouts.compressed_tensors import dense_on_loading, ignored, targets_of
+from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, quantization_config
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed, is_packed_weight
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
+from modelopt_rs.quant.by_inputs import ByInputs, Moments
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, is_recurrent, is_weight
 from modelopt_rs.stream.transform import Rows, Transform
@@ -45,21 +48,32 @@ class Quantize(Transform):
 
     def __init__(self, info: TensorInfo, spec: PackedSpec, options: Any, threads: int | None) -> None:
         self._info, self._spec, self._nonfinite, self._threads = info, spec, options.nonfinite, threads
-        self._scale_dtype: str = options.stored_scales(spec.bits, info.dtype)
+        self._scale_dtype: str = options.stored_scales(spec.bits, info)
         self._scales = scales_of(options.search, self._scale_dtype)
         self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec, self._scale_dtype)
         # Rows of a tile are along the last axis; one output of a convolution has several.
         self._columns = as_matrix(info.shape)[1]
         self._per_output = info.rows // info.shape[0]
-        self.buffers = [each.times(1, self._per_output) for each in quantizer_buffers(self._columns, spec)]
+        rounded = Decoder((spec.format, None, None), self._scale_dtype, "F32", threads).buffers(self._columns)
+        buffers = [*quantizer_buffers(self._columns, spec), *rounded]
+        self.buffers = [each.times(1, self._per_output) for each in buffers]
         # Zero points are packed along the first axis: a word of them has those of 32 / bits outputs.
         self.row_multiple = self._per_output * (1 if spec.symmetric else 32 // spec.bits)
         self.figures = ErrorFigures()
 
+    def round_by(self, moments: Moments) -> None:
+        """Make codes by what is known of the inputs: of the whole matrix at once."""
+        self._scales = ByInputs(self._scales.search, self._scales.dtype, moments)
+        self.row_multiple = self._info.rows
+        # A matrix of second moments, as it is handed over, its factor and panels; weights as they are corrected.
+        self.buffers = [*self.buffers, Buffer("f8", 3 * self._columns**2, per=0), Buffer("f4", self._columns)]
+
     def begin(self, rows: int) -> None:
         """Make the buffers."""
+        rows = min(rows, self._info.rows)
         outputs = rows // self._per_output
-        self._quantizer = RowQuantizer(self._info, self._spec, outputs, self._threads, self._nonfinite, self._scales)
+        how = (outputs, self._threads, self._nonfinite, self._scales, self._scale_dtype)
+        self._quantizer = RowQuantizer(self._info, self._spec, *how)
 
     def __call__(self, array: Array) -> Rows:
         """Quantize a tile."""

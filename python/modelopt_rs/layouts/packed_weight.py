@@ -7,8 +7,9 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import FLOATS, bf16_to_float32, nbytes, numpy_dtype
+from modelopt_rs.dtypes import bf16_to_float32, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
+from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.pack_quantized import read_specs
 from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.array import QuantizedArray
@@ -65,14 +66,16 @@ class PackedWeight:
         groups = self.spec.groups(columns)
         codes = Buffer("i4", 2 * packed_words(columns, self.spec.bits))  # with padding, and without
         scales = Buffer("f4", 3 * groups)  # as stored, widened, and where they are finite
+        rounded = self._decoder(dtype, None).buffers(columns)
         if self.spec.symmetric:
-            return codes, scales
-        return codes, scales, Buffer("u1", groups), Buffer("u1", 3 * rows * groups, per=0)  # packed and unpacked
+            return codes, scales, *rounded
+        # Zero points: of a tile; packed and unpacked.
+        return codes, scales, *rounded, Buffer("u1", groups), Buffer("u1", 3 * rows * groups, per=0)
 
     def tiles(self, dtype: str, max_bytes: int, threads: int | None) -> Iterator[Tile]:
         """Yield the weight's rows in order in tiles of at most `max_bytes` (or one row); arrays are reused."""
         spec, out = self.spec, None
-        kernel = (spec.format, None if spec.group_size else 0, spec.group_size)
+        decode = self._decoder(dtype, threads)
         info = self.info(dtype)
         per_output = info.rows // info.shape[0]  # rows of a tile are along the last axis
         for first, codes, scale, zero_point in self._parts(max_bytes // (per_output * info.row_nbytes), threads):
@@ -82,9 +85,13 @@ class PackedWeight:
             if not spec.group_size:
                 scale = scale.reshape(-1)
                 zero_point = None if zero_point is None else zero_point.reshape(-1)
-            parts = (codes, scale, zero_point, None, None)
-            _core.dequantize(parts, kernel, rows, FLOATS[dtype], threads)
+            decode((codes, scale, zero_point, None, None), rows)
             yield Tile(first * per_output, rows.reshape(-1, info.columns))
+
+    def _decoder(self, dtype: str, threads: int | None) -> Decoder:
+        spec = self.spec
+        kernel = (spec.format, None if spec.group_size else 0, spec.group_size)
+        return Decoder(kernel, self._source.tensors[f"{self._name}_scale"].dtype, dtype, threads)
 
     def quantized(self, threads: int | None) -> QuantizedArray:
         """Return the codes, scales and zero points as they are, of the matrix that is stored; no floats are made."""

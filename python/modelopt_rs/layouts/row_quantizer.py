@@ -12,6 +12,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Parts, ScaleDtype
 from modelopt_rs.dtypes import FLOATS
+from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.search import Scales
 from modelopt_rs.stream.buffer import Buffer
@@ -59,6 +60,8 @@ class RowQuantizer:
     nonfinite : {"raise", "saturate"}
     scales : Scales
         Where scales come from.
+    precision : {"F32", "F16", "BF16"}
+        The dtype in which its loader multiplies.
 
     Examples
     --------
@@ -82,6 +85,7 @@ class RowQuantizer:
         threads: int | None,
         nonfinite: str = "raise",
         scales: Scales = PLAIN,
+        precision: str = "F32",
     ) -> None:
         columns = as_matrix(info.shape)[1]
         self._dtype = info.dtype
@@ -98,6 +102,7 @@ class RowQuantizer:
         self._codes = codes.empty(rows) if self._padded else self._packed.view(np.uint8)
         self._scale, self._dense = scale.empty(rows), dense.empty(rows)
         self._zero_point = zero_point[0].empty(rows) if zero_point else None
+        self._decode = Decoder(self._spec, precision, "F32", threads)
 
     def __call__(self, array: Array) -> tuple[Array, Array, Array | None]:
         """Return (packed codes, scale, zero points or None) of the rows of `array`."""
@@ -113,7 +118,7 @@ class RowQuantizer:
         """Return how far the codes of the last call, dequantized, are from `array`, that call's input."""
         rows = len(array)
         dense = self._dense[:rows]
-        _core.dequantize(self._parts(rows), self._spec, dense, None, self._threads)
+        self._decode(self._parts(rows), dense)
         return ErrorFigures(*_core.error_stats(array, dense, FLOATS[self._dtype], self._threads))
 
     def _parts(self, rows: int) -> Parts:

@@ -56,13 +56,13 @@ class Dequantized(Source):
         *,
         dtype: str = "F32",
         threads: int | None = None,
-        layouts: Sequence[Layout] = LAYOUTS,
+        layouts: Sequence[Layout] | None = None,
     ) -> None:
         if dtype not in ("F32", "F64", "F16", "BF16"):
             raise ValueError(f"Dequantized: dtype must be F32, F64, F16 or BF16, got {dtype!r:.80}")
         self.source, self.container, self.path = source, source.container, source.path
         self._dtype, self._threads = dtype, threads
-        stored = [weight for layout in layouts for weight in layout.find(source)]
+        stored = [weight for layout in (LAYOUTS if layouts is None else layouts) for weight in layout.find(source)]
         self.stored: Mapping[str, StoredWeight] = MappingProxyType({each.info(dtype).name: each for each in stored})
         shown = {each.parts[0]: each.info(dtype) for each in stored}
         hidden = {part for each in stored for part in each.parts[1:]}

@@ -98,7 +98,7 @@ class CropInputs:
             weight = np.moveaxis(self._source.read(name), (out_axis, in_axis), (0, -1)).astype(np.float64)
             [norms] = self._norms.of(name)
             assert isinstance(norms, ColumnNorms)
-            each = np.square(weight).sum(axis=0).reshape(-1) * np.square(norms.norm().astype(np.float64))
+            each = np.square(weight).sum(axis=0).reshape(-1) * np.square(norms.norms.astype(np.float64))
             each = each.reshape(-1, weight.shape[-1]).sum(axis=0)
             for group, member in wanted:
                 units = self._groups[group].units

@@ -148,7 +148,7 @@ class GraphCrop:
     def report(self, execution: Execution, inputs: CropInputs | None = None) -> CropReport:
         """Rank the units in one pass over the weights, or by what goes into layers; return what stays."""
         options = self._options
-        scorer = Scorer(self._whole, self._chooser.cropped, options.norm, options.nan, execution)
+        scorer = Scorer(self._whole, self._chooser.cropped, options.norm, options.nonfinite, execution)
         execution.total += scorer.bytes_to_read()
         scores = scorer.scores()
         if inputs is not None:

@@ -8,11 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
+from modelopt_rs.onnx.attention_values import makes_attention_values
 from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.layer_samples import Seen, see
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
+from modelopt_rs.planning.loss_table import role_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity, layer_error
@@ -65,9 +67,11 @@ class LayerErrors:
         errors = [self._error(use, bits) for use in weight.uses]
         known = [error for error in errors if error is not None]
         on = self._data.words
+        # Names say it where torch kept them, and the graph where it didn't.
+        is_value = role_of(weight.name) == "value" or any(makes_attention_values(use.node) for use in weight.uses)
         if not known or on is None:
-            return self._sensitivity.too_far(weight.name, bits, coder)
-        return self._sensitivity.judged(weight.name, LayerError(bits, max(known), on))
+            return self._sensitivity.too_far(weight.name, bits, coder, is_value)
+        return self._sensitivity.judged(weight.name, LayerError(bits, max(known), on), is_value)
 
     def _error(self, use: Use, bits: int) -> float | None:
         """Return how far the output of a node is off; None where that can't be said."""

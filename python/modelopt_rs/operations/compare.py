@@ -22,7 +22,7 @@ from modelopt_rs.report.run import RunReport
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of, tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compare_files(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     *,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     run: RunOptions | None = DEFAULT_RUN,
     allow_symlinks_under: str | os.PathLike[str] | None = None,
@@ -53,8 +53,8 @@ def compare_files(
     a, b : path
         A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch or Keras, or an ONNX
         model each; `a` is the reference.
-    max_memory : int
-        The most bytes that the tiles of both may take.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that the tiles of both may take.
     threads : int, optional
         Threads to compute with; never changes a result.
     run : RunOptions or None
@@ -99,6 +99,7 @@ def compare_files(
     True
     """
     check_types(compare_files, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     start = time.perf_counter()
     access = Access(allow_symlinks_under=allow_symlinks_under)
     with open_source(a, access) as stored_a, open_source(b, access) as stored_b:

@@ -11,9 +11,11 @@ from typing import Any
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.checkpoint import read_config
 from modelopt_rs.containers.reading import MAX_HEADER
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate
@@ -24,7 +26,7 @@ from modelopt_rs.prune.crop import CropReport, masks
 from modelopt_rs.report.reports import CropFileReport, CroppedGroup, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source, TensorInfo
 from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.crop import Crop, Scorer
@@ -39,6 +41,7 @@ NOT_WRITTEN = "the output is one file: change its model's config.json as the rep
 NOT_SAID = "layers keep different numbers, which no config.json can say"
 
 
+@renamed({"scope": {"local": "group"}}, nan="nonfinite")
 def crop_file(
     source_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
@@ -47,12 +50,12 @@ def crop_file(
     what: str | Sequence[str],
     calibrate: Calibrate | None = None,
     round_to: int | None = None,
-    scope: str = "local",
+    scope: str = "group",
     norm: float = 2,
-    nan: str = "raise",
+    nonfinite: str = "raise",
     config: str | os.PathLike[str] | None = None,
     then: QuantizeOptions | None = None,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     dry_run: bool = False,
     verify: bool = True,
@@ -94,19 +97,19 @@ def crop_file(
     round_to : int, optional
         What the cropped lengths are a multiple of. By default 8 for fractions (in groups that have a shorter one than
         the whole), 1 for numbers.
-    scope : {"local", "global"}
+    scope : {"group", "global"}
         "global": a fraction is one of all units together, so that layers keep different numbers. config.json can say
         that of heads in the BERT family alone; for one file without config.json it is always possible.
     norm : {1, 2, inf}
         The importance of a unit: this norm of all weights that would go with it.
-    nan : {"raise", "remove"}
+    nonfinite : {"raise", "remove"}
         What to do with units that have a NaN: refuse, or remove them first.
     config : path, optional
         The config.json of a model that has none beside it.
     then : QuantizeOptions, optional
         Quantize what stays in the same pass.
-    max_memory : int
-        The most bytes that tiles and their results may take at a time.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that tiles and their results may take at a time.
     threads : int, optional
         Threads to compute with; never changes a byte of the output.
     dry_run : bool
@@ -166,7 +169,8 @@ def crop_file(
     (CroppedGroup(name='layers.0.ffn', units=64, kept=48),)
     """
     check_types(crop_file, locals())
-    options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nan=nan)
+    max_memory = bytes_of("max_memory", max_memory)
+    options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nonfinite=nonfinite)
     writing = Writing(
         max_memory=max_memory,
         threads=threads,
@@ -184,6 +188,7 @@ def crop_file(
             if calibrate is not None:
                 fix = "crop it as an ONNX model, or arrays by prune.InputStats, prune.crop and prune.least_squares"
                 raise OptionError(f"calibrate must be left out for a model of tensors alone: nothing runs it; {fix}")
+            check_no_method(then)
             return _plan(source, execution, options, config, then)
         if config is not None or then is not None:
             raise OptionError("config and then must be left out for an ONNX model: its graph says all")
@@ -207,7 +212,7 @@ def _plan(
     before = _config(source, config)
     plan = CropPlan(tensors, before, options, described=described)
     _after(plan, plan.draft(), tensors, then, threads)  # what can't be is refused before anything is read
-    scorer = Scorer(source, plan.cropped, options.norm, options.nan, execution)
+    scorer = Scorer(source, plan.cropped, options.norm, options.nonfinite, execution)
     execution.total += scorer.bytes_to_read()
     after = _after(plan, plan.report(scorer.scores()), tensors, then, threads)
     transforms: dict[str, Transform] = {

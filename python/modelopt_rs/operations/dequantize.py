@@ -10,7 +10,7 @@ from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Copy
 
@@ -24,7 +24,7 @@ def dequantize_file(
     out_path: str | os.PathLike[str],
     *,
     dtype: str = "float32",
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     verify: bool = True,
     overwrite: bool = False,
@@ -43,8 +43,8 @@ def dequantize_file(
         `quantization_config`).
     dtype : {"float32", "float16", "bfloat16"}
         What the quantized weights become. All others keep their dtype.
-    max_memory : int
-        The most bytes that tiles may take.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that tiles may take.
     threads : int, optional
         Threads to compute with; never changes a byte of the output.
     verify : bool
@@ -84,6 +84,7 @@ def dequantize_file(
     True
     """
     check_types(dequantize_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     if dtype not in _DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}")
     writing = Writing(

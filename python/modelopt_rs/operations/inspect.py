@@ -15,7 +15,7 @@ from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
 from modelopt_rs.report.peak import peak_memory
 from modelopt_rs.report.reports import InspectReport, TensorStatistics
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY, tile_bytes
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of, tile_bytes
 from modelopt_rs.stream.model import Source, TensorInfo
 
 __all__ = ["inspect_file"]
@@ -24,7 +24,7 @@ __all__ = ["inspect_file"]
 def inspect_file(
     path: str | os.PathLike[str],
     *,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -37,8 +37,8 @@ def inspect_file(
         A safetensors file, a Hugging Face model directory, a sharded checkpoint, a file of torch (`.pt`, `.pth`,
         `.bin`) or Keras, or an ONNX model (its tensors of 1 KiB and more). A quantized file is shown as it is stored,
         not dequantized.
-    max_memory : int
-        The most bytes that a tile may take.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that a tile may take.
     threads : int, optional
         Threads to compute with; never changes a result.
     allow_symlinks_under : path, optional
@@ -73,6 +73,7 @@ def inspect_file(
     (-2.0, 1.0, 2.0, 0.25, 1)
     """
     check_types(inspect_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     start = time.perf_counter()
     with open_source(path, Access(allow_symlinks_under=allow_symlinks_under)) as source:
         total = sum(info.nbytes for info in source.tensors.values())

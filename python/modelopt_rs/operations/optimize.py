@@ -23,7 +23,7 @@ from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.job import TensorJob
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Copy, Transform
 
@@ -48,7 +48,7 @@ def optimize_file(
     source_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
     *,
-    target_size: int | None = None,
+    target_size: int | str | None = None,
     target_bpw: float | None = None,
     max_loss: float | None = None,
     priors: Mapping[str, float] | None = None,
@@ -57,7 +57,7 @@ def optimize_file(
     exclude: Sequence[str] = (),
     nonfinite: str = "raise",
     only_dequantize: bool = False,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     dry_run: bool = False,
     verify: bool = True,
@@ -80,7 +80,7 @@ def optimize_file(
     ----------
     source_path, out_path : path
         As for `quantize_file`.
-    target_size : int, optional
+    target_size : int or str, optional
         The most bytes of the file, or of the weights of a directory.
     target_bpw : float, optional
         Instead: bits for each weight that can be coded.
@@ -133,6 +133,8 @@ def optimize_file(
     True
     """
     check_types(optimize_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
+    target_size = None if target_size is None else bytes_of("target_size", target_size)
     _check(target_size, target_bpw, max_loss, priors or {})
     options = QuantizeOptions(
         include=include, exclude=exclude, nonfinite=nonfinite, only_dequantize=only_dequantize, uniform=True

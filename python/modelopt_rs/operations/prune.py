@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from modelopt_rs.arguments import check_types
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
+from modelopt_rs.operations.known_modules import NOT_LINEAR
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
@@ -25,23 +28,22 @@ from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.prune import Inputs, Pruner
 
 __all__ = ["prune_file"]
 
-NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
-
+@renamed(keep="n", group="m", nan="nonfinite")
 def prune_file(
     source_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
     *,
     sparsity: float | None = None,
-    keep: int | None = None,
-    group: int | None = None,
+    n: int | None = None,
+    m: int | None = None,
     method: str = "magnitude",
     calibrate: Calibrate | None = None,
     scope: str = "tensor",
@@ -49,12 +51,12 @@ def prune_file(
     then: QuantizeOptions | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     dry_run: bool = False,
     verify: bool = True,
     overwrite: bool = False,
-    nan: str = "raise",
+    nonfinite: str = "raise",
     durable: bool = True,
     run: RunOptions | None = DEFAULT_RUN,
     allow_symlinks_under: str | os.PathLike[str] | None = None,
@@ -77,8 +79,8 @@ def prune_file(
     sparsity : float, optional
         The share of weights that goes, from 0 to 1: exactly ``round(sparsity * n)`` of `n`, among equal magnitudes the
         first. Weights of several dtypes are compared as numbers.
-    keep, group : int, optional
-        Instead of `sparsity`: how many of each `group` consecutive inputs stay. Inputs lie along axis 1: the rows of a
+    n, m : int, optional
+        Instead of `sparsity`: how many of each `m` consecutive inputs stay. Inputs lie along axis 1: the rows of a
         matrix, the input channels of a convolution; in an ONNX model where its graph says.
     method : {"magnitude", "wanda", "sparsegpt"}
         Of an ONNX model also by what goes into its layers of MatMul, Gemm and Conv: exactly what `prune.wanda` (of each
@@ -103,8 +105,8 @@ def prune_file(
     include, exclude : sequence of str
         Globs over tensor names: what to prune besides the default, and what not to. `exclude` wins. By default
         weights of two and more axes are pruned, but not embeddings, the last head and routers.
-    max_memory : int
-        The most bytes that tiles and their results may take at a time.
+    max_memory : int or str
+        The most bytes, as a number or a text such as "64MiB", that tiles and their results may take at a time.
     threads : int, optional
         Threads to compute with; never changes a byte of the output.
     dry_run : bool
@@ -113,7 +115,7 @@ def prune_file(
         Read the output back before it takes its place, and compare.
     overwrite : bool
         Replace what is at `out_path`.
-    nan : {"raise", "largest"}
+    nonfinite : {"raise", "largest"}
         What a NaN is: an error, or larger than all numbers, so that it stays.
     durable : bool
         Wait until the output is on the disk.
@@ -159,20 +161,22 @@ def prune_file(
     0.75
     """
     check_types(prune_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     options = PruneOptions(
         sparsity=sparsity,
-        keep=keep,
-        group=group,
+        n=n,
+        m=m,
         method=method,
         scope=scope,
         format=format,
         include=include,
         exclude=exclude,
-        nan=nan,
+        nonfinite=nonfinite,
     )
     if options.calibrated != (calibrate is not None):
         got = f"{method!r} without calibrate" if calibrate is None else f"calibrate with {method!r}"
         raise OptionError(f"method must be 'wanda' or 'sparsegpt' with calibrate (calibration data), got {got}")
+    check_no_method(then)
     if then is not None and format != "dense":
         raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
     writing = Writing(

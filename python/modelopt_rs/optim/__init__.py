@@ -28,6 +28,7 @@ from modelopt_rs.optim.optimizers import (
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.sgd import lion_step, sgd_step
 from modelopt_rs.optim.state import BlockState
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "LAMB",
@@ -69,3 +70,6 @@ __all__ = [
 def __dir__() -> list[str]:
     """Without the modules that these come from."""
     return sorted(__all__)
+
+
+show_options(globals())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from modelopt_rs import _core
-from modelopt_rs._types import Bf16, OptionalTensors, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, StepNonfinite, Tensors
+from modelopt_rs.optim.step import refuses, step_function
 
 __all__ = ["adafactor_step"]
 
 
+@step_function
 def adafactor_step(
     param: Tensors,
     grad: Tensors,
@@ -26,7 +28,7 @@ def adafactor_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -67,7 +69,7 @@ def adafactor_step(
         At least 1: an update with a larger root mean square is scaled down to it.
     weight_decay : float
         Decoupled: the parameter is multiplied by ``1 - lr * weight_decay`` first.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -96,7 +98,7 @@ def adafactor_step(
         (param, grad, row_var, col_var, variance, master, rounding_seed),
         (lr, grad_scale, clip_value, weight_decay, maximize),
         (step, beta2_decay, eps, d),
-        error_if_nonfinite,
+        refuses("adafactor_step", nonfinite),
         dtype,
         threads,
     )

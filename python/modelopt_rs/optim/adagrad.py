@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from modelopt_rs import _core
-from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, States, StepNonfinite, Tensors
 from modelopt_rs.arguments import check_number
+from modelopt_rs.optim.step import run_step, step_function
 
 __all__ = ["adadelta_step", "adagrad_step", "rmsprop_step"]
 
 
+@step_function
 def adagrad_step(
     param: Tensors,
     grad: Tensors,
@@ -24,7 +25,7 @@ def adagrad_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -50,7 +51,7 @@ def adagrad_step(
         Added to the root.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -74,21 +75,20 @@ def adagrad_step(
     """
     states = [state_sum]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [
-            (
-                "adagrad_step",
-                (param, grad, states, master, rounding_seed),
-                common,
-                ([lr_decay, eps], step, False, "torch"),
-            )
-        ],
-        error_if_nonfinite,
+    run_step(
+        (
+            "adagrad_step",
+            (param, grad, states, master, rounding_seed),
+            common,
+            ([lr_decay, eps], step, False, "torch"),
+        ),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def rmsprop_step(
     param: Tensors,
     grad: Tensors,
@@ -107,7 +107,7 @@ def rmsprop_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -139,7 +139,7 @@ def rmsprop_step(
         Greater than 0 only with a `momentum_buffer`, and the reverse.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -168,21 +168,20 @@ def rmsprop_step(
         raise ValueError(f"rmsprop_step: momentum_buffer must be {what} with momentum={momentum!r}")
     states = [square_avg, momentum_buffer, grad_avg]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [
-            (
-                "rmsprop_step",
-                (param, grad, states, master, rounding_seed),
-                common,
-                ([alpha, eps, momentum], step, False, "torch"),
-            )
-        ],
-        error_if_nonfinite,
+    run_step(
+        (
+            "rmsprop_step",
+            (param, grad, states, master, rounding_seed),
+            common,
+            ([alpha, eps, momentum], step, False, "torch"),
+        ),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def adadelta_step(
     param: Tensors,
     grad: Tensors,
@@ -199,7 +198,7 @@ def adadelta_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -228,7 +227,7 @@ def adadelta_step(
         Added under both roots.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -251,9 +250,9 @@ def adadelta_step(
     """
     states = [square_avg, acc_delta]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("adadelta_step", (param, grad, states, master, rounding_seed), common, ([rho, eps], step, False, "torch"))],
-        error_if_nonfinite,
+    run_step(
+        ("adadelta_step", (param, grad, states, master, rounding_seed), common, ([rho, eps], step, False, "torch")),
+        nonfinite,
         dtype,
         threads,
     )

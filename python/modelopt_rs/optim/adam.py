@@ -5,12 +5,13 @@ Hyper-parameters are torch's; what follows from them is computed in float64, eve
 
 from __future__ import annotations
 
-from modelopt_rs import _core
-from modelopt_rs._types import Bf16, OptionalTensors, Semantics, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, Semantics, States, StepNonfinite, Tensors
+from modelopt_rs.optim.step import run_step, step_function
 
 __all__ = ["adam_step", "adamax_step", "adamw_step", "nadam_step", "radam_step"]
 
 
+@step_function
 def adam_step(
     param: Tensors,
     grad: Tensors,
@@ -29,7 +30,7 @@ def adam_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -74,8 +75,9 @@ def adam_step(
     rounding_seed : int, optional
         Round parameters in 16 bits by chance, up or down, so that on average small steps are not lost. The chance of an
         element follows from this seed, `step`, its array's place in the list and its own place: always the same.
-    error_if_nonfinite : bool
-        Look at all gradients first and raise where one is NaN or infinite. Without it they go through, as in torch.
+    nonfinite : {"propagate", "raise"}
+        What becomes of a gradient that is NaN or infinite: it goes through, as in torch; or all are looked at first,
+        and one raises.
     dtype : "bf16", optional
         Read uint16 parameters and gradients as bfloat16 bits.
     threads : int, optional
@@ -87,7 +89,7 @@ def adam_step(
         If an argument has a wrong type or dtype.
     ValueError
         If a number is out of its range, arrays do not go together, overlap or are read-only, or a
-        gradient is not finite and `error_if_nonfinite` is set. Whatever is raised, nothing was written.
+        gradient is not finite with ``nonfinite="raise"``. Whatever is raised, nothing was written.
 
     References
     ----------
@@ -105,14 +107,15 @@ def adam_step(
     """
     states = [exp_avg, exp_avg_sq, max_exp_avg_sq]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("adam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
-        error_if_nonfinite,
+    run_step(
+        ("adam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics)),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def adamw_step(
     param: Tensors,
     grad: Tensors,
@@ -131,7 +134,7 @@ def adamw_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -165,7 +168,7 @@ def adamw_step(
         Where eps stands and what AMSGrad keeps: torch ``sqrt(v) / sqrt(1 - betas[1]**t) + eps``, the largest v as it
         is; keras ``sqrt(v) + eps`` with the correction in the step size (so its eps is larger by its root); optax
         ``sqrt(v / (1 - betas[1]**t)) + eps``, the largest of the corrected v (the paper's formula).
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -189,14 +192,15 @@ def adamw_step(
     """
     states = [exp_avg, exp_avg_sq, max_exp_avg_sq]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("adamw_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics))],
-        error_if_nonfinite,
+    run_step(
+        ("adamw_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, semantics)),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def nadam_step(
     param: Tensors,
     grad: Tensors,
@@ -215,7 +219,7 @@ def nadam_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> float:
@@ -248,7 +252,7 @@ def nadam_step(
         What the call for the step before returned; 1 at first.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Returns
@@ -277,22 +281,21 @@ def nadam_step(
     """
     states = [exp_avg, exp_avg_sq]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    (product,) = _core.optim_step(
-        [
-            (
-                "nadam_step",
-                (param, grad, states, master, rounding_seed),
-                common,
-                ([betas, eps, momentum_decay, mu_product], step, False, "torch"),
-            )
-        ],
-        error_if_nonfinite,
+    (product,) = run_step(
+        (
+            "nadam_step",
+            (param, grad, states, master, rounding_seed),
+            common,
+            ([betas, eps, momentum_decay, mu_product], step, False, "torch"),
+        ),
+        nonfinite,
         dtype,
         threads,
     )
     return product
 
 
+@step_function
 def radam_step(
     param: Tensors,
     grad: Tensors,
@@ -309,7 +312,7 @@ def radam_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -338,7 +341,7 @@ def radam_step(
         Added to the root.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -362,14 +365,15 @@ def radam_step(
     """
     states = [exp_avg, exp_avg_sq]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("radam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
-        error_if_nonfinite,
+    run_step(
+        ("radam_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch")),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def adamax_step(
     param: Tensors,
     grad: Tensors,
@@ -386,7 +390,7 @@ def adamax_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -414,7 +418,7 @@ def adamax_step(
         Added to the size of a gradient.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -437,9 +441,9 @@ def adamax_step(
     """
     states = [exp_avg, exp_inf]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("adamax_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
-        error_if_nonfinite,
+    run_step(
+        ("adamax_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch")),
+        nonfinite,
         dtype,
         threads,
     )

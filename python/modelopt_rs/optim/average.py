@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Tensors
+from modelopt_rs.optim.step import step_function
 
 __all__ = ["accumulate_step", "ema_step", "global_norm"]
 
@@ -14,6 +15,7 @@ _PLAIN = (0.0, 1.0, None, 0.0, False)
 """lr, grad_scale, clip_value, weight_decay, maximize."""
 
 
+@step_function
 def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = None, threads: int | None = None) -> None:
     """Move an exponential moving average of weights towards the weights.
 
@@ -21,10 +23,10 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
 
     Parameters
     ----------
-    average : ndarray or list of ndarray
+    average : ndarray, or list or dict of ndarray
         float32, float64, float16 or bfloat16; at first a copy of `param`. Written. In 16 bits small moves
         are lost: keep averages as float32.
-    param : ndarray or list of ndarray
+    param : ndarray, or list or dict of ndarray
         In the shape of `average`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     decay : float
         How much of the average stays, from 0 to below 1.
@@ -49,6 +51,7 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     )
 
 
+@step_function
 def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, threads: int | None = None) -> None:
     """Add gradients to a total: ``total = total + grad``.
 
@@ -56,9 +59,9 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
 
     Parameters
     ----------
-    total : ndarray or list of ndarray
+    total : ndarray, or list or dict of ndarray
         At first zeros: float32 (also for gradients in 16 bits) or float64. Written.
-    grad : ndarray or list of ndarray
+    grad : ndarray, or list or dict of ndarray
         In the shape of `total`, any strides; float64 for float64, else float32, float16 or bfloat16. Not written.
     dtype, threads
         As for `adam_step`.

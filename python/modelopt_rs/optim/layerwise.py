@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from modelopt_rs import _core
-from modelopt_rs._types import Bf16, OptionalTensors, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, StepNonfinite, Tensors
+from modelopt_rs.optim.step import run_step, step_function
 
 __all__ = ["lamb_step"]
 
 
+@step_function
 def lamb_step(
     param: Tensors,
     grad: Tensors,
@@ -24,7 +25,7 @@ def lamb_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -56,7 +57,7 @@ def lamb_step(
         Added to the root.
     weight_decay : float
         ``weight_decay * param`` is added to the direction before its norm is taken.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`. A NaN in a gradient makes the norm NaN, and so the whole array.
 
     Raises
@@ -80,9 +81,9 @@ def lamb_step(
     """
     states = [exp_avg, exp_avg_sq]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("lamb_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch"))],
-        error_if_nonfinite,
+    run_step(
+        ("lamb_step", (param, grad, states, master, rounding_seed), common, ([betas, eps], step, False, "torch")),
+        nonfinite,
         dtype,
         threads,
     )

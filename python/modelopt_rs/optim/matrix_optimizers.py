@@ -67,7 +67,7 @@ class _Whole(Optimizer):
             more = {
                 "grad_scale": grad_scale,
                 "clip_value": clip_value,
-                "error_if_nonfinite": nonfinite == "raise",
+                "nonfinite": "raise" if nonfinite == "raise" else "propagate",
                 "lr": lr,
                 "dtype": dtype,
                 "threads": threads,

@@ -8,13 +8,15 @@ from typing import Literal
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, OptionalTensors, Tensors
+from modelopt_rs._types import Array, Bf16, OptionalTensors, StepNonfinite, Tensors
 from modelopt_rs.arguments import check_choice, shown
+from modelopt_rs.optim.step import refuses, step_function
 from modelopt_rs.reduce import norm
 
 __all__ = ["muon_step"]
 
 
+@step_function
 def muon_step(
     param: Tensors,
     grad: Tensors,
@@ -32,7 +34,7 @@ def muon_step(
     grad_scale: float = 1.0,
     clip_value: float | None = None,
     master: OptionalTensors = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -72,7 +74,7 @@ def muon_step(
     adjust_lr_fn : {"original", "match_rms_adamw"}, optional
         The adjustment for n rows and m columns: original (also None) ``sqrt(max(1, n / m))``, match_rms_adamw
         ``0.2 sqrt(max(n, m))``.
-    maximize, grad_scale, clip_value, master, error_if_nonfinite, dtype
+    maximize, grad_scale, clip_value, master, nonfinite, dtype
         As for `adam_step`. A NaN in a gradient makes the whole matrix NaN.
     threads : int, optional
         Threads of the elementwise part. Those of the products are the BLAS's own.
@@ -109,7 +111,7 @@ def muon_step(
         call = ("muon_step", (param, grad, states, master, None), common, step)
         _core.optim_step([call], refuse, dtype, threads)
 
-    half(1, error_if_nonfinite)
+    half(1, refuses("muon_step", nonfinite))
     for x in directions:
         if x.size > 0:
             x[...] = _orthogonal(x, (a, b, c), ns_steps, eps)

@@ -11,6 +11,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.arguments import check_choice, check_number
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
@@ -232,6 +233,7 @@ class Optimizer:
 
     # ------------------------------------------------------------------------------------------------ steps
 
+    @renamed({"nonfinite": {True: "raise", False: "propagate"}}, error_if_nonfinite="nonfinite")
     def step(
         self,
         grads: Grads | None = None,
@@ -240,7 +242,6 @@ class Optimizer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         nonfinite: Nonfinite = "propagate",
-        error_if_nonfinite: bool = False,
     ) -> StepResult:
         """Step all parameters that have a gradient.
 
@@ -259,8 +260,6 @@ class Optimizer:
         nonfinite : {"propagate", "raise", "skip"}
             What to do where a gradient is NaN or infinite: step all the same; raise, with nothing changed; or step
             nothing: then no state and no number of steps moves, and what was accumulated is forgotten.
-        error_if_nonfinite : bool
-            The same as ``nonfinite="raise"``.
 
         Returns
         -------
@@ -275,7 +274,6 @@ class Optimizer:
         """
         given, count = self._given(grads)
         grad_scale *= count
-        nonfinite = "raise" if error_if_nonfinite else nonfinite
         return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
 
     def _step(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from modelopt_rs.arguments import check_choice, check_number
+from modelopt_rs.signatures import show_options
 
 __all__ = ["constant", "cosine", "exponential", "linear_warmup", "one_cycle", "polynomial", "step_decay"]
 
@@ -153,3 +154,11 @@ def one_cycle(
         return between(max_lr, low / final_div_factor, (at - top) / (steps - 1 - top))
 
     return lr
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from modelopt_rs import _core
-from modelopt_rs._types import Bf16, OptionalTensors, States, Tensors
+from modelopt_rs._types import Bf16, OptionalTensors, States, StepNonfinite, Tensors
 from modelopt_rs.arguments import check_flag, check_number
+from modelopt_rs.optim.step import run_step, step_function
 
 __all__ = ["lion_step", "sgd_step"]
 
 
+@step_function
 def sgd_step(
     param: Tensors,
     grad: Tensors,
@@ -25,7 +26,7 @@ def sgd_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -52,7 +53,7 @@ def sgd_step(
         Nesterov's momentum: needs momentum and no dampening.
     weight_decay : float
         L2: ``weight_decay * param`` is added to the gradient.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -86,21 +87,20 @@ def sgd_step(
         raise ValueError(f"sgd_step: momentum_buffer must be given with momentum={momentum!r}")
     states = [momentum_buffer]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [
-            (
-                "sgd_step",
-                (param, grad, states, master, rounding_seed),
-                common,
-                ([momentum, dampening], step, nesterov, "torch"),
-            )
-        ],
-        error_if_nonfinite,
+    run_step(
+        (
+            "sgd_step",
+            (param, grad, states, master, rounding_seed),
+            common,
+            ([momentum, dampening], step, nesterov, "torch"),
+        ),
+        nonfinite,
         dtype,
         threads,
     )
 
 
+@step_function
 def lion_step(
     param: Tensors,
     grad: Tensors,
@@ -115,7 +115,7 @@ def lion_step(
     clip_value: float | None = None,
     master: OptionalTensors = None,
     rounding_seed: int | None = None,
-    error_if_nonfinite: bool = False,
+    nonfinite: StepNonfinite = "propagate",
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> None:
@@ -139,7 +139,7 @@ def lion_step(
         How much of the mean counts in the step, and stays; from 0 to below 1.
     weight_decay : float
         Decoupled: the parameter is multiplied by ``1 - lr * weight_decay`` first.
-    maximize, grad_scale, clip_value, master, rounding_seed, error_if_nonfinite, dtype, threads
+    maximize, grad_scale, clip_value, master, rounding_seed, nonfinite, dtype, threads
         As for `adam_step`.
 
     Raises
@@ -162,9 +162,9 @@ def lion_step(
     """
     states = [exp_avg]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
-    _core.optim_step(
-        [("lion_step", (param, grad, states, master, rounding_seed), common, ([betas], step, False, "torch"))],
-        error_if_nonfinite,
+    run_step(
+        ("lion_step", (param, grad, states, master, rounding_seed), common, ([betas], step, False, "torch")),
+        nonfinite,
         dtype,
         threads,
     )

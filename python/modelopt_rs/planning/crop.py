@@ -39,11 +39,11 @@ class CropOptions:
         "heads", "query_heads", "ffn", "channels", "hidden" or "all", or several.
     round_to : int, optional
         What the cropped lengths are a multiple of; by default 8 for fractions, 1 for numbers.
-    scope : {"local", "global"}
+    scope : {"group", "global"}
         Whether each group keeps its share, or all groups together.
     norm : {1, 2, inf}
         Of the importance.
-    nan : {"raise", "remove"}
+    nonfinite : {"raise", "remove"}
         What to do with units that have a NaN: refuse, or remove them first.
 
     Examples
@@ -56,9 +56,9 @@ class CropOptions:
     keep: Keep
     what: str | Sequence[str]
     round_to: int | None = None
-    scope: str = "local"
+    scope: str = "group"
     norm: float = 2
-    nan: str = "raise"
+    nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,7 +67,7 @@ class CropOptions:
         if unknown or not self.what:
             got = repr(unknown[0]) if unknown else "none"
             raise OptionError(f"what must be of {', '.join(repr(word) for word in WORDS)}, got {got}")
-        for name, known in (("scope", ("local", "global")), ("nan", ("raise", "remove"))):
+        for name, known in (("scope", ("group", "global")), ("nonfinite", ("raise", "remove"))):
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be {known[0]!r} or {known[1]!r}, got {getattr(self, name)!r}")
         with as_options():
@@ -76,7 +76,7 @@ class CropOptions:
     @property
     def choice(self) -> Choice:
         """The same as the array functions take it."""
-        return Choice(self.keep, self.round_to, self.scope, self.norm, self.nan)
+        return Choice(self.keep, self.round_to, self.scope, self.norm, self.nonfinite)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them."""
@@ -126,11 +126,11 @@ class CropPlan:
             self._lists_heads = family_of("crop_file", config).lists_heads
         self.cropped = self._chooser.cropped
         _check_kinds(tensors, self.cropped)
-        self._local = options.scope == "local"
+        self._local = options.scope == "group"
         # Some have a list for the heads of each layer.
         if described and not self._local and not (self._lists_heads and set(options.what) == {"heads"}):
             raise OptionError(
-                "scope must be 'local', got 'global': layers would keep different numbers, which config.json can't say"
+                "scope must be 'group', got 'global': layers would keep different numbers, which config.json can't say"
             )
 
     def draft(self) -> CropReport:

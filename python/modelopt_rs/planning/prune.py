@@ -14,6 +14,7 @@ __all__ = ["PruneOptions", "WeightAxes", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
+NONFINITE = ("raise", "largest")
 METHODS = ("magnitude", "wanda", "sparsegpt")
 LARGEST_GROUP = 32
 
@@ -26,8 +27,8 @@ class PruneOptions:
     ----------
     sparsity : float, optional
         The share of weights that goes, from 0 to 1.
-    keep, group : int, optional
-        Instead of `sparsity`: how many of each `group` consecutive inputs stay.
+    n, m : int, optional
+        Instead of `sparsity`: how many of each `m` consecutive inputs stay.
     method : {"magnitude", "wanda", "sparsegpt"}
         What goes: the smallest weights, those that meet the smallest inputs as well, or those that the others make up
         for best. The last two need calibration data.
@@ -37,44 +38,44 @@ class PruneOptions:
         Store zeros, or the other weights and a bit for each.
     include, exclude : sequence of str
         Globs over tensor names: what to prune besides the default, and what not to. `exclude` wins.
-    nan : {"raise", "largest"}
+    nonfinite : {"raise", "largest"}
         What a NaN is: an error, or larger than all numbers, so that it stays.
 
     Examples
     --------
     >>> from modelopt_rs.planning.prune import PruneOptions
-    >>> PruneOptions(keep=2, group=4).structure
+    >>> PruneOptions(n=2, m=4).structure
     '2:4'
     """
 
     sparsity: float | None = None
-    keep: int | None = None
-    group: int | None = None
+    n: int | None = None
+    m: int | None = None
     method: str = "magnitude"
     scope: str = "tensor"
     format: str = "dense"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    nan: str = "raise"
+    nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
-        if (self.keep is None) != (self.group is None):
-            raise OptionError(f"keep and group must come together, got keep={self.keep}, group={self.group}")
-        if (self.sparsity is None) == (self.group is None):
+        if (self.n is None) != (self.m is None):
+            raise OptionError(f"n and m must come together, got n={self.n}, m={self.m}")
+        if (self.sparsity is None) == (self.m is None):
             got = "neither" if self.sparsity is None else "both"
-            raise OptionError(f"sparsity, or keep and group, must be given, got {got}")
+            raise OptionError(f"sparsity, or n and m, must be given, got {got}")
         if self.sparsity is not None and not 0.0 <= self.sparsity <= 1.0:
             raise OptionError(f"sparsity must be from 0 to 1, got {self.sparsity}")
-        if self.group is not None and not 2 <= self.group <= LARGEST_GROUP:
-            raise OptionError(f"group must be from 2 to {LARGEST_GROUP}, got {self.group}")
-        if self.keep is not None and self.group is not None and not 1 <= self.keep < self.group:
-            raise OptionError(f"keep must be from 1 to below group ({self.group}), got {self.keep}")
-        for name, known in (("method", METHODS), ("scope", SCOPES), ("format", FORMATS), ("nan", ("raise", "largest"))):
+        if self.m is not None and not 2 <= self.m <= LARGEST_GROUP:
+            raise OptionError(f"m must be from 2 to {LARGEST_GROUP}, got {self.m}")
+        if self.n is not None and self.m is not None and not 1 <= self.n < self.m:
+            raise OptionError(f"n must be from 1 to below m ({self.m}), got {self.n}")
+        for name, known in (("method", METHODS), ("scope", SCOPES), ("format", FORMATS), ("nonfinite", NONFINITE)):
             if getattr(self, name) not in known:
                 shown = ", ".join(repr(word) for word in known)
                 raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
-        if self.group is not None and self.scope != "tensor":
-            raise OptionError(f"scope must be left out with keep and group, got {self.scope!r}")
+        if self.m is not None and self.scope != "tensor":
+            raise OptionError(f"scope must be left out with n and m, got {self.scope!r}")
         if self.calibrated and self.scope != "tensor":
             own = "each row loses the share" if self.method == "wanda" else "each tensor loses the share"
             raise OptionError(f"scope must be left out with method {self.method!r} ({own}), got {self.scope!r}")
@@ -88,7 +89,7 @@ class PruneOptions:
     @property
     def structure(self) -> str:
         """The structure of the zeros, as compressed-tensors spells it."""
-        return "unstructured" if self.group is None else f"{self.keep}:{self.group}"
+        return "unstructured" if self.m is None else f"{self.n}:{self.m}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them."""
@@ -161,8 +162,8 @@ def plan_prune(
     >>> from modelopt_rs.stream.model import TensorInfo
     >>> from modelopt_rs.planning.prune import PruneOptions, plan_prune
     >>> tensors = {"fc.weight": TensorInfo("fc.weight", "F32", (4, 6), 96)}
-    >>> plan_prune(tensors, {}, PruneOptions(keep=2, group=4))["fc.weight"].reason
-    '6 inputs are no multiple of the group of 4'
+    >>> plan_prune(tensors, {}, PruneOptions(n=2, m=4))["fc.weight"].reason
+    '6 inputs are no multiple of 4'
     """
     check_plain(tensors, config)
     known = axes if axes is not None else {}
@@ -187,8 +188,8 @@ def why_not(info: TensorInfo, options: PruneOptions, layout: WeightAxes = PLAIN)
         return f"{len(info.shape)}-dimensional: not a matrix or more"
     if 0 in info.shape:
         return "empty"
-    if layout.unclear is not None and (options.group or options.scope == "row" or options.calibrated):
+    if layout.unclear is not None and (options.m or options.scope == "row" or options.calibrated):
         return f"which axis holds inputs isn't clear: {layout.unclear}"
-    if options.group and layout.in_axis is not None and info.shape[layout.in_axis] % options.group:
-        return f"{info.shape[layout.in_axis]:,} inputs are no multiple of the group of {options.group}"
+    if options.m and layout.in_axis is not None and info.shape[layout.in_axis] % options.m:
+        return f"{info.shape[layout.in_axis]:,} inputs are no multiple of {options.m}"
     return None

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from modelopt_rs.arguments import check_fields
@@ -60,6 +60,12 @@ class RunOptions:
     memory: bool = False
     seed: int = 0
 
+    def __repr__(self) -> str:
+        """Show what is not the default."""
+        values = [(each.name, getattr(self, each.name), each) for each in fields(self)]
+        other = [f"{name}={value!r}" for name, value, each in values if not _is_default(value, each)]
+        return f"RunOptions({', '.join(other)})"
+
     def __post_init__(self) -> None:
         check_fields(self)
         for name, least in (("samples", 1), ("rounds", 0), ("seed", 0)):
@@ -70,6 +76,11 @@ class RunOptions:
                 raise OptionError(f"dims: {name} must be 0 or more, got {length}")
         if self.max_error is not None and not (self.max_error >= 0.0 and math.isfinite(self.max_error)):
             raise OptionError(f"max_error must be a finite number of 0 or more, got {self.max_error}")
+
+
+def _is_default(value: Any, of: "Field[Any]") -> bool:
+    default = of.default_factory() if of.default_factory is not MISSING else of.default
+    return type(value) is type(default) and bool(value == default)
 
 
 DEFAULT_RUN = RunOptions()

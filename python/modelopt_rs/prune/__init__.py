@@ -13,6 +13,7 @@ from modelopt_rs.prune.training import PrunedOptimizer
 from modelopt_rs.prune.transformers import cropped_config, transformer_groups
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, threshold
 from modelopt_rs.prune.wanda import ColumnNorms, wanda
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "BitmaskArray",
@@ -51,3 +52,11 @@ __all__ = [
     "transformer_groups",
     "wanda",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -3,15 +3,17 @@
 import numpy as np
 
 from modelopt_rs import reduce
-from modelopt_rs._types import Array, Bf16, Nan
-from modelopt_rs.arguments import check_flag, listed, shown
+from modelopt_rs._types import Array, Bf16, MaskKind, Nan
+from modelopt_rs.arguments import check_choice, listed, shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, magnitude
 
 __all__ = ["blocks"]
 
 
+@renamed({"mask": {True: "bool", False: None}}, nan="nonfinite")
 def blocks(
     w: Array,
     block: tuple[int, ...],
@@ -19,8 +21,8 @@ def blocks(
     *,
     norm: float = 1,
     axis: int | tuple[int, ...] | None = None,
-    mask: bool = False,
-    nan: Nan = "raise",
+    mask: MaskKind = None,
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -41,9 +43,9 @@ def blocks(
         The norm that blocks are ranked by.
     axis : None, int or tuple of int
         None: one ranking of all blocks. Else the same share of blocks along `axis`, as in `magnitude`.
-    mask : bool
-        Return which blocks stay instead: bool, one for each block.
-    nan : "raise" or "largest"
+    mask : None, "bool" or "bits"
+        Return which blocks stay instead, one for each block; see `threshold`.
+    nonfinite : "raise" or "largest"
         What the norm of a block with NaN is: an error, or larger than all others.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w`. `w` itself: in place.
@@ -68,15 +70,15 @@ def blocks(
     """
     w = as_array(w, "blocks: w")
     sizes = tuple(listed("blocks", "block", block, "integers"))
-    check_flag("blocks", "mask", mask)
+    check_choice("blocks", "mask", mask, (None, "bool", "bits"))
     if len(sizes) != w.ndim or any(not isinstance(b, int | np.integer) or b < 1 for b in sizes):
         raise ValueError(
             f"blocks: block must have a positive integer for each of the {w.ndim} axes, got {shown(block)}"
         )
     if any(n % b for n, b in zip(w.shape, sizes, strict=True)):
         raise ValueError(f"blocks: block must divide the shape {w.shape} of w, got {block}")
-    if mask and out is not None:
-        raise ValueError("blocks: out must be None with mask=True, got an array")
+    if mask is not None and out is not None:
+        raise ValueError(f"blocks: out must be None with mask={mask!r}, got an array")
     counts = [n // b for n, b in zip(w.shape, sizes, strict=True)]
     split = w.reshape([n for pair in zip(counts, sizes, strict=True) for n in pair])
     within = tuple(range(1, 2 * w.ndim, 2))
@@ -84,8 +86,10 @@ def blocks(
     with said_as({**said, "norm": "blocks", "magnitude": "blocks"}):
         scores = np.asarray(reduce.norm(split, axis=within or None, ord=norm, dtype=dtype, threads=threads))
         with said_as({"magnitude: sparsity": "blocks: sparsity", "magnitude: axis": "blocks: axis"}):
-            stays = magnitude(scores.reshape(counts), sparsity, axis=axis, mask="bool", nan=nan, threads=threads)
-    if mask:
+            scores = scores.reshape(counts)
+            kind = mask or "bool"
+            stays = magnitude(scores, sparsity, axis=axis, mask=kind, nonfinite=nonfinite, threads=threads)
+    if mask is not None:
         return stays
     for i, size in enumerate(sizes):
         stays = np.repeat(stays, size, axis=i)

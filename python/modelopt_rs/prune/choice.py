@@ -37,7 +37,7 @@ class Choice:
 
     def check(self, function: str) -> None:
         """Refuse what is none of the values; `keep` is checked with the groups."""
-        check_choice(function, "scope", self.scope, ("local", "global"))
+        check_choice(function, "scope", self.scope, ("group", "global"))
         check_choice(function, "nonfinite", self.nonfinite, ("raise", "remove"))
         check_number(function, "norm", self.norm)
         if self.norm not in (1, 2, math.inf):
@@ -81,7 +81,7 @@ class Chooser:
         self._steps = {g.name: _step(function, g, choice.round_to, keeps[g.name][1]) for g in self.cropped}
 
     def sizes(self) -> dict[str, int]:
-        """Return how many units each group keeps (of the local scope: in the global one the scores decide)."""
+        """Return how many units each group keeps (of the scope of groups: in the global one the scores decide)."""
         return self._rounded(self._counts)
 
     def kept(self, scores: Mapping[str, Scores]) -> dict[str, Indices]:

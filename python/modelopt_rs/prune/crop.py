@@ -12,6 +12,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import check_mapping
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
 from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of, integers
@@ -83,13 +84,14 @@ class CropReport:
         raise KeyError(name)
 
 
+@renamed({"scope": {"local": "group"}})
 def crop(
     tensors: Mapping[str, Array],
     groups: Iterable[Group],
     *,
     keep: Keep = 0.5,
     round_to: int | None = None,
-    scope: Literal["local", "global"] = "local",
+    scope: Literal["group", "global"] = "group",
     norm: float = 2,
     scores: Mapping[str, Array] | None = None,
     nonfinite: Literal["raise", "remove"] = "raise",
@@ -116,7 +118,7 @@ def crop(
         such lengths (half to even), at least one, at most the most that fit. Groups that stay whole are left alone.
         By default fractions are rounded to lengths that are multiples of 8 (in groups that have a shorter one than
         the whole), numbers not at all.
-    scope : {"local", "global"}
+    scope : {"group", "global"}
         "global": the fraction is one of all units together; those with the least importance, relative to the mean of
         their group (so that layers with large weights don't drown the others), go first. Each block of each group
         keeps one unit at least. Groups then keep different numbers, which the files of most model families cannot say.
@@ -164,13 +166,14 @@ def crop(
     return _apply("crop", tensors, groups, report.kept, threads), report
 
 
+@renamed({"scope": {"local": "group"}})
 def plan_crop(
     tensors: Mapping[str, Array],
     groups: Iterable[Group],
     *,
     keep: Keep = 0.5,
     round_to: int | None = None,
-    scope: Literal["local", "global"] = "local",
+    scope: Literal["group", "global"] = "group",
     norm: float = 2,
     scores: Mapping[str, Array] | None = None,
     nonfinite: Literal["raise", "remove"] = "raise",

@@ -23,8 +23,8 @@ class InputStats:
 
     Parameters
     ----------
-    features : int
-        Inputs of the layer, before cropping.
+    features : int, optional
+        Inputs of the layer, before cropping; None: those of the first update.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class InputStats:
     mean : ndarray of float64
         ``sum x / count``, (features,).
     products : ndarray of float64
-        ``sum x xᵀ``, (features, features).
+        ``sum x xᵀ``, (features, features); empty before `features` are known.
 
     Raises
     ------
@@ -50,16 +50,23 @@ class InputStats:
            [14., 20.]]))
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int | None = None) -> None:
+        self.count, self._open = 0, features is None
+        self._begin(0 if features is None else self._checked(features))
+
+    def _begin(self, features: int) -> None:
+        self._sum = np.zeros(features)
+        self.products: NDArray[np.float64] = np.zeros((features, features))
+
+    @staticmethod
+    def _checked(features: int) -> int:
         if isinstance(features, bool) or not isinstance(features, (int, np.integer)):
             raise TypeError(f"InputStats: features must be an integer, got {shown(features)}")
         if features < 1:
             raise ValueError(f"InputStats: features must be at least 1, got {features}")
         if features > _MOST:
             raise ValueError(f"InputStats: features must be at most {_MOST:,}, got {features}")
-        self.count = 0
-        self._sum = np.zeros(features)
-        self.products: NDArray[np.float64] = np.zeros((features, features))
+        return int(features)
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -82,13 +89,18 @@ class InputStats:
             If `x` has another number of features, or is not finite; nothing was added then.
         """
         _expect_floats("InputStats", "x", x)
-        features = len(self._sum)
+        if self._open and 0 in (x.ndim, *x.shape[-1:]):
+            raise ValueError(f"InputStats: x must have shape (..., features), at least one, got {x.shape}")
+        features = self._checked(x.shape[-1]) if self._open else len(self._sum)
         if x.shape[-1:] != (features,):
             raise ValueError(f"InputStats: x must have shape (..., {features}), got {x.shape}")
         with said_as({"count_nonfinite": "InputStats"}):
             bad = int(_core.count_nonfinite(x, None, False, None, None))
         if bad:
             raise ValueError(f"InputStats: x must be finite, got {bad} numbers that are not; nothing was added")
+        if self._open:
+            self._begin(features)
+            self._open = False
         rows = x.reshape(-1, features)
         for begin in range(0, len(rows), _ROWS):
             wide = rows[begin : begin + _ROWS].astype(np.float64)
@@ -108,6 +120,11 @@ class InputStats:
         """
         if not isinstance(other, InputStats):
             raise TypeError(f"InputStats: other must be InputStats, got {type(other).__name__}")
+        if other._open:
+            return
+        if self._open:
+            self._begin(len(other._sum))
+            self._open = False
         if len(other._sum) != len(self._sum):
             raise ValueError(f"InputStats: other must have {len(self._sum)} features, got {len(other._sum)}")
         self._sum += other._sum

@@ -9,6 +9,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import former, renamed
 from modelopt_rs.prune.unstructured import packed_shape
 
 __all__ = ["BitmaskArray", "GroupsArray", "compress", "to_csr"]
@@ -56,26 +57,29 @@ class BitmaskArray:
 
 @dataclass(frozen=True, eq=False)
 class GroupsArray:
-    """An array of N:M sparsity as `keep` values of each `group` and their places.
+    """An array of N:M sparsity as `n` values of each `m` and their places.
 
     Attributes
     ----------
     values : ndarray
-        ``shape[:-1] + (shape[-1] // group * keep,)``.
+        ``shape[:-1] + (shape[-1] // m * n,)``.
     indices : ndarray of uint8
-        The place of each value in its group, ascending, packed by `modelopt_rs.quant.pack` to 2 bits (group to 4), 4
+        The place of each value in its group, ascending, packed by `modelopt_rs.quant.pack` to 2 bits (m to 4), 4
         bits (to 16) or 8 (to 32).
-    keep, group : int
-        `keep` values of each `group` elements.
+    n, m : int
+        `n` values of each `m` elements.
     shape : tuple of int
         The shape of the array.
     """
 
     values: Array
     indices: NDArray[np.uint8]
-    keep: int
-    group: int
+    n: int
+    m: int
     shape: tuple[int, ...]
+
+    keep = former("n")
+    group = former("m")
 
     @property
     def nbytes(self) -> int:
@@ -93,8 +97,8 @@ class GroupsArray:
         result = np.empty(self.shape, self.values.dtype) if out is None else out
         _check_shape(result, self.shape)
         places = np.empty(self.values.shape, np.uint8)
-        _core.unpack(self.indices, _index_bits(self.group), self.values.shape[-1], places, threads)
-        _core.decompress_groups((self.values, places, self.keep, self.group), result, dtype, threads)
+        _core.unpack(self.indices, _index_bits(self.m), self.values.shape[-1], places, threads)
+        _core.decompress_groups((self.values, places, self.n, self.m), result, dtype, threads)
         return result
 
 
@@ -105,8 +109,8 @@ def _check_shape(out: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"decompress: out must have shape {shape}, got {out.shape}")
 
 
-def _index_bits(group: int) -> int:
-    return 2 if group <= 4 else 4 if group <= 16 else 8
+def _index_bits(m: int) -> int:
+    return 2 if m <= 4 else 4 if m <= 16 else 8
 
 
 def compress_rows(w: Array, dtype: Bf16, threads: int | None) -> BitmaskArray:
@@ -118,26 +122,27 @@ def compress_rows(w: Array, dtype: Bf16, threads: int | None) -> BitmaskArray:
     return BitmaskArray(values, bitmask, offsets, w.shape)
 
 
+@renamed(keep="n", group="m")
 def compress(
     w: Array,
     *,
-    keep: int | None = None,
-    group: int | None = None,
+    n: int | None = None,
+    m: int | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> BitmaskArray | GroupsArray:
     """Store a pruned array without its zeros.
 
     By default as a bitmask: the weights that are not zero and a bit for each weight; a float32 matrix of half zeros
-    takes 0.53 of its size, of 90 % zeros 0.13. With `keep` and `group` as N:M: `keep` values of each `group` and their
+    takes 0.53 of its size, of 90 % zeros 0.13. With `n` and `m` as N:M: `n` values of each `m` and their
     places; 2 of 4 takes 0.53 of the size in float32, 0.56 in 16 bits.
 
     Parameters
     ----------
     w : ndarray of float32, float64, float16 or bfloat16
         Any shape and strides. Not written. NaN counts as not zero, -0 as zero.
-    keep, group : int, optional
-        Store N:M, along the last axis; no group may have more than `keep` weights that are not zero.
+    n, m : int, optional
+        Store N:M, along the last axis; no `m` may have more than `n` weights that are not zero.
     dtype : "bf16", optional
         Read a uint16 array as bfloat16 bits.
     threads : int, optional
@@ -153,7 +158,7 @@ def compress(
     TypeError
         If `w` is no array of floats.
     ValueError
-        If a group has more than `keep` weights that are not zero, or `group` does not divide the last axis.
+        If `m` consecutive ones have more than `n` weights that are not zero, or `m` does not divide the last axis.
 
     Examples
     --------
@@ -165,24 +170,24 @@ def compress(
     array([[0., 7., 0., 5.]])
     """
     w = as_array(w, "compress: w")
-    if (keep is None) != (group is None):
-        raise ValueError(f"compress: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
-    if keep is None or group is None:
+    if (n is None) != (m is None):
+        raise ValueError(f"compress: n and m must come together, got n={shown(n)}, m={shown(m)}")
+    if n is None or m is None:
         return compress_rows(w, dtype, threads)
-    for name, number in (("keep", keep), ("group", group)):
+    for name, number in (("n", n), ("m", m)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise TypeError(f"compress: {name} must be an integer, got {shown(number)}")
-    if not (2 <= group <= 32 and 1 <= keep < group):
-        raise ValueError(f"compress: group must be from 2 to 32 and keep from 1 to below it, got {keep} of {group}")
-    if not w.ndim or w.shape[-1] % group:
-        raise ValueError(f"compress: w must have a multiple of {group} elements in its last axis, got shape {w.shape}")
-    values = np.empty((*w.shape[:-1], w.shape[-1] // group * keep), w.dtype)
+    if not (2 <= m <= 32 and 1 <= n < m):
+        raise ValueError(f"compress: m must be from 2 to 32 and n from 1 to below it, got {n} of {m}")
+    if not w.ndim or w.shape[-1] % m:
+        raise ValueError(f"compress: w must have a multiple of {m} elements in its last axis, got shape {w.shape}")
+    values = np.empty((*w.shape[:-1], w.shape[-1] // m * n), w.dtype)
     places = np.empty(values.shape, np.uint8)
-    _core.compress_groups(w, (values, places, keep, group), dtype, threads)
-    bits = _index_bits(group)
+    _core.compress_groups(w, (values, places, n, m), dtype, threads)
+    bits = _index_bits(m)
     indices = np.empty((*values.shape[:-1], -(-values.shape[-1] * bits // 8)), np.uint8)
     _core.pack(places, bits, indices, threads)
-    return GroupsArray(values, indices, keep, group, w.shape)
+    return GroupsArray(values, indices, n, m, w.shape)
 
 
 def to_csr(

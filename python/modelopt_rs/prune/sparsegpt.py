@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nan
+from modelopt_rs.deprecated import former, renamed, warn_former
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.repair import InputStats
 from modelopt_rs.prune.unstructured import prune_into, share_of
@@ -22,7 +23,7 @@ class Hessian:
     >>> import numpy as np, modelopt_rs as mo
     >>> hessian = mo.prune.Hessian()
     >>> hessian.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
-    >>> hessian.matrix()
+    >>> hessian.second_derivative
     array([[25.,  3.],
            [ 3.,  1.]])
     """
@@ -30,8 +31,26 @@ class Hessian:
     def __init__(self) -> None:
         self._stats: InputStats | None = None
 
+    @classmethod
+    def of(cls, stats: InputStats) -> "Hessian":
+        """Return one of sums that are there; they are not copied.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> stats = mo.prune.InputStats(2)
+        >>> stats.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
+        >>> mo.prune.Hessian.of(stats).count
+        2
+        """
+        if not isinstance(stats, InputStats):
+            raise TypeError(f"Hessian: stats must be InputStats, got {type(stats).__name__}")
+        found = cls()
+        found._stats = stats
+        return found
+
     @property
-    def rows(self) -> int:
+    def count(self) -> int:
         """How many rows were seen."""
         return 0 if self._stats is None else self._stats.count
 
@@ -77,23 +96,32 @@ class Hessian:
             stats.merge(other._stats)
         self._stats = stats
 
-    def matrix(self) -> NDArray[np.float64]:
-        """Return H, as `sparsegpt` takes it."""
+    @property
+    def second_derivative(self) -> NDArray[np.float64]:
+        """H."""
         if self._stats is None or self._stats.count == 0:
-            raise ValueError("Hessian: matrix must come after an update, got none")
+            raise ValueError("Hessian: second_derivative must come after an update, got none")
         return self._stats.products * (2 / self._stats.count)
 
+    def matrix(self) -> NDArray[np.float64]:
+        """Return `second_derivative`: the former form."""
+        warn_former("Hessian.matrix()", "Hessian.second_derivative")
+        return self.second_derivative
 
+    rows = former("count")
+
+
+@renamed(nan="nonfinite", keep="n", group="m", block="block_size")
 def sparsegpt(
     w: Array,
     hessian: Hessian | NDArray[np.float64],
     sparsity: float | None = None,
     *,
-    keep: int | None = None,
-    group: int | None = None,
+    n: int | None = None,
+    m: int | None = None,
     damping: float = 0.01,
-    block: int = 128,
-    nan: Nan = "raise",
+    block_size: int = 128,
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -103,7 +131,7 @@ def sparsegpt(
     With ``(H + λ I)⁻¹ = Uᵀ U``, `U` upper triangular and `λ` `damping` times the mean of the diagonal of `H`, columns
     are taken from the first to the last. Where ``w[i, j]`` goes, ``w[i, k] -= w[i, j] / U[j, j] * U[j, k]`` for all
     ``k >= j``, which makes it 0. What goes is what has the lowest ``|w[i, j]| / U[j, j]`` at the time of the choice: of
-    each `block` of columns, over all rows, when it is reached; or of each `group` of a row, when that is reached.
+    each block of `block_size` columns, over all rows, when it is reached; or of each `m` of a row, when these are.
     Exactly ``round(sparsity * n)`` of all n weights go: of the blocks up to each the share of them, rounded. Among
     equal ones the lowest index goes first. (The authors' program prunes all up to a threshold of each block.) Inputs
     that never were other than 0 (``H[j, j] == 0``) have their diagonal set to 1, and all of their weights become 0.
@@ -120,13 +148,13 @@ def sparsegpt(
         Of the inputs; an array is (in, in) and symmetric (what is above its diagonal is not read). Not written.
     sparsity : float
         The share that goes, from 0 to 1.
-    keep, group : int
+    n, m : int
         Instead of `sparsity`: N:M, see `n_of_m`.
     damping : float
         At least 0; more corrects less, and makes up for few rows of calibration data.
-    block : int
-        Columns whose weights are chosen together. With `group` it is rounded up to whole groups and chooses nothing.
-    nan : "raise" or "largest"
+    block_size : int
+        Columns whose weights are chosen together. With `m` it is rounded up to whole groups and chooses nothing.
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays. What is not finite is not made up for.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w`. `w` itself: in place.
@@ -140,7 +168,7 @@ def sparsegpt(
     TypeError
         If `w` is no array of floats, or `hessian` or `out` have another dtype.
     ValueError
-        If shapes do not fit, neither or both of `sparsity` and `group` are given, `hessian` is not finite or, with
+        If shapes do not fit, neither or both of `sparsity` and `m` are given, `hessian` is not finite or, with
         `damping`, not positive definite, or `w` holds NaN; nothing is written.
 
     References
@@ -160,13 +188,13 @@ def sparsegpt(
     >>> mo.prune.sparsegpt(np.array([[1.0, 2.0, 3.0]]), hessian, 1 / 3, damping=1e-6).round(2)
     array([[0., 3., 3.]])
     """
-    share = share_of("sparsegpt", sparsity, keep, group)
-    matrix = hessian.matrix() if isinstance(hessian, Hessian) else hessian
+    share = share_of("sparsegpt", sparsity, n, m)
+    matrix = hessian.second_derivative if isinstance(hessian, Hessian) else hessian
     return prune_into(
         "sparsegpt",
         w,
-        lambda to, how: _core.sparsegpt(w, matrix, share, (damping, block), to, how),
+        lambda to, how: _core.sparsegpt(w, matrix, share, (damping, block_size), to, how),
         None,
         out,
-        (nan, dtype, threads),
+        (nonfinite, dtype, threads),
     )

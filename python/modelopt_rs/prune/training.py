@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import check_choice, listed, shown
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Grads, Group, Nonfinite
 from modelopt_rs.optim.result import StepResult
@@ -48,8 +49,8 @@ class PrunedOptimizer(Optimizer):
         learning rates.
     scope : {"tensor", "row", "global"}
         What loses that share: each parameter, each of its rows (slices of axis 0), or all of them as one.
-    keep, group, axis : int
-        Instead of `sparsity`: `keep` of each `group` consecutive weights along `axis` stay, chosen in the first step;
+    n, m, axis : int
+        Instead of `sparsity`: `n` of each `m` consecutive weights along `axis` stay, chosen in the first step;
         see `n_of_m`.
     params : iterable of str or int, optional
         The names, or in a list the places, of the parameters to prune; else all of two and more axes.
@@ -72,7 +73,7 @@ class PrunedOptimizer(Optimizer):
         If `optimizer` is none, `sparsity` is no number, or a parameter to prune has no floats or (with "global")
         another dtype than the first.
     ValueError
-        If `sparsity`, `keep`, `group`, `axis` or `every` are out of range, neither or both of `sparsity` and `group`
+        If `sparsity`, `n`, `m`, `axis` or `every` are out of range, neither or both of `sparsity` and `m`
         are given, or `params` names no parameter, or one that doesn't fit.
 
     Notes
@@ -88,7 +89,7 @@ class PrunedOptimizer(Optimizer):
     --------
     >>> import numpy as np, modelopt_rs as mo
     >>> w = np.array([[4.0, -1.0, 3.0, 2.0]], dtype=np.float32)
-    >>> grow = lambda step: mo.prune.linear(step, sparsity=0.5, begin=0, end=2)
+    >>> grow = mo.prune.linear(0.5, begin=0, end=2)
     >>> optimizer = mo.prune.PrunedOptimizer(mo.optim.SGD([w], lr=0.1, momentum=0.9), grow)
     >>> for _ in range(3):
     ...     _ = optimizer.step([np.ones_like(w)])
@@ -98,34 +99,33 @@ class PrunedOptimizer(Optimizer):
     0.5 [[3.44 0.   2.44 0.  ]]
     """
 
+    @renamed(keep="n", group="m")
     def __init__(
         self,
         optimizer: Optimizer,
         sparsity: Sparsity | None = None,
         *,
         scope: Literal["tensor", "row", "global"] = "tensor",
-        keep: int | None = None,
-        group: int | None = None,
+        n: int | None = None,
+        m: int | None = None,
         axis: int = -1,
         params: Iterable[str | int] | None = None,
         every: int = 1,
     ) -> None:
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, PrunedOptimizer):
             raise TypeError(f"{_NAME}: optimizer must be one of modelopt_rs.optim, got {type(optimizer).__name__}")
-        if (sparsity is None) == (group is None):
+        if (sparsity is None) == (m is None):
             got = "neither" if sparsity is None else "both"
-            raise ValueError(f"{_NAME}: sparsity or keep and group must be given, got {got}")
-        if (keep is None) != (group is None):
-            raise ValueError(
-                f"{_NAME}: keep and group must come together, got keep={shown(keep)}, group={shown(group)}"
-            )
+            raise ValueError(f"{_NAME}: sparsity or n and m must be given, got {got}")
+        if (n is None) != (m is None):
+            raise ValueError(f"{_NAME}: n and m must come together, got n={shown(n)}, m={shown(m)}")
         check_choice(_NAME, "scope", scope, ("tensor", "row", "global"))
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"{_NAME}: every must be an integer of at least 1, got {shown(every)}")
         self.optimizer, self.steps = optimizer, 0
         self.masks: dict[str, Bits] = {}
         self._sparsity, self._scope, self._every = sparsity, scope, every
-        self._n_of_m = None if keep is None or group is None else (keep, group, axis)
+        self._n_of_m = None if n is None or m is None else (n, m, axis)
         self._pruned = _chosen(optimizer.params, params, scope)
         self._asked = 0.0
         self._flags: dict[str, Bits] = {}
@@ -192,6 +192,7 @@ class PrunedOptimizer(Optimizer):
         """Forget what was accumulated."""
         self.optimizer.zero_accumulated()
 
+    @renamed({"nonfinite": {True: "raise", False: "propagate"}}, error_if_nonfinite="nonfinite")
     def step(
         self,
         grads: Grads | None = None,
@@ -200,13 +201,12 @@ class PrunedOptimizer(Optimizer):
         clip_norm: float | None = None,
         clip_value: float | None = None,
         nonfinite: Nonfinite = "propagate",
-        error_if_nonfinite: bool = False,
     ) -> StepResult:
         """Prune what is due and step all parameters that have a gradient.
 
         Parameters
         ----------
-        grads, grad_scale, clip_norm, clip_value, nonfinite, error_if_nonfinite
+        grads, grad_scale, clip_norm, clip_value, nonfinite
             As for `Optimizer.step`; gradients of pruned weights are taken as 0. Not written. A step that is skipped
             prunes nothing.
 
@@ -221,7 +221,6 @@ class PrunedOptimizer(Optimizer):
             As for `Optimizer.step`; the schedule gives no number from 0 to 1; masks are due and a weight is NaN. Then
             nothing was changed.
         """
-        nonfinite = "raise" if error_if_nonfinite else nonfinite
         given, count = self.optimizer.gradients(grads)
         asked = max(self._asked, self._due())
         masks = self._masks(asked) if asked > self._asked else self.masks
@@ -265,8 +264,8 @@ class PrunedOptimizer(Optimizer):
         if self.steps % self._every:
             return 0.0
         if self._n_of_m is not None:
-            keep, group, _ = self._n_of_m
-            return 1 - keep / group
+            n, m, _ = self._n_of_m
+            return 1 - n / m
         step = self.steps + 1
         share = self._sparsity(step) if callable(self._sparsity) else self._sparsity
         if isinstance(share, bool) or not isinstance(share, int | float | np.floating):

@@ -218,7 +218,7 @@ class _Model:
 def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, Any]:
     """Return the configuration of a model that `crop` has cropped by `transformer_groups`.
 
-    All layers must keep the same numbers (``scope="local"``). What transformers can load:
+    All layers must keep the same numbers (``scope="group"``). What transformers can load:
 
     - ``intermediate_size`` (DistilBERT: ``hidden_dim``) and, for the Llama family, ``num_attention_heads``,
       ``num_key_value_heads`` and ``head_dim``: every version. Llama, Gemma 2 and Gemma 3 also want ``hidden_size`` to

@@ -1,6 +1,7 @@
 """Pruning of single weights by magnitude: a threshold, a share, N of M."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Axis, Bf16, MaskKind, Nan, PruneCall
 from modelopt_rs.arguments import check_choice, listed, shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 
 __all__ = ["apply_mask", "global_magnitude", "magnitude", "n_of_m", "prune_into", "share_of", "threshold"]
 
@@ -48,15 +50,15 @@ def prune_into(
 
 
 def share_of(
-    function: str, sparsity: float | None, keep: int | None, group: int | None
+    function: str, sparsity: float | None, n: int | None, m: int | None
 ) -> tuple[float | None, tuple[int, int] | None]:
-    """Give the one of sparsity and (keep, group) that was given."""
-    if (sparsity is None) == (group is None):
+    """Give the one of sparsity and (n, m) that was given."""
+    if (sparsity is None) == (m is None):
         got = "neither" if sparsity is None else "both"
-        raise ValueError(f"{function}: sparsity or keep and group must be given, got {got}")
-    if (keep is None) != (group is None):
-        raise ValueError(f"{function}: keep and group must come together, got keep={shown(keep)}, group={shown(group)}")
-    return sparsity, None if keep is None or group is None else (keep, group)
+        raise ValueError(f"{function}: sparsity or n and m must be given, got {got}")
+    if (n is None) != (m is None):
+        raise ValueError(f"{function}: n and m must come together, got n={shown(n)}, m={shown(m)}")
+    return sparsity, None if n is None or m is None else (n, m)
 
 
 def _check_kind(function: str, mask: MaskKind) -> None:
@@ -86,12 +88,13 @@ def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-1], -(-shape[-1] // 8)) if shape else (1,)
 
 
+@renamed(nan="nonfinite")
 def threshold(
     w: Array,
     eps: float,
     *,
     mask: MaskKind = None,
-    nan: Nan = "raise",
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -109,7 +112,7 @@ def threshold(
     mask : None, "bool" or "bits"
         Return which weights stay instead: bool of the shape of `w`, or uint8 with a bit for each, lowest bit first,
         rows of the last axis beginning on a byte (as `numpy.packbits` with ``axis=-1, bitorder="little"``).
-    nan : "raise" or "largest"
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w` (or of the mask). `w` itself: in place.
@@ -132,17 +135,18 @@ def threshold(
     array([ 0.5,  0. ,  0. , -3. ])
     """
     return prune_into(
-        "threshold", w, lambda to, how: _core.threshold(w, eps, to, how), mask, out, (nan, dtype, threads)
+        "threshold", w, lambda to, how: _core.threshold(w, eps, to, how), mask, out, (nonfinite, dtype, threads)
     )
 
 
+@renamed(nan="nonfinite")
 def magnitude(
     w: Array,
     sparsity: float = 0.5,
     *,
     axis: Axis = None,
     mask: MaskKind = None,
-    nan: Nan = "raise",
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
@@ -163,7 +167,7 @@ def magnitude(
         (out, in) prunes each row by itself, ``axis=(1, 2, 3)`` each filter of a convolution.
     mask : None, "bool" or "bits"
         Return which weights stay instead; see `threshold`.
-    nan : "raise" or "largest"
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w` (or of the mask). `w` itself: in place.
@@ -201,41 +205,69 @@ def magnitude(
         lambda to, how: _core.magnitude(w, sparsity, axis, to, how),
         mask,
         out,
-        (nan, dtype, threads),
+        (nonfinite, dtype, threads),
     )
 
 
+@overload
 def global_magnitude(
     arrays: Sequence[Array],
     sparsity: float = 0.5,
     *,
     mask: MaskKind = None,
-    nan: Nan = "raise",
+    nonfinite: Nan = "raise",
     out: Sequence[Array] | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
-) -> list[Array]:
+) -> list[Array]: ...
+@overload
+def global_magnitude(
+    arrays: Mapping[str, Array],
+    sparsity: float = 0.5,
+    *,
+    mask: MaskKind = None,
+    nonfinite: Nan = "raise",
+    out: Mapping[str, Array] | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> dict[str, Array]: ...
+@renamed(nan="nonfinite")
+def global_magnitude(
+    arrays: Sequence[Array] | Mapping[str, Array],
+    sparsity: float = 0.5,
+    *,
+    mask: MaskKind = None,
+    nonfinite: Nan = "raise",
+    out: Sequence[Array] | Mapping[str, Array] | None = None,
+    dtype: Bf16 = None,
+    threads: int | None = None,
+) -> list[Array] | dict[str, Array]:
     """Set the smallest magnitudes of all arrays together to zero: exactly ``round(sparsity * n)`` of all `n` weights.
 
     Nothing is concatenated. Among equal magnitudes the first array and in it the lowest index goes first.
 
     Parameters
     ----------
-    arrays : list of ndarray
+    arrays : list or dict of ndarray
         float32, float64, float16 or bfloat16, all of one dtype; any shapes and strides. Not written, unless they are
         `out`.
     sparsity : float
         The share that goes, from 0 to 1.
     mask : None, "bool" or "bits"
         Return which weights stay instead; see `threshold`.
-    nan : "raise" or "largest"
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays.
-    out : list of ndarray, optional
-        Written and returned; not with ``mask="bits"``.
+    out : list or dict of ndarray, optional
+        As `arrays`. Written and returned; not with ``mask="bits"``.
     dtype : "bf16", optional
         Read uint16 arrays as bfloat16 bits.
     threads : int, optional
         Threads of this call; never changes the result.
+
+    Returns
+    -------
+    list or dict of ndarray
+        As `arrays`.
 
     Raises
     ------
@@ -254,9 +286,16 @@ def global_magnitude(
     _check_kind(function, mask)
     if mask == "bits" and out is not None:
         raise ValueError(f'{function}: out must be None with mask="bits", got a list; pack bool masks by mo.quant.pack')
+    if isinstance(arrays, Mapping):
+        given = None if out is None else _in_order(function, list(arrays), out)
+        values: list[Array] = list(arrays.values())
+        found = global_magnitude(
+            values, sparsity, mask=mask, nonfinite=nonfinite, out=given, dtype=dtype, threads=threads
+        )
+        return dict(zip(arrays, found, strict=True))
     arrays = listed(function, "arrays", arrays, "NumPy arrays")
     arrays = [as_array(w, f"{function}: arrays[{i}]") for i, w in enumerate(arrays)]
-    options: PruneCall = (_before_out(nan, out), dtype, threads)
+    options: PruneCall = (_before_out(nonfinite, out), dtype, threads)
     if out is not None:
         result = listed(function, "out", out, "NumPy arrays")
         for i, array in enumerate(result):
@@ -280,36 +319,46 @@ def global_magnitude(
     return written
 
 
+def _in_order(function: str, names: list[str], out: Any) -> list[Array]:
+    """Return the arrays of `out` in the order of the names."""
+    if not isinstance(out, Mapping):
+        raise TypeError(f"{function}: out must be a dict like arrays, got {shown(out)}")
+    if sorted(out) != sorted(names):
+        raise ValueError(f"{function}: out must have the keys of arrays, got others")
+    return [out[name] for name in names]
+
+
+@renamed(nan="nonfinite", keep="n", group="m")
 def n_of_m(
     w: Array,
-    keep: int = 2,
-    group: int = 4,
+    n: int = 2,
+    m: int = 4,
     axis: int = -1,
     *,
     mask: MaskKind = None,
-    nan: Nan = "raise",
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> Array:
-    """Keep the `keep` largest of each `group` consecutive weights along `axis`; the others become zero.
+    """Keep the `n` largest of each `m` consecutive weights along `axis`; the others become zero.
 
-    2 of 4 is the sparsity that hardware multiplies twice as fast. `keep` counts what stays (some tools count the
+    2 of 4 is the sparsity that hardware multiplies twice as fast. `n` counts what stays (some tools count the
     zeros). Among equal magnitudes the lowest index goes first.
 
     Parameters
     ----------
     w : ndarray of float32, float64, float16 or bfloat16
         Any shape and strides. Not written, unless it is `out` as well.
-    keep : int
-        From 1 to below `group`.
-    group : int
+    n : int
+        From 1 to below `m`.
+    m : int
         From 2 to 32; divides the length of `axis`.
     axis : int
         Which axis the groups lie along: that of the inputs, the last of a matrix (out, in).
     mask : None, "bool" or "bits"
         Return which weights stay instead; see `threshold`.
-    nan : "raise" or "largest"
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w` (or of the mask). `w` itself: in place.
@@ -323,7 +372,7 @@ def n_of_m(
     TypeError
         If `w` is no array of floats, or `out` has another dtype.
     ValueError
-        If `keep` or `group` are out of range, `group` does not divide the axis, `w` holds NaN, or `out` does not fit;
+        If `n` or `m` are out of range, `m` does not divide the axis, `w` holds NaN, or `out` does not fit;
         nothing is written.
 
     References
@@ -339,10 +388,10 @@ def n_of_m(
     return prune_into(
         "n_of_m",
         w,
-        lambda to, how: _core.n_of_m(w, keep, group, axis, to, how),
+        lambda to, how: _core.n_of_m(w, n, m, axis, to, how),
         mask,
         out,
-        (nan, dtype, threads),
+        (nonfinite, dtype, threads),
     )
 
 

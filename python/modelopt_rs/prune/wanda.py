@@ -6,7 +6,9 @@ from numpy.typing import NDArray
 from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array, Bf16, MaskKind, Nan
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import former, renamed, warn_former
 from modelopt_rs.prune.naming import said_as
+from modelopt_rs.prune.repair import InputStats
 from modelopt_rs.prune.unstructured import prune_into, share_of
 
 __all__ = ["ColumnNorms", "wanda"]
@@ -21,15 +23,15 @@ class ColumnNorms:
     Examples
     --------
     >>> import numpy as np, modelopt_rs as mo
-    >>> norms = mo.prune.ColumnNorms()
-    >>> norms.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
-    >>> norms.norm()
+    >>> stats = mo.prune.ColumnNorms()
+    >>> stats.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
+    >>> stats.norms
     array([5., 1.], dtype=float32)
     """
 
     def __init__(self) -> None:
         self.square_sum: NDArray[np.float64] | None = None
-        self.rows = 0
+        self.count = 0
 
     def update(self, x: Array, *, dtype: Bf16 = None, threads: int | None = None) -> None:
         """Take activations in, of shape (..., columns); nothing is kept of them.
@@ -53,7 +55,7 @@ class ColumnNorms:
             raise ValueError(f"ColumnNorms: x must be finite, is not in column {bad[0]}")
         squares = np.square(norm)
         self.square_sum = squares if self.square_sum is None else self.square_sum + squares
-        self.rows += x.size // max(x.shape[-1], 1)
+        self.count += x.size // max(x.shape[-1], 1)
 
     def merge(self, other: "ColumnNorms") -> None:
         """Take in what another has seen."""
@@ -65,46 +67,56 @@ class ColumnNorms:
             want, got = len(self.square_sum), len(other.square_sum)
             raise ValueError(f"ColumnNorms: other must have {want} columns, got {got}")
         self.square_sum = other.square_sum.copy() if self.square_sum is None else self.square_sum + other.square_sum
-        self.rows += other.rows
+        self.count += other.count
 
-    def norm(self) -> NDArray[np.float32]:
-        """Return the norm of each column, as `wanda` takes it."""
+    @property
+    def norms(self) -> NDArray[np.float32]:
+        """The norm of each column."""
         if self.square_sum is None:
-            raise ValueError("ColumnNorms: norm must come after an update, got none")
+            raise ValueError("ColumnNorms: norms must come after an update, got none")
         return np.sqrt(self.square_sum).astype(np.float32)
 
+    def norm(self) -> NDArray[np.float32]:
+        """Return `norms`: the former form."""
+        warn_former("ColumnNorms.norm()", "ColumnNorms.norms")
+        return self.norms
 
+    rows = former("count")
+
+
+@renamed(nan="nonfinite", x_norm="x_stats", keep="n", group="m")
 def wanda(
     w: Array,
-    x_norm: Array,
+    x_stats: ColumnNorms | InputStats | Array,
     sparsity: float | None = None,
     *,
-    keep: int | None = None,
-    group: int | None = None,
+    n: int | None = None,
+    m: int | None = None,
     mask: MaskKind = None,
-    nan: Nan = "raise",
+    nonfinite: Nan = "raise",
     out: Array | None = None,
     dtype: Bf16 = None,
     threads: int | None = None,
 ) -> Array:
     """Prune each row by weight times activation.
 
-    ``score[i, j] = |w[i, j]| * x_norm[j]``; of each row the lowest ``round(sparsity * columns)`` go, or all but the
-    `keep` highest of each `group`. Among equal scores the lowest index goes first. No weight is changed but to zero.
+    ``score[i, j] = |w[i, j]| * norm[j]``; of each row the lowest ``round(sparsity * columns)`` go, or all but the
+    `n` highest of each `m`. Among equal scores the lowest index goes first. No weight is changed but to zero.
 
     Parameters
     ----------
     w : ndarray of float32, float64, float16 or bfloat16
         (out, in), any strides. Not written, unless it is `out` as well.
-    x_norm : ndarray of float32 (float64 for float64 weights)
-        (in,): the norm of each input over the calibration data, see `ColumnNorms`. Not written.
+    x_stats : ColumnNorms, InputStats or ndarray
+        Of the inputs. An array is (in,), in float32 (float64 for float64 weights): the norm of each input over the
+        calibration data. Not written.
     sparsity : float
         The share of each row that goes, from 0 to 1.
-    keep, group : int
+    n, m : int
         Instead of `sparsity`: N:M, see `n_of_m`.
     mask : None, "bool" or "bits"
         Return which weights stay instead; see `threshold`.
-    nan : "raise" or "largest"
+    nonfinite : "raise" or "largest"
         What NaN is: an error, or larger than all numbers, so that it stays.
     out : ndarray, optional
         Written and returned: the shape and dtype of `w` (or of the mask). `w` itself: in place.
@@ -116,9 +128,9 @@ def wanda(
     Raises
     ------
     TypeError
-        If `w` is no array of floats, or `x_norm` or `out` have another dtype.
+        If `w` is no array of floats, or `x_stats` or `out` have another dtype.
     ValueError
-        If shapes do not fit, neither or both of `sparsity` and `group` are given, `x_norm` is negative or not finite,
+        If shapes do not fit, neither or both of `sparsity` and `m` are given, `x_stats` is negative or not finite,
         or `w` holds NaN; nothing is written.
 
     References
@@ -133,12 +145,22 @@ def wanda(
     >>> mo.prune.wanda(w, np.array([9.0, 1.0, 1.0, 1.0], dtype=np.float32), 0.5)
     array([[1., 0., 0., 4.]], dtype=float32)
     """
-    share = share_of("wanda", sparsity, keep, group)
+    share = share_of("wanda", sparsity, n, m)
+    norms: Array = x_stats  # type: ignore[assignment]
+    if isinstance(x_stats, ColumnNorms | InputStats):
+        if x_stats.count == 0:
+            raise ValueError("wanda: x_stats must come after an update, got none")
+        if isinstance(x_stats, ColumnNorms):
+            norms = x_stats.norms
+        else:
+            norms = np.sqrt(np.diag(x_stats.products)).astype(np.float32)
+        w = as_array(w, "wanda: w")
+        norms = norms.astype(np.float64) if w.dtype == np.float64 else norms
     return prune_into(
         "wanda",
         w,
-        lambda to, how: _core.wanda(w, x_norm, share, to, how),
+        lambda to, how: _core.wanda(w, norms, share, to, how),
         mask,
         out,
-        (nan, dtype, threads),
+        (nonfinite, dtype, threads),
     )

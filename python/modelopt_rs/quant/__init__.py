@@ -7,11 +7,15 @@ from modelopt_rs.quant.calibrator import Calibrator
 from modelopt_rs.quant.coding import fake_quantize, quantize
 from modelopt_rs.quant.formats import Format, formats
 from modelopt_rs.quant.gptq import gptq
+from modelopt_rs.quant.linear import linear
+from modelopt_rs.quant.packed_weight import PackedWeight
 from modelopt_rs.quant.packing import pack, unpack
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "Calibrator",
     "Format",
+    "PackedWeight",
     "QuantizedArray",
     "awq_scales",
     "dequantize",
@@ -19,9 +23,18 @@ __all__ = [
     "fake_quantize",
     "formats",
     "gptq",
+    "linear",
     "pack",
     "quantize",
     "quantize_linear",
     "requantize_linear",
     "unpack",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

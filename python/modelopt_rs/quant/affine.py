@@ -8,18 +8,20 @@ from numpy.typing import DTypeLike
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nonfinite, Rounding
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.quant.codes import Code, code_of, code_of_array, float_dtype
 
 __all__ = ["dequantize_linear", "quantize_linear", "requantize_linear"]
 
 
+@renamed(block_size="group_size")
 def quantize_linear(
     x: Array,
     scale: Array | float,
     zero_point: Array | int | None = None,
     *,
     axis: int | None = None,
-    block_size: int | None = None,
+    group_size: int | None = None,
     dtype: DTypeLike | None = None,
     rounding: Rounding = "even",
     nonfinite: Nonfinite = "saturate",
@@ -38,13 +40,13 @@ def quantize_linear(
         Any shape and strides; not written. What is not C-contiguous is copied first.
     scale : ndarray of floats, or float
         Finite and not 0, rounded to the dtype that is computed in. One number; with `axis` also one for each index of
-        it, shape ``(x.shape[axis],)``; with `block_size` one for each block, in the shape of `x` but
-        ``ceil(x.shape[axis] / block_size)`` at the axis.
+        it, shape ``(x.shape[axis],)``; with `group_size` one for each block, in the shape of `x` but
+        ``ceil(x.shape[axis] / group_size)`` at the axis.
     zero_point : ndarray of integers, or int, optional
         The code of 0, in the shape of `scale` or one number. None: 0, as for all codes that are floats.
     axis : int, optional
         Along which scales differ. (ONNX's own default is 1.)
-    block_size : int, optional
+    group_size : int, optional
         Consecutive elements along `axis` that share a scale; the last block may be shorter.
     dtype : dtype or str, optional
         int8, uint8, int16, uint16, of `ml_dtypes` int4, uint4, int2, uint2, float8_e4m3fn, float8_e5m2,
@@ -98,17 +100,18 @@ def quantize_linear(
     if out is None:
         out = np.empty(x.shape, code.array)
     params = (_scales(scale), _integers("quantize_linear", "zero_point", zero_point))
-    _core.quantize_linear(x, out, params, (code.name, axis, block_size), (rounding, nonfinite), threads)
+    _core.quantize_linear(x, out, params, (code.name, axis, group_size), (rounding, nonfinite), threads)
     return out
 
 
+@renamed(block_size="group_size")
 def dequantize_linear(
     q: Array,
     scale: Array | float,
     zero_point: Array | int | None = None,
     *,
     axis: int | None = None,
-    block_size: int | None = None,
+    group_size: int | None = None,
     q_dtype: str | None = None,
     dtype: DTypeLike | Literal["bf16"] = np.float32,
     out: Array | None = None,
@@ -122,7 +125,7 @@ def dequantize_linear(
     ----------
     q : ndarray
         Codes as `quantize_linear` makes them, or int32. Not written.
-    scale, zero_point, axis, block_size
+    scale, zero_point, axis, group_size
         As for `quantize_linear`; a scale may be any number.
     q_dtype : str, optional
         What the codes of a uint8 array are, where they are the bits of floats: "float8_e4m3fn" and so on.
@@ -155,10 +158,11 @@ def dequantize_linear(
     if out is None:
         out = np.empty(q.shape, float_dtype("dequantize_linear", dtype))
     params = (_scales(scale), _integers("dequantize_linear", "zero_point", zero_point))
-    _core.dequantize_linear(q, out, params, (_source("dequantize_linear", q, q_dtype), axis, block_size), bits, threads)
+    _core.dequantize_linear(q, out, params, (_source("dequantize_linear", q, q_dtype), axis, group_size), bits, threads)
     return out
 
 
+@renamed(block_size="group_size")
 def requantize_linear(
     q: Array,
     scale: Array | float,
@@ -167,7 +171,7 @@ def requantize_linear(
     to_zero_point: Array | int | None = None,
     *,
     axis: int | None = None,
-    block_size: int | None = None,
+    group_size: int | None = None,
     q_dtype: str | None = None,
     dtype: DTypeLike | None = None,
     rounding: Rounding = "even",
@@ -187,7 +191,7 @@ def requantize_linear(
         Of `q`, as for `dequantize_linear`.
     to_scale, to_zero_point
         Of the result, as for `quantize_linear`.
-    axis, block_size
+    axis, group_size
         For those that are more than one number.
     q_dtype : str, optional
         As for `dequantize_linear`.
@@ -216,7 +220,7 @@ def requantize_linear(
         (q, out),
         from_,
         to,
-        (_source("requantize_linear", q, q_dtype), axis, block_size),
+        (_source("requantize_linear", q, q_dtype), axis, group_size),
         (code.name, rounding),
         threads,
     )

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, GroupSize, Scheme
+from modelopt_rs._types import Array, Bf16, Format, GroupSize, Parts, Scheme, Spec
 from modelopt_rs.arrays import as_array
+from modelopt_rs.quant import products
 from modelopt_rs.quant.codes import float_dtype
+from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
 
 __all__ = ["QuantizedArray", "dequantize"]
 
@@ -131,6 +133,26 @@ class QuantizedArray(_LookedUp):
             raise ValueError("QuantizedArray: copy must not be False, got False; the numbers are made from codes")
         return self.dequantize(np.float32 if dtype is None else dtype)
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if ufunc is np.matmul and method == "__call__" and not options:
+            a, b = inputs
+            if isinstance(a, QuantizedArray) and len(a.shape) == 2:
+                return products.rows(a._given, np.asarray(b) if isinstance(b, QuantizedArray) else b)
+            if isinstance(b, QuantizedArray) and len(b.shape) == 2:
+                return products.columns(np.asarray(a) if isinstance(a, QuantizedArray) else a, b._given)
+        arrays = [np.asarray(each) if isinstance(each, QuantizedArray) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __matmul__(self, other: Any) -> Array:
+        """Return the product with a vector or a matrix: that of `quant.linear`, "int24" or else "float32"."""
+        product: Array = np.matmul(self, other)
+        return product
+
+    def __rmatmul__(self, other: Any) -> Array:
+        """Return the product of vectors or a matrix with this one: sums in float32, in the order of the rows."""
+        product: Array = np.matmul(other, self)
+        return product
+
     def __reduce__(self) -> tuple[Any, ...]:
         return QuantizedArray, tuple(getattr(self, name) for name in self.__dataclass_fields__)
 
@@ -138,6 +160,43 @@ class QuantizedArray(_LookedUp):
         if not self.shape:
             raise TypeError("QuantizedArray: a 0-d array has no length")
         return self.shape[0]
+
+    def prepack(self, *, threads: int | None = None) -> PackedWeight:
+        """Bring it into the form that `modelopt_rs.quant.linear` reads fastest: once for many products.
+
+        Parameters
+        ----------
+        threads : int, optional
+            Threads of this call; never changes the result.
+
+        Returns
+        -------
+        PackedWeight
+            About as many bytes; it doesn't need this array any more.
+
+        Raises
+        ------
+        ValueError
+            If it is no matrix, or has codes that are not evenly spaced, or scales for its columns or for tiles.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> mo.quantize(np.eye(32, dtype=np.float32), bits=4, group_size=16).prepack()
+        PackedWeight(shape=(32, 32), bits=4, scheme='symmetric', group_size=16)
+        """
+        scheme = self.scheme
+        if scheme is None:
+            schemes: dict[str, Scheme] = {"asymmetric": "asymmetric", "minmax": "minmax"}
+            scheme = schemes.get(str(self.format).rpartition("_")[2], "symmetric")
+        return prepacked(self._given, self.bits, scheme, threads)
+
+    @property
+    def _given(self) -> tuple[Parts, Spec, tuple[int, ...]]:
+        """Its parts, how they are to be read, and its shape: as kernels take it."""
+        format: Format = self.format if self.format is not None else (self.bits, self.scheme)
+        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
+        return parts, (format, self.axis, self.group_size), self.shape
 
     def take(
         self,

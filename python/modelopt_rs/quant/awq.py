@@ -18,7 +18,7 @@ class HasSquares(Protocol):
     """What sums the squares of inputs: `modelopt_rs.prune.ColumnNorms`."""
 
     square_sum: NDArray[np.float64] | None
-    rows: int
+    count: int
 
 
 @runtime_checkable
@@ -119,13 +119,13 @@ def _magnitudes(x_stats: Any) -> NDArray[np.float64]:
             raise TypeError(f"awq_scales: x_stats must be {what}, got {x_stats.dtype}")
         return x_stats
     if isinstance(x_stats, HasMatrix):
-        squares = x_stats.matrix().diagonal() / 2  # of which a Hessian has twice the mean
+        squares = x_stats.second_derivative.diagonal() / 2  # of which a Hessian has twice the mean
     elif isinstance(x_stats, HasProducts):
         squares = x_stats.products.diagonal() / max(x_stats.count, 1)
     elif isinstance(x_stats, HasSquares):
         if x_stats.square_sum is None:
             raise ValueError("awq_scales: x_stats must have seen inputs, got none")
-        squares = x_stats.square_sum / max(x_stats.rows, 1)
+        squares = x_stats.square_sum / max(x_stats.count, 1)
     else:
         raise TypeError(f"awq_scales: x_stats must be {what}, got {type(x_stats).__name__}")
     return np.sqrt(squares)

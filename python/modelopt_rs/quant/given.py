@@ -57,7 +57,7 @@ class Given:
                 scale,
                 zero_point,
                 axis=place,
-                block_size=group_size if isinstance(group_size, int) else None,
+                group_size=group_size if isinstance(group_size, int) else None,
                 dtype=name,
                 rounding=self.rounding,
                 nonfinite=nonfinite,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, ScaleDtype, Scheme, Search, Spec
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.coding import allocate, check_out
 
@@ -21,10 +22,12 @@ ActOrder: TypeAlias = Literal[False, True, "groups"]
 class HasMatrix(Protocol):
     """What gathers the second moments of inputs: `modelopt_rs.prune.Hessian`."""
 
-    def matrix(self) -> NDArray[np.float64]:
+    @property
+    def second_derivative(self) -> NDArray[np.float64]:
         """Return them."""
 
 
+@renamed(damp="damping")
 def gptq(
     w: Array,
     hessian: HasMatrix | NDArray[np.float64],
@@ -35,7 +38,7 @@ def gptq(
     group_size: int | None = None,
     act_order: ActOrder = False,
     static_groups: bool = False,
-    damp: float = 0.01,
+    damping: float = 0.01,
     block_size: int = 128,
     search: Search = None,
     scale_dtype: ScaleDtype = None,
@@ -45,8 +48,8 @@ def gptq(
 ) -> QuantizedArray:
     """Quantize a layer so that its outputs change least, by correcting the weights that are not yet rounded.
 
-    With ``(H + λ I)⁻¹ = Uᵀ U``, `U` upper triangular and `λ` `damp` times the mean of the diagonal of `H`, columns are
-    rounded from the first to the last: ``w[i, j]`` becomes the nearest number ``q`` that has a code, and
+    With ``(H + λ I)⁻¹ = Uᵀ U``, `U` upper triangular and `λ` `damping` times the mean of the diagonal of `H`, columns
+    are rounded from the first to the last: ``w[i, j]`` becomes the nearest number ``q`` that has a code, and
     ``w[i, k] -= (w[i, j] - q) / U[j, j] * U[j, k]`` for all ``k > j``. What is minimized so, greedily, is
     ``tr((W - Q) (H + λ I) (W - Q)ᵀ)``, the squared error of the outputs over the inputs that `H` has seen.
 
@@ -81,7 +84,7 @@ def gptq(
     static_groups : bool
         Find the scales of all groups before anything is corrected: what ``act_order=True`` needs, which reaches
         the columns of a group one here, one there.
-    damp : float
+    damping : float
         At least 0; more corrects less, and makes up for few rows of calibration data.
     block_size : int
         Columns that are rounded before those behind them follow. It changes the time, and no bit.
@@ -106,8 +109,8 @@ def gptq(
     TypeError
         If `w` is no array of floats, or `hessian` is no Hessian and no array of float64.
     ValueError
-        If an option is out of its range, shapes do not fit, `w` or `hessian` is not finite or `hessian`, with `damp`,
-        not positive definite; nothing is written.
+        If an option is out of its range, shapes do not fit, `w` or `hessian` is not finite or `hessian`, with
+        `damping`, not positive definite; nothing is written.
 
     References
     ----------
@@ -129,7 +132,7 @@ def gptq(
     True
     """
     w = as_array(w, "gptq: w")
-    matrix: Any = hessian.matrix() if isinstance(hessian, HasMatrix) else hessian
+    matrix: Any = hessian.second_derivative if isinstance(hessian, HasMatrix) else hessian
     if not isinstance(matrix, np.ndarray):
         raise TypeError(f"gptq: hessian must be a Hessian or an array of float64, got {type(hessian).__name__}")
     spec: Spec = ((bits, scheme), axis, group_size)
@@ -138,6 +141,6 @@ def gptq(
     else:
         check_out("gptq", out, spec)
     parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
-    pass_ = (act_order, static_groups, damp, block_size)
+    pass_ = (act_order, static_groups, damping, block_size)
     _core.gptq(w, matrix, parts, spec, (search, scale_dtype), pass_, (dtype, threads))
     return out

@@ -6,6 +6,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import check_flag
 from modelopt_rs.arrays import as_array
+from modelopt_rs.deprecated import renamed
 
 __all__ = ["pack", "unpack"]
 
@@ -50,23 +51,24 @@ def pack(codes: Array, bits: int, *, out: Array | None = None, threads: int | No
     return out
 
 
+@renamed(n="length")
 def unpack(
-    packed: Array, bits: int, n: int, *, signed: bool = False, out: Array | None = None, threads: int | None = None
+    packed: Array, bits: int, length: int, *, signed: bool = False, out: Array | None = None, threads: int | None = None
 ) -> Array:
     """Unpack codes, one a byte: undoes `pack`.
 
     Parameters
     ----------
     packed : ndarray of uint8
-        ``ceil(n * bits / 8)`` bytes in the last axis, padding bits zero. Not written.
+        ``ceil(length * bits / 8)`` bytes in the last axis, padding bits zero. Not written.
     bits : {8, 4, 2, 1}
         Bits of a code.
-    n : int
+    length : int
         Codes in a row.
     signed : bool
         Whether codes are two's complement; the result is then int8.
     out : ndarray of uint8 (int8 where signed), optional
-        C-contiguous, ``packed.shape[:-1] + (n,)``: written and returned.
+        C-contiguous, ``packed.shape[:-1] + (length,)``: written and returned.
     threads : int, optional
         Threads of this call; never changes the result.
 
@@ -86,11 +88,11 @@ def unpack(
     check_flag("unpack", "signed", signed)
     if out is None:
         packed = as_array(packed, "unpack: packed")
-        # A wrong `n` or `bits` is for the core to refuse, before anything of that size is allocated.
-        known = isinstance(n, int) and isinstance(bits, int) and bits in (8, 4, 2, 1)
-        fits = known and packed.ndim and packed.shape[-1] == -(-n * bits // 8)
-        out = np.empty((*packed.shape[:-1], n) if fits else (0,), np.int8 if signed else np.uint8)
+        # A wrong `length` or `bits` is for the core to refuse, before anything of that size is allocated.
+        known = isinstance(length, int) and isinstance(bits, int) and bits in (8, 4, 2, 1)
+        fits = known and packed.ndim and packed.shape[-1] == -(-length * bits // 8)
+        out = np.empty((*packed.shape[:-1], length) if fits else (0,), np.int8 if signed else np.uint8)
     elif isinstance(out, np.ndarray) and out.dtype != (np.int8 if signed else np.uint8):
         raise TypeError(f"unpack: out must have dtype {'int8' if signed else 'uint8'}, got {out.dtype}")
-    _core.unpack(packed, bits, n, out, threads)
+    _core.unpack(packed, bits, length, out, threads)
     return out

@@ -1,14 +1,18 @@
 """The peak of this process's memory."""
 
-import resource
 import sys
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["peak_memory"]
 
 
 def peak_memory() -> int:
-    """Return the most bytes of memory that this process has had resident so far.
+    """Return the most bytes of memory that this process has had resident so far; 0 where the system does not say.
 
     Examples
     --------
@@ -24,5 +28,7 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

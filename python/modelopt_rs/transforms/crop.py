@@ -78,7 +78,9 @@ class Scorer:
         if self._nan == "raise" and len(bad):
             where = f"{self._source.path}: tensor {quote(cut.member.name)}"
             unit = f"unit {bad[0]:,} of group {quote(cut.group.name)}"
-            raise ValueError(f"{where}: {unit} has a NaN; nan='remove' (--nan remove) removes such units first")
+            raise ValueError(
+                f"{where}: {unit} has a NaN; nonfinite='remove' (--nonfinite remove) removes such units first"
+            )
 
     def _take_in(self, group: str, place: int, part: Scores) -> None:
         waiting = self._waiting[group]

@@ -78,7 +78,9 @@ class Pruner:
         if options.scope == "global" and self._chosen:
             if "" not in self._found:
                 sparsity = options.sparsity or 0.0
-                self._found[""] = rank_together(self._source, self._chosen, sparsity, options.nan, self._execution)
+                self._found[""] = rank_together(
+                    self._source, self._chosen, sparsity, options.nonfinite, self._execution
+                )
             shared = SharedThreshold(*self._found[""])
         return {info.name: self._transform(info, shared, then) for info in self._chosen}
 
@@ -130,15 +132,14 @@ def _prune_by_inputs(
     matrix = np.ascontiguousarray(outputs).reshape(len(outputs), -1)
     statistics = inputs()
     rows = len(matrix) // len(statistics)
-    share = {"sparsity": options.sparsity, "keep": options.keep, "group": options.group}
+    share = {"sparsity": options.sparsity, "n": options.n, "m": options.m}
     for place, each in enumerate(statistics):
         part = matrix[place * rows : (place + 1) * rows]
-        more: Any = {**share, "nan": options.nan, "dtype": how[1], "threads": how[2], "out": part}
+        more: Any = {**share, "nonfinite": options.nonfinite, "dtype": how[1], "threads": how[2], "out": part}
         if isinstance(each, Hessian):
             sparsegpt(part, each, **more)
         else:
-            norm = each.norm()
-            wanda(part, norm.astype(np.float64) if part.dtype == np.float64 else norm, **more)
+            wanda(part, each, **more)
     outputs[...] = matrix.reshape(outputs.shape)
 
 
@@ -203,15 +204,15 @@ class Prune(Transform):
         return [copy, Buffer("f8", 3 * columns**2 if self._options.method == "sparsegpt" else columns, per=0)]
 
     def _ranking(self) -> Ranking:
-        return Ranking([self._info], self._options.sparsity or 0.0, self._options.nan, self._threads)
+        return Ranking([self._info], self._options.sparsity or 0.0, self._options.nonfinite, self._threads)
 
     def _rows_together(self) -> int:
         """Return how many rows must come together."""
         output = self._info.rows // self._info.shape[0]
         if self._options.calibrated:
             return self._info.rows
-        if self._options.group is not None:
-            return output * (self._options.group if self._axes.in_axis == 0 else 1)
+        if self._options.m is not None:
+            return output * (self._options.m if self._axes.in_axis == 0 else 1)
         if self._options.scope == "row":
             return output if self._axes.out_axis == 0 else self._info.rows
         return 1
@@ -227,16 +228,16 @@ class Prune(Transform):
         """Return what prunes a tile."""
         options, shape, dtype = self._options, self._info.shape, FLOATS[self._info.dtype]
         # In place, so that NaN must be looked for first.
-        how = ("raise-first" if options.nan == "raise" else options.nan, dtype, self._threads)
+        how = ("raise-first" if options.nonfinite == "raise" else options.nonfinite, dtype, self._threads)
         if self._inputs is not None:
             assert self._axes.out_axis is not None
             assert self._axes.in_axis is not None
             return partial(
                 _prune_by_inputs, shape, (self._axes.out_axis, self._axes.in_axis), options, how, self._inputs
             )
-        if options.keep is not None and options.group is not None:
+        if options.n is not None and options.m is not None:
             assert self._axes.in_axis is not None
-            return partial(_prune_groups, shape, self._axes.in_axis, (options.keep, options.group), how)
+            return partial(_prune_groups, shape, self._axes.in_axis, (options.n, options.m), how)
         if options.scope == "row":
             assert self._axes.out_axis is not None
             return partial(_prune_rows, shape, self._axes.out_axis, options.sparsity or 0.0, how)

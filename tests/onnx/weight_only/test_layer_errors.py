@@ -126,3 +126,35 @@ def test_a_model_that_can_not_be_run_has_its_weights_measured(tmp_path: Path) ->
     report = quantized(tmp_path, proto, max_layer_error=0.001)
     assert reasons(report)["w"].startswith("8 bits (its error at 4 bits is 0.0")
     assert " on " not in reasons(report)["w"].split(")")[0]
+
+
+def attention(bias: bool) -> Any:
+    """One head of attention as exporters write it, its weights without names that say what they do."""
+    weights = {name: normal(64, 64, seed=i) for i, name in enumerate("qkvo")} | {"b": normal(64, seed=4)}
+    nodes = []
+    for name in "qkv":
+        nodes.append(node("MatMul", ["x", name], [f"{name}0"]))
+        nodes.append(
+            node("Add", ["b", f"{name}0"], [f"{name}1"]) if bias else node("Identity", [f"{name}0"], [f"{name}1"])
+        )
+        nodes.append(node("Unsqueeze", [f"{name}1", "one"], [f"{name}2"]))
+    nodes.append(node("Transpose", ["k2"], ["k3"], perm=[0, 1, 3, 2]))
+    nodes.append(node("MatMul", ["q2", "k3"], ["scores"]))
+    nodes.append(node("Softmax", ["scores"], ["p0"], axis=-1))
+    nodes.append(node("Dropout", ["p0"], ["p"]))
+    nodes.append(node("MatMul", ["p", "v2"], ["c0"]))
+    nodes.append(node("Squeeze", ["c0", "one"], ["c"]))
+    nodes.append(node("MatMul", ["c", "o"], ["y"]))
+    constants = weights | {"one": np.array([1], np.int64)}
+    return model(nodes, [value("x", ["n", 16, 64])], [value("y", ["n", 16, 64])], constants, opset=17)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_that_make_attention_values_are_known_by_the_graph(tmp_path: Path, bias: bool) -> None:
+    report = quantized(tmp_path, attention(bias), run=None)
+    assert [name for name, reason in reasons(report).items() if reason.startswith("8 bits")] == ["v"]
+    assert report.warnings[0].endswith("over 0.075, the limit of attention values")
+    told = quantized(tmp_path, attention(bias), run=None, max_layer_error=0.3, overwrite=True)
+    assert not [reason for reason in reasons(told).values() if reason.startswith("8 bits")]
+    alone = quantized(tmp_path, attention(bias), run=None, uniform=True, overwrite=True)
+    assert not [reason for reason in reasons(alone).values() if reason.startswith("8 bits")]

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
 from modelopt_rs.containers.reading import read_into
+from modelopt_rs.containers.system import open_beneath
 from modelopt_rs.errors import quote
 
 __all__ = ["Extent", "ExternalFiles", "ModelFile", "Trust", "parse_entries"]
@@ -34,7 +35,6 @@ _PROBLEMS: Final = {
     errno.ENXIO: "is not a regular file",
     errno.ENAMETOOLONG: "can't be a file name",
 }
-_WALK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class File(Protocol):
@@ -231,8 +231,8 @@ class ExternalFiles:
             allowed, real = Path(self._trust.symlinks_under).resolve(), path.resolve()
             if not real.is_relative_to(allowed):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            return _open_beneath(allowed, list(real.relative_to(allowed).parts))
-        return _open_beneath(self._model.parent, parts)
+            return open_beneath(allowed, list(real.relative_to(allowed).parts))
+        return open_beneath(self._model.parent, parts)
 
     def close(self) -> None:
         """Close all files."""
@@ -240,18 +240,6 @@ class ExternalFiles:
             self._closed = True
             while self._open:
                 os.close(self._open.popitem()[1])
-
-
-def _open_beneath(directory: Path, parts: list[str]) -> int:
-    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in parts[:-1]:
-            below = os.open(part, _WALK | os.O_DIRECTORY, dir_fd=at)
-            os.close(at)
-            at = below
-        return os.open(parts[-1], _WALK, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 class _External:

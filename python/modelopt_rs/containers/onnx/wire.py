@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
+from modelopt_rs.containers.system import read_place
 
 __all__ = ["LAZY_BYTES", "MAX_DEPTH", "Payload", "Skeleton", "field", "scan", "varint"]
 
@@ -234,7 +235,7 @@ class _Scanner:
         parts = []
         while nbytes:
             try:
-                part = os.pread(self._fd, nbytes, at)
+                part = read_place(self._fd, nbytes, at)
             except OSError as e:
                 raise OSError(e.errno, e.strerror, str(self._path)) from e
             if not part:

@@ -19,6 +19,7 @@ from modelopt_rs.interop.torch.optimizers import (
     RAdam,
     RMSprop,
 )
+from modelopt_rs.signatures import show_options
 
 __all__ = [
     "LAMB",
@@ -35,3 +36,11 @@ __all__ = [
     "RAdam",
     "RMSprop",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without what these are made from."""
+    return sorted(__all__)
+
+
+show_options(globals())

@@ -11,6 +11,7 @@ from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.containers.reading import open_regular
+from modelopt_rs.containers.system import READ, descriptor_path
 from modelopt_rs.errors import quote
 from modelopt_rs.threads import get_num_threads
 
@@ -94,9 +95,10 @@ def utf8(path: str | os.PathLike[str]) -> Iterator[str]:
     try:
         name.encode()
     except UnicodeEncodeError:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, READ)
         try:
-            yield f"/proc/self/fd/{fd}"
+            there = descriptor_path(fd)
+            yield name if there is None else str(there)
         finally:
             os.close(fd)
     else:

@@ -1,0 +1,152 @@
+"""Products with quantized weights against onnxruntime and NumPy, in one run: `python benches/linear.py [--json FILE]`.
+
+Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads. The last rows
+say how long one read of the packed weights takes (`numpy.bitwise_or.reduce` by two threads): no product can take less.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import modelopt_rs as mo
+from arrays import THREADS, Case, close, equal, measure
+from modelopt_rs.quant import PackedWeight, linear
+
+SIDE, GROUP = 4096, 32
+TABLE = (30_522, 384)
+RNG = np.random.default_rng(14)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def near(unit: float) -> Callable[[Any, Any], None]:
+    """Both round x: the answers differ by no more than a few units in the last place of their sums."""
+
+    def check(ours: Any, theirs: Any) -> None:
+        close(0.0, unit * float(np.abs(theirs).max()))(ours, theirs)
+
+    return check
+
+
+def session(
+    node: Any, tensors: dict[str, np.ndarray], more: tuple[Any, ...] = ()
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A session of one product, x [m, in] to y [m, out]."""
+    import onnx
+    import onnxruntime as ort
+
+    value, opset = onnx.helper.make_tensor_value_info, onnx.helper.make_opsetid
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = onnx.helper.make_graph([*more, node] if node else list(more), "product", [value("x", 1, ["m", SIDE])],
+                                   [value("y", 1, ["m", SIDE])], weights)  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[opset("", 21), opset("com.microsoft", 1)], ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda x: made.run(None, {"x": x})[0]
+
+
+def four_bits(q: mo.QuantizedArray) -> Callable[[np.ndarray], np.ndarray]:
+    """onnxruntime's MatMulNBits of accuracy level 4."""
+    import onnx
+
+    codes = (q.codes ^ 0x88).reshape(SIDE, SIDE // GROUP, GROUP // 2)
+    node = onnx.helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft",
+                                 K=SIDE, N=SIDE, bits=4, block_size=GROUP, accuracy_level=4)  # fmt: skip
+    return session(node, {"w": codes, "s": q.scale.reshape(-1)})
+
+
+def eight_bits(q: mo.QuantizedArray) -> Callable[[np.ndarray], np.ndarray]:
+    """What onnxruntime's dynamic quantization makes: DynamicQuantizeLinear, MatMulInteger, Cast and Mul (fused)."""
+    import onnx
+
+    node = onnx.helper.make_node
+    nodes = (
+        node("DynamicQuantizeLinear", ["x"], ["a", "a_scale", "a_zero"]),
+        node("MatMulInteger", ["a", "w", "a_zero"], ["sums"]),
+        node("Cast", ["sums"], ["sums_float"], to=1),
+        node("Mul", ["a_scale", "w_scale"], ["scale"]),
+        node("Mul", ["sums_float", "scale"], ["y"]),
+    )
+    return session(None, {"w": np.ascontiguousarray(q.codes.T), "w_scale": q.scale}, nodes)
+
+
+def product_cases(
+    q: mo.QuantizedArray, peer: str, theirs: Any, targets: dict[int, float], plain: float
+) -> Iterator[Case]:
+    packed, w = q.prepack(), q.dequantize()
+    work = f"linear, {q.bits} bits, {SIDE} x {SIDE}"
+    for m, target in targets.items():
+        x, out = floats(m, SIDE), np.zeros((m, SIDE), np.float32)
+        ours = lambda x=x, out=out: linear(x, packed, out=out, threads=THREADS)  # noqa: E731
+        yield Case(f"{work}, m = {m}", peer, target, ours, lambda x=x: theirs(x), near(0.02))
+        yield Case(f"{work}, m = {m}", "NumPy float32", plain if m == 1 else 1.0, ours, lambda x=x: x @ w.T, near(0.02))
+    x = floats(1, SIDE)
+    yield Case(f"{work}, m = 1, float32", "NumPy float32", 1.0,
+               lambda: linear(x, q, compute="float32", threads=THREADS), lambda: x @ w.T, near(1e-5))  # fmt: skip
+    yield Case(f"{work}, m = 1, not packed", "packed", 0.3,
+               lambda: linear(x, q, threads=THREADS), lambda: linear(x, packed, threads=THREADS), equal)  # fmt: skip
+
+
+def table_cases() -> Iterator[Case]:
+    table = floats(*TABLE)
+    q = mo.quantize(table, axis=0)
+    w, v, many = q.dequantize(), floats(TABLE[1]), floats(TABLE[1], 8)
+    left = floats(TABLE[0])
+    shape = f"8 bits, {TABLE[0]:,} x {TABLE[1]}"
+    yield Case(f"q @ v, {shape}", "NumPy float32", 3.0, lambda: q @ v, lambda: w @ v, near(1e-5))
+    yield Case(f"q @ m, 8 columns, {shape}", "NumPy float32", 1.0, lambda: q @ many, lambda: w @ many, near(1e-5))
+    yield Case(f"v @ q, {shape}", "NumPy float32", 1.0, lambda: left @ q, lambda: left @ w, near(1e-5))
+
+
+def read_bound(packed: PackedWeight) -> Callable[[], None]:
+    """Read all panels once, by as many threads."""
+    words = packed.panels.reshape(-1).view(np.uint64)
+    halves = np.array_split(words, THREADS)
+    pool = ThreadPoolExecutor(THREADS)
+    return lambda: list(pool.map(np.bitwise_or.reduce, halves)) and None
+
+
+def bound_cases(four: mo.QuantizedArray, eight: mo.QuantizedArray) -> Iterator[Case]:
+    x, out = floats(1, SIDE), np.zeros((1, SIDE), np.float32)
+    for q in (four, eight):
+        packed = q.prepack()
+        yield Case(f"linear, {q.bits} bits, {SIDE} x {SIDE}, m = 1", f"reading {packed.nbytes / 1e6:.1f} MB", 0.8,
+                   lambda packed=packed: linear(x, packed, out=out, threads=THREADS), read_bound(packed))  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=41)
+    arguments = parser.parse_args()
+    w = floats(SIDE, SIDE)
+    four, eight = mo.quantize(w, bits=4, group_size=GROUP), mo.quantize(w, axis=0)
+    level_4, integer = "onnxruntime MatMulNBits level 4", "onnxruntime MatMulInteger"
+    rows = []
+    for cases in (
+        product_cases(four, level_4, four_bits(four), {1: 1.0, 4: 2.0, 8: 1.5, 64: 1.0}, 7.0),
+        product_cases(eight, integer, eight_bits(eight), {1: 1.2, 4: 1.2, 8: 1.2}, 3.0),
+        table_cases(),
+        bound_cases(four, eight),
+    ):
+        for case in cases:
+            row = measure(case, arguments.rounds)
+            rows.append(row)
+            verdict = "met" if row.met else "MISSED"
+            times = f"{row.ours_ms:8.3f} ms {row.peer_ms:8.3f} ms"
+            print(f"{row.work:46} {row.peer:32} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

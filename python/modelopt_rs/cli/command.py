@@ -1,0 +1,140 @@
+"""Commands whose help shows examples first and options in groups, that take former names, and say what was meant."""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from modelopt_rs.deprecated import REMOVED_IN
+
+__all__ = ["Choice", "Command", "Group", "group_of"]
+
+GROUPS: Final[Mapping[str, frozenset[str]]] = {
+    "Output": frozenset({"--output", "--overwrite", "--no-verify", "--dry-run", "--json", "--report"}),
+    "Running": frozenset({"--threads", "--max-memory", "--debug", "--help", "--version"}),
+}
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:  # no generic before click 8.2
+    _Choice = click.Choice
+
+ONNX, OWN = "ONNX models only", "Options"
+MARK: Final = "ONNX: "
+"""What the help of an option begins with that only ONNX models have."""
+
+
+def group_of(option: click.Parameter) -> str:
+    """Name the group that an option stands in."""
+    if (getattr(option, "help", None) or "").startswith(MARK):
+        return ONNX
+    return next((title for title, names in GROUPS.items() if not names.isdisjoint(option.opts)), OWN)
+
+
+def closest(text: str, known: Sequence[str]) -> str:
+    """Say what was meant, where that is clear.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.command import closest
+    >>> closest("quantise", ["prune", "quantize"])
+    '; did you mean quantize?'
+    """
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+class Choice(_Choice):
+    """One of some words; of others it says which was meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            text = error.message.rstrip(".") + closest(str(value), list(map(str, self.choices)))
+            raise click.BadParameter(text, ctx, param) from None
+
+
+class Command(click.Command):
+    """A command of `modelopt-rs`.
+
+    Parameters
+    ----------
+    former : mapping
+        Former options: what they are now, alone ("--keep": "--n-of-m") or with
+        a value ("--scope local": "--scope group").
+    """
+
+    def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._former = dict(former or {})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments, former ones too; those are said on stderr."""
+        return super().parse_args(ctx, self._today(args) if not ctx.resilient_parsing else args)
+
+    def _today(self, args: list[str]) -> list[str]:
+        made = [part for arg in args for part in self._split(arg)]
+        for old, new in self._former.items():
+            before, after = old.split(), new.split()
+            for i in range(len(made) - len(before) + 1):
+                if made[i : i + len(before)] == before:
+                    made[i : i + len(before)] = after
+                    text = f"modelopt-rs: warning: {old} is now {new}; the old form is gone in version {REMOVED_IN}"
+                    click.echo(text, err=True)
+        return made
+
+    def _split(self, arg: str) -> list[str]:
+        """Take a former option apart from its value."""
+        name, equals, value = arg.partition("=")
+        return [name, value] if equals and any(old.split()[0] == name for old in self._former) else [arg]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, then what the command does."""
+        text, examples = _split_help(inspect.cleandoc(self.help or ""))
+        if examples:
+            with formatter.section("Examples"):
+                for line in examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options group by group."""
+        _write_groups(self, ctx, formatter)
+
+
+class Group(click.Group):
+    """The commands; of other words it says which was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command {args[0]!r}{closest(args[0], self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _split_help(text: str) -> tuple[str, list[str]]:
+    """Return the text of a help and its examples: the last part, which is marked not to be wrapped."""
+    before, mark, last = text.rpartition("\b\n")
+    if not mark or not last.lstrip().startswith("modelopt-rs"):
+        return text, []
+    return before.rstrip(), [line.strip() for line in last.strip().splitlines()]
+
+
+def _write_groups(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (OWN, ONNX, *GROUPS)}
+    for option in command.get_params(ctx):
+        record = option.get_help_record(ctx)
+        if record is not None and isinstance(option, click.Option):
+            text = record[1].removeprefix(MARK)
+            rows[group_of(option)].append((record[0], text[:1].upper() + text[1:]))
+    for title, records in rows.items():
+        if records:
+            with formatter.section(title):
+                formatter.write_dl(records)

@@ -1,0 +1,179 @@
+//! Products with quantized weights: `y[m, n] = sum over k of x[m, k] w[n, k] + bias[n]`, `w` in codes of 8, 4 or 2 bits.
+//!
+//! In integers ([`multiply`]): each block of a row of `x` becomes whole numbers of its own scale, in one digit of 8 bits (as
+//! onnxruntime's accuracy level 4) or three. Sums within a block are exact; those of blocks are floats, in the order of the
+//! blocks, never fused. In floats ([`multiply_floats`]): the numbers of the codes, summed in so many lanes. Either way
+//! neither instruction set nor number of threads changes a bit.
+//!
+//! Codes of 16 rows lie beside each other, 4 bytes of each in turn ([`Form`]): a lane of a vector is a row, so that there are
+//! no sums across lanes, and one piece of `x` serves all of them. [`Rows`] are brought into that form on the way, [`Packed`]
+//! are in it.
+
+mod activations;
+mod columns;
+mod floats;
+mod form;
+mod panels;
+mod product;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::Digits;
+pub use columns::multiply_columns;
+pub use floats::{multiply_floats, widen};
+pub use form::Form;
+pub use panels::{Packed, Panels, Rows, pack};
+
+use activations::Tile;
+use form::{LANES, LINE};
+
+use crate::par;
+
+/// Rows of `x` that are made codes at a time: they stay in a cache.
+const SLAB: usize = 512;
+/// Bytes of the weights in one piece of work.
+const PIECE: usize = 1 << 16;
+/// Rows of `x` in a tile, at most.
+const TALL: usize = 8;
+
+/// Where the rows of a slab that lie in tiles begin and end: tiles of 8 rows (2 of three digits), then of fewer.
+fn tiles(rows: usize, digits: Digits) -> Vec<(usize, usize)> {
+    let sizes: &[usize] = if digits == Digits::One { &[TALL, 4, 2, 1] } else { &[2, 1] };
+    let mut found = vec![];
+    let mut start = 0;
+    for &size in sizes {
+        while rows - start >= size {
+            found.push((start, size));
+            start += size;
+        }
+    }
+    found
+}
+
+/// The rows of `out` cut at columns: for each range of columns its part of every row.
+fn by_columns(out: &mut [f32], cols: usize, wide: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut parts: Vec<_> = (0..cols.div_ceil(wide)).map(|_| Vec::with_capacity(out.len() / cols)).collect();
+    for row in out.chunks_mut(cols) {
+        for (part, piece) in parts.iter_mut().zip(row.chunks_mut(wide)) {
+            part.push(piece);
+        }
+    }
+    parts
+}
+
+/// A sum as it is written: with its bias, and NaN always the same.
+#[inline(always)]
+fn finished(sum: f32, bias: f32) -> f32 {
+    let y = sum + bias;
+    if y == y { y } else { f32::NAN }
+}
+
+/// Multiply rows of `x` by weights, in integers; `bias` is empty or has a number for each row of the weights.
+pub fn multiply(
+    x: &[f32],
+    form: &Form,
+    panels: &dyn Panels,
+    digits: Digits,
+    bias: &[f32],
+    out: &mut [f32],
+    threads: usize,
+) {
+    if out.is_empty() {
+        return;
+    }
+    let (rows, cols) = (form.rows, form.cols);
+    let together = (PIECE / (form.lines * LINE).max(1)).max(1);
+    for (i, out) in out.chunks_mut(SLAB * rows).enumerate() {
+        let x = &x[i * SLAB * cols..][..out.len() / rows * cols];
+        let places = tiles(out.len() / rows, digits).into_iter();
+        let tiles = par::map(threads, places, |(start, n)| Tile::new(&x[start * cols..][..n * cols], n, form, digits));
+        let parts = by_columns(out, rows, together * LANES);
+        let scratch = || vec![[0; LINE]; panels.scratch(form)];
+        par::for_each_with(threads, parts.into_iter().enumerate(), scratch, |scratch, (part, mut out)| {
+            for i in 0..out[0].len().div_ceil(LANES) {
+                let panel = part * together + i;
+                let lines = panels.lines(form, panel, scratch);
+                let bias = bias.get(panel * LANES..).unwrap_or_default();
+                let mut rows = out.iter_mut();
+                for tile in &tiles {
+                    let sums = product::panel(lines, form, tile);
+                    for (sums, row) in sums[..tile.rows].iter().zip(&mut rows) {
+                        for (j, (y, &sum)) in row[i * LANES..].iter_mut().zip(sums).enumerate() {
+                            *y = finished(sum, bias.get(j).copied().unwrap_or(0.0));
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{self, Isa};
+    use crate::kernels::codes::uniform::ParamsRef;
+    use crate::kernels::codes::{Scheme, Uniform};
+    use crate::kernels::pack::packed_len;
+
+    fn numbers(n: usize) -> Vec<f32> {
+        (1..=n as u32).map(|i| i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5).collect()
+    }
+
+    fn run(shape: [usize; 3], group: usize, bits: u32, scheme: Scheme, digits: Digits) {
+        let [m, n, k] = shape;
+        let (form, per_row) = (Form::new(bits, scheme, [n, k], group), k.div_ceil(group));
+        let codes: Vec<u8> = (0..n * packed_len(k, bits)).map(|i| (i * 37 + i / 7) as u8).collect();
+        let (scale, offset) = (numbers(n * per_row), numbers(n * per_row));
+        let zero_point: Vec<u8> = (0..n * per_row).map(|i| (i % (1 << bits)) as u8).collect();
+        let (x, bias) = (numbers(m * k), numbers(n));
+        let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &offset };
+        let code = Uniform { bits, scheme, offset_binary: false, signed: false };
+        let rows = Rows { codes: &codes, code, params, per_row };
+        let mut panels = vec![1; form.panels() * form.panel_bytes()];
+        pack(rows, &form, &mut panels, 2);
+        isa::set(Isa::Portable);
+        let mut want = vec![0.0; m * n];
+        multiply(&x, &form, &rows, digits, &bias, &mut want, 1);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            isa::set(isa);
+            for threads in [1, 3] {
+                let packed = Packed(&panels);
+                for panels in [&packed as &dyn Panels, &rows] {
+                    let mut out = vec![f32::NAN; m * n];
+                    multiply(&x, &form, panels, digits, &bias, &mut out, threads);
+                    assert!(out == want, "{shape:?} {group} {bits} {scheme:?} {digits:?} {isa:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_all_instruction_sets_and_both_forms_give_the_same_bits() {
+        for (i, scheme) in [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax].into_iter().enumerate() {
+            for (j, bits) in [8, 4, 2].into_iter().enumerate() {
+                for digits in [Digits::One, Digits::Three] {
+                    let m = [1, 4, 8, 17, 3, 0, 2, 15, 9][3 * i + j];
+                    run([m, 37, 100], 32, bits, scheme, digits);
+                    run([m, 16, 256], 16, bits, scheme, digits);
+                    run([m, 5, 77], 19, bits, scheme, digits);
+                    run([m, 33, 700], 700, bits, scheme, digits);
+                    run([m, 1, 1], 1, bits, scheme, digits);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_tiles_cover_all_rows_once() {
+        for rows in 0..40 {
+            for digits in [Digits::One, Digits::Three] {
+                let ends = tiles(rows, digits).into_iter().fold(0, |end, (start, n)| {
+                    assert_eq!(start, end);
+                    end + n
+                });
+                assert_eq!(ends, rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+"""The options of all commands as a table: `python tests/shared/commands.py` writes the page."""
+
+from pathlib import Path
+
+import click
+
+from modelopt_rs.cli.app import app
+from modelopt_rs.cli.command import group_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
+TITLES = {"Options": "What is done", "ONNX models only": "ONNX models only", "Output": "Output", "Running": "Running"}
+
+
+def options() -> dict[str, dict[str, dict[str, str]]]:
+    """The default of each option by command, by group of options and option."""
+    found: dict[str, dict[str, dict[str, str]]] = {title: {} for title in TITLES}
+    for command in app.commands.values():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden and option.opts[-1] != "--help":
+                name = max(option.opts, key=len)
+                found[group_of(option)].setdefault(name, {})[str(command.name)] = default_of(option)
+    return found
+
+
+def default_of(option: click.Option) -> str:
+    """What an option is where it is not given."""
+    value = option.to_info_dict()["default"]
+    if option.is_flag:
+        return "no"
+    if "[default: " in (option.help or ""):
+        return "depends"
+    return "" if value is None or value == () else str(value)
+
+
+def page() -> str:
+    """The page."""
+    commands = [str(name) for name in app.commands]
+    lines = ["# Options of all commands", ""]
+    lines += [
+        "What a command has where an option is not given: its default, `no` of a switch, a dot where there is none."
+    ]
+    lines += ["`depends` says that the help of the command tells it. A dash: it has no such option.", ""]
+    for title, rows in options().items():
+        users = [name for name in commands if any(name in row for row in rows.values())]
+        lines += [f"## {TITLES[title]}", "", f"| option | {' | '.join(users)} |", f"| --- |{' --- |' * len(users)}"]
+        for name, row in sorted(rows.items()):
+            cells = ["-" if user not in row else row[user] or "." for user in users]
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
