@@ -61,7 +61,7 @@ impl Stored {
             Self::Own => {}
             Self::F32 => each(scale, |scale| C::from_f64(scale.store_as::<f32>().to_f64())),
             Self::F16 => each(scale, |scale| {
-                let scale = if bits < 8 { C::from_f64(seven_bits(scale.store_as()).to_f64()) } else { scale };
+                let scale = if bits < 8 { C::from_f64(seven_bits(scale.store_as()).into()) } else { scale };
                 C::from_f64(scale.store_as::<F16>().to_f64())
             }),
             Self::Bf16 => each(scale, |scale| C::from_f64(scale.store_as::<Bf16>().to_f64())),
@@ -69,10 +69,11 @@ impl Stored {
     }
 }
 
-/// A number with 7 significant bits: those of bfloat16 are 8.
+/// A normal number rounded to 7 significant bits, half to even.
 #[inline(always)]
-fn seven_bits(x: Bf16) -> Bf16 {
-    Bf16((x.0 + (x.0 >> 1 & 1)) & !1)
+fn seven_bits(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0xffff + (bits >> 17 & 1)) & !0x1_ffff)
 }
 
 #[inline(always)]
