@@ -16,6 +16,7 @@ MODULES = ("", ".reduce", ".quant", ".prune", ".optim", ".optim.schedule", ".pre
 WORDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "axis": ("Along which axis, or which axes; of quantization: the axis that keeps its own scale.", ()),
     "betas": ("How much of the means of gradients and of their squares stays.", ()),
+    "bias": ("What a layer adds to its products.", ()),
     "bits": ("Bits of a code.", (8, 4, 2)),
     "block_size": ("Columns that GPTQ and SparseGPT take at a time.", ()),
     "clip_value": ("Gradients are clamped to ± this.", ()),

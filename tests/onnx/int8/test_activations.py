@@ -599,3 +599,25 @@ def test_a_gate_without_an_integer_kernel_keeps_the_rest_on_integers(tmp_path):
     assert {"QLinearMul", "QLinearGlobalAveragePool"} <= set(made.fused)
     assert "GlobalAveragePool" not in made.fused
     assert made.sqnr(IMAGES) > 28
+
+
+def test_a_model_that_nothing_is_done_to_stays_as_it_is(tmp_path):
+    """H20: no opset is raised for nothing, which would make the file larger."""
+    codes, nodes = {"w": np.ones((3, 8), np.int8)}, [node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)]
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        *nodes,
+    ]
+    proto = model(nodes, {"x": ["n", 3]}, {"y": ["n", 8]}, codes, opset=12)
+    onnx.save(proto, tmp_path / "a.onnx")
+    for activations in ("static", "dynamic"):
+        options = OnnxOptions(
+            activations=activations, calibrate={"x": normal(4, 3)} if activations == "static" else None
+        )
+        with OnnxSource(tmp_path / "a.onnx") as source:
+            transforms, _ = quantize_graph(
+                source.graph, source.tensors, QuantizeOptions(), options, path=tmp_path / "a.onnx"
+            )
+            assert transforms == {}
+            assert source.graph.graph.opset_imports[""] == 12

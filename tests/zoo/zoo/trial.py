@@ -30,6 +30,8 @@ DIRECTORY = ("8", "4", "2", "prune", "2:4", "crop")
 CROP_OF_DIRECTORY = ("crop", "--keep", "0.75", "--what", "ffn")
 # The least SQNR of the worst output in decibels, with random weights and inputs.
 FLOORS = {"8": 25.0, "4": 6.0, "2": 0.0, "dynamic": 15.0, "static": 10.0}
+# How a summary says what has left weights written all the same that it left alone.
+ADVICE = ("--include", "only_dequantize", "quantized already")
 WARNED = ("2",)  # below its floor where the report says that layers are far off
 
 Outputs = list[dict[str, np.ndarray]]
@@ -154,7 +156,7 @@ class Trial:
         result.problems += [f"not in the report: {each}" for each in result.notes if each not in known]
         if errors.strip():
             result.problems.append(f"printed on stderr: {errors.strip()[-300:]}")
-        self._sized(result)
+        self._sized(result, printed)
         self._answers(result, out)
         if self.measure is not None and not any(each.startswith("is not loaded") for each in result.problems):
             self._measured(result, out)
@@ -171,15 +173,19 @@ class Trial:
         if result.command == "4" and loss > 2 and not any("at 8 bits" in each for each in result.notes):
             result.problems.append(f"{loss:.2f} points lost at 4 bits without a word")
 
-    def _sized(self, result: Result) -> None:
-        """Smaller than the source, and with fewer bits not larger than with more."""
+    def _sized(self, result: Result, printed: str) -> None:
+        """Smaller than the source, and with fewer bits not larger than with more.
+
+        What nothing could be done to is no larger, and its summary says why and which option would.
+        """
         name, before, after = result.command, result.before, result.after
+        advised = not result.changed and any(each in printed for each in ADVICE)
         self.sizes[name] = after
         if name in ("prune", "2:4"):
             # Zeros take the bytes that numbers took; what the file says of itself may differ a little.
             if after > before + 1024:
                 result.problems.append(f"larger: {before:,} -> {after:,} bytes")
-        elif after >= before:
+        elif after > before or (after == before and not advised):
             result.problems.append(f"not smaller: {before:,} -> {after:,} bytes, {result.changed} tensors changed")
         more = {"4": "8", "2": "4"}.get(name, "")
         if more in self.sizes and after > self.sizes[more]:

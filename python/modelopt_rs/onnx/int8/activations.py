@@ -110,9 +110,11 @@ def quantize_activations(
     """
     check_options(options, onnx)
     need = max(OPSETS[str(onnx.activations)], onnx.opset or 0)
-    if need > model.graph.opset_imports.get("", 0):
-        raise_opset(model, need)
     found = find_candidates(model, tensors, options, onnx)
+    # A model that nothing is done to stays as it is.
+    if need > model.graph.opset_imports.get("", 0) and (onnx.opset or found.layers or found.recurrent):
+        raise_opset(model, need)
+        found = find_candidates(model, tensors, options, onnx)
     layers = [layer for group in found.layers.values() for layer in group]
     run = _Run(model, found, layers, tensors, threads)
     if layers and onnx.activations == "static":

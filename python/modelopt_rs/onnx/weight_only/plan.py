@@ -10,6 +10,7 @@ import onnx_ir as ir
 from modelopt_rs.dtypes import BY_ONNX_NUMBER
 from modelopt_rs.errors import UnsupportedError
 from modelopt_rs.onnx.opset import raise_opset
+from modelopt_rs.onnx.weight_only.added import added_nbytes
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKED, choose, folded
 from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
@@ -69,7 +70,7 @@ class WeightPlan:
 class _Candidate:
     """What a tensor can become: its forms, up to the first that there is not, and why it is left alone (None: not).
 
-    `moved` says why it has more bits than were asked for.
+    `moved` says why it has more bits than were asked for, `added` is the bytes of its nodes.
     """
 
     info: TensorInfo
@@ -78,6 +79,7 @@ class _Candidate:
     reason: str | None = None
     coder: Coder | None = None
     moved: Moved | None = None
+    added: int = 0
 
     def why_not(self, opset: int | None) -> str | None:
         """Say why it is left alone where no later opset can be had (None: any can)."""
@@ -100,9 +102,9 @@ class _Candidate:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all the tensors that stand for it."""
+        """The bytes of all the tensors that stand for it, and of what is done with them in the graph."""
         assert self.coder is not None
-        return sum(part.nbytes for part in self.coder.outputs)
+        return self.added + sum(part.nbytes for part in self.coder.outputs)
 
 
 def plan_weights(
@@ -299,15 +301,16 @@ def _coded(
         if isinstance(form, str):
             return _Candidate(info, options.bits, forms, form)
         forms[use.role] = form
-    found = _Candidate(info, options.bits, forms, coder=_coder(weight, info, options, forms))
+    storing = StorageOptions(options=options, threads=None, keep=KEEP, unused=lambda name: name)
+    added = added_nbytes(weight, info, forms, storing)
+    found = _Candidate(info, options.bits, forms, coder=_coder(weight, info, forms, storing), added=added)
     if found.nbytes < info.nbytes:
         return found
     return replace(found, reason=f"would not be smaller: {found.nbytes:,} bytes instead of {info.nbytes:,}")
 
 
-def _coder(weight: Weight, info: TensorInfo, options: QuantizeOptions, forms: Forms) -> Coder:
+def _coder(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOptions) -> Coder:
     """Return what makes all the tensors that stand for a weight."""
-    storing = StorageOptions(options=options, threads=None, keep=KEEP, unused=lambda name: name)
     uses = {forms[use.role].stored_as(forms.values()): use for use in weight.uses}
     coders = [form.coder(use, coding_of(form, use, info, storing), KEEP) for form, use in uses.items()]
     return coders[0] if len(coders) == 1 else SeveralForms(coders)

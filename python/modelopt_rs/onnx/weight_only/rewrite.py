@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
-from modelopt_rs.containers.onnx import placeholder
-from modelopt_rs.dtypes import DTYPES
 from modelopt_rs.errors import OptionError
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.opset import raise_ir_version
+from modelopt_rs.onnx.weight_only.added import stored
 from modelopt_rs.onnx.weight_only.coders import Coder, SeveralForms
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKS
-from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, coding_of
+from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weight_only.plan import Forms, Measure, plan_weights
-from modelopt_rs.onnx.weights import Use, Weight
+from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.by_inputs import Moments
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -35,6 +36,7 @@ def quantize_weights(
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
     measure: Measure | None = None,
+    moments: Mapping[str, Moments] = MappingProxyType({}),
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights; the weights themselves follow in tiles, through the transforms.
 
@@ -55,6 +57,8 @@ def quantize_weights(
         What a run may hold; a quarter of it is for a weight whose axes change places.
     measure : Measure, optional
         Says which weights need more bits.
+    moments : mapping, optional
+        By name of a weight of MatMul and Gemm what gives the moments of their inputs.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def quantize_weights(
     common = StorageOptions(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
-        storing = replace(common, options=options.with_bits(plan.bits[name]))
+        storing = replace(common, options=options.with_bits(plan.bits[name]), moments=moments.get(name))
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, names)
         _remove(model, plan.weights[name])
     for domain in sorted({form.domain for forms in plan.forms.values() for form in forms.values()} - {""}):
@@ -120,27 +124,12 @@ def _rewrite(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOpt
     coders: list[Coder] = []
     for use in weight.uses:
         form = forms[use.role]
-        stored = form.stored_as(forms.values())
-        if stored not in made:
-            made[stored], coder = _stored(stored, use, info, storing, names)
+        kind = form.stored_as(forms.values())
+        if kind not in made:
+            made[kind], coder = stored(kind, use, info, storing, names)
             coders.append(coder)
-        form.rewrite(use, made[stored], InsertedNodes(use, names))
+        form.rewrite(use, made[kind], InsertedNodes(use, names))
     return coders[0] if len(coders) == 1 else SeveralForms(coders)
-
-
-def _stored(
-    form: Form, use: Use, info: TensorInfo, storing: StorageOptions, names: Names
-) -> tuple[QuantizedWeight, Coder]:
-    coding = coding_of(form, use, info, storing)
-    codes, scale, *points = (
-        names.initializer(part.name, placeholder(part.name, ir.DataType(DTYPES[part.dtype].onnx), part.shape))
-        for part in coding.outputs.infos()
-    )
-    if coding.outputs.scale.dtype != SCALES[form.dtype]:
-        scale = names.cast(scale, form.dtype)
-    point = points[0] if points else None
-    weight = QuantizedWeight(shape=info.shape, bits=coding.bits, codes=codes, scale=scale, zero_point=point)
-    return weight, form.coder(use, coding, storing.keep)
 
 
 def _remove(model: ir.Model, weight: Weight) -> None:
