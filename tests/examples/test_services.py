@@ -33,7 +33,7 @@ Post = Callable[..., tuple[str, Any]]
 
 def run(name: str, *words: str) -> str:
     """What an example prints in a process of its own, which forks."""
-    done = subprocess.run([sys.executable, EXAMPLES / name, *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, EXAMPLES / name, *words], capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

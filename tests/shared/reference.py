@@ -440,7 +440,9 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     calls["topk"] = call("topk", poisoned, k=3)
     calls["topk-axis0"] = call("topk", columns, k=2, axis=0, largest=False)
     close = r.allclose
-    calls["allclose"] = Call("reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw))
+    calls["allclose"] = Call(
+        "reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw), argument="a"
+    )
     kth = r.kth_magnitude
     calls["kth_magnitude"] = Call(
         "reduce.kth_magnitude", lambda x, threads=None, **kw: kth(x, np.size(x) // 3, threads=threads, **kw)

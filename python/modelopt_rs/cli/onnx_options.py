@@ -34,10 +34,8 @@ OPTIONS = (
     click.option(
         "--method",
         type=Choice([*METHODS, *CHOICES["method"]]),
-        default="minmax",
-        show_default=True,
         help="gptq, awq: round weights by what goes into their layers with --calibrate. Others: how the ranges of "
-        "activations of ONNX models are found.",
+        "activations of ONNX models are found.  [default for these: minmax]",
     ),
     click.option(
         "--calibrate",
@@ -72,7 +70,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         target: str,
         activations: str | None,
         calibrate: str | None,
-        method: str,
+        method: str | None,
         bias_correction: bool,
         equalize: bool,
         smooth: float | None,
@@ -87,7 +85,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
             target=target,
             activations=activations,
             calibrate=None if by_inputs else calibrate,
-            method="minmax" if by_inputs else method,
+            method="minmax" if by_inputs or method is None else method,
             bias_correction=bias_correction,
             equalize=equalize,
             smooth=smooth,
