@@ -110,7 +110,8 @@ def test_quantize_says_which_forms_weights_got_and_why_others_are_left(run: Run,
     _, said, _ = run("quantize", source, "-o", tmp_path / "b.onnx", "--bits", 4, "--rounds", 0)
     assert "quantized  4 tensors\n" in said
     assert "form  2 tensors: MatMulNBits, blocks of 32\n" in said
-    assert "form  2 tensors: Cast and Mul, blocks of 32\n" in said
+    assert "form  1 tensor: Cast and Mul, blocks of 32\n" in said
+    assert "form  1 tensor: 8 bits (4 bits would take 2,739 bytes, not 2,627): Cast and Mul, a scale for each" in said
     assert "left  1 tensor: no weight: used by Add\n" in said
     assert "latency" not in said
 

@@ -700,6 +700,12 @@ def test_c2_every_function_of_the_core_goes_through_the_gate():
     functions = {}
     for file in bindings.glob("*.rs"):
         for text in file.read_text().split("#[pyfunction")[1:]:
-            functions[re.search(r"fn (\$?\w+)", text)[1]] = re.search(r"\bentry\(", text) is not None
+            found = re.search(r"fn (\w+)", text)
+            if found:  # else of a macro, which hands on to functions of its file
+                functions[found[1]] = re.search(r"\bentry\(", text) is not None
+            else:
+                code = file.read_text()
+                for name in set(re.findall(r"\w+ => (\w+)", code)):
+                    functions[name] = "entry(" in re.search(rf"\nfn {name}\b.*?\n}}\n", code, re.S)[0]
     assert len(functions) > 15
     assert [name for name, gated in functions.items() if not gated] == ["set_fault"]

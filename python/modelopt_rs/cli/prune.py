@@ -121,7 +121,7 @@ def prune(
     modelopt-rs prune model.safetensors -o sparse.safetensors --sparsity 0.5
     modelopt-rs prune model/ -o small/ --sparsity 0.7 --format bitmask
     modelopt-rs prune model/ -o small/ --n-of-m 2:4 --then quantize --bits 4
-    modelopt-rs prune a.onnx -o b.onnx --n-of-m 2:4 --method wanda --calibrate x.npz
+    modelopt-rs prune a.onnx -o b.onnx --n-of-m 2:4 --method wanda --calibrate dir
     """  # noqa: D301
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")

@@ -101,7 +101,9 @@ class Image:
     --------
     modelopt_rs.quant.Calibrator : Scales and zero points from data.
 
-    Notes ----- A uint8 image is resized to uint8 levels (rounded half to even), as OpenCV and Pillow do, so that what
+    Notes
+    -----
+    A uint8 image is resized to uint8 levels (rounded half to even), as OpenCV and Pillow do, so that what
     follows has only 256 values for each channel; an image of floats is not rounded. Weights are float32; columns are
     summed up first, then rows. Resizing copies no more than a row at a time.
 
