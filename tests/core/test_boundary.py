@@ -706,6 +706,7 @@ def test_c2_every_function_of_the_core_goes_through_the_gate():
             else:
                 code = file.read_text()
                 for name in set(re.findall(r"\w+ => (\w+)", code)):
-                    functions[name] = "entry(" in re.search(rf"\nfn {name}\b.*?\n}}\n", code, re.S)[0]
+                    if body := re.search(rf"\nfn {name}\b.*?\n}}\n", code, re.S):
+                        functions[name] = "entry(" in body[0]
     assert len(functions) > 15
     assert [name for name, gated in functions.items() if not gated] == ["set_fault"]
