@@ -75,6 +75,7 @@ bench: build
 		"opencv-python-headless>=4.10"
 	$(BIN)/python benches/arrays.py
 	$(BIN)/python benches/optim.py
+	$(BIN)/python benches/reduce.py
 	$(BIN)/python benches/prune.py
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py

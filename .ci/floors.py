@@ -43,7 +43,7 @@ FLOORS = (
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 # What may be imported inside a function: the extras, and our packages that can't be imported without one.
 EXTRAS = {"click", "keras", "matplotlib", "ml_dtypes", "onnx", "onnx_ir", "onnxruntime", "rich", "tokenizers", "torch"}
-EXTRAS |= {"h5py", "jinja2", "transformers"}
+EXTRAS |= {"gguf", "h5py", "jinja2", "transformers"}
 NEED_AN_EXTRA = ("onnx", "containers.onnx", "interop", "cli")
 SHARED = ("_core", "_types", "__init__", "__version__")
 # The one way up: saving an optimizer is a method of an object that knows arrays, and writes a file.

@@ -1,7 +1,7 @@
 """Products with quantized weights against onnxruntime and NumPy, in one run: `python benches/linear.py [--json FILE]`.
 
-Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads. The last rows say
-how long one read of the packed weights takes (`numpy.bitwise_or.reduce` by two threads): no product can take less.
+Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads. The last rows
+say how long one read of the packed weights takes (`numpy.bitwise_or.reduce` by two threads): no product can take less.
 """
 
 import argparse

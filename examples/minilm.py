@@ -78,6 +78,17 @@ def measured(folder: Path, feed: Feed, variants: dict[str, tuple[str, ...]]) -> 
         yield Row(title, stored(folder / name), float(cosines.mean()), float(cosines.min()))
 
 
+def draw(rows: list[Row], path: Path) -> None:
+    """Size beside worth."""
+    panels = [
+        charts.Panel("weights, MB", [row.nbytes / 1e6 for row in rows], "{:.1f}"),
+        charts.Panel("mean cosine", [row.mean for row in rows], "{:.4f}"),
+        charts.Panel("lowest cosine", [row.lowest for row in rows], "{:.4f}"),
+    ]
+    titles = [row.title for row in rows]
+    charts.save(charts.bars(titles, panels, "MiniLM: size, and how near 80 embeddings stay", titles[1:]), path)
+
+
 def main() -> int:
     """Make the models, measure, print, draw; 1 if one is further off than it may be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -95,13 +106,7 @@ def main() -> int:
     print("\n| model          | MB    | mean cosine | lowest |\n| -------------- | ----- | ----------- | ------ |")
     for row in rows:
         print(f"| {row.title:14} | {row.nbytes / 1e6:5.1f} | {row.mean:11.4f} | {row.lowest:6.4f} |")
-    panels = [
-        charts.Panel("weights, MB", [row.nbytes / 1e6 for row in rows], "{:.1f}"),
-        charts.Panel("mean cosine", [row.mean for row in rows], "{:.3f}"),
-        charts.Panel("lowest cosine", [row.lowest for row in rows], "{:.3f}"),
-    ]
-    titles = [row.title for row in rows]
-    charts.save(charts.bars(titles, panels, "MiniLM: size, and how near 80 embeddings stay", titles[1:]), args.picture)
+    draw(rows, args.picture)
     print(f"\nthe picture: {args.picture}; the page: " + (str(args.out / "minilm.html") if args.out else "pass --out"))
     bad = [row for row in rows if row.mean < NEAR.get(row.title, -1)]
     for row in bad:

@@ -92,7 +92,7 @@ def tuned(params: Params, data: Data, plan: Plan, sparsity: float = 0.0) -> Para
     steps = plan.tune_epochs * (len(data.y) // plan.batch)
     optimizer = make("AdamW", copies, plan.tune_lr, steps)
     if sparsity:
-        grow = partial(mo.prune.cubic, sparsity=sparsity, begin=0, end=steps // 2)
+        grow = mo.prune.cubic(sparsity, begin=0, end=steps // 2)
         optimizer = mo.prune.PrunedOptimizer(optimizer, grow, scope="global", every=10)
     train(copies, optimizer, data.x, data.y, plan.tune_epochs, plan.batch)
     return copies

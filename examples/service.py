@@ -221,6 +221,13 @@ class Listener(WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
         self.setup_environ()
+        self.parent = os.getpid()
+        self.socket.setblocking(False)  # two workers see a connection, one gets it: the other doesn't wait for the next
+
+    def service_actions(self) -> None:
+        """End where the parent has: nobody else would end a worker."""
+        if os.getppid() != self.parent:
+            os._exit(1)
 
 
 @dataclass

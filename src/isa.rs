@@ -122,8 +122,8 @@ pub fn current() -> Isa {
 /// Define a kernel: a function whose body is compiled once per instruction set.
 ///
 /// Generic parameters are `name: path` (carry a constant as an associated constant of a trait). What the body
-/// calls must be `#[inline(always)]`, or it is compiled for the baseline. In the body the constant `FMA` says whether
-/// its instruction set multiplies and adds with one rounding.
+/// calls must be `#[inline(always)]`, or it is compiled for the baseline. In the body the constant `FMA` says whether its
+/// set multiplies and adds with one rounding. Never inlined: in other kernels the baseline's body would stand once more.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -131,10 +131,10 @@ macro_rules! kernel {
         $body:block
     ) => {
         $(#[$meta])*
+        #[inline(never)]
         $vis fn $name $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {
             #[inline(always)]
             fn body < $($($g : $bound,)+)? const FMA: bool > ( $($arg : $ty),* ) $(-> $ret)? $body
-
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,bmi2")]
             fn avx2 $(< $($g : $bound),+ >)? ( $($arg : $ty),* ) $(-> $ret)? {

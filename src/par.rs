@@ -184,7 +184,19 @@ fn take<I>(items: &Mutex<impl Iterator<Item = I>>) -> Option<I> {
 
 /// Call `f` on every item. `items` should be cut into pieces of about [`CHUNK`] elements.
 pub fn for_each<I: Send>(threads: usize, items: impl ExactSizeIterator<Item = I> + Send, f: impl Fn(I) + Sync) {
-    for_each_with(threads, items, || (), |(), item| f(item));
+    let (threads, mut items) = (threads.min(items.len()), items);
+    each(threads, &mut items, &f);
+}
+
+/// The same through pointers, so that it is compiled once for each type of item and not for each kernel.
+#[inline(never)]
+fn each<I: Send>(threads: usize, items: &mut (dyn Iterator<Item = I> + Send), f: &(dyn Fn(I) + Sync)) {
+    let items = Mutex::new(items);
+    run_workers(threads, &|| {
+        while let Some(item) = take(&items) {
+            f(item);
+        }
+    });
 }
 
 /// Call `f` on every item, with memory of any contents that each worker makes once for itself.
@@ -194,7 +206,18 @@ pub fn for_each_with<I: Send, S>(
     make: impl Fn() -> S + Sync,
     f: impl Fn(&mut S, I) + Sync,
 ) {
-    let threads = threads.min(items.len());
+    let (threads, mut items) = (threads.min(items.len()), items);
+    each_with(threads, &mut items, &make, &f);
+}
+
+/// As [`each`].
+#[inline(never)]
+fn each_with<I: Send, S>(
+    threads: usize,
+    items: &mut (dyn Iterator<Item = I> + Send),
+    make: &(dyn Fn() -> S + Sync),
+    f: &(dyn Fn(&mut S, I) + Sync),
+) {
     let items = Mutex::new(items);
     run_workers(threads, &|| {
         let mut scratch = make();

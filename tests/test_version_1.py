@@ -277,7 +277,7 @@ def _(folder: Path) -> Results:
                 f"blocks-norm{norm}-{name}",
                 [
                     mo.prune.blocks(even, (1, 8), 0.4, norm=norm),
-                    mo.prune.blocks(even, (13, 2), 0.4, norm=norm, axis=1, mask=True),
+                    mo.prune.blocks(even, (13, 2), 0.4, norm=norm, axis=1, mask="bool"),
                 ],
             )
         norms = mo.prune.ColumnNorms()
@@ -380,8 +380,8 @@ def _(folder: Path) -> Results:
 def _(folder: Path) -> Results:
     s, rates = mo.prune, mo.optim.schedule
     grow = {"sparsity": 0.8, "begin": 3, "end": 17, "initial": 0.1}
-    yield "prune", [[f"{f(t, **grow):.6g}" for t in range(20)] for f in (s.linear, s.cubic)]
-    yield "prune-constant", [s.constant(t, sparsity=0.5, begin=4) for t in range(9)]
+    yield "prune", [[f"{f(**grow)(t):.6g}" for t in range(20)] for f in (s.linear, s.cubic)]
+    yield "prune-constant", [s.constant(0.5, begin=4)(t) for t in range(9)]
     made = {
         "constant": rates.constant(0.1),
         "step_decay": rates.step_decay(0.1, 3, 0.5),
@@ -510,7 +510,7 @@ def _(folder: Path) -> Results:
 @group("pruned-optimizers")
 def _(folder: Path) -> Results:
     def grow(step: int) -> float:
-        return mo.prune.cubic(step, sparsity=0.75, begin=0, end=4)
+        return mo.prune.cubic(0.75, begin=0, end=4)(step)
 
     ways: dict[str, dict[str, Any]] = {
         "tensor": {"sparsity": grow},

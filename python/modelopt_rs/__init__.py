@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelopt_rs import files, optim, preprocess, prune, quant, reduce
     from modelopt_rs.arrays import as_array, to_dlpack
     from modelopt_rs.errors import InPlaceError, OptionError
+    from modelopt_rs.operations.calibrate import calibrate_file, merge_statistics
     from modelopt_rs.operations.compare import compare_files
     from modelopt_rs.operations.crop import crop_file
     from modelopt_rs.operations.dequantize import dequantize_file
@@ -49,6 +50,7 @@ _WHERE: Final = {
     "QuantizeOptions": "planning.quantize",
     "QuantizedArray": "quant",
     "RunOptions": "planning.run",
+    "calibrate_file": "operations.calibrate",
     "compare_files": "operations.compare",
     "crop_file": "operations.crop",
     "dequantize": "quant",
@@ -56,6 +58,7 @@ _WHERE: Final = {
     "fake_quantize": "quant",
     "get_num_threads": "threads",
     "inspect_file": "operations.inspect",
+    "merge_statistics": "operations.calibrate",
     "num_threads": "threads",
     "optimize_file": "operations.optimize",
     "prune_file": "operations.prune",
@@ -83,6 +86,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "as_array",
+    "calibrate_file",
     "compare_files",
     "crop_file",
     "dequantize",
@@ -91,6 +95,7 @@ __all__ = [
     "files",
     "get_num_threads",
     "inspect_file",
+    "merge_statistics",
     "num_threads",
     "optim",
     "optimize_file",

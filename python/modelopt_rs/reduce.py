@@ -515,7 +515,7 @@ def topk(
         return (values.reshape(*shape, -1), places.reshape(*shape, -1)) if keepdims else (values, places)
     try:
         moved = np.moveaxis(array, axis, -1)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise _no_axis("topk", axis, array.ndim) from None
     places = _core.top_places(moved, k, largest, dtype, threads)
     values = np.take_along_axis(moved, places, -1)

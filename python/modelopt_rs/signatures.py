@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["show_options"]
@@ -19,13 +20,13 @@ def show_options(namespace: Mapping[str, Any]) -> None:
     >>> print(inspect.signature(mo.reduce.norm))
     (x, axis=None, *, ord=2, keepdims=False, dtype=None, threads=None)
     """
-    for name in namespace["__all__"]:
-        value: Any = namespace[name]
+    named = [namespace[name] for name in namespace["__all__"]]
+    shown: list[tuple[Any, inspect.Signature]] = []
+    for value in named:
         if inspect.isfunction(value) or inspect.isclass(value):
-            try:
-                shown = inspect.signature(value)
-            except ValueError:  # of what is compiled
-                continue
-            plain = [each.replace(annotation=each.empty) for each in shown.parameters.values()]
-            short = shown.replace(parameters=plain, return_annotation=shown.empty)
-            setattr(value, "__signature__", short)  # noqa: B010 - which type checkers know of no function
+            with suppress(ValueError):  # of what is compiled
+                shown.append((value, inspect.signature(value)))
+    # All are read before one is set: a class without a `__signature__` of its own shows that of its base.
+    for value, full in shown:
+        plain = [each.replace(annotation=each.empty) for each in full.parameters.values()]
+        value.__signature__ = full.replace(parameters=plain, return_annotation=full.empty)

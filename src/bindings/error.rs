@@ -46,13 +46,21 @@ pub fn entry<R>(name: &str, f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
 
 /// Release the GIL once and compute.
 pub fn compute<R: Send>(py: Python<'_>, f: impl FnOnce() -> R + Send) -> PyResult<R> {
-    let result = py.detach(f);
+    let (mut f, mut result) = (Some(f), None);
+    detached(py, &mut || result = f.take().map(|f| f()))?;
+    Ok(result.expect("it was called"))
+}
+
+/// The same through a pointer: compiled once.
+#[inline(never)]
+fn detached(py: Python<'_>, f: &mut (dyn FnMut() + Send)) -> PyResult<()> {
+    py.detach(f);
     if par::take_spawn_failure() {
         let warning = py.get_type::<pyo3::exceptions::PyRuntimeWarning>();
         let text = c"modelopt_rs: worker threads could not be started; the work ran in the calling thread alone";
         PyErr::warn(py, &warning, text, 1)?;
     }
-    Ok(result)
+    Ok(())
 }
 
 #[pyfunction]

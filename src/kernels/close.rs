@@ -39,8 +39,8 @@ kernel! {
         let mut apart = 0;
         for (&a, &b) in a.iter().zip(b) {
             // Infinities agree where they are equal; from a finite number they are infinitely far.
-            let near = ((a - b).abs() <= absolute + relative * b.abs()) & (b.abs() < f64::INFINITY);
-            let close = near | (a == b) | (equal_nan & (a != a) & (b != b));
+            let near = (a - b).abs() <= absolute + relative * b.abs() && b.abs() < f64::INFINITY;
+            let close = near || a == b || (equal_nan && a != a && b != b);
             apart += u64::from(!close);
         }
         apart

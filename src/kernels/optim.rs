@@ -114,10 +114,23 @@ impl<C: Real> Prepared<C> {
     /// One element.
     #[inline(always)]
     fn step<A: Algorithm<C>>(&self, algorithm: &A, param: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
+        let (param, states) = self.step_any(algorithm, param, grad, states);
+        (param, states.map(one_nan))
+    }
+
+    /// The same, but a NaN in a state may be any.
+    #[inline(always)]
+    fn step_any<A: Algorithm<C>>(
+        &self,
+        algorithm: &A,
+        param: C,
+        grad: C,
+        states: [C; MAX_STATES],
+    ) -> (C, [C; MAX_STATES]) {
         let grad = self.grad(grad);
         let grad = if self.has_l2 { grad + self.l2 * param } else { grad };
-        let (param, [a, b, c]) = algorithm.step(param * self.keep, grad, states);
-        (one_nan(param), [one_nan(a), one_nan(b), one_nan(c)])
+        let (param, states) = algorithm.step(param * self.keep, grad, states);
+        (one_nan(param), states)
     }
 }
 
@@ -131,11 +144,15 @@ fn one_nan<C: Real>(x: C) -> C {
     if x == x { x } else { C::from_f64(f64::NAN) }
 }
 
-/// Zero what has no flag.
-#[inline(always)]
-fn keep_flagged<C: Real>(x: &mut [C], flags: &[u8]) {
-    for (x, &flag) in x.iter_mut().zip(flags) {
-        *x = if flag != 0 { *x } else { C::from_i16(0) };
+kernel! {
+    /// Zero what has no bit, of up to a buffer.
+    fn keep_masked<C: Real>(x: &mut [C], mask: &[u8]) {
+        let mut flags = [0; BUFFER];
+        let flags = &mut flags[..x.len()];
+        unpack_codes::<W1>(mask, flags, 0);
+        for (x, &flag) in x.iter_mut().zip(flags.iter()) {
+            *x = if flag != 0 { *x } else { C::from_i16(0) };
+        }
     }
 }
 
@@ -153,65 +170,65 @@ pub fn step<C: Real, K: Storage<C>, A: Algorithm<C>>(
     };
     let batches = whole::batches(&mut pieces, |piece| piece.as_ref().map_or(0, Tensor::elements));
     let prepared = Prepared::new(common);
-    par::for_each(threads, batches.into_iter(), |batch: &mut [Option<Tensor<'_, C, K>>]| {
-        for piece in batch.iter_mut().filter_map(Option::take) {
-            step_piece(piece, prepared, algorithm);
-        }
-    });
+    par::for_each_with(
+        threads,
+        batches.into_iter(),
+        || K::BUFFERS,
+        |buffers, batch: &mut [Option<Tensor<'_, C, K>>]| {
+            for piece in batch.iter_mut().filter_map(Option::take) {
+                step_piece(piece, buffers, prepared, algorithm);
+            }
+        },
+    );
 }
 
 /// Elements of the buffers, the longest block: all together are in the L1 cache. Not 1,024: buffers at a distance of 4 KiB
 /// look alike to the loads that come after stores (measured: 1.17 of the time).
 const BUFFER: usize = 960;
 
-kernel! {
-    /// One piece: at once where nothing must be converted, else in blocks.
-    fn step_piece<C: Real, K: Storage<C>, A: Algorithm<C>>(
-        piece: Tensor<'_, C, K>,
-        prepared: Prepared<C>,
-        algorithm: A,
-    ) {
-        let mut piece = piece;
-        let mut buffers = [[C::from_i16(0); BUFFER]; MAX_STATES];
-        if K::ANY_LENGTH
-            && piece.mask.is_none()
-            && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad)
-        {
-            return K::step_block(param, grad, &mut piece.states, &mut buffers, &prepared, &algorithm);
+/// One piece: at once where nothing must be converted, else in blocks.
+fn step_piece<C: Real, K: Storage<C>, A: Algorithm<C>>(
+    mut piece: Tensor<'_, C, K>,
+    buffers: &mut K::Buffers,
+    prepared: Prepared<C>,
+    algorithm: A,
+) {
+    if K::ANY_LENGTH
+        && piece.mask.is_none()
+        && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad)
+    {
+        return K::step_block(param, grad, &mut piece.states, buffers, &prepared, &algorithm);
+    }
+    let (mut params, mut grads) = ([C::from_i16(0); BUFFER], [C::from_i16(0); BUFFER]);
+    while piece.elements() > 0 {
+        let n = piece.elements().min(K::BLOCK);
+        let mut block = piece.split_off(n);
+        let (params, grads) = (&mut params[..n], &mut grads[..n]);
+        let mut grad: &[C] = match block.grad {
+            Grad::Own(x) => x,
+            Grad::F16(x) => tensor::load(x, grads),
+            Grad::Bf16(x) => tensor::load(x, grads),
+        };
+        if let Some(mask) = block.mask {
+            if let Grad::Own(x) = block.grad {
+                grads.copy_from_slice(x);
+            }
+            keep_masked(grads, mask);
+            grad = grads;
         }
-        let (mut params, mut grads) = ([C::from_i16(0); BUFFER], [C::from_i16(0); BUFFER]);
-        let mut flags = [0; BUFFER];
-        while piece.elements() > 0 {
-            let n = piece.elements().min(K::BLOCK);
-            let mut block = piece.split_off(n);
-            let (params, grads, flags) = (&mut params[..n], &mut grads[..n], &mut flags[..n]);
-            let mut grad: &[C] = match block.grad {
-                Grad::Own(x) => x,
-                Grad::F16(x) => tensor::load(x, grads),
-                Grad::Bf16(x) => tensor::load(x, grads),
-            };
-            if let Some(mask) = block.mask {
-                unpack_codes::<W1>(mask, flags, 0);
-                if let Grad::Own(x) = block.grad {
-                    grads.copy_from_slice(x);
-                }
-                keep_flagged(grads, flags);
-                grad = grads;
-            }
-            let param = match &mut block.param {
-                Param::Own(x) => &mut **x,
-                Param::F16(x) => x.wide(params),
-                Param::Bf16(x) => x.wide(params),
-            };
-            K::step_block(param, grad, &mut block.states, &mut buffers, &prepared, &algorithm);
-            if block.mask.is_some() {
-                keep_flagged(param, flags);
-            }
-            match block.param {
-                Param::Own(_) => {}
-                Param::F16(x) => x.round(params),
-                Param::Bf16(x) => x.round(params),
-            }
+        let param = match &mut block.param {
+            Param::Own(x) => &mut **x,
+            Param::F16(x) => x.wide(params),
+            Param::Bf16(x) => x.wide(params),
+        };
+        K::step_block(param, grad, &mut block.states, buffers, &prepared, &algorithm);
+        if let Some(mask) = block.mask {
+            keep_masked(param, mask);
+        }
+        match block.param {
+            Param::Own(_) => {}
+            Param::F16(x) => x.round(params),
+            Param::Bf16(x) => x.round(params),
         }
     }
 }

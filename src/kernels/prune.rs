@@ -36,6 +36,8 @@ pub trait Output<T: Element>: Copy + Send + Sync + 'static {
     type Item: Copy + Send + Sync;
     /// The item of a weight that stays, or goes.
     fn item(x: T, stays: bool) -> Self::Item;
+    /// The item again of a weight that stays, or that of one that goes.
+    fn kept(item: Self::Item, stays: bool) -> Self::Item;
     /// The weights, where they are written in place.
     fn weights(items: &[Self::Item]) -> &[T];
 }
@@ -54,6 +56,10 @@ impl<T: Element> Output<T> for Weights {
         if stays { x } else { T::from_bits64(0) }
     }
     #[inline(always)]
+    fn kept(x: T, stays: bool) -> T {
+        Self::item(x, stays)
+    }
+    #[inline(always)]
     fn weights(items: &[T]) -> &[T] {
         items
     }
@@ -63,6 +69,10 @@ impl<T: Element> Output<T> for Mask {
     type Item = u8;
     #[inline(always)]
     fn item(_: T, stays: bool) -> u8 {
+        stays as u8
+    }
+    #[inline(always)]
+    fn kept(_: u8, stays: bool) -> u8 {
         stays as u8
     }
     fn weights(_: &[u8]) -> &[T] {

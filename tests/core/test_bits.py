@@ -114,7 +114,14 @@ def test_the_list_of_calls_is_complete():
     public |= {f"optim.{name}" for name in mo.optim.__all__ if name.endswith("_step")}
     prune = {"threshold", "magnitude", "n_of_m", "blocks", "wanda", "sparsegpt", "compress", "to_csr"}
     public |= {f"prune.{name}" for name in mo.prune.__all__ if name in prune}
-    others = {"QuantizedArray", "quant.Calibrator", "quant.Format", "quant.formats", "optim.muon_step"}
+    others = {
+        "QuantizedArray",
+        "quant.Calibrator",
+        "quant.PackedWeight",
+        "quant.Format",
+        "quant.formats",
+        "optim.muon_step",
+    }
     others |= {"quant.quantize_linear", "quant.dequantize_linear", "quant.requantize_linear"}
     assert listed == public - others
 

@@ -218,10 +218,10 @@ def _prune(calls: Calls) -> None:
     calls.add(prune.cropped_config, config=lambda: dict(CONFIG), report=report)
     calls.add(prune.least_squares, weight=w, kept=kept, stats=stats)
     calls.add(prune.compensate_bias, bias=lambda: floats(4), weight=w, kept=kept, mean=lambda: floats(8))
-    grown = {"step": value(1), "sparsity": half, "begin": value(0), "end": value(10)}
+    grown = {"sparsity": half, "begin": value(0), "end": value(10)}
     calls.add(prune.cubic, **grown)
     calls.add(prune.linear, **grown)
-    calls.add(prune.constant, step=value(1), sparsity=half)
+    calls.add(prune.constant, sparsity=half)
     calls.add(prune.InputStats, features=value(8))
     calls.method("update", stats, x=w)
     calls.method("merge", stats, other=stats)

@@ -53,3 +53,12 @@ def test_make_examples_runs_every_example() -> None:
     named = re.search(r"^EXAMPLES := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert named is not None
     assert set(named[1].replace("\\", " ").split()) == {path.stem for path in EXAMPLES.glob("*.py")} - SHARED
+
+
+def test_documents_show_the_picture_of_every_example_for_light_and_for_dark_pages() -> None:
+    docs = EXAMPLES.parent / "docs"
+    shown = (docs / "examples.md").read_text()
+    for name in sorted({path.stem for path in EXAMPLES.glob("*.py")} - SHARED):
+        for file in (f"images/{name}.svg", f"images/{name}-dark.svg"):
+            assert file in shown
+            assert (docs / file).read_text().startswith("<?xml")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ Post = Callable[..., tuple[str, Any]]
 
 def run(name: str, *words: str) -> str:
     """What an example prints in a process of its own, which forks."""
-    done = subprocess.run([sys.executable, EXAMPLES / name, *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, EXAMPLES / name, *words], capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -143,6 +144,26 @@ def test_a_load_test_compares_answers_measures_and_looks_at_memory(tmp_path: Pat
     assert all(float(cell) > 0 for row in rows for cell in row[1:4] if not row[0].startswith(" -"))
     assert len(re.findall(r"40 requests: a worker had [\d.]+ MB of memory before, [\d.]+ after", said)) == 2
     assert (tmp_path / "a-dark.svg").exists()
+
+
+FORK = """
+import os, signal
+from service import fork
+print(*fork(lambda: None, 2).pids, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_when_what_forked_them_is_killed() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, cwd=EXAMPLES, timeout=120)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    # They hold the pipes of that process, which end here only when they are ending.
+    for path in (Path(f"/proc/{pid}/stat") for pid in pids):
+        until = time.monotonic() + 30
+        while path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_answers_that_differ_end_a_load_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,7 +285,7 @@ def test_report(tmp_path: Path) -> None:
         "round_to": None,
         "scope": "group",
         "norm": "inf",
-        "nan": "raise",
+        "nonfinite": "raise",
         "calibrate": None,
         "config": None,
         "then": None,
@@ -314,7 +314,7 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
         ({"what": "mlp"}, "what must be of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', 'all', got 'mlp'"),
         ({"what": ()}, "what must be of 'heads', 'query_heads', 'ffn', 'channels', 'hidden', 'all', got none"),
         ({"scope": "row"}, "scope must be 'group' or 'global', got 'row'"),
-        ({"nan": "largest"}, "nan must be 'raise' or 'remove', got 'largest'"),
+        ({"nonfinite": "largest"}, "nonfinite must be 'raise' or 'remove', got 'largest'"),
         ({"norm": 3}, "norm must be 1, 2 or inf, got 3"),
         ({"round_to": 0}, "round_to must be at least 1, got 0"),
         (

@@ -128,7 +128,7 @@ def test_a_weight_that_is_used_along_both_axes_is_pruned_without_axes_only(tmp_p
 def test_inputs_that_are_no_multiple_of_the_group_are_said(tmp_path):
     report, _ = written(tmp_path, net(), n=2, m=8)
     said = {tensor.name: tensor.reason for tensor in report.tensors}
-    assert said["matmul"] == "20 inputs are no multiple of the group of 8"
+    assert said["matmul"] == "20 inputs are no multiple of 8"
 
 
 def test_weights_in_the_body_of_an_if_are_pruned(tmp_path):

@@ -44,7 +44,7 @@ def quantize(source: Path, out: Path, **options: Any) -> Any:
 
 
 def prune(source: Path, out: Path, **options: Any) -> Any:
-    how = {} if "keep" in options else {"sparsity": 0.5}
+    how = {} if "n" in options else {"sparsity": 0.5}
     return mo.prune_file(source, out, **{"run": FAST, "durable": False, **how, **options})
 
 

@@ -158,7 +158,7 @@ def test_what_is_left_alone_and_why(tmp_path: Path) -> None:
         "encoder.layer.0.attention.self.query.bias": ("copy", "1-dimensional: not a matrix or more"),
         LINEAR[1]: ("prune", "weight of a linear layer"),
         "classifier.weight": ("copy", "the last head"),
-        "conv.weight": ("copy", "6 inputs are no multiple of the group of 4"),
+        "conv.weight": ("copy", "6 inputs are no multiple of 4"),
     }
     out, report = prune(tmp_path, model, sparsity=0.5, include=["*word_embeddings*", "conv.*"], exclude=[LINEAR[0]])
     changed = {t.name for t in report.tensors if t.decision == "prune"}
@@ -443,15 +443,15 @@ def test_report(tmp_path: Path) -> None:
     assert (totals.sparsity_before, totals.sparsity_after) == (512 / 12288, 0.25)
     assert json.loads(report.to_json())["options"] == {
         "sparsity": 0.25,
-        "keep": None,
-        "group": None,
+        "n": None,
+        "m": None,
         "method": "magnitude",
         "calibrate": None,
         "scope": "tensor",
         "format": "dense",
         "include": [],
         "exclude": [],
-        "nan": "raise",
+        "nonfinite": "raise",
         "then": None,
     }
 
@@ -481,12 +481,12 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
         ({"n": 2}, "n and m must come together, got n=2, m=None"),
         ({"sparsity": 1.5}, "sparsity must be from 0 to 1, got 1.5"),
         ({"sparsity": math.nan}, "sparsity must be from 0 to 1, got nan"),
-        ({"n": 2, "m": 64}, "group must be from 2 to 32, got 64"),
-        ({"n": 4, "m": 4}, "keep must be from 1 to below group (4), got 4"),
+        ({"n": 2, "m": 64}, "m must be from 2 to 32, got 64"),
+        ({"n": 4, "m": 4}, "n must be from 1 to below m (4), got 4"),
         ({"n": 2, "m": 4, "scope": "row"}, "scope must be left out with n and m, got 'row'"),
         ({"sparsity": 0.5, "scope": "layer"}, "scope must be one of 'tensor', 'row', 'global', got 'layer'"),
         ({"sparsity": 0.5, "format": "csr"}, "format must be one of 'dense', 'bitmask', got 'csr'"),
-        ({"sparsity": 0.5, "nan": "ignore"}, "nan must be one of 'raise', 'largest', got 'ignore'"),
+        ({"sparsity": 0.5, "nonfinite": "ignore"}, "nonfinite must be one of 'raise', 'largest', got 'ignore'"),
         (
             {"sparsity": 0.5, "format": "bitmask", "then": mo.QuantizeOptions()},
             "format must be 'dense' with then, got 'bitmask': what is quantized has its own layout",

@@ -187,9 +187,9 @@ GOLDEN = {
 }
 SEARCHED = {
     (8, "symmetric", None): "9d525221e135049915c70077247ba12736e4df8bf953ba272e9f99d5ecac1281",
-    (4, "symmetric", None): "9e284c9c6b6ca11a86d5c6a8917b482acf603156fd2b0a4248b0fe76ec0cdfad",
-    (2, "symmetric", None): "6580af1ddf385f952de7b418ba8e79d2027f04c8d17d2df550a116853e9c18c6",
-    (4, "asymmetric", 16): "f32650e0d4dc08a1f34c5b3a95480b2560739e0989251a7234b6091c2844fa48",
+    (4, "symmetric", None): "5b1bce06ec48191709978a3a258c444c56358f78ce1d3d4163c67a478cf516fb",
+    (2, "symmetric", None): "4495d138fe373d69930052cb38888c87704c10f557da17acba4424da89bde52b",
+    (4, "asymmetric", 16): "94cd933a27043dec78cd2ad0566c1550c052c6105c785a8c6f50a3f4e1c8b7f5",
 }
 
 

@@ -85,7 +85,7 @@ def test_h57_a_wrong_type_is_named(
     [
         ({"bits": "4"}, "quantize_file: bits must be an int, got '4'"),
         ({"bits": True}, "quantize_file: bits must be an int, got True"),
-        ({"max_memory": "64MiB"}, "quantize_file: max_memory must be an int, got '64MiB'"),
+        ({"max_memory": 6.4}, "quantize_file: max_memory must be an int or a str, got 6.4"),
         ({"include": "fc.*"}, "quantize_file: include must be a sequence of str, got 'fc.*'"),
         ({"run": {"rounds": 0}}, "quantize_file: run must be a RunOptions or None, got dict"),
         ({"onnx": {"target": "portable"}}, "quantize_file: onnx must be an OnnxOptions or None, got dict"),

@@ -146,7 +146,7 @@ def test_column_norms_of_batches_are_those_of_all_rows():
     want = np.sqrt(np.square(x.reshape(-1, 7).astype(np.float64)).sum(0))
     np.testing.assert_allclose(one.norms, want, rtol=1e-6)
     np.testing.assert_allclose(a.norms, want, rtol=1e-6)
-    assert a.rows == one.rows == 120
+    assert a.count == one.count == 120
 
 
 @pytest.mark.parametrize("block", [(2, 4), (1, 8), (6, 40), (1, 1), (3, 5)])
@@ -156,7 +156,7 @@ def test_blocks_are_pruned_whole(block, norm):
     split = W.reshape(6 // a, a, 40 // b, b).swapaxes(1, 2).reshape(6 // a, 40 // b, -1)
     scores = np.linalg.norm(split.astype(np.float64), norm, axis=-1)
     stays = ref.kept(scores, round(0.4 * scores.size))
-    same(mo.prune.blocks(W, block, 0.4, norm=norm, mask=True), stays)
+    same(mo.prune.blocks(W, block, 0.4, norm=norm, mask="bool"), stays)
     whole = stays.repeat(a, axis=0).repeat(b, axis=1)
     same(mo.prune.blocks(W, block, 0.4, norm=norm), pruned(W, whole))
 
@@ -223,10 +223,10 @@ def test_schedules_follow_their_formulas():
     for step in range(40):
         t = min(max((step - 10) / 20, 0), 1)
         want = 0 if step < 10 else 0.2 + (0.8 - 0.2) * t
-        assert mo.prune.linear(step, sparsity=0.8, begin=10, end=30, initial=0.2) == pytest.approx(want)
+        assert mo.prune.linear(0.8, begin=10, end=30, initial=0.2)(step) == pytest.approx(want)
         want = 0 if step < 10 else 0.8 + (0.2 - 0.8) * (1 - t) ** 3
-        assert mo.prune.cubic(step, sparsity=0.8, begin=10, end=30, initial=0.2) == pytest.approx(want)
-        assert mo.prune.constant(step, sparsity=0.8, begin=10) == (0.8 if step >= 10 else 0)
+        assert mo.prune.cubic(0.8, begin=10, end=30, initial=0.2)(step) == pytest.approx(want)
+        assert mo.prune.constant(0.8, begin=10)(step) == (0.8 if step >= 10 else 0)
 
 
 # ---- errors, before anything is written
@@ -246,7 +246,7 @@ def test_b12_nan_is_refused_and_named_or_is_the_largest():
         for name, call in calls.items():
             for out in (None, np.full_like(w, 9)):
                 with pytest.raises(
-                    ValueError, match=rf"^{name}: w has 1 NaN, first at index {at}; pass nan=\"largest\""
+                    ValueError, match=rf"^{name}: w has 1 NaN, first at index {at}; pass nonfinite=\"largest\""
                 ):
                     call(out=out)
                 assert out is None or (out == 9).all()
@@ -286,9 +286,9 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
         r"^magnitude: mask must be None, 'bool' or 'bits', got 'x'",
     ),
     "nan": (
-        lambda: mo.prune.magnitude(W, nan="x"),
+        lambda: mo.prune.magnitude(W, nonfinite="x"),
         ValueError,
-        r"^magnitude: nan must be 'raise' or 'largest', got \"x\"",
+        r"^magnitude: nonfinite must be 'raise' or 'largest', got \"x\"",
     ),
     "eps": (lambda: mo.prune.threshold(W, -1), ValueError, r"^threshold: eps must be at least 0, got -1"),
     "out shape": (
@@ -389,7 +389,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "csr": (lambda: mo.prune.to_csr(W[0]), ValueError, r"^to_csr: w must be a matrix of fewer than 2\*\*31 columns"),
     "schedule": (
-        lambda: mo.prune.cubic(1, sparsity=0.5, begin=3, end=2),
+        lambda: mo.prune.cubic(0.5, begin=3, end=2),
         ValueError,
         r"^cubic: end must be at least begin \(3\), got 2",
     ),

@@ -125,7 +125,9 @@ def test_b12_nan_is_refused_and_named_or_stays_and_spoils_nothing():
     w = W.copy()
     w[2, 5], w[4, 7] = math.nan, math.inf
     for out in (None, np.full_like(w, 9)):
-        with pytest.raises(ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nan=\"largest\""):
+        with pytest.raises(
+            ValueError, match=r"^sparsegpt: w has 1 NaN, first at index \(2, 5\); pass nonfinite=\"largest\""
+        ):
             mo.prune.sparsegpt(w, H, 0.5, out=out)
         assert out is None or (out == 9).all()
     for share in ({"sparsity": 0.5}, {"sparsity": 0.996}, {"n": 1, "m": 2}):
@@ -233,9 +235,9 @@ def test_a_hessian_of_batches_is_that_of_all_rows(dtype):
     none.merge(mo.prune.Hessian())
     want = hessian(x.reshape(-1, 7).astype(np.float64))
     for got in (one, none):
-        assert got.rows == 120
+        assert got.count == 120
         np.testing.assert_allclose(got.second_derivative, want, rtol=1e-9, atol=1e-12)
-    assert a.rows == 30
+    assert a.count == 30
     np.testing.assert_allclose(a.second_derivative, hessian(x[0].astype(np.float64)), rtol=1e-9, atol=1e-12)
 
 
@@ -250,7 +252,7 @@ def test_refused_inputs_add_nothing_to_a_hessian():
     for bad in (np.float32([[1, math.inf]]), np.ones((2, 2), int), [[1.0]], np.ones((3, 0)), np.float32(1)):
         with pytest.raises((TypeError, ValueError)):
             h.update(bad)
-    assert h.rows == 0
+    assert h.count == 0
     h.update(np.ones((3, 2)))
     with pytest.raises(ValueError, match=r"^Hessian: x must have shape \(..., 2\), got \(4, 3\)"):
         h.update(np.ones((4, 3)))
@@ -258,7 +260,7 @@ def test_refused_inputs_add_nothing_to_a_hessian():
     other.update(np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"^Hessian: other must have 2 features, got 3"):
         h.merge(other)
-    assert h.rows == 3
+    assert h.count == 3
     np.testing.assert_array_equal(h.second_derivative, np.full((2, 2), 2.0))
 
 
@@ -321,7 +323,7 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "hessian of nothing": (
         prune(W, mo.prune.Hessian(), 0.5),
         ValueError,
-        r"^Hessian: matrix must come after an update, got none",
+        r"^Hessian: second_derivative must come after an update, got none",
     ),
     "damping": (prune(W, H, 0.5, damping=-1), ValueError, r"^sparsegpt: damping must be finite and at least 0, got -1"),
     "damping nan": (
@@ -332,7 +334,11 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "damping text": (prune(W, H, 0.5, damping="x"), TypeError, r"^sparsegpt: damping must be a number, got 'x'"),
     "block": (prune(W, H, 0.5, block_size=0), ValueError, r"^sparsegpt: block_size must be at least 1, got 0"),
     "block text": (prune(W, H, 0.5, block_size="x"), TypeError, r"^sparsegpt: block_size must be an integer, got 'x'"),
-    "nan": (prune(W, H, 0.5, nan="x"), ValueError, r"^sparsegpt: nan must be 'raise' or 'largest', got \"x\""),
+    "nonfinite": (
+        prune(W, H, 0.5, nonfinite="x"),
+        ValueError,
+        r"^sparsegpt: nonfinite must be 'raise' or 'largest', got \"x\"",
+    ),
     "threads": (prune(W, H, 0.5, threads=0), ValueError, r"^sparsegpt: threads must be from 1 to"),
     "out shape": (
         prune(W, H, 0.5, out=np.empty((6, 39))),

@@ -29,7 +29,7 @@ HALF: list[tuple[str, dict[str, Any]]] = [
 
 
 def grow(step: int) -> float:
-    return mo.prune.cubic(step, sparsity=0.8, begin=2, end=8, initial=0.1)
+    return mo.prune.cubic(0.8, begin=2, end=8, initial=0.1)(step)
 
 
 def make(name: str, params: Any, options: dict[str, Any]) -> mo.optim.Optimizer:
@@ -397,7 +397,7 @@ BAD_STEPS: list[tuple[Any, dict[str, Any], Any, type[Exception], str]] = [
     ({**GRADS, "a": np.ones((40, 30), np.float32)}, {}, 0.9, ValueError, "grads[0] must have shape (30, 40)"),
     ({**GRADS, "a": [1.0]}, {}, 0.9, TypeError, "SGD.step: grads['a'] must be a NumPy array, got list"),
     ({**GRADS, "a": np.ones((30, 40), int)}, {}, 0.9, TypeError, "PrunedOptimizer.step: grads['a'] must have dtype"),
-    ({**GRADS, "b": np.full(7, np.nan, np.float32)}, {"error_if_nonfinite": True}, 0.9, ValueError, "grads[1]"),
+    ({**GRADS, "b": np.full(7, np.nan, np.float32)}, {"nonfinite": "raise"}, 0.9, ValueError, "grads[1]"),
     (GRADS, {"clip_norm": 0.0}, 0.9, ValueError, "SGD.step: clip_norm must be greater than 0, got 0.0"),
     (GRADS, {}, 1.5, ValueError, "PrunedOptimizer.step: sparsity must be from 0 to 1, got 1.5 for step 2"),
     (GRADS, {}, "x", TypeError, "PrunedOptimizer.step: sparsity must be a number, got 'x' for step 2"),

@@ -525,10 +525,7 @@ def test_a14_bfloat16_by_ml_dtypes_and_as_uint16_are_the_same():
 
 
 A14 = [
-    "sum",
-    "minmax",
-    "quantile",
-    "histogram",
+    "absmax",
     "kth_magnitude",
     "quantize-minmax4-all",
     "fake_quantize-minmax4-all",

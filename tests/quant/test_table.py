@@ -176,3 +176,32 @@ def test_forked_workers_share_a_table_that_is_mapped(tmp_path):
         np.save(tmp_path / f"{name}.npy", part)
     run = subprocess.run([sys.executable, "-c", FORK, tmp_path], capture_output=True, text=True, timeout=60)
     assert run.stdout == "[0, 0, 0]\n", run.stderr
+
+
+def test_a_table_that_was_changed_is_looked_at_again():
+    """A look-up keeps what it has checked; new parts, and parts changed in place, are seen."""
+    q = mo.quantize(X, axis=0)
+    before = q.take([1, 2])
+    q.scale[1] *= 2
+    assert (q.take(1) == 2 * before[0]).all()
+    q.scale = q.scale * 3
+    assert (q.take(2) == q.dequantize()[2]).all()
+    q.codes = q.codes[::-1]
+    assert (q.take([0, 49]) == q.dequantize()[[0, 49]]).all()
+    q.codes.setflags(write=False)
+    assert (q.take([0, 49]) == q.dequantize()[[0, 49]]).all()
+    q.scale.shape = (50, 1)
+    with pytest.raises(ValueError, match=r"take: scale must have shape \(50,\), got \(50, 1\)"):
+        q.take(1)
+    q.scale.shape = (50,)
+    q.codes = q.codes.astype(np.int16)
+    with pytest.raises(TypeError, match="take: codes must have dtype uint8 or int8, got int16"):
+        q.take(1)
+
+
+def test_a_table_that_was_used_is_pickled_and_copied():
+    q = mo.quantize(X, bits=4, group_size=32)
+    want = q.take([3])
+    for again in (pickle.loads(pickle.dumps(q)), copy.copy(q), copy.deepcopy(q)):
+        assert (again.take([3]) == want).all()
+        assert again.scheme == q.scheme

@@ -440,7 +440,9 @@ def _reduce_calls(mo: Any) -> dict[str, Call]:
     calls["topk"] = call("topk", poisoned, k=3)
     calls["topk-axis0"] = call("topk", columns, k=2, axis=0, largest=False)
     close = r.allclose
-    calls["allclose"] = Call("reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw))
+    calls["allclose"] = Call(
+        "reduce.allclose", lambda x, threads=None, **kw: close(x, x, threads=threads, **kw), argument="a"
+    )
     kth = r.kth_magnitude
     calls["kth_magnitude"] = Call(
         "reduce.kth_magnitude", lambda x, threads=None, **kw: kth(x, np.size(x) // 3, threads=threads, **kw)
@@ -698,13 +700,16 @@ def _calibrated_calls(mo: Any) -> dict[str, Call]:
 
 def _linear_calls(mo: Any) -> dict[str, Call]:
     def call(bits: int, compute: str, packed: bool = False, **options: Any) -> Call:
+        @cache
+        def weights(k: int) -> Any:
+            w = np.sin(np.arange(5 * k, dtype=np.float32)).reshape(5, k)
+            return mo.quantize(w, bits=bits, threads=1, **options)
+
         def run(x: Any, threads: int | None = None, **kw: Any) -> Any:
-            # Weights of 5 rows that fit x.
             k = x.shape[-1] if isinstance(x, np.ndarray) and x.ndim else 4
             if not k:
                 raise ValueError("linear: no weights are that narrow")
-            w = mo.quantize(np.sin(np.arange(5 * k, dtype=np.float32)).reshape(5, k), bits=bits, threads=1, **options)
-            w = w.prepack(threads=threads) if packed else w
+            w = weights(k).prepack(threads=threads) if packed else weights(k)
             return mo.quant.linear(x, w, np.arange(5, dtype=np.float32), compute=compute, threads=threads, **kw)
 
         return Call("quant.linear", run, rows)

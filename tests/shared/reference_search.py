@@ -29,7 +29,7 @@ def stored(scale: float, dtype: str | None, bits: int) -> float:
         return float(np.float32(scale))
     if dtype == "float16" and bits < 8:
         least = np.copysign(np.clip(abs(scale), 2.0**-24, 65504.0 / 16), scale)
-        part, exponent = np.frexp(float(ref.cast(np.float32(least), np.dtype(ref.BF16))))
+        part, exponent = np.frexp(float(np.float32(least)))
         return float(np.float16(np.ldexp(np.rint(part * 128) / 128, exponent)))
     least, most = {"float16": (2.0**-24, 65504.0)}.get(dtype, (2.0**-126, float(ref.finite_values(ref.BF16)[-1])))
     most = float(np.finfo(np.float32).max) if dtype == "float32" else most

@@ -16,8 +16,10 @@ MODULES = ("", ".reduce", ".quant", ".prune", ".optim", ".optim.schedule", ".pre
 WORDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "axis": ("Along which axis, or which axes; of quantization: the axis that keeps its own scale.", ()),
     "betas": ("How much of the means of gradients and of their squares stays.", ()),
+    "bias": ("What a layer adds to its products.", ()),
     "bits": ("Bits of a code.", (8, 4, 2)),
     "block_size": ("Columns that GPTQ and SparseGPT take at a time.", ()),
+    "calibrate": ("Samples of what goes into a model: a path, arrays, or what gives them.", ()),
     "clip_value": ("Gradients are clamped to ± this.", ()),
     "codes": ("The codes of a quantized array.", ()),
     "coding": ("How states of optimizers are coded in 8 bits.", ("float8", "dynamic", "four")),
@@ -46,6 +48,7 @@ WORDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "master": ("Float32 copies of parameters in 16 bits: kept (classes), or given (steps).", ()),
     "max_memory": ("The most bytes for data: a number, or a text such as `64MiB`.", ()),
     "maximize": ("Ascend instead of descend.", (False, True)),
+    "method": ("Which of several ways: of ranges, of pruning, of rounding weights.", ()),
     "model": ("A graph of an ONNX model.", ()),
     "momentum": ("How much of a direction or a range stays.", ()),
     "n": ("Of N:M: how many of `m` consecutive weights stay; of `num_threads`: how many threads.", ()),

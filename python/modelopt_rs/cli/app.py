@@ -14,6 +14,7 @@ import click
 from click.shell_completion import shell_complete
 
 from modelopt_rs import FormatError, InternalError
+from modelopt_rs.cli.calibrate import calibrate
 from modelopt_rs.cli.command import Group
 from modelopt_rs.cli.compare import compare
 from modelopt_rs.cli.crop import crop
@@ -65,7 +66,7 @@ def app() -> None:
     """Make safetensors and ONNX models smaller: quantize, prune, crop, compare and inspect in bounded memory."""
 
 
-for command in (inspect, quantize, optimize, prune, crop, dequantize, compare, demo, info):
+for command in (inspect, quantize, calibrate, optimize, prune, crop, dequantize, compare, demo, info):
     app.add_command(command)
 
 

@@ -10,6 +10,7 @@ from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line, show_reasons
 from modelopt_rs.planning.onnx import CHOICES, OnnxOptions
+from modelopt_rs.planning.quantize import METHODS
 from modelopt_rs.report.reports import CompareReport, Report
 
 __all__ = ["onnx_quantization", "show_onnx"]
@@ -32,16 +33,17 @@ OPTIONS = (
     click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
     click.option(
         "--method",
-        type=Choice(CHOICES["method"]),
-        default="minmax",
-        show_default=True,
-        help="ONNX: how the ranges of activations are found in calibration data.",
+        type=Choice([*METHODS, *CHOICES["method"]]),
+        help="gptq, awq: round weights by what goes into their layers with --calibrate. Others: how the ranges of "
+        "activations of ONNX models are found.  [default for these: minmax]",
     ),
     click.option(
         "--calibrate",
         type=click.Path(),
-        metavar="DATA.npz|DIR",
-        help="ONNX: calibration data; at 8 bits activations become static int8, below layers are measured with them.",
+        metavar="DATA.npz|DIR|TEXTS.txt",
+        help="Calibration data, of --method gptq and awq (of Hugging Face directories texts, one in a line, or "
+        "arrays). Without these of ONNX models: at 8 bits activations become static int8, below layers are measured "
+        "with them.",
     ),
     click.option(
         "--activations",
@@ -68,7 +70,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         target: str,
         activations: str | None,
         calibrate: str | None,
-        method: str,
+        method: str | None,
         bias_correction: bool,
         equalize: bool,
         smooth: float | None,
@@ -76,17 +78,22 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         opset: int | None,
         **others: Any,
     ) -> None:
+        by_inputs = method in METHODS
+        if by_inputs and calibrate is None and others["statistics"] is None:
+            raise click.UsageError(f"--method {method} needs --calibrate or --statistics")
         options = OnnxOptions(
             target=target,
             activations=activations,
-            calibrate=calibrate,
-            method=method,
+            calibrate=None if by_inputs else calibrate,
+            method="minmax" if by_inputs or method is None else method,
             bias_correction=bias_correction,
             equalize=equalize,
             smooth=smooth,
             accuracy_level=accuracy_level,
             opset=opset,
         )
+        if by_inputs:
+            others |= {"method": method, "calibrate": calibrate}
         command(onnx=None if options == OnnxOptions() else options, **others)
 
     added: Callable[..., None] = with_onnx

@@ -40,6 +40,13 @@ INCLUDED = {
 @quantization
 @measuring
 @selection("Quantize")
+@click.option(
+    "--statistics",
+    type=click.Path(),
+    metavar="FILE",
+    help="Instead of --calibrate: what `calibrate` wrote, or an importance matrix of llama.cpp. Without --method gptq "
+    "or awq searched scales weigh what goes in.",
+)
 @onnx_quantization
 @checking
 @dry_run
@@ -69,8 +76,11 @@ def quantize(
     reports: ReportPaths,
     no_verify: bool,
     overwrite: bool,
+    statistics: str | None,
     onnx: OnnxOptions | None,
     run: RunOptions | None,
+    method: str | None = None,
+    calibrate: str | None = None,
 ) -> None:
     """Quantize a model's linear layers to 8, 4 or 2 bits.
 
@@ -93,6 +103,7 @@ def quantize(
     modelopt-rs quantize model.safetensors -o small.safetensors --bits 4
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --dim batch=1
     modelopt-rs quantize model.onnx -o small.onnx --bits 4 --bits-of 'head.*=8'
+    modelopt-rs quantize a.onnx -o b.onnx --bits 4 --method gptq --calibrate x.npz
     modelopt-rs quantize model/ --dry-run --include '*embeddings.weight'
     """  # noqa: D301
     if output is None and not dry_run:
@@ -109,6 +120,9 @@ def quantize(
             only_dequantize=only_dequantize,
             search=SEARCHES[search],
             scale_dtype=scale_dtype,
+            method=method,
+            calibrate=calibrate,
+            statistics=statistics,
             include=include,
             exclude=exclude,
             bits_of=read_bits_of(bits_of),

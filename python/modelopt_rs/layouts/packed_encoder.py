@@ -15,6 +15,8 @@ from modelopt_rs.layouts.pack_quantized import packed_metadata, packed_tensors, 
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.layouts.packed_weight import PackedWeight, find_packed, is_packed_weight
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
+from modelopt_rs.quant.by_inputs import ByInputs, Moments
+from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import Source, TensorInfo, is_recurrent, is_weight
 from modelopt_rs.stream.transform import Rows, Transform
@@ -59,8 +61,16 @@ class Quantize(Transform):
         self.row_multiple = self._per_output * (1 if spec.symmetric else 32 // spec.bits)
         self.figures = ErrorFigures()
 
+    def round_by(self, moments: Moments) -> None:
+        """Make codes by what is known of the inputs: of the whole matrix at once."""
+        self._scales = ByInputs(self._scales.search, self._scales.dtype, moments)
+        self.row_multiple = self._info.rows
+        # A matrix of second moments, as it is handed over, its factor and panels; weights as they are corrected.
+        self.buffers = [*self.buffers, Buffer("f8", 3 * self._columns**2, per=0), Buffer("f4", self._columns)]
+
     def begin(self, rows: int) -> None:
         """Make the buffers."""
+        rows = min(rows, self._info.rows)
         outputs = rows // self._per_output
         how = (outputs, self._threads, self._nonfinite, self._scales, self._scale_dtype)
         self._quantizer = RowQuantizer(self._info, self._spec, *how)

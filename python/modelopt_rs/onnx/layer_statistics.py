@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs._types import Array
 from modelopt_rs.errors import quote
 from modelopt_rs.onnx.layer_inputs import Data, InputStream, LayerInput, layer_inputs
 from modelopt_rs.onnx.run.samples import Given
 from modelopt_rs.onnx.weights import find_weights
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.transforms.sums import Sums
 
 __all__ = ["LayerInputs"]
 
@@ -86,6 +86,10 @@ class LayerInputs:
             raise ValueError(f"calibrate: value {value} is empty in every sample; exclude {quote(name)}")
         return first
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Collect those of these weights only; in this order they will be asked for."""
+        self._names = list(names)
+
     def _merged(self, parts: Iterable[ColumnNorms | Hessian]) -> ColumnNorms | Hessian:
         whole = self._kind()
         for part in parts:
@@ -108,7 +112,7 @@ class LayerInputs:
         return list(found)
 
     def _collect(self, sources: Sequence[LayerInput]) -> dict[LayerInput, list[ColumnNorms | Hessian]]:
-        seen = {source: [_Sums(self._kind()) for _ in range(source.groups)] for source in sources}
+        seen = {source: [Sums(self._kind()) for _ in range(source.groups)] for source in sources}
         for source, group, rows in self._stream.rows(sources):
             with _named(source.value):
                 seen[source][group].add(rows)
@@ -118,28 +122,6 @@ class LayerInputs:
                 for sums in found:
                     sums.flush()
         return {source: [sums.statistics for sums in found] for source, found in seen.items()}
-
-
-class _Sums:
-    """Statistics that take rows some at a time: products of few rows cost as much as those of as many as columns."""
-
-    def __init__(self, statistics: ColumnNorms | Hessian) -> None:
-        self.statistics = statistics
-        self._rows: list[Array] = []
-        self._count = 0
-
-    def add(self, rows: Array) -> None:
-        """Take rows in, now or later."""
-        self._rows.append(rows)
-        self._count += len(rows)
-        if isinstance(self.statistics, ColumnNorms) or self._count >= rows.shape[1]:
-            self.flush()
-
-    def flush(self) -> None:
-        """Take in what is left."""
-        if self._count:
-            self.statistics.update(self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows))
-        self._rows, self._count = [], 0
 
 
 @contextmanager

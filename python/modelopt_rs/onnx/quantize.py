@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
 
 import onnx_ir as ir
 
@@ -13,6 +15,7 @@ from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.by_inputs import Moments
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -30,6 +33,7 @@ def quantize_graph(
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
     measure: Measure | None = None,
+    moments: Mapping[str, Moments] = MappingProxyType({}),
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights, and to int8 layers where `onnx.activations` asks for them.
 
@@ -56,7 +60,8 @@ def quantize_graph(
     Cast and Mul, a scale for each output; Conv 'c': a Conv that quantizes its input in each call is slower than float32
     """
     if onnx.activations == "none":
-        return quantize_weights(model, tensors, options, onnx, threads=threads, max_memory=max_memory, measure=measure)
+        more: Any = {"threads": threads, "max_memory": max_memory, "measure": measure, "moments": moments}
+        return quantize_weights(model, tensors, options, onnx, **more)
     transforms, decisions = quantize_activations(model, tensors, options, onnx, path=path, threads=threads)
     left = {name: info for name, info in tensors.items() if name not in transforms}
     names = [*left, *(name for name, decision in decisions.items() if decision.action == "copy")]

@@ -1,20 +1,26 @@
 """Quantizing an ONNX model: its graph rewritten, its weights in tiles, both models run."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from modelopt_rs.containers.onnx.tensors import initializer_infos
+from modelopt_rs.errors import OptionError
+from modelopt_rs.onnx.awq import Factors, find_factors
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
+from modelopt_rs.onnx.known_inputs import known_inputs
 from modelopt_rs.onnx.layer_errors import LayerErrors
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
+from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.planning.warnings import quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -32,6 +38,7 @@ def plan_model(
     onnx: OnnxOptions,
     run: RunOptions | None,
     calibrate: Calibrate | None = None,
+    statistics: StatisticsFile | None = None,
 ) -> FilePlan:
     """Decide what becomes of an ONNX model that is quantized; its graph is rewritten at once.
 
@@ -45,27 +52,29 @@ def plan_model(
     run : RunOptions or None
         As for `quantize_file`.
     calibrate : path, mapping, iterable or callable, optional
-        Data to find out with which weights need more bits.
+        Data to find out with which weights need more bits, and what goes into layers for `options.method`.
+    statistics : StatisticsFile, optional
+        What goes into layers, instead.
     """
     check = OnnxCheck(source, run, execution, onnx.calibrate if calibrate is None else calibrate)
     told = names_of_value_infos(source.graph)
     folding = Folding(source, execution.max_memory // 4)
     infos = initializer_infos(source.graph)  # decisions are of weights in memory, too
-    measure = _measure(folding, execution, options, onnx, Data(calibrate, run))
-    changed, decisions = quantize_graph(
-        source.graph,
-        folding.tensors,
-        options,
-        onnx,
-        path=source.path,
-        threads=execution.threads,
-        max_memory=execution.max_memory,
-        measure=measure,
-    )
+    known = _known(folding, execution, options, onnx, calibrate, statistics)
+    factors = Factors() if known is None else find_factors(folding, known, options, onnx)
+    # With factors layers have other inputs than their weights: these are measured alone.
+    data = Data(None, None) if factors.weights else Data(calibrate, run)
+    measure = _measure(folding, execution, options, onnx, data)
+    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "measure": measure}
+    how |= {"path": source.path, "moments": {} if known is None else {**known.moments, **factors.moments}}
+    changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
+    decisions, unseen = (decisions, []) if known is None else known.decided(decisions, changed)
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
-    transforms: dict[str, Transform] = {**changed, **{k: Copy(left[k]) for k in left if k not in changed}}
+    decisions, changed = factors.decided(decisions), factors.transforms(folding.tensors, changed)
+    copies = {k: Copy(left[k]) for k in left if k not in changed}
+    transforms: dict[str, Transform] = {**changed, **factors.transforms(left, copies)}
     schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:
@@ -79,15 +88,39 @@ def plan_model(
             output=execution.output,
             dry_run=execution.dry_run,
             # Where no size of blocks is given, each form has its own: the reasons say which.
-            options={**options.as_measured(), "group_size": options.group_size, **onnx.as_dict(calibrate)},
+            options={**options.as_measured(), **_options(options, onnx, calibrate)},
             totals=totals,
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=quantize_warnings(decisions, schemes, sizes, errors),
+            warnings=(*quantize_warnings(decisions, schemes, sizes, errors), *unseen),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
+
+
+def _known(
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
+) -> KnownInputs | None:
+    """Return what is known of the inputs of layers; None where it isn't asked for."""
+    if statistics is None and (options.method is None or calibrate is None):
+        return None
+    got = "statistics" if options.method is None else repr(options.method)
+    if onnx.activations != "none":
+        raise OptionError(f"method must be left out with activations {onnx.activations!r}, got {got}")
+    if onnx.per_tensor:
+        raise OptionError(f"method must be left out with per_tensor, got {got}")
+    return known_inputs(source, options.method, calibrate, execution, statistics)
+
+
+def _options(options: QuantizeOptions, onnx: OnnxOptions, calibrate: Calibrate | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"group_size": options.group_size, **onnx.as_dict(calibrate)}
+    return found if options.method is None else {**found, "method": options.method}
 
 
 def _measure(

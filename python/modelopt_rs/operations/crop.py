@@ -15,6 +15,7 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate
@@ -187,6 +188,7 @@ def crop_file(
             if calibrate is not None:
                 fix = "crop it as an ONNX model, or arrays by prune.InputStats, prune.crop and prune.least_squares"
                 raise OptionError(f"calibrate must be left out for a model of tensors alone: nothing runs it; {fix}")
+            check_no_method(then)
             return _plan(source, execution, options, config, then)
         if config is not None or then is not None:
             raise OptionError("config and then must be left out for an ONNX model: its graph says all")

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.transforms.sums import Sums
 
 __all__ = ["ModuleInputs", "linear_weights", "run_modules"]
 
@@ -147,11 +149,16 @@ class ModuleInputs:
             raise ValueError(f"calibrate: no sample reaches the layer of {quote(name)}; exclude it")
         return [self._seen[name]]
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Collect those of these weights only; in this order they will be asked for."""
+        self._modules = {name: self._modules[name] for name in names}
+
     def _together(self, name: str) -> list[str]:
         """Return what is collected in one pass: of this weight, and of those after it as far as memory goes."""
         names, found, room = list(self._modules), list[str](), self._max_memory
         for each in names[names.index(name) :]:
-            size = 8 * self._columns[each] ** (2 if self._kind is Hessian else 1)
+            # Float64, and the float32 rows that wait for it.
+            size = 12 * self._columns[each] ** (2 if self._kind is Hessian else 1)
             if found and size > room:
                 break
             room -= size
@@ -159,16 +166,26 @@ class ModuleInputs:
         return found
 
     def _collect(self, names: Sequence[str]) -> dict[str, ColumnNorms | Hessian]:
-        seen: dict[str, ColumnNorms | Hessian] = {name: self._kind() for name in names}
+        seen = {name: Sums(self._kind()) for name in names}
 
         def visit(name: str, rows: Array) -> None:
-            try:
-                seen[name].update(rows)
-            except ValueError as error:
-                raise ValueError(f"calibrate: what goes into {quote(name)}: {error}") from error
+            with _named(name):
+                seen[name].add(rows)
 
         run_modules(self._path, {name: self._modules[name] for name in names}, self._given, visit)
-        return seen
+        for name, sums in seen.items():
+            with _named(name):
+                sums.flush()
+        return {name: sums.statistics for name, sums in seen.items()}
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Raise what is wrong with the inputs of a layer with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"calibrate: what goes into {quote(name)}: {error}") from error
 
 
 def _libraries() -> tuple[Any, Any]:

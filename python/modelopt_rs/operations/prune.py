@@ -11,9 +11,11 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
+from modelopt_rs.operations.known_modules import NOT_LINEAR
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
@@ -32,8 +34,6 @@ from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.prune import Inputs, Pruner
 
 __all__ = ["prune_file"]
-
-NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
 
 @renamed(keep="n", group="m", nan="nonfinite")
@@ -176,6 +176,7 @@ def prune_file(
     if options.calibrated != (calibrate is not None):
         got = f"{method!r} without calibrate" if calibrate is None else f"calibrate with {method!r}"
         raise OptionError(f"method must be 'wanda' or 'sparsegpt' with calibrate (calibration data), got {got}")
+    check_no_method(then)
     if then is not None and format != "dense":
         raise OptionError(f"format must be 'dense' with then, got {format!r}: what is quantized has its own layout")
     writing = Writing(

@@ -9,9 +9,11 @@ from typing import Any
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.layouts.modules import Modules
+from modelopt_rs.layouts.packed_encoder import Quantize
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.planning.alike import choose_alike
 from modelopt_rs.planning.bits import BitsChoice, choose_bits
+from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
@@ -94,6 +96,14 @@ class Quantization:
             check_loaded(specs, left, options.layout.name, config)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
+
+    def round_by(self, known: KnownInputs) -> None:
+        """Round weights by what is known of their inputs."""
+        for name, encoder in self.encoders.items():
+            if name in known.moments and isinstance(encoder, Quantize):
+                encoder.round_by(known.moments[name])
+        self.decisions, words = known.decided(self.decisions, self.encoders)
+        self.warnings += words
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""

@@ -1,20 +1,23 @@
 """`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import Dequantized, Widened
+from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.planning.warnings import unread_in_words
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -48,6 +51,9 @@ def quantize_file(
     only_dequantize: bool = False,
     search: str | None = "mse",
     scale_dtype: str | None = None,
+    method: str | None = None,
+    calibrate: Calibrate | None = None,
+    statistics: str | os.PathLike[str] | None = None,
     durable: bool = True,
     onnx: OnnxOptions | None = None,
     run: RunOptions | None = DEFAULT_RUN,
@@ -117,6 +123,20 @@ def quantize_file(
         bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: bfloat16 for weights in
         bfloat16, else float16 (in ONNX models always), with so few digits that code times scale is exact: what loads
         the file gets the same numbers whether it multiplies in float16 or in float32.
+    method : {"gptq", "awq"}, optional
+        Round weights by what goes into their layers while calibration data run through the float model: exactly as
+        `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
+        (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
+        layer (ONNX models only). Of an ONNX model weights of MatMul and Gemm are rounded so, of a Hugging Face
+        directory those of linear layers (torch's `Linear`), which transformers runs; the others have searched scales,
+        and the report says which. Such a weight must fit `max_memory` whole, and so must three squares of its inputs in
+        float64. It takes no byte more.
+    calibrate : path, mapping, iterable or callable, optional
+        Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
+    statistics : path, optional
+        Instead of samples what is known of the inputs of layers: a file of `calibrate_file`, or an importance matrix of
+        llama.cpp (.dat, .gguf), whose names are taken for those of Hugging Face's LLaMA. Nothing is run. Without
+        `method` searched scales weigh the columns of weights by the mean squares of their inputs.
     durable : bool
         Wait until the output is on the disk.
     onnx : OnnxOptions, optional
@@ -179,7 +199,11 @@ def quantize_file(
         only_dequantize=only_dequantize,
         search=search,
         scale_dtype=scale_dtype,
+        method=method,
     )
+    _check_known(options, calibrate, statistics)
+    if isinstance(calibrate, Iterator):
+        calibrate = list(calibrate)  # samples are needed more than once
     writing = Writing(
         max_memory=max_memory,
         threads=threads,
@@ -190,20 +214,38 @@ def quantize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
-    report: Report = perform(source_path, out_path, planner(options, onnx, run), writing)
+    with ExitStack() as stack:
+        known = None if statistics is None else stack.enter_context(closing(StatisticsFile(statistics)))
+        report: Report = perform(source_path, out_path, planner(options, onnx, run, calibrate, known), writing)
     return report
 
 
+def _check_known(options: QuantizeOptions, calibrate: Calibrate | None, statistics: object) -> None:
+    """Refuse what is known of inputs twice, or for nothing."""
+    method = options.method
+    if calibrate is not None and statistics is not None:
+        raise OptionError("calibrate must be left out with statistics, got both")
+    if (method is None and calibrate is not None) or (method is not None and calibrate is statistics):
+        got = f"{method!r} without it" if calibrate is None else "calibrate without it"
+        raise OptionError(f"method must be 'gptq' or 'awq' with calibrate (calibration data), got {got}")
+    if statistics is not None and method is None and (options.search is None or options.format is not None):
+        raise OptionError("statistics must be left out without method where no scales are searched")
+
+
 def planner(
-    options: QuantizeOptions, onnx: OnnxOptions | None, run: RunOptions | None
+    options: QuantizeOptions,
+    onnx: OnnxOptions | None,
+    run: RunOptions | None,
+    given: Calibrate | None = None,
+    statistics: StatisticsFile | None = None,
 ) -> Callable[[Source, Execution], FilePlan]:
     """Return what decides how a model is quantized."""
 
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
             _check_no_graph_options(source, onnx, run)
-            return _plan(source, execution, options)
-        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run)
+            return _plan(source, execution, options, given, statistics)
+        return _plan_graph(source, execution, options, onnx or OnnxOptions(), run, given, statistics)
 
     return plan
 
@@ -216,7 +258,13 @@ def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOp
 
 
 def _plan_graph(
-    source: Source, execution: Execution, options: QuantizeOptions, onnx: OnnxOptions, run: RunOptions | None
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    onnx: OnnxOptions,
+    run: RunOptions | None,
+    calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize an ONNX model."""
     if options.format is not None:
@@ -227,21 +275,30 @@ def _plan_graph(
         raise OptionError("scale_dtype must be 'float32' or 'float16' for an ONNX model, got 'bfloat16'")
     from modelopt_rs.onnx.quantize_model import plan_model
 
-    calibrate = None
+    if calibrate is not None and onnx.calibrate is not None:
+        raise OptionError("calibrate must be given once with method, got it in onnx too")
     if onnx.implied and options.bits < 8:
         if options.uniform:
             raise OptionError("calibrate must be left out with uniform: nothing is measured")
         calibrate, onnx = onnx.calibrate, replace(onnx, activations="none", calibrate=None)
-    return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate)
+    return plan_model(source, execution, options, replace(onnx, bits_of=options.bits_of), run, calibrate, statistics)
 
 
-def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> FilePlan:
+def _plan(
+    source: Source,
+    execution: Execution,
+    options: QuantizeOptions,
+    calibrate: Calibrate | None,
+    statistics: StatisticsFile | None,
+) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
     view = Widened(source, threads=execution.threads)
     tensors = view.tensors
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(view, execution, limit)
     quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
+    if statistics is not None or calibrate is not None:
+        quantization.round_by(known_modules(view, options.method, calibrate, execution, statistics))
     transforms = {name: quantization.transform(info) for name, info in tensors.items()}
 
     unread = only_dequantized(tensors.values(), view.config or {}, options)
@@ -259,7 +316,7 @@ def _plan(source: Source, execution: Execution, options: QuantizeOptions) -> Fil
             source=execution.source,
             output=execution.output,
             dry_run=execution.dry_run,
-            options=options.as_measured(),
+            options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),
             warnings=(

@@ -55,10 +55,8 @@ def _as_lists(function: str, names: Sequence[str], given: dict[str, Any]) -> dic
 
 def refuses(function: str, nonfinite: StepNonfinite) -> bool:
     """Whether gradients that are not finite are refused."""
-    if nonfinite == "propagate":
-        return False
     check_choice(function, "nonfinite", nonfinite, CHOICES)
-    return True
+    return nonfinite == "raise"
 
 
 def run_step(call: OptimCall, nonfinite: StepNonfinite, dtype: str | None, threads: int | None) -> list[float]:

@@ -6,8 +6,9 @@ optimum allocation of resources"; Sinha and Zoltners 1979, "The multiple-choice 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from typing import Final
 
 from modelopt_rs.errors import OptionError
@@ -16,6 +17,9 @@ __all__ = ["Allocation", "Choice", "allocate"]
 
 # Nodes of the search: some ten milliseconds.
 MOST_NODES: Final = 20_000
+# Of how many groups each choice is tried first, and what share of all bytes that can be saved makes one large.
+SPLITS: Final = 2
+LARGE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,54 @@ def allocate(groups: Sequence[Sequence[Choice]], budget: int) -> Allocation:
     least = sum(min(choice.nbytes for choice in group) for group in groups)
     if least > budget:
         raise OptionError(f"budget must be at least {least:,} bytes, got {budget:,}")
+    return _split(groups, budget, SPLITS)
+
+
+def _split(groups: Sequence[Sequence[Choice]], budget: int, splits: int) -> Allocation:
+    """Decide on a group that is a large part of all by trying each of its choices; then on the others.
+
+    A bound by one price is weak where a single choice is worth more than what is left over at that price.
+    """
+    ranges = [max(c.nbytes for c in group) - min(c.nbytes for c in group) for group in groups]
+    largest = max(range(len(groups)), key=ranges.__getitem__, default=0)
+    if not splits or not groups or ranges[largest] < LARGE * sum(ranges):
+        return _allocated(groups, budget)
+    others = [*groups[:largest], *groups[largest + 1 :]]
+    least = sum(min(choice.nbytes for choice in group) for group in others)
+    best, bound = None, inf
+    able = [i for i in _useful(groups[largest]) if groups[largest][i].nbytes + least <= budget]
+    lows = {i: groups[largest][i].loss + _bound(others, budget - groups[largest][i].nbytes) for i in able}
+    for i in sorted(able, key=lows.__getitem__):
+        choice = groups[largest][i]
+        if best is not None and lows[i] >= best.loss:
+            break
+        found = _split(others, budget - choice.nbytes, splits - 1)
+        bound = min(bound, choice.loss + found.bound)
+        if best is None or choice.loss + found.loss < best.loss:
+            chosen = (*found.chosen[:largest], i, *found.chosen[largest:])
+            best = Allocation(chosen, choice.nbytes + found.nbytes, choice.loss + found.loss, 0.0)
+    assert best is not None  # the smallest fits
+    return replace(best, bound=min(bound, best.loss))
+
+
+def _useful(group: Sequence[Choice]) -> list[int]:
+    """Return the choices that no other beats in bytes and in loss."""
+    order = sorted(range(len(group)), key=lambda i: (group[i].nbytes, group[i].loss))
+    found: list[int] = []
+    for i in order:
+        if not found or group[i].loss < group[found[-1]].loss:
+            found.append(i)
+    return found
+
+
+def _bound(groups: Sequence[Sequence[Choice]], budget: int) -> float:
+    """Return a loss that no answer has less of, by one price."""
+    price, _ = _lagrange(groups, budget)
+    return max(sum(min(c.loss + price * c.nbytes for c in group) for group in groups) - price * budget, 0.0)
+
+
+def _allocated(groups: Sequence[Sequence[Choice]], budget: int) -> Allocation:
+    """Decide on all groups by one price, and a search."""
     price, best = _lagrange(groups, budget)
     # What a choice costs at this price above the cheapest of its group: no answer with it has less than that more loss.
     costs = [[choice.loss + price * choice.nbytes for choice in group] for group in groups]

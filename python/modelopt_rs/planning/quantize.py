@@ -19,6 +19,7 @@ from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
     "BITS",
+    "METHODS",
     "QUANTIZED",
     "QuantizeOptions",
     "is_loaded",
@@ -32,6 +33,9 @@ __all__ = [
 BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
+
+METHODS: Final = ("gptq", "awq")
+"""By what goes into layers."""
 
 STORED: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """What scales may be stored in, as files name it."""
@@ -74,6 +78,8 @@ class QuantizeOptions:
         weights in bfloat16, else float16.
     group_size_of : mapping of str to int
         The group size of the weights that a glob matches, where it is another; the first that matches counts.
+    method : {"gptq", "awq"}, optional
+        How weights are rounded by what goes into their layers.
 
     Examples
     --------
@@ -96,6 +102,7 @@ class QuantizeOptions:
     search: str | None = "mse"
     scale_dtype: str | None = None
     group_size_of: Mapping[str, int] = field(default_factory=dict)
+    method: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,6 +127,7 @@ class QuantizeOptions:
             given = f"bits={self.bits}, scheme={self.scheme!r}"
             raise OptionError(f"bits and scheme must be left out with format {self.format!r}, got {given}")
         self._check_bits()
+        self._check_method()
         check_globs(self.include, self.exclude)
         self.layout.spec(self)
 
@@ -138,6 +146,16 @@ class QuantizeOptions:
         for name, given in (("bits_of", self.bits_of), ("max_layer_error", self.max_layer_error is not None)):
             if given and self.format is not None:
                 raise OptionError(f"{name} must be left out with format {self.format!r}: all its codes are of one size")
+
+    def _check_method(self) -> None:
+        if self.method is None:
+            return
+        if self.method not in METHODS:
+            raise OptionError(f"method must be 'gptq', 'awq' or None, got {self.method!r}")
+        if self.format is not None:
+            raise OptionError(f"method must be left out with format {self.format!r}, got {self.method!r}")
+        if self.nonfinite != "raise":
+            raise OptionError(f"nonfinite must be 'raise' with method {self.method!r}, got {self.nonfinite!r}")
 
     def as_measured(self) -> dict[str, Any]:
         """Return the options in force where weights are measured, as a report has them."""
@@ -232,7 +250,7 @@ class QuantizeOptions:
         values |= {"include": list(self.include), "exclude": list(self.exclude)}
         values["scheme"] = "symmetric" if self.format is not None else self.spec.scheme
         del values["bits_of"], values["max_layer_error"], values["uniform"]
-        for name in ("search", "scale_dtype"):
+        for name in ("search", "scale_dtype", "method"):
             if values[name] is None or self.format is not None:
                 del values[name]
         del values["group_size_of"]

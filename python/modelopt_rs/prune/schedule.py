@@ -39,7 +39,7 @@ def constant(sparsity: float, *, begin: int = 0) -> Schedule:
     >>> late(10), late(11)
     (0.0, 0.8)
     """
-    return _grown("constant", (sparsity, sparsity), (begin, begin), 1)
+    return _grown("constant", (0.0, sparsity), (begin, begin), 1)
 
 
 @_former

@@ -31,6 +31,24 @@ class Hessian:
     def __init__(self) -> None:
         self._stats: InputStats | None = None
 
+    @classmethod
+    def of(cls, stats: InputStats) -> "Hessian":
+        """Return one of sums that are there; they are not copied.
+
+        Examples
+        --------
+        >>> import numpy as np, modelopt_rs as mo
+        >>> stats = mo.prune.InputStats(2)
+        >>> stats.update(np.array([[3.0, 1.0], [4.0, 0.0]], dtype=np.float32))
+        >>> mo.prune.Hessian.of(stats).count
+        2
+        """
+        if not isinstance(stats, InputStats):
+            raise TypeError(f"Hessian: stats must be InputStats, got {type(stats).__name__}")
+        found = cls()
+        found._stats = stats
+        return found
+
     @property
     def count(self) -> int:
         """How many rows were seen."""

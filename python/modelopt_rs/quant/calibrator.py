@@ -142,6 +142,9 @@ class Calibrator:
             If it has a value that is not finite, or beyond float32: nothing is taken in then.
         """
         x = as_array(x, "Calibrator: x")
+        if x.dtype.kind in "biu" and dtype is None:
+            want = "float32, float64, float16 or bfloat16"
+            raise TypeError(f"Calibrator: x must have dtype {want}, got {x.dtype}; ranges are of floats")
         # At least the dtype of an empty batch is checked.
         low, high = _range(x if x.size else np.zeros(1, x.dtype), dtype, threads)
         if not (math.isfinite(low) and math.isfinite(high)):

@@ -85,8 +85,8 @@ def linear(
     >>> w = mo.quantize(np.array([[1, -2, 0.5], [0, 3, 3]], np.float32), axis=0)
     >>> x = np.array([[1, 1, 2], [0, 1, -1]], np.float32)
     >>> mo.quant.linear(x, w).round(2)
-    array([[ 0.  ,  9.  ],
-           [-2.5 , -0.  ]], dtype=float32)
+    array([[ 0.01,  9.02],
+           [-2.5 ,  0.  ]], dtype=float32)
     >>> packed = w.prepack()
     >>> bool((mo.quant.linear(x, packed) == mo.quant.linear(x, w)).all())
     True

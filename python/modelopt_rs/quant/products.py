@@ -32,12 +32,12 @@ def columns(x: Any, w: Weight) -> Array:
 
 
 def _operand(x: Any, n: int, axis: int) -> Array:
-    x = as_array(x, "matmul: x")
-    got = x.shape[max(axis, -x.ndim)] if x.ndim else None
+    array = as_array(x, "matmul: x")
+    got = array.shape[max(axis, -array.ndim)] if array.ndim else None
     if got != n:
-        where = "its last axis" if axis == -1 or x.ndim < 2 else "its last axis but one"
-        raise ValueError(f"matmul: x must have {n} in {where}, got shape {x.shape}")
-    return x
+        where = "its last axis" if axis == -1 or array.ndim < 2 else "its last axis but one"
+        raise ValueError(f"matmul: x must have {n} in {where}, got shape {array.shape}")
+    return array
 
 
 def _is_even(w: Weight) -> bool:

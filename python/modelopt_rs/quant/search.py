@@ -40,8 +40,17 @@ class Scales:
 
     def find(self, x: Array, found: tuple[Array, Array | None], spec: Spec, dtype: Bf16, threads: int | None) -> None:
         """Write scale and zero point alone; what is not finite counts as 0."""
-        _core.find_scales(x, None, found, spec, ("quantize", self.search, self.dtype), dtype, threads)
-        if self.dtype == "float16" and np.abs(found[0]).max(initial=0.0) >= _LARGE:
+        weights = self.importances(x.shape[-1])
+        _core.find_scales(x, weights, found, spec, ("quantize", self.search, self.dtype), dtype, threads)
+        self.check(found[0])
+
+    def importances(self, columns: int) -> Array | None:
+        """Return what the squared errors of columns count; None: all the same."""
+        return None
+
+    def check(self, scale: Array) -> None:
+        """Refuse scales that were cut to what their dtype holds."""
+        if self.dtype == "float16" and np.abs(scale).max(initial=0.0) >= _LARGE:
             raise ValueError("quantize: scale_dtype must be 'float32' for numbers as large as these, got 'float16'")
 
 

@@ -23,8 +23,9 @@ const FIRST_E5M3: u32 = 96 << 23;
 #[inline(always)]
 fn magnitude_code(x: f32, first: u32, random: u32) -> u32 {
     let magnitude = (x.to_bits() & 0x7fff_ffff) as i32;
-    // A carry runs into the exponent, as it should.
-    (magnitude - first as i32 + random as i32).max(0) as u32 >> SHIFT
+    // A carry runs into the exponent, as it should. (No bit is set in both: one sum less.)
+    let more = (first.wrapping_neg() | random) as i32;
+    magnitude.wrapping_add(more).max(0) as u32 >> SHIFT
 }
 
 impl Code for UnitE4M3 {

@@ -70,7 +70,7 @@ impl Form {
             ends.flat_map(|(end, n)| end - n..end).collect()
         };
         let places = is_in_order.then(places);
-        Self { bits, scheme, rows, cols, lines, blocks, words, places }
+        Self { bits, scheme, rows, cols, blocks, lines, words, places }
     }
 
     /// How many panels.

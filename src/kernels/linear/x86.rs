@@ -4,12 +4,12 @@
 //! is free; the floats of a block are those of the plain loop, in its order.
 
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512i, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
-    _mm256_cvtepi32_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi32,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi16, _mm256_srai_epi16,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_srli_epi16, _mm512_storeu_ps,
+    __m256, __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
+    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_mul_ps, _mm256_mullo_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_srl_epi16, _mm512_storeu_ps,
 };
 
 use super::TALL;
@@ -25,9 +25,9 @@ const AHEAD: usize = 128;
 /// What instruction sets differ in: vectors of lanes, a part of a panel each.
 macro_rules! panel {
     (
-        $name:ident, $features:literal, $lanes:literal, $int:ty, $float:ty, $dot:ident,
-        [$load:ident, $store:ident, $and:ident, $shift:ident, $mullo:ident, $bytes:ident, $ints:ident],
-        [$floats:ident, $as_floats:ident, $convert:ident, $mul:ident, $add:ident]
+        $name:ident $features:literal $lanes:literal $int:ident $float:ident $dot:ident
+        [$load:ident $store:ident $and:ident $shift:ident $mullo:ident $bytes:ident]
+        [$ints:ident $floats:ident $as_floats:ident $convert:ident $mul:ident $add:ident]
     ) => {
         #[target_feature(enable = $features)]
         fn $name<const BITS: i32, const ROWS: usize, const WIDE: usize>(
@@ -64,7 +64,7 @@ macro_rules! panel {
                                 *whole = $dot::<BITS>(*whole, plane, x as i32);
                             }
                             if BITS < 8 {
-                                line = $shift::<BITS>(line);
+                                line = $shift(line, _mm_cvtsi32_si128(BITS));
                             }
                         }
                     }
@@ -93,54 +93,12 @@ macro_rules! panel {
     };
 }
 
-panel!(
-    vnni,
-    "avx2,avx512f,avx512bw,avx512vnni",
-    16,
-    __m512i,
-    __m512,
-    dot_vnni,
-    [
-        _mm512_loadu_si512,
-        _mm512_storeu_ps,
-        _mm512_and_si512,
-        shift_wide,
-        _mm512_mullo_epi32,
-        _mm512_set1_epi8,
-        _mm512_set1_epi32
-    ],
-    [_mm512_set1_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_mul_ps, _mm512_add_ps]
-);
-panel!(
-    avx2,
-    "avx2",
-    8,
-    __m256i,
-    __m256,
-    dot_avx2,
-    [
-        _mm256_loadu_si256,
-        _mm256_storeu_ps,
-        _mm256_and_si256,
-        shift_narrow,
-        _mm256_mullo_epi32,
-        _mm256_set1_epi8,
-        _mm256_set1_epi32
-    ],
-    [_mm256_set1_ps, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_mul_ps, _mm256_add_ps]
-);
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn shift_wide<const BITS: i32>(x: __m512i) -> __m512i {
-    if BITS == 4 { _mm512_srli_epi16::<4>(x) } else { _mm512_srli_epi16::<2>(x) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn shift_narrow<const BITS: i32>(x: __m256i) -> __m256i {
-    if BITS == 4 { _mm256_srli_epi16::<4>(x) } else { _mm256_srli_epi16::<2>(x) }
-}
+panel! { vnni "avx2,avx512f,avx512bw,avx512vnni" 16 __m512i __m512 dot_vnni
+[_mm512_loadu_si512 _mm512_storeu_ps _mm512_and_si512 _mm512_srl_epi16 _mm512_mullo_epi32 _mm512_set1_epi8]
+[_mm512_set1_epi32 _mm512_set1_ps _mm512_castsi512_ps _mm512_cvtepi32_ps _mm512_mul_ps _mm512_add_ps] }
+panel! { avx2 "avx2" 8 __m256i __m256 dot_avx2
+[_mm256_loadu_si256 _mm256_storeu_ps _mm256_and_si256 _mm256_srl_epi16 _mm256_mullo_epi32 _mm256_set1_epi8]
+[_mm256_set1_epi32 _mm256_set1_ps _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_mul_ps _mm256_add_ps] }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]

@@ -1,8 +1,11 @@
 //! Steps of states in blocks of codes, and these states as numbers.
+//!
+//! A block may be coded while the next one is stepped, in one loop: the divisions and roots of a step leave units idle, and the
+//! largest magnitude of a block, which its codes wait for, is known by then. (One loop after the other: 1.1 of the time.)
 
-use super::coding::{Coding, LONGEST, absmax, chance, number, spread, store, stored, unit};
+use super::coding::{Coding, LONGEST, absmax, chance, code, gather, number, scale, spread, stored, unit};
 use super::storage::Storage;
-use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
+use super::{Algorithm, MAX_STATES, Prepared};
 use crate::isa::kernel;
 use crate::kernels::codes::NEAREST;
 use crate::par::{self, CHUNK};
@@ -10,6 +13,9 @@ use crate::real::Element;
 
 /// A magnitude by its bits.
 type Key = <f32 as Element>::Key;
+
+/// A block of each of two states. (References to such arrays are known to be apart, slices within others are not.)
+type Two<T> = [[T; LONGEST]; 2];
 
 /// Codes and scales of one state.
 #[derive(Debug, Default)]
@@ -20,18 +26,32 @@ pub struct Blocks<'a> {
     pub absmax: &'a mut [f32],
 }
 
-/// Elements that are stepped at a time: several blocks, all stepped before the first is coded, which would wait for its
-/// largest magnitude. Not 1,024: see [`BUFFER`].
+/// Elements of several blocks, where parameters or gradients are converted.
 const SPAN: usize = 768;
 
 impl<'a> Blocks<'a> {
-    /// Block number `i`: its codes, a byte each, and their unit; of a state that is not there, anything.
-    #[inline(always)]
-    fn block<'b, K: Coding>(&'b self, i: usize, signed: bool, buffer: &'b mut [u8; LONGEST]) -> (&'b [u8], f32) {
+    /// The codes of block number `i`.
+    fn codes_of<K: Coding>(&mut self, i: usize) -> &mut [u8] {
         let bytes = K::BLOCK * K::BITS / 8;
-        let Some(&absmax) = self.absmax.get(i) else { return (buffer, 0.0) };
-        let codes = &self.codes[i * bytes..self.codes.len().min((i + 1) * bytes)];
-        (spread::<K>(codes, buffer), unit::<K>(absmax, signed))
+        let end = self.codes.len().min((i + 1) * bytes);
+        &mut self.codes[i * bytes..end]
+    }
+
+    /// Block number `i`: its codes, a byte each, in `bytes`, and their unit; of a state that is not there, anything.
+    fn read<K: Coding>(&mut self, i: usize, signed: bool, bytes: &mut [u8; LONGEST]) -> f32 {
+        let Some(&absmax) = self.absmax.get(i) else { return 0.0 };
+        spread::<K>(self.codes_of::<K>(i), bytes);
+        unit::<K>(absmax, signed)
+    }
+
+    /// The largest magnitude of block number `i`; what its numbers are multiplied by.
+    fn set_largest<K: Coding>(&mut self, i: usize, signed: bool, largest: Key) -> f32 {
+        let largest = absmax(largest);
+        match self.absmax.get_mut(i) {
+            Some(place) => *place = largest,
+            None => return 0.0,
+        }
+        scale::<K>(largest, signed)
     }
 
     /// Each block's codes and its largest magnitude.
@@ -41,19 +61,23 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Code all blocks of `numbers`, which are as they are stored, with zeros up to the end of a block.
-#[inline(always)]
-fn store_all<K: Coding>(numbers: &[f32], noise: &[f32], signed: bool, state: &mut Blocks<'_>) {
-    let numbers = numbers[..SPAN].chunks_exact(K::BLOCK).zip(noise[..SPAN].chunks_exact(K::BLOCK));
-    for ((numbers, noise), (codes, largest)) in numbers.zip(state.each::<K>()) {
-        store::<K>(numbers, noise, chance, signed, *largest, codes);
-    }
+/// What each worker has for itself.
+#[derive(Debug)]
+pub struct Buffers {
+    /// The new states, as they are stored, of the block that is stepped and of the one before it, by turns.
+    numbers: [Two<f32>; 2],
+    /// Codes that are read, and those of the block before that are made.
+    read: Two<u8>,
+    made: Two<u8>,
 }
 
 impl<K: Coding> Storage<f32> for K {
     type State<'a> = Blocks<'a>;
+    type Buffers = Buffers;
+    const BUFFERS: Buffers =
+        Buffers { numbers: [[[0.0; LONGEST]; 2]; 2], read: [[0; LONGEST]; 2], made: [[0; LONGEST]; 2] };
     const BLOCK: usize = SPAN;
-    const ANY_LENGTH: bool = false;
+    const ANY_LENGTH: bool = true;
 
     #[inline(always)]
     fn split_off<'a: 'a>(state: &mut Blocks<'a>, n: usize) -> Blocks<'a> {
@@ -65,98 +89,151 @@ impl<K: Coding> Storage<f32> for K {
         }
     }
 
-    #[inline(always)]
     fn step_block<A: Algorithm<f32>>(
         param: &mut [f32],
         grad: &[f32],
-        states: &mut [Blocks<'_>; MAX_STATES],
-        numbers: &mut [[f32; BUFFER]; MAX_STATES],
+        [a, b, _]: &mut [Blocks<'_>; MAX_STATES],
+        buffers: &mut Buffers,
         prepared: &Prepared<f32>,
         algorithm: &A,
     ) {
-        let [a, b, _] = states;
-        let [numbers_a, numbers_b, _] = numbers;
-        let (mut spread_a, mut spread_b) = ([0; LONGEST], [0; LONGEST]);
+        let [signed_a, signed_b, _] = A::SIGNED;
+        let Buffers { numbers: [numbers, before], read, made } = buffers;
+        let (mut numbers, mut before) = (numbers, before);
+        let mut scales = [0.0; 2];
+        let blocks = param.len().div_ceil(K::BLOCK);
         for (i, (param, grad)) in param.chunks_mut(K::BLOCK).zip(grad.chunks(K::BLOCK)).enumerate() {
-            let (codes_a, unit_a) = a.block::<K>(i, A::SIGNED[0], &mut spread_a);
-            let (codes_b, unit_b) = b.block::<K>(i, A::SIGNED[1], &mut spread_b);
-            let place = i * K::BLOCK..(i + 1) * K::BLOCK;
-            let numbers = [&mut numbers_a[place.clone()], &mut numbers_b[place]];
-            let (codes, units) = ([codes_a, codes_b], [unit_a, unit_b]);
-            let [largest_a, largest_b] = if param.len() == K::BLOCK {
-                step_one::<A, K>(param, grad, codes, units, numbers, *prepared, *algorithm)
+            let units = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
+            let how = How { units, scales, prepared: *prepared, algorithm: *algorithm };
+            let largest = if param.len() == K::BLOCK {
+                step_and_code::<A, K>(param, grad, read, numbers, before, made, how)
             } else {
-                step_short::<A, K>(param, grad, codes, units, numbers, *prepared, *algorithm)
+                step_short::<A, K>(param, grad, read, numbers, before, made, how)
             };
-            a.absmax[i] = absmax(largest_a);
-            if A::STATES > 1 {
-                b.absmax[i] = absmax(largest_b);
+            if K::TOGETHER && i > 0 {
+                put::<A, K>(i - 1, made, [&mut *a, &mut *b]);
             }
-        }
-        store_all::<K>(numbers_a, numbers_b, A::SIGNED[0], a);
-        if A::STATES > 1 {
-            store_all::<K>(numbers_b, numbers_a, A::SIGNED[1], b);
+            let [largest_a, largest_b] = with_one_nan(numbers, largest);
+            scales = [a.set_largest::<K>(i, signed_a, largest_a), b.set_largest::<K>(i, signed_b, largest_b)];
+            if !K::TOGETHER || i + 1 == blocks {
+                code_block::<K>(numbers, scales, A::SIGNED, &mut *made, A::STATES);
+                put::<A, K>(i, made, [&mut *a, &mut *b]);
+            }
+            (numbers, before) = (before, numbers);
         }
     }
 }
 
+/// Store the codes that were made of block number `i`.
+fn put<A: Algorithm<f32>, K: Coding>(i: usize, made: &Two<u8>, states: [&mut Blocks<'_>; 2]) {
+    for (state, made) in states.into_iter().zip(made).take(A::STATES) {
+        gather::<K>(made, state.codes_of::<K>(i));
+    }
+}
+
+/// The units of the block that is stepped, the scales of the one before it, and the step.
+#[derive(Debug, Clone, Copy)]
+struct How<A> {
+    units: [f32; 2],
+    scales: [f32; 2],
+    prepared: Prepared<f32>,
+    algorithm: A,
+}
+
 kernel! {
-    /// Step one block; the new states go to `numbers`, as they are stored, and their largest magnitudes come back.
-    ///
-    /// Decoded in the loop that steps: its divisions and roots leave the other units idle. A kernel of its own: within
-    /// the other loops the compiler keeps this one's constants on the stack, each a load for every vector (1.1 of the
-    /// time).
-    fn step_one<A: Algorithm<f32>, K: Coding>(
+    /// Step one block and code the one before it: its new states go to `numbers`, as they are stored, and their largest
+    /// magnitudes come back.
+    fn step_and_code<A: Algorithm<f32>, K: Coding>(
         param: &mut [f32],
         grad: &[f32],
-        codes: [&[u8]; 2],
-        units: [f32; 2],
-        numbers: [&mut [f32]; 2],
-        prepared: Prepared<f32>,
-        algorithm: A,
+        codes: &Two<u8>,
+        numbers: &mut Two<f32>,
+        before: &Two<f32>,
+        made: &mut Two<u8>,
+        how: How<A>,
     ) -> [Key; 2] {
-        let ([codes_a, codes_b], [numbers_a, numbers_b]) = (codes, numbers);
-        let (codes_a, codes_b) = (&codes_a[..K::BLOCK], &codes_b[..K::BLOCK]);
-        let (numbers_a, numbers_b) = (&mut numbers_a[..K::BLOCK], &mut numbers_b[..K::BLOCK]);
+        let How { units, scales, prepared, algorithm } = how;
         let (param, grad) = (&mut param[..K::BLOCK], &grad[..K::BLOCK]);
         let mut largest = [0; 2];
         for i in 0..K::BLOCK {
-            let a = number::<K>(codes_a[i], units[0], A::SIGNED[0]);
-            let b = if A::STATES > 1 { number::<K>(codes_b[i], units[1], A::SIGNED[1]) } else { 0.0 };
-            let (p, [a, b, _]) = prepared.step(&algorithm, param[i], grad[i], [a, b, 0.0]);
+            let a = number::<K>(codes[0][i], units[0], A::SIGNED[0]);
+            let b = if A::STATES > 1 { number::<K>(codes[1][i], units[1], A::SIGNED[1]) } else { 0.0 };
+            let (p, [a, b, _]) = prepared.step_any(&algorithm, param[i], grad[i], [a, b, 0.0]);
             let a = stored::<K>(a, A::SIGNED[0]);
             largest[0] = a.magnitude().max(largest[0]);
-            (param[i], numbers_a[i]) = (p, a);
+            (param[i], numbers[0][i]) = (p, a);
             let b = if A::STATES > 1 { stored::<K>(b, A::SIGNED[1]) } else { p };
             largest[1] = b.magnitude().max(largest[1]);
-            numbers_b[i] = b;
+            numbers[1][i] = b;
+            // Chance by the low bits of the other number.
+            if K::TOGETHER {
+                made[0][i] = code::<K>(before[0][i], scales[0], chance(before[1][i]), A::SIGNED[0]);
+            }
+            if K::TOGETHER && A::STATES > 1 {
+                made[1][i] = code::<K>(before[1][i], scales[1], chance(before[0][i]), A::SIGNED[1]);
+            }
         }
         largest
     }
 }
 
 /// The same of a block that is not full, with zeros after its new states.
-#[inline(always)]
 fn step_short<A: Algorithm<f32>, K: Coding>(
     param: &mut [f32],
     grad: &[f32],
-    codes: [&[u8]; 2],
-    units: [f32; 2],
-    [numbers_a, numbers_b]: [&mut [f32]; 2],
-    prepared: Prepared<f32>,
-    algorithm: A,
+    codes: &Two<u8>,
+    numbers: &mut Two<f32>,
+    before: &Two<f32>,
+    made: &mut Two<u8>,
+    how: How<A>,
 ) -> [Key; 2] {
     let n = param.len();
     let (mut params, mut grads) = ([0.0; LONGEST], [0.0; LONGEST]);
     params[..n].copy_from_slice(param);
     grads[..n].copy_from_slice(grad);
-    let _of_zeros =
-        step_one::<A, K>(&mut params, &grads, codes, units, [&mut *numbers_a, &mut *numbers_b], prepared, algorithm);
+    let _of_zeros = step_and_code::<A, K>(&mut params, &grads, codes, numbers, before, made, how);
     param.copy_from_slice(&params[..n]);
-    [numbers_a, numbers_b].map(|numbers| {
+    numbers.each_mut().map(|numbers| {
         numbers[n..].fill(0.0);
         numbers[..n].iter().fold(0, |largest, x| x.magnitude().max(largest))
     })
+}
+
+/// The largest magnitudes of a block; where one is NaN's, all of its NaN become the same one, as everywhere.
+fn with_one_nan(numbers: &mut Two<f32>, largest: [Key; 2]) -> [Key; 2] {
+    let mut largest = largest;
+    for (numbers, largest) in numbers.iter_mut().zip(&mut largest) {
+        if *largest > f32::INFINITY_KEY {
+            numbers.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = f32::NAN);
+            *largest = f32::NAN.magnitude();
+        }
+    }
+    largest
+}
+
+/// The codes of a block of one state, by the chance of another number.
+#[inline(always)]
+fn code_all<K: Coding>([numbers, noise]: [&[f32; LONGEST]; 2], scale: f32, signed: bool, made: &mut [u8; LONGEST]) {
+    for i in 0..K::BLOCK {
+        made[i] = code::<K>(numbers[i], scale, chance(noise[i]), signed);
+    }
+}
+
+kernel! {
+    /// The codes of a block of the first states, as [`step_and_code`] makes them.
+    fn code_block<K: Coding>(
+        numbers: &Two<f32>, scales: [f32; 2], signed: [bool; MAX_STATES], made: &mut Two<u8>, states: usize
+    ) {
+        for state in 0..states {
+            let (numbers, made) = ([&numbers[state], &numbers[1 - state]], &mut made[state]);
+            // Known to the compiler in each.
+            if signed[state] {
+                code_all::<K>(numbers, scales[state], true, made);
+            } else {
+                code_all::<K>(numbers, scales[state], false, made);
+            }
+        }
+    }
 }
 
 /// A state cut into pieces.
@@ -180,9 +257,10 @@ kernel! {
     fn decode_piece<K: Coding>(state: Blocks<'_>, signed: bool, out: &mut [f32]) {
         let mut state = state;
         for (out, (codes, largest)) in out.chunks_mut(K::BLOCK).zip(state.each::<K>()) {
-            let mut buffer = [0; LONGEST];
-            let (codes, unit) = (spread::<K>(codes, &mut buffer), unit::<K>(*largest, signed));
-            for (out, &code) in out.iter_mut().zip(codes) {
+            let mut bytes = [0; LONGEST];
+            spread::<K>(codes, &mut bytes);
+            let unit = unit::<K>(*largest, signed);
+            for (out, &code) in out.iter_mut().zip(&bytes) {
                 *out = number::<K>(code, unit, signed);
             }
         }
@@ -192,15 +270,19 @@ kernel! {
 kernel! {
     fn encode_piece<K: Coding>(x: &[f32], signed: bool, state: Blocks<'_>) {
         let mut state = state;
-        for (x, (codes, scale)) in x.chunks(K::BLOCK).zip(state.each::<K>()) {
+        for (x, (codes, kept)) in x.chunks(K::BLOCK).zip(state.each::<K>()) {
             let mut numbers = [0.0; LONGEST];
             let mut largest = 0;
             for (number, &x) in numbers.iter_mut().zip(x) {
                 *number = stored::<K>(x, signed);
                 largest = number.magnitude().max(largest);
             }
-            *scale = absmax(largest);
-            store::<K>(&numbers, &numbers, |_| NEAREST, signed, *scale, codes);
+            *kept = absmax(largest);
+            let (scale, mut bytes) = (scale::<K>(*kept, signed), [0; LONGEST]);
+            for i in 0..K::BLOCK {
+                bytes[i] = code::<K>(numbers[i], scale, NEAREST, signed);
+            }
+            gather::<K>(&bytes, codes);
         }
     }
 }

@@ -1,12 +1,17 @@
 //! How states are stored: as numbers, or in blocks of codes (`coded.rs`).
 
 use super::{Algorithm, BUFFER, MAX_STATES, Prepared};
+use crate::isa::kernel;
 use crate::real::Real;
 
 /// A way to store states, and how what is stored so is stepped.
 pub trait Storage<C: Real>: Send + Sync + 'static {
     /// One state, of whatever length.
     type State<'a>: Default + Send;
+    /// Memory that each worker has for itself.
+    type Buffers;
+    /// Of any contents.
+    const BUFFERS: Self::Buffers;
     /// Elements that are stepped at a time where something is converted.
     const BLOCK: usize;
     /// Whether any number of elements may be stepped at a time.
@@ -18,7 +23,7 @@ pub trait Storage<C: Real>: Send + Sync + 'static {
         param: &mut [C],
         grad: &[C],
         states: &mut [Self::State<'_>; MAX_STATES],
-        buffers: &mut [[C; BUFFER]; MAX_STATES],
+        buffers: &mut Self::Buffers,
         prepared: &Prepared<C>,
         algorithm: &A,
     );
@@ -30,6 +35,8 @@ pub struct Plain;
 
 impl<C: Real> Storage<C> for Plain {
     type State<'a> = &'a mut [C];
+    type Buffers = ();
+    const BUFFERS: () = ();
     const BLOCK: usize = BUFFER;
     const ANY_LENGTH: bool = true;
 
@@ -39,15 +46,26 @@ impl<C: Real> Storage<C> for Plain {
         state.split_off_mut(..n).unwrap_or_default()
     }
 
-    /// The loop itself, over as many arrays as the algorithm has.
-    #[inline(always)]
     fn step_block<A: Algorithm<C>>(
         param: &mut [C],
         grad: &[C],
         states: &mut [&mut [C]; MAX_STATES],
-        _buffers: &mut [[C; BUFFER]; MAX_STATES],
+        (): &mut (),
         prepared: &Prepared<C>,
         algorithm: &A,
+    ) {
+        step_plain(param, grad, states, *prepared, *algorithm);
+    }
+}
+
+kernel! {
+    /// The loop itself, over as many arrays as the algorithm has.
+    fn step_plain<C: Real, A: Algorithm<C>>(
+        param: &mut [C],
+        grad: &[C],
+        states: &mut [&mut [C]; MAX_STATES],
+        prepared: Prepared<C>,
+        algorithm: A,
     ) {
         let zero = C::from_i16(0);
         let [a, b, c] = states;
@@ -55,22 +73,22 @@ impl<C: Real> Storage<C> for Plain {
         match A::STATES {
             0 => {
                 for (p, &g) in zipped {
-                    (*p, _) = prepared.step(algorithm, *p, g, [zero; MAX_STATES]);
+                    (*p, _) = prepared.step(&algorithm, *p, g, [zero; MAX_STATES]);
                 }
             }
             1 => {
                 for ((p, &g), a) in zipped.zip(a.iter_mut()) {
-                    (*p, [*a, _, _]) = prepared.step(algorithm, *p, g, [*a, zero, zero]);
+                    (*p, [*a, _, _]) = prepared.step(&algorithm, *p, g, [*a, zero, zero]);
                 }
             }
             2 => {
                 for (((p, &g), a), b) in zipped.zip(a.iter_mut()).zip(b.iter_mut()) {
-                    (*p, [*a, *b, _]) = prepared.step(algorithm, *p, g, [*a, *b, zero]);
+                    (*p, [*a, *b, _]) = prepared.step(&algorithm, *p, g, [*a, *b, zero]);
                 }
             }
             _ => {
                 for ((((p, &g), a), b), c) in zipped.zip(a.iter_mut()).zip(b.iter_mut()).zip(c.iter_mut()) {
-                    (*p, [*a, *b, *c]) = prepared.step(algorithm, *p, g, [*a, *b, *c]);
+                    (*p, [*a, *b, *c]) = prepared.step(&algorithm, *p, g, [*a, *b, *c]);
                 }
             }
         }

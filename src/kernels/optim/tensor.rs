@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::MAX_STATES;
 use super::noise::{self, Noise};
 use super::storage::Storage;
+use crate::isa::kernel;
 use crate::real::{Bf16, Element, F16, Half, Real};
 
 /// A parameter, in the dtype that it is stored in.
@@ -99,10 +100,36 @@ impl<C: Real, K: Storage<C>> Tensor<'_, C, K> {
 /// The numbers of `x`, in `out`.
 #[inline(always)]
 pub fn load<'a, T: Element, C: Real>(x: &[T], out: &'a mut [C]) -> &'a mut [C] {
-    for (out, v) in out.iter_mut().zip(x) {
-        *out = C::from_f64(v.to_f64());
-    }
+    widen(x, out);
     out
+}
+
+kernel! {
+    /// A kernel of its own, as [`round`] is: part of each algorithm, both would be a third of its code.
+    fn widen<T: Element, C: Real>(x: &[T], out: &mut [C]) {
+        for (out, v) in out.iter_mut().zip(x) {
+            *out = C::from_f64(v.to_f64());
+        }
+    }
+}
+
+kernel! {
+    /// Round to nearest, or by chance.
+    fn round<T: Half, C: Real>(wide: &[C], stored: &mut [T], noise: Option<Noise>) {
+        match noise {
+            None => {
+                for (stored, v) in stored.iter_mut().zip(wide) {
+                    *stored = v.store_as();
+                }
+            }
+            Some(noise) => {
+                let words = noise.words();
+                for ((stored, v), i) in stored.iter_mut().zip(wide).zip(0u32..) {
+                    *stored = T::store_by_chance(v.store_as(), noise::bits(words, i));
+                }
+            }
+        }
+    }
 }
 
 impl<T: Half, C: Real> Narrow<'_, T, C> {
@@ -129,19 +156,6 @@ impl<T: Half, C: Real> Narrow<'_, T, C> {
     /// Round what was stepped.
     #[inline(always)]
     pub fn round(self, buffer: &[C]) {
-        let wide = if self.master.is_empty() { buffer } else { self.master };
-        match self.noise {
-            None => {
-                for (stored, v) in self.stored.iter_mut().zip(wide) {
-                    *stored = v.store_as();
-                }
-            }
-            Some(noise) => {
-                let words = noise.words();
-                for ((stored, v), i) in self.stored.iter_mut().zip(wide).zip(0u32..) {
-                    *stored = T::store_by_chance(v.store_as(), noise::bits(words, i));
-                }
-            }
-        }
+        round(if self.master.is_empty() { buffer } else { self.master }, self.stored, self.noise);
     }
 }

@@ -1,12 +1,11 @@
 //! N:M sparsity: of each `group` consecutive weights along an axis the `keep` largest stay.
 //!
 //! A weight stays if fewer than `keep` of its group beat it; of two equal ones the later wins. Each pair of places is
-//! compared once, for many groups at a time. (Measured for 2:4 beside it: comparing each weight with its neighbours in
-//! place, without taking groups apart, is as fast for 2:4 and half as fast for 4:8; choosing the second largest by minima
-//! and maxima does not say which of two equal weights stays. The choice as a kernel of the keys alone, compiled once for
-//! each type of key: 8 % of the library less, 2:4 and 4:8 along rows 1.1 to 1.2 times as slow, across rows twice.)
+//! compared once, for many groups at a time. The choice is of keys alone, a block of them in the L1 cache: compiled for
+//! each type of key, and not for each dtype, score and output with it (a twelfth of the library).
 
-use super::{Job, Output, Score, block_of};
+use super::score::fill;
+use super::{Job, Output, Score};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -29,7 +28,7 @@ pub struct Groups {
 
 /// A small number in the type of keys.
 #[inline(always)]
-pub(super) fn as_key<K: Key>(n: usize) -> K {
+fn as_key<K: Key>(n: usize) -> K {
     (0..n).fold(K::ZERO, |sum, _| sum + K::ONE)
 }
 
@@ -51,15 +50,10 @@ fn beaten<K: Key, const L: usize, const G: usize>(keys: &[[K; L]; G], group: usi
     beaten
 }
 
-/// `L` groups that follow each other.
+/// Of `L` groups that follow each other, 1 in the place of each key that stays, 0 in that of each other.
 #[inline(always)]
-pub(super) fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize, const G: usize>(
-    x: &[T],
-    keys: &[K],
-    out: &mut [O::Item],
-    (keep, group): (K, usize),
-) {
-    let (x, keys, out) = (&x[..L * group], &keys[..L * group], &mut out[..L * group]);
+fn consecutive<K: Key, const L: usize, const G: usize>(keys: &mut [K], keep: K, group: usize) {
+    let keys = &mut keys[..L * group];
     let mut by_place = [[K::ZERO; L]; G];
     for i in 0..L {
         for p in 0..group {
@@ -69,118 +63,181 @@ pub(super) fn consecutive<T: Element, K: Key, O: Output<T>, const L: usize, cons
     let beaten = beaten(&by_place, group);
     for i in 0..L {
         for p in 0..group {
-            out[i * group + p] = O::item(x[i * group + p], beaten[p][i] < keep);
+            keys[i * group + p] = if beaten[p][i] < keep { K::ONE } else { K::ZERO };
         }
     }
+}
+
+/// The same of one group.
+#[inline(always)]
+pub(super) fn one_group<K: Key>(keys: &mut [K], keep: usize) {
+    consecutive::<K, 1, LARGEST>(keys, as_key(keep), keys.len());
 }
 
 /// Weights whose keys are made together: of 64 groups of the largest size.
 const BLOCK: usize = 64 * LARGEST;
 
-/// A piece of a row, group after group, `L` groups at a time, then one at a time.
+/// Groups of a size that has no loop of its own that are chosen one by one where there are no more.
+const FEW: usize = 8;
+
+/// `L` groups at a time, and what is behind the last with them: nobody reads it.
 #[inline(always)]
-fn along<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize>(
-    job: Job<'_, T, O>,
-    score: S,
-    first: usize,
-    (keep, group): (usize, usize),
-) -> bool {
-    let Job { x: given, out } = job;
-    let few = as_key(keep);
-    let block = BLOCK / (L * group) * (L * group);
-    let (mut keys, mut copied) = ([S::Key::ZERO; BLOCK], [T::from_bits64(0); BLOCK]);
-    let mut largest = S::Key::ZERO;
-    for (i, out) in out.chunks_mut(block).enumerate() {
-        let n = out.len();
-        let x = block_of::<T, O>(given, i * block, out, &mut copied);
-        let keys = &mut keys[..n];
-        score.keys(x, first + i * block, keys);
-        for &key in keys.iter() {
-            largest = largest.max(key);
-        }
-        let whole = n / (L * group) * (L * group);
-        for start in (0..whole).step_by(L * group) {
-            consecutive::<T, S::Key, O, L, G>(&x[start..], &keys[start..], &mut out[start..], (few, group));
-        }
-        for start in (whole..n).step_by(group) {
-            consecutive::<T, S::Key, O, 1, G>(&x[start..], &keys[start..], &mut out[start..], (few, group));
-        }
+fn along<K: Key, const L: usize, const G: usize>(keys: &mut [K; BLOCK], n: usize, keep: usize, group: usize) {
+    for start in (0..n).step_by(L * group) {
+        consecutive::<K, L, G>(&mut keys[start..], as_key(keep), group);
     }
-    largest > S::INFINITY
+}
+
+/// Elements of a block: of whole lanes of groups.
+fn block_len(group: usize) -> usize {
+    let lanes = if matches!(group, 2 | 4 | 8) { 16 } else { 64 };
+    BLOCK / (lanes * group) * (lanes * group)
 }
 
 kernel! {
-    /// A piece of a row from column `first` on, of whole groups. Whether any key is NaN's.
-    fn row_piece<T: Element, S: Score<T>, O: Output<T>>(
-        job: Job<'_, T, O>, score: S, first: usize, plan: Groups
-    ) -> bool {
+    /// Of the first `n` keys, group after group, 1 in the place of each that stays, 0 in that of each other.
+    fn choose<K: Key>(keys: &mut [K; BLOCK], n: usize, keep: usize, group: usize) {
         // Known to the compiler, the comparisons of a small group stay in registers.
-        match plan.group {
-            2 => along::<T, S, O, 16, 2>(job, score, first, (plan.keep, 2)),
-            4 => along::<T, S, O, 16, 4>(job, score, first, (plan.keep, 4)),
-            8 => along::<T, S, O, 16, 8>(job, score, first, (plan.keep, 8)),
-            group => along::<T, S, O, 64, LARGEST>(job, score, first, (plan.keep, group)),
+        match group {
+            2 => along::<K, 16, 2>(keys, n, keep, 2),
+            4 => along::<K, 16, 4>(keys, n, keep, 4),
+            8 => along::<K, 16, 8>(keys, n, keep, 8),
+            _ if n <= FEW * group => along::<K, 1, LARGEST>(keys, n, keep, group),
+            _ => along::<K, 64, LARGEST>(keys, n, keep, group),
         }
     }
 }
 
-/// `L` columns from `first` on of the rows of one band of groups.
+/// What stays, where it is not 0; in place, where there are no other weights.
 #[inline(always)]
-fn columns<T: Element, S: Score<T>, O: Output<T>, const L: usize, const G: usize>(
-    job: &mut Job<'_, T, O>,
-    score: S,
-    first: usize,
-    plan: Groups,
-) -> bool {
-    let few = as_key(plan.keep);
-    let mut x = [[T::from_bits64(0); L]; G];
-    let mut keys = [[S::Key::ZERO; L]; G];
-    let mut largest = S::Key::ZERO;
-    for p in 0..plan.group {
-        x[p].copy_from_slice(&job.source()[p * plan.inner + first..][..L]);
-        score.keys(&x[p], first, &mut keys[p]);
-        for key in keys[p] {
-            largest = largest.max(key);
+fn write_all<T: Element, K: Key, O: Output<T>>(x: Option<&[T]>, out: &mut [O::Item], stays: &[K]) {
+    if let Some(x) = x {
+        for ((out, &x), &stays) in out.iter_mut().zip(x).zip(stays) {
+            *out = O::item(x, stays != K::ZERO);
+        }
+    } else {
+        for (out, &stays) in out.iter_mut().zip(stays) {
+            *out = O::kept(*out, stays != K::ZERO);
         }
     }
-    let beaten = beaten(&keys, plan.group);
-    for p in 0..plan.group {
-        for ((out, &x), &beaten) in job.out[p * plan.inner + first..][..L].iter_mut().zip(&x[p]).zip(&beaten[p]) {
-            *out = O::item(x, beaten < few);
-        }
+}
+
+kernel! {
+    /// What stays of a block.
+    fn write<T: Element, K: Key, O: Output<T>>(job: Job<'_, T, O>, stays: &[K]) {
+        write_all::<T, K, O>(job.x, job.out, stays);
+    }
+}
+
+/// A piece of a row from column `first` on, of whole groups. Whether any key is NaN's.
+fn row_piece<T: Element, S: Score<T>, O: Output<T>>(job: Job<'_, T, O>, score: S, first: usize, plan: Groups) -> bool {
+    let mut keys = [S::Key::ZERO; BLOCK];
+    let mut largest = S::Key::ZERO;
+    let block = block_len(plan.group);
+    for (i, piece) in job.pieces(block).enumerate() {
+        let n = piece.out.len();
+        largest = largest.max(fill(piece.source(), score, first + i * block, &mut keys[..n]));
+        choose(&mut keys, n, plan.keep, plan.group);
+        write(piece, &keys[..n]);
     }
     largest > S::INFINITY
 }
 
-/// A band of groups: `group` rows of `inner` elements.
+/// `L` columns from each place on that is a multiple of it.
 #[inline(always)]
-fn across<T: Element, S: Score<T>, O: Output<T>, const G: usize>(
-    mut job: Job<'_, T, O>,
-    score: S,
-    plan: Groups,
-) -> bool {
-    let mut nan = false;
-    let (by_32, by_8) = (plan.inner / 32 * 32, plan.inner / 8 * 8);
-    for first in (0..by_32).step_by(32) {
-        nan |= columns::<T, S, O, 32, G>(&mut job, score, first, plan);
+fn across<K: Key, const L: usize, const G: usize>(keys: &mut [K; BLOCK], width: usize, keep: usize, group: usize) {
+    let keep = as_key(keep);
+    for first in (0..width).step_by(L) {
+        let mut by_place = [[K::ZERO; L]; G];
+        for p in 0..group {
+            by_place[p].copy_from_slice(&keys[p * width + first..][..L]);
+        }
+        let beaten = beaten(&by_place, group);
+        for p in 0..group {
+            for (key, &beaten) in keys[p * width + first..][..L].iter_mut().zip(&beaten[p]) {
+                *key = if beaten < keep { K::ONE } else { K::ZERO };
+            }
+        }
     }
-    for first in (by_32..by_8).step_by(8) {
-        nan |= columns::<T, S, O, 8, G>(&mut job, score, first, plan);
-    }
-    for first in by_8..plan.inner {
-        nan |= columns::<T, S, O, 1, G>(&mut job, score, first, plan);
-    }
-    nan
 }
 
 kernel! {
-    /// A band of groups. Whether any key is NaN's.
-    fn band<T: Element, S: Score<T>, O: Output<T>>(job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
-        match plan.group {
-            4 => across::<T, S, O, 4>(job, score, Groups { group: 4, ..plan }),
-            _ => across::<T, S, O, LARGEST>(job, score, plan),
+    /// The same of keys by place: `group` rows of `width`, whole lanes.
+    fn choose_across<K: Key>(keys: &mut [K; BLOCK], width: usize, keep: usize, group: usize) {
+        // As many lanes as make two registers: more than a loop that is unrolled before it becomes vectors.
+        match (group, size_of::<K>()) {
+            (4, 2) => across::<K, 64, 4>(keys, width, keep, 4),
+            (4, _) => across::<K, 32, 4>(keys, width, keep, 4),
+            (_, 2) => across::<K, 64, LARGEST>(keys, width, keep, group),
+            _ => across::<K, 32, LARGEST>(keys, width, keep, group),
         }
     }
+}
+
+/// Which columns of which bands are chosen together: `n` from `column` of `band` on, at `place` of their block.
+#[derive(Clone, Copy)]
+struct Span {
+    band: usize,
+    column: usize,
+    place: usize,
+    n: usize,
+}
+
+/// Columns `start..end`, where those of each band follow those of the band before.
+#[inline(always)]
+fn spans(start: usize, end: usize, inner: usize) -> impl Iterator<Item = Span> {
+    (start / inner..end.div_ceil(inner)).map(move |band| {
+        let (from, to) = (start.max(band * inner), end.min((band + 1) * inner));
+        Span { band, column: from - band * inner, place: from - start, n: to - from }
+    })
+}
+
+kernel! {
+    /// The keys of columns, by place, and the largest.
+    fn fill_across<T: Element, S: Score<T>>(
+        x: &[T], score: S, columns: (usize, usize), plan: Groups, width: usize, keys: &mut [S::Key; BLOCK]
+    ) -> S::Key {
+        let mut largest = S::Key::ZERO;
+        for Span { band, column, place, n } in spans(columns.0, columns.1, plan.inner) {
+            for p in 0..plan.group {
+                let x = &x[(band * plan.group + p) * plan.inner + column..][..n];
+                let keys = &mut keys[p * width + place..][..n];
+                largest = largest.max(score.keys(x, column, keys));
+            }
+        }
+        largest
+    }
+}
+
+kernel! {
+    /// What stays of columns.
+    fn write_across<T: Element, K: Key, O: Output<T>>(
+        job: &mut Job<'_, T, O>, columns: (usize, usize), plan: Groups, width: usize, stays: &[K; BLOCK]
+    ) {
+        for Span { band, column, place, n } in spans(columns.0, columns.1, plan.inner) {
+            for p in 0..plan.group {
+                let start = (band * plan.group + p) * plan.inner + column;
+                let (out, stays) = (&mut job.out[start..][..n], &stays[p * width + place..][..n]);
+                write_all::<T, K, O>(job.x.map(|x| &x[start..][..n]), out, stays);
+            }
+        }
+    }
+}
+
+/// Bands of groups: `group` rows of `inner` elements each. Whether any key is NaN's.
+fn bands<T: Element, S: Score<T>, O: Output<T>>(job: Job<'_, T, O>, score: S, plan: Groups) -> bool {
+    let mut job = job;
+    let mut keys = [S::Key::ZERO; BLOCK];
+    let mut largest = S::Key::ZERO;
+    let columns = job.out.len() / plan.group;
+    let width = (BLOCK / plan.group / 64 * 64).min(columns.next_multiple_of(64));
+    for start in (0..columns).step_by(width) {
+        let part = (start, columns.min(start + width));
+        largest = largest.max(fill_across(job.source(), score, part, plan, width, &mut keys));
+        choose_across(&mut keys, width, plan.keep, plan.group);
+        write_across(&mut job, part, plan, width, &keys);
+    }
+    largest > S::INFINITY
 }
 
 /// Of each group the `keep` largest stay. Whether any key is NaN's (which is the largest).
@@ -206,9 +263,12 @@ pub fn groups<T: Element, S: Score<T>, O: Output<T>>(
         let unit = if inner > 1 { group * inner } else { n };
         let at_once = (CHUNK / unit).max(1) * unit;
         par::map(threads, job.pieces(at_once), |piece| {
+            if inner > 1 {
+                return bands(piece, score, plan);
+            }
             let mut nan = false;
-            for unit in piece.pieces(unit) {
-                nan |= if inner > 1 { band(unit, score, plan) } else { row_piece(unit, score, 0, plan) };
+            for row in piece.pieces(unit) {
+                nan |= row_piece(row, score, 0, plan);
             }
             nan
         })

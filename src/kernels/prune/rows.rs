@@ -80,7 +80,7 @@ fn one_row<T: Element, S: Score<T>, O: Output<T>>(
     if prune == row.out.len() as u64 {
         return keep(row, score, 0, S::Key::MAX).nan;
     }
-    fill(row.source(), score, keys);
+    fill(row.source(), score, 0, keys);
     let Cut { key, ties } = bisect(keys, prune);
     if ties == u64::MAX {
         return keep(row, score, 0, key).nan;

@@ -1,7 +1,7 @@
 //! `SparseGPT` (Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1): the weights that stay make up for those that go.
 
 use super::super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
-use super::groups::{LARGEST, as_key, consecutive};
+use super::groups::{LARGEST, one_group};
 use super::{Job, Mask, Scaled, Score, Weights, magnitude};
 use crate::isa::kernel;
 use crate::par;
@@ -86,7 +86,10 @@ impl<C: Real> Rule<C> for Choice<'_, C> {
             let mut keys = [<<C as Element>::Key as Key>::ZERO; LARGEST];
             let keys = &mut keys[..group];
             Scaled(self.scales).keys(&rest[..group], i, keys);
-            consecutive::<C, C::Key, Mask, 1, LARGEST>(rest, keys, &mut self.stays[i..], (as_key(keep), group));
+            one_group(keys, keep);
+            for (stays, &key) in self.stays[i..].iter_mut().zip(keys.iter()) {
+                *stays = u8::from(key != Key::ZERO);
+            }
         }
         if self.stays[i] == 0 { Some(C::from_i16(0)) } else { None }
     }

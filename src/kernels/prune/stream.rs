@@ -25,7 +25,7 @@ pub fn count<T: Element, S: Score<T>>(x: &[T], score: S, digit: Digit, counts: &
         let mut keys = [S::Key::ZERO; BLOCK];
         for block in chunk.chunks(BLOCK) {
             let keys = &mut keys[..block.len()];
-            if fill(block, score, keys) > S::INFINITY {
+            if fill(block, score, 0, keys) > S::INFINITY {
                 nan.store(true, Ordering::Relaxed);
             }
             digit.count(first, keys, Key::to_u64, counts);

@@ -34,13 +34,13 @@ kernel! {
             let mut found = W::ZERO;
             for &word in block {
                 let key = keys.key(word);
-                let hit = ((key >= wanted.low) & (key <= wanted.high)) != wanted.others;
+                let hit = (key >= wanted.low && key <= wanted.high) != wanted.others;
                 found = found | if hit { W::ONES } else { W::ZERO };
             }
             if found != W::ZERO {
                 for (j, &word) in block.iter().enumerate() {
                     let key = keys.key(word);
-                    if ((key >= wanted.low) & (key <= wanted.high)) != wanted.others {
+                    if (key >= wanted.low && key <= wanted.high) != wanted.others {
                         return i * BLOCK + j;
                     }
                 }

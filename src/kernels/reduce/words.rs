@@ -65,8 +65,7 @@ macro_rules! word {
 }
 word!(i8, u8, sum_of_bytes; i16, u16, sum_of_halves; i32, u32; i64, u64);
 
-/// Two neighbours are added in a word twice as wide, so often that it can't overflow: each lane widened to 64 bits at once
-/// takes three times as long.
+/// Neighbours are added in a word twice as wide, while it can't overflow (all widened to 64 bits: three times as long).
 macro_rules! sum_of_pairs {
     ($name:ident, $word:ty, $wide:ty, $rounds:literal) => {
         kernel! {
@@ -104,12 +103,23 @@ kernel! {
     /// How many words have some of these bits: in counters of their own width, emptied before they can overflow.
     fn count_words<W: Word>(x: &[W], mask: W) -> u64 {
         let mut count = 0;
+        if W::BITS > 8 {
+            // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
+            for x in x.chunks(1 << 14) {
+                let mut some = W::ZERO;
+                for &word in x {
+                    some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                }
+                count += some.bits();
+            }
+            return count;
+        }
         for x in x.chunks(127 * LANES) {
             let (blocks, tail) = x.as_chunks::<LANES>();
             let mut lanes = [W::ZERO; LANES];
             for block in blocks {
                 for i in 0..LANES {
-                    lanes[i] = lanes[i] + if (block[i] & mask) != W::ZERO { W::ONE } else { W::ZERO };
+                    lanes[i] = lanes[i] + if (block[i] & mask) == W::ZERO { W::ZERO } else { W::ONE };
                 }
             }
             for lane in lanes {

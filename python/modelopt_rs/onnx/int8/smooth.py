@@ -11,7 +11,7 @@ from modelopt_rs.onnx.int8.build import Builder, drop_unused
 from modelopt_rs.onnx.int8.equalize import weight_matrix
 from modelopt_rs.onnx.int8.layers import Layer, constant_vector, only_use
 
-__all__ = ["fold_into_norm", "smooth", "smoothable"]
+__all__ = ["fold_into_norm", "norm_slots", "smooth", "smoothable"]
 
 # No channel is made larger or smaller than by this.
 LIMIT = 1e4
@@ -90,7 +90,7 @@ def fold_into_norm(model: ir.Model, build: Builder, x: ir.Value, factor: Vector,
     nodes = {layer.node for layer in layers}
     if x.is_graph_output() or any(node not in nodes for node, _ in x.uses()):
         return False
-    slots = _norm_slots(x, len(factor))
+    slots = norm_slots(x, len(factor))
     for node, index in slots:
         old = node.inputs[index]
         vector = constant_vector(old, len(factor))
@@ -103,7 +103,7 @@ def fold_into_norm(model: ir.Model, build: Builder, x: ir.Value, factor: Vector,
     return bool(slots)
 
 
-def _norm_slots(x: ir.Value, length: int) -> list[tuple[ir.Node, int]]:
+def norm_slots(x: ir.Value, length: int) -> list[tuple[ir.Node, int]]:
     """Return which inputs of which nodes are the scale and bias of a value; none where it has no such constants."""
     node = x.producer()
     if node is None or node.domain not in ("", "com.microsoft"):

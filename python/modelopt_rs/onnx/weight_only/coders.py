@@ -52,7 +52,8 @@ class Rows(Transform):
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         self._tile_rows = length // coding.info.columns
         # Where a row of codes ends within a byte, eight or fewer of them end on one.
-        self.row_multiple = self._tile_rows * (1 if padded * coding.bits % 8 == 0 else 8 // coding.bits)
+        whole = 1 if padded * coding.bits % 8 == 0 else 8 // coding.bits
+        self.row_multiple = coding.rows_together(self._tile_rows * whole)
         groups = -(-padded // coding.block) if coding.block else 1
         self._zero_points_shape = (0 if coding.symmetric else math.prod(coding.info.shape) // length, groups)
         zero_points = Buffer("u1", math.prod(self._zero_points_shape), per=0)
@@ -110,7 +111,7 @@ class Transposed(Transform):
         self._coding = coding
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         inputs, columns = coding.info.shape
-        self.row_multiple = coding.block
+        self.row_multiple = coding.rows_together(coding.block)
         self._groups = -(-inputs // coding.block)
         self._row_bytes = packed_bytes(self._groups * coding.block, coding.bits)
         of_column = [Buffer("u1", self._row_bytes), Buffer("f4", self._groups)]
@@ -120,13 +121,14 @@ class Transposed(Transform):
         self._stripe = max(min(keep // sum(each.nbytes(1) for each in of_column), columns), 1)
         self.sweeps = -(-columns // self._stripe)
         held = [each.times(self._stripe, 0) for each in of_column]
-        self.buffers = [*coding.row_buffers(coding.block, self._stripe, coding.block), *held]
+        self.buffers = [*coding.row_buffers(self.row_multiple, self._stripe, self.row_multiple), *held]
         self._first = 0
         self.figures = ErrorFigures()
 
     def begin(self, rows: int) -> None:
         """Make the buffers."""
-        self._rows = -(-rows // self.row_multiple) * self.row_multiple
+        rows = min(rows, self._coding.info.shape[0])  # a tile of a small tensor could have more
+        self._rows = -(-rows // self._coding.block) * self._coding.block
         self._quantizer = self._coding.row_quantizer(self._stripe, self._rows)
         self._input: Array | None = None
         self._begin_sweep()
@@ -149,8 +151,8 @@ class Transposed(Transform):
         turned[:, len(stripe) :] = 0
         packed, scale, zero_points = self._quantizer(turned)
         self.figures += self._quantizer.figures(turned)
-        groups = -(-len(stripe) // self.row_multiple)
-        each, to = self.row_multiple * self._coding.bits // 8, self._done + groups
+        groups = -(-len(stripe) // self._coding.block)
+        each, to = self._coding.block * self._coding.bits // 8, self._done + groups
         self._codes[:, self._done * each : to * each] = packed.view(np.uint8)[:, : groups * each]
         self._scale[:, self._done : to] = scale[:, :groups]
         if zero_points is not None:
@@ -186,6 +188,7 @@ class TransposedCodes(Transform):
         self._coding = coding
         self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
         self._rows, self._length = coding.info.shape
+        self.row_multiple = coding.rows_together(1)
         self._block = coding.block or self._length
         # Whole groups of so many rows of the result end on a byte, and so do their zero points.
         unit = self._block * 8

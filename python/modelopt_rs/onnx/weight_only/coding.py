@@ -14,6 +14,7 @@ from modelopt_rs.dtypes import is_packed, narrowed
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.by_inputs import ByInputs, Moments
 from modelopt_rs.quant.search import Scales
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
@@ -81,6 +82,8 @@ class Coding:
         Elements that share a scale, along the axis that a node sums over; 0: all of an output channel.
     outputs : Outputs
     threads : int or None
+    moments : callable, optional
+        What is known of the inputs of a product: codes are by `ByInputs`, of the whole weight.
     """
 
     info: TensorInfo
@@ -88,6 +91,7 @@ class Coding:
     block: int
     outputs: Outputs
     threads: int | None
+    moments: Moments | None = None
 
     @property
     def bits(self) -> int:
@@ -113,7 +117,12 @@ class Coding:
     def scales(self) -> Scales:
         """Where scales come from: they are rounded as they are stored, but where float32 is asked for in vain."""
         options, dtype = self.options, self.outputs.scale.dtype
-        return Scales() if options.as_plain else scales_of(options.search, dtype)
+        found = Scales() if options.as_plain else scales_of(options.search, dtype)
+        return found if self.moments is None else ByInputs(found.search, found.dtype, self.moments)
+
+    def rows_together(self, otherwise: int) -> int:
+        """Return how many rows of the tensor must come together: all, where its inputs are known."""
+        return otherwise if self.moments is None else self.info.rows
 
     def row_quantizer(self, rows: int, columns: int) -> RowQuantizer:
         """Make what quantizes a matrix in blocks of its rows."""
@@ -123,7 +132,10 @@ class Coding:
     def row_buffers(self, columns: int, n: int, per: int) -> list[Buffer]:
         """Return what a `row_quantizer` of `n` rows for each `per` of a tile holds, and their input."""
         item = Buffer(f"u{self.item}", columns)
-        return [each.times(n, per) for each in (*quantizer_buffers(columns, self._spec), item)]
+        found = [each.times(n, per) for each in (*quantizer_buffers(columns, self._spec), item)]
+        # A matrix of second moments, as it is handed over, its factor and panels; weights as they are corrected.
+        known = [Buffer("f8", 3 * columns**2, per=0), Buffer("f4", columns * n, per=per)]
+        return found if self.moments is None else [*found, *known]
 
     @property
     def _spec(self) -> PackedSpec:

@@ -15,7 +15,7 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
-__all__ = ["AxisBlocks", "NarrowAxisBlocks"]
+__all__ = ["AxisBlocks", "NarrowAxisBlocks", "WholeColumns"]
 
 
 class AxisBlocks(Transform):
@@ -147,3 +147,40 @@ class NarrowAxisBlocks(Transform):
         written = self._coding.outputs.zero_points_written(self._zero_points)
         del self._quantizer, self._zero_points
         return written
+
+
+class WholeColumns(Transform):
+    """A whole matrix, [in, out], whose inputs are known: its columns are rounded as rows, and lie as columns again.
+
+    Parameters
+    ----------
+    coding : Coding
+        A block of 0: a scale for each column.
+    row_codes : int
+        How many codes a row has as they are stored.
+    """
+
+    def __init__(self, coding: Coding, row_codes: int) -> None:
+        self._coding, self._row_codes = coding, row_codes
+        self.outputs: Sequence[TensorInfo] = coding.outputs.infos()
+        inputs, columns = coding.info.shape
+        self.row_multiple = coding.rows_together(inputs)
+        self.buffers = [*coding.row_buffers(inputs, columns, inputs), Buffer("u1", 3 * inputs * columns, per=0)]
+        self.figures = ErrorFigures()
+
+    def begin(self, rows: int) -> None:
+        """Do nothing: there is one tile."""
+
+    def __call__(self, array: Array) -> Written:
+        """Quantize the matrix."""
+        coding, outputs, turned = self._coding, self._coding.outputs, np.ascontiguousarray(array.T)
+        quantizer = coding.row_quantizer(*turned.shape)
+        packed, scale, zero_points = quantizer(turned)
+        self.figures += quantizer.figures(turned)
+        packed = packed.view(np.uint8)[:, : packed_bytes(turned.shape[1], coding.bits)]
+        codes = unpacked_rows(packed, coding.bits, turned.shape[1], coding.threads).T
+        codes = codes.reshape(-1, self._row_codes)
+        written = [*outputs.codes_written(packed_rows(codes, coding.bits, coding.threads))]
+        written += outputs.scale_written(np.ascontiguousarray(scale.T))
+        points = np.zeros(0, np.uint8) if zero_points is None else np.ascontiguousarray(zero_points.T)
+        return [*written, *outputs.zero_points_written(points)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -18,6 +19,7 @@ from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.by_inputs import Moments
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
@@ -34,6 +36,7 @@ def quantize_weights(
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
     measure: Measure | None = None,
+    moments: Mapping[str, Moments] = MappingProxyType({}),
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights; the weights themselves follow in tiles, through the transforms.
 
@@ -54,6 +57,8 @@ def quantize_weights(
         What a run may hold; a quarter of it is for a weight whose axes change places.
     measure : Measure, optional
         Says which weights need more bits.
+    moments : mapping, optional
+        By name of a weight of MatMul and Gemm what gives the moments of their inputs.
 
     Returns
     -------
@@ -94,7 +99,7 @@ def quantize_weights(
     common = StorageOptions(options=options, threads=threads, keep=max_memory // 4, unused=names.unused)
     transforms: dict[str, Transform] = {}
     for name, forms in plan.forms.items():
-        storing = replace(common, options=options.with_bits(plan.bits[name]))
+        storing = replace(common, options=options.with_bits(plan.bits[name]), moments=moments.get(name))
         transforms[name] = _rewrite(plan.weights[name], tensors[name], forms, storing, names)
         _remove(model, plan.weights[name])
     for domain in sorted({form.domain for forms in plan.forms.values() for form in forms.values()} - {""}):

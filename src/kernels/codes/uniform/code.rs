@@ -5,7 +5,7 @@
 
 use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
 use crate::isa;
-use crate::kernels::pack::{match_width, pack_codes};
+use crate::kernels::pack::{match_width, pack_chunk};
 use crate::real::{Divisor, Element, Real};
 
 /// How codes are made, known to the compiler.
@@ -196,7 +196,7 @@ impl<T: Element> Make<T> for Codes {
             return isa::stream(block, out);
         }
         // (Past the caches these few bytes would gain nothing: 1.2 of the time.)
-        match_width!(bits, W => pack_codes::<W>(block, out));
+        match_width!(bits, W => pack_chunk::<W>(block, out));
     }
 
     #[inline(never)]

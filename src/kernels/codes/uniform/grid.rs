@@ -61,7 +61,7 @@ impl Stored {
             Self::Own => {}
             Self::F32 => each(scale, |scale| C::from_f64(scale.store_as::<f32>().to_f64())),
             Self::F16 => each(scale, |scale| {
-                let scale = if bits < 8 { C::from_f64(seven_bits(scale.store_as()).to_f64()) } else { scale };
+                let scale = if bits < 8 { C::from_f64(seven_bits(scale.store_as()).into()) } else { scale };
                 C::from_f64(scale.store_as::<F16>().to_f64())
             }),
             Self::Bf16 => each(scale, |scale| C::from_f64(scale.store_as::<Bf16>().to_f64())),
@@ -69,10 +69,11 @@ impl Stored {
     }
 }
 
-/// A number with 7 significant bits: those of bfloat16 are 8.
+/// A normal number rounded to 7 significant bits, half to even.
 #[inline(always)]
-fn seven_bits(x: Bf16) -> Bf16 {
-    Bf16((x.0 + (x.0 >> 1 & 1)) & !1)
+fn seven_bits(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0xffff + (bits >> 17 & 1)) & !0x1_ffff)
 }
 
 #[inline(always)]
@@ -130,6 +131,61 @@ pub(super) fn grid(uniform: Uniform, size: usize) -> (Vec<f64>, &'static [f64]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn uniform(bits: u32, scheme: Scheme) -> Uniform {
+        Uniform { bits, scheme, offset_binary: false, signed: false }
+    }
+
+    #[test]
+    fn test_a_grid_ascends_around_the_plain_scale_and_has_sides_of_its_scheme() {
+        for bits in [8, 4, 2] {
+            for scheme in [Scheme::Symmetric, Scheme::Asymmetric] {
+                for size in [1, SHORT, SHORT + 1, LONG, LONG + 1] {
+                    let (factors, sides) = grid(uniform(bits, scheme), size);
+                    assert!(factors.is_sorted_by(|a, b| a < b) && factors[0] < 1.0 && factors[factors.len() - 1] > 1.0);
+                    let symmetric = scheme == Scheme::Symmetric;
+                    assert_eq!(sides, if symmetric { &[1.0, -1.0][..] } else { &[0.0, 0.5, 1.0] });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_a_unit_is_the_power_of_two_at_most_a_magnitude_and_normal_as_its_reciprocal_is() {
+        for magnitude in [1.0, 1.5, 2.0f64.next_down(), 3e-30, 7e30, 2e-38] {
+            let [unit, norm] = units::<f32>(magnitude);
+            assert!(
+                f64::from(unit) <= magnitude && magnitude < 2.0 * f64::from(unit) && unit * norm == 1.0,
+                "{magnitude}"
+            );
+        }
+        for magnitude in [0.0, 1e-45, 1e-38, 3e38, f64::MAX] {
+            let [unit, norm] = units::<f32>(magnitude);
+            assert!(unit.is_normal() && norm.is_normal() && unit * norm == 1.0, "{magnitude}");
+            let [unit, norm] = units::<f64>(magnitude);
+            assert!(unit.is_normal() && norm.is_normal() && unit * norm == 1.0, "{magnitude}");
+        }
+    }
+
+    #[test]
+    fn test_a_stored_scale_keeps_its_sign_is_never_0_or_infinite_and_stays_when_stored_again() {
+        for stored in [Stored::Own, Stored::F32, Stored::F16, Stored::Bf16] {
+            for (bits, given) in [8, 4]
+                .into_iter()
+                .flat_map(|bits| [1e-300, 1e-40, 1e-8, 0.1, 1.0, 70_000.0, 3.4e38, 1e300].map(|x| (bits, x)))
+            {
+                let mut scale: [f64; LANES] = [given; LANES];
+                scale[1] = -given;
+                stored.round(bits, &mut scale);
+                assert!(scale[0] > 0.0 && scale[0].is_finite() && scale[1] == -scale[0], "{stored:?} {given}");
+                let mut again = scale;
+                stored.round(bits, &mut again);
+                assert_eq!(again, scale, "{stored:?} {given}");
+            }
+            assert_eq!(Stored::parse("float16"), Some(Stored::F16));
+            assert_eq!(Stored::parse("float8"), None);
+        }
+    }
 
     /// compressed-tensors multiplies in the dtype of the scales or in that of the model.
     #[test]

@@ -97,13 +97,27 @@ fn store_batch<T: Element, M: Mode>(
     if M::SCHEME == Some(Scheme::Symmetric) {
         ends[0] = ends[1];
     }
-    let ranges = ends[0][..n].iter().zip(&ends[1][..n]).map(|(low, &high)| Range::<T>([low.not(), high]));
-    let mut nonfinite = false;
-    for range in ranges.clone() {
-        nonfinite |= range.is_nonfinite();
+    params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, n, params)
+}
+
+kernel! {
+    /// The parameters of `n` groups; whether their ends are finite. A kernel of its own: it is the same for all modes.
+    fn params_of_ends<T: Element>(
+        scheme: Scheme, bits: u32, ends: &Ends<T>, n: usize, params: &mut Params<'_, T::Compute>
+    ) -> bool {
+        let ranges = ends[0][..n].iter().zip(&ends[1][..n]).map(|(low, &high)| Range::<T>([low.not(), high]));
+        let mut nonfinite = false;
+        for range in ranges.clone() {
+            nonfinite |= range.is_nonfinite();
+        }
+        // Known to the compiler in each of the loops.
+        match scheme {
+            Scheme::Symmetric => store_params(Scheme::Symmetric, bits, ranges, params),
+            Scheme::Asymmetric => store_params(Scheme::Asymmetric, bits, ranges, params),
+            Scheme::MinMax => store_params(Scheme::MinMax, bits, ranges, params),
+        }
+        !nonfinite
     }
-    store_params(M::scheme(uniform), uniform.bits, ranges, params);
-    !nonfinite
 }
 
 /// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.

@@ -86,53 +86,88 @@ pub fn are_params<C: Real>(uniform: Uniform, params: ParamsRef<'_, C>) -> [bool;
 }
 
 kernel! {
-    /// The parameters of the groups from `first` on, as many as there are lanes.
-    fn find_groups<T: Element>(
-        source: &Source<'_, T>,
-        first: usize,
-        tile: &mut Tile<T::Compute>,
-        state: &mut State<T::Compute>,
+    /// The only part of a search that knows the dtype: numbers to lanes.
+    fn load<T: Element>(
+        source: &Source<'_, T>, lanes: &Lanes, at: usize, norm: &[T::Compute; LANES], tile: &mut Tile<T::Compute>
     ) {
-        let lanes = source.groups(first);
-        let length = lanes.length();
-        let one = [T::Compute::from_i16(1); LANES];
-        let mut range = [[T::Compute::from_i16(0); LANES]; 2];
-        for at in (0..length).step_by(DEPTH) {
-            tile.load(source, &lanes, at, &one);
-            tile.widen(&mut range);
-        }
-        state.start(range);
-        if length <= DEPTH {
-            tile.scale(&state.norm);
-        }
-        while state.has_tries() {
-            for at in (0..length).step_by(DEPTH) {
-                if length > DEPTH {
-                    tile.load(source, &lanes, at, &state.norm);
-                }
-                state.measure(tile);
-            }
-            state.learn();
-        }
+        tile.load(source, lanes, at, norm);
     }
 }
 
 kernel! {
-    /// The sums of a part of a long group, for each of the tries.
-    fn measure_segments<T: Element>(
-        source: &Source<'_, T>,
-        range: (usize, usize),
-        state: &State<T::Compute>,
-    ) -> Vec<[f64; 3]> {
-        let lanes = Lanes::segments(range);
-        let mut tile = Tile::new(source);
-        let mut state = state.clone();
-        for at in (0..lanes.length()).step_by(DEPTH) {
-            tile.load(source, &lanes, at, &state.norm);
-            state.measure(&tile);
-        }
-        state.sums.iter().map(|sums| sums.map(sum_of_lanes)).collect()
+    fn widen<C: Real>(tile: &Tile<C>, range: &mut [[C; LANES]; 2]) {
+        tile.widen(range);
     }
+}
+
+kernel! {
+    fn begin<C: Real>(state: &mut State<C>, range: [[C; LANES]; 2]) {
+        state.start(range);
+    }
+}
+
+kernel! {
+    fn measure<C: Real>(state: &mut State<C>, tile: &Tile<C>) {
+        state.measure(tile);
+    }
+}
+
+kernel! {
+    fn learn<C: Real>(state: &mut State<C>) {
+        state.learn();
+    }
+}
+
+kernel! {
+    fn scale<C: Real>(tile: &mut Tile<C>, norm: &[C; LANES]) {
+        tile.scale(norm);
+    }
+}
+
+/// The parameters of the groups from `first` on, as many as there are lanes.
+fn find_groups<T: Element>(
+    source: &Source<'_, T>,
+    first: usize,
+    tile: &mut Tile<T::Compute>,
+    state: &mut State<T::Compute>,
+) {
+    let lanes = source.groups(first);
+    let length = lanes.length();
+    let one = [T::Compute::from_i16(1); LANES];
+    let mut range = [[T::Compute::from_i16(0); LANES]; 2];
+    for at in (0..length).step_by(DEPTH) {
+        load(source, &lanes, at, &one, tile);
+        widen(tile, &mut range);
+    }
+    begin(state, range);
+    if length <= DEPTH {
+        scale(tile, &state.norm);
+    }
+    while state.has_tries() {
+        for at in (0..length).step_by(DEPTH) {
+            if length > DEPTH {
+                load(source, &lanes, at, &state.norm, tile);
+            }
+            measure(state, tile);
+        }
+        learn(state);
+    }
+}
+
+/// The sums of a part of a long group, for each of the tries.
+fn measure_segments<T: Element>(
+    source: &Source<'_, T>,
+    range: (usize, usize),
+    state: &State<T::Compute>,
+) -> Vec<[f64; 3]> {
+    let lanes = Lanes::segments(range);
+    let mut tile = Tile::new(source);
+    let mut state = state.clone();
+    for at in (0..lanes.length()).step_by(DEPTH) {
+        load(source, &lanes, at, &state.norm, &mut tile);
+        measure(&mut state, &tile);
+    }
+    state.sums.iter().map(|sums| sums.map(sum_of_lanes)).collect()
 }
 
 /// The parameters of one long group: its segments are lanes.
@@ -148,13 +183,13 @@ fn find_long<T: Element>(
     let zero = T::Compute::from_i16(0);
     let (low, high) = if low > high { (zero, zero) } else { (T::from_key(low).load(), T::from_key(high).load()) };
     let mut state = State::new(uniform, how, source.size);
-    state.start([[if low < zero { low } else { zero }; LANES], [if high > zero { high } else { zero }; LANES]]);
+    begin(&mut state, [[if low < zero { low } else { zero }; LANES], [if high > zero { high } else { zero }; LANES]]);
     while state.has_tries() {
         let chunks: Vec<_> = (start..end).step_by(CHUNK).map(|at| (at, end.min(at + CHUNK))).collect();
         for sums in par::map(threads, chunks.into_iter(), |range| measure_segments(source, range, &state)) {
             state.add(&sums);
         }
-        state.learn();
+        learn(&mut state);
     }
     state
 }

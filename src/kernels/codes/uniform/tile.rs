@@ -181,3 +181,73 @@ fn coded<C: Real>(t: C, [low, high]: [C; 2]) -> (C, C) {
     let q = limited + C::ROUNDING - C::ROUNDING;
     (q, t - q)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONES: [f32; LANES] = [1.0; LANES];
+
+    /// Two rows of ten numbers in groups of four: the third of each row has two.
+    fn source<'a>(x: &'a [f32], weights: &'a [f32]) -> Source<'a, f32> {
+        Source { x, weights, row: 10, size: 4, cols: 10 }
+    }
+
+    #[test]
+    fn test_lanes_are_groups_which_end_with_their_row() {
+        let x: Vec<f32> = (0..20).map(|i| i as f32 + 1.0).collect();
+        let weights: Vec<f32> = (0..10).map(|i| i as f32 + 0.5).collect();
+        let source = source(&x, &weights);
+        let ends: Vec<_> = (0..7).map(|i| source.group(i)).collect();
+        assert_eq!(ends, [(0, 4), (4, 8), (8, 10), (10, 14), (14, 18), (18, 20), (20, 20)]);
+        let lanes = source.groups(1);
+        assert_eq!(lanes.length(), 4);
+        let mut tile = Tile::new(&source);
+        tile.load(&source, &lanes, 0, &[2.0; LANES]);
+        let lane = |i: usize| [0, 1, 2, 3].map(|p| tile.x[p][i]);
+        assert_eq!(
+            [lane(0), lane(1), lane(4)],
+            [[10.0, 12.0, 14.0, 16.0], [18.0, 20.0, 0.0, 0.0], [38.0, 40.0, 0.0, 0.0]]
+        );
+        assert_eq!(lane(LANES - 1), [0.0; 4]);
+        assert_eq!([0, 1, 2, 3].map(|p| tile.weights[p][0]), [4.5, 5.5, 6.5, 7.5]);
+        assert_eq!([0, 1].map(|p| tile.weights[p][4]), [8.5, 9.5]);
+    }
+
+    #[test]
+    fn test_segments_are_a_chunk_cut_into_lanes() {
+        let each = crate::par::CHUNK / LANES;
+        let Lanes(lanes) = Lanes::segments((7, 7 + each + 3));
+        assert_eq!(lanes[..3], [(7, 7 + each), (7 + each, 10 + each), (10 + each, 10 + each)]);
+    }
+
+    #[test]
+    fn test_what_is_not_finite_counts_as_0_and_the_range_grows() {
+        let x = [f32::NAN, f32::INFINITY, -3.0, 2.0, 1.0, f32::NEG_INFINITY, 0.0, 5.0];
+        let source = Source { x: &x, weights: &[], row: 8, size: 4, cols: 8 };
+        let mut tile = Tile::new(&source);
+        tile.load(&source, &source.groups(0), 0, &ONES);
+        let mut range = [[0.0; LANES]; 2];
+        tile.widen(&mut range);
+        assert_eq!((range[0][0], range[1][0], range[0][1], range[1][1]), (-3.0, 2.0, 0.0, 5.0));
+        tile.scale(&[0.5; LANES]);
+        assert_eq!([0, 1, 2, 3].map(|p| tile.x[p][0]), [0.0, 0.0, -1.5, 1.0]);
+    }
+
+    #[test]
+    fn test_sums_are_those_of_the_codes_half_to_even_within_their_limits() {
+        let x = [0.5f32, 1.5, -9.0, 0.25];
+        let weights = [1.0f32, 2.0, 0.0, 4.0];
+        for weights in [&[][..], &weights] {
+            let source = Source { x: &x, weights, row: 4, size: 4, cols: 4 };
+            let mut tile = Tile::new(&source);
+            tile.load(&source, &source.groups(0), 0, &ONES);
+            let sums = tile.sums(&ONES, &[[-7.0; LANES], [8.0; LANES]]).map(|sum| sum[0]);
+            // Codes 0, 2, -7 and 0; off by 0.5, -0.5, -2 and 0.25.
+            let w = |i: usize| weights.get(i).copied().unwrap_or(1.0);
+            let (q, d) = ([0.0, 2.0, -7.0, 0.0], [0.5, -0.5, -2.0, 0.25]);
+            let sum = |of: fn(f32, f32) -> f32| (0..4).map(|i| w(i) * of(d[i], q[i])).sum::<f32>();
+            assert_eq!(sums, [sum(|d, _| d * d), sum(|d, q| d * q), sum(|_, q| q * q)]);
+        }
+    }
+}

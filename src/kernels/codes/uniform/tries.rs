@@ -297,3 +297,78 @@ fn error<C: Real>(scale: C, dd: f64) -> f64 {
     let scale = scale.to_f64();
     scale * scale * dd
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::Stored;
+    use super::super::tile::Source;
+    use super::*;
+
+    const FOUR: Uniform = Uniform { bits: 4, scheme: Scheme::Symmetric, offset_binary: false, signed: false };
+
+    /// The parameters of the first group of a search, its squared error, and how often codes were made.
+    fn searched(x: &[f32], uniform: Uniform, how: How) -> (f32, u8, f64, usize) {
+        let source = Source { x, weights: &[], row: x.len(), size: x.len(), cols: x.len() };
+        let (mut tile, mut state) = (Tile::new(&source), State::<f32>::new(uniform, how, x.len()));
+        tile.load(&source, &source.groups(0), 0, &[1.0; LANES]);
+        let mut range = [[0.0; LANES]; 2];
+        tile.widen(&mut range);
+        state.start(range);
+        tile.scale(&state.norm);
+        let mut rounds = 0;
+        while state.has_tries() {
+            state.measure(&tile);
+            state.learn();
+            rounds += 1;
+        }
+        let (mut scale, mut zero_point) = ([0.0], [0]);
+        state.write(0, &mut Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] });
+        let (low, high) = if uniform.scheme == Scheme::Symmetric { (-8.0, 7.0) } else { (0.0, 15.0) };
+        let zero = f32::from(zero_point[0]) * f32::from(u8::from(uniform.scheme != Scheme::Symmetric));
+        let back = |x: f32| (((x / scale[0]).round_ties_even() + zero).clamp(low, high) - zero) * scale[0];
+        let error = x.iter().map(|&x| f64::from(x - back(x)).powi(2)).sum();
+        (scale[0], zero_point[0], error, rounds)
+    }
+
+    fn numbers(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + 13) % 211) as f32 / 97.0 - 1.1).map(|x| x * x * x).collect()
+    }
+
+    const SEARCH: How = How { search: true, stored: Stored::Own };
+
+    #[test]
+    fn test_numbers_that_have_codes_are_found_whole() {
+        let x: Vec<f32> = (0..32).map(|i| ((i % 16) as f32 - 8.0) * -0.375).collect();
+        let (scale, _, error, _) = searched(&x, FOUR, SEARCH);
+        // The lowest code stands for the largest number: by a negative scale.
+        assert!((scale + 0.375).abs() < 1e-6 && error < 1e-11, "{scale} {error}");
+        let x: Vec<f32> = (0..32).map(|i| ((i % 16) as f32 - 5.0) * 0.375).collect();
+        let (scale, zero_point, error, _) = searched(&x, Uniform { scheme: Scheme::Asymmetric, ..FOUR }, SEARCH);
+        assert!((scale - 0.375).abs() < 1e-6 && zero_point == 5 && error < 1e-11, "{scale} {zero_point} {error}");
+    }
+
+    #[test]
+    fn test_a_search_ends_after_three_rounds_and_is_no_worse_than_the_plain_formula() {
+        for scheme in [Scheme::Symmetric, Scheme::Asymmetric] {
+            let (uniform, x) = (Uniform { scheme, ..FOUR }, numbers(48));
+            let (plain, found) =
+                (searched(&x, uniform, How { search: false, ..SEARCH }), searched(&x, uniform, SEARCH));
+            assert_eq!(plain.3, 0);
+            assert!((2..=4).contains(&found.3), "{}", found.3);
+            assert!(found.2 < plain.2, "{scheme:?}: {} and {}", found.2, plain.2);
+        }
+    }
+
+    #[test]
+    fn test_a_group_of_zeros_has_the_plain_parameters() {
+        let plain = searched(&[0.0; 8], FOUR, How { search: false, ..SEARCH });
+        assert_eq!(searched(&[0.0; 8], FOUR, SEARCH).0, plain.0);
+        assert_eq!(plain.0, 1.0);
+    }
+
+    #[test]
+    fn test_scales_are_found_as_they_are_stored() {
+        let (scale, ..) = searched(&numbers(64), FOUR, How { search: true, stored: Stored::Bf16 });
+        assert_eq!(scale.to_bits() & 0xffff, 0);
+    }
+}

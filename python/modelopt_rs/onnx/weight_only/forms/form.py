@@ -13,6 +13,7 @@ from modelopt_rs.onnx.weight_only.coding import Coding, Outputs
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.by_inputs import Moments
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["SCALES", "Form", "StorageOptions", "as_is", "coding_of", "in_words", "tensor"]
@@ -32,12 +33,15 @@ class StorageOptions:
         The most bytes of a result that is turned to keep at a time.
     unused : callable
         Makes a name that no value of the graph has.
+    moments : callable, optional
+        What is known of the inputs of a product.
     """
 
     options: QuantizeOptions
     threads: int | None
     keep: int
     unused: Callable[[str], str]
+    moments: Moments | None = None
 
 
 class Form(Protocol):
@@ -90,6 +94,7 @@ def coding_of(form: Form, use: Use, info: TensorInfo, storing: StorageOptions) -
         block=form.block,
         outputs=outputs,
         threads=storing.threads,
+        moments=storing.moments,
     )
 
 

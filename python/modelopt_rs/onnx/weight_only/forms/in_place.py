@@ -6,7 +6,7 @@ from modelopt_rs.onnx.weight_only.axis_scales import AxisScales
 from modelopt_rs.onnx.weight_only.coders import Coder, Rows
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat
 from modelopt_rs.onnx.weight_only.forms.form import StorageOptions, tensor
-from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, NarrowAxisBlocks
+from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, NarrowAxisBlocks, WholeColumns
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.stream.model import TensorInfo
 
@@ -19,6 +19,8 @@ NARROW = 64
 def coder_in_place(use: Use, coding: Coding, keep: int) -> Coder:
     """Return what makes blocks along the axis that a node sums over, or a scale for each of its outputs."""
     shape, block = coding.info.shape, coding.block
+    if coding.moments is not None and use.in_axis == 0:
+        return WholeColumns(coding, row_codes_in_place(use, block, shape))
     if not block:
         length = math.prod(shape[use.out_axis + 1 :])
         first = math.prod(shape[: use.out_axis]) == 1

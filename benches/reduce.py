@@ -1,0 +1,118 @@
+"""Reductions, given scales, embeddings and look-ups against NumPy: `python benches/reduce.py [--json FILE]`.
+
+Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads, but where said.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import modelopt_rs as mo
+from arrays import Case, close, equal, measure
+
+RNG = np.random.default_rng(14)
+READ = "reading: minmax of as many bytes"
+
+
+def reduction_cases(n: int) -> Iterator[Case]:
+    r, x, u = mo.reduce, RNG.random(n, np.float32), RNG.integers(0, 256, n, np.uint8)
+    zeros, none = np.full(n, -0.0, np.float32), np.full(n, 0, np.uint8).view(bool)
+    for name, f, peer in (("argmax", r.argmax, np.argmax), ("min", r.min, np.min)):
+        yield Case(f"{name} float32", READ, 1.15, lambda f=f: f(x), lambda: r.minmax(x), at_most=True)
+        yield Case(f"{name} float32", "NumPy", 1, lambda f=f: f(x), lambda peer=peer: peer(x), equal)
+    yield Case("any of zeros float32", READ, 1.15, lambda: r.any(zeros), lambda: r.minmax(zeros), at_most=True)
+    yield Case("any of zeros float32", "NumPy", 1, lambda: r.any(zeros), lambda: np.any(zeros), equal)
+    yield Case("any of bools", READ, 1.15, lambda: r.any(none), lambda: r.minmax(u), at_most=True)
+    yield Case("sum uint8", "NumPy", 8, lambda: r.sum(u), lambda: np.sum(u), equal)
+    yield Case("sum uint8", READ, 1.15, lambda: r.sum(u), lambda: r.minmax(u), at_most=True)
+    yield Case("topk 100 float32", "NumPy argpartition", 2, lambda: r.topk(x, 100)[0],
+               lambda: np.sort(x[np.argpartition(x, -100)[-100:]])[::-1], equal)  # fmt: skip
+
+
+def quantize_linear_cases(n: int) -> Iterator[Case]:
+    x, out = RNG.standard_normal(n, np.float32), np.zeros(n, np.int8)
+    scale, theirs = np.float32(0.03), np.zeros(n, np.int8)
+
+    def formula() -> np.ndarray:
+        return np.clip(np.rint(x / scale), -128, 127).astype(np.int8)
+
+    def ours() -> np.ndarray:
+        return mo.quant.quantize_linear(x, scale, out=out)
+
+    def copy() -> None:
+        theirs[:] = 0
+        mo.reduce.minmax(x)
+
+    yield Case("quantize_linear out=", "reading x, then filling the codes", 1.15, ours, copy, at_most=True)
+    yield Case("quantize_linear out=", "the NumPy formula", 15, ours, formula, equal)
+
+
+def embedding_cases(rows: int) -> Iterator[Case]:
+    x = RNG.standard_normal((rows, 384), np.float32)
+    quantize = mo.preprocess.quantize_embeddings
+    ranges = np.stack([x.min(0), x.max(0)])
+
+    def by_steps() -> np.ndarray:  # sentence-transformers
+        starts, steps = ranges[0], (ranges[1] - ranges[0]) / 255
+        return ((x - starts) / steps - 128).astype(np.int8)
+
+    yield Case("embeddings to int8", "sentence-transformers' formula", 10,
+               lambda: quantize(x, "int8", ranges=ranges), by_steps, close(0, 1))  # fmt: skip
+    yield Case("embeddings to bits", "NumPy packbits", 2.5,
+               lambda: quantize(x, "ubinary"), lambda: np.packbits(x > 0, axis=-1), equal)  # fmt: skip
+    yield Case(
+        "embeddings to bits", READ, 1.15, lambda: quantize(x, "ubinary"), lambda: mo.reduce.minmax(x), at_most=True
+    )
+
+
+def look_up_cases() -> Iterator[Case]:
+    """Other rows each time: a table does not fit the caches."""
+    x = RNG.standard_normal((30_522, 384), np.float32)
+    q = mo.quantize(x, axis=0)
+    step = float(q.scale.max())
+    indices = [RNG.integers(0, len(x), 64) for _ in range(500)]
+    turns = [cycle(indices), cycle(indices)]
+    yield Case("64 rows of 8 bits as float32", "NumPy on float32", 1.5,
+               lambda: q.take(next(turns[0])), lambda: x[next(turns[1])], close(0, step))  # fmt: skip
+    yield Case("1 row of 8 bits as float32", "NumPy on float32", 0.2,
+               lambda: q.take(77), lambda: x[77].copy(), close(0, step))  # fmt: skip
+
+
+def small_cases() -> Iterator[Case]:
+    x = RNG.standard_normal(1000, np.float32)
+
+    def formula() -> np.ndarray:
+        return np.clip(np.rint(x / np.float32(0.03)), -128, 127).astype(np.int8)
+
+    yield Case("quantize_linear of 1,000", "the NumPy formula", 2,
+               lambda: mo.quant.quantize_linear(x, 0.03), formula, equal)  # fmt: skip
+    yield Case("argmax of 1,000", "NumPy", 0.5, lambda: mo.reduce.argmax(x), lambda: np.argmax(x), equal)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--elements", type=int, default=1 << 26)
+    arguments = parser.parse_args()
+    n, rows = arguments.elements, []
+    groups: list[Any] = [reduction_cases(n), quantize_linear_cases(n), embedding_cases(n // 64)]
+    for cases in (*groups, look_up_cases(), small_cases()):
+        for case in cases:
+            row = measure(case, arguments.rounds)
+            rows.append(row)
+            verdict = "met" if row.met else "MISSED"
+            times = f"{row.ours_ms:9.4f} ms {row.peer_ms:9.4f} ms"
+            print(f"{row.work:30} {row.peer:34} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

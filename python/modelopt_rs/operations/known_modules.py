@@ -1,0 +1,52 @@
+"""Which weights of a Hugging Face directory are rounded by what goes into their layers, and what is known of it."""
+
+from modelopt_rs.errors import OptionError
+from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
+from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
+from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.statistics import StatisticsFile
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.model import Source
+
+__all__ = ["NOT_LINEAR", "known_modules"]
+
+AWQ = "method must be 'gptq' for a model without a graph, got 'awq': nothing says what makes the inputs of layers"
+NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
+
+
+def known_modules(
+    source: Source,
+    method: str | None,
+    calibrate: Calibrate | None,
+    execution: Execution,
+    statistics: StatisticsFile | None = None,
+) -> KnownInputs:
+    """Return what is known of the inputs of linear layers, as transformers runs the float model on samples.
+
+    Of a file (`statistics`) what it says of the inputs of matrices; then nothing is run.
+
+    Raises
+    ------
+    OptionError
+        If the model is tensors alone.
+    ImportError
+        If torch and transformers aren't installed.
+    """
+    if method == "awq":
+        raise OptionError(AWQ)
+    if statistics is not None:
+        columns = {name: info.shape[1] for name, info in source.tensors.items() if len(info.shape) == 2}
+        unseen: dict[str, str | None] = dict.fromkeys(source.tensors, "no matrix")
+        unseen |= statistics.check(columns, method)
+        return KnownInputs(method, unseen, None if execution.dry_run else statistics)
+    assert calibrate is not None
+    if source.container != "checkpoint" or source.config is None:
+        fix = "give its Hugging Face directory, or quantize it as an ONNX model"
+        raise OptionError(f"method must be left out for a model that is tensors alone, got {method!r}; {fix}")
+    modules = linear_weights(source.path, source.tensors)
+    unseen = {name: None if name in modules else NOT_LINEAR for name in source.tensors}
+    if not modules or execution.dry_run:
+        return KnownInputs(method, unseen, None)
+    columns = {name: source.tensors[name].shape[1] for name in modules}
+    kind, room = statistics_kind(method), execution.max_memory // 2  # the other half is for the weight
+    return KnownInputs(method, unseen, ModuleInputs(source.path, modules, kind, columns, calibrate, room))

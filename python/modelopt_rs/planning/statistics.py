@@ -1,0 +1,222 @@
+"""Files of what is known of the inputs of layers: written by `calibrate_file`, or an importance matrix of llama.cpp."""
+
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelopt_rs.containers.safetensors import SafetensorsSource
+from modelopt_rs.errors import FormatError, OptionError, quote
+from modelopt_rs.prune.repair import InputStats
+from modelopt_rs.prune.sparsegpt import Hessian
+from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.stream.model import TensorInfo
+
+__all__ = ["KINDS", "MARK", "PARTS", "StatisticsFile", "arrays_of", "infos_of"]
+
+MARK: Final = "modelopt_rs.statistics"
+"""The key of a file's metadata that says what it is; its value is the version of this form."""
+
+KINDS: Final = ("hessian", "norms")
+PARTS: Final = {"hessian": "products", "norms": "squares"}
+"""What is stored of a weight besides the number of rows: sums of ``x xᵀ``, or of squares, in float64."""
+
+# Of the families that llama.cpp calls "llama" and those built alike: what stands behind blk.N. and its module.
+MODULES: Final = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+OTHERS: Final = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+MAX_NAME: Final = 4096
+
+
+def infos_of(name: str, columns: int, kind: str) -> list[TensorInfo]:
+    """Return the tensors that stand for the inputs of a weight."""
+    shape = (columns, columns) if kind == "hessian" else (columns,)
+    found = TensorInfo(f"{name}.{PARTS[kind]}", "F64", shape, 8 * int(np.prod(shape)))
+    return [found, TensorInfo(f"{name}.rows", "I64", (1,), 8)]
+
+
+def arrays_of(found: Hessian | ColumnNorms) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what is stored of the inputs of a weight: sums, and the number of rows."""
+    sums: Any = found.square_sum if isinstance(found, ColumnNorms) else found.stats and found.stats.products
+    return sums, np.array([found.count], np.int64)
+
+
+class StatisticsFile:
+    """What is known of the inputs of weights, read when it is asked for.
+
+    Parameters
+    ----------
+    path : path
+        A file that `calibrate_file` wrote, or an importance matrix of llama.cpp, as .gguf or in the older form (.dat).
+
+    Attributes
+    ----------
+    kind : {"hessian", "norms"}
+    columns : mapping
+        By name of a weight how many inputs it has.
+
+    Raises
+    ------
+    FormatError
+        If it is none of these, or malformed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._source: SafetensorsSource | None = None
+        self._norms: dict[str, NDArray[np.float64]] = {}
+        with self.path.open("rb") as file:
+            start = file.read(9)
+        if start[:4] == b"GGUF":
+            self._norms = _of_gguf(self.path)
+        elif start[8:9] == b"{":
+            self._open()
+            return
+        else:
+            self._norms = _of_dat(self.path)
+        self.kind = "norms"
+        self.columns: Mapping[str, int] = {name: len(each) for name, each in self._norms.items()}
+
+    def _open(self) -> None:
+        source = SafetensorsSource(self.path)
+        version, self.kind = source.metadata.get(MARK), source.metadata.get("kind", "")
+        if version != "1" or self.kind not in KINDS:
+            source.close()
+            got = "no such file" if version is None else f"version {quote(version)}, kind {quote(self.kind)}"
+            raise FormatError(f"{self.path}: statistics must be of version 1, got {got}")
+        end = f".{PARTS[self.kind]}"
+        self.columns = {n.removesuffix(end): info.shape[0] for n, info in source.tensors.items() if n.endswith(end)}
+        for name, columns in self.columns.items():
+            for info in infos_of(name, columns, self.kind):
+                got_info = source.tensors.get(info.name)
+                if got_info is None or (got_info.dtype, got_info.shape) != (info.dtype, info.shape):
+                    source.close()
+                    raise FormatError(f"{self.path}: tensor {quote(info.name)} must be {info.dtype} of {info.shape}")
+        self._source = source
+
+    def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
+        """Return what is known of the inputs of a weight."""
+        if self._source is None:
+            return [_norms(self._norms[name], 1)]
+        sums = self._source.read(f"{name}.{PARTS[self.kind]}")
+        rows = int(self._source.read(f"{name}.rows").reshape(-1)[0])
+        if rows < 1 or not np.isfinite(sums).all():
+            raise FormatError(f"{self.path}: sums of {quote(name)} must be finite, of one or more rows")
+        if self.kind == "norms":
+            return [_norms(sums.reshape(-1), rows)]
+        stats = InputStats(len(sums))
+        stats.products, stats.count = sums, rows
+        return [Hessian.of(stats)]
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Do nothing: what is not asked for is not read."""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._source is not None:
+            self._source.close()
+
+    def check(self, columns: Mapping[str, int], method: str | None) -> dict[str, str | None]:
+        """Return why the inputs of weights are not known; None: they are.
+
+        Parameters
+        ----------
+        columns : mapping
+            By name of a weight of the model how many inputs it has.
+        method : str or None
+
+        Raises
+        ------
+        OptionError
+            If they don't fit the method or the model.
+        """
+        if method == "gptq" and self.kind != "hessian":
+            raise OptionError("statistics must have Hessians for method 'gptq', got norms alone")
+        for name, wanted in columns.items():
+            if self.columns.get(name, wanted) != wanted:
+                raise OptionError(
+                    f"statistics of {quote(name)} must have {wanted:,} inputs, got {self.columns[name]:,}"
+                )
+        return {name: None if name in self.columns else "the statistics have nothing of it" for name in columns}
+
+
+def _norms(squares: NDArray[np.float64], rows: int) -> ColumnNorms:
+    found = ColumnNorms()
+    found.square_sum, found.count = squares, rows
+    return found
+
+
+def hugging_face_name(name: str) -> str:
+    """Return the name of a weight in a Hugging Face model of the family of LLaMA.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.statistics import hugging_face_name
+    >>> hugging_face_name("blk.3.ffn_down.weight")
+    'model.layers.3.mlp.down_proj.weight'
+    """
+    match = re.fullmatch(r"blk\.(\d{1,6})\.(\w+)\.weight", name, re.ASCII)
+    if match is None or match[2] not in MODULES:
+        return OTHERS.get(name, name)
+    return f"model.layers.{match[1]}.{MODULES[match[2]]}.weight"
+
+
+def _of_dat(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Read the older form: of each of n tensors its name, how often it was called, and sums of squares."""
+    data, at, found = path.read_bytes(), 4, {}
+    try:
+        (n,) = struct.unpack_from("<i", data)
+        for _ in range(n):
+            (length,) = struct.unpack_from("<i", data, at)
+            if not 0 < length <= MAX_NAME:
+                raise struct.error
+            name = data[at + 4 : at + 4 + length].decode()
+            calls, size = struct.unpack_from("<ii", data, at + 4 + length)
+            at += 12 + length
+            if size < 1 or at + 4 * size > len(data):
+                raise struct.error
+            values = np.frombuffer(data, "<f4", size, at).astype(np.float64) / max(calls, 1)
+            at += 4 * size
+            found[hugging_face_name(name)] = _checked(path, name, values)
+    except (struct.error, UnicodeDecodeError):
+        raise FormatError(f"{path}: no file of statistics, and no importance matrix of llama.cpp") from None
+    return found
+
+
+def _of_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError("statistics: a .gguf file is read by gguf: pip install gguf") from error
+    try:
+        tensors = {tensor.name: np.asarray(tensor.data, np.float64) for tensor in gguf.GGUFReader(path).tensors}
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise FormatError(f"{path}: malformed GGUF: {quote(str(error))}") from error
+    found = {}
+    for name, sums in tensors.items():
+        base = name.removesuffix(".in_sum2")
+        counts = tensors.get(f"{base}.counts")
+        if base == name or counts is None or counts.size != 1:  # experts have counts of their own
+            continue
+        found[hugging_face_name(base)] = _checked(path, base, sums.reshape(-1) / max(float(counts.reshape(-1)[0]), 1.0))
+    if not found:
+        raise FormatError(f"{path}: no importance matrix: it has no sums of squares")
+    return found
+
+
+def _checked(path: Path, name: str, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.isfinite(squares).all() or squares.min(initial=0.0) < 0.0:
+        raise FormatError(f"{path}: sums of squares of {quote(name)} must be finite and not negative")
+    return squares

@@ -1,0 +1,114 @@
+"""GPTQ of Hugging Face directories: what the array function gives, of the inputs that transformers gives to layers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import modelopt_rs as mo  # noqa: E402
+
+SIZES = {"vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+FAMILIES = {
+    "bert": (transformers.BertConfig, transformers.BertModel, {}),
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"num_key_value_heads": 2}),
+}
+
+
+def saved(path: Path, family: str) -> Any:
+    config, kind, more = FAMILIES[family]
+    torch.manual_seed(0)
+    model = kind(config(**SIZES, **more)).eval()
+    with torch.no_grad():
+        for each in model.parameters():
+            if each.ndim == 2:
+                each.mul_(8.0)
+    model.save_pretrained(path)
+    return model
+
+
+def samples() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"input_ids": rng.integers(0, 60, (2, 60))} for _ in range(6)]
+
+
+def inputs_of(model: Any, layer: Any) -> np.ndarray:
+    """See what goes into a layer by a hook of its own."""
+    rows: list[np.ndarray] = []
+    hook = layer.register_forward_pre_hook(lambda _, x: rows.append(x[0].detach().reshape(-1, x[0].shape[-1]).numpy()))
+    with torch.no_grad():
+        for each in samples():
+            model(**{name: torch.from_numpy(ids) for name, ids in each.items()})
+    hook.remove()
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_transformers_loads_is_what_gptq_gives(family: str, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    model = saved(tmp_path / "model", family)
+    options: dict[str, Any] = {"bits": 4, "scheme": "symmetric", "uniform": True, "max_memory": 1 << 20}
+    report = mo.quantize_file(
+        tmp_path / "model", tmp_path / "out", **options, method="gptq", calibrate=iter(samples()), durable=False
+    )
+    done = {each.name: each for each in report.tensors if each.decision == "quantize"}
+    assert len(done) == (13 if family == "bert" else 14)
+    assert all(each.reason.endswith("; GPTQ") for each in done.values())
+    assert (report.options["method"], report.options["calibrate"]) == ("gptq", "list")
+
+    again = type(model).from_pretrained(tmp_path / "out").eval()
+    name, layer = [(k, m) for k, m in model.named_modules() if "layer" in k and type(m) is torch.nn.Linear][-1]
+    rows, w = inputs_of(model, layer), layer.weight.detach().numpy()
+    hessian = mo.prune.Hessian()
+    hessian.update(rows)
+    want = mo.quant.gptq(
+        w, hessian, group_size=32, act_order="groups", search="mse", scale_dtype="float16"
+    ).dequantize()
+    # The loader makes numbers in the dtype of scales.
+    got = dict(again.named_modules())[name].weight.detach().float().numpy()
+    assert (np.abs(got - want) <= 2**-7 * np.abs(want) + 1e-6).mean() > 0.99
+    plain = mo.fake_quantize(w, bits=4, group_size=32, search="mse", scale_dtype="float16")
+    losses = [float(np.square(rows @ (w - each).T).sum()) for each in (got, plain)]
+    assert losses[0] < 0.9 * losses[1]
+
+
+def test_what_can_not_be_run_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "bert")
+    options: dict[str, Any] = {"bits": 4, "method": "gptq", "calibrate": samples()}
+    with pytest.raises(
+        mo.OptionError, match=r"^method must be left out for a model that is tensors alone, got 'gptq'; "
+    ):
+        mo.quantize_file(tmp_path / "model" / "model.safetensors", tmp_path / "out.safetensors", **options)
+    (tmp_path / "texts.txt").write_text("one\n")
+    with pytest.raises(mo.OptionError, match=r"^calibrate: texts need a tokenizer in "):
+        mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"calibrate": tmp_path / "texts.txt"}))
+    with pytest.raises(mo.OptionError, match=r"^method must be 'gptq' for a model without a graph, got 'awq'"):
+        mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"method": "awq"}))
+    then = mo.QuantizeOptions(bits=4, method="gptq")
+    for call in (mo.prune_file, mo.crop_file):
+        how = {"sparsity": 0.5} if call is mo.prune_file else {"keep": 0.5, "what": "ffn"}
+        with pytest.raises(mo.OptionError, match=r"^then must have no method, got 'gptq': quantize what comes out$"):
+            call(tmp_path / "model", tmp_path / "out", then=then, **how)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_no_linear_layer_has_is_searched_and_says_so(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "bert")
+    report = mo.quantize_file(
+        tmp_path / "model",
+        tmp_path / "out",
+        bits=4,
+        scheme="symmetric",
+        uniform=True,
+        method="gptq",
+        calibrate=samples(),
+        include=["embeddings.word*"],
+        only_dequantize=True,
+        durable=False,
+    )
+    reasons = {each.name: each.reason for each in report.tensors}
+    assert "; not GPTQ: no linear layer that transformers runs" in reasons["embeddings.word_embeddings.weight"]
+    assert any(each.startswith("1 weight is rounded without GPTQ: no linear layer") for each in report.warnings)

@@ -1,0 +1,195 @@
+"""GPTQ of ONNX models: what the array function gives, of the inputs that layers have, in every form."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime as ort
+
+import modelopt_rs as mo
+from graph_nets import Net
+from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.onnx import OnnxOptions
+
+RNG = np.random.default_rng(0)
+INPUTS, OUTPUTS = 80, 224  # two blocks of 32, and a half
+X = (RNG.normal(size=(300, INPUTS)) @ RNG.normal(size=(INPUTS, INPUTS))).astype(np.float32)
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "MatMulNBits": ({"op": "MatMul"}, {}),
+    "MatMulNBits of a Gemm": ({"op": "Gemm", "transB": 1}, {}),
+    "DequantizeLinear": ({"op": "MatMul"}, {"onnx": OnnxOptions(target="portable")}),
+    "DequantizeLinear, turned": ({"op": "Gemm", "transB": 1}, {"onnx": OnnxOptions(target="portable")}),
+    "Cast and Mul": ({"op": "MatMul", "opset": 17}, {"bits": 8, "onnx": OnnxOptions(target="portable", opset=17)}),
+    "small": ({"op": "MatMul", "outputs": 36}, {}),
+}
+
+
+def net(op: str, outputs: int = OUTPUTS, opset: int = 21, **attributes: Any) -> Net:
+    """Return a model of one product."""
+    net = Net({"x": ["n", INPUTS]}, opset=opset)
+    shape = (outputs, INPUTS) if "transB" in attributes else (INPUTS, outputs)
+    net.add(op, "x", net.w("w", *shape), out="y", **attributes)
+    return net
+
+
+def hessian(x: np.ndarray) -> mo.prune.Hessian:
+    """Rows are added up as many at a time as there are columns."""
+    found = mo.prune.Hessian()
+    for first in range(0, len(x), x.shape[1]):
+        found.update(x[first : first + x.shape[1]])
+    return found
+
+
+def quantized(tmp_path: Path, model: onnx.ModelProto, **options: Any) -> tuple[Any, np.ndarray]:
+    """Return the report, and what the model gives for the unit vectors: its weight."""
+    onnx.save(model, tmp_path / "a.onnx")
+    how: dict[str, Any] = {"bits": 4, "uniform": True, "durable": False, "overwrite": True, "run": None, **options}
+    if "onnx" not in how:
+        how["onnx"] = OnnxOptions(accuracy_level=0)
+    report = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", **how)
+    session = ort.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+    return report, session.run(None, {"x": np.eye(INPUTS, dtype=np.float32)})[0]
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_an_onnx_model_holds_is_what_gptq_gives(form: str, scheme: str, tmp_path: Path) -> None:
+    how, options = FORMS[form]
+    model = net(**how)
+    w = model.weights["w"] if "transB" in how else model.weights["w"].T
+    report, got = quantized(
+        tmp_path, model.proto(), method="gptq", calibrate={"x": X}, scheme=scheme, scale_dtype="float16", **options
+    )
+    [tensor] = [each for each in report.tensors if each.name == "w"]
+    assert tensor.reason.endswith("; GPTQ")
+    group = 32 if "blocks of 32" in tensor.reason else 16 if "blocks of 16" in tensor.reason else INPUTS
+    want = mo.quant.gptq(
+        w,
+        hessian(X),
+        bits=options.get("bits", 4),
+        scheme=scheme,
+        group_size=group,
+        act_order="groups",
+        search="mse",
+        scale_dtype="float16",
+    )
+    np.testing.assert_allclose(got.T, want.dequantize(), atol=1e-5)
+    loss = [float(np.square(X @ (w - each.dequantize()).T).sum()) for each in (want, _searched(w, want))]
+    assert loss[0] < 0.8 * loss[1]
+    off = w - want.dequantize()
+    assert tensor.sqnr_db == pytest.approx(10 * np.log10(np.square(w).sum() / np.square(off).sum()), abs=1e-3)
+
+
+def _searched(w: np.ndarray, like: Any) -> Any:
+    return mo.quantize(
+        w, bits=like.bits, scheme=like.scheme, group_size=like.group_size, search="mse", scale_dtype="float16"
+    )
+
+
+def test_threads_memory_and_the_way_samples_come_change_no_byte(tmp_path: Path) -> None:
+    model = net("MatMul").proto()
+    ways: list[dict[str, Any]] = [
+        {"calibrate": {"x": X}},
+        {"calibrate": {"x": X}, "threads": 1},
+        {"calibrate": {"x": X}, "max_memory": 1 << 19},
+        {"calibrate": lambda: iter([{"x": row[None]} for row in X])},
+        {"calibrate": iter([{"x": row[None]} for row in X])},
+    ]
+    made = []
+    for way in ways:
+        quantized(tmp_path, model, method="gptq", **way)
+        made.append((tmp_path / "b.onnx").read_bytes())
+    assert len(set(made)) == 1
+
+
+def deep() -> Net:
+    """Return a model with a table, a convolution, two products on one input, and a product in a row."""
+    net = Net({"x": ["n", 8, 4, 4]})
+    h = net.add("Flatten", net.add("Relu", net.add("Conv", "x", net.w("conv", 16, 8, 3, 3))))
+    both = [net.add("MatMul", h, net.w(name, 64, 96)) for name in ("left", "right")]
+    h = net.add("Relu", net.add("Add", *both))
+    net.add("Gemm", h, net.w("head", 48, 96), net.w("bias", 48), transB=1, out="y")
+    return net
+
+
+def test_weights_whose_inputs_are_not_used_say_why(tmp_path: Path) -> None:
+    onnx.save(deep().proto(), tmp_path / "a.onnx")
+    data = {"x": RNG.normal(size=(64, 8, 4, 4)).astype(np.float32)}
+    report = mo.quantize_file(
+        tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True, durable=False
+    )
+    reasons = {each.name: each.reason for each in report.tensors if each.decision == "quantize"}
+    assert all(reasons[name].endswith("; GPTQ") for name in ("left", "right", "head"))
+    assert reasons["conv"].endswith("; not GPTQ: a convolution's")
+    assert "1 weight is rounded without GPTQ: a convolution's" in report.warnings
+    assert (report.options["method"], report.options["calibrate"]) == ("gptq", "dict")
+
+
+def test_nothing_is_looked_at_in_a_dry_run(tmp_path: Path) -> None:
+    onnx.save(deep().proto(), tmp_path / "a.onnx")
+
+    def samples() -> Iterator[Any]:
+        raise AssertionError
+
+    report = mo.quantize_file(tmp_path / "a.onnx", "", bits=8, method="gptq", calibrate=samples, dry_run=True, run=None)
+    assert sum(each.reason.endswith("; GPTQ") for each in report.tensors) == 3
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"method": "gptq"},
+        r"^method must be 'gptq' or 'awq' with calibrate \(calibration data\), got 'gptq' without it$",
+    ),
+    ({"calibrate": {"x": X}}, r"^method must be .* with calibrate \(calibration data\), got calibrate without it$"),
+    ({"method": "best", "calibrate": {"x": X}}, r"^method must be 'gptq', 'awq' or None, got 'best'$"),
+    ({"method": "gptq", "calibrate": {"z": X}}, r"^calibrate"),
+    ({"method": "gptq", "calibrate": {"x": X[:, :7]}}, r"^calibrate"),
+    ({"method": "gptq", "calibrate": []}, r"calibrate must have at least one sample, got none$"),
+    (
+        {"method": "gptq", "calibrate": {"x": X}, "nonfinite": "saturate"},
+        r"^nonfinite must be 'raise' with method 'gptq', got 'saturate'$",
+    ),
+    (
+        {"method": "gptq", "calibrate": {"x": X}, "format": "nf4", "bits": 8},
+        r"^method must be left out with format 'nf4', got 'gptq'$",
+    ),
+    (
+        {"method": "gptq", "calibrate": {"x": X}, "onnx": OnnxOptions(activations="dynamic")},
+        r"^method must be left out with activations 'dynamic', got 'gptq'$",
+    ),
+    (
+        {"method": "gptq", "calibrate": {"x": X}, "onnx": OnnxOptions(calibrate={"x": X})},
+        r"^calibrate must be given once with method, got it in onnx too$",
+    ),
+    (
+        {"method": "gptq", "calibrate": {"x": X}, "onnx": OnnxOptions(target="portable", per_tensor=True)},
+        r"^method must be left out with per_tensor, got 'gptq'$",
+    ),
+    ({"method": "gptq", "calibrate": {"x": X * np.float32("nan")}}, r"calibrate: value 'x': .*finite"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    options: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        quantized(tmp_path, net("MatMul").proto(), **options)
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_model_without_products_is_refused(tmp_path: Path) -> None:
+    model = Net({"x": ["n", 8, 4, 4]})
+    model.add("Conv", "x", model.w("conv", 64, 8, 3, 3), out="y")
+    onnx.save(model.proto(), tmp_path / "a.onnx")
+    data = {"x": np.ones((2, 8, 4, 4), np.float32)}
+    text = "^method must be left out where it can round no weight, got 'gptq': 'conv': a convolution's$"
+    with pytest.raises(OptionError, match=text):
+        mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True)
