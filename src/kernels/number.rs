@@ -1,7 +1,7 @@
 //! Numbers of any dtype as floats: integers are widened a piece at a time, in the cache, and then computed like floats.
 
 use crate::isa::kernel;
-use crate::real::Element;
+use crate::real::{Element, Real};
 
 /// A number of an array: a float, or an integer that is computed in float64.
 pub trait Number: Copy + Send + Sync + 'static {
@@ -47,6 +47,34 @@ kernel! {
     pub fn widen<T: Number>(x: &[T], out: &mut [f64]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x.as_f64();
+        }
+    }
+}
+
+/// The numbers as they are computed: themselves, or widened into `memory`.
+pub fn computed<'a, T: Element>(x: &'a [T], memory: &'a mut Vec<T::Compute>) -> &'a [T::Compute] {
+    if let Some(own) = T::as_computed(x) {
+        return own;
+    }
+    memory.resize(x.len(), T::Compute::from_i16(0));
+    load(x, memory);
+    memory
+}
+
+kernel! {
+    /// Numbers as they are computed, exactly.
+    fn load<T: Element>(x: &[T], out: &mut [T::Compute]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.load();
+        }
+    }
+}
+
+kernel! {
+    /// Numbers as they are stored, rounded once.
+    pub fn store<T: Element>(x: &[T::Compute], out: &mut [T]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = T::store(x);
         }
     }
 }

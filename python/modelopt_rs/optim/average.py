@@ -47,7 +47,7 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     array([ 0.1, -0.2], dtype=float32)
     """
     _core.optim_step(
-        [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))], False, dtype, threads
+        [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))], "propagate", dtype, threads
     )
 
 
@@ -81,7 +81,7 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     array([4., 6.], dtype=float32)
     """
     _core.optim_step(
-        [("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))], False, dtype, threads
+        [("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))], "propagate", dtype, threads
     )
 
 

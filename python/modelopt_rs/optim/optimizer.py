@@ -136,7 +136,9 @@ class Optimizer:
     def rates(self) -> tuple[float, ...]:
         """The learning rate of each group in the next step."""
         rates = [group["lr"] for group in self.param_groups]
-        return tuple(lr(self.steps + 1) if callable(lr) else lr for lr in rates)
+        if any(map(callable, rates)):
+            rates = [lr(self.steps + 1) if callable(lr) else lr for lr in rates]
+        return tuple(rates)
 
     @property
     def averages(self) -> dict[str, Array]:
@@ -273,16 +275,18 @@ class Optimizer:
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
         given, count = self._given(grads)
-        grad_scale *= count
-        return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
+        return self.step_masked(given, (grad_scale * count, clip_norm, clip_value, nonfinite), None)
 
-    def _step(
+    def step_masked(
         self,
         given: list[Array | None],
         how: tuple[float, float | None, float | None, Nonfinite],
         masks: list[Array | None] | None,
     ) -> StepResult:
-        """Clip, step, count and average; how: grad_scale, clip_norm, clip_value, nonfinite."""
+        """Clip, step, count and average; how: grad_scale, clip_norm, clip_value, nonfinite.
+
+        Where a bit of a mask is 0 (`takes_masks`), the gradient counts as 0 and the parameter becomes 0.
+        """
         grad_scale, clip_norm, clip_value, nonfinite = how
         norm = None
         if clip_norm is not None and grad_scale > 0:
@@ -297,7 +301,8 @@ class Optimizer:
         launched = (grad_scale, clip_value, nonfinite, rates)
         tensors = (self._params, given, self.state, masks)
         stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
-        self._accumulated.clear()
+        if self._accumulated.count:
+            self._accumulated.clear()
         if stepped:
             self.steps += 1
             if self._ema_decay is not None:
@@ -329,11 +334,12 @@ class Optimizer:
         self._accumulated.clear()
 
     def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
-        where = f"{self._name}.step"
-        return self._accumulated.sums(where) if grads is None else (self._aligned("step", grads), 1)
+        if grads is None:
+            return self._accumulated.sums(f"{self._name}.step")
+        return self._aligned("step", grads), 1
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
-        return aligned(f"{self._name}.{method}", grads, self._names, self._single)
+        return aligned((type(self).__name__, method), grads, self._names, self._single)
 
     @classmethod
     def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:

@@ -5,6 +5,7 @@
 
 use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
 use crate::isa;
+use crate::kernels::number::{computed, store};
 use crate::kernels::pack::{match_width, pack_chunk};
 use crate::real::{Divisor, Element, Real};
 
@@ -14,6 +15,8 @@ pub(super) trait Mode: Copy + Send + Sync + 'static {
     const SCHEME: Option<Scheme>;
     /// Whether the lowest of symmetric codes has no positive twin: where the scale is not of the plain formula.
     const LOWEST: bool = false;
+    /// A mode that finds the ends of ranges alike: loops over them are compiled for it alone.
+    type Ends: Mode;
 
     /// The scheme.
     #[inline(always)]
@@ -50,19 +53,24 @@ pub(super) struct Saturating;
 pub(super) struct Given;
 impl Mode for Symmetric {
     const SCHEME: Option<Scheme> = Some(Scheme::Symmetric);
+    type Ends = Self;
 }
 impl Mode for Asymmetric {
     const SCHEME: Option<Scheme> = Some(Scheme::Asymmetric);
+    type Ends = Self;
 }
 impl Mode for MinMax {
     const SCHEME: Option<Scheme> = Some(Scheme::MinMax);
+    type Ends = Asymmetric;
 }
 impl Mode for Saturating {
     const SCHEME: Option<Scheme> = None;
+    type Ends = Self;
 }
 impl Mode for Given {
     const SCHEME: Option<Scheme> = None;
     const LOWEST: bool = true;
+    type Ends = Saturating;
 }
 
 /// All that a quantizing loop needs of one part.
@@ -169,10 +177,31 @@ pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
     const ANY: Self::Item;
     /// Make it.
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
+    /// What `code` makes of the numbers as they are computed (and whether it is to write past the caches): of all of them
+    /// in its place, or, of what is stored otherwise, of [`IN_L1`] at a time.
+    ///
+    /// So the loops are compiled for f32 and f64 alone.
+    fn by_computed(
+        x: &[T],
+        (out, streamed): (&mut [Self::Item], bool),
+        wide: &mut Wide<T::Compute>,
+        code: impl FnMut(&[T::Compute], &mut [<Self as Make<T::Compute>>::Item], bool),
+    ) where
+        Self: Make<T::Compute>;
     /// Move a block to where it belongs: codes of less than 8 bits packed, others past the caches.
     fn put(block: &[Self::Item], bits: u32, out: &mut [Self::Item]);
     /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
     fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
+}
+
+/// Elements that lie in the L1 cache while several loops go over them, beside what is fetched for the next.
+pub(super) const IN_L1: usize = 1024;
+
+/// Memory for such elements as they are computed, and for what is made of them: of 16-bit floats only.
+#[derive(Debug, Default)]
+pub(super) struct Wide<C> {
+    x: Vec<C>,
+    made: Vec<C>,
 }
 
 /// Codes.
@@ -188,6 +217,19 @@ impl<T: Element> Make<T> for Codes {
     #[inline(always)]
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
         multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
+    }
+
+    #[inline(always)]
+    fn by_computed(
+        x: &[T],
+        (out, streamed): (&mut [u8], bool),
+        wide: &mut Wide<T::Compute>,
+        mut code: impl FnMut(&[T::Compute], &mut [u8], bool),
+    ) {
+        let step = if T::as_computed(x).is_some() { x.len().max(1) } else { IN_L1 };
+        for (x, out) in x.chunks(step).zip(out.chunks_mut(step)) {
+            code(computed(x, &mut wide.x), out, streamed);
+        }
     }
 
     #[inline(always)]
@@ -227,6 +269,23 @@ impl<T: Element> Make<T> for Numbers {
         let rounded = coder.limited::<M>(multiplier.quotient::<T, M>(x)) + T::Compute::ROUNDING;
         // With such a scale no product comes near the largest number.
         T::store((rounded - T::Compute::ROUNDING) * coder.half_scale + coder.half_offset)
+    }
+
+    #[inline(always)]
+    fn by_computed(
+        x: &[T],
+        (out, streamed): (&mut [T], bool),
+        wide: &mut Wide<T::Compute>,
+        mut code: impl FnMut(&[T::Compute], &mut [T::Compute], bool),
+    ) {
+        if let (Some(x), Some(out)) = (T::as_computed(x), T::as_computed_mut(out)) {
+            return code(x, out, streamed);
+        }
+        for (x, out) in x.chunks(IN_L1).zip(out.chunks_mut(IN_L1)) {
+            wide.made.resize(x.len(), T::Compute::from_i16(0));
+            code(computed(x, &mut wide.x), &mut wide.made, false);
+            store(&wide.made, out);
+        }
     }
 
     #[inline(always)]

@@ -1,24 +1,34 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Mode, Multiplier, half, multiply};
+use super::code::{Codes, Coder, IN_L1, Make, Mode, Multiplier, Wide, half, multiply};
 use super::cut::Runs;
-use super::groups::IN_L1;
 use super::{ParamsRef, Uniform};
 use crate::isa::{self, kernel};
-use crate::real::{Divisor, Element};
+use crate::real::{Divisor, Element, Real};
+
+/// Codes, or their numbers, where the parameters are known: the code, they, and whether to write past the caches.
+pub(super) fn code_runs<T: Element, M: Mode, O: Make<T> + Make<T::Compute>>(
+    x: &[T],
+    mut runs: Runs,
+    (uniform, params, streamed): (Uniform, ParamsRef<'_, T::Compute>, bool),
+    out: &mut [<O as Make<T>>::Item],
+) {
+    <O as Make<T>>::by_computed(x, (out, streamed), &mut Wide::default(), |x, out, streamed| {
+        code_run::<T::Compute, M, O>(x, &mut runs, (uniform, params, streamed), out);
+    });
+}
 
 kernel! {
-    /// Codes, or their numbers, where the parameters are known: the code, they, and whether to write past the
-    /// caches.
-    pub(super) fn code_runs<T: Element, M: Mode, O: Make<T>>(
-        x: &[T],
-        runs: Runs,
-        how: (Uniform, ParamsRef<'_, T::Compute>, bool),
+    /// The same of numbers as they are computed.
+    fn code_run<C: Real, M: Mode, O: Make<C>>(
+        x: &[C],
+        runs: &mut Runs,
+        how: (Uniform, ParamsRef<'_, C>, bool),
         out: &mut [O::Item],
     ) {
         let (uniform, params, streamed) = how;
         let mut block = [O::ANY; IN_L1];
-        let (mut runs, mut at) = (runs, 0);
+        let mut at = 0;
         while at < x.len() {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
@@ -27,7 +37,7 @@ kernel! {
             let stored = params.get(part);
             if FMA && Divisor::is_exact(stored.0) {
                 let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
-                multiply::<T, M, O>([x, &[]], multiplier, to);
+                multiply::<C, M, O>([x, &[]], multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }
@@ -39,19 +49,32 @@ kernel! {
     }
 }
 
+/// Codes of elements with a part each.
+pub(super) fn code_by_element<T: Element, M: Mode>(
+    x: &[T],
+    mut runs: Runs,
+    uniform: Uniform,
+    params: ParamsRef<'_, T::Compute>,
+    codes: &mut [u8],
+) {
+    Codes::by_computed(x, (codes, false), &mut Wide::default(), |x, codes, _| {
+        code_each::<T::Compute, M>(x, &mut runs, uniform, params, codes);
+    });
+}
+
 kernel! {
-    /// Codes of elements with a part each.
-    pub(super) fn code_by_element<T: Element, M: Mode>(
-        x: &[T],
-        runs: Runs,
+    /// The same of numbers as they are computed.
+    fn code_each<C: Real, M: Mode>(
+        x: &[C],
+        runs: &mut Runs,
         uniform: Uniform,
-        params: ParamsRef<'_, T::Compute>,
+        params: ParamsRef<'_, C>,
         codes: &mut [u8],
     ) {
-        let (mut runs, mut at) = (runs, 0);
+        let mut at = 0;
         while at < x.len() {
             let (part, n) = runs.next(x.len() - at);
-            code_elements::<T, M>(&x[at..at + n], uniform, params.from(part), &mut codes[at..at + n]);
+            code_elements::<C, M>(&x[at..at + n], uniform, params.from(part), &mut codes[at..at + n]);
             at += n;
         }
     }
@@ -59,7 +82,7 @@ kernel! {
 
 /// The codes of consecutive elements with a part each, from the first of `params` on.
 #[inline(always)]
-fn code_elements<T: Element, M: Mode>(x: &[T], uniform: Uniform, params: ParamsRef<'_, T::Compute>, codes: &mut [u8]) {
+fn code_elements<C: Real, M: Mode>(x: &[C], uniform: Uniform, params: ParamsRef<'_, C>, codes: &mut [u8]) {
     for (i, (code, v)) in codes.iter_mut().zip(x).enumerate() {
         let stored = params.get(i);
         let coder = Coder::new::<M>(uniform, stored, half(M::scheme(uniform), uniform.bits, stored.0));
