@@ -61,6 +61,26 @@ pub fn computed<'a, T: Element>(x: &'a [T], memory: &'a mut Vec<T::Compute>) -> 
     memory
 }
 
+/// Elements of two arrays that are widened at a time, a multiple of all lanes.
+const WIDENED: usize = 1024;
+
+/// Two arrays of one length as they are computed, from the first elements to the last: at once, or a piece at a time.
+///
+/// So loops over pairs are compiled for 4 pairs of types, not for 16.
+pub fn each_computed<A: Element, B: Element>(
+    x: &[A],
+    y: &[B],
+    memory: &mut (Vec<A::Compute>, Vec<B::Compute>),
+    mut each: impl FnMut(&[A::Compute], &[B::Compute]),
+) {
+    if let (Some(x), Some(y)) = (A::as_computed(x), B::as_computed(y)) {
+        return each(x, y);
+    }
+    for (x, y) in x.chunks(WIDENED).zip(y.chunks(WIDENED)) {
+        each(computed(x, &mut memory.0), computed(y, &mut memory.1));
+    }
+}
+
 kernel! {
     /// Numbers as they are computed, exactly.
     fn load<T: Element>(x: &[T], out: &mut [T::Compute]) {

@@ -1,6 +1,6 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{IN_L1, Make, Mode, Multiplier, Wide, multiply};
+use super::code::{Fill, IN_L1, Make, Mode, Multiplier, Wide, multiply};
 use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
@@ -27,16 +27,16 @@ type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
 
 /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
-pub(super) fn code_groups<T: Element, M: Mode, O: Make<T> + Make<T::Compute>>(
+pub(super) fn code_groups<T: Element, M: Mode, O: Fill<T>>(
     x: &[T],
     cut: Cut,
     uniform: Uniform,
-    out: &mut [<O as Make<T>>::Item],
+    out: &mut [O::Stored],
     to: (u32, bool),
     params: Params<'_, T::Compute>,
 ) -> bool {
-    let (mut params, (bits, streamed), mut wide) = (params, to, Wide::default());
-    let mut block = [<O as Make<T>>::ANY; IN_L1];
+    let (mut params, (bits, streamed), mut wide) = (params, to, Wide::new());
+    let mut block = [O::ANY_STORED; IN_L1];
     let (row, size) = (cut.row.min(x.len()), cut.run);
     let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
     let in_place = bits == 8 && !streamed;
@@ -60,13 +60,13 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T> + Make<T::Compute>>(
             for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
                 let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                 let size = size.min(x.len());
-                <O as Make<T>>::by_computed(x, (to, false), &mut wide, |x, to, _| {
+                O::by_computed(x, (to, false), &mut wide, |x, to, _| {
                     // What is widened first is fetched by that.
                     let ahead = T::as_computed(ahead).unwrap_or(x);
                     code_batch::<T::Compute, M, O>([x, ahead], size, uniform, params, to);
                 });
                 if !in_place {
-                    <O as Make<T>>::put(&block[..x.len()], bits, out);
+                    O::put(&block[..x.len()], bits, out);
                 }
             }
             first += x.len() / size;

@@ -1,19 +1,19 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Codes, Coder, IN_L1, Make, Mode, Multiplier, Wide, half, multiply};
+use super::code::{Coder, Codes, Fill, IN_L1, Make, Mode, Multiplier, Wide, half, multiply};
 use super::cut::Runs;
 use super::{ParamsRef, Uniform};
 use crate::isa::{self, kernel};
 use crate::real::{Divisor, Element, Real};
 
 /// Codes, or their numbers, where the parameters are known: the code, they, and whether to write past the caches.
-pub(super) fn code_runs<T: Element, M: Mode, O: Make<T> + Make<T::Compute>>(
+pub(super) fn code_runs<T: Element, M: Mode, O: Fill<T>>(
     x: &[T],
     mut runs: Runs,
     (uniform, params, streamed): (Uniform, ParamsRef<'_, T::Compute>, bool),
-    out: &mut [<O as Make<T>>::Item],
+    out: &mut [O::Stored],
 ) {
-    <O as Make<T>>::by_computed(x, (out, streamed), &mut Wide::default(), |x, out, streamed| {
+    O::by_computed(x, (out, streamed), &mut Wide::new(), |x, out, streamed| {
         code_run::<T::Compute, M, O>(x, &mut runs, (uniform, params, streamed), out);
     });
 }
@@ -57,7 +57,7 @@ pub(super) fn code_by_element<T: Element, M: Mode>(
     params: ParamsRef<'_, T::Compute>,
     codes: &mut [u8],
 ) {
-    Codes::by_computed(x, (codes, false), &mut Wide::default(), |x, codes, _| {
+    Codes::by_computed(x, (codes, false), &mut Wide::new(), |x, codes, _| {
         code_each::<T::Compute, M>(x, &mut runs, uniform, params, codes);
     });
 }
