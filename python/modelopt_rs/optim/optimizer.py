@@ -135,9 +135,7 @@ class Optimizer:
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rate of each group in the next step."""
-        rates = [group["lr"] for group in self.param_groups]
-        if any(map(callable, rates)):
-            rates = [lr(self.steps + 1) if callable(lr) else lr for lr in rates]
+        rates = [lr(self.steps + 1) if callable(lr := group["lr"]) else lr for group in self.param_groups]
         return tuple(rates)
 
     @property
