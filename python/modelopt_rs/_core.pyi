@@ -383,9 +383,7 @@ def set_fault(on: bool) -> None:
     """While on, every entry point panics (tests that a panic becomes InternalError)."""
 
 # Optimizers.
-def optim_step(
-    calls: list[OptimCall], nonfinite: StepNonfinite, dtype: str | None, threads: int | None
-) -> list[float]:
+def optim_step(calls: list[OptimCall], nonfinite: StepNonfinite, dtype: str | None, threads: int | None) -> list[float]:
     """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
 def optimizer_step(

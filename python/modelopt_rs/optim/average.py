@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Tensors
-from modelopt_rs.optim.step import step_function
+from modelopt_rs.optim.step import run_step, step_function
 
 __all__ = ["accumulate_step", "ema_step", "global_norm"]
 
@@ -47,7 +47,10 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     array([ 0.1, -0.2], dtype=float32)
     """
     _core.optim_step(
-        [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))], "propagate", dtype, threads
+        [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))],
+        "propagate",
+        dtype,
+        threads,
     )
 
 
@@ -81,7 +84,10 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     array([4., 6.], dtype=float32)
     """
     _core.optim_step(
-        [("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))], "propagate", dtype, threads
+        [("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))],
+        "propagate",
+        dtype,
+        threads,
     )
 
 

@@ -66,7 +66,7 @@ def test_a_part_of_a_waiting_package_finds_its_own_code_run() -> None:
             import xml
         print(type(xml).__name__)
         import xml.dom.minidom
-        print(type(xml).__name__, sys.modules["xml"] is xml, len([each for each in sys.meta_path if "later" in repr(each)]))
+        print(type(xml).__name__, sys.modules["xml"] is xml, sum("later" in repr(each) for each in sys.meta_path))
     """
     assert shown(script) == ["_Later", "module True 0"]
 

@@ -60,7 +60,7 @@ class _Waiting(Loader):
         module.__loader__ = module.__spec__.loader = self._loader
         # Whoever imports a part of it looks for this first: its own code must have run by then.
         module.__dict__.pop("__path__", None)
-        module.__class__ = _Later  # type: ignore[assignment]
+        module.__class__ = _Later
 
 
 class _Finder(MetaPathFinder):
