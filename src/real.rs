@@ -72,8 +72,6 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn store(x: Self::Compute) -> Self;
     /// The same numbers, where they are stored as they are computed.
     fn as_computed(x: &[Self]) -> Option<&[Self::Compute]>;
-    /// The same, to be written.
-    fn as_computed_mut(x: &mut [Self]) -> Option<&mut [Self::Compute]>;
     /// From f64, rounded once, half to even.
     fn store_f64(x: f64) -> Self;
     /// From f32, rounded once, half to even.
@@ -139,10 +137,6 @@ macro_rules! element {
             }
             #[inline(always)]
             fn as_computed(x: &[Self]) -> Option<&[$compute]> {
-                $as_computed(x)
-            }
-            #[inline(always)]
-            fn as_computed_mut(x: &mut [Self]) -> Option<&mut [$compute]> {
                 $as_computed(x)
             }
             #[inline(always)]

@@ -89,12 +89,3 @@ kernel! {
         }
     }
 }
-
-kernel! {
-    /// Numbers as they are stored, rounded once.
-    pub fn store<T: Element>(x: &[T::Compute], out: &mut [T]) {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = T::store(x);
-        }
-    }
-}

@@ -5,7 +5,6 @@
 
 use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
 use crate::isa;
-use crate::kernels::number::{computed, store};
 use crate::kernels::pack::{match_width, pack_chunk};
 use crate::real::{Divisor, Element, Real};
 
@@ -177,44 +176,10 @@ pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
     const ANY: Self::Item;
     /// Make it.
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
+    /// Move a block to where it belongs: codes of less than 8 bits packed, others past the caches.
+    fn put(block: &[Self::Item], bits: u32, out: &mut [Self::Item]);
     /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
     fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
-}
-
-/// What is made of numbers as they are stored.
-pub(super) trait Fill<T: Element>: Make<T::Compute> {
-    /// Its type.
-    type Stored: Copy + Send;
-    /// Any.
-    const ANY_STORED: Self::Stored;
-    /// What `code` makes of the numbers as they are computed (and whether it is to write past the caches): of all of them
-    /// in its place, or, of what is stored otherwise, of [`IN_L1`] at a time.
-    ///
-    /// So the loops are compiled for f32 and f64 alone.
-    fn by_computed(
-        x: &[T],
-        to: (&mut [Self::Stored], bool),
-        wide: &mut Wide<T::Compute>,
-        code: impl FnMut(&[T::Compute], &mut [<Self as Make<T::Compute>>::Item], bool),
-    );
-    /// Move a block to where it belongs: codes of less than 8 bits packed, others past the caches.
-    fn put(block: &[Self::Stored], bits: u32, out: &mut [Self::Stored]);
-}
-
-/// Elements that lie in the L1 cache while several loops go over them, beside what is fetched for the next.
-pub(super) const IN_L1: usize = 1024;
-
-/// Memory for such elements as they are computed, and for what is made of them: of 16-bit floats only.
-pub(super) struct Wide<C> {
-    x: Vec<C>,
-    made: Vec<C>,
-}
-
-impl<C> Wide<C> {
-    /// Without memory as yet.
-    pub(super) const fn new() -> Self {
-        Self { x: Vec::new(), made: Vec::new() }
-    }
 }
 
 /// Codes.
@@ -230,6 +195,15 @@ impl<T: Element> Make<T> for Codes {
     #[inline(always)]
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
         multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
+    }
+
+    #[inline(always)]
+    fn put(block: &[u8], bits: u32, out: &mut [u8]) {
+        if bits == 8 {
+            return isa::stream(block, out);
+        }
+        // (Past the caches these few bytes would gain nothing: 1.2 of the time.)
+        match_width!(bits, W => pack_chunk::<W>(block, out));
     }
 
     #[inline(never)]
@@ -251,32 +225,6 @@ impl<T: Element> Make<T> for Codes {
     }
 }
 
-impl<T: Element> Fill<T> for Codes {
-    type Stored = u8;
-    const ANY_STORED: u8 = 0;
-    #[inline(always)]
-    fn by_computed(
-        x: &[T],
-        (out, streamed): (&mut [u8], bool),
-        wide: &mut Wide<T::Compute>,
-        mut code: impl FnMut(&[T::Compute], &mut [u8], bool),
-    ) {
-        let step = if T::as_computed(x).is_some() { x.len().max(1) } else { IN_L1 };
-        for (x, out) in x.chunks(step).zip(out.chunks_mut(step)) {
-            code(computed(x, &mut wide.x), out, streamed);
-        }
-    }
-
-    #[inline(always)]
-    fn put(block: &[u8], bits: u32, out: &mut [u8]) {
-        if bits == 8 {
-            return isa::stream(block, out);
-        }
-        // (Past the caches these few bytes would gain nothing: 1.2 of the time.)
-        match_width!(bits, W => pack_chunk::<W>(block, out));
-    }
-}
-
 impl<T: Element> Make<T> for Numbers {
     type Item = T;
     const ANY: T = T::ZERO;
@@ -288,6 +236,11 @@ impl<T: Element> Make<T> for Numbers {
         T::store((rounded - T::Compute::ROUNDING) * coder.half_scale + coder.half_offset)
     }
 
+    #[inline(always)]
+    fn put(block: &[T], _bits: u32, out: &mut [T]) {
+        isa::stream(block, out);
+    }
+
     #[inline(never)]
     fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
         for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
@@ -295,32 +248,6 @@ impl<T: Element> Make<T> for Numbers {
             Codes::divide::<M>(x, uniform, stored, &mut codes[..x.len()]);
             dequantize::numbers(&codes, uniform, stored, out);
         }
-    }
-}
-
-impl<T: Element> Fill<T> for Numbers {
-    type Stored = T;
-    const ANY_STORED: T = T::ZERO;
-    #[inline(always)]
-    fn by_computed(
-        x: &[T],
-        (out, streamed): (&mut [T], bool),
-        wide: &mut Wide<T::Compute>,
-        mut code: impl FnMut(&[T::Compute], &mut [T::Compute], bool),
-    ) {
-        if let (Some(x), Some(out)) = (T::as_computed(x), T::as_computed_mut(out)) {
-            return code(x, out, streamed);
-        }
-        for (x, out) in x.chunks(IN_L1).zip(out.chunks_mut(IN_L1)) {
-            wide.made.resize(x.len(), T::Compute::from_i16(0));
-            code(computed(x, &mut wide.x), &mut wide.made, false);
-            store(&wide.made, out);
-        }
-    }
-
-    #[inline(always)]
-    fn put(block: &[T], _bits: u32, out: &mut [T]) {
-        isa::stream(block, out);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Fill, IN_L1, Make, Mode, Multiplier, Wide, multiply};
+use super::code::{Make, Mode, Multiplier, multiply};
 use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
@@ -11,6 +11,10 @@ use crate::real::{Divisor, Element, Key, Real};
 /// Groups whose ranges, then parameters, then codes are computed together: loops that vectorise, where one group
 /// after the other waits for its own division (measured at groups of 32: 5 times slower).
 const BATCH: usize = 64;
+
+/// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
+/// beside what is fetched for the next batch.
+pub(super) const IN_L1: usize = 1024;
 
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
@@ -27,16 +31,16 @@ type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
 
 /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
-pub(super) fn code_groups<T: Element, M: Mode, O: Fill<T>>(
+pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
     x: &[T],
     cut: Cut,
     uniform: Uniform,
-    out: &mut [O::Stored],
+    out: &mut [O::Item],
     to: (u32, bool),
     params: Params<'_, T::Compute>,
 ) -> bool {
-    let (mut params, (bits, streamed), mut wide) = (params, to, Wide::new());
-    let mut block = [O::ANY_STORED; IN_L1];
+    let (mut params, (bits, streamed)) = (params, to);
+    let mut block = [O::ANY; IN_L1];
     let (row, size) = (cut.row.min(x.len()), cut.run);
     let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
     let in_place = bits == 8 && !streamed;
@@ -60,11 +64,7 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Fill<T>>(
             for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
                 let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                 let size = size.min(x.len());
-                O::by_computed(x, (to, false), &mut wide, |x, to, _| {
-                    // What is widened first is fetched by that.
-                    let ahead = T::as_computed(ahead).unwrap_or(x);
-                    code_batch::<T::Compute, M, O>([x, ahead], size, uniform, params, to);
-                });
+                code_batch::<T, M, O>([x, ahead], size, uniform, params, to);
                 if !in_place {
                     O::put(&block[..x.len()], bits, out);
                 }
@@ -127,15 +127,15 @@ kernel! {
 
 kernel! {
     /// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.
-    fn code_batch<C: Real, M: Mode, O: Make<C>>(
-        both: [&[C]; 2],
+    fn code_batch<T: Element, M: Mode, O: Make<T>>(
+        both: [&[T]; 2],
         size: usize,
         uniform: Uniform,
-        params: ParamsRef<'_, C>,
+        params: ParamsRef<'_, T::Compute>,
         out: &mut [O::Item],
     ) {
         let [x, ahead] = both;
-        let mut divisors = [Divisor::new(C::from_i16(1)); BATCH];
+        let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
         let mut exact = FMA;
         for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
             exact &= Divisor::is_exact(scale);
@@ -147,7 +147,7 @@ kernel! {
             let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(&divisors);
             for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
                 isa::prefetch(ahead);
-                *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<C, M, O>(x);
+                *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
             }
             return;
         }
@@ -155,7 +155,7 @@ kernel! {
         for (i, ((x, ahead), out)) in groups.enumerate() {
             if exact {
                 let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-                multiply::<C, M, O>([x, ahead], multiplier, out);
+                multiply::<T, M, O>([x, ahead], multiplier, out);
             } else {
                 O::divide::<M>(x, uniform, params.get(i), out);
             }
