@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.optim.options import Grads, Group
 
-__all__ = ["aligned", "named_params", "numbered"]
+__all__ = ["aligned", "learning_rates", "named_params", "numbered"]
 
 Where: TypeAlias = tuple[str, str]
 """A class and its method: joined in messages only, for that takes as long as a small step's checks."""
@@ -57,6 +58,22 @@ def aligned(where: Where, grads: Grads, names: Sequence[str], single: bool) -> l
     if len(given) != len(names):
         raise ValueError(f"{'.'.join(where)}: grads must have {len(names)} arrays like params, got {len(given)}")
     return given
+
+
+_LR = itemgetter("lr")
+
+
+def learning_rates(groups: Sequence[Group], step: int) -> tuple[float, ...]:
+    """Return the learning rate of each group in a step: schedules are asked.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.given import learning_rates
+    >>> learning_rates([{"lr": 0.1}, {"lr": lambda step: 1 / step}], 2)
+    (0.1, 0.5)
+    """
+    rates = tuple(map(_LR, groups))
+    return tuple(lr(step) if callable(lr) else lr for lr in rates) if any(map(callable, rates)) else rates
 
 
 def numbered(groups: Sequence[Group]) -> list[Group]:

@@ -17,7 +17,7 @@ from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
 from modelopt_rs.optim.average import ema_step
 from modelopt_rs.optim.clipping import clipped
-from modelopt_rs.optim.given import aligned, named_params, numbered
+from modelopt_rs.optim.given import aligned, learning_rates, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification, check_common
@@ -135,8 +135,7 @@ class Optimizer:
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rate of each group in the next step."""
-        rates = [lr(self.steps + 1) if callable(lr := group["lr"]) else lr for group in self.param_groups]
-        return tuple(rates)
+        return learning_rates(self.param_groups, self.steps + 1)
 
     @property
     def averages(self) -> dict[str, Array]:
@@ -272,7 +271,7 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        given, count = self._given(grads)
+        given, count = (self._aligned("step", grads), 1) if grads is not None else self._given(None)
         return self.step_masked(given, (grad_scale * count, clip_norm, clip_value, nonfinite), None)
 
     def step_masked(
@@ -295,7 +294,7 @@ class Optimizer:
             if math.isfinite(norm):
                 nonfinite = "propagate"  # there is nothing to look for any more
                 grad_scale *= max(1.0, norm / clip_norm)
-        rates = self.rates
+        rates = learning_rates(self.param_groups, self.steps + 1)
         launched = (grad_scale, clip_value, nonfinite, rates)
         tensors = (self._params, given, self.state, masks)
         stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
@@ -332,9 +331,7 @@ class Optimizer:
         self._accumulated.clear()
 
     def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
-        if grads is None:
-            return self._accumulated.sums(f"{self._name}.step")
-        return self._aligned("step", grads), 1
+        return self._accumulated.sums(f"{self._name}.step") if grads is None else (self._aligned("step", grads), 1)
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
         return aligned((type(self).__name__, method), grads, self._names, self._single)
