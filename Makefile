@@ -86,13 +86,13 @@ docs: build
 	$(PIP) "sphinx>=8" "furo>=2024.8" "myst-parser>=4" "numpydoc>=1.8" "sphinx-click>=6" "sphinx-copybutton>=0.5"
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs target/docs
 
-# Every example in turn; their pictures are those of the documents. One whose data are not on this machine says so (2).
+# Every example in turn; their pictures are those of the documents. One whose data are not on this machine says so (66).
 EXAMPLES := digits fashion_mnist prune_digits prune_fashion_mnist digits_onnx magika_onnx minilm_onnx minilm load_test embedding_service
 examples: build
 	$(PIP) "opencv-python-headless>=4.10"
 	@set -e; for each in $(EXAMPLES); do \
 		echo; echo "==== examples/$$each.py"; \
-		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/images/$$each.svg || [ $$? -eq 2 ]; \
+		OPENBLAS_NUM_THREADS=1 $(BIN)/python examples/$$each.py --picture docs/images/$$each.svg || [ $$? -eq 66 ]; \
 	done
 	$(BIN)/jupyter execute examples/tour.ipynb
 
