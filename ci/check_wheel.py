@@ -1,8 +1,8 @@
 """Try a built wheel as users have it: `python ci/check_wheel.py FOLDER [--suite]`.
 
 The wheel is audited, and installed into fresh virtual environments of every CPython that is here, with the oldest
-versions of what it needs and with the newest. In each a few commands are run in an empty folder, in the first the
-tutorials as they stand too, and with `--suite` the whole test suite. The source archive must hold what a build needs.
+versions of what it needs and with the newest. In each a few commands are run in an empty folder, with `--suite` the
+whole test suite too; with the first CPython the tutorials as they stand. The source archive must hold what a build needs.
 """
 
 import argparse
@@ -22,7 +22,8 @@ GOLDEN = ROOT / "tests" / "golden" / "0.1"
 MAX_BYTES = 8_000_000
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 TESTS = (
-    "hypothesis>=6.100 pytest>=8 pytest-xdist>=3.6 safetensors>=0.5 scikit-learn>=1.4 h5py>=3.11 jinja2>=3.1".split()
+    *("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "scikit-learn>=1.4"),
+    *("h5py>=3.11", "jinja2>=3.1", "matplotlib>=3.8"),
 )
 COMMANDS = (
     ("info",),
@@ -147,9 +148,10 @@ def tutorial(python: str, folder: Path, wheel: Path, page: Path) -> None:
     say(f"{page.name}: every command works as it stands")
 
 
-def suite(inside: Path, folder: Path) -> None:
+def suite(inside: Path, folder: Path, constraints: Path) -> None:
     """Run the test suite against the installed wheel: from a copy of the tests, without the package beside it."""
-    run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *TESTS)
+    folder.mkdir()
+    run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), *TESTS)
     for name in ("tests", "examples", "docs", "README.md", "pyproject.toml", "CHANGELOG.md", ".ci", "Cargo.toml"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
@@ -175,12 +177,11 @@ def main() -> None:
                 inside = environment(python, folder / f"{version}-{which}", wheel, constraints, extras)
                 smoke(inside, folder / f"{version}-{which}-work")
                 say(f"CPython {version} with the {which} versions: works")
+                if given.suite:
+                    suite(inside, folder / f"{version}-{which}-suite", constraints)
             if i == 0:
                 for page in sorted((ROOT / "docs" / "tutorial").glob("*.md")):
                     tutorial(python, folder / page.stem, wheel, page)
-            if given.suite and i == 0:
-                (folder / "suite").mkdir()
-                suite(inside, folder / "suite")
 
 
 if __name__ == "__main__":

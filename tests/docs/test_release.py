@@ -28,7 +28,7 @@ def test_the_oldest_versions_that_are_tried_are_those_promised() -> None:
     tried = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "ci" / "lowest.txt").read_text(), re.MULTILINE))
     assert set(tried) == set(promised)
     for name, version in tried.items():
-        assert re.sub(r"(\.0)+$", "", version) == promised[name], name
+        assert f"{version}.".startswith(f"{promised[name]}."), name
 
 
 def top_level_guests(source: str) -> set[str]:
