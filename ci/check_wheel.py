@@ -2,7 +2,8 @@
 
 The wheel is audited, and installed into fresh virtual environments of every CPython that is here, with the oldest
 versions of what it needs and with the newest. In each a few commands are run in an empty folder, with `--suite` the
-whole test suite too; with the first CPython the tutorials as they stand. The source archive must hold what a build needs.
+whole test suite too; with the first CPython the tutorials as they stand. The source archive must hold what a build
+needs.
 """
 
 import argparse
