@@ -75,7 +75,13 @@ def moved_in_words(decisions: Iterable[Decision]) -> list[str]:
 
 
 def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
-    """Refuse a model whose weights are stored in some layout already."""
+    """Refuse a model whose weights are stored in some layout already.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is one.
+    """
     for layout in LAYOUTS:
         mark = layout.mark(tensors)
         if mark is not None:
