@@ -97,7 +97,7 @@ class Quantization:
         specs = {**model.specs, **self.specs}
         if not options.only_dequantize:
             left = {name: each.reason for name, each in self.decisions.items() if name not in specs}
-            check_loaded(specs, left, options.layout.name, config)
+            check_loaded(specs, left, options.layout.name, config, stored)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
 

@@ -14,7 +14,7 @@ NO_WEIGHT: Final = "its name does not end in .weight"
 EMBEDDING = re.compile(r"(\w*_)?embeddings?|embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|relative_attention_bias")
 ROUTER = re.compile(r"gate|router")
 # Anywhere in the module's name: a head may have several layers (`classifier.dense`).
-HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|output_projection|vocab_projector")
+HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|unembed|output_projection|vocab_projector")
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
@@ -41,7 +41,7 @@ def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     if not (is_weight(name) or is_recurrent(name)):
         return NO_WEIGHT
     parts = name.removesuffix(".weight").split(".")
-    if parts == ["output"] or any(HEAD.fullmatch(part) for part in parts):
+    if parts in (["output"], ["head"]) or any(HEAD.fullmatch(part) for part in parts):
         return "the last head"
     if is_embedding(name):
         return "an embedding"
