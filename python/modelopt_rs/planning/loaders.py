@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
-from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
-from modelopt_rs.stream.model import TensorInfo, is_recurrent, is_weight
+from modelopt_rs.planning.families import CONV1D, NO_WEIGHT, is_conv1d, is_embedding, model_types
+from modelopt_rs.stream.model import TensorInfo, is_kernel, is_recurrent, is_weight
 
 __all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 
@@ -62,6 +62,8 @@ def is_expert(name: str) -> bool:
 
 def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
+    if len(info.shape) >= 2 and is_kernel(info.name):
+        return "a weight of Keras, whose codes only `dequantize` reads: pass only_dequantize"
     if len(info.shape) != 2:
         return f"not 2-dimensional, but {len(info.shape)}-dimensional"
     if is_recurrent(info.name):
@@ -87,7 +89,7 @@ def _why_not_bitsandbytes(name: str, expert: bool, config: Mapping[str, Any]) ->
     if is_embedding(name):
         return "an embedding, which bitsandbytes has no layer for"
     if is_conv1d(name, config):
-        return "a Conv1D layer: stored as [in, out]"
+        return CONV1D
     kinds = model_types(config)
     if kinds & RENAMED:
         return "transformers renames it, and bitsandbytes doesn't"
