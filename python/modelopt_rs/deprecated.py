@@ -55,7 +55,9 @@ def renamed(
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
-            if given and not known.isdisjoint(given):
+            if not given:
+                return function(*args)
+            if not known.isdisjoint(given):
                 given = of_today(where, given, names, values)
             return function(*args, **given)
 

@@ -271,7 +271,7 @@ class Optimizer:
         TypeError, ValueError
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
-        given, count = (self._aligned("step", grads), 1) if grads is not None else self._given(None)
+        given, count = self._given(grads)
         return self.step_masked(given, (grad_scale * count, clip_norm, clip_value, nonfinite), None)
 
     def step_masked(
@@ -331,6 +331,8 @@ class Optimizer:
         self._accumulated.clear()
 
     def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
+        if self._single and type(grads) is np.ndarray:
+            return [grads], 1
         return self._accumulated.sums(f"{self._name}.step") if grads is None else (self._aligned("step", grads), 1)
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
