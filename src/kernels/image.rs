@@ -50,6 +50,9 @@ pub struct Plan {
     tables: Option<Box<Tables>>,
 }
 
+/// Elements of rows that are written as one row, in the L1 cache.
+const TOGETHER: usize = 12_288;
+
 /// Codes that nothing is rounded to.
 const NO_CODES: Quantization = Quantization { scale: 1.0, zero_point: 0, codes: [0, 255], away: false };
 
@@ -152,6 +155,15 @@ impl Rows<'_> {
         let mut border = [T::ZERO; CHANNELS];
         T::store(&self.plan.border, &self.plan.quantization, &mut border);
         let n = band.planes[0].len() / line;
+        if let Some(pixels) = self.whole_rows(x, resize, (band.first, n), width) {
+            let together = (TOGETHER / (width * self.channels)).max(1);
+            let mut planes = band.planes.map(|plane| plane.chunks_mut(together * line));
+            for pixels in pixels.chunks(together * width * self.channels) {
+                let parts = planes.each_mut().map(|plane| plane.next().unwrap_or_default());
+                self.write_pixels(pixels, &mut scratch.swapped, &mut scratch.numbers, parts);
+            }
+            return;
+        }
         let mut planes = band.planes.map(|plane| plane.chunks_exact_mut(line));
         for y in band.first..band.first + n {
             let mut parts = planes.each_mut().map(|plane| plane.next().unwrap_or_default());
@@ -170,6 +182,25 @@ impl Rows<'_> {
             self.fill(border, &mut right);
             self.write_row(x, resize, y - rows.start, scratch, inner);
         }
+    }
+
+    /// The pixels of `n` rows of the output, where they lie so in the image: what is done once for a row, and for the
+    /// pixels that fill no register at its end, takes longer than a short row itself.
+    fn whole_rows<'x, P: Pixel>(
+        self,
+        x: &'x [P],
+        resize: &Resize,
+        (first, n): (usize, usize),
+        width: usize,
+    ) -> Option<&'x [P::Row]> {
+        let ([rows, columns], [down, along]) = (&resize.inside, &resize.taps);
+        let is_whole =
+            columns.len() == width && width == resize.from[1] && rows.contains(&first) && first + n <= rows.end;
+        if !(is_whole && down.plain && along.plain) {
+            return None;
+        }
+        let stride = width * self.channels;
+        P::as_rows(&x[down.of(first - rows.start).0 * stride..][..n * stride])
     }
 
     /// Border.

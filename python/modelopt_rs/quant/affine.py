@@ -1,6 +1,6 @@
 """Codes with given scales, one an item, as ONNX's operators have them: `quantize_linear` and its inverse."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,6 +12,8 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.quant.codes import Code, code_of, code_of_array, float_dtype
 
 __all__ = ["dequantize_linear", "quantize_linear", "requantize_linear"]
+
+_INT8: Final = code_of("quantize_linear", np.int8)
 
 
 @renamed(block_size="group_size")
@@ -99,8 +101,11 @@ def quantize_linear(
         x = as_array(x, "quantize_linear: x")
     if out is None:
         out = np.empty(x.shape, code.array)
-    params = (_scales(scale), _integers("quantize_linear", "zero_point", zero_point))
-    _core.quantize_linear(x, out, params, (code.name, axis, group_size), (rounding, nonfinite), threads)
+    if type(scale) is not float:
+        scale = _scales(scale)
+    if zero_point is not None:
+        zero_point = _integers("quantize_linear", "zero_point", zero_point)
+    _core.quantize_linear(x, out, (scale, zero_point), (code.name, axis, group_size), (rounding, nonfinite), threads)
     return out
 
 
@@ -232,10 +237,10 @@ def _target(function: str, dtype: DTypeLike | None, out: Array | None, zero_poin
     if dtype is not None:
         return code_of(function, dtype)
     if isinstance(out, np.ndarray):
-        return code_of(function, out.dtype)
+        return _INT8 if out.dtype is _INT8.array else code_of(function, out.dtype)
     if isinstance(zero_point, np.ndarray | np.generic) and zero_point.dtype.itemsize < 4:
         return code_of(function, zero_point.dtype)
-    return code_of(function, np.int8)
+    return _INT8
 
 
 def _source(function: str, q: Array, q_dtype: str | None) -> str:
