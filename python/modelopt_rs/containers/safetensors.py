@@ -159,8 +159,8 @@ class SafetensorsSource(OpenFile):
     def mapped(self, name: str) -> Array:
         """Return one tensor as the file's own memory, read-only: read where it is looked at, shared by all processes.
 
-        It stays readable when the file is closed, removed or replaced. Not of files that others may cut short: who looks
-        behind their end is killed by the system.
+        It stays readable when the file is closed, removed or replaced. Not of files that others may cut short: who
+        looks behind their end is killed by the system.
         """
         info, offset = self._find(name)
         dtype = numpy_dtype(info.dtype)

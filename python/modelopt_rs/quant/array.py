@@ -331,9 +331,9 @@ class QuantizedArray(_LookedUp):
         path : path
             The file.
         mmap : bool
-            Whether its parts are the file's own memory, read-only: nothing is read before it is looked at, and processes
-            share it, forked or not. It stays readable when the file is removed or replaced, but who looks behind the end
-            of a file that was cut short is killed by the system.
+            Whether its parts are the file's own memory, read-only: nothing is read before it is looked at, and
+            processes share it, forked or not. It stays readable when the file is removed or replaced, but who looks
+            behind the end of a file that was cut short is killed by the system.
 
         Raises
         ------

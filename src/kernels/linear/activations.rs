@@ -69,27 +69,37 @@ kernel! {
     }
 }
 
-kernel! {
-    /// The last digits of whole numbers, which keep what is before them; return their sum.
-    fn last_digits(whole: &mut [i32], digits: &mut [u8]) -> i32 {
-        let mut sum = 0;
-        for (whole, digit) in whole.iter_mut().zip(digits) {
-            let last = (*whole << 24) >> 24;
-            *whole = (*whole - last) >> 8;
-            *digit = last as u8;
-            sum += last;
-        }
-        sum
+/// The last digits of whole numbers, which keep what is before them; return their sum.
+#[inline(always)]
+fn last_digits(whole: &mut [i32], digits: &mut [u8]) -> i32 {
+    let mut sum = 0;
+    for (whole, digit) in whole.iter_mut().zip(digits) {
+        let last = (*whole << 24) >> 24;
+        *whole = (*whole - last) >> 8;
+        *digit = last as u8;
+        sum += last;
     }
+    sum
 }
 
+/// Where digits go: codes in a byte, words beside each other, and which of these.
+type Places = (usize, usize, usize);
+
 kernel! {
-    /// Put digits in their places, from `words[0]` on: of the 4 bytes of a line the codes of one plane, then of the next.
-    fn put(digits: &[u8], planes: usize, wide: usize, words: &mut [u32]) {
-        match planes {
-            1 => put_planes::<4>(digits, wide, words),
-            2 => put_planes::<8>(digits, wide, words),
-            _ => put_planes::<16>(digits, wide, words),
+    /// Put the last digits of all blocks in their places, and their sums: of the 4 bytes of a line the codes of one plane,
+    /// then of the next.
+    fn put(whole: &mut [i32], blocks: &[Block], places: Places, words: &mut [u32], sums: &mut [i32]) {
+        let (planes, wide, at) = places;
+        let (mut first, mut digits) = (at, [0; LONGEST]);
+        for (block, sums) in blocks.iter().zip(sums.chunks_mut(wide)) {
+            let digits = &mut digits[..block.len];
+            sums[at] = last_digits(&mut whole[block.start..block.start + block.len], digits);
+            match planes {
+                1 => put_planes::<4>(digits, wide, &mut words[first..]),
+                2 => put_planes::<8>(digits, wide, &mut words[first..]),
+                _ => put_planes::<16>(digits, wide, &mut words[first..]),
+            }
+            first += block.words * planes * wide;
         }
     }
 }
@@ -116,21 +126,14 @@ impl Tile {
         let wide = rows * count;
         let mut words = vec![0u32; form.words * planes * wide];
         let (mut scale, mut sums) = (vec![0.0; blocks * rows], vec![0; blocks * wide]);
-        let (mut whole, mut scales, mut digits_of) = (vec![0; form.cols], vec![0.0; blocks], [0; LONGEST]);
+        let (mut whole, mut scales) = (vec![0; form.cols], vec![0.0; blocks]);
         for row in 0..rows {
             numbers(&x[row * form.cols..][..form.cols], &form.blocks, digits.top(), &mut whole, &mut scales);
             for (i, &of_block) in scales.iter().enumerate() {
                 scale[i * rows + row] = of_block;
             }
             for digit in (0..count).rev() {
-                let at = row * count + digit;
-                let mut first = 0;
-                for (i, block) in form.blocks.iter().enumerate() {
-                    let found = &mut digits_of[..block.len];
-                    sums[i * wide + at] = last_digits(&mut whole[block.start..block.start + block.len], found);
-                    put(found, planes, wide, &mut words[first * wide + at..(first + block.words * planes) * wide]);
-                    first += block.words * planes;
-                }
+                put(&mut whole, &form.blocks, (planes, wide, row * count + digit), &mut words, &mut sums);
             }
         }
         Self { rows, digits: count, words, scale, sums }
