@@ -115,3 +115,11 @@ pub fn text(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<String> {
         .map(|text| text.to_string_lossy().into_owned())
         .map_err(|_| refused(function, arg, "a string", x))
 }
+
+/// As NumPy writes a shape.
+pub fn tuple(shape: &[usize]) -> String {
+    match shape {
+        [n] => format!("({n},)"),
+        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
