@@ -52,6 +52,8 @@ pub struct Plan {
     tables: Option<Box<Tables>>,
 }
 
+/// So few elements are read and written before another thread is there.
+const ALONE: usize = 1 << 19;
 /// Elements of rows that are written as one row, in the L1 cache.
 const TOGETHER: usize = 12_288;
 
@@ -123,6 +125,8 @@ pub fn run<P: Pixel, T: Target>(
             resizes.extend(Resize::new(plan, *from, to));
         }
     }
+    let elements = out.len() + images.iter().map(|(size, _)| size[0] * size[1] * channels).sum::<usize>();
+    let threads = if elements < ALONE { 1 } else { threads };
     let row = Rows { plan, channels };
     let make = || Scratch { down: vec![], along: vec![], swapped: vec![], numbers: vec![] };
     par::for_each_with(threads, Bands::new(plan.layout.planar, to, channels, out), make, |scratch, band| {
