@@ -4,7 +4,8 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -86,6 +87,8 @@ class InputStream:
         The bytes that runs on made-up inputs may be expected to take.
     most : int, optional
         How many samples are taken at most; None: all of them.
+    weights : sequence of str
+        Initializers that `outputs` may be given others for.
 
     Attributes
     ----------
@@ -110,15 +113,21 @@ class InputStream:
         threads: int | None,
         max_memory: int,
         most: int | None = None,
+        weights: Sequence[str] = (),
     ) -> None:
-        self._observer = Observer(model, path, list(values), threads=threads)
+        self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
-        outputs = [str(value.name) for value in model.graph.outputs]
-        self._feeds = self._of(data, path, outputs, max_memory)
+        self._outputs = [str(value.name) for value in model.graph.outputs]
+        self._feeds = self._of(data, path, self._outputs, max_memory)
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
         return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+
+    def outputs(self, weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
+        """Run all samples, with other weights; yield what the model gives."""
+        for feed in itertools.islice(self._feeds(), self.most):
+            yield self._observer.outputs({**feed, **weights}, self._outputs)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
         """Run all samples; yield what layers multiply their weights with, of float32, some rows at a time.

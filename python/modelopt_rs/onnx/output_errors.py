@@ -1,0 +1,124 @@
+"""What an error of a weight does to the outputs of a model: each weight coarser by itself, in onnxruntime."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs._types import Array
+from modelopt_rs.errors import FormatError, UnsupportedError
+from modelopt_rs.onnx.attention_values import makes_attention_values
+from modelopt_rs.onnx.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.run.outputs import OutputFigures
+from modelopt_rs.onnx.weights import find_weights
+from modelopt_rs.planning.loss_table import role_of
+from modelopt_rs.planning.sensitivity import layer_error
+from modelopt_rs.quant.coding import fake_quantize
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.model import Source
+
+__all__ = ["BITS", "output_errors", "roles"]
+
+BITS: Final = (4, 2)
+"""In how many bits weights are tried: what an error does hardly depends on its size."""
+
+GROUP: Final = 32
+SAMPLES: Final = 4
+DTYPES: Final = ("F32", "F16")
+
+
+def roles(model: ir.Model) -> dict[str, str]:
+    """Return what weights do, by their names and by the graph: keys of `PRIORS`."""
+    found = {}
+    for weight in find_weights(model):
+        found[weight.name] = role_of(weight.name)
+        if any(use.kind == "gather" for use in weight.uses):
+            found[weight.name] = "embedding"
+        elif any(makes_attention_values(use.node) for use in weight.uses):
+            found[weight.name] = "value"
+    return found
+
+
+def output_errors(
+    source: Source, names: Mapping[str, object], data: Data, execution: Execution
+) -> dict[str, dict[int, float]]:
+    """Return by how much an error of a weight is more or less at the outputs, by weight and bits of what was tried.
+
+    Of a few samples the outputs are compared with those with one weight rounded: their relative error (the root of the
+    mean over all outputs of floats of its square), divided by the weight's. It is empty where the model does not run
+    on inputs that are made up, has no outputs of floats, or has others than before; weights are left out that are not
+    float32 or float16, that stand in no tensor of the source, or take more than a quarter of the memory.
+
+    Parameters
+    ----------
+    source : Source
+        Has the graph, as it was read.
+    names : mapping
+        Weights, in this order.
+    data : Data
+        Where inputs come from.
+    execution : Execution
+        Told of each weight.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If what is given does not fit the model.
+
+    References
+    ----------
+    Malinovskii et al. 2024 (arXiv 2411.17525): what the errors of layers do to the loss, measured layer by layer.
+    """
+    model: ir.Model = source.graph
+    able = [name for name in names if _is_able(source, name, execution.max_memory // 4)]
+    if not able:
+        return {}
+    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": SAMPLES, "weights": able}
+    try:
+        stream = InputStream(model, source.path, [], data, **how)
+        there = list(stream.outputs())
+    except (FormatError, UnsupportedError):
+        if data.words == "made-up inputs":
+            return {}
+        raise
+    found: dict[str, dict[int, float]] = {}
+    for name in able:
+        array = source.read(name)
+        found[name] = {}
+        for bits in BITS:
+            coarse = _rounded(array, bits, execution.threads)
+            own = OutputFigures(name, execution.threads)
+            own.add(array, coarse)
+            off = _off(there, stream, {name: coarse})
+            error = layer_error(own.figures)
+            if off is None or not np.isfinite(off) or not np.isfinite(error):
+                return {}
+            found[name][bits] = off / error if error else 0.0
+        execution.advance(array.nbytes, name)
+    return found
+
+
+def _is_able(source: Source, name: str, most: int) -> bool:
+    info = source.tensors.get(name)
+    there = name in source.graph.graph.initializers
+    return info is not None and there and info.dtype in DTYPES and info.nbytes <= most
+
+
+def _rounded(array: Array, bits: int, threads: int | None) -> Array:
+    rows = array.reshape(-1, array.shape[-1])
+    how: Any = {"scheme": "asymmetric", "group_size": GROUP, "search": "mse", "nonfinite": "saturate"}
+    coarse: Array = fake_quantize(rows, bits=bits, threads=threads, **how)
+    return coarse.reshape(array.shape)
+
+
+def _off(there: list[list[Any]], stream: InputStream, weights: Mapping[str, Array]) -> float | None:
+    """Return how far outputs of floats are off with other weights; None where they can't be compared."""
+    figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
+    for before, after in zip(there, stream.outputs(weights), strict=True):
+        for each, x, y in zip(figures, before, after, strict=True):
+            each.add(x, y)
+    floats = [each.figures for each in figures if each.floats and each.figures.xx > 0.0]
+    if not floats or any(each.mismatch for each in figures):
+        return None
+    return float(np.sqrt(sum(each.dd / each.xx for each in floats) / len(floats)))
