@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -116,9 +116,17 @@ class InputStream:
         outputs = [str(value.name) for value in model.graph.outputs]
         self._feeds = self._of(data, path, outputs, max_memory)
 
+    def feeds(self) -> Iterator[Feed]:
+        """Yield the inputs of the samples."""
+        return itertools.islice(self._feeds(), self.most)
+
+    def outputs(self, feed: Feed, names: Sequence[str]) -> list[Any]:
+        """Run the model once; return outputs of its own."""
+        return self._observer.outputs(feed, names)
+
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
-        return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+        return self._observer.values(self.feeds(), names)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
         """Run all samples; yield what layers multiply their weights with, of float32, some rows at a time.

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ __all__ = ["Found", "Search"]
 
 FURTHER: Final = (16, 64, 224)  # lengths besides the first that is found
 STEP = 1.5  # how much longer each is at least
+RANKS: Final = (2, 3, 4, 1, 0)  # of inputs that have no shape
 SIZES = 3  # how many sizes both models are run on
 SECONDS = 20.0  # for the search
 SLOW = 2.0  # seconds that the run of a larger size is expected to take at most
@@ -80,6 +81,14 @@ class Search:
 
     def __call__(self) -> Found:
         """Search."""
+        for infos in guesses(self.infos):
+            self.infos = infos
+            found = self._found()
+            if found.feeds:
+                break
+        return found
+
+    def _found(self) -> Found:
         kinds = [f"choice {i}" for i in range(self.known.choices)]
         found = [(kind, dims) for kind in [*kinds, "usual"] for dims in self._sizes(kind)]
         for kind in ("positive", "zero"):
@@ -152,6 +161,21 @@ class Search:
             size = [axis_length(axis, f"{info.name}:{i}", dims) for i, axis in enumerate(info.shape)]
             total += int(np.prod(size, dtype=object)) * np.dtype(info.dtype).itemsize
         return total > self.max_memory // PART
+
+
+def guesses(infos: Mapping[str, InputInfo]) -> Iterator[Mapping[str, InputInfo]]:
+    """Yield inputs with open axes for those whose rank nobody knows: two, three, four, one, none.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.inputs import InputInfo
+    >>> from modelopt_rs.onnx.run.sizes import guesses
+    >>> [len(found["x"].shape) for found in guesses({"x": InputInfo("x", "float32", (), ranked=False)})]
+    [2, 3, 4, 1, 0]
+    """
+    unsaid = [name for name, info in infos.items() if not info.ranked]
+    for rank in RANKS if unsaid else RANKS[:1]:
+        yield {**infos, **{name: replace(infos[name], shape=(None,) * rank) for name in unsaid}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,102 @@
+"""Valid models of unusual build through the commands: each stands for a kind that fell once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+
+import onnx
+import onnxruntime
+from onnx import TensorProto
+
+import modelopt_rs as mo
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.run import RunOptions
+from onnx_graphs import model, node, value
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Any:
+    return (np.random.default_rng(seed).standard_normal(shape) / np.sqrt(shape[-1])).astype(dtype)
+
+
+def quantized(path: Path, proto: Any, **options: Any) -> Any:
+    onnx.save(proto, path / "a.onnx")
+    return mo.quantize_file(path / "a.onnx", path / "b.onnx", **{"durable": False, **options})
+
+
+def outputs(path: Path, feed: Any) -> Any:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def near(path: Path, feed: Any, by: float) -> bool:
+    """Whether all outputs are as far off as `by`, relative to their size, at most."""
+    pairs = zip(outputs(path / "a.onnx", feed), outputs(path / "b.onnx", feed), strict=True)
+    return all(np.linalg.norm(a - b) <= by * np.linalg.norm(a) for a, b in pairs)
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_a_weight_that_is_an_input_too_is_quantized_with_activations(tmp_path: Path, activations: str) -> None:
+    """Up to IR version 3 all initializers are inputs."""
+    proto = model([node("MatMul", ["x", "w"], ["y"])], [value("x", ["n", 64])], [value("y", ["n", 96])],
+                  {"w": normal(64, 96)})  # fmt: skip
+    proto.graph.input.append(value("w", [64, 96]))
+    feed = {"x": normal(4, 64, seed=1)}
+    given = {"calibrate": feed} if activations == "static" else {}
+    options = OnnxOptions(activations=activations, **given)
+    assert quantized(tmp_path, proto, onnx=options).totals.changed == 1
+    assert near(tmp_path, feed, 0.03)
+    assert [each.name for each in onnx.load(tmp_path / "b.onnx").graph.input] == ["x"]
+
+
+def test_layers_of_a_half_precision_model_are_seen(tmp_path: Path) -> None:
+    """Inner values whose type the graph does not say are not float32."""
+    half = TensorProto.FLOAT16
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 64], half)], [value("y", ["n", 64], half)],
+                  {"w": normal(64, 96, dtype=np.float16), "v": normal(96, 64, dtype=np.float16)})  # fmt: skip
+    feed = {"x": normal(4, 64, seed=1, dtype=np.float16)}
+    report = quantized(tmp_path, proto, bits=4, max_layer_error=0.2, run=RunOptions(inputs=feed))
+    assert report.run.sqnr_db > 15
+    far = quantized(tmp_path, proto, bits=4, max_layer_error=1e-3, run=RunOptions(inputs=feed), overwrite=True)
+    assert all(each.reason.startswith("8 bits (") for each in far.tensors)
+    assert all("on the given inputs" in each.reason for each in far.tensors)
+
+
+def test_an_lstm_whose_first_output_is_left_out_stays_one(tmp_path: Path) -> None:
+    nodes = [node("LSTM", ["x", "w", "r", "", "lengths"], ["", "h"], hidden_size=32)]
+    proto = model(nodes, [value("x", ["t", "b", 32]), value("lengths", ["b"], TensorProto.INT32)],
+                  [value("h", [1, "b", 32])], {"w": normal(1, 128, 32), "r": normal(1, 128, 32)})  # fmt: skip
+    quantized(tmp_path, proto, onnx=OnnxOptions(activations="dynamic"))
+    made = onnx.load(tmp_path / "b.onnx").graph.node
+    assert [list(each.output) for each in made if each.op_type == "DynamicQuantizeLSTM"] == [["", "h"]]
+    assert near(tmp_path, {"x": normal(5, 2, 32), "lengths": np.array([5, 3], np.int32)}, 0.02)
+    assert mo.quantize_file(tmp_path / "b.onnx", tmp_path / "c.onnx", durable=False).totals.changed == 0
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_inputs_without_a_shape_are_made_up_and_taken_as_they_come(tmp_path: Path, rank: int) -> None:
+    nodes = [node("Transpose", ["x"], ["t"], perm=[*range(rank)]), node("MatMul", ["t", "w"], ["y"])]
+    unsaid = onnx.helper.make_tensor_value_info
+    proto = model(nodes, [value("x", [None] * rank)], [value("y", [None] * rank)], {"w": normal(64, 96)})
+    proto.graph.input[0].CopyFrom(unsaid("x", TensorProto.FLOAT, None))
+    proto.graph.output[0].CopyFrom(unsaid("y", TensorProto.FLOAT, None))
+    report = quantized(tmp_path, proto, run=RunOptions())
+    assert report.run.runs > 0
+    assert report.run.inputs[0].shape[-1] == 64
+    feed = {"x": normal(*(2,) * (rank - 1), 64)}
+    report = quantized(tmp_path, proto, run=RunOptions(inputs=feed), overwrite=True)
+    assert report.run.inputs[0].shape == feed["x"].shape
+    static = OnnxOptions(activations="static", calibrate=feed)
+    assert quantized(tmp_path, proto, onnx=static, overwrite=True).totals.changed == 1
+
+
+def test_an_input_that_is_a_number_is_still_one(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "k"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 64]), value("k", [])], [value("y", ["n", 96])], {"w": normal(64, 96)})
+    feed = {"x": normal(2, 64), "k": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match="'k' must have 0 axes"):
+        quantized(tmp_path, proto, run=RunOptions(inputs=feed))
