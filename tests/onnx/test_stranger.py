@@ -52,6 +52,28 @@ def test_a_weight_that_is_an_input_too_is_quantized_with_activations(tmp_path: P
     assert [each.name for each in onnx.load(tmp_path / "b.onnx").graph.input] == ["x"]
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize(("bits", "off"), [(8, 0.01), (4, 0.15)])
+@pytest.mark.parametrize(
+    ("made", "shape", "feed"),
+    [
+        (node("MatMul", ["w", "x"], ["y"]), (96, 64), (64, 4)),
+        (node("MatMul", ["w", "x"], ["y"]), (1, 4, 32, 64), (2, 4, 64, 3)),
+        (node("Gemm", ["w", "x"], ["y"], alpha=0.5, transB=1), (96, 64), (4, 64)),
+        (node("Gemm", ["w", "x"], ["y"], transA=1), (64, 96), (64, 4)),
+        (node("Gemm", ["x", "w"], ["y"], transA=1), (64, 96), (64, 4)),
+    ],
+)
+def test_a_weight_on_the_left_or_beside_what_is_turned_gets_smaller(
+    tmp_path: Path, made: Any, shape: Any, feed: Any, bits: int, off: float, target: Any
+) -> None:
+    proto = model([made], [value("x", list(feed))], [value("y", [None] * len(feed))], {"w": normal(*shape)}, opset=21)
+    report = quantized(tmp_path, proto, bits=bits, onnx=OnnxOptions(target=target), run=RunOptions())
+    assert report.totals.changed == 1
+    assert report.file_bytes[1] < 0.4 * report.file_bytes[0]
+    assert near(tmp_path, {"x": normal(*feed, seed=1)}, off)
+
+
 def test_layers_of_a_half_precision_model_are_seen(tmp_path: Path) -> None:
     """Inner values whose type the graph does not say are not float32."""
     half = TensorProto.FLOAT16
