@@ -141,7 +141,7 @@ def test_what_can_not_be_had_is_refused_before_anything_is_written(
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
-    text = '{"schema": 1, "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5}}}}}'  # noqa: E501
+    text = '{"schema": 2, "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
     table = LossTable.from_json(text, "t")
     assert LossTable.from_json(table.to_json(), "t") == table
     assert table.range() == (17, 17)

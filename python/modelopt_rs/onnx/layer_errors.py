@@ -13,7 +13,7 @@ from modelopt_rs.onnx.attention_values import makes_attention_values
 from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.layer_samples import Seen, see
-from modelopt_rs.onnx.output_errors import OUTPUTS, OutputErrors, most_useful
+from modelopt_rs.onnx.summed_errors import OUTPUTS, SummedErrors, most_useful
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
 from modelopt_rs.planning.decide import Moved
@@ -82,7 +82,7 @@ class LayerErrors:
         sensitivity, on = self._sensitivity, self._data.words
         if on is None or isinstance(self._data.calibrate, Iterator) or not weights:
             return {}
-        whole = OutputErrors(self._model, self._path, sensitivity.source, sensitivity.execution, self._data)
+        whole = SummedErrors(self._model, self._path, sensitivity.source, sensitivity.execution, self._data)
         errors = whole.of(weights, self._options, bits)
         sizes = {name: sensitivity.source.tensors[name].nbytes for name in errors}
         limit = OUTPUTS[self._asked] * sensitivity.limit

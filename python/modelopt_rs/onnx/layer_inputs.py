@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import onnx_ir as ir
@@ -86,6 +87,8 @@ class InputStream:
         The bytes that runs on made-up inputs may be expected to take.
     most : int, optional
         How many samples are taken at most; None: all of them.
+    weights : sequence of str
+        Initializers that `outputs` may be given others for.
 
     Attributes
     ----------
@@ -110,23 +113,21 @@ class InputStream:
         threads: int | None,
         max_memory: int,
         most: int | None = None,
+        weights: Sequence[str] = (),
     ) -> None:
-        self._observer = Observer(model, path, list(values), threads=threads)
+        self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
-        outputs = [str(value.name) for value in model.graph.outputs]
-        self._feeds = self._of(data, path, outputs, max_memory)
-
-    def feeds(self) -> Iterator[Feed]:
-        """Yield the inputs of the samples."""
-        return itertools.islice(self._feeds(), self.most)
-
-    def outputs(self, feed: Feed, names: Sequence[str]) -> list[Any]:
-        """Run the model once; return outputs of its own."""
-        return self._observer.outputs(feed, names)
+        self._outputs = [str(value.name) for value in model.graph.outputs]
+        self._feeds = self._of(data, path, self._outputs, max_memory)
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
-        return self._observer.values(self.feeds(), names)
+        return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+
+    def outputs(self, weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
+        """Run all samples, with other weights; yield what the model gives."""
+        for feed in itertools.islice(self._feeds(), self.most):
+            yield self._observer.outputs({**feed, **weights}, self._outputs)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
         """Run all samples; yield what layers multiply their weights with, of float32, some rows at a time.
@@ -158,7 +159,9 @@ class InputStream:
             samples = Samples(run.inputs, infos, path, "inputs", run.dims)
             return lambda: samples
         known = known_of(infos, path)
-        search = Search(lambda feed: self.outputs(feed, outputs), infos, known, run, max_memory, patience(path))
+        search = Search(
+            lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
+        )
         # The small sizes first: in the first run few values come out at a time.
         feeds = search().feeds[::-1][: self.most]
         self.most = len(feeds)

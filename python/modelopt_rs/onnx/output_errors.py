@@ -1,8 +1,5 @@
-"""What quantized weights do to the outputs of a whole model: layers that are near enough can add up to too much."""
+"""What an error of a weight does to the outputs of a model: each weight coarser by itself, in onnxruntime."""
 
-import math
-import os
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,162 +8,117 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
+from modelopt_rs.onnx.attention_values import makes_attention_values
 from modelopt_rs.onnx.layer_inputs import Data, InputStream
-from modelopt_rs.onnx.run.inputs import Feed
-from modelopt_rs.onnx.weights import Use, Weight
-from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.onnx.run.outputs import OutputFigures
+from modelopt_rs.onnx.weights import find_weights
+from modelopt_rs.planning.loss_table import role_of
+from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.quant.coding import fake_quantize
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
-__all__ = ["OUTPUTS", "OutputErrors", "most_useful"]
+__all__ = ["BITS", "output_errors", "roles"]
 
-OUTPUTS: Final[Mapping[int, float]] = {4: 1.0, 2: 2.0}
-"""How many times as far as a layer the outputs of a model may be off, by the bits that are asked for: 0.15 at 4 bits is
-16 dB; 1.0 at 2 bits is noise as large as the signal.
-"""
-SAMPLES: Final = 2  # that the model is run on
-SECONDS: Final = 60.0  # for all runs
-GROUP: Final = 32  # elements that share a scale, where no size is given
-# What is left of a squared error with the next higher number of bits: of steps 1 / 5 and 1 / 17 as wide.
-LESS: Final[Mapping[int, float]] = {2: 1 / 25, 4: 1 / 289}
-NOISE: Final = 1e-8  # the squared error of a second run, where threads add in another order
-SMOOTH: Final = 1 / 16  # of the squared error at 4 bits, at most at 8 bits: else outputs jump (sorted, sampled)
+BITS: Final = (4, 2)
+"""In how many bits weights are tried: what an error does hardly depends on its size."""
+
+GROUP: Final = 32
+SAMPLES: Final = 4
+DTYPES: Final = ("F32", "F16")
 
 
-class OutputErrors:
-    """Runs a model with one weight at a time off by its codes.
+def roles(model: ir.Model) -> dict[str, str]:
+    """Return what weights do, by their names and by the graph: keys of `PRIORS`."""
+    found = {}
+    for weight in find_weights(model):
+        found[weight.name] = role_of(weight.name)
+        if any(use.kind == "gather" for use in weight.uses):
+            found[weight.name] = "embedding"
+        elif any(makes_attention_values(use.node) for use in weight.uses):
+            found[weight.name] = "value"
+    return found
 
-    The weights are initializers that can be overridden, so one session does for all. The errors of weights are taken
-    to add up by their squares.
+
+def output_errors(
+    source: Source, names: Mapping[str, object], data: Data, execution: Execution
+) -> dict[str, dict[int, float]]:
+    """Return by how much an error of a weight is more or less at the outputs, by weight and bits of what was tried.
+
+    Of a few samples the outputs are compared with those with one weight rounded: their relative error (the root of the
+    mean over all outputs of floats of its square), divided by the weight's. It is empty where the model does not run
+    on inputs that are made up, has no outputs of floats, or has others than before; weights are left out that are not
+    float32 or float16, that stand in no tensor of the source, or take more than a quarter of the memory.
 
     Parameters
     ----------
-    model : Model
-        As it was read from `path`.
-    path : path
     source : Source
-        Has the weights.
-    execution : Execution
-        Weights and outputs of at most a sixteenth of its memory are looked at.
+        Has the graph, as it was read.
+    names : mapping
+        Weights, in this order.
     data : Data
         Where inputs come from.
+    execution : Execution
+        Told of each weight.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If what is given does not fit the model.
+
+    References
+    ----------
+    Malinovskii et al. 2024 (arXiv 2411.17525): what the errors of layers do to the loss, measured layer by layer.
     """
-
-    def __init__(
-        self, model: ir.Model, path: str | os.PathLike[str], source: Source, execution: Execution, data: Data
-    ) -> None:
-        self._model, self._path, self._source, self._execution, self._data = model, path, source, execution, data
-
-    def of(self, weights: Mapping[str, Weight], options: QuantizeOptions, bits: Mapping[str, int]) -> dict[str, Array]:
-        """Return the squared relative errors of all outputs by weight; {} where nothing can be said of the model.
-
-        Parameters
-        ----------
-        weights : mapping
-            Those that would be quantized.
-        options : QuantizeOptions
-        bits : mapping
-            Of each of them.
-        """
-        most = self._execution.max_memory // 16
-        known = {name: weight for name, weight in weights.items() if self._source.tensors[name].nbytes <= most}
-        start = time.perf_counter()
-        try:
-            run = self._runs(list(known))
-            there = run({})
-            seconds = time.perf_counter()
-            again = run({})
-            seconds = time.perf_counter() - seconds
-        except (FormatError, UnsupportedError):
+    model: ir.Model = source.graph
+    able = [name for name in names if _is_able(source, name, execution.max_memory // 4)]
+    if not able:
+        return {}
+    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": SAMPLES, "weights": able}
+    try:
+        stream = InputStream(model, source.path, [], data, **how)
+        there = list(stream.outputs())
+    except (FormatError, UnsupportedError):
+        if data.words == "made-up inputs":
             return {}
-        if not there or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
-            return {}
-        found: dict[str, Array] = {}
-        for name, weight in known.items():
-            if time.perf_counter() - start > 2 * SECONDS:
+        raise
+    found: dict[str, dict[int, float]] = {}
+    for name in able:
+        array = source.read(name)
+        found[name] = {}
+        for bits in BITS:
+            coarse = _rounded(array, bits, execution.threads)
+            own = OutputFigures(name, execution.threads)
+            own.add(array, coarse)
+            off = _off(there, stream, {name: coarse})
+            error = layer_error(own.figures)
+            if off is None or not np.isfinite(off) or not np.isfinite(error):
                 return {}
-            found[name] = _squares(there, run({name: self._off(weight, options.with_bits(bits[name]))}))
-        if not found or not np.isfinite(list(found.values())).all():
-            return {}
-        worst = max(found, key=lambda name: float(found[name].max()))
-        finer = _squares(there, run({worst: self._off(weights[worst], options.with_bits(8))}))
-        return found if finer.max() <= SMOOTH * found[worst].max() else {}
-
-    def _runs(self, names: list[str]) -> Any:
-        """Return what runs the model on all samples with some weights replaced, and gives its float outputs."""
-        model = self._model.clone()
-        given = {value.name for value in model.graph.inputs}
-        for name in names:
-            if name not in given:
-                model.graph.inputs.append(model.graph.initializers[name])
-        outputs = [str(value.name) for value in model.graph.outputs if value.dtype in (ir.DataType.FLOAT, None)]
-        how: dict[str, Any] = {"threads": self._execution.threads, "max_memory": self._execution.max_memory}
-        stream = InputStream(model, self._path, [], self._data, most=SAMPLES, **how)
-        feeds = list(stream.feeds())
-
-        def run(replaced: Feed) -> list[list[Array]]:
-            return [stream.outputs({**feed, **replaced}, outputs) for feed in feeds]
-
-        return run
-
-    def _off(self, weight: Weight, options: QuantizeOptions) -> Array:
-        """Return a weight as its codes would have it, in blocks along what its node sums over."""
-        const = weight.value.const_value
-        assert const is not None
-        array = const.numpy()
-        return off(array, weight.uses[0], options)
+            found[name][bits] = off / error if error else 0.0
+        execution.advance(array.nbytes, name)
+    return found
 
 
-def off(array: Array, use: Use, options: QuantizeOptions) -> Array:
-    """Return a weight in the codes of some options and back."""
-    turned = np.ascontiguousarray(np.moveaxis(array, use.out_axis, 0).reshape(array.shape[use.out_axis], -1))
-    columns = turned.shape[1]
-    group = GROUP if options.group_size is None else options.group_size
-    size: dict[str, Any] = {"group_size": group} if group and columns % group == 0 else {"axis": 0}
-    made = fake_quantize(turned, bits=options.bits, scheme="asymmetric", nonfinite="saturate", **size)
-    shape = np.moveaxis(array, use.out_axis, 0).shape
-    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, use.out_axis))
+def _is_able(source: Source, name: str, most: int) -> bool:
+    info = source.tensors.get(name)
+    there = name in source.graph.graph.initializers
+    return info is not None and there and info.dtype in DTYPES and info.nbytes <= most
 
 
-def most_useful(
-    errors: Mapping[str, Array], sizes: Mapping[str, int], bits: Mapping[str, int], limit: float
-) -> dict[str, int]:
-    """Return weights that get more bits so that no output is further off than a limit, and how many.
-
-    Those go first that take the most of the worst output's error for each of their bytes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from modelopt_rs.onnx.output_errors import most_useful
-    >>> errors = {"a": np.array([0.2]), "b": np.array([0.1])}
-    >>> most_useful(errors, {"a": 64, "b": 64}, {"a": 4, "b": 4}, 0.5)
-    {'a': 8}
-    """
-    left = {name: errors[name].astype(np.float64) for name in errors}
-    moved: dict[str, int] = {}
-    while left:
-        total = np.sum(list(left.values()), axis=0)
-        at = int(np.argmax(total))
-        have = {name: moved.get(name, bits[name]) for name in left}
-        able = [name for name in left if have[name] in LESS]
-        if math.sqrt(total[at]) <= limit or not able:
-            break
-        best = max(able, key=lambda name: left[name][at] / (sizes[name] * have[name]))
-        left[best] = left[best] * LESS[have[best]]
-        moved[best] = 2 * have[best]
-    return moved
+def _rounded(array: Array, bits: int, threads: int | None) -> Array:
+    rows = array.reshape(-1, array.shape[-1])
+    how: Any = {"scheme": "asymmetric", "group_size": GROUP, "search": "mse", "nonfinite": "saturate"}
+    coarse: Array = fake_quantize(rows, bits=bits, threads=threads, **how)
+    return coarse.reshape(array.shape)
 
 
-def _squares(there: list[list[Array]], found: list[list[Array]]) -> Array:
-    """Return of every output how far it is off, over all samples: its squared relative error."""
-    errors = []
-    for xs, ys in zip(zip(*there, strict=True), zip(*found, strict=True), strict=True):
-        if any(x.shape != y.shape for x, y in zip(xs, ys, strict=True)):
-            errors.append(math.inf)
-            continue
-        xx = sum(float(np.square(x, dtype=np.float64).sum()) for x in xs)
-        dd = sum(float(np.square(y.astype(np.float64) - x).sum()) for x, y in zip(xs, ys, strict=True))
-        errors.append(0.0 if dd == 0 else dd / xx if xx and math.isfinite(xx) else math.inf if xx == 0 else 0.0)
-    return np.array(errors)
+def _off(there: list[list[Any]], stream: InputStream, weights: Mapping[str, Array]) -> float | None:
+    """Return how far outputs of floats are off with other weights; None where they can't be compared."""
+    figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
+    for before, after in zip(there, stream.outputs(weights), strict=True):
+        for each, x, y in zip(figures, before, after, strict=True):
+            each.add(x, y)
+    floats = [each.figures for each in figures if each.floats and each.figures.xx > 0.0]
+    if not floats or any(each.mismatch for each in figures):
+        return None
+    return float(np.sqrt(sum(each.dd / each.xx for each in floats) / len(floats)))

@@ -1,48 +1,26 @@
 """`optimize_file`: a model file of a given size, with the bits of each weight where they matter most."""
 
-import glob
-import hashlib
-import math
+import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.atomic import write_whole
+from modelopt_rs.containers.container import check_place
 from modelopt_rs.errors import OptionError
-from modelopt_rs.operations.quantize import planner
-from modelopt_rs.operations.skeleton import Writing, perform
-from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.loss_table import FLOAT, Coded, LossTable, TensorLosses, role_of, shared_group
+from modelopt_rs.operations.losses import Losses
+from modelopt_rs.operations.skeleton import Writing
+from modelopt_rs.planning.loss_table import LossTable
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions
-from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.report.reports import Report
-from modelopt_rs.stream.execution import Execution, Progress
-from modelopt_rs.stream.job import TensorJob
+from modelopt_rs.stream.execution import Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
-from modelopt_rs.stream.model import Source
-from modelopt_rs.stream.transform import Copy, Transform
 
 __all__ = ["optimize_file"]
-
-CODES: Final[Mapping[str, tuple[int, int | None]]] = {
-    "8": (8, None),
-    "4": (4, None),
-    "4g64": (4, 64),
-    "4g128": (4, 128),
-    "2": (2, None),
-}
-"""What weights can get: bits, and elements that share a scale where it is not what fits them."""
-
-# Bytes that a header, or a graph, has for each tensor besides its name.
-ENTRY, GRAPH_ENTRY = 80, 24
-# Those of the nodes that take a weight's codes in the place of one that took the weight: some more than there are.
-NODES = 200
-
 
 def optimize_file(
     source_path: str | os.PathLike[str],
@@ -71,10 +49,12 @@ def optimize_file(
     """Quantize a model to a size: each weight gets 8, 4 (in groups of 32, 64 or 128) or 2 bits or stays, at least loss.
 
     The relative error of every weight in every code is measured over all its rows, with the encoders that write them
-    (scales are searched). The loss is the sum of their squares, each times the weight's elements and its prior; its
-    least value within the size is found by Lagrange and branch and bound. Weights that runtimes fuse (query, key and
-    value; gate and up; experts) share their codes. Mixed bits have no zero points where transformers would not read
-    them. The source is read once for each code.
+    (scales are searched), in one pass. The loss is the sum of their squares, each times the weight's elements (of a
+    table or a head at most those of the largest layer) and its prior; its least value within the size is found by
+    Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
+    weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
+    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes. Mixed
+    bits have no zero points where transformers would not read them.
 
     Parameters
     ----------
@@ -87,8 +67,8 @@ def optimize_file(
     max_loss : float, optional
         Refuse to write if the root of the mean of squared relative errors, each counted as its prior says, is larger.
     priors : mapping of str to float, optional
-        Of the weights that a glob matches; the first that matches counts. By default 4 for the values
-        of attention, 3 for heads, 2.5 for embeddings, 1 for others.
+        Of the weights that a glob matches; the first that matches counts, also where outputs were measured. By default
+        4 for the values of attention, 3 for heads, 1 for others.
     table : path, optional
         A JSON file with what was measured: read if it is there, else written, so that another size takes milliseconds
         to find. It must be of this model and these options; that weights have changed is not seen.
@@ -149,26 +129,37 @@ def optimize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
-    work = _Work(source_path, out_path, options, onnx, writing)
+    if not dry_run:
+        check_place(out_path, overwrite)
+    if table is not None and not Path(table).parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such directory for the table", str(Path(table).parent))
+    work = Losses(source_path, out_path, options, onnx, run, writing)
     losses = work.sizes()
     size = _size(losses, target_size, target_bpw)
-    if table is None or not Path(table).exists():
+    given = priors or {}
+    if table is not None and Path(table).exists():
+        losses = _read(table, losses)
+    else:
+        work.check(losses, size)
         losses = work.measured(losses)
         if table is not None:
             write_whole(table, losses.to_json().encode())
-    else:
-        read = LossTable.from_json(Path(table).read_text(), str(table))
-        read.check_of(losses.of, str(table))
-        losses = read
-    codes, found = losses.allocate(size, priors or {})
-    loss = losses.loss(found, priors or {})
+    codes, found = losses.allocate(size, given)
+    loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
         raise OptionError(f"max_loss must be at least {loss:.4g} for this size, got {max_loss:g}")
     floor, ceiling = losses.range()
     said = {"floor": floor, "ceiling": ceiling, "size": losses.fixed + found.nbytes, "loss": loss, "gap": found.gap}
-    asked = {"target_size": target_size, "target_bpw": target_bpw, "max_loss": max_loss, "priors": dict(priors or {})}
-    report = work.written(codes, run)
+    asked = {"target_size": target_size, "target_bpw": target_bpw, "max_loss": max_loss, "priors": dict(given)}
+    report = work.written(codes)
     return replace(report, command="optimize", options={**report.options, **asked, "allocation": said})
+
+
+def _read(path: str | os.PathLike[str], losses: LossTable) -> LossTable:
+    """Read what was measured of this model."""
+    read = LossTable.from_json(Path(path).read_text(), str(path))
+    read.check_of(losses.of, str(path))
+    return read
 
 
 def _check(size: int | None, bpw: float | None, max_loss: float | None, priors: Mapping[str, float]) -> None:
@@ -196,115 +187,3 @@ def _size(table: LossTable, size: int | None, bpw: float | None) -> int:
     if not bits[0] <= bpw < bits[1]:
         raise OptionError(f"target_bpw must be from {bits[0]:.3f} to below {bits[1]:.3f} for this model, got {bpw:g}")
     return table.fixed + int(bpw * table.elements / 8)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One model, how it is read and written, and what is asked of all its weights."""
-
-    source: str | os.PathLike[str]
-    output: str | os.PathLike[str]
-    options: QuantizeOptions
-    onnx: OnnxOptions | None
-    writing: Writing
-
-    def _with(self, source: Source, **changes: Any) -> QuantizeOptions:
-        """Return the options; mixed bits have no zero points where there is a config for loaders."""
-        loaded = source.graph is None and bool(source.config) and not self.options.only_dequantize
-        return replace(self.options, scheme="symmetric" if loaded else None, **changes)
-
-    def sizes(self) -> LossTable:
-        """Return the table without errors: plans alone, nothing is read."""
-        found = {code: self._planned(code, measure=False) for code in CODES}
-        coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
-        rest = next(iter(found.values()))
-        tensors = {}
-        for name in coded:
-            element = rest.elements[name]
-            codes = {FLOAT: Coded(rest.copied[name], 0.0)}
-            codes |= {code: each.codes[name] for code, each in found.items() if name in each.codes}
-            group = name if rest.has_graph else shared_group(name)
-            tensors[name] = TensorLosses(element, role_of(name), group, codes)
-        fixed = rest.overhead + sum(nbytes for name, nbytes in rest.copied.items() if name not in coded)
-        return LossTable(rest.fingerprint, fixed, tensors)
-
-    def measured(self, table: LossTable) -> LossTable:
-        """Return the table with errors."""
-        tensors = dict(table.tensors)
-        for code in CODES:
-            for name, coded in self._planned(code, measure=True).codes.items():
-                tensors[name] = replace(tensors[name], codes={**tensors[name].codes, code: coded})
-        return replace(table, tensors=tensors)
-
-    def _planned(self, code: str, measure: bool) -> "_Planned":
-        found: list[_Planned] = []
-
-        def plan(source: Source, execution: Execution) -> FilePlan:
-            bits, group_size = CODES[code]
-            options = self._with(source, bits=bits, group_size=group_size)
-            made = planner(options, self.onnx, None)(source, execution)
-            found.append(_Planned.of(source, made, f"{self.options} {self.onnx}"))
-            if measure:
-                found[0].measure(made, execution)
-            return made
-
-        perform(self.source, self.output, plan, replace(self.writing, dry_run=True))
-        return found[0]
-
-    def written(self, codes: Mapping[str, str], run: RunOptions | None) -> Report:
-        """Write the model."""
-        coded = {glob.escape(name): CODES[code] for name, code in codes.items() if code != FLOAT}
-        bits_of = {name: bits for name, (bits, _) in coded.items()}
-        size_of = {name: size for name, (_, size) in coded.items() if size is not None}
-        left = [glob.escape(name) for name, code in codes.items() if code == FLOAT]
-
-        def plan(source: Source, execution: Execution) -> FilePlan:
-            options = self._with(source, bits_of=bits_of, group_size_of=size_of, exclude=[*self.options.exclude, *left])
-            return planner(options, self.onnx, run)(source, execution)
-
-        report: Report = perform(self.source, self.output, plan, self.writing)
-        return report
-
-
-@dataclass(slots=True)
-class _Planned:
-    """What a plan makes of a model."""
-
-    codes: dict[str, Coded]
-    copied: dict[str, int]
-    elements: dict[str, int]
-    overhead: int
-    fingerprint: str
-    has_graph: bool
-
-    @classmethod
-    def of(cls, source: Source, plan: FilePlan, options: str) -> "_Planned":
-        infos, has_graph = plan.view.tensors, source.graph is not None
-        entry, nodes = (GRAPH_ENTRY, NODES) if has_graph else (ENTRY, 0)
-        coded = {name: each for name, each in plan.transforms.items() if not isinstance(each, Copy)}
-        # Nodes and what they give have names that are made of those of the weights.
-        codes = {
-            name: Coded(_bytes(each, entry) + nodes + (6 * len(name) if has_graph else 0), 0.0)
-            for name, each in coded.items()
-        }
-        copied = {name: _bytes(Copy(info), entry) for name, info in infos.items()}
-        elements = {name: math.prod(info.shape) for name, info in infos.items()}
-        said = [(name, info.dtype, info.shape) for name, info in infos.items()]
-        of = hashlib.sha256(f"{said} {source.nbytes} {options}".encode()).hexdigest()
-        inside = sum(info.nbytes for info in source.tensors.values())
-        # A graph is there besides its tensors; what a header is, the names say.
-        overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
-        return cls(codes, copied, elements, overhead, of, has_graph)
-
-    def measure(self, plan: FilePlan, execution: Execution) -> None:
-        """Take every weight through what codes it; nothing is written."""
-        execution.total = sum(plan.view.tensors[name].nbytes * plan.transforms[name].sweeps for name in self.codes)
-        for name, coded in self.codes.items():
-            transform: Any = plan.transforms[name]
-            for _ in TensorJob(plan.view, name, transform).run(execution):
-                pass
-            self.codes[name] = replace(coded, error=layer_error(transform.figures))
-
-
-def _bytes(transform: Transform, entry: int) -> int:
-    return sum(info.nbytes + len(info.name) + entry for info in transform.outputs)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
-from modelopt_rs.layouts.view import Dequantized, Widened
+from modelopt_rs.layouts.view import PartlyQuantized, Widened
 from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -293,21 +293,25 @@ def _plan(
     statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
-    view = Widened(source, threads=execution.threads)
-    tensors = view.tensors
+    # What compressed-tensors calls quantized is read as floats only where the result is smaller.
+    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    view = Widened(source, threads=execution.threads, but=kept)
+    model = PartlyQuantized(view, options.layout)
+    tensors = model.tensors
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(view, execution, limit)
-    quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
+    quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
+    model.check(quantization.specs, options.method if statistics is None else None)
     if statistics is not None or calibrate is not None:
         quantization.round_by(known_modules(view, options.method, calibrate, execution, statistics))
-    transforms = {name: quantization.transform(info) for name, info in tensors.items()}
-
-    unread = only_dequantized(tensors.values(), view.config or {}, options)
+    transforms = {name: quantization.transform(info) for name, info in view.tensors.items()}
+    plain = (info for name, info in tensors.items() if name not in model.stored)
+    unread = only_dequantized(plain, model.config, options)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
         rows = [
-            _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name), view)
+            _tensor_report(info, quantization.decisions[name], transforms, figures.get(name), model)
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -329,7 +333,7 @@ def _plan(
     return FilePlan(
         view=view,
         transforms=transforms,
-        origins={name: view.origin(name) for name in tensors},
+        origins={name: view.origin(name) for name in view.tensors},
         config=view.config,
         metadata=quantization.metadata,
         quantization_config=quantization.config,
@@ -338,7 +342,11 @@ def _plan(
 
 
 def _tensor_report(
-    info: TensorInfo, decision: Decision, transform: Transform, figures: ErrorFigures | None, view: Dequantized
+    info: TensorInfo,
+    decision: Decision,
+    transforms: Mapping[str, Transform],
+    figures: ErrorFigures | None,
+    model: PartlyQuantized,
 ) -> TensorReport:
     return TensorReport(
         name=info.name,
@@ -346,8 +354,8 @@ def _tensor_report(
         shape=info.shape,
         decision=decision.action,
         reason=decision.reason,
-        bytes_before=sum(view.source.tensors[part].nbytes for part in view.parts(info.name)),
-        bytes_after=sum(output.nbytes for output in transform.outputs),
+        bytes_before=sum(model.view.stored_nbytes(part) for part in model.parts(info.name)),
+        bytes_after=sum(output.nbytes for part in model.parts(info.name) for output in transforms[part].outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,
     )

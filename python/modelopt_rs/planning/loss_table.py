@@ -17,11 +17,23 @@ __all__ = ["FLOAT", "PRIORS", "Coded", "LossTable", "TensorLosses", "role_of", "
 FLOAT: Final = "float"
 """The code of a weight that stays as it is."""
 
-PRIORS: Final[Mapping[str, float]] = {"head": 3.0, "embedding": 2.5, "value": 4.0, "down": 1.0, "other": 1.0}
-"""What the squared relative error of a weight counts, by what it does.
+PRIORS: Final[Mapping[str, float]] = {"head": 3.0, "embedding": 1.0, "value": 4.0, "down": 1.0, "other": 1.0}
+"""What the squared relative error of a weight counts for each of its elements, by what it does.
 
-Heads and embeddings as in llama.cpp's quantization to a target. Values as MiniLM wants them: at 5.2 bits a weight its
-embeddings stay at a cosine of 0.983 with 4 and of 0.978 with 1 or with 6 for what leads down, as llama.cpp has it.
+The error of a layer goes once into what is added up along the model, whatever its size; but of MiniLM large layers
+(those of the perceptrons) do four times as much to the outputs as those of a quarter of their size, so elements are
+counted. Of a table a token reads one row: half of all elements do no more than the perceptron behind them (measured:
+0.147 and 0.134 of the squared relative error), so tables and heads count no more elements than the largest layer has.
+Values of attention count as `sensitivity.VALUES_COUNT` has it, squared; heads as in llama.cpp.
+"""
+
+TABLES: Final = ("embedding", "head")
+"""What has a row for each word."""
+
+LEAST_SHARE: Final = 0.1
+"""Of what a weight counts by its elements: so much it counts at least where its effect on outputs was measured.
+
+Inputs that are made up may leave out a part of a model.
 """
 
 ROLES: Final = {
@@ -67,10 +79,14 @@ def shared_group(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """A weight in a code: the bytes of all that stands for it, and how far it is off, relative to its size."""
+    """A weight in a code: the bytes of all that stands for it, and how far it is off, relative to its size.
+
+    `output` is how far the outputs of the model are off by it alone, relative to them; None where they were not seen.
+    """
 
     nbytes: int
     error: float
+    output: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,15 @@ class TensorLosses:
     role: str
     group: str
     codes: Mapping[str, Coded]
+
+
+def _coded(read: Mapping[str, Any]) -> Coded:
+    output = read["output"]
+    return Coded(int(read["nbytes"]), float(read["error"]), None if output is None else float(output))
+
+
+SCHEMA: Final = 2
+"""Of the JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +139,14 @@ class LossTable:
         members: dict[str, list[str]] = {}
         for name, each in self.tensors.items():
             members.setdefault(each.group, []).append(name)
+        losses = self.losses(priors)
         found: dict[str, dict[str, Choice]] = {}
         for group, names in members.items():
             able = [code for code in self.tensors[names[0]].codes if all(code in self.tensors[n].codes for n in names)]
             found[group] = {
                 code: Choice(
                     sum(self.tensors[name].codes[code].nbytes for name in names),
-                    sum(self.counts(name, priors) * self.tensors[name].codes[code].error ** 2 for name in names),
+                    sum(losses[name][code] for name in names),
                 )
                 for code in able
             }
@@ -129,10 +155,40 @@ class LossTable:
     def counts(self, name: str, priors: Mapping[str, float]) -> float:
         """Return what the squared error of a weight counts: its elements times what the first glob says, or its role.
 
-        So weights that are alike get the same bits: counted once each, large ones would pay for small ones.
+        So weights that are alike get the same bits. Tables and heads have no more elements than the largest layer.
         """
-        given = next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)
-        return self.tensors[name].elements * (PRIORS[self.tensors[name].role] if given is None else given)
+        given = self._given(name, priors)
+        return self._elements(name) * (PRIORS[self.tensors[name].role] if given is None else given)
+
+    def _given(self, name: str, priors: Mapping[str, float]) -> float | None:
+        return next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)
+
+    def _elements(self, name: str) -> int:
+        own = self.tensors[name].elements
+        layers = [each.elements for each in self.tensors.values() if each.role not in TABLES]
+        return min(own, max(layers, default=own)) if self.tensors[name].role in TABLES else own
+
+    def losses(self, priors: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """Return for each weight the loss of each code.
+
+        Where outputs were measured, and no prior is given, it is their squared error, in a unit in which all that were
+        measured count together as much as by their elements.
+        """
+        counts = {name: self.counts(name, priors) for name in self.tensors}
+        found = {
+            name: {code: counts[name] * coded.error**2 for code, coded in each.codes.items()}
+            for name, each in self.tensors.items()
+        }
+        seen = {
+            name: {code: coded.output**2 for code, coded in each.codes.items() if coded.output is not None}
+            for name, each in self.tensors.items()
+            if self._given(name, priors) is None
+        }
+        total = sum(sum(each.values()) for each in seen.values())
+        unit = sum(found[name][code] for name, each in seen.items() for code in each) / total if total else 0.0
+        for name, each in seen.items() if unit else ():
+            found[name] |= {code: max(unit * loss, LEAST_SHARE * found[name][code]) for code, loss in each.items()}
+        return found
 
     def loss(self, allocation: Allocation, priors: Mapping[str, float]) -> float:
         """Return the root of the mean of squared errors, each counted as its prior says."""
@@ -149,7 +205,7 @@ class LossTable:
 
     def to_json(self) -> str:
         """Return it as a text."""
-        return json.dumps({"schema": 1, **asdict(self)}, indent=1)
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "LossTable":
@@ -167,11 +223,11 @@ class LossTable:
                     int(each["elements"]),
                     str(each["role"]),
                     str(each["group"]),
-                    {code: Coded(int(c["nbytes"]), float(c["error"])) for code, c in each["codes"].items()},
+                    {code: _coded(c) for code, c in each["codes"].items()},
                 )
                 for name, each in read["tensors"].items()
             }
-            if read["schema"] != 1 or any(each.role not in PRIORS or not each.codes for each in tensors.values()):
+            if read["schema"] != SCHEMA or any(each.role not in PRIORS or not each.codes for each in tensors.values()):
                 raise ValueError
             return cls(str(read["of"]), int(read["fixed"]), tensors)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -33,6 +33,8 @@ class Observer:
         The values to see: float32 results of nodes of the main graph, or inputs.
     threads : int, optional
         Threads to run with.
+    weights : sequence of str
+        Initializers that a feed may have other values for.
 
     Raises
     ------
@@ -41,13 +43,19 @@ class Observer:
     """
 
     def __init__(
-        self, model: ir.Model, path: str | os.PathLike[str], names: Sequence[str], *, threads: int | None = None
+        self,
+        model: ir.Model,
+        path: str | os.PathLike[str],
+        names: Sequence[str],
+        *,
+        threads: int | None = None,
+        weights: Sequence[str] = (),
     ) -> None:
         self._path = path
         inputs = {value.name for value in model.graph.inputs}
         self._inputs = [name for name in names if name in inputs]
         self._names = [name for name in names if name not in inputs]
-        self._session = _session(*skeleton(model, self._names), path, threads)
+        self._session = _session(*skeleton(model, self._names, weights), path, threads)
 
     @property
     def infos(self) -> Mapping[str, InputInfo]:
@@ -100,7 +108,7 @@ def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
     return groups
 
 
-def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[bytes, Path]:
+def skeleton(model: ir.Model, outputs: Sequence[str] = (), weights: Sequence[str] = ()) -> tuple[bytes, Path]:
     """Serialize a model with more outputs, and with its lazy weights as external data.
 
     Parameters
@@ -108,6 +116,8 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[bytes, Path]
     model : Model
     outputs : sequence of str
         Values of the main graph.
+    weights : sequence of str
+        Initializers that become inputs too, which may be left out.
 
     Returns
     -------
@@ -128,6 +138,8 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[bytes, Path]
         value.const_value = ir.ExternalTensor(
             location, place.offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
         )
+    fed = {value.name for value in clone.graph.inputs}
+    clone.graph.inputs.extend(clone.graph.initializers[name] for name in weights if name not in fed)
     there = {value.name for value in clone.graph.outputs}
     values = {value.name: value for node in clone.graph for value in node.outputs}
     for name in outputs:

@@ -11,7 +11,7 @@ import modelopt_rs as mo
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-from modelopt_rs.onnx import output_errors  # noqa: E402
+from modelopt_rs.onnx import summed_errors  # noqa: E402
 from modelopt_rs.planning.run import RunOptions  # noqa: E402
 from onnx_graphs import model, node, run, value  # noqa: E402
 
@@ -70,7 +70,7 @@ def test_a_weight_in_its_codes_is_as_far_off_as_its_bits_say() -> None:
     options = mo.planning.quantize.QuantizeOptions(bits=4)
     w = normal(64, 48)
     for bits, least, most in ((4, 0.06, 0.11), (8, 0.003, 0.007)):
-        made = output_errors.off(w, use, options.with_bits(bits))
+        made = summed_errors.off(w, use, options.with_bits(bits))
         assert made.shape == w.shape
         assert least < np.linalg.norm(made - w) / np.linalg.norm(w) < most
 

@@ -1,0 +1,183 @@
+"""What models are worth at sizes that are asked for: `python benches/least_loss.py [MODEL ...]`.
+
+Each model is stored by `optimize` at ten sizes, and at the sizes of five uniform codes beside these. Of each file the
+error of the outputs (relative to them, on the inputs of the task) and the metric of the task are printed. The models
+are MiniLM (ONNX and directory: the mean cosine of 80 sentences to the original's), magika (labels that agree), the
+digits and Fashion-MNIST (held-out accuracy). `optimize` sees none of the inputs.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+
+import digits_onnx
+import magika_onnx
+import minilm_onnx
+from digits import BATCH, digits, make, new_params, train
+from fashion_mnist import PLACE, SIZES, fashion
+from modelopt_rs import OnnxOptions, RunOptions, optimize_file, quantize_file
+from modelopt_rs.cli.demo import find_model
+from modelopt_rs.onnx.run.sessions import open_session
+
+CODES: dict[str, dict[str, Any]] = {
+    "8": {"bits": 8},
+    "4": {"bits": 4},
+    "4, groups of 64": {"bits": 4, "group_size": 64},
+    "4, groups of 128": {"bits": 4, "group_size": 128},
+    "2": {"bits": 2},
+}
+BUDGETS = 10
+Worth = Callable[[Path], tuple[float, float]]
+
+
+@dataclass
+class Model:
+    """A model, what its file is worth (the error of its outputs, the metric), and options of all its quantizations."""
+
+    path: Path
+    worth: Worth
+    options: dict[str, Any]
+
+
+def relative(x: np.ndarray, y: np.ndarray) -> float:
+    """How far y is from x, relative to x."""
+    return float(np.linalg.norm((y - x).astype(np.float64)) / np.linalg.norm(x.astype(np.float64)))
+
+
+def outputs(path: Path, feed: dict[str, np.ndarray], name: str, batch: int = 16) -> np.ndarray:
+    """An output of an ONNX model, a batch at a time."""
+    session, count = open_session(path), len(next(iter(feed.values())))
+    parts = [session.run([name], {k: x[i : i + batch] for k, x in feed.items()})[0] for i in range(0, count, batch)]
+    return np.concatenate(parts)
+
+
+def minilm(folder: Path) -> Model:
+    """The sentence encoder as a graph."""
+    path, feed = minilm_onnx.write(folder / "minilm.onnx"), minilm_onnx.tokenize(minilm_onnx.sentences())
+    expected = minilm_onnx.embed(path, feed)
+
+    def worth(other: Path) -> tuple[float, float]:
+        found = minilm_onnx.embed(other, feed)
+        return relative(expected, found), float((found * expected).sum(axis=1).mean())
+
+    return Model(path, worth, {"run": RunOptions(rounds=0)})
+
+
+def minilm_directory(folder: Path) -> Model:
+    """The same as a directory, its table of words included; what is written is run as a graph."""
+    graph = minilm(folder)
+
+    def worth(other: Path) -> tuple[float, float]:
+        return graph.worth(minilm_onnx.write(folder / "again.onnx", other))
+
+    return Model(find_model(), worth, {"include": ["*word_embeddings.weight"], "only_dequantize": True})
+
+
+def magika(folder: Path) -> Model:
+    """The classifier of files."""
+    _, rows = magika_onnx.features(magika_onnx.find_files())
+    path, feed = magika_onnx.package_model() / "model.onnx", {"bytes": rows}
+    expected = outputs(path, feed, magika_onnx.OUTPUT)
+
+    def worth(other: Path) -> tuple[float, float]:
+        found = outputs(other, feed, magika_onnx.OUTPUT)
+        return relative(expected, found), float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+
+    return Model(path, worth, {"run": RunOptions(rounds=0)})
+
+
+def perceptron(path: Path, params: Any, x: np.ndarray, y: np.ndarray) -> Model:
+    """A perceptron of `digits.py`."""
+    digits_onnx.write(path, params)
+    expected = outputs(path, {"pixels": x}, digits_onnx.OUTPUT, 1000)
+
+    def worth(other: Path) -> tuple[float, float]:
+        found = outputs(other, {"pixels": x}, digits_onnx.OUTPUT, 1000)
+        return relative(expected, found), float((found.argmax(axis=1) == y).mean())
+
+    return Model(path, worth, {"run": RunOptions(rounds=0)})
+
+
+def digits_model(folder: Path) -> Model:
+    """The handwritten digits."""
+    data = digits()
+    return perceptron(folder / "digits.onnx", digits_onnx.trained(data), data.held_out_x, data.held_out_y)
+
+
+def fashion_model(folder: Path, place: Path) -> Model:
+    """Fashion-MNIST, two epochs."""
+    data = fashion(place)
+    params = new_params(SIZES, 0)
+    train(params, make("AdamW", params, 2e-3, 2 * (len(data.y) // 128)), data.x, data.y, 2, 128)
+    return perceptron(folder / "fashion.onnx", params, data.held_out_x, data.held_out_y)
+
+
+def stored(path: Path) -> int:
+    """Bytes of the weights."""
+    return sum(f.stat().st_size for f in path.glob("*.safetensors")) if path.is_dir() else path.stat().st_size
+
+
+def run(title: str, model: Model, folder: Path) -> bool:
+    """Print the tables of a model; say whether more bytes and the choice of bits never made it worse."""
+    graph = model.path.suffix == ".onnx"
+    out, table = folder / ("out.onnx" if graph else "out"), folder / f"{title}.json"
+    how: dict[str, Any] = {**model.options, "overwrite": True, "durable": False}
+    plan = optimize_file(model.path, out, target_bpw=5.5, dry_run=True, table=table, **model.options)
+    floor = plan.options["allocation"]["floor"]
+    top = 0
+    good = True
+    print(f"\n{title}: the original {model.worth(model.path)[1]:.4f}\n\n| uniform bits | bytes | error | worth | optimize | error | worth |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, code in CODES.items():
+        quantize_file(model.path, out, uniform=True, **code, **how)
+        size, uniform = stored(out), model.worth(out)
+        top = max(top, size)
+        try:
+            optimize_file(model.path, out, target_size=size, table=table, **how)
+        except ValueError as e:
+            print(f"| {name} | {size:,} | {uniform[0]:.4f} | {uniform[1]:.4f} | {e} | - | - |")
+            continue
+        ours = model.worth(out)
+        good &= ours[0] <= uniform[0]
+        print(f"| {name} | {size:,} | {uniform[0]:.4f} | {uniform[1]:.4f} | {stored(out):,} | {ours[0]:.4f} | {ours[1]:.4f} |", flush=True)
+    print("\n| budget | bytes | loss | error | worth |\n| --- | --- | --- | --- | --- |")
+    last = float("inf")
+    for size in np.linspace(1.02 * floor, 1.1 * top, BUDGETS).astype(int):
+        report = optimize_file(model.path, out, target_size=int(size), table=table, **how)
+        error, worth = model.worth(out)
+        good &= error <= last
+        print(f"| {size:,} | {stored(out):,} | {report.options['allocation']['loss']:.4f} | {error:.4f} | {worth:.4f} |", flush=True)
+        last = error
+    return good
+
+
+def main() -> int:
+    """Print the tables of models; 1 if one got worse where it should not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="minilm, minilm-directory, magika, digits, fashion")
+    parser.add_argument("--fashion", type=Path, default=PLACE, help="the directory of Fashion-MNIST")
+    args = parser.parse_args()
+    known: dict[str, Callable[[Path], Model]] = {
+        "minilm": minilm,
+        "minilm-directory": minilm_directory,
+        "magika": magika,
+        "digits": digits_model,
+        "fashion": lambda folder: fashion_model(folder, args.fashion),
+    }
+    good = True
+    for title in args.models or known:
+        with tempfile.TemporaryDirectory(prefix="least-loss-") as folder:
+            good &= run(title, known[title](Path(folder)), Path(folder))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""`Losses`: what each code costs each weight of a model, and the model with the codes that are chosen."""
+
+import glob
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from modelopt_rs.containers.container import Access
+from modelopt_rs.containers.registry import open_source
+from modelopt_rs.errors import OptionError
+from modelopt_rs.operations.quantize import planner
+from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.loss_table import FLOAT, Coded, LossTable, TensorLosses, role_of, shared_group
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.planning.run import RunOptions
+from modelopt_rs.planning.sensitivity import Measured, layer_error
+from modelopt_rs.report.reports import Report
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.job import TensorJob
+from modelopt_rs.stream.memory import tile_bytes
+from modelopt_rs.stream.model import Source, TensorInfo
+from modelopt_rs.stream.transform import Copy, Rows, Transform
+
+__all__ = ["CODES", "Losses"]
+
+CODES: Final[Mapping[str, tuple[int, int | None]]] = {
+    "8": (8, None),
+    "4": (4, None),
+    "4g64": (4, 64),
+    "4g128": (4, 128),
+    "2": (2, None),
+}
+"""What weights can get: bits, and elements that share a scale where it is not what fits them."""
+
+# About how far weights are off in so many bits: before they are measured.
+USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
+# Bytes that a header, or a graph, has for each tensor besides its name.
+ENTRY, GRAPH_ENTRY = 80, 24
+# Those of the nodes that take a weight's codes in the place of one that took the weight: some more than there are.
+NODES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """One model, how it is read and written, and what is asked of all its weights."""
+
+    source: str | os.PathLike[str]
+    output: str | os.PathLike[str]
+    options: QuantizeOptions
+    onnx: OnnxOptions | None
+    run: RunOptions | None
+    writing: Writing
+
+    def sizes(self) -> LossTable:
+        """Return the table without errors: plans alone, no weight is read."""
+        with self._open() as source:
+            roles = _roles(source)
+        with ExitStack() as stack:
+            found = self._plans(stack, self._execution())
+            coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
+            rest = next(iter(found.values()))
+            tensors = {}
+            for name in coded:
+                element = rest.elements[name]
+                codes = {FLOAT: Coded(rest.copied[name], 0.0)}
+                codes |= {code: each.codes[name] for code, each in found.items() if name in each.codes}
+                group = name if rest.has_graph else shared_group(name)
+                tensors[name] = TensorLosses(element, roles.get(name) or role_of(name), group, codes)
+            fixed = rest.overhead + sum(nbytes for name, nbytes in rest.copied.items() if name not in coded)
+            return LossTable(rest.fingerprint, fixed, tensors)
+
+    def check(self, table: LossTable, size: int) -> None:
+        """Refuse what could not be written, before weights are measured: bits are given as if all were alike."""
+        usual = {
+            name: replace(each, codes={code: _usual(code, coded) for code, coded in each.codes.items()})
+            for name, each in table.tensors.items()
+        }
+        codes, _ = replace(table, tensors=usual).allocate(size, {})
+        self._perform(codes, None, replace(self.writing, dry_run=True))
+
+    def measured(self, table: LossTable) -> LossTable:
+        """Return the table with errors: each tile of a weight is read once, and taken through all codes.
+
+        Of an ONNX model that may be run it is measured too what errors do to its outputs.
+        """
+        execution = self._execution(self.writing.progress)
+        with ExitStack() as stack:
+            plans = self._plans(stack, execution)
+            names = list(table.tensors)
+            view = next(iter(plans.values())).plan.view
+            has_graph = view.graph is not None
+            nbytes = sum(view.tensors[name].nbytes for name in names)
+            execution.total = 2 * nbytes if has_graph and self.run is not None else nbytes
+            found = {name: dict(table.tensors[name].codes) for name in names}
+            for name in names:
+                transforms = {code: each.transform(name) for code, each in plans.items() if name in each.codes}
+                for code, error in _errors(view, name, transforms, execution).items():
+                    found[name][code] = replace(found[name][code], error=error)
+        if has_graph and self.run is not None:
+            found = self._with_outputs(found, execution)
+        return replace(
+            table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()}
+        )
+
+    def written(self, codes: Mapping[str, str]) -> Report:
+        """Write the model."""
+        return self._perform(codes, self.run, self.writing)
+
+    def _with_outputs(self, found: dict[str, dict[str, Coded]], execution: Execution) -> dict[str, dict[str, Coded]]:
+        """Return the codes with what each does to the outputs of an ONNX model."""
+        from modelopt_rs.onnx.layer_inputs import Data
+        from modelopt_rs.onnx.output_errors import output_errors
+
+        with self._open() as source:
+            seen = output_errors(source, found, Data(None, self.run), execution)
+        return {
+            name: {
+                code: coded if name not in seen else replace(coded, output=coded.error * _more(seen[name], code))
+                for code, coded in codes.items()
+            }
+            for name, codes in found.items()
+        }
+
+    def _execution(self, progress: Any = None) -> Execution:
+        writing = self.writing
+        return Execution(
+            writing.max_memory, writing.threads, progress, 0, source=str(self.source), output=str(self.output),
+            dry_run=True, overwrite=writing.overwrite,
+        )  # fmt: skip
+
+    def _open(self) -> Source:
+        return open_source(self.source, Access(allow_symlinks_under=self.writing.allow_symlinks_under))
+
+    def _plans(self, stack: ExitStack, execution: Execution) -> "dict[str, _Planned]":
+        """Plan each code; a graph is edited by a plan, and so opened for each."""
+        found: dict[str, _Planned] = {}
+        source = stack.enter_context(self._open())
+        for code, (bits, group_size) in CODES.items():
+            if source.graph is not None and found:
+                source = stack.enter_context(self._open())
+            options = self._with(source, bits=bits, group_size=group_size)
+            plan = planner(options, self.onnx, None)(source, execution)
+            run = self.run if source.graph is not None else None
+            found[code] = _Planned.of(source, plan, f"{self.options} {self.onnx} {_said(run)}")
+        return found
+
+    def _with(self, source: Source, **changes: Any) -> QuantizeOptions:
+        """Return the options; mixed bits have no zero points where there is a config for loaders."""
+        loaded = source.graph is None and bool(source.config) and not self.options.only_dequantize
+        return replace(self.options, scheme="symmetric" if loaded else None, **changes)
+
+    def _perform(self, codes: Mapping[str, str], run: RunOptions | None, writing: Writing) -> Report:
+        coded = {glob.escape(name): CODES[code] for name, code in codes.items() if code != FLOAT}
+        bits_of = {name: bits for name, (bits, _) in coded.items()}
+        size_of = {name: size for name, (_, size) in coded.items() if size is not None}
+        left = [glob.escape(name) for name, code in codes.items() if code == FLOAT]
+
+        def plan(source: Source, execution: Execution) -> FilePlan:
+            options = self._with(source, bits_of=bits_of, group_size_of=size_of, exclude=[*self.options.exclude, *left])
+            return planner(options, self.onnx, run)(source, execution)
+
+        report: Report = perform(self.source, self.output, plan, writing)
+        return report
+
+
+def _usual(code: str, coded: Coded) -> Coded:
+    return coded if code == FLOAT else replace(coded, error=USUAL[CODES[code][0]])
+
+
+def _more(seen: Mapping[int, float], code: str) -> float:
+    """Return by how much an error is more at the outputs: of bits that were not tried as of the nearest."""
+    bits = 8 if code == FLOAT else CODES[code][0]
+    return seen[min(seen, key=lambda tried: abs(tried - bits))]
+
+
+def _roles(source: Source) -> Mapping[str, str]:
+    if source.graph is None:
+        return {}
+    from modelopt_rs.onnx.output_errors import roles
+
+    return roles(source.graph)
+
+
+def _said(run: RunOptions | None) -> str:
+    """Return what it is measured on, in words."""
+    if run is None:
+        return "not run"
+    inputs = run.inputs if isinstance(run.inputs, (str, os.PathLike)) else type(run.inputs).__name__
+    return f"{inputs} {dict(run.dims)} {run.samples} {run.seed}"
+
+
+def _errors(
+    view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution
+) -> dict[str, float]:
+    """Take a weight through all that code it; each tile is read once if memory is enough for all, else once for each."""
+    info = view.tensors[name]
+    together: list[Transform] = [_Together(list(transforms.values()))]
+    try:
+        for each in together:
+            buffers = [*view.buffers(name), *each.buffers]
+            tile_bytes(info, buffers, execution.max_memory, row_multiple=each.row_multiple)
+    except OptionError:
+        together = list(transforms.values())
+    quiet = replace(execution, progress=None, done=0)
+    for each in together[1:]:
+        _run(view, name, each, quiet)
+    _run(view, name, together[0], execution)
+    return {code: layer_error(each.figures) for code, each in transforms.items()}
+
+
+def _run(view: Source, name: str, transform: Transform, execution: Execution) -> None:
+    for _ in TensorJob(view, name, transform).run(execution):
+        pass
+
+
+class _Together(Transform):
+    """Several codes of one weight, for their figures alone: nothing comes out."""
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self._transforms = transforms
+        self.outputs: Sequence[TensorInfo] = ()
+        self.row_multiple = math.lcm(*(each.row_multiple for each in transforms))
+        self.buffers = [buffer for each in transforms for buffer in each.buffers]
+        self.sweeps = max(each.sweeps for each in transforms)
+        self._turn = 0
+
+    def _active(self) -> Iterator[Transform]:
+        return (each for each in self._transforms if self._turn < each.sweeps)
+
+    def begin(self, rows: int) -> None:
+        """Make the buffers of each."""
+        for each in self._transforms:
+            each.begin(rows)
+
+    def __call__(self, array: Any) -> Rows:
+        """Take a tile through each; none of them changes it."""
+        for each in self._active():
+            each(array)
+        return ()
+
+    def end(self) -> Rows:
+        """End the sweep of each."""
+        for each in self._active():
+            each.end()
+        self._turn += 1
+        return ()
+
+
+@dataclass(slots=True)
+class _Planned:
+    """What a plan makes of a model."""
+
+    plan: FilePlan
+    codes: dict[str, Coded]
+    copied: dict[str, int]
+    elements: dict[str, int]
+    overhead: int
+    fingerprint: str
+    has_graph: bool
+
+    @classmethod
+    def of(cls, source: Source, plan: FilePlan, options: str) -> "_Planned":
+        infos, has_graph = plan.view.tensors, source.graph is not None
+        entry, nodes = (GRAPH_ENTRY, NODES) if has_graph else (ENTRY, 0)
+        coded = {name: each for name, each in plan.transforms.items() if not isinstance(each, Copy)}
+        # Nodes and what they give have names that are made of those of the weights.
+        codes = {
+            name: Coded(_bytes(each, entry) + nodes + (6 * len(name) if has_graph else 0), 0.0)
+            for name, each in coded.items()
+        }
+        copied = {name: _bytes(Copy(info), entry) for name, info in infos.items()}
+        elements = {name: math.prod(info.shape) for name, info in infos.items()}
+        said = [(name, info.dtype, info.shape) for name, info in infos.items()]
+        of = hashlib.sha256(f"{said} {source.nbytes} {options}".encode()).hexdigest()
+        inside = sum(info.nbytes for info in source.tensors.values())
+        # A graph is there besides its tensors; what a header is, the names say.
+        overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
+        return cls(plan, codes, copied, elements, overhead, of, has_graph)
+
+    def transform(self, name: str) -> Any:
+        """Return what codes a weight."""
+        return self.plan.transforms[name]
+
+
+def _bytes(transform: Transform, entry: int) -> int:
+    return sum(info.nbytes + len(info.name) + entry for info in transform.outputs)
