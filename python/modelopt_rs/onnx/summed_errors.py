@@ -80,7 +80,7 @@ class SummedErrors:
             seconds = time.perf_counter() - seconds
         except (FormatError, UnsupportedError):
             return {}
-        if not there or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
+        if not there or not there[0] or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
             return {}
         found: dict[str, Array] = {}
         for name, weight in known.items():
@@ -99,7 +99,8 @@ class SummedErrors:
         stream = InputStream(self._model, self._path, [], self._data, most=SAMPLES, weights=names, **how)
 
         def run(replaced: Feed) -> list[list[Array]]:
-            return [[x for x in found if getattr(x, "dtype", None) == np.float32] for found in stream.outputs(replaced)]
+            return [[x for x in found if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+                    for found in stream.outputs(replaced)]  # fmt: skip
 
         return run
 

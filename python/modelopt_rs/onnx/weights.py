@@ -35,6 +35,8 @@ OPERATORS: Final[dict[tuple[str, str], tuple[Kind, tuple[int, ...], tuple[int, i
     ("com.microsoft", "FusedConv"): ("conv", (1,), (1, 0)),
     ("com.microsoft", "FusedGemm"): ("fused", (1,), (0, 1)),
     ("com.microsoft", "FusedMatMul"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "PackedAttention"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "MoE"): ("fused", (2, 4, 6), (1, 0)),  # of each expert
     ("com.microsoft", "EmbedLayerNormalization"): ("tables", (2, 3, 4), (1, 0)),
 }
 PASSED = ("Transpose", "Cast", "Identity")

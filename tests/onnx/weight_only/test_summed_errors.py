@@ -80,3 +80,12 @@ def test_the_model_itself_is_not_changed(tmp_path: Path) -> None:
     quantized(tmp_path, proto, max_layer_error=0.01)
     assert [each.name for each in onnx.load(tmp_path / "b.onnx").graph.input] == ["x"]
     assert run(onnx.load(tmp_path / "a.onnx"), FEED)[0].shape == (16, 128)
+
+
+@pytest.mark.parametrize("last", ["ArgMax", "SequenceConstruct"])
+def test_a_model_whose_outputs_are_no_floats_is_quantized(tmp_path: Path, last: str) -> None:
+    proto = deep(12)
+    tensor = onnx.helper.make_tensor_type_proto(7 if last == "ArgMax" else 1, None)
+    proto.graph.node[-1].CopyFrom(node(last, ["t11"], ["y"]))
+    proto.graph.output[0].type.CopyFrom(tensor if last == "ArgMax" else onnx.helper.make_sequence_type_proto(tensor))
+    assert quantized(tmp_path, proto).totals.changed == 12
