@@ -67,12 +67,14 @@ def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
     """Return what makes the mutant of a seed and takes it through the commands."""
     if kind == "onnx":
         from mutate_onnx import Mutator
+    elif kind == "graphs":
+        from mutate_graphs import GraphMutator as Mutator
     else:
         from mutate_safetensors import Mutator
 
     def run(seed: int) -> list[str]:
         pick = random.Random(seed)
-        if kind == "onnx":
+        if kind != "safetensors":
             path = folder / "m.onnx"
             path.write_bytes(Mutator(seed).mutant())
         else:
@@ -85,7 +87,7 @@ def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
                         pass
         except BaseException as error:
             return [] if is_promised(error, str(path)) else [described(error)]
-        for step in (onnx_steps if kind == "onnx" else checkpoint_steps)(path, pick, limit):
+        for step in (checkpoint_steps if kind == "safetensors" else onnx_steps)(path, pick, limit):
             try:
                 step()
             except BaseException as error:

@@ -18,7 +18,7 @@ NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RA
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 
 WRONG: Final = {"GroupNormalization": (18, 21)}
-"""The operators that onnx's converter leaves as they are though their inputs mean something else: since and from when."""
+"""The operators that onnx's converter leaves as they are though they mean something else: since and from when."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> None:
