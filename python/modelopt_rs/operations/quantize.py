@@ -109,7 +109,8 @@ def quantize_file(
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
         are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
         attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
-        have half of that limit: their errors count twice.
+        have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
+        twice as far: where all weights together take them further, those that do most get more bits.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
