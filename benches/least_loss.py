@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import digits_onnx
 import magika_onnx
 import minilm_onnx
-from digits import BATCH, digits, make, new_params, train
+from digits import digits, make, new_params, train
 from fashion_mnist import PLACE, SIZES, fashion
-from modelopt_rs import OnnxOptions, RunOptions, optimize_file, quantize_file
+from modelopt_rs import RunOptions, optimize_file, quantize_file
 from modelopt_rs.cli.demo import find_model
 from modelopt_rs.onnx.run.sessions import open_session
 
@@ -136,7 +136,8 @@ def run(title: str, model: Model, folder: Path) -> bool:
     floor = plan.options["allocation"]["floor"]
     top = 0
     good = True
-    print(f"\n{title}: the original {model.worth(model.path)[1]:.4f}\n\n| uniform bits | bytes | error | worth | optimize | error | worth |")
+    print(f"\n{title}: the original {model.worth(model.path)[1]:.4f}\n")
+    print("| uniform bits | bytes | error | worth | optimize | error | worth |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, code in CODES.items():
         quantize_file(model.path, out, uniform=True, **code, **how)
@@ -149,14 +150,21 @@ def run(title: str, model: Model, folder: Path) -> bool:
             continue
         ours = model.worth(out)
         good &= ours[0] <= uniform[0]
-        print(f"| {name} | {size:,} | {uniform[0]:.4f} | {uniform[1]:.4f} | {stored(out):,} | {ours[0]:.4f} | {ours[1]:.4f} |", flush=True)
+        both = [
+            f"{nbytes:,} | {error:.4f} | {worth:.4f}"
+            for nbytes, (error, worth) in ((size, uniform), (stored(out), ours))
+        ]
+        print(f"| {name} | {' | '.join(both)} |", flush=True)
     print("\n| budget | bytes | loss | error | worth |\n| --- | --- | --- | --- | --- |")
     last = float("inf")
     for size in np.linspace(1.02 * floor, 1.1 * top, BUDGETS).astype(int):
         report = optimize_file(model.path, out, target_size=int(size), table=table, **how)
         error, worth = model.worth(out)
         good &= error <= last
-        print(f"| {size:,} | {stored(out):,} | {report.options['allocation']['loss']:.4f} | {error:.4f} | {worth:.4f} |", flush=True)
+        print(
+            f"| {size:,} | {stored(out):,} | {report.options['allocation']['loss']:.4f} | {error:.4f} | {worth:.4f} |",
+            flush=True,
+        )
         last = error
     return good
 

@@ -29,7 +29,8 @@ DTYPES: Final = ("F32", "F16")
 
 
 BEHIND: Final = {
-    "ArgMax", "Cast", "Hardmax", "Identity", "LogSoftmax", "Reshape", "Sigmoid", "Softmax", "Squeeze", "TopK", "Unsqueeze"
+    "ArgMax", "Cast", "Hardmax", "Identity", "LogSoftmax", "Reshape", "Sigmoid", "Softmax", "Squeeze", "TopK",
+    "Unsqueeze",
 }  # fmt: skip
 """What outputs go through last that says less of how far they are off: probabilities, and what is made of them."""
 

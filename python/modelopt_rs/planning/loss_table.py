@@ -43,7 +43,8 @@ Inputs that are made up may leave out a part of a model.
 ROLES: Final = {
     "head": re.compile(r"(?:.*[._/])?(?:lm_head|embed_out|output_projection)(?:[._/].*)?"),
     "value": re.compile(r"(?:.*[._/])?(?:v|v_proj|value|value_proj|v_lin)(?:[._/](?:weight|MatMul.*))?"),
-    "scores": re.compile(r"(?:.*[._/])?(?:[qk]|[qk]_proj|query|key|(?:query|key)_proj|[qk]_lin)(?:[._/](?:weight|MatMul.*))?"),
+    "scores": re.compile(r"(?:.*[._/])?(?:[qk]|[qk]_proj|query|key|(?:query|key)_proj|[qk]_lin)"
+                         r"(?:[._/](?:weight|MatMul.*))?"),
     "down": re.compile(r"(?:.*[._/])?(?:down_proj|fc2|w2|lin2|wo|dense_4h_to_h|(?<!attention[._/])output[._/]dense)"
                        r"(?:[._/](?:weight|MatMul.*))?"),
 }  # fmt: skip
@@ -158,9 +159,10 @@ class LossTable:
         return found
 
     def counts(self, name: str, priors: Mapping[str, float]) -> float:
-        """Return what the squared error of a weight counts: the root of its elements times what a glob says, or its role.
+        """Return what the squared error of a weight counts: the root of its elements times its prior.
 
-        The first glob counts. Tables and heads have no more elements than the largest layer.
+        The prior is that of the first glob that matches, else of what it does.
+        Tables and heads have no more elements than the largest layer.
         """
         given = self._given(name, priors)
         return self._elements(name) ** 0.5 * (PRIORS[self.tensors[name].role] if given is None else given)
