@@ -1,8 +1,9 @@
 """Try a built wheel as users have it: `python ci/check_wheel.py FOLDER [--suite]`.
 
 The wheel is audited, and installed into fresh virtual environments of every CPython that is here, with the oldest
-versions of what it needs and with the newest. In each a few commands are run in an empty folder; with `--suite` the
-whole test suite too, in the first. The source archive must hold what a build needs.
+versions of what it needs and with the newest. In each a few commands are run in an empty folder, with `--suite` the
+whole test suite too; with the first CPython the tutorials as they stand. The source archive must hold what a build
+needs.
 """
 
 import argparse
@@ -21,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "0.1"
 MAX_BYTES = 8_000_000
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-TESTS = ("hypothesis>=6.100", "pytest>=8", "safetensors>=0.5", "scikit-learn>=1.4", "h5py>=3.11", "jinja2>=3.1")
+TESTS = (
+    *("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "scikit-learn>=1.4"),
+    *("h5py>=3.11", "jinja2>=3.1", "matplotlib>=3.8"),
+)
 COMMANDS = (
     ("info",),
     ("--version",),
@@ -33,6 +37,7 @@ COMMANDS = (
     ("quantize", "source.onnx", "-o", "small.onnx", "--bits", "8"),
     ("compare", "source.onnx", "small.onnx"),
 )
+BLOCK = re.compile(r"^```(\S+)(?: skip)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = """
 import numpy as np, modelopt_rs as mo
 assert "site-packages" in mo.__file__, mo.__file__
@@ -129,13 +134,30 @@ def smoke(inside: Path, folder: Path) -> None:
     assert plain[0] < 0.5 * plain[1], plain
 
 
-def suite(inside: Path, folder: Path) -> None:
+def tutorial(python: str, folder: Path, wheel: Path, page: Path) -> None:
+    """Do what a tutorial says, from its line of installation on, with this wheel for the one of the registry."""
+    folder.mkdir()
+    # What is no session of Python needs guests, torch for one; the tests run it where they are.
+    blocks = [(kind, text) for kind, text in BLOCK.findall(page.read_text()) if kind == "sh" or text.startswith(">>> ")]
+    assert blocks[0][1].startswith("python -m venv try && . try/bin/activate\npip install"), page
+    script = ["set -eu"]
+    for kind, text in blocks:
+        lines = [line[4:] for line in text.splitlines() if line.startswith((">>> ", "... "))]
+        script.append(text if kind == "sh" else "python - <<'PYTHON'\n" + "\n".join(lines) + "\nPYTHON")
+    script[1] = script[1].replace("python -m venv", f"{python} -m venv", 1).replace('"modelopt_rs[', f'"{wheel}[', 1)
+    run("bash", "-c", "\n".join(script), cwd=folder)
+    say(f"{page.name}: every command works as it stands")
+
+
+def suite(inside: Path, folder: Path, constraints: Path) -> None:
     """Run the test suite against the installed wheel: from a copy of the tests, without the package beside it."""
-    run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *TESTS)
+    folder.mkdir()
+    run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), *TESTS)
     for name in ("tests", "examples", "docs", "README.md", "pyproject.toml", "CHANGELOG.md", ".ci", "Cargo.toml"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
-    run(inside, "-m", "pytest", "-q", "--ignore=tests/zoo", "--ignore=tests/interop", "tests", cwd=folder, quiet=False)
+    options = ("-q", "-n", "2", "--dist", "worksteal", "--ignore=tests/zoo", "--ignore=tests/interop")
+    run(inside, "-m", "pytest", *options, "tests", cwd=folder, quiet=False)
 
 
 def main() -> None:
@@ -156,9 +178,11 @@ def main() -> None:
                 inside = environment(python, folder / f"{version}-{which}", wheel, constraints, extras)
                 smoke(inside, folder / f"{version}-{which}-work")
                 say(f"CPython {version} with the {which} versions: works")
-            if given.suite and i == 0:
-                (folder / "suite").mkdir()
-                suite(inside, folder / "suite")
+                if given.suite:
+                    suite(inside, folder / f"{version}-{which}-suite", constraints)
+            if i == 0:
+                for page in sorted((ROOT / "docs" / "tutorial").glob("*.md")):
+                    tutorial(python, folder / page.stem, wheel, page)
 
 
 if __name__ == "__main__":

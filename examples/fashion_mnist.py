@@ -18,6 +18,7 @@ import charts
 from digits import Data, accuracy, make, new_params, state_bytes, train
 
 PLACE = Path("/usr/share/datasets/fashion-mnist")
+ABSENT = 66  # the exit code where the data are not there, as sysexits.h has it: 2 is a wrong option
 SIZES = (784, 256, 128, 10)
 BATCH, LR, SEEDS = 128, 2e-3, (0, 1)
 STATES: list[tuple[str, dict[str, Any]]] = [
@@ -56,7 +57,7 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.place / "train-images-idx3-ubyte.gz").is_file():
         print(f"no data in {args.place}: apt-get install dataset-fashion-mnist", file=sys.stderr)
-        return 2
+        return ABSENT
     data = fashion(args.place)
     steps = len(data.y) // BATCH
     reached, sizes = {}, []

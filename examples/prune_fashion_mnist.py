@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fashion_mnist import BATCH, LR, PLACE, SEEDS, SIZES, fashion
+from fashion_mnist import ABSENT, BATCH, LR, PLACE, SEEDS, SIZES, fashion
 from prune_digits import Plan, draw, lost, mean_of, measure, show
 
 MOST_LOST = 0.005  # of the accuracy, by half of the weights or half of the width
@@ -23,7 +23,7 @@ def main() -> int:
     args = parser.parse_args()
     if not (args.place / "train-images-idx3-ubyte.gz").is_file():
         print(f"no data in {args.place}: apt-get install dataset-fashion-mnist", file=sys.stderr)
-        return 2
+        return ABSENT
     data = fashion(args.place)
     plan = Plan(SIZES, BATCH, args.epochs, LR, args.epochs, LR / 2, SEEDS)
     models = mean_of(measure(data, plan, seed) for seed in plan.seeds)

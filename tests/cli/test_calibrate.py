@@ -55,7 +55,7 @@ def test_two_machines_files_are_added_up_and_taken(
     ("arguments", "text"),
     [
         (["calibrate", "a", "b", "-o", "c"], "one MODEL, got 2; or pass --merge"),
-        (["calibrate", "a", "-o", "c"], "Missing option '--calibrate' (or --merge)"),
+        (["calibrate", "a", "-o", "c"], "Missing option '--calibrate' (or --merge); see modelopt-rs calibrate --help"),
         (["calibrate", "--merge", "a", "b", "--calibrate", "x", "-o", "c"], "--merge takes files of statistics alone"),
         (["calibrate", "--merge", "a", "-o", "c"], "paths must be two or more files of statistics, got 1"),
         (["quantize", "a", "-o", "b", "--method", "awq"], "--method awq needs --calibrate or --statistics"),

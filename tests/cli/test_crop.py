@@ -120,10 +120,13 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL", "--keep", "0.5", "--what", "ffn"], "Missing option '-o' / '--output' (or --dry-run)"),
-        (["MODEL", "-o", "OUT", "--what", "ffn"], "Missing option '--keep'"),
-        (["MODEL", "-o", "OUT", "--keep", "0.5"], "Missing option '--what'"),
-        (["--keep", "0.5", "--what", "ffn"], "Missing argument 'FILE|DIR'."),
+        (
+            ["MODEL", "--keep", "0.5", "--what", "ffn"],
+            "Missing option '-o' / '--output' (or --dry-run); see modelopt-rs crop --help",
+        ),
+        (["MODEL", "-o", "OUT", "--what", "ffn"], "Missing option '--keep'; see modelopt-rs crop --help"),
+        (["MODEL", "-o", "OUT", "--keep", "0.5"], "Missing option '--what'; see modelopt-rs crop --help"),
+        (["--keep", "0.5", "--what", "ffn"], "Missing argument 'FILE|DIR'; see modelopt-rs crop --help"),
         (
             ["MODEL", "-o", "OUT", "--keep", "half", "--what", "ffn"],
             f"Invalid value for '--keep': 'half' {NO_KEEP}",

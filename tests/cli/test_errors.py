@@ -27,13 +27,13 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing command."),
+        ([], "Missing command; see modelopt-rs --help"),
         (["bogus"], "No such command 'bogus'."),
-        (["quantize"], "Missing argument 'FILE|DIR'."),
-        (["inspect"], "Missing argument 'FILE|DIR'."),
-        (["compare", "a"], "Missing argument 'B'."),
-        (["dequantize", "a"], "Missing option '-o' / '--output'."),
-        (["quantize", "MODEL"], "Missing option '-o' / '--output' (or --dry-run)"),
+        (["quantize"], "Missing argument 'FILE|DIR'; see modelopt-rs quantize --help"),
+        (["inspect"], "Missing argument 'FILE|DIR'; see modelopt-rs inspect --help"),
+        (["compare", "a"], "Missing argument 'B'; see modelopt-rs compare --help"),
+        (["dequantize", "a"], "Missing option '-o' / '--output'; see modelopt-rs dequantize --help"),
+        (["quantize", "MODEL"], "Missing option '-o' / '--output' (or --dry-run); see modelopt-rs quantize --help"),
         (
             ["quantize", "MODEL", "-o", "OUT", "--bits", "3"],
             "Invalid value for '--bits': '3' is not one of '8', '4', '2'.",

@@ -102,6 +102,25 @@ def test_the_package_itself_needs_no_extra(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("guest", "missing", "install"),
+    [
+        ("torch", "torch", '"modelopt_rs[torch]"'),
+        ("keras", "keras", '"modelopt_rs[keras]"'),
+        ("transformers", "torch", "torch transformers"),
+    ],
+)
+def test_a_guest_that_is_not_there_is_named_with_what_brings_it(guest: str, missing: str, install: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"try:\n    import modelopt_rs.interop.{guest}\n"
+        "except ModuleNotFoundError as error:\n    print(error.name, error, sep=chr(10))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    expected = f"interop.{guest}: {missing} must be installed; pip install {install}"
+    assert done.stdout.splitlines() == [missing, expected], done.stderr
+
+
 def whole_bert() -> Tensors:
     """A model of the BERT family that transformers loads: one layer, four heads."""
     layer, shapes = "encoder.layer.0", {}

@@ -109,9 +109,12 @@ def test_nan(run: Call, fail: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL", "--sparsity", "0.5"], "Missing option '-o' / '--output' (or --dry-run)"),
-        (["MODEL", "-o", "OUT"], "Missing option '--sparsity' or '--n-of-m'"),
-        (["--sparsity", "0.5"], "Missing argument 'FILE|DIR'."),
+        (
+            ["MODEL", "--sparsity", "0.5"],
+            "Missing option '-o' / '--output' (or --dry-run); see modelopt-rs prune --help",
+        ),
+        (["MODEL", "-o", "OUT"], "Missing option '--sparsity' or '--n-of-m'; see modelopt-rs prune --help"),
+        (["--sparsity", "0.5"], "Missing argument 'FILE|DIR'; see modelopt-rs prune --help"),
         (
             ["MODEL", "-o", "OUT", "--sparsity", "0.5", "--n-of-m", "2:4"],
             "sparsity, or n and m, must be given, got both",

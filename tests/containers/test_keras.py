@@ -11,6 +11,7 @@ import pytest
 
 h5py = pytest.importorskip("h5py")
 
+import modelopt_rs as mo  # noqa: E402
 from checkpoints import read, weights  # noqa: E402
 from modelopt_rs import compare_files, dequantize_file, files, inspect_file, prune_file  # noqa: E402
 from modelopt_rs.errors import FormatError, LimitError, UnsupportedError  # noqa: E402
@@ -164,3 +165,43 @@ def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r'keras-files: pip install "modelopt_rs\[keras-files\]"'):
         files.open(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("layers/dense/vars/0", "layers/conv2d/vars/0", "layers/embedding/vars/0", "layers/dense/vars/1"),
+        ("dense/dense/kernel:0", "conv/conv/kernel:0", "embedding/embedding/embeddings:0", "dense/dense/bias:0"),
+    ],
+)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_weights_of_keras_are_quantized_by_their_plain_names(tmp_path: Path, names: tuple[str, ...], bits: int) -> None:
+    """H37: where it is asked for, as no loader reads them; `dequantize` and `compare` do, by the same names."""
+    rng = np.random.default_rng(0)
+    shapes = ((64, 96), (3, 3, 8, 64), (50, 32), (96,))
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in zip(names, shapes, strict=True)}
+    source, out = save(tmp_path / "a.weights.h5", arrays), tmp_path / "q.safetensors"
+    report = mo.quantize_file(source, out, bits=bits, durable=False)
+    assert report.totals.changed == 0
+    assert any("only_dequantize has dequantize do it" in each for each in report.warnings)
+    options: dict[str, Any] = {"bits": bits, "only_dequantize": True, "uniform": True, "overwrite": True}
+    report = mo.quantize_file(source, out, include=[names[2]], durable=False, **options)
+    assert [tensor.decision for tensor in report.tensors].count("quantize") == 3
+    mo.dequantize_file(out, tmp_path / "b.safetensors", durable=False)
+    with mo.files.open(tmp_path / "b.safetensors") as back:
+        assert {name: info.shape for name, info in back.tensors.items()} == dict(zip(names, shapes, strict=True))
+        for name in names[:3]:
+            lost = np.linalg.norm(back.read(name) - arrays[name]) / np.linalg.norm(arrays[name])
+            assert lost < {8: 0.02, 4: 0.15, 2: 0.5}[bits]
+    assert mo.compare_files(source, out).only_in_a == mo.compare_files(source, out).only_in_b == ()
+
+
+def test_weights_of_keras_are_pruned_only_where_no_axis_counts(tmp_path: Path) -> None:
+    """Theirs are [in, out]: rows are no outputs."""
+    arrays = {"layers/dense/vars/0": np.arange(64, dtype=np.float32).reshape(8, 8), "layers/dense/vars/1": np.ones(8)}
+    source = save(tmp_path / "a.weights.h5", arrays)
+    report = mo.prune_file(source, tmp_path / "b.safetensors", sparsity=0.5, durable=False)
+    assert report.totals.sparsity_after == 0.5
+    for options in ({"n": 2, "m": 4}, {"sparsity": 0.5, "scope": "row"}):
+        report = mo.prune_file(source, tmp_path / "c.safetensors", overwrite=True, durable=False, **options)
+        assert "isn't clear: a weight of Keras" in report.tensors[0].reason

@@ -1,6 +1,8 @@
 """Pictures of the examples: few lines, names that can be read, the same file again, one for dark pages."""
 
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra `demo` is not installed")
 import charts
+import fashion_mnist
 
 EXAMPLES = Path(charts.__file__).parent
 SHARED = {"charts", "onnx_table", "service"}  # `service` waits for requests: `load_test` runs it
@@ -53,6 +56,14 @@ def test_make_examples_runs_every_example() -> None:
     named = re.search(r"^EXAMPLES := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert named is not None
     assert set(named[1].replace("\\", " ").split()) == {path.stem for path in EXAMPLES.glob("*.py")} - SHARED
+
+
+def test_make_examples_goes_on_only_without_data_and_not_after_a_wrong_option() -> None:
+    recipe = re.search(r"^examples: .*\n((?:\t.*\n)+)", (EXAMPLES.parent / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    assert re.findall(r"\[ \$\$\? -eq (\d+) \]", recipe[1]) == [str(fashion_mnist.ABSENT)]
+    command = [sys.executable, EXAMPLES / "fashion_mnist.py", "--no-such-option"]
+    assert subprocess.run(command, capture_output=True).returncode not in (0, fashion_mnist.ABSENT)
 
 
 def test_documents_show_the_picture_of_every_example_for_light_and_for_dark_pages() -> None:

@@ -153,6 +153,46 @@ FAMILIES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "Wav2Vec2ForCTC": (config("Wav2Vec2", SPEECH), sound),
     "HubertForCTC": (config("Hubert", SPEECH), sound),
 }
+NOMIC = {"num_key_value_heads": 4}
+# Tried at 4 bits alone, where weights may get zero points or more bits: names, structures and roads of their own.
+OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
+    "GPT2LMHeadModel": (config("GPT2", vocab_size=100, n_embd=64, n_layer=2, n_head=4, n_positions=64), tokens),
+    "OPTForCausalLM": (config("OPT", DECODER, ffn_dim=128, word_embed_proj_dim=64), tokens),
+    "BloomForCausalLM": (config("Bloom", vocab_size=100, hidden_size=64, n_layer=2, n_head=4), tokens),
+    "GPTNeoXForCausalLM": (config("GPTNeoX", ENCODER), tokens),
+    "Phi3ForCausalLM": (config("Phi3", DECODER), tokens),
+    "Olmo2ForCausalLM": (config("Olmo2", DECODER), tokens),
+    "CohereForCausalLM": (config("Cohere", DECODER), tokens),
+    "StableLmForCausalLM": (config("StableLm", DECODER), tokens),
+    "Starcoder2ForCausalLM": (config("Starcoder2", DECODER), tokens),
+    "Glm4ForCausalLM": (config("Glm4", DECODER), tokens),
+    # Shared experts beside those that are merged.
+    "Glm4MoeForCausalLM": (
+        config("Glm4Moe", DECODER, MOE, n_routed_experts=4, moe_intermediate_size=32, first_k_dense_replace=1),
+        tokens,
+    ),
+    "Ernie4_5_MoeForCausalLM": (
+        config("Ernie4_5_Moe", DECODER, moe_num_experts=4, moe_k=2, moe_intermediate_size=32),
+        tokens,
+    ),
+    # One weight becomes three as they are loaded.
+    "NomicBertModel": (config("NomicBert", ENCODER, NOMIC), tokens),
+    "GteModel": (config("Gte", ENCODER, NOMIC), tokens),
+    "JinaEmbeddingsV3Model": (config("JinaEmbeddingsV3", ENCODER, NOMIC), tokens),
+    # Its quantized model has other modules than its float one.
+    "Llama4ForCausalLM": (
+        config("Llama4Text", DECODER, MOE, num_local_experts=4, intermediate_size_mlp=128, interleave_moe_layer_step=1),
+        tokens,
+    ),
+    "RwkvForCausalLM": (
+        config("Rwkv", vocab_size=100, hidden_size=64, num_hidden_layers=2, attention_hidden_size=64),
+        tokens,
+    ),
+    "XLNetLMHeadModel": (config("XLNet", vocab_size=100, d_model=64, n_layer=2, n_head=4, d_inner=128), tokens),
+    "DebertaV2ForMaskedLM": (config("DebertaV2", ENCODER), tokens),
+    "XLMRobertaForMaskedLM": (config("XLMRoberta", ENCODER), tokens),
+}
+FLOAT = ("Llama4ForCausalLM",)  # left as they are
 # The lowest SQNR of logits against float at 8 bits, with random weights.
 FORMATS: dict[str, dict[str, Any]] = {
     "8": {"bits": 8},
@@ -176,7 +216,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         path = folder / name
         if not path.exists():
             torch.manual_seed(1)
-            getattr(tf, name)(FAMILIES[name][0]()).save_pretrained(path)
+            getattr(tf, name)({**FAMILIES, **OTHERS}[name][0]()).save_pretrained(path)
         return path
 
     return make
@@ -227,6 +267,44 @@ def test_a_family_is_read_back(source: Callable[[str], Path], tmp_path: Path, na
     db = assert_read_back(source(name), tmp_path / "q", name, FAMILIES[name][1]())
     print(f"\n{name}, {form}: {report.totals.changed} weights, {db:.1f} dB")
     assert db > (15.0 if form != "4" else -5.0)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_family_is_read_back(source: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    """H1: what a loader splits or replaces stays float, and said so; Conv1D has codes by default (H2)."""
+    report = mo.quantize_file(source(name), tmp_path / "q", bits=4, durable=False)
+    assert (report.totals.changed == 0) == (name in FLOAT)
+    for tensor in report.tensors:
+        if tensor.name.endswith("Wqkv.weight") or (name == "GteModel" and tensor.name.endswith("qkv_proj.weight")):
+            assert (tensor.decision, tensor.reason[:26]) == ("copy", "transformers splits it as ")
+    db = assert_read_back(source(name), tmp_path / "q", name, OTHERS[name][1]())
+    print(f"\n{name}: {report.totals.changed} weights, {db:.1f} dB")
+
+
+@pytest.mark.parametrize("name", ["Glm4MoeForCausalLM", "NomicBertModel", "GPT2LMHeadModel"])
+def test_mixed_bits_of_another_family(source: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    """H1: by the modules' names, where not all are coded alike; or refused, where these are not those of the file."""
+    glob = {"Glm4MoeForCausalLM": "*q_proj*", "NomicBertModel": "*fc11*", "GPT2LMHeadModel": "*c_attn*"}[name]
+    options: dict[str, Any] = {"bits": 8, "bits_of": {glob: 4}, "scheme": "symmetric", "durable": False}
+    if name != "Glm4MoeForCausalLM":
+        with pytest.raises(mo.OptionError, match="transformers reads it only where all weights are coded alike"):
+            mo.quantize_file(source(name), tmp_path / "q", **options)
+        return
+    mo.quantize_file(source(name), tmp_path / "q", **options)
+    assert_read_back(source(name), tmp_path / "q", name, tokens())
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_second_pass_is_read_back(source: Callable[[str], Path], tmp_path: Path, form: str) -> None:
+    """H56: feed-forward layers by one command, attention by another; and float8 to fewer bits."""
+    name = "LlamaForCausalLM"
+    mo.quantize_file(source(name), tmp_path / "1", exclude=["*self_attn*"], durable=False, **FORMATS["8"])
+    second = {"8": FORMATS["8"], "4": FORMATS["4"], "fp8": FORMATS["4"]}[form]
+    if form == "fp8":
+        mo.quantize_file(source(name), tmp_path / "1", overwrite=True, durable=False, **FORMATS["fp8"])
+    report = mo.quantize_file(tmp_path / "1", tmp_path / "q", durable=False, **second)
+    assert report.totals.changed == (14 if form == "fp8" else 8)
+    assert_read_back(source(name), tmp_path / "q", name, tokens())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from modelopt_rs import UnsupportedError
 from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.planning.prune import PruneOptions, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
@@ -87,10 +88,14 @@ def test_what_cannot_be_quantized(one: TensorInfo, reason: str) -> None:
         decide(one, include=["a*"])
 
 
-def test_conv1d_of_gpt2_is_left() -> None:
+def test_conv1d_of_gpt2_is_quantized_where_its_loader_reads_it_back() -> None:
+    """H2. Not by bitsandbytes; and not pruned: what is an input can't be told there."""
     one = info("h.0.attn.c_attn.weight")
-    assert decide(one).action == "quantize"
-    assert decide(one, {"model_type": "gpt2"}).reason == "a Conv1D layer: stored as [in, out]"
+    assert decide(one).action == decide(one, {"model_type": "gpt2"}).action == "quantize"
+    left = decide(one, {"model_type": "gpt2"}, format="nf4")
+    assert (left.action, left.reason) == ("copy", "a Conv1D layer: stored as [in, out]")
+    pruned = plan_prune({one.name: one}, {"model_type": "gpt2"}, PruneOptions(sparsity=0.5))[one.name]
+    assert pruned.reason == "a Conv1D layer: stored as [in, out]"
 
 
 def test_group_size_must_divide_the_row() -> None:

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -258,6 +257,7 @@ def test_the_best_are_the_first_of_a_stable_sort(dtype, largest, isa):
 
 
 def test_the_best_values_are_torchs():
+    torch = pytest.importorskip("torch", reason="the extra `interop` is not installed")
     x = RNG.standard_normal((5, 1000)).astype(np.float32)
     x[:, ::50] = np.nan
     for largest in (True, False):

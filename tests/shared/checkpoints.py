@@ -10,6 +10,7 @@ import numpy as np
 NUMPY = {
     "F8_E4M3": np.uint8,
     "F8_E5M2": np.uint8,
+    "F8_E8M0": np.uint8,
     "F32": "<f4",
     "F16": "<f2",
     "BF16": "<u2",

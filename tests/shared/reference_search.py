@@ -90,7 +90,7 @@ def least_error(x: np.ndarray, bits: int, scheme: str, dtype: str | None = None,
 def norm_error(
     x: np.ndarray, bits: int, scheme: str, norm: float, dtype: str | None = None, w: np.ndarray | None = None
 ) -> float:
-    """The sum of errors to a power that the search leaves: least squares with squares times |d| to the power norm - 2."""
+    """The sum of errors to a power that the search leaves: least squares, each times |d| to the power norm - 2."""
     x = x.astype(np.float64)
     w = np.ones(x.size) if w is None else w.astype(np.float64)
 

@@ -113,6 +113,9 @@ def explain(error: BaseException) -> tuple[int, str]:
             return INTERRUPTED, "interrupted"
         case Terminated():
             return TERMINATED, "terminated"
+        case click.UsageError() if (said := error.format_message()).startswith("Missing"):
+            command = error.ctx.command_path if error.ctx else "modelopt-rs"
+            return USAGE, f"{said.rstrip('.')}; see {command} --help"
         case click.ClickException():
             return USAGE, error.format_message()
         case OptionError():

@@ -30,7 +30,6 @@ __all__ = ["quantize"]
 INCLUDED = {
     "an embedding": "embeddings",
     "the last head": "heads",
-    "a Conv1D layer: stored as [in, out]": "Conv1D layers",
 }
 
 

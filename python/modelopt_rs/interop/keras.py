@@ -12,7 +12,12 @@ Tested with torch and JAX.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import keras
+try:
+    import keras
+except ModuleNotFoundError as error:
+    what = 'interop.keras: keras must be installed; pip install "modelopt_rs[keras]"'
+    raise ModuleNotFoundError(what, name=error.name) from error
+
 import ml_dtypes
 import numpy as np
 

@@ -9,8 +9,12 @@ only feed-forward width need none of this.
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+try:
+    import torch
+    import transformers
+except ModuleNotFoundError as error:
+    what = f"interop.transformers: {error.name} must be installed; pip install torch transformers"
+    raise ModuleNotFoundError(what, name=error.name) from error
 
 from modelopt_rs.signatures import show_options
 

@@ -1,13 +1,15 @@
 """What `config.json` says of weights in the layouts of compressed-tensors."""
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from modelopt_rs.layouts.modules import Modules
 
 __all__ = ["config_of_formats", "dense_on_loading", "ignored", "targets_of"]
 
 Spec = TypeVar("Spec", bound=Hashable)
+_MERGED: Final = re.compile(r"(?:^|\.)experts\.\d+\.")
 
 
 def targets_of(specs: Mapping[str, Spec], modules: Modules) -> dict[Spec, list[str]]:
@@ -23,7 +25,15 @@ def targets_of(specs: Mapping[str, Spec], modules: Modules) -> dict[Spec, list[s
     names: dict[Spec, list[str]] = {}
     for name, spec in specs.items():
         names.setdefault(spec, []).append(name)
-    return {spec: [f"re:{pattern}" for pattern in modules.patterns(some)] for spec, some in names.items()}
+    return {spec: [f"re:{each}" for each in _patterns(some, modules)] for spec, some in names.items()}
+
+
+def _patterns(names: Sequence[str], modules: Modules) -> list[str]:
+    """Return the patterns of modules, without the word by which transformers tells merged experts from all others."""
+    found = modules.patterns(names)
+    if any(_MERGED.search(name) for name in names):
+        return found
+    return [pattern.replace("experts", "expert[s]") for pattern in found]  # as in `shared_experts`
 
 
 def ignored(specs: Mapping[str, Any], modules: Modules) -> list[str]:

@@ -9,7 +9,7 @@ For a weight `NAME.weight` of shape [out, in] the file holds:
 What loads it computes weight * weight_scale.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from modelopt_rs.dtypes import nbytes
@@ -23,6 +23,8 @@ from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 __all__ = ["FLOAT_QUANTIZED", "FOREIGN_FLOAT8"]
 
 _BLOCK = 128
+_SCALES: Final = ("F32", "F16", "BF16", "F8_E8M0", "U8")
+_OF_ACTIVATIONS: Final = ("input_scale", "input_scale_inv", "activation_scale", "activation_scale_inv", "output_scale")
 _FORMATS = {"F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2"}
 
 
@@ -39,7 +41,7 @@ class _FloatQuantized:
         for name, info in source.tensors.items():
             scale = source.tensors.get(f"{name}_scale")
             if info.dtype == "F8_E4M3" and is_weight(name) and scale is not None:
-                yield FormatWeight(source, name, _matrix(source, info), _spec(source, info, scale), (name, scale.name))
+                yield _weight(source, info, scale)
 
     def spec(self, options: Any) -> FormatSpec:
         check_group_size(options, (0, _BLOCK))
@@ -72,7 +74,10 @@ FLOAT_QUANTIZED: Final = _FloatQuantized()
 
 
 class _ForeignFloat8:
-    """Float8 tensors as others store them: with `NAME_scale_inv` (DeepSeek), E5M2, or without any scale."""
+    """Float8 tensors as others store them: with `NAME_scale_inv` (DeepSeek), E5M2, or without any scale.
+
+    Scales may be powers of two (E8M0), as in MXFP8.
+    """
 
     name: Final = "float8"
     state: Final = "stored as float8"
@@ -89,7 +94,7 @@ class _ForeignFloat8:
             if scale is None:
                 yield FormatWeight(source, name, info.shape, FormatSpec(_FORMATS[info.dtype]), (name,))
             else:
-                yield FormatWeight(source, name, info.shape, _spec(source, info, scale), (name, scale.name))
+                yield _weight(source, info, scale)
 
 
 FOREIGN_FLOAT8: Final = _ForeignFloat8()
@@ -103,9 +108,13 @@ def _is_foreign(tensors: Mapping[str, TensorInfo], info: TensorInfo) -> bool:
 
 
 def _block(source: Source) -> int:
-    """Return the block that config.json names (DeepSeek), or the usual one."""
+    """Return the block that config.json names (DeepSeek, compressed-tensors), or the usual one."""
     said = (source.config or {}).get("quantization_config")
-    block = said.get("weight_block_size") if isinstance(said, Mapping) else None
+    said = said if isinstance(said, Mapping) else {}
+    groups = said.get("config_groups")
+    weights = [group.get("weights") for group in _objects(groups.values() if isinstance(groups, Mapping) else ())]
+    named = (said.get("weight_block_size"), *(each.get("block_structure") for each in _objects(weights)))
+    block = next((each for each in named if each is not None), None)
     if block is None:
         return _BLOCK
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in block):
@@ -113,6 +122,10 @@ def _block(source: Source) -> int:
     if block[0] != block[1]:
         raise UnsupportedError(f"{source.path}: weight_block_size {block} is not square, which is not supported")
     return int(block[0])
+
+
+def _objects(values: Iterable[Any]) -> list[Mapping[str, Any]]:
+    return [each for each in values if isinstance(each, Mapping)]
 
 
 def _weights(spec: FormatSpec) -> dict[str, Any]:
@@ -128,18 +141,29 @@ def _matrix(source: Source, info: TensorInfo) -> tuple[int, int]:
     return info.shape[0], info.shape[1]
 
 
+def _weight(source: Source, info: TensorInfo, scale: TensorInfo) -> FormatWeight:
+    """Return a weight with scales, and with what says how the inputs of its layer are coded."""
+    layer = info.name.removesuffix("weight")
+    names = (f"{layer}{end}" for end in _OF_ACTIVATIONS)
+    beside = tuple(name for name in names if layer != info.name and name in source.tensors)
+    shape, spec = _matrix(source, info), _spec(source, info, scale)
+    return FormatWeight(source, info.name, shape, spec, (info.name, scale.name), beside)
+
+
 def _spec(source: Source, info: TensorInfo, scale: TensorInfo) -> FormatSpec:
     """Return what the shape of the scales says."""
     rows, columns = _matrix(source, info)
     where = f"{source.path}: tensor {quote(scale.name)}"
-    if scale.dtype not in ("F32", "F16", "BF16"):
-        raise FormatError(f"{where} must be F32, F16 or BF16, got {scale.dtype}")
+    if scale.dtype not in _SCALES:
+        raise FormatError(f"{where} must be of {', '.join(_SCALES)}, got {scale.dtype}")
     format, block = _FORMATS[info.dtype], _block(source)
     blocks = FormatSpec(format, group_size=(block, block))
-    if scale.shape == (rows, 1):
+    if scale.shape in ((rows, 1), (rows,)) and rows > 1:
         return FormatSpec(format, axis=0)
     if scale.shape in ((), (1,), (1, 1)):
         return FormatSpec(format)
     if scale.shape == blocks.scale_shape(rows, columns):
         return blocks
+    if len(scale.shape) == 2 and scale.shape[0] == rows and scale.shape[1] and columns % scale.shape[1] == 0:
+        return FormatSpec(format, group_size=columns // scale.shape[1])
     raise FormatError(f"{where} must fit a weight {info.shape}, got shape {scale.shape}")

@@ -20,7 +20,7 @@ from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["FormatEncoder", "FormatWeight"]
 
-NAN_EXPONENT = 255  # of an E8M0 scale
+NAN_EXPONENT, EXPONENT_BIAS = 255, 127  # of an E8M0 scale
 
 
 class FormatEncoder(Transform):
@@ -111,15 +111,23 @@ class FormatWeight:
     shape : tuple of int
         Two axes where there are scales for parts of it.
     spec : FormatSpec
-    parts : sequence of str
+    coded : sequence of str
         The tensors of codes, of scales and, if there is one, of the global scale.
+    beside : sequence of str
+        Tensors that say how its layer's activations are coded; as floats it has none.
     """
 
     source: Source
     name: str
     shape: tuple[int, ...]
     spec: FormatSpec
-    parts: Sequence[str]
+    coded: Sequence[str]
+    beside: Sequence[str] = ()
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """The source's tensors that stand for it; it shows in the place of the codes."""
+        return (*self.coded, *self.beside)
 
     @property
     def words(self) -> str:
@@ -132,10 +140,10 @@ class FormatWeight:
 
     def buffers(self, dtype: str) -> Sequence[Buffer]:
         """Return what reading holds besides a tile."""
-        codes = self.source.tensors[self.parts[0]]
-        if len(self.parts) < 2:
+        codes = self.source.tensors[self.coded[0]]
+        if len(self.coded) < 2:
             return (Buffer("u1", codes.row_nbytes),)
-        scale = self.source.tensors[self.parts[1]]
+        scale = self.source.tensors[self.coded[1]]
         per = self._rows_together()
         # Scales as stored, widened, and where they are finite.
         held = Buffer("u1", codes.row_nbytes), Buffer("u1", 3 * max(scale.row_nbytes, 4), per=per)
@@ -143,7 +151,7 @@ class FormatWeight:
 
     def _decoder(self, dtype: str, threads: int | None) -> Decoder:
         spec = (self.spec.format, self.spec.axis, self.spec.group_size)
-        precision = self.source.tensors[self.parts[1]].dtype if len(self.parts) > 1 else "F32"
+        precision = self.source.tensors[self.coded[1]].dtype if len(self.coded) > 1 else "F32"
         return Decoder(spec, precision, dtype, threads)
 
     def _rows_together(self) -> int:
@@ -155,7 +163,7 @@ class FormatWeight:
         decode, whole, together = self._decoder(dtype, threads), self._global_scale(), self._rows_together()
         step = max(1, min(rows, max_bytes // self.info(dtype).row_nbytes) // together) * together
         out = np.empty((min(step, rows), columns), numpy_dtype(dtype))
-        codes_info = self.source.tensors[self.parts[0]]
+        codes_info = self.source.tensors[self.coded[0]]
         scales = self._scales(step)
         for tile in self.source.tiles(codes_info.name, step * codes_info.row_nbytes):
             dense = out[: len(tile.array)]
@@ -167,7 +175,7 @@ class FormatWeight:
         shape, spec = self.info("F32").shape, self.spec
         if 0 in shape:
             raise UnsupportedError(f"{self.source.path}: tensor {quote(self.name)} is empty")
-        codes = np.array(self.source.read(self.parts[0])).view(np.uint8).reshape(shape[0], -1)
+        codes = np.array(self.source.read(self.coded[0])).view(np.uint8).reshape(shape[0], -1)
         scale = np.array(next(self._scales(self.info("F32").rows)))
         return QuantizedArray(
             codes if spec.group_size is not None else codes.reshape(shape),
@@ -181,9 +189,9 @@ class FormatWeight:
 
     def _scales(self, step: int) -> Iterator[Array]:
         """Yield the scales of each `step` rows, as the array functions want them; they must be finite."""
-        if len(self.parts) < 2:
+        if len(self.coded) < 2:
             yield from itertools.repeat(np.ones((), np.float32))
-        info, shown = self.source.tensors[self.parts[1]], self.info("F32")
+        info, shown = self.source.tensors[self.coded[1]], self.info("F32")
         rows, columns = shown.rows, shown.columns
         if self.spec.axis is None and self.spec.group_size is None:
             whole = self._checked(Tile(0, self.source.read(info.name).reshape(1, -1)), info).reshape(())
@@ -202,13 +210,15 @@ class FormatWeight:
             bad = ~np.isfinite(scale)
         else:
             scale = np.ascontiguousarray(tile.array)
-            bad = scale == NAN_EXPONENT if info.dtype == "U8" else scale % 128 == 127  # E8M0 and E4M3 have one NaN
+            bad = scale % 128 == 127 if info.dtype == "F8_E4M3" else scale == NAN_EXPONENT  # E4M3 and E8M0 have one NaN
+            if self.spec.format.startswith("fp8"):  # whose scales are floats
+                scale = np.ldexp(np.float32(1), scale.astype(np.int32) - EXPONENT_BIAS)
         if bad.any():
             row = tile.first_row + int(bad.any(axis=-1).argmax())
             raise FormatError(f"{where} row {row:,}: scale is not a finite number")
         return scale
 
     def _global_scale(self) -> Array | None:
-        if len(self.parts) < 3:
+        if len(self.coded) < 3:
             return None
-        return np.array(self.source.read(self.parts[2]), np.float32).reshape(())
+        return np.array(self.source.read(self.coded[2]), np.float32).reshape(())

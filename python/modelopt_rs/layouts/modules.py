@@ -16,7 +16,7 @@ __all__ = ["Modules"]
 
 Parts: TypeAlias = tuple[str, ...]
 # What a model with a head calls its base model, besides its type.
-_BASES: Final = ("model", "transformer", "base_model")
+_BASES: Final = ("model", "transformer", "base_model", "backbone")
 _ANY: Final = r"(?:.*\.)?"
 
 

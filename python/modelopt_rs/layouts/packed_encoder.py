@@ -18,7 +18,7 @@ from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, s
 from modelopt_rs.quant.by_inputs import ByInputs, Moments
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.model import Source, TensorInfo, is_recurrent, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, is_kernel, is_recurrent, is_weight
 from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["PACK_QUANTIZED", "Quantize", "pack_zero_points"]
@@ -115,7 +115,7 @@ class _PackQuantized:
         return PackedSpec(options.bits, symmetric, size or None)
 
     def can_hold(self, info: TensorInfo) -> bool:
-        return len(info.shape) >= 2 and (is_weight(info.name) or is_recurrent(info.name))
+        return len(info.shape) >= 2 and (is_weight(info.name) or is_recurrent(info.name) or is_kernel(info.name))
 
     def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
         size = spec.group_size

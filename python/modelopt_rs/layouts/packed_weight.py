@@ -14,7 +14,7 @@ from modelopt_rs.layouts.pack_quantized import read_specs
 from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
-from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_recurrent, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_kernel, is_recurrent, is_weight
 
 __all__ = ["PackedWeight", "find_packed", "is_packed_weight"]
 
@@ -156,7 +156,7 @@ def find_packed(source: Source) -> Iterator[PackedWeight]:
 def is_packed_weight(name: str) -> bool:
     """Whether a tensor has the name of codes of a weight."""
     weight = name.removesuffix("_packed")
-    return weight != name and (is_weight(weight) or is_recurrent(weight))
+    return weight != name and (is_weight(weight) or is_recurrent(weight) or is_kernel(weight))
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, ...]:

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import array_dtype
-from modelopt_rs.errors import UnsupportedError
+from modelopt_rs.dtypes import DTYPES, FLOATS, array_dtype
+from modelopt_rs.errors import OptionError, UnsupportedError, quote
 from modelopt_rs.layouts.layout import Layout, StoredWeight
 from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
-__all__ = ["Decompressed", "Dequantized", "Widened", "check_no_graph", "plain"]
+__all__ = ["Decompressed", "Dequantized", "PartlyQuantized", "Widened", "check_no_graph", "plain"]
 
 _READ_BYTES = 16 << 20
+# Layouts whose configurations name each weight that is stored so.
+_SAID_ANEW: Final = ("pack-quantized", "float-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized")
+_OF_ACTIVATIONS: Final = ("input_activations", "output_activations", "kv_cache_scheme", "sparsity_config")
 
 
 class Dequantized(Source):
@@ -108,6 +111,10 @@ class Dequantized(Source):
         """Return the names of the source's tensors that stand for `name`."""
         return self.stored[name].parts if name in self.stored else [name]
 
+    def stored_nbytes(self, name: str) -> int:
+        """Return the bytes of all that stands for `name`."""
+        return sum(self.source.tensors[part].nbytes for part in self.parts(name))
+
     def origin(self, name: str) -> str:
         """Return the name of the source's tensor in whose place `name` stands: itself, or its first part."""
         return self.parts(name)[0]
@@ -184,9 +191,10 @@ class Decompressed(Dequantized):
 
 
 class Widened(Dequantized):
-    """A view of a source in which float8 tensors that no quantizer of ours has made show as plain floats.
+    """A view of a source in which float8 tensors show as plain floats.
 
-    Every other tensor shows as it is, quantized ones too. `config` loses what it says of such tensors.
+    Every other tensor shows as it is, quantized ones too. `config` loses what it says of such tensors. They show in
+    the dtype of the model: the one of 16 bits that config.json or all its other floats have, else float32.
 
     Parameters
     ----------
@@ -194,11 +202,14 @@ class Widened(Dequantized):
         The model; closing the view closes it.
     threads : int, optional
         The result does not depend on it.
+    but : sequence of str, optional
+        Layouts that are left as they are.
     """
 
-    def __init__(self, source: Source, *, threads: int | None = None) -> None:
-        float8 = [layout for layout in LAYOUTS if layout.name == "float8"]
-        super().__init__(source, threads=threads, layouts=float8)
+    def __init__(self, source: Source, *, threads: int | None = None, but: Sequence[str] = ()) -> None:
+        float8 = [layout for layout in LAYOUTS if layout.name in ("float8", "float-quantized")]
+        chosen = [layout for layout in float8 if layout.name not in but]
+        super().__init__(source, dtype=_model_dtype(source), threads=threads, layouts=chosen)
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -207,6 +218,106 @@ class Widened(Dequantized):
         if not self.stored or config is None:
             return config
         return {key: value for key, value in config.items() if key != "quantization_config"}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the source, and in what the float8 tensors are read."""
+        if not self.stored:
+            return self.source.notes
+        stored = "1 weight is" if len(self.stored) == 1 else f"{len(self.stored):,} weights are"
+        return (*self.source.notes, f"{stored} stored as float8, and read as {DTYPES[self._dtype].word}")
+
+
+def _model_dtype(source: Source) -> str:
+    """Return the dtype that a model computes in."""
+    config = source.config or {}
+    said = config.get("dtype", config.get("torch_dtype"))
+    named = {DTYPES[name].word: name for name in ("F16", "BF16", "F32")}
+    if isinstance(said, str) and said.removeprefix("torch.") in named:
+        return named[said.removeprefix("torch.")]
+    ends = ("_scale", "_scale_inv")
+    floats = {info.dtype for info in source.tensors.values() if info.dtype in FLOATS and not info.name.endswith(ends)}
+    return floats.pop() if len(floats) == 1 and floats <= {"F16", "BF16"} else "F32"
+
+
+class PartlyQuantized:
+    """The tensors of a model of which some weights are quantized in a layout already, and stay as they are.
+
+    Parameters
+    ----------
+    view : Dequantized
+        The model, in which such weights show as they are stored.
+    layout : Layout
+        What others of it are to be quantized to.
+
+    Attributes
+    ----------
+    view : Dequantized
+    stored : mapping of str to StoredWeight
+        The weights that are quantized, by their plain names.
+    tensors : mapping of str to TensorInfo
+        All tensors by their plain names.
+
+    Raises
+    ------
+    UnsupportedError
+        If config.json says of the model what could not be said of others, too.
+    """
+
+    def __init__(self, view: Dequantized, layout: Layout) -> None:
+        self.view = view
+        known = layout.mark(view.tensors) is not None and layout.name in _SAID_ANEW
+        found = {weight.info("F32").name: weight for weight in layout.find(view.source)} if known else {}
+        self.stored: Mapping[str, StoredWeight] = MappingProxyType(found)
+        self._config = view.config or {}
+        if found:
+            self._config = _said_of_weights(self._config, str(view.path))
+        first = {weight.parts[0]: weight.info("F32") for weight in found.values()}
+        hidden = {part for weight in found.values() for part in weight.parts[1:]}
+        infos = (first.get(name, info) for name, info in view.tensors.items() if name not in hidden)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType({info.name: info for info in infos})
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json without what it says of the weights that are quantized; empty where there is none."""
+        return self._config
+
+    def parts(self, name: str) -> Sequence[str]:
+        """Return the names of the view's tensors that stand for `name`."""
+        return self.stored[name].parts if name in self.stored else [name]
+
+    def check(self, chosen: Mapping[str, Any], method: str | None) -> None:
+        """Refuse to quantize nothing more, or what can't be run.
+
+        Raises
+        ------
+        UnsupportedError
+            If no weight is chosen.
+        OptionError
+            If layers of the model are to be run.
+        """
+        if self.stored and not chosen:
+            name = next(iter(self.stored))
+            raise UnsupportedError(
+                f"the model is quantized already (tensor {quote(name)}: {self.stored[name].words}), and no other "
+                "weight was chosen: dequantize it first, or include others"
+            )
+        if self.stored and method is not None:
+            raise OptionError(f"method must be left out for a model that is quantized in part, got {method!r}")
+
+
+def _said_of_weights(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return config.json without what it says of weights; what it says of activations can't be said anew."""
+    said = config.get("quantization_config") or {}
+    groups = said.get("config_groups") if isinstance(said, Mapping) else None
+    parts = [part for part in (said, *(groups or {}).values()) if isinstance(part, Mapping)]
+    more = [key for key in _OF_ACTIVATIONS if any(part.get(key) for part in parts)]
+    if more:
+        raise UnsupportedError(
+            f"{where}: the model is quantized already, and not in its weights alone (config.json has {more[0]}): "
+            "dequantize it first"
+        )
+    return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:

@@ -13,6 +13,7 @@ from modelopt_rs.containers.checkpoint import read_config
 from modelopt_rs.containers.reading import MAX_HEADER
 from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
+from modelopt_rs.layouts.view import Widened
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import check_no_method
@@ -208,11 +209,12 @@ def _plan(
     then: QuantizeOptions | None,
 ) -> FilePlan:
     """Crop a transformer that has nothing but tensors."""
-    tensors, threads, described = source.tensors, execution.threads, source.container == "checkpoint"
-    before = _config(source, config)
+    view = Widened(source, threads=execution.threads)
+    tensors, threads, described = view.tensors, execution.threads, source.container == "checkpoint"
+    before = _config(view, config)
     plan = CropPlan(tensors, before, options, described=described)
     _after(plan, plan.draft(), tensors, then, threads)  # what can't be is refused before anything is read
-    scorer = Scorer(source, plan.cropped, options.norm, options.nonfinite, execution)
+    scorer = Scorer(view, plan.cropped, options.norm, options.nonfinite, execution)
     execution.total += scorer.bytes_to_read()
     after = _after(plan, plan.report(scorer.scores()), tensors, then, threads)
     transforms: dict[str, Transform] = {
@@ -224,7 +226,8 @@ def _plan(
     def report(seconds: float) -> CropFileReport:
         figures = {} if execution.dry_run else after.quantization.figures()
         rows = [
-            _tensor_report(info, after, transforms[name].outputs, figures.get(name)) for name, info in tensors.items()
+            _tensor_report(info, after, transforms[name].outputs, figures.get(name), view.stored_nbytes(name))
+            for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
         return CropFileReport(
@@ -242,7 +245,7 @@ def _plan(
         )
 
     return FilePlan(
-        view=source,
+        view=view,
         transforms=transforms,
         metadata=after.quantization.metadata,
         quantization_config=after.quantization.config,
@@ -317,7 +320,7 @@ def _notes(before: Mapping[str, Any], after: Mapping[str, Any] | None, described
 
 
 def _tensor_report(
-    info: TensorInfo, after: _After, outputs: Sequence[TensorInfo], figures: ErrorFigures | None
+    info: TensorInfo, after: _After, outputs: Sequence[TensorInfo], figures: ErrorFigures | None, nbytes: int
 ) -> TensorReport:
     done, reasons = [], []
     if info.name in after.report.shapes:
@@ -333,7 +336,7 @@ def _tensor_report(
         shape=info.shape,
         decision="+".join(done) or "copy",
         reason="; ".join(reasons) or "no unit of it goes",
-        bytes_before=info.nbytes,
+        bytes_before=nbytes,
         bytes_after=sum(output.nbytes for output in outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,

@@ -141,6 +141,6 @@ def _tensor_report(view: Dequantized, name: str) -> TensorReport:
         shape=info.shape,
         decision="copy" if stored is None else "dequantize",
         reason="not quantized" if stored is None else stored.words,
-        bytes_before=sum(view.source.tensors[part].nbytes for part in view.parts(name)),
+        bytes_before=view.stored_nbytes(name),
         bytes_after=info.nbytes,
     )

@@ -1,4 +1,4 @@
-"""AWQ of Hugging Face directories: weights times factors of their inputs, in families whose layers' makers are known."""
+"""AWQ of Hugging Face directories: weights times factors of their inputs, where it is known what makes these."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
+from modelopt_rs.layouts.view import Widened
 from modelopt_rs.operations.known_modules import NOT_LINEAR
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
@@ -206,14 +207,16 @@ def _plan(
     run: RunOptions | None,
     calibrate: Calibrate | None,
 ) -> FilePlan:
-    tensors, config = source.tensors, source.config or {}
+    view = source if source.graph is not None else Widened(source, threads=execution.threads)
+    tensors, config = view.tensors, view.config or {}
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
     decisions = plan_prune(tensors, config, options, axes, _unseen(source, options))
     quantization = Quantization(tensors, config, then, execution.threads)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
-    pruner = Pruner(source, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
+    pruner = Pruner(view, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
+    before = {name: _nbytes(view, name) for name in tensors}
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
 
     def report(seconds: float) -> Report:
@@ -223,7 +226,7 @@ def _plan(
         done = {name: (decisions[name], quantization.decisions.get(name)) for name in tensors}
         measured = {name: (counted.get(name), figures.get(name)) for name in tensors}
         rows = [
-            _tensor_report(info, done[name], stored.get(name), transforms[name].outputs, measured[name])
+            _tensor_report(info, done[name], stored.get(name), transforms[name].outputs, measured[name], before[name])
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -241,13 +244,18 @@ def _plan(
         )
 
     return FilePlan(
-        view=source,
+        view=view,
         transforms=transforms,
         metadata=quantization.metadata,
         quantization_config=quantization.config or _sparsity_config(tensors, dense, zeros, options),
         check=check,
         report=report,
     )
+
+
+def _nbytes(view: Source, name: str) -> int:
+    """Return the bytes of a tensor in the file."""
+    return view.stored_nbytes(name) if isinstance(view, Widened) else view.tensors[name].nbytes
 
 
 def _options(options: PruneOptions, calibrate: Calibrate | None, then: QuantizeOptions | None) -> dict[str, Any]:
@@ -381,6 +389,7 @@ def _tensor_report(
     dense: str | None,
     outputs: Sequence[TensorInfo],
     measured: tuple[tuple[int, int] | None, ErrorFigures | None],
+    nbytes: int,
 ) -> TensorReport:
     zeros, figures = measured
     done = [decision for decision in decisions if decision and decision.action != "copy"]
@@ -394,7 +403,7 @@ def _tensor_report(
         shape=info.shape,
         decision="+".join(decision.action for decision in done) or "copy",
         reason="; ".join(dict.fromkeys(reasons)),
-        bytes_before=info.nbytes,
+        bytes_before=nbytes,
         bytes_after=sum(output.nbytes for output in outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.errors import OptionError, quote
-from modelopt_rs.layouts.layout import Encoder
+from modelopt_rs.layouts.layout import Encoder, StoredWeight
 from modelopt_rs.layouts.modules import Modules
 from modelopt_rs.layouts.packed_encoder import Quantize
 from modelopt_rs.layouts.packed_spec import PackedSpec
@@ -42,6 +42,8 @@ class Quantization:
     threads : int or None
     sensitivity : Sensitivity, optional
         Says which weights need more bits.
+    stored : mapping, optional
+        Those of the tensors that are quantized already, and stay as they are.
 
     Attributes
     ----------
@@ -68,6 +70,7 @@ class Quantization:
         options: QuantizeOptions | None,
         threads: int | None,
         sensitivity: Sensitivity | None = None,
+        stored: Mapping[str, StoredWeight] = MappingProxyType({}),
     ) -> None:
         self.decisions: dict[str, Decision] = {}
         self.encoders: dict[str, Encoder] = {}
@@ -79,7 +82,8 @@ class Quantization:
         self.searched = options is not None and options.search is not None
         if options is None:
             return
-        found = _choice(tensors, config, options, threads, sensitivity)
+        model = _Model(tensors, config, threads, sensitivity, stored)
+        found = _choice(model, options)
         self.warnings += found.warnings
         for name, decision in found.decisions.items():
             self.decisions[name] = decision
@@ -89,11 +93,11 @@ class Quantization:
                 self.decisions[name] = choice.decision(decision)
             elif name in found.choices:
                 self.decisions[name] = Decision("copy", f"it can't be coded like the others, and {ALIKE}")
-        specs = self.specs
         check_bits_of(options.bits_of, self.decisions)
+        specs = {**model.specs, **self.specs}
         if not options.only_dequantize:
             left = {name: each.reason for name, each in self.decisions.items() if name not in specs}
-            check_loaded(specs, left, options.layout.name, config)
+            check_loaded(specs, left, options.layout.name, config, stored)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
 
@@ -122,6 +126,22 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class _Model:
+    """What is quantized, and by what."""
+
+    tensors: Mapping[str, TensorInfo]
+    config: Mapping[str, Any]
+    threads: int | None
+    sensitivity: Sensitivity | None
+    stored: Mapping[str, StoredWeight]
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """How the weights are coded that are quantized already."""
+        return {name: weight.spec for name, weight in self.stored.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class _Choice:
     """How each weight is coded (None: it can't be like the others), and what should be known of it."""
 
@@ -131,61 +151,51 @@ class _Choice:
     is_read: bool
 
 
-def _choice(
-    tensors: Mapping[str, TensorInfo],
-    config: Mapping[str, Any],
-    options: QuantizeOptions,
-    threads: int | None,
-    sensitivity: Sensitivity | None,
-) -> _Choice:
+def _choice(model: _Model, options: QuantizeOptions) -> _Choice:
     """Choose how weights are coded: where nothing is said with zero points, if each can then have what it needs.
 
     Zero points are read only where all weights are coded alike: where bits are mixed there are none.
     """
-    if options.scheme is not None or options.format is not None or not config or options.only_dequantize:
-        return _chosen(tensors, config, options, threads, sensitivity)
+    if options.scheme is not None or options.format is not None or not model.config or options.only_dequantize:
+        return _chosen(model, options)
     without = replace(options, scheme="symmetric")
     try:
-        found = _chosen(tensors, config, options, threads, sensitivity)
+        found = _chosen(model, options)
     except OptionError:  # what is included can't have zero points
-        return _chosen(tensors, config, without, threads, sensitivity)
+        return _chosen(model, without)
     left = any(
         decision.action == "copy" and any(fnmatchcase(name, glob) for glob in options.include)
         for name, decision in found.decisions.items()
     )
     if found.is_read and not found.warnings and not left:
         return found
-    errors = {} if sensitivity is None else dict(sensitivity.errors)
-    other = _chosen(tensors, config, without, threads, sensitivity)
+    errors = {} if model.sensitivity is None else dict(model.sensitivity.errors)
+    other = _chosen(model, without)
     if other.is_read and (not found.is_read or len(other.warnings) < len(found.warnings) or left):
         return other
-    if sensitivity is not None:
-        sensitivity.errors.update(errors)
+    if model.sensitivity is not None:
+        model.sensitivity.errors.update(errors)
     return found
 
 
-def _chosen(
-    tensors: Mapping[str, TensorInfo],
-    config: Mapping[str, Any],
-    options: QuantizeOptions,
-    threads: int | None,
-    sensitivity: Sensitivity | None,
-) -> _Choice:
+def _chosen(model: _Model, options: QuantizeOptions) -> _Choice:
     """Choose how each weight is coded: alone, and alike where loaders want that."""
-    decisions = plan_quantize(tensors, config, options)
+    decisions = plan_quantize(model.tensors, model.config, options, model.stored)
     chosen: dict[str, BitsChoice | None] = {
-        name: choose_bits(tensors[name], options, threads, sensitivity, config)
+        name: choose_bits(model.tensors[name], options, model.threads, model.sensitivity, model.config)
         for name, decision in decisions.items()
         if decision.action == "quantize"
     }
     alone, warnings, is_read = dict(chosen), [], True
     if not options.only_dequantize:
-        specs = {name: choice.spec for name, choice in chosen.items() if choice is not None}
-        for reader, names in groups_alike(specs, options.layout.name, config):
-            group = {name: choice for name in names if (choice := chosen[name]) is not None}
-            chosen |= choose_alike(group, tensors, options.with_scheme(reader), threads, config)
+        fixed = model.specs
+        specs = {**fixed, **{name: choice.spec for name, choice in chosen.items() if choice is not None}}
+        for reader, names in groups_alike(specs, options.layout.name, model.config):
+            group = {name: choice for name in names if (choice := chosen.get(name)) is not None}
+            chosen |= choose_alike(group, model.tensors, options.with_scheme(reader), model.threads, model.config)
             others = [name for name in group if _way(chosen[name]) != _way(alone[name])]
-            is_read &= len({choice.spec for name in names if (choice := chosen[name]) is not None}) < 2
+            ways = {choice.spec for name in names if (choice := chosen.get(name)) is not None}
+            is_read &= len(ways | {fixed[name] for name in names if name in fixed}) < 2
             if others:
                 warnings.append(_alike_in_words(reader, len(others)))
     return _Choice(decisions, chosen, warnings, is_read)

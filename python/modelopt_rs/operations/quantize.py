@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
-from modelopt_rs.layouts.view import Dequantized, Widened
+from modelopt_rs.layouts.view import PartlyQuantized, Widened
 from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
@@ -131,10 +131,10 @@ def quantize_file(
         Round weights by what goes into their layers while calibration data run through the float model: exactly as
         `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
         (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
-        layer (ONNX models, and directories of the families Llama, Mistral, Qwen 2 and Qwen 3). Of an ONNX model weights of MatMul and Gemm are rounded so, of a Hugging Face
-        directory those of linear layers (torch's `Linear`), which transformers runs; the others have searched scales,
-        and the report says which. Such a weight must fit `max_memory` whole, and so must three squares of its inputs in
-        float64. It takes no byte more.
+        layer (ONNX models, and directories of the families Llama, Mistral, Qwen 2 and Qwen 3). Of an ONNX model weights
+        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
+        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
+        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     statistics : path, optional
@@ -297,25 +297,29 @@ def _plan(
     statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
-    view = Widened(source, threads=execution.threads)
-    tensors = view.tensors
+    # What compressed-tensors calls quantized is read as floats only where the result is smaller.
+    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    view = Widened(source, threads=execution.threads, but=kept)
+    model = PartlyQuantized(view, options.layout)
+    tensors = model.tensors
     limit = options.layer_error
     sensitivity = None if limit is None else Sensitivity(view, execution, limit)
-    quantization = Quantization(tensors, view.config or {}, options, execution.threads, sensitivity)
+    quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
+    model.check(quantization.specs, options.method if statistics is None else None)
     factors = ModuleFactors()
     if statistics is not None or calibrate is not None:
         known = known_modules(view, options.method, calibrate, execution, statistics)
         factors = find_module_factors(view, known, quantization, options)
         quantization.round_by(known)
         quantization.decisions = factors.decided(quantization.decisions)
-    transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in tensors.items()}
-
-    unread = only_dequantized(tensors.values(), view.config or {}, options)
+    transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
+    plain = (info for name, info in tensors.items() if name not in model.stored)
+    unread = only_dequantized(plain, model.config, options)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
         rows = [
-            _tensor_report(info, quantization.decisions[name], transforms[name], figures.get(name), view)
+            _tensor_report(info, quantization.decisions[name], transforms, figures.get(name), model)
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -337,7 +341,7 @@ def _plan(
     return FilePlan(
         view=view,
         transforms=transforms,
-        origins={name: view.origin(name) for name in tensors},
+        origins={name: view.origin(name) for name in view.tensors},
         config=view.config,
         metadata=quantization.metadata,
         quantization_config=quantization.config,
@@ -346,7 +350,11 @@ def _plan(
 
 
 def _tensor_report(
-    info: TensorInfo, decision: Decision, transform: Transform, figures: ErrorFigures | None, view: Dequantized
+    info: TensorInfo,
+    decision: Decision,
+    transforms: Mapping[str, Transform],
+    figures: ErrorFigures | None,
+    model: PartlyQuantized,
 ) -> TensorReport:
     return TensorReport(
         name=info.name,
@@ -354,8 +362,8 @@ def _tensor_report(
         shape=info.shape,
         decision=decision.action,
         reason=decision.reason,
-        bytes_before=sum(view.source.tensors[part].nbytes for part in view.parts(info.name)),
-        bytes_after=sum(output.nbytes for output in transform.outputs),
+        bytes_before=sum(model.view.stored_nbytes(part) for part in model.parts(info.name)),
+        bytes_after=sum(output.nbytes for part in model.parts(info.name) for output in transforms[part].outputs),
         sqnr_db=None if figures is None else figures.sqnr_db,
         max_error=None if figures is None else figures.max_error,
     )

@@ -90,7 +90,8 @@ def perform(
             sink = _create(source, out_path, plan, writing)
             rewrite(plan.view, sink, plan.transforms, execution, verify=writing.verify, check=plan.check)
         report = plan.report(time.perf_counter() - start)
-        return replace(report, warnings=(*source.notes, *report.warnings))
+        notes = dict.fromkeys((*source.notes, *plan.view.notes))
+        return replace(report, warnings=(*notes, *report.warnings))
 
 
 def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, writing: Writing) -> Sink:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
 from modelopt_rs.layouts.registry import LAYOUTS
-from modelopt_rs.planning.families import kept_by_default
+from modelopt_rs.planning.families import CONV1D, is_conv1d, kept_by_default
 from modelopt_rs.stream.model import TensorInfo, is_recurrent
 
 __all__ = [
@@ -75,7 +75,13 @@ def moved_in_words(decisions: Iterable[Decision]) -> list[str]:
 
 
 def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> None:
-    """Refuse a model whose weights are stored in some layout already."""
+    """Refuse a model whose weights are stored in some layout already.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is one.
+    """
     for layout in LAYOUTS:
         mark = layout.mark(tensors)
         if mark is not None:
@@ -133,12 +139,17 @@ def decide(
         elif default is not None:
             plan[name] = default[name]
         else:
-            kept = kept_by_default(name, config)
+            kept = kept_by_default(name, config) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
             layer = "weight of a recurrent layer" if is_recurrent(name) else layer
             plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
     _check_included(action, cannot, include)
     return plan
+
+
+def _why_not_pruned(action: str) -> str | None:
+    """Which inputs of a layer go can't be told from rows of [in, out]; codes are the same whichever axis is which."""
+    return CONV1D if action == "prune" else None
 
 
 def check_bits_of(globs: Iterable[str], decisions: Mapping[str, Decision]) -> None:

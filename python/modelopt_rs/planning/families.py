@@ -4,18 +4,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from modelopt_rs.stream.model import is_recurrent, is_weight
+from modelopt_rs.stream.model import is_kernel, is_recurrent, is_weight
 
-__all__ = ["NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
+__all__ = ["CONV1D", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
 NO_WEIGHT: Final = "its name does not end in .weight"
+CONV1D: Final = "a Conv1D layer: stored as [in, out]"
 
 # By the last part of the module's name, as the architectures of transformers spell them.
 EMBEDDING = re.compile(r"(\w*_)?embeddings?|embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|relative_attention_bias")
 ROUTER = re.compile(r"gate|router")
 # Anywhere in the module's name: a head may have several layers (`classifier.dense`).
-HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|output_projection|vocab_projector")
-CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")
+HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|unembed|output_projection|vocab_projector")
+CONV1D_NAME = re.compile(r"c_attn|c_proj|c_fc|q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
@@ -33,20 +34,21 @@ def is_embedding(name: str) -> bool:
 def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a tensor has the name of a layer that is stored as [in, out]."""
     last = name.removesuffix(".weight").split(".")[-1]
-    return CONV1D.fullmatch(last) is not None and not model_types(config).isdisjoint(CONV1D_MODELS)
+    return CONV1D_NAME.fullmatch(last) is not None and not model_types(config).isdisjoint(CONV1D_MODELS)
 
 
 def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
     """Say why a tensor of this name is left alone if no glob names it; None if it isn't."""
+    if is_kernel(name):
+        layers = [re.sub(r"_\d+$", "", part) for part in name.split("/")]
+        return "an embedding" if any(EMBEDDING.fullmatch(part.split(":")[0]) for part in layers) else None
     if not (is_weight(name) or is_recurrent(name)):
         return NO_WEIGHT
     parts = name.removesuffix(".weight").split(".")
-    if parts == ["output"] or any(HEAD.fullmatch(part) for part in parts):
+    if parts in (["output"], ["head"]) or any(HEAD.fullmatch(part) for part in parts):
         return "the last head"
     if is_embedding(name):
         return "an embedding"
     if ROUTER.fullmatch(parts[-1]) or "router" in parts:
         return "a router of experts"
-    if is_conv1d(name, config):
-        return "a Conv1D layer: stored as [in, out]"
     return None

@@ -7,27 +7,45 @@ quantized or none.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
-from modelopt_rs.planning.families import NO_WEIGHT, is_conv1d, is_embedding, model_types
-from modelopt_rs.stream.model import TensorInfo, is_recurrent, is_weight
+from modelopt_rs.planning.families import CONV1D, NO_WEIGHT, is_conv1d, is_embedding, model_types
+from modelopt_rs.stream.model import TensorInfo, is_kernel, is_recurrent, is_weight
 
 __all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
 # These initialize weights of modules by name, before the codes in them are decoded.
-INITIALIZED: Final = {"t5", "mt5", "umt5", "longt5", "pix2struct", "switch_transformers", "modernbert", "falcon"}.union(
+INITIALIZED: Final = {"t5", "mt5", "umt5", "longt5", "rwkv", "pix2struct", "switch_transformers", "modernbert", "falcon"}.union(
     {"wav2vec2", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"},
     {"siglip", "siglip_text_model", "siglip_vision_model", "siglip2", "siglip2_vision_model"},
 )
 # Kept in float32, or linear layers of a class of their own: bitsandbytes doesn't replace them.
 FLOAT32: Final = {"t5": "wo", "mt5": "wo", "umt5": "wo", "longt5": "wo", "switch_transformers": "wo"}
 OWN_LINEAR: Final = {"falcon", "wavlm"}
-# transformers splits fused weights of these as it loads them, and can't if any weight has codes.
-SPLIT: Final = {"dinov2", "dinov2_with_registers", "ernie4_5_vl_moe", "hrm_text", "molmo2", "sapiens2", "tipsv2"}
+# transformers splits or joins weights of these as it loads them, and can't if any weight has codes; or it gives a
+# quantized model other modules than a float one (Llama 4).
+SPLIT: Final = {"dinov2", "dinov2_with_registers", "ernie4_5_vl_moe", "hrm_text", "molmo2", "sapiens2", "tipsv2"}.union(
+    {"llama4", "llama4_text", "inkling_mm_model", "minimax_m3_vl", "qianfan_ocr", "unlimited_ocr", "nemo_speechlm"},
+    {"bailing_hybrid", "glm5_next", "glm5_next_text", "kimi_linear", "olmo_hybrid", "gradium_phonon_tts"},
+)
+OTHER_MODULES: Final = {"llama4", "llama4_text"}
+# It splits these of some models, or permutes their rows: they must be floats, others may have codes.
+SPLIT_WEIGHTS: Final = {
+    **dict.fromkeys(("nomic_bert", "jina_embeddings_v3"), r"Wqkv"),
+    "gte": r"qkv_proj|up_gate_proj",
+    "radio": r"qkv",
+    "kimi_k25": r"wqkv",
+    "mistral_large4": r"wq|wk",
+}
+# It renames modules of these as it loads them: modules are found by name only if it dequantizes while it loads.
+RENAMED: Final = {*SPLIT_WEIGHTS, "hunyuan_vl", "lfm3", "hy_v3", "hy_v4", "axk1", "axk2", "deepseek_v4", "laguna"}.union(
+    {"altclip", "cohere_asr", "conditional_detr", "deformable_detr", "deepseek_ocr2", "dots3_note", "step3p7", "yolos"},
+    {"inkling2", "inkling2_text", "pi0", "timesfm2_5", "sam3_tracker", "cosmos3_edge", "cosmos3_omni"},
+)
 
 
 def is_expert(name: str) -> bool:
@@ -44,14 +62,21 @@ def is_expert(name: str) -> bool:
 
 def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
+    if len(info.shape) >= 2 and is_kernel(info.name):
+        return "a weight of Keras, whose codes only `dequantize` reads: pass only_dequantize"
     if len(info.shape) != 2:
         return f"not 2-dimensional, but {len(info.shape)}-dimensional"
     if is_recurrent(info.name):
         return "a recurrent weight"
     if not is_weight(info.name):
         return NO_WEIGHT
-    if layout != "bitsandbytes" and not SPLIT.isdisjoint(model_types(config)):
+    kinds = model_types(config)
+    if not SPLIT.isdisjoint(kinds) and (layout != "bitsandbytes" or kinds & OTHER_MODULES):
         return "transformers loads no such model with quantized weights"
+    split = [SPLIT_WEIGHTS[kind] for kind in sorted(kinds & SPLIT_WEIGHTS.keys())]
+    last = info.name.removesuffix(".weight").split(".")[-1]
+    if split and (layout == "bitsandbytes" or any(re.fullmatch(pattern, last) for pattern in split)):
+        return "transformers splits it as it loads it, and can't with codes"
     expert = is_expert(info.name)
     if config and layout == "pack-quantized" and (spec.symmetric, spec.bits) == (False, 4) and info.shape[0] <= 8:
         return "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
@@ -64,8 +89,10 @@ def _why_not_bitsandbytes(name: str, expert: bool, config: Mapping[str, Any]) ->
     if is_embedding(name):
         return "an embedding, which bitsandbytes has no layer for"
     if is_conv1d(name, config):
-        return "a Conv1D layer: stored as [in, out]"
+        return CONV1D
     kinds = model_types(config)
+    if kinds & RENAMED:
+        return "transformers renames it, and bitsandbytes doesn't"
     kept = any(name.endswith(f".{FLOAT32[kind]}.weight") for kind in kinds & FLOAT32.keys())
     # The attention of torch has linear layers of its own class too.
     if kept or kinds & OWN_LINEAR or name.endswith("head.attention.out_proj.weight"):
@@ -73,7 +100,13 @@ def _why_not_bitsandbytes(name: str, expert: bool, config: Mapping[str, Any]) ->
     return None
 
 
-def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str, config: Mapping[str, Any]) -> None:
+def check_loaded(
+    specs: Mapping[str, Any],
+    left: Mapping[str, str],
+    layout: str,
+    config: Mapping[str, Any],
+    stored: Collection[str] = (),
+) -> None:
     """Refuse a choice of weights that transformers can't load together.
 
     Parameters
@@ -86,6 +119,8 @@ def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str,
         The layout's name.
     config : mapping
         The model's config.json; where there is none, no loader reads it.
+    stored : collection of str, optional
+        Those that are quantized already.
 
     Raises
     ------
@@ -100,9 +135,10 @@ def check_loaded(specs: Mapping[str, Any], left: Mapping[str, str], layout: str,
     for reader, names in groups_alike(specs, layout, config):
         ways = len({specs[name] for name in names})
         if ways > 1:
+            fix = "dequantize it first" if stored else "exclude it, pass uniform"
             raise OptionError(
                 f"tensor {quote(reader)}: transformers reads it only where all weights are coded alike, got "
-                f"{ways} ways; exclude it, pass uniform, or pass only_dequantize"
+                f"{ways} ways; {fix}, or pass only_dequantize"
             )
 
 
@@ -136,7 +172,7 @@ def groups_alike(specs: Mapping[str, Any], layout: str, config: Mapping[str, Any
         (experts if EXPERT.fullmatch(name) else dense).append(name)
     # Packed zero points are read only by what dequantizes while it loads.
     zero_points = any(not getattr(specs[name], "symmetric", True) for name in dense)
-    whole = zero_points or bool(model_types(config) & INITIALIZED)
+    whole = zero_points or bool(model_types(config) & (INITIALIZED | RENAMED))
     reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
     # Those that it makes one tensor of.
     groups = [(reader, dense), (next(iter(experts), None), experts)]

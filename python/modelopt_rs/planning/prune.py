@@ -8,7 +8,7 @@ from typing import Any
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import OptionError
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide
-from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.model import TensorInfo, is_kernel
 
 __all__ = ["PruneOptions", "WeightAxes", "plan_prune"]
 
@@ -123,6 +123,8 @@ class WeightAxes:
 PLAIN = WeightAxes()
 """Of files that have nothing but tensors: (out, in)."""
 
+OF_KERAS = WeightAxes(None, None, unclear="a weight of Keras has its outputs along the last axis")
+
 
 def plan_prune(
     tensors: Mapping[str, TensorInfo],
@@ -159,14 +161,14 @@ def plan_prune(
 
     Examples
     --------
-    >>> from modelopt_rs.stream.model import TensorInfo
+    >>> from modelopt_rs.stream.model import TensorInfo, is_kernel
     >>> from modelopt_rs.planning.prune import PruneOptions, plan_prune
     >>> tensors = {"fc.weight": TensorInfo("fc.weight", "F32", (4, 6), 96)}
     >>> plan_prune(tensors, {}, PruneOptions(n=2, m=4))["fc.weight"].reason
     '6 inputs are no multiple of 4'
     """
     check_plain(tensors, config)
-    known = axes if axes is not None else {}
+    known = dict.fromkeys(filter(is_kernel, tensors), OF_KERAS) if axes is None else axes
     return decide(
         "prune",
         tensors,

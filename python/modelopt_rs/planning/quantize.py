@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
-from modelopt_rs.layouts.layout import WritableLayout
+from modelopt_rs.layouts.layout import StoredWeight, WritableLayout
 from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
 from modelopt_rs.layouts.registry import layout_of
@@ -278,7 +279,10 @@ class QuantizeOptions:
 
 
 def plan_quantize(
-    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: QuantizeOptions,
+    stored: Mapping[str, StoredWeight] = MappingProxyType({}),
 ) -> dict[str, Decision]:
     """Decide for each tensor whether it is quantized.
 
@@ -289,6 +293,8 @@ def plan_quantize(
     config : mapping
         The model's config.json; empty where there is none.
     options : QuantizeOptions
+    stored : mapping, optional
+        Those of them that are quantized already, and stay as they are.
 
     Returns
     -------
@@ -316,6 +322,7 @@ def plan_quantize(
         name: why_not(info, options, config) or (_why_tied(name, options, config) if name in included else None)
         for name, info in tensors.items()
     }
+    cannot |= {name: f"quantized already ({weight.words})" for name, weight in stored.items()}
     return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
 

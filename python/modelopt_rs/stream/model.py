@@ -16,9 +16,10 @@ from modelopt_rs.dtypes import is_packed
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 
-__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_recurrent", "is_weight"]
+__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_kernel", "is_recurrent", "is_weight"]
 
 
+KERNEL: Final = re.compile(r".*/(?:vars/\d+|\w*kernel(?::0)?|\w*embeddings?(?::0)?)")
 RECURRENT: Final = re.compile(r"(?:.*\.)?weight_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?")
 
 
@@ -37,6 +38,18 @@ def is_recurrent(name: str) -> bool:
     (True, False)
     """
     return RECURRENT.fullmatch(name) is not None
+
+
+def is_kernel(name: str) -> bool:
+    """Whether a tensor has the path of a variable of Keras or Flax that may be a layer's weight.
+
+    Examples
+    --------
+    >>> from modelopt_rs.stream.model import is_kernel
+    >>> is_kernel("layers/dense/vars/0"), is_kernel("dense/dense/kernel:0"), is_kernel("dense/dense/bias:0")
+    (True, True, False)
+    """
+    return KERNEL.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

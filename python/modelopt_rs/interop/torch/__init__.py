@@ -5,6 +5,12 @@ work, and a `state_dict` can be loaded by torch's optimizer of the same name and
 they are, without a copy.
 """
 
+try:
+    import torch
+except ModuleNotFoundError as error:
+    what = 'interop.torch: torch must be installed; pip install "modelopt_rs[torch]"'
+    raise ModuleNotFoundError(what, name=error.name) from error
+
 from modelopt_rs.interop.torch.optimizer import Common, Optimizer
 from modelopt_rs.interop.torch.optimizers import (
     LAMB,
@@ -36,6 +42,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
 ]
+
+del torch
 
 
 def __dir__() -> list[str]:
