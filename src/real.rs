@@ -10,7 +10,7 @@ mod quotient;
 pub use key::Key;
 use narrow::round_to_odd;
 pub use narrow::{Bf16, F16, select};
-pub use quotient::{Divisor, Fused};
+pub use quotient::{Divisor, Divisors, Fused};
 
 /// A float that is computed in.
 pub trait Real:

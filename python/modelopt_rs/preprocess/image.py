@@ -171,7 +171,8 @@ class Image:
         images : ndarray or list of ndarray
             One image (rows, columns, channels), a batch with one more axis before, or a list of images of any sizes:
             all of uint8, float32, float64, float16 or bfloat16 (computed in float32), with 1, 3 or 4 channels. Not
-            written. What is not C-contiguous is copied first.
+            written. Rows may lie anywhere: a part of an image, or one upside down, is read where it lies. Where pixels
+            of a row lie apart (mirrored, channels reversed: see `swap_channels`) it is copied first.
         out : ndarray, optional
             C-contiguous, of the plan's dtype: written and returned. A slice of a larger batch, the memory of a
             session's input; for one image the axis of the batch may be missing. No other array is allocated then.

@@ -34,15 +34,16 @@ def save(q: QuantizedArray, path: str | os.PathLike[str]) -> None:
         sink.commit()
 
 
-def load(path: str | os.PathLike[str]) -> QuantizedArray:
-    """Read one; what does not fit together is refused."""
+def load(path: str | os.PathLike[str], *, mapped: bool = False) -> QuantizedArray:
+    """Read one, or map it; what does not fit together is refused."""
     with SafetensorsSource(path) as source:
         if _KEY not in source.metadata:
             raise FormatError(f"{source.path}: the metadata have no {_KEY!r}; it is not a saved QuantizedArray")
         options = parse_object(source.metadata[_KEY], f"{source.path}: {_KEY}")
         if set(options) != set(_OPTIONS) or not {"codes", "scale"} <= set(source.tensors) <= set(_PARTS):
             raise FormatError(f"{source.path}: a QuantizedArray must have {', '.join(_OPTIONS)} and codes and scale")
-        parts = {name: source.read(name) for name in source.tensors}
+        read = source.mapped if mapped else source.read
+        parts = {name: read(name) for name in source.tensors}
         where = source.path
     given: dict[str, Any] = parts | {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     try:
