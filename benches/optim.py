@@ -250,7 +250,7 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
         copies = lambda nbytes=nbytes: plain.copy(nbytes * x.size / 2)  # noqa: E731
         case = Case(f"{work}, {x.size:,}", "copy of its bytes", 1.15, ours.step, copies, at_most=True)
         yield measure(case, rounds)
-    # Roots and divisions set a pace of their own: as many elements in steps of some that lie in the L2 cache, one thread.
+    # Roots and divisions set a pace of their own: as many elements in steps of some that lie in the L2 cache.
     some_of = np.zeros(64_000, np.float32)
     cached = Ours("adamw_step", [some_of], [some_of + np.float32(1)], 2, threads=1)
     in_cache = repeated(cached.step, max(1, x.size // some_of.size))
