@@ -250,6 +250,13 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
         copies = lambda nbytes=nbytes: plain.copy(nbytes * x.size / 2)  # noqa: E731
         case = Case(f"{work}, {x.size:,}", "copy of its bytes", 1.15, ours.step, copies, at_most=True)
         yield measure(case, rounds)
+    # Roots and divisions set a pace of their own: as many elements in steps of some that lie in the L2 cache.
+    some_of = np.zeros(64_000, np.float32)
+    cached = Ours("adamw_step", [some_of], [some_of + np.float32(1)], 2, threads=1)
+    in_cache = repeated(cached.step, max(1, x.size // some_of.size))
+    coded = Ours("adamw_step", flat, ones, 2, "float8", threads=1)
+    work = f"AdamW 8 bits, float8, one thread, {x.size:,}"
+    yield measure(Case(work, "float32 in the cache", 1.8, coded.step, in_cache, at_most=True), rounds)
     normal, tiny = (Ours("adamw_step", flat, ones, 2, lr=0.0, clip_value=limit) for limit in (1.0, 1e-38))
     tiny.grads = [np.full(x.size, 1e-40, np.float32)]
     for states in tiny.states:

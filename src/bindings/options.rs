@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyString, PyStringMethods};
 
 use super::arg::not_one_of;
 use super::optim::Nonfinite;
@@ -39,7 +39,7 @@ pub fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult
 
 /// The rule for gradients that are not finite; a step function can't skip.
 pub fn nonfinite(function: &str, given: &Obj<'_>, can_skip: bool) -> PyResult<Nonfinite> {
-    let word = given.cast::<PyString>().ok().map(|word| word.to_cow()).transpose()?;
+    let word = given.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
     match word.as_deref() {
         Some("propagate") => Ok(Nonfinite::Propagate),
         Some("raise") => Ok(Nonfinite::Raise),

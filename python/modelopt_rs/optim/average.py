@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, Tensors
+from modelopt_rs._types import Array, Bf16, OptimCall, Tensors
 from modelopt_rs.optim.step import step_function
 
 __all__ = ["accumulate_step", "ema_step", "global_norm"]
@@ -46,7 +46,7 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     >>> average
     array([ 0.1, -0.2], dtype=float32)
     """
-    call = ("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))
+    call: OptimCall = ("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))
     _core.optim_step([call], "propagate", dtype, threads)
 
 
@@ -79,7 +79,7 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     >>> total
     array([4., 6.], dtype=float32)
     """
-    call = ("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))
+    call: OptimCall = ("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))
     _core.optim_step([call], "propagate", dtype, threads)
 
 

@@ -1,6 +1,6 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Make, Mode, Multiplier, multiply};
+use super::code::{Asymmetric, Make, Mode, Multiplier, Saturating, Symmetric, multiply};
 use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
@@ -85,7 +85,11 @@ fn store_batch<T: Element, M: Mode>(
     params: &mut Params<'_, T::Compute>,
 ) -> bool {
     let mut ends: Ends<T> = [[T::Key::MIN; BATCH]; 2];
-    find_ends::<T, M::Ends>(x, size, &mut ends);
+    match M::SCHEME {
+        Some(Scheme::Symmetric) => find_ends::<T, Symmetric>(x, size, &mut ends),
+        Some(_) => find_ends::<T, Asymmetric>(x, size, &mut ends),
+        None => find_ends::<T, Saturating>(x, size, &mut ends),
+    }
     params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
 }
 
