@@ -109,7 +109,8 @@ def quantize_file(
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
         are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
         attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
-        have half of that limit: their errors count twice.
+        have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
+        twice as far: where all weights together take them further, those that do most get more bits.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
@@ -297,8 +298,7 @@ def _plan(
     view = Widened(source, threads=execution.threads, but=kept)
     model = PartlyQuantized(view, options.layout)
     tensors = model.tensors
-    limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(view, execution, limit)
+    sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
     if statistics is not None or calibrate is not None:
@@ -317,9 +317,7 @@ def _plan(
         errors = {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),

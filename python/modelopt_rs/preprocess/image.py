@@ -22,7 +22,7 @@ LARGEST: Final = 2**31 - 1
 LARGEST_FLOAT: Final = float(np.finfo(np.float32).max)
 LEAST_FLOAT: Final = float(np.finfo(np.float32).tiny)
 CODES: Final = {"uint8": (0, 255), "int8": (-128, 127)}
-FLOATS: Final = ("float32", "float16", "bfloat16")
+NUMBERS: Final = ("float32", "float16", "bfloat16")
 CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "resize": ("letterbox", "stretch", "crop", None),
     "interpolation": ("bilinear", "area", "nearest"),
@@ -292,7 +292,7 @@ def _dtype(dtype: Any) -> tuple[str, np.dtype[Any]]:
     if isinstance(dtype, str) and dtype == "bf16":
         return "bfloat16", np.dtype(np.uint16)
     wanted = np.dtype(dtype)
-    if wanted.name not in (*FLOATS, *CODES) or not wanted.isnative:
+    if wanted.name not in (*NUMBERS, *CODES) or not wanted.isnative:
         raise TypeError(f"Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got {wanted}")
     return wanted.name, wanted
 

@@ -8,6 +8,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.containers.strict_json import parse_object
+from modelopt_rs.dtypes import BY_WORD
 from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.stream.model import TensorInfo
 
@@ -15,7 +16,7 @@ __all__ = ["load", "save"]
 
 _KEY: Final = "modelopt_rs.quantized_array"
 _OPTIONS: Final = ("bits", "scheme", "shape", "axis", "group_size", "format")
-_NAMES: Final = {"float32": "F32", "float64": "F64", "uint8": "U8", "int8": "I8"}
+_STORED: Final = ("float32", "float64", "uint8", "int8")
 _PARTS: Final = ("codes", "scale", "zero_point", "offset", "global_scale")
 
 
@@ -23,9 +24,9 @@ def save(q: QuantizedArray, path: str | os.PathLike[str]) -> None:
     """Write the parts of a quantized array, and how they are read."""
     parts = q.parts
     for name, part in parts.items():
-        if part.dtype.name not in _NAMES:
-            raise TypeError(f"save: {name} must have dtype {', '.join(_NAMES)}, got {part.dtype}")
-    infos = [TensorInfo(name, _NAMES[part.dtype.name], part.shape, part.nbytes) for name, part in parts.items()]
+        if part.dtype.name not in _STORED:
+            raise TypeError(f"save: {name} must have dtype {', '.join(_STORED)}, got {part.dtype}")
+    infos = [TensorInfo(name, BY_WORD[part.dtype.name], part.shape, part.nbytes) for name, part in parts.items()]
     options = json.dumps({option: getattr(q, option) for option in _OPTIONS})
     with SafetensorsSink(path, infos, {_KEY: options}) as sink:
         for name, part in parts.items():
