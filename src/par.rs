@@ -316,8 +316,8 @@ mod tests {
             pause(10 * round);
             for (threads, n) in [(2, 3), (3, 40), (2, 200)] {
                 let slow = |i: u64| {
-                    if round % 8 == 0 && i % 10 == 0 {
-                        pause(30)
+                    if round % 8 == 0 && i.is_multiple_of(10) {
+                        pause(30);
                     }
                 };
                 let got = map(threads, 0..n, |i| {
