@@ -22,6 +22,7 @@ from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 
 __all__ = ["optimize_file"]
 
+
 def optimize_file(
     source_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],

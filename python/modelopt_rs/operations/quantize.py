@@ -297,8 +297,7 @@ def _plan(
     view = Widened(source, threads=execution.threads, but=kept)
     model = PartlyQuantized(view, options.layout)
     tensors = model.tensors
-    limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(view, execution, limit)
+    sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
     if statistics is not None or calibrate is not None:
@@ -317,9 +316,7 @@ def _plan(
         errors = {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),
