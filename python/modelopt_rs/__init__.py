@@ -2,7 +2,7 @@
 
 Model files: `quantize_file`, `optimize_file`, `prune_file` and `crop_file` make one smaller, `compare_files` says what
 that cost, `dequantize_file` goes back. Arrays: `quantize` and `dequantize`; more in `modelopt_rs.quant` (codes),
-`modelopt_rs.prune` (zeros, fewer units), `modelopt_rs.reduce` (sums, norms, quantiles), `modelopt_rs.optim` (optimizers)
+`modelopt_rs.prune` (zeros, fewer units), `modelopt_rs.reduce` (sums, norms, quantiles), `modelopt_rs.optim` (training)
 and `modelopt_rs.preprocess` (images and embeddings into what a model reads). `modelopt_rs.files` reads and writes
 safetensors. The command `modelopt-rs` does what the functions of files do. Unrelated to NVIDIA's Model Optimizer.
 """
