@@ -218,11 +218,11 @@ def find_scales(
     weights: Array | None,
     out: tuple[Array, Array | None],
     spec: Spec,
-    how: tuple[str, str | None, str | None],
+    how: tuple[str, str | float | None, str | None],
     dtype: Bf16,
     threads: int | None,
 ) -> None:
-    """Write scale and zero point. `how`: the function that asks, "mse" or None, the dtype that scales are rounded to.
+    """Write scale and zero point. `how`: the function that asks; "mse", a norm or None; what scales are rounded to.
 
     Of an axis only the first. What is not finite counts as 0.
     """

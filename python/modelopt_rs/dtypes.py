@@ -25,6 +25,7 @@ __all__ = [
     "is_packed",
     "nbytes",
     "numpy_dtype",
+    "rounded",
     "twin_of",
     "widened",
 ]
@@ -178,6 +179,22 @@ def narrowed(array: Array, dtype: str) -> Array:
     if dtype != "BF16":
         return array.astype(DTYPES[dtype].numpy, copy=False)
     return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def rounded(array: Array, dtype: str) -> Array:
+    """Return finite float32 numbers as a dtype of floats stores them, rounded half to even.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.dtypes import rounded
+    >>> rounded(np.array([1.005859375], np.float32), "BF16"), rounded(np.array([1.0], np.float32), "F16")
+    (array([16257], dtype=uint16), array([1.], dtype=float16))
+    """
+    if dtype != "BF16":
+        return array.astype(DTYPES[dtype].numpy, copy=False)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
 def widened(array: Array, dtype: str) -> Array:

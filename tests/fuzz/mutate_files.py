@@ -65,7 +65,9 @@ class QuantizedMutator(Mutator):
     def mutant(self, folder: Path) -> Path:
         """Write a mutant into a folder; return its path."""
         pick = self._random
-        config, header, data = (json.loads(json.dumps(x)) if isinstance(x, dict) else x for x in quantized(self._form()))
+        config, header, data = (
+            json.loads(json.dumps(x)) if isinstance(x, dict) else x for x in quantized(self._form())
+        )
         for _ in range(pick.choice((0, 1, 1, 2))):
             self._config(config)
         for _ in range(pick.choice((0, 1, 1, 2))):
@@ -159,7 +161,9 @@ class TorchMutator(Mutator):
             elif how == 2:
                 del data[place : place + pick.choice((1, 4, 40))]
             else:
-                data[place:place] = pick.choice((b"(" * 2000, b"\x8a\xff", b"Q", b"R", b"}", b"cos\nsystem\n", b"0", b"."))
+                data[place:place] = pick.choice(
+                    (b"(" * 2000, b"\x8a\xff", b"Q", b"R", b"}", b"cos\nsystem\n", b"0", b".")
+                )
         if pick.random() < 0.05:
             del data[pick.randrange(len(data)) :]
         path.write_bytes(data)

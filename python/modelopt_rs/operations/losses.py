@@ -194,7 +194,7 @@ def _said(run: RunOptions | None) -> str:
 
 
 def _errors(view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution) -> dict[str, float]:
-    """Take a weight through all that code it; each tile is read once if memory is enough for all, else once for each."""
+    """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all."""
     info = view.tensors[name]
     together: list[Transform] = [_Together(list(transforms.values()))]
     try:
