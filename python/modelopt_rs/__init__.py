@@ -1,7 +1,10 @@
 """Make trained models smaller and training steps faster on a CPU.
 
-Unrelated to NVIDIA's Model Optimizer. See `modelopt_rs.reduce`, `modelopt_rs.quant`, `modelopt_rs.optim`,
-`modelopt_rs.prune`, `modelopt_rs.preprocess`, `modelopt_rs.files` and the command line `modelopt-rs`.
+Model files: `quantize_file`, `optimize_file`, `prune_file` and `crop_file` make one smaller, `compare_files` says what
+that cost, `dequantize_file` goes back. Arrays: `quantize` and `dequantize`; more in `modelopt_rs.quant` (codes),
+`modelopt_rs.prune` (zeros, fewer units), `modelopt_rs.reduce` (sums, norms, quantiles), `modelopt_rs.optim` (training)
+and `modelopt_rs.preprocess` (images and embeddings into what a model reads). `modelopt_rs.files` reads and writes
+safetensors. The command `modelopt-rs` does what the functions of files do. Unrelated to NVIDIA's Model Optimizer.
 """
 
 import sys

@@ -147,6 +147,6 @@ def said(option: click.Option) -> Any:
         from modelopt_rs.stream.memory import bytes_of
 
         return bytes_of("max_memory", value)
-    if option.name in ("bits", "norm"):
+    if option.name in ("bits", "norm") and value is not None:
         return math.inf if value == "inf" else int(value)
     return {"none": None}.get(value, value) if isinstance(value, str) else value

@@ -115,7 +115,7 @@ def test_a_step_after_k_accumulated_gradients_is_that_of_their_mean():
         for g in grads:
             optimizer.accumulate(g)
         optimizer.step()
-        want.step({k: sum(g[k] for g in grads) / np.float32(4) for k in params})
+        want.step({k: np.asarray(sum(g[k] for g in grads) / np.float32(4), np.float32) for k in params})
     for k in params:
         np.testing.assert_allclose(params[k], other[k], atol=1e-6)
 

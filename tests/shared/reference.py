@@ -30,7 +30,8 @@ def finite_values(dtype: np.dtype) -> np.ndarray:
     every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     with np.errstate(invalid="ignore"):  # signalling NaNs
         every = every[np.isfinite(every)]
-    return np.unique(every.astype(np.float64)).astype(dtype)
+    # Of -0.0 and 0.0 NumPy 2 keeps the latter and NumPy 1 the former; their sum with 0.0 is 0.0.
+    return (np.unique(every.astype(np.float64)) + 0.0).astype(dtype)
 
 
 def round_to_16_bits(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
