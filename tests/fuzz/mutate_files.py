@@ -1,7 +1,6 @@
 """Mutants of what else is read: checkpoints that are quantized, files of torch, importance matrices of llama.cpp."""
 
 import json
-import random
 import shutil
 import struct
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutate_safetensors import DTYPES, NUMBERS, Mutator, _bert
 
 import modelopt_rs as mo
-from mutate_safetensors import DTYPES, NUMBERS, Mutator, _bert
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "shared"))
 from torch_samples import atom, plain, save, state, stream
@@ -65,7 +64,9 @@ class QuantizedMutator(Mutator):
     def mutant(self, folder: Path) -> Path:
         """Write a mutant into a folder; return its path."""
         pick = self._random
-        config, header, data = (json.loads(json.dumps(x)) if isinstance(x, dict) else x for x in quantized(self._form()))
+        config, header, data = (
+            json.loads(json.dumps(x)) if isinstance(x, dict) else x for x in quantized(self._form())
+        )
         for _ in range(pick.choice((0, 1, 1, 2))):
             self._config(config)
         for _ in range(pick.choice((0, 1, 1, 2))):
@@ -159,7 +160,9 @@ class TorchMutator(Mutator):
             elif how == 2:
                 del data[place : place + pick.choice((1, 4, 40))]
             else:
-                data[place:place] = pick.choice((b"(" * 2000, b"\x8a\xff", b"Q", b"R", b"}", b"cos\nsystem\n", b"0", b"."))
+                data[place:place] = pick.choice(
+                    (b"(" * 2000, b"\x8a\xff", b"Q", b"R", b"}", b"cos\nsystem\n", b"0", b".")
+                )
         if pick.random() < 0.05:
             del data[pick.randrange(len(data)) :]
         path.write_bytes(data)

@@ -129,7 +129,7 @@ def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
     if kind == "onnx":
         from mutate_onnx import Mutator
     else:
-        Mutator = mutator(kind)  # noqa: N806
+        Mutator = mutator(kind)
 
     def run(seed: int) -> list[str]:
         pick = random.Random(seed)

@@ -59,7 +59,7 @@ def parse_keep(text: str) -> tuple[str, float]:
     "--calibrate",
     type=click.Path(),
     metavar="DATA",
-    help="Choose units by what they say to the layers behind them, and let what stays make up for what goes: an .npz, a "
+    help="Choose units by what they say to the layers behind them, and let what stays make up for what goes: .npz, a "
     "directory of them, or (of a Hugging Face directory) a file of texts.",
 )
 @click.option(
