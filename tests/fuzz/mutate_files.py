@@ -1,7 +1,6 @@
 """Mutants of what else is read: checkpoints that are quantized, files of torch, importance matrices of llama.cpp."""
 
 import json
-import random
 import shutil
 import struct
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutate_safetensors import DTYPES, NUMBERS, Mutator, _bert
 
 import modelopt_rs as mo
-from mutate_safetensors import DTYPES, NUMBERS, Mutator, _bert
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "shared"))
 from torch_samples import atom, plain, save, state, stream

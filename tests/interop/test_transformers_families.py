@@ -188,6 +188,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
         config("Rwkv", vocab_size=100, hidden_size=64, num_hidden_layers=2, attention_hidden_size=64),
         tokens,
     ),
+    "IJepaForImageClassification": (config("IJepa", VISION), pixels),
     "XLNetLMHeadModel": (config("XLNet", vocab_size=100, d_model=64, n_layer=2, n_head=4, d_inner=128), tokens),
     "DebertaV2ForMaskedLM": (config("DebertaV2", ENCODER), tokens),
     "XLMRobertaForMaskedLM": (config("XLMRoberta", ENCODER), tokens),
@@ -277,6 +278,9 @@ def test_another_family_is_read_back(source: Callable[[str], Path], tmp_path: Pa
     for tensor in report.tensors:
         if tensor.name.endswith("Wqkv.weight") or (name == "GteModel" and tensor.name.endswith("qkv_proj.weight")):
             assert (tensor.decision, tensor.reason[:26]) == ("copy", "transformers splits it as ")
+    if name == "IJepaForImageClassification":  # it would initialize modules that hold codes
+        with pytest.raises(mo.OptionError, match="transformers reads it only where all weights are coded alike"):
+            mo.quantize_file(source(name), tmp_path / "m", bits=8, bits_of={"*query*": 4}, scheme="symmetric")
     db = assert_read_back(source(name), tmp_path / "q", name, OTHERS[name][1]())
     print(f"\n{name}: {report.totals.changed} weights, {db:.1f} dB")
 

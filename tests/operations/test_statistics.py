@@ -1,5 +1,6 @@
 """Files of statistics: what one run writes another adds to, and quantize takes instead of samples."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -292,9 +293,7 @@ def test_broken_importance_matrices_are_refused_at_once(tmp_path: Path, data: by
 
 def test_statistics_that_are_no_regular_file_are_not_waited_for(tmp_path: Path) -> None:
     """E17."""
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        with pytest.raises((ValueError, OSError), match="regular file|directory"):
+        with pytest.raises((ValueError, OSError), match=r"regular file|directory"):
             StatisticsFile(path)

@@ -223,9 +223,9 @@ def _plan(
         figures = {} if execution.dry_run else quantization.figures()
         why_dense, stored = dense if options.format == "bitmask" else {}, stored_nbytes(view)
         done = {name: (decisions[name], quantization.decisions.get(name)) for name in tensors}
-        measured = {name: (counted.get(name), figures.get(name)) for name in tensors}
+        measured = {name: (counted.get(name), figures.get(name), stored[name]) for name in tensors}
         rows = [
-            _tensor_report(info, done[name], why_dense.get(name), transforms[name].outputs, measured[name], stored[name])
+            _tensor_report(info, done[name], why_dense.get(name), transforms[name].outputs, measured[name])
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -380,10 +380,9 @@ def _tensor_report(
     decisions: tuple[Decision, Decision | None],
     dense: str | None,
     outputs: Sequence[TensorInfo],
-    measured: tuple[tuple[int, int] | None, ErrorFigures | None],
-    nbytes: int,
+    measured: tuple[tuple[int, int] | None, ErrorFigures | None, int],
 ) -> TensorReport:
-    zeros, figures = measured
+    zeros, figures, nbytes = measured
     done = [decision for decision in decisions if decision and decision.action != "copy"]
     reasons = [decision.reason for decision in done] or [decisions[0].reason]
     if dense is not None:

@@ -18,20 +18,19 @@ __all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
-# These initialize weights of modules by name, before the codes in them are decoded.
-INITIALIZED: Final = {
-    "t5",
-    "mt5",
-    "umt5",
-    "longt5",
-    "rwkv",
-    "pix2struct",
-    "switch_transformers",
-    "modernbert",
-    "falcon",
-}.union(
-    {"wav2vec2", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"},
-    {"siglip", "siglip_text_model", "siglip_vision_model", "siglip2", "siglip2_vision_model"},
+# These initialize weights of modules by name, before the codes in them are decoded: their `_init_weights` in
+# transformers 5.23, and `QuantLinear` of I-BERT.
+INITIALIZED: Final = frozenset(
+    """
+    altclip bit bridgetower chinese_clip chmv2 clap clipseg conditional_detr cvt dab_detr data2vec_audio
+    deformable_detr deimv2 detr dinov3_vit esm esmfold2 falcon falcon_mamba gpt_bigcode grounding_dino groupvit hiera
+    higgs_audio_v2_tokenizer ibert ijepa kosmos_2 longt5 lw_detr mamba mamba2 mask2former maskformer mgp_str
+    minicpm_ocr mlcd mm_grounding_dino modernbert modernbert_decoder modernvbert mt5 musicgen_melody nanochat neomme
+    oneformer owlv2 owlvit phi4_multimodal pix2struct pop2piano pvt pvt_v2 radio rf_detr rt_detr rt_detr_v2 rwkv seggpt
+    siglip siglip2 siglip2_vision_model siglip_text_model siglip_vision_model swiftformer swin2sr switch_transformers
+    t5 t5gemma t5gemma2 timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism vitdet vitpose
+    vitpose_backbone vjepa2 wav2vec2 wav2vec2_conformer wavlm xclip xcodec xlstm
+    """.split()  # noqa: SIM905
 )
 # Kept in float32, or linear layers of a class of their own: bitsandbytes doesn't replace them.
 FLOAT32: Final = {"t5": "wo", "mt5": "wo", "umt5": "wo", "longt5": "wo", "switch_transformers": "wo"}
@@ -52,17 +51,8 @@ SPLIT_WEIGHTS: Final = {
     "mistral_large4": r"wq|wk",
 }
 # It renames modules of these as it loads them: modules are found by name only if it dequantizes while it loads.
-RENAMED: Final = {
-    *SPLIT_WEIGHTS,
-    "hunyuan_vl",
-    "lfm3",
-    "hy_v3",
-    "hy_v4",
-    "axk1",
-    "axk2",
-    "deepseek_v4",
-    "laguna",
-}.union(
+RENAMED: Final = {*SPLIT_WEIGHTS, "hunyuan_vl", "lfm3", "hy_v3", "hy_v4", "axk1", "axk2", "deepseek_v4"}.union(
+    {"laguna"},
     {"altclip", "cohere_asr", "conditional_detr", "deformable_detr", "deepseek_ocr2", "dots3_note", "step3p7", "yolos"},
     {"inkling2", "inkling2_text", "pi0", "timesfm2_5", "sam3_tracker", "cosmos3_edge", "cosmos3_omni"},
 )
@@ -192,7 +182,8 @@ def groups_alike(specs: Mapping[str, Any], layout: str, config: Mapping[str, Any
         (experts if EXPERT.fullmatch(name) else dense).append(name)
     # Packed zero points are read only by what dequantizes while it loads.
     zero_points = any(not getattr(specs[name], "symmetric", True) for name in dense)
-    whole = zero_points or bool(model_types(config) & (INITIALIZED | RENAMED))
+    kinds = {kind.replace("-", "_") for kind in model_types(config)}
+    whole = zero_points or bool(kinds & (INITIALIZED | RENAMED))
     reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
     # Those that it makes one tensor of.
     groups = [(reader, dense), (next(iter(experts), None), experts)]
