@@ -36,7 +36,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "12 MB": ("optimize", "--target-size", "12MB", *WORDS, *TABLE),
     "10 MB": ("optimize", "--target-size", "10MB", *WORDS, *TABLE),
 }
-NEAR = {"8 bits": 0.998, "18 MB": 0.99, "4 bits": 0.97, "12 MB": 0.96, "10 MB": 0.9}  # mean cosines that must be reached
+# Mean cosines that must be reached.
+NEAR = {"8 bits": 0.998, "18 MB": 0.99, "4 bits": 0.97, "12 MB": 0.96, "10 MB": 0.9}
 
 
 @dataclass
