@@ -12,6 +12,7 @@ from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
@@ -309,9 +310,7 @@ def _plan(
     factors = ModuleFactors()
     if statistics is not None or calibrate is not None:
         known = known_modules(view, options.method, calibrate, execution, statistics)
-        factors = find_module_factors(view, known, quantization, options)
-        quantization.round_by(known)
-        quantization.decisions = factors.decided(quantization.decisions)
+        factors = _rounded_by(known, view, quantization, options)
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
     plain = (info for name, info in tensors.items() if name not in model.stored)
     unread = only_dequantized(plain, model.config, options)
@@ -347,6 +346,16 @@ def _plan(
         quantization_config=quantization.config,
         report=report,
     )
+
+
+def _rounded_by(
+    known: KnownInputs, view: Source, quantization: Quantization, options: QuantizeOptions
+) -> ModuleFactors:
+    """Round weights by what is known of their inputs; return what tensors are multiplied by for it."""
+    factors = find_module_factors(view, known, quantization, options)
+    quantization.round_by(known)
+    quantization.decisions = factors.decided(quantization.decisions)
+    return factors
 
 
 def _tensor_report(
