@@ -15,6 +15,7 @@ from modelopt_rs.errors import quote
 
 __all__ = [
     "BY_ONNX_NUMBER",
+    "BY_WORD",
     "DTYPES",
     "FLOATS",
     "INTEGERS",
@@ -101,6 +102,9 @@ INTEGERS: Final = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 
 BY_ONNX_NUMBER: Final = {dtype.onnx: dtype.name for dtype in DTYPES.values()}
 """The dtypes of ONNX tensors by `TensorProto.data_type`; strings, which have no bytes of their own, are left out."""
+
+BY_WORD: Final = {dtype.word: dtype.name for dtype in DTYPES.values() if dtype.word is not None}
+"""The same by the names that NumPy, `ml_dtypes` and torch have for them."""
 
 
 def is_packed(dtype: str) -> bool:

@@ -14,7 +14,7 @@ from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Given, Samples
-from modelopt_rs.onnx.run.sizes import Search
+from modelopt_rs.onnx.run.sizes import Search, patience
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.run import RunOptions
 
@@ -158,8 +158,9 @@ class InputStream:
             assert run.inputs is not None
             samples = Samples(run.inputs, infos, path, "inputs", run.dims)
             return lambda: samples
+        known = known_of(infos, path)
         search = Search(
-            lambda feed: self._observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory
+            lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
         )
         # The small sizes first: in the first run few values come out at a time.
         feeds = search().feeds[::-1][: self.most]

@@ -12,7 +12,6 @@ from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
-from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
@@ -112,7 +111,8 @@ def quantize_file(
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
         are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
         attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
-        have half of that limit: their errors count twice.
+        have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
+        twice as far: where all weights together take them further, those that do most get more bits.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
@@ -303,14 +303,10 @@ def _plan(
     view = Widened(source, threads=execution.threads, but=kept)
     model = PartlyQuantized(view, options.layout)
     tensors = model.tensors
-    limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(view, execution, limit)
+    sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
-    factors = ModuleFactors()
-    if statistics is not None or calibrate is not None:
-        known = known_modules(view, options.method, calibrate, execution, statistics)
-        factors = _rounded_by(known, view, quantization, options)
+    factors = _rounded(view, quantization, options, execution, (calibrate, statistics))
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
     plain = (info for name, info in tensors.items() if name not in model.stored)
     unread = only_dequantized(plain, model.config, options)
@@ -325,9 +321,7 @@ def _plan(
         errors = {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),
@@ -348,10 +342,18 @@ def _plan(
     )
 
 
-def _rounded_by(
-    known: KnownInputs, view: Source, quantization: Quantization, options: QuantizeOptions
+def _rounded(
+    view: Source,
+    quantization: Quantization,
+    options: QuantizeOptions,
+    execution: Execution,
+    given: tuple[Calibrate | None, StatisticsFile | None],
 ) -> ModuleFactors:
-    """Round weights by what is known of their inputs; return what tensors are multiplied by for it."""
+    """Round weights by what is known of their inputs, if it is; return what tensors are multiplied by for it."""
+    calibrate, statistics = given
+    if calibrate is statistics is None:
+        return ModuleFactors()
+    known = known_modules(view, options.method, calibrate, execution, statistics)
     factors = find_module_factors(view, known, quantization, options)
     quantization.round_by(known)
     quantization.decisions = factors.decided(quantization.decisions)

@@ -16,10 +16,10 @@ from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.loaders import is_expert, why_not_loaded
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
-    "BITS",
     "METHODS",
     "QUANTIZED",
     "QuantizeOptions",
@@ -31,7 +31,6 @@ __all__ = [
     "spec_of",
 ]
 
-BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
 
