@@ -11,7 +11,8 @@ import pytest
 import modelopt_rs as mo
 from checkpoints import bert, weights, write
 from modelopt_rs.operations import page
-from modelopt_rs.operations.distributions import distributions
+from modelopt_rs.operations.distributions import _levels, distributions
+from modelopt_rs.report.page import to_html
 from modelopt_rs.report.reports import Report
 
 pytest.importorskip("jinja2")
@@ -169,3 +170,21 @@ def test_a_wrong_ending_is_refused_before_any_work(tmp_path: Path, capsys: pytes
     assert code == 2
     assert re.search(r"'--report': '.*r\.pdf' does not end in \.html or \.png", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_page_of_optimize_says_what_could_be_had(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", bert())
+    report = mo.optimize_file(source, tmp_path / "b.safetensors", target_bpw=5.0, durable=False)
+    text = to_html(report)
+    assert "tensors quantized" in text
+    assert re.search(r"Sizes from [\d.]+ kB to [\d.]+ kB could be had. The loss at this one is 0\.\d+; at most", text)
+
+
+@pytest.mark.parametrize("shape", [(256, 64), (64, 256), (32, 16, 4, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_levels_are_those_of_a_group_whatever_axis_it_lies_along(shape: tuple[int, ...], turned: bool) -> None:
+    rows = (shape[0], int(np.prod(shape[1:])))
+    x = np.random.default_rng(0).standard_normal(rows).astype(np.float32)
+    lying = np.ascontiguousarray(x.T) if turned else x
+    y = mo.fake_quantize(lying, bits=4, group_size=32)
+    assert 4 <= len(_levels(x, y.T if turned else y)) <= 15

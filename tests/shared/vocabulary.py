@@ -60,7 +60,7 @@ WORDS: dict[str, tuple[str, tuple[Any, ...]]] = {
         "is; `skip`: no step is made.",
         ("raise", "saturate", "largest", "remove", "propagate", "skip"),
     ),
-    "norm": ("Which norm.", (1, 2, "inf")),
+    "norm": ("Which norm; of searched scales: the power of errors, 0.5 to 4.", (1, 2, "inf")),
     "offset": ("What is added: to codes times scale, or to the place of a unit.", ()),
     "onnx": ("Options of ONNX models alone.", ()),
     "out": ("What is written and returned; the input itself: in place.", ()),

@@ -76,11 +76,16 @@ def _pair(left: Source, right: Source, name: str) -> tuple[Array, Array] | None:
         return None
     rows = max(min(SAMPLE // max(info.columns, 1), info.rows), 1)
     x = _rows(left, name, rows)
+    # What shares a scale in a kernel lies along several axes.
+    whole = (info.shape[0], -1) if len(info.shape) > 2 and rows == info.rows else x.shape
+    x = x.reshape(whole)
     other = right.tensors.get(name)
     if other is not None:
         same = other.shape == info.shape and other.dtype in FLOATS
-        return (x, _rows(right, name, rows)) if same else None
-    return None if left.graph is None else next(((x, y[:rows]) for y in _of_codes(left, right, name)), None)
+        return (x, _rows(right, name, rows).reshape(whole)) if same else None
+    return (
+        None if left.graph is None else next(((x, y[:rows].reshape(whole)) for y in _of_codes(left, right, name)), None)
+    )
 
 
 def _rows(source: Source, name: str, rows: int) -> Array:
@@ -108,7 +113,15 @@ def _count(name: str, x: Array, y: Array) -> Distribution:
 
 
 def _levels(x: Array, y: Array) -> NDArray[np.float64]:
-    """Return the different numbers of the group whose largest weight is middling."""
+    """Return the different numbers of the group whose largest weight is middling.
+
+    Groups lie along the rows, or along the columns: where they have the fewer numbers.
+    """
+    long = [(a, b) for a, b in ((x, y), (x.T, y.T)) if a.shape[1] >= min(GROUP, max(x.shape))]
+    return min((_middling(a, b) for a, b in long), key=len)
+
+
+def _middling(x: Array, y: Array) -> NDArray[np.float64]:
     group = min(GROUP, x.shape[1])
     largest = np.abs(x[:, : x.shape[1] // group * group]).reshape(len(x), -1, group).max(axis=2)
     middling = np.argsort(largest, axis=None)[largest.size // 2]

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -106,6 +106,20 @@ class Losses:
             found = self._with_outputs(found, execution)
         return replace(table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()})
 
+    def nbytes(self, codes: Mapping[str, str], otherwise: int) -> int:
+        """Return the bytes of an ONNX model with these codes, exactly; of others what the table says."""
+        found = [otherwise]
+
+        def measured(source: Source, plan: FilePlan) -> None:
+            if source.graph is not None:
+                from modelopt_rs.containers.onnx.layout import inline, to_proto
+
+                infos = [info for each in plan.transforms.values() for info in each.outputs]
+                found[0] = inline(to_proto(source.graph, infos), infos).nbytes
+
+        self._perform(codes, None, replace(self.writing, dry_run=True), measured)
+        return found[0]
+
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""
         return self._perform(codes, self.run, self.writing)
@@ -153,7 +167,13 @@ class Losses:
         loaded = source.graph is None and bool(source.config) and not self.options.only_dequantize
         return replace(self.options, scheme="symmetric" if loaded else None, **changes)
 
-    def _perform(self, codes: Mapping[str, str], run: RunOptions | None, writing: Writing) -> Report:
+    def _perform(
+        self,
+        codes: Mapping[str, str],
+        run: RunOptions | None,
+        writing: Writing,
+        see: Callable[[Source, FilePlan], None] = lambda source, plan: None,
+    ) -> Report:
         coded = {glob.escape(name): CODES[code] for name, code in codes.items() if code != FLOAT}
         bits_of = {name: bits for name, (bits, _) in coded.items()}
         size_of = {name: size for name, (_, size) in coded.items() if size is not None}
@@ -161,7 +181,9 @@ class Losses:
 
         def plan(source: Source, execution: Execution) -> FilePlan:
             options = self._with(source, bits_of=bits_of, group_size_of=size_of, exclude=[*self.options.exclude, *left])
-            return planner(options, self.onnx, run)(source, execution)
+            made = planner(options, self.onnx, run)(source, execution)
+            see(source, made)
+            return made
 
         report: Report = perform(self.source, self.output, plan, writing)
         return report

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.atomic import write_whole
@@ -12,6 +13,7 @@ from modelopt_rs.containers.container import check_place
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.losses import Losses
 from modelopt_rs.operations.skeleton import Writing
+from modelopt_rs.planning.allocation import Allocation
 from modelopt_rs.planning.loss_table import LossTable
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -21,6 +23,13 @@ from modelopt_rs.stream.execution import Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 
 __all__ = ["optimize_file"]
+
+
+TRIES: Final = 4
+"""How often a graph is made to see its size."""
+
+NEAR: Final = 0.0005
+"""What part of a size may be left over without another try."""
 
 
 def optimize_file(
@@ -145,15 +154,41 @@ def optimize_file(
         losses = work.measured(losses)
         if table is not None:
             write_whole(table, losses.to_json().encode())
-    codes, found = losses.allocate(size, given)
+    codes, found, nbytes = _fitting(work, losses, size, given)
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
         raise OptionError(f"max_loss must be at least {loss:.4g} for this size, got {max_loss:g}")
     floor, ceiling = losses.range()
-    said = {"floor": floor, "ceiling": ceiling, "size": losses.fixed + found.nbytes, "loss": loss, "gap": found.gap}
+    said = {"floor": floor, "ceiling": ceiling, "size": nbytes, "loss": loss, "gap": found.gap}
     asked = {"target_size": target_size, "target_bpw": target_bpw, "max_loss": max_loss, "priors": dict(given)}
     report = work.written(codes)
     return replace(report, command="optimize", options={**report.options, **asked, "allocation": said})
+
+
+def _fitting(
+    work: Losses, losses: LossTable, size: int, priors: Mapping[str, float]
+) -> tuple[dict[str, str], Allocation, int]:
+    """Return the best codes with which the model is at most of this size, and its bytes.
+
+    What the nodes of a graph take is only known of one that is made: what that has too much or too little, the budget
+    for the next has less or more.
+    """
+    best: tuple[dict[str, str], Allocation, int] | None = None
+    budget = size
+    for _ in range(TRIES):
+        if budget < losses.range()[0]:
+            break
+        codes, found = losses.allocate(budget, priors)
+        nbytes = work.nbytes(codes, losses.fixed + found.nbytes)
+        if nbytes <= size and (best is None or found.loss < best[1].loss):
+            best = codes, found, nbytes
+        if 0 <= size - nbytes <= NEAR * size:
+            break
+        # From what was estimated, not from the budget: what it leaves over is no error.
+        budget = size + losses.fixed + found.nbytes - nbytes
+    if best is None:
+        raise OptionError(f"target_size must be larger for this model, got {size:,}: its nodes take more")
+    return best
 
 
 def _read(path: str | os.PathLike[str], losses: LossTable) -> LossTable:

@@ -306,12 +306,7 @@ def _plan(
     sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
-    factors = ModuleFactors()
-    if statistics is not None or calibrate is not None:
-        known = known_modules(view, options.method, calibrate, execution, statistics)
-        factors = find_module_factors(view, known, quantization, options)
-        quantization.round_by(known)
-        quantization.decisions = factors.decided(quantization.decisions)
+    factors = _rounded(view, quantization, options, execution, (calibrate, statistics))
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
     plain = (info for name, info in tensors.items() if name not in model.stored)
     unread = only_dequantized(plain, model.config, options)
@@ -345,6 +340,24 @@ def _plan(
         quantization_config=quantization.config,
         report=report,
     )
+
+
+def _rounded(
+    view: Source,
+    quantization: Quantization,
+    options: QuantizeOptions,
+    execution: Execution,
+    given: tuple[Calibrate | None, StatisticsFile | None],
+) -> ModuleFactors:
+    """Round weights by what is known of their inputs, if it is; return what tensors are multiplied by for it."""
+    calibrate, statistics = given
+    if calibrate is statistics is None:
+        return ModuleFactors()
+    known = known_modules(view, options.method, calibrate, execution, statistics)
+    factors = find_module_factors(view, known, quantization, options)
+    quantization.round_by(known)
+    quantization.decisions = factors.decided(quantization.decisions)
+    return factors
 
 
 def _tensor_report(

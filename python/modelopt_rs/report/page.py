@@ -25,7 +25,14 @@ from modelopt_rs.report.run import RunReport
 __all__ = ["AnyReport", "parts_of", "to_html"]
 
 AnyReport = Report | CompareReport | InspectReport
-PAST = {"quantize": "quantized", "prune": "pruned", "crop": "cropped", "dequantize": "dequantized", "copy": "left"}
+PAST = {
+    "quantize": "quantized",
+    "prune": "pruned",
+    "crop": "cropped",
+    "dequantize": "dequantized",
+    "optimize": "quantized",
+    "copy": "left",
+}
 LARGEST = 8  # tensors that are drawn one by one, where nothing else tells them apart
 
 
@@ -123,6 +130,12 @@ def _lines(report: AnyReport) -> list[str]:
     lines = [f"from {report.source}", f"to {report.output}" if report.output else ""]
     if report.dry_run:
         lines.append("A dry run: nothing was written, no loss was measured.")
+    if (found := report.options.get("allocation")) is not None:
+        floor, ceiling = decimal_size(found["floor"]), decimal_size(found["ceiling"])
+        lines.append(
+            f"Sizes from {floor} to {ceiling} could be had. The loss at this one is {found['loss']:.4g}; at most "
+            f"{100 * found['gap']:.2g} % less is possible."
+        )
     if isinstance(report, CropFileReport):
         lines += report.notes
     return [line for line in lines if line]

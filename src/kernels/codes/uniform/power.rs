@@ -30,6 +30,12 @@ pub(super) fn power(x: f64, p: f64) -> f64 {
     value * f64::from_bits(((whole as i64 + 1023) as u64) << 52)
 }
 
+/// The error of a scale whose codes miss so much in units of it: their squares, or another power.
+#[inline(always)]
+pub(super) fn error(scale: f64, missed: f64, norm: f64) -> f64 {
+    if norm == 2.0 { scale * scale * missed } else { power(scale.abs(), norm) * missed }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -196,6 +196,16 @@ impl<C: Real> Tile<C> {
     }
 }
 
+/// What can be divided by: 1 where all codes, and so all products with them, are 0.
+#[inline(always)]
+pub(super) fn some(qq: &[f64; LANES]) -> [f64; LANES] {
+    let mut some = [1.0; LANES];
+    for lane in 0..LANES {
+        some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
+    }
+    some
+}
+
 /// The code of a number in units of its scale, less the zero point, and what it misses.
 #[inline(always)]
 fn coded<C: Real>(t: C, [low, high]: [C; 2]) -> (C, C) {

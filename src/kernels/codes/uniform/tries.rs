@@ -4,8 +4,8 @@
 
 use super::grid::{How, grid, units};
 use super::params::{self, Range};
-use super::power::power;
-use super::tile::{LANES, Tile};
+use super::power::error;
+use super::tile::{LANES, Tile, some};
 use super::{Params, Scheme, Uniform};
 use crate::real::Real;
 
@@ -201,7 +201,8 @@ impl<C: Real> State<C> {
         } else {
             if self.round == 1 {
                 for lane in 0..LANES {
-                    self.error[lane] = self.error_of(self.tries[0].scale[lane], self.sums[0][0][lane]) * BETTER;
+                    self.error[lane] =
+                        error(self.tries[0].scale[lane].to_f64(), self.sums[0][0][lane], self.how.norm) * BETTER;
                 }
             }
             let next = self.take_last();
@@ -232,7 +233,7 @@ impl<C: Real> State<C> {
             if self.how.norm != 2.0 {
                 // What another scale makes of these codes can't be told.
                 for lane in 0..LANES {
-                    over[lane] = self.error_of(given.scale[lane], dd[lane]) * under[lane];
+                    over[lane] = error(given.scale[lane].to_f64(), dd[lane], self.how.norm) * under[lane];
                 }
             }
             for lane in 0..LANES {
@@ -257,20 +258,13 @@ impl<C: Real> State<C> {
         let last = self.tries.len() - 1;
         let (given, [dd, dq, qq]) = (self.tries[last], self.sums[last]);
         for lane in 0..LANES {
-            let error = self.error_of(given.scale[lane], dd[lane]);
-            let better = error < self.error[lane];
-            self.error[lane] = if better { error } else { self.error[lane] };
+            let found = error(given.scale[lane].to_f64(), dd[lane], self.how.norm);
+            let better = found < self.error[lane];
+            self.error[lane] = if better { found } else { self.error[lane] };
             self.best.scale[lane] = if better { given.scale[lane] } else { self.best.scale[lane] };
             self.best.zero_point[lane] = if better { given.zero_point[lane] } else { self.best.zero_point[lane] };
         }
         self.refit(given, &dq, &some(&qq))
-    }
-
-    /// The error of a try, in units of its group.
-    #[inline(always)]
-    fn error_of(&self, scale: C, dd: f64) -> f64 {
-        let scale = scale.to_f64();
-        if self.how.norm == 2.0 { scale * scale * dd } else { power(scale.abs(), self.how.norm) * dd }
     }
 
     /// The best scale for codes, as it is stored.
@@ -295,16 +289,6 @@ impl<C: Real> State<C> {
             *zero_point = self.best.zero_point[lane].round_to_byte();
         }
     }
-}
-
-/// What can be divided by: 1 where all codes, and so all products with them, are 0.
-#[inline(always)]
-fn some(qq: &[f64; LANES]) -> [f64; LANES] {
-    let mut some = [1.0; LANES];
-    for lane in 0..LANES {
-        some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
-    }
-    some
 }
 
 #[cfg(test)]
