@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz import fuzz
 
-COUNTS = {"onnx": 1600, "graphs": 400, "safetensors": 2000, "arrays": 2000}
+COUNTS = {"onnx": 1600, "graphs": 400, "safetensors": 2000, "quantized": 2000, "torch": 2000, "imatrix": 2000}
+COUNTS |= {"arrays": 2000}
 PARTS = 4  # so that several workers of pytest share them
 CALLS = 50  # a seed of the arrays' makes so many calls
 
@@ -29,7 +30,7 @@ def test_a_model_that_doubles_its_data_in_each_node_is_ended() -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("kind", ["onnx", "graphs", "safetensors", "arrays"])
+@pytest.mark.parametrize("kind", COUNTS)
 def test_every_mutant_ends_in_a_result_or_a_promised_error(kind: str, part: int) -> None:
     """H38, H39, E1 to E19: no hang, no death, no other error, no memory over the budget and 64 MiB."""
     asked = int(os.environ.get("MODELOPT_RS_MUTANTS", COUNTS[kind]))

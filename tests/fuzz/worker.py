@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,31 +64,93 @@ def checkpoint_steps(path: Path, pick: random.Random, limit: int) -> Iterator[Ca
     yield lambda: mo.dequantize_file(path, out, **common)
 
 
-def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
-    """Return what makes the mutant of a seed and takes it through the commands."""
+def torch_steps(path: Path, pick: random.Random, limit: int) -> Iterator[Callable[[], Any]]:
+    """What every file of torch goes through."""
+    out = path.with_name("out.safetensors")
+    common: dict[str, Any] = {"max_memory": limit, "threads": 1, "durable": False, "overwrite": True}
+    yield lambda: mo.inspect_file(path, max_memory=limit, threads=1)
+    yield lambda: mo.quantize_file(path, out, bits=4, **common)
+    yield lambda: mo.prune_file(path, out, sparsity=0.5, **common)
+    yield lambda: mo.compare_files(path, out, max_memory=limit, threads=1)
+
+
+def imatrix_steps(path: Path, pick: random.Random, limit: int) -> Iterator[Callable[[], Any]]:
+    """What every importance matrix goes through."""
+    from mutate_files import plain_directory
+
+    source, out = path.with_name("model"), path.with_name("out")
+    if not source.exists():
+        plain_directory(source)
+    yield lambda: all_of(path)
+    if pick.random() < 0.1:
+        common: dict[str, Any] = {"max_memory": limit, "threads": 1, "durable": False, "overwrite": True}
+        yield lambda: mo.quantize_file(source, out, bits=4, statistics=path, **common)
+
+
+def all_of(path: Path) -> None:
+    """Read all statistics of a file."""
+    from modelopt_rs.planning.statistics import StatisticsFile
+
+    with closing(StatisticsFile(path)) as statistics:
+        for name in statistics.columns:
+            statistics.of(name)
+
+
+STEPS = {
+    "onnx": onnx_steps,
+    "graphs": onnx_steps,
+    "safetensors": checkpoint_steps,
+    "quantized": checkpoint_steps,
+    "torch": torch_steps,
+    "imatrix": imatrix_steps,
+}
+
+
+def mutator(kind: str) -> Any:
+    """Return the class that makes mutants of a kind."""
     if kind == "onnx":
         from mutate_onnx import Mutator
-    elif kind == "graphs":
-        from mutate_graphs import GraphMutator as Mutator
-    else:
-        from mutate_safetensors import Mutator
+
+        return Mutator
+    if kind == "graphs":
+        from mutate_graphs import GraphMutator
+
+        return GraphMutator
+    if kind == "safetensors":
+        from mutate_safetensors import Mutator as SafetensorsMutator
+
+        return SafetensorsMutator
+    import mutate_files
+
+    return getattr(mutate_files, f"{kind.capitalize()}Mutator")
+
+
+def read(path: Path) -> None:
+    """Open a model and read all of it."""
+    with mo.files.open(path) as source:
+        for name in source.tensors:
+            for _ in source.tiles(name, 1 << 16):
+                pass
+
+
+def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
+    """Return what makes the mutant of a seed and takes it through the commands."""
+    mutants = mutator(kind)
 
     def run(seed: int) -> list[str]:
         pick = random.Random(seed)
-        if kind != "safetensors":
+        if kind in ("onnx", "graphs"):
             path = folder / "m.onnx"
-            path.write_bytes(Mutator(seed).mutant())
+            path.write_bytes(mutants(seed).mutant())
         else:
-            path = Mutator(seed).mutant(folder)
+            path = mutants(seed).mutant(folder)
         found: list[str] = []
         try:
-            with mo.files.open(path) as source:
-                for name in source.tensors:
-                    for _ in source.tiles(name, 1 << 16):
-                        pass
+            if kind != "imatrix":  # which is no model
+                read(path)
         except BaseException as error:
             return [] if is_promised(error, str(path)) else [described(error)]
-        for step in (checkpoint_steps if kind == "safetensors" else onnx_steps)(path, pick, limit):
+        for step in STEPS[kind](path, pick, limit):
             try:
                 step()
             except BaseException as error:

@@ -177,6 +177,9 @@ def test_it_becomes_what_the_model_computes_in(tmp_path: Path, word: str) -> Non
     for name, array in plain.items():
         assert found[name][0] == "BF16"
         np.testing.assert_allclose(from_bf16(found[name][1]), array, rtol=2**-8)
-    b = write(tmp_path / "c.safetensors", {"fc.weight": ("F8_E4M3", np.full((4, 4), 56, np.uint8)), "n": ("F16", W[0].astype("f2"))})
+    b = write(
+        tmp_path / "c.safetensors",
+        {"fc.weight": ("F8_E4M3", np.full((4, 4), 56, np.uint8)), "n": ("F16", W[0].astype("f2"))},
+    )
     mo.prune_file(b, tmp_path / "d.safetensors", sparsity=0.0, durable=False)
     assert read(tmp_path / "d.safetensors")["fc.weight"][0] == "F16"

@@ -103,3 +103,13 @@ def test_a_config_that_says_more_than_of_weights_is_refused(tmp_path: Path, key:
     path.write_text(json.dumps(config))
     with pytest.raises(mo.UnsupportedError, match="input_activations"):
         mo.quantize_file(tmp_path / "b", tmp_path / "c", durable=False)
+
+
+def test_a_part_that_has_the_name_of_another_tensor_is_refused(tmp_path: Path) -> None:
+    """Of the kind of a scale beside a weight that is float (another tool's)."""
+    tensors = bert()
+    tensors[f"{LINEAR[0]}_scale"] = tensors["classifier.weight"]
+    source = directory(tmp_path / "a", tensors)
+    with pytest.raises(mo.UnsupportedError, match=rf"tensor '{LINEAR[0]}_scale' would be made of .*; exclude one"):
+        mo.quantize_file(source, tmp_path / "b", durable=False)
+    mo.quantize_file(source, tmp_path / "b", exclude=[LINEAR[0]], durable=False)

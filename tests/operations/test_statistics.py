@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(model: Path, tmp_pa
             lambda: mo.quantize_file(
                 matrix(tmp_path / "m.safetensors"), out, **how, method="awq", statistics=tmp_path / "stats"
             ),
-            r"^method must be 'gptq' for a model without a graph, got 'awq'",
+            r"^method must be 'gptq' for this model, got 'awq': only of llama, mistral",
         ),
         (
             lambda: mo.quantize_file(model, out, **how, method="gptq", statistics=matrix(tmp_path / "n.safetensors")),
@@ -251,3 +251,50 @@ def test_a_truncated_importance_matrix_is_malformed(tmp_path: Path) -> None:
 def test_one_file_is_no_list_and_options_are_checked(model: Path, tmp_path: Path) -> None:
     with pytest.raises((OptionError, TypeError), match="paths"):
         mo.merge_statistics("stats", tmp_path / "out")  # type: ignore[arg-type]
+
+
+def gguf_of(tensors: int, values: bytes = b"", count: int = 0, infos: bytes = b"", version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, count) + values + infos
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+ARRAY = text(b"a") + struct.pack("<II", 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no file of statistics"),
+        (struct.pack("<i", 0) + b"x" * 40, "no file of statistics"),
+        (struct.pack("<i", -5) + b"x" * 40, "no file of statistics"),
+        (gguf_of(1 << 60), "bytes are wanted"),
+        (gguf_of(0, count=1 << 62), "bytes are wanted"),
+        (gguf_of(0, ARRAY + struct.pack("<Q", 1 << 62), 1), "bytes are wanted"),  # gguf 0.19 never ends
+        (gguf_of(0, text(b"a") + struct.pack("<IIQ", 9, 9, 1), 1), "arrays in arrays"),
+        (gguf_of(0, text(b"a") + struct.pack("<I", 77), 1), "a value of kind 77"),
+        (gguf_of(0, text(b"general.alignment") + struct.pack("<II", 4, 13), 1), "alignment 13 is no power of two"),
+        (gguf_of(0, text(b"\xff") + struct.pack("<IB", 0, 1), 1), "a name is not UTF-8"),
+        (gguf_of(1, infos=text(b"t") + struct.pack("<IQIQ", 1, 1 << 63, 0, 0)), "'t' reaches beyond the file"),
+        (gguf_of(1, infos=text(b"t") + struct.pack("<IQIQ", 1, 1, 0, 7)), "'t' reaches beyond the file, or is not al"),
+        (gguf_of(0, version=1 << 24), "version 16,777,216 is not supported"),
+        (gguf_of(0), "it has no sums of squares"),
+    ],
+)
+def test_broken_importance_matrices_are_refused_at_once(tmp_path: Path, data: bytes, message: str) -> None:
+    """E1 to E4, E9: no number that a file declares is believed before as many bytes are there."""
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(mo.FormatError, match=message):
+        StatisticsFile(tmp_path / "a")
+
+
+def test_statistics_that_are_no_regular_file_are_not_waited_for(tmp_path: Path) -> None:
+    """E17."""
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises((ValueError, OSError), match="regular file|directory"):
+            StatisticsFile(path)

@@ -58,8 +58,9 @@ def parse_keep(text: str) -> tuple[str, float]:
 @click.option(
     "--calibrate",
     type=click.Path(),
-    metavar="DATA.npz|DIR",
-    help="ONNX: choose units by what they say to the layers behind them, and let what stays make up for what goes.",
+    metavar="DATA",
+    help="Choose units by what they say to the layers behind them, and let what stays make up for what goes: an .npz, a "
+    "directory of them, or (of a Hugging Face directory) a file of texts.",
 )
 @click.option(
     "--round-to",

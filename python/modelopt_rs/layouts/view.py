@@ -15,7 +15,7 @@ from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
-__all__ = ["Decompressed", "Dequantized", "PartlyQuantized", "Widened", "check_no_graph", "plain"]
+__all__ = ["Decompressed", "Dequantized", "PartlyQuantized", "Widened", "check_no_graph", "plain", "stored_nbytes"]
 
 _READ_BYTES = 16 << 20
 # Layouts whose configurations name each weight that is stored so.
@@ -318,6 +318,12 @@ def _said_of_weights(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "dequantize it first"
         )
     return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
+def stored_nbytes(view: Source) -> dict[str, int]:
+    """Return for each tensor of a model the bytes of all that stands for it."""
+    names = view.tensors
+    return {name: view.stored_nbytes(name) if isinstance(view, Dequantized) else names[name].nbytes for name in names}
 
 
 def plain(source: Source, *, dtype: str = "F32", threads: int | None = None) -> Dequantized:

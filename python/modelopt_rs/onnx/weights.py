@@ -10,9 +10,10 @@ from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
 
+from modelopt_rs.dtypes import DTYPES, FLOATS
 from modelopt_rs.errors import quote
 
-__all__ = ["Role", "Use", "Weight", "find_weights", "why_no_weight"]
+__all__ = ["ONNX_FLOATS", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
 Kind: TypeAlias = Literal[
     "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn", "batched", "einsum", "fused", "tables"
@@ -40,7 +41,7 @@ OPERATORS: Final[dict[tuple[str, str], tuple[Kind, tuple[int, ...], tuple[int, i
     ("com.microsoft", "EmbedLayerNormalization"): ("tables", (2, 3, 4), (1, 0)),
 }
 PASSED = ("Transpose", "Cast", "Identity")
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+ONNX_FLOATS = frozenset(ir.DataType(DTYPES[name].onnx) for name in FLOATS)
 CODES = tuple(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 4, 2))
 # What takes codes or their scales: such a weight is quantized already.
 QUANTIZED = (
@@ -184,7 +185,7 @@ def find_weights(model: ir.Model) -> list[Weight]:
     """
     found = []
     for name, value in model.graph.initializers.items():
-        if value.const_value is None or value.const_value.dtype not in FLOATS:
+        if value.const_value is None or value.const_value.dtype not in ONNX_FLOATS:
             continue
         uses, others = _follow(value, model.graph)
         if uses:
@@ -246,7 +247,7 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
         if attribute.type != ir.AttributeType.INT:  # before opset 6 it is a word
             return None
         to = ir.DataType(attribute.as_int())
-        return (axes, to) if to in FLOATS else None
+        return (axes, to) if to in ONNX_FLOATS else None
     return axes, dtype
 
 

@@ -14,12 +14,13 @@ from modelopt_rs.containers.reading import MAX_HEADER
 from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import Widened
+from modelopt_rs.operations.module_crop import ModuleCropInputs, check_runs
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.choice import Keep
@@ -91,10 +92,11 @@ def crop_file(
         without training expect much worse answers. "all": heads, ffn and hidden. Or several of them. In an ONNX model
         "ffn" are the units between any two layers of MatMul or Gemm; "channels" are those of convolutions.
     calibrate : path, mapping, iterable or callable, optional
-        Of an ONNX model, for "ffn", "heads" and "channels": samples, as for `prune_file`. A unit is then as important
-        as what it says to the layers of MatMul, Gemm and Conv that take it, the 2-norm of its input times its weights
-        there, and what these lose is made up for by `prune.least_squares` on the inputs that stay. Only sums are kept
-        of the samples; a weight and three squares of its inputs in float64 must fit `max_memory`.
+        For "ffn", "heads" and (of an ONNX model) "channels": samples, as for `prune_file`. A unit is then as important
+        as what it says to the layers that take it (MatMul, Gemm and Conv; of a Hugging Face directory, which
+        transformers runs, torch's `Linear`), the 2-norm of its input times its weights there, and what these lose is
+        made up for by `prune.least_squares` on the inputs that stay. Only sums are kept of the samples; a weight and
+        three squares of its inputs in float64 must fit `max_memory`.
     round_to : int, optional
         What the cropped lengths are a multiple of. By default 8 for fractions (in groups that have a shorter one than
         the whole), 1 for numbers.
@@ -183,19 +185,18 @@ def crop_file(
         progress=progress,
     )
 
+    samples = list(calibrate) if isinstance(calibrate, Iterator) else calibrate  # they are needed more than once
+
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:
             check_not_run(source, run)
-            if calibrate is not None:
-                fix = "crop it as an ONNX model, or arrays by prune.InputStats, prune.crop and prune.least_squares"
-                raise OptionError(f"calibrate must be left out for a model of tensors alone: nothing runs it; {fix}")
             check_no_method(then)
-            return _plan(source, execution, options, config, then)
+            return _plan(source, execution, options, config, then, samples)
         if config is not None or then is not None:
             raise OptionError("config and then must be left out for an ONNX model: its graph says all")
         from modelopt_rs.onnx.crop_model import plan_model
 
-        return plan_model(source, execution, options, run, calibrate)
+        return plan_model(source, execution, options, run, samples)
 
     report: CropFileReport = perform(source_path, out_path, plan, writing)
     return report
@@ -207,21 +208,22 @@ def _plan(
     options: CropOptions,
     config: str | os.PathLike[str] | None,
     then: QuantizeOptions | None,
+    calibrate: Calibrate | None,
 ) -> FilePlan:
     """Crop a transformer that has nothing but tensors."""
+    if calibrate is not None:
+        check_runs(source, options.what)
     view = Widened(source, threads=execution.threads)
     tensors, threads, described = view.tensors, execution.threads, source.container == "checkpoint"
     before = _config(view, config)
     plan = CropPlan(tensors, before, options, described=described)
     _after(plan, plan.draft(), tensors, then, threads)  # what can't be is refused before anything is read
+    inputs = None if calibrate is None else ModuleCropInputs(view, plan.groups, calibrate, execution)
     scorer = Scorer(view, plan.cropped, options.norm, options.nonfinite, execution)
     execution.total += scorer.bytes_to_read()
-    after = _after(plan, plan.report(scorer.scores()), tensors, then, threads)
-    transforms: dict[str, Transform] = {
-        name: after.quantization.transform(info) for name, info in after.tensors.items()
-    }
-    for name, stays in masks(tensors, plan.groups, after.report.kept).items():
-        transforms[name] = Crop(tensors[name], stays, transforms[name], threads)
+    scores = scorer.scores()
+    after = _after(plan, plan.report(scores if inputs is None else inputs.scores(scores)), tensors, then, threads)
+    transforms = _transforms(tensors, plan, after, inputs, threads)
 
     def report(seconds: float) -> CropFileReport:
         figures = {} if execution.dry_run else after.quantization.figures()
@@ -232,10 +234,8 @@ def _plan(
         totals = total(rows, figures, seconds)
         return CropFileReport(
             command="crop",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
-            options=_options(options, config, then),
+            **execution.said(),
+            options=_options(options, config, then, calibrate),
             totals=totals,
             warnings=after.quantization.said((totals.bytes_before, totals.bytes_after)),
             tensors=tuple(rows),
@@ -254,12 +254,31 @@ def _plan(
     )
 
 
+def _transforms(
+    tensors: Mapping[str, TensorInfo],
+    plan: CropPlan,
+    after: "_After",
+    inputs: ModuleCropInputs | None,
+    threads: int | None,
+) -> dict[str, Transform]:
+    """Return what becomes of each tensor: repaired where inputs are known, cropped, quantized or copied."""
+    transforms = {name: after.quantization.transform(info) for name, info in after.tensors.items()}
+    for name, stays in masks(tensors, plan.groups, after.report.kept).items():
+        transforms[name] = Crop(tensors[name], stays, transforms[name], threads)
+        if inputs is not None:
+            transforms[name] = inputs.repair(name, stays, transforms[name])
+    return transforms
+
+
 def _options(
-    options: CropOptions, config: str | os.PathLike[str] | None, then: QuantizeOptions | None
+    options: CropOptions,
+    config: str | os.PathLike[str] | None,
+    then: QuantizeOptions | None,
+    calibrate: Calibrate | None,
 ) -> dict[str, Any]:
     """Return the options in force, as a report has them."""
     others = {"config": None if config is None else str(config), "then": then.as_dict() if then else None}
-    return {**options.as_dict(), "calibrate": None, **others}
+    return {**options.as_dict(), "calibrate": None if calibrate is None else said(calibrate), **others}
 
 
 @dataclass(frozen=True, slots=True)

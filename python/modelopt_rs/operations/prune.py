@@ -11,7 +11,7 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
-from modelopt_rs.layouts.view import Widened
+from modelopt_rs.layouts.view import Widened, stored_nbytes
 from modelopt_rs.operations.known_modules import NOT_LINEAR
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
@@ -216,25 +216,22 @@ def _plan(
     pruner = Pruner(view, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
-    before = {name: _nbytes(view, name) for name in tensors}
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
 
     def report(seconds: float) -> Report:
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
         figures = {} if execution.dry_run else quantization.figures()
-        stored = dense if options.format == "bitmask" else {}
+        why_dense, stored = dense if options.format == "bitmask" else {}, stored_nbytes(view)
         done = {name: (decisions[name], quantization.decisions.get(name)) for name in tensors}
         measured = {name: (counted.get(name), figures.get(name)) for name in tensors}
         rows = [
-            _tensor_report(info, done[name], stored.get(name), transforms[name].outputs, measured[name], before[name])
+            _tensor_report(info, done[name], why_dense.get(name), transforms[name].outputs, measured[name], stored[name])
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
         return Report(
             command="prune",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             options=_options(options, calibrate, then),
             totals=totals,
             warnings=quantization.said((totals.bytes_before, totals.bytes_after)),
@@ -251,11 +248,6 @@ def _plan(
         check=check,
         report=report,
     )
-
-
-def _nbytes(view: Source, name: str) -> int:
-    """Return the bytes of a tensor in the file."""
-    return view.stored_nbytes(name) if isinstance(view, Widened) else view.tensors[name].nbytes
 
 
 def _options(options: PruneOptions, calibrate: Calibrate | None, then: QuantizeOptions | None) -> dict[str, Any]:

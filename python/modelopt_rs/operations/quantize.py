@@ -9,6 +9,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import PartlyQuantized, Widened
 from modelopt_rs.operations.known_modules import known_modules
+from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
@@ -51,6 +52,7 @@ def quantize_file(
     only_dequantize: bool = False,
     search: str | None = "mse",
     scale_dtype: str | None = None,
+    norm: float | None = None,
     method: str | None = None,
     calibrate: Calibrate | None = None,
     statistics: str | os.PathLike[str] | None = None,
@@ -119,6 +121,8 @@ def quantize_file(
     search : {"mse"} or None
         How the scales (and zero points) of uniform codes are found: those of least squared error, as `quantize` finds
         them with the same option, or by the plain formula. Nothing in the file gets larger by it.
+    norm : float, optional
+        With `search`: the power of errors whose sum is made small, from 0.5 to 4, as `quantize` takes it: by default 2.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
         bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: bfloat16 for weights in
@@ -128,10 +132,10 @@ def quantize_file(
         Round weights by what goes into their layers while calibration data run through the float model: exactly as
         `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
         (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
-        layer (ONNX models only). Of an ONNX model weights of MatMul and Gemm are rounded so, of a Hugging Face
-        directory those of linear layers (torch's `Linear`), which transformers runs; the others have searched scales,
-        and the report says which. Such a weight must fit `max_memory` whole, and so must three squares of its inputs in
-        float64. It takes no byte more.
+        layer (ONNX models, and directories of the families Llama, Mistral, Qwen 2 and Qwen 3). Of an ONNX model weights
+        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
+        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
+        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     statistics : path, optional
@@ -200,6 +204,7 @@ def quantize_file(
         only_dequantize=only_dequantize,
         search=search,
         scale_dtype=scale_dtype,
+        norm=norm,
         method=method,
     )
     _check_known(options, calibrate, statistics)
@@ -298,13 +303,16 @@ def _plan(
     view = Widened(source, threads=execution.threads, but=kept)
     model = PartlyQuantized(view, options.layout)
     tensors = model.tensors
-    limit = options.layer_error
-    sensitivity = None if limit is None else Sensitivity(view, execution, limit)
+    sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
+    factors = ModuleFactors()
     if statistics is not None or calibrate is not None:
-        quantization.round_by(known_modules(view, options.method, calibrate, execution, statistics))
-    transforms = {name: quantization.transform(info) for name, info in view.tensors.items()}
+        known = known_modules(view, options.method, calibrate, execution, statistics)
+        factors = find_module_factors(view, known, quantization, options)
+        quantization.round_by(known)
+        quantization.decisions = factors.decided(quantization.decisions)
+    transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
     plain = (info for name, info in tensors.items() if name not in model.stored)
     unread = only_dequantized(plain, model.config, options)
 
@@ -318,9 +326,7 @@ def _plan(
         errors = {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             options={**options.as_measured(), **({} if calibrate is None else {"calibrate": said(calibrate)})},
             totals=totals,
             tensors=tuple(rows),

@@ -2,18 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from modelopt_rs.containers.container import Access, Output
 from modelopt_rs.containers.registry import create, open_source
+from modelopt_rs.errors import UnsupportedError, quote
 from modelopt_rs.layouts.registry import METADATA_KEY
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.job import rewrite
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
-from modelopt_rs.stream.model import Sink, Source
+from modelopt_rs.stream.model import Sink, Source, TensorInfo
 
 __all__ = ["Writing", "perform"]
 
@@ -96,6 +97,7 @@ def perform(
 
 def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, writing: Writing) -> Sink:
     outputs = {name: transform.outputs for name, transform in plan.transforms.items()}
+    _check_names(source, outputs)
     return create(
         out_path,
         Output(
@@ -108,6 +110,17 @@ def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, wr
             durable=writing.durable,
         ),
     )
+
+
+def _check_names(source: Source, outputs: Mapping[str, Sequence[TensorInfo]]) -> None:
+    """Refuse to write two tensors of one name: parts of a weight, where the model has tensors called so."""
+    makers: dict[str, str] = {}
+    for name, infos in outputs.items():
+        for info in infos:
+            other = makers.setdefault(info.name, name)
+            if other != name:
+                made = f"{quote(info.name)} would be made of {quote(other)} and of {quote(name)}"
+                raise UnsupportedError(f"{source.path}: tensor {made}; exclude one")
 
 
 def _config(

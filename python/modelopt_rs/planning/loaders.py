@@ -19,7 +19,17 @@ __all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
 # These initialize weights of modules by name, before the codes in them are decoded.
-INITIALIZED: Final = {"t5", "mt5", "umt5", "longt5", "rwkv", "pix2struct", "switch_transformers", "modernbert", "falcon"}.union(
+INITIALIZED: Final = {
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "rwkv",
+    "pix2struct",
+    "switch_transformers",
+    "modernbert",
+    "falcon",
+}.union(
     {"wav2vec2", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"},
     {"siglip", "siglip_text_model", "siglip_vision_model", "siglip2", "siglip2_vision_model"},
 )
@@ -42,7 +52,17 @@ SPLIT_WEIGHTS: Final = {
     "mistral_large4": r"wq|wk",
 }
 # It renames modules of these as it loads them: modules are found by name only if it dequantizes while it loads.
-RENAMED: Final = {*SPLIT_WEIGHTS, "hunyuan_vl", "lfm3", "hy_v3", "hy_v4", "axk1", "axk2", "deepseek_v4", "laguna"}.union(
+RENAMED: Final = {
+    *SPLIT_WEIGHTS,
+    "hunyuan_vl",
+    "lfm3",
+    "hy_v3",
+    "hy_v4",
+    "axk1",
+    "axk2",
+    "deepseek_v4",
+    "laguna",
+}.union(
     {"altclip", "cohere_asr", "conditional_detr", "deformable_detr", "deepseek_ocr2", "dots3_note", "step3p7", "yolos"},
     {"inkling2", "inkling2_text", "pi0", "timesfm2_5", "sam3_tracker", "cosmos3_edge", "cosmos3_omni"},
 )

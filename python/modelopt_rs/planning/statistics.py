@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from modelopt_rs.containers.reading import open_regular, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.errors import FormatError, OptionError, quote
+from modelopt_rs.planning.gguf import MAX_STATISTICS, read_gguf
 from modelopt_rs.prune.repair import InputStats
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
@@ -38,6 +40,15 @@ MODULES: Final = {
 }
 OTHERS: Final = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
 MAX_NAME: Final = 4096
+
+
+def _start(path: Path) -> bytes:
+    """Return the first bytes of a file; what is none is not waited for."""
+    fd = open_regular(path)
+    try:
+        return os.pread(fd, 9, 0)
+    finally:
+        os.close(fd)
 
 
 def infos_of(name: str, columns: int, kind: str) -> list[TensorInfo]:
@@ -77,8 +88,7 @@ class StatisticsFile:
         self.path = Path(path)
         self._source: SafetensorsSource | None = None
         self._norms: dict[str, NDArray[np.float64]] = {}
-        with self.path.open("rb") as file:
-            start = file.read(9)
+        start = _start(self.path)
         if start[:4] == b"GGUF":
             self._norms = _of_gguf(self.path)
         elif start[8:9] == b"{":
@@ -175,7 +185,7 @@ def hugging_face_name(name: str) -> str:
 
 def _of_dat(path: Path) -> dict[str, NDArray[np.float64]]:
     """Read the older form: of each of n tensors its name, how often it was called, and sums of squares."""
-    data, at, found = path.read_bytes(), 4, {}
+    data, at, found = read_file(path, MAX_STATISTICS), 4, {}
     try:
         (n,) = struct.unpack_from("<i", data)
         for _ in range(n):
@@ -191,19 +201,14 @@ def _of_dat(path: Path) -> dict[str, NDArray[np.float64]]:
             at += 4 * size
             found[hugging_face_name(name)] = _checked(path, name, values)
     except (struct.error, UnicodeDecodeError):
-        raise FormatError(f"{path}: no file of statistics, and no importance matrix of llama.cpp") from None
+        found = {}
+    if not found:
+        raise FormatError(f"{path}: no file of statistics, and no importance matrix of llama.cpp")
     return found
 
 
 def _of_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
-    try:
-        import gguf
-    except ImportError as error:
-        raise ImportError("statistics: a .gguf file is read by gguf: pip install gguf") from error
-    try:
-        tensors = {tensor.name: np.asarray(tensor.data, np.float64) for tensor in gguf.GGUFReader(path).tensors}
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise FormatError(f"{path}: malformed GGUF: {quote(str(error))}") from error
+    tensors = {name: array.astype(np.float64) for name, array in read_gguf(path).items()}
     found = {}
     for name, sums in tensors.items():
         base = name.removesuffix(".in_sum2")

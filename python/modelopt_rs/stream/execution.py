@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import Source, Tile
@@ -45,6 +45,10 @@ class Execution:
     output: str = ""
     dry_run: bool = False
     overwrite: bool = False
+
+    def said(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {"source": self.source, "output": self.output, "dry_run": self.dry_run}
 
     def advance(self, nbytes: int, name: str) -> None:
         """Tell the caller that `nbytes` more of the input are done."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import Array
+from modelopt_rs.dtypes import narrowed, widened
 from modelopt_rs.prune.repair import InputStats, least_squares
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
@@ -24,7 +25,7 @@ class Repair(Transform):
     Parameters
     ----------
     info : TensorInfo
-        Of float32.
+        Of floats.
     axes : (int, int)
         Which axis has the outputs, and which the inputs.
     stays : ndarray of bool
@@ -32,7 +33,7 @@ class Repair(Transform):
     stats : callable
         Returns the sums over the inputs: of a convolution by kernel positions, of each the channels.
     then : Transform
-        Of one sweep.
+        What becomes of the repaired weight.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Repair(Transform):
         held = [Buffer("f8", 2 * math.prod(info.shape), per=0), Buffer("f8", 3 * columns**2, per=0)]
         self.buffers = (*then.buffers, *held)
         self.row_multiple = info.rows
+        self.sweeps = then.sweeps
 
     def begin(self, rows: int) -> None:
         """Get the other transform ready."""
@@ -57,12 +59,13 @@ class Repair(Transform):
 
     def __call__(self, array: Array) -> Rows:
         """Repair the weight."""
-        outputs = np.moveaxis(array.reshape(self._info.shape), self._axes, (0, -1))
+        wide = np.array(widened(array, self._info.dtype), np.float64 if self._info.dtype == "F64" else np.float32)
+        outputs = np.moveaxis(wide.reshape(self._info.shape), self._axes, (0, -1))
         matrix = np.ascontiguousarray(outputs).reshape(len(outputs), -1)
         stays = np.flatnonzero(np.tile(self._stays, matrix.shape[1] // len(self._stays)))
         matrix[:, stays] = least_squares(matrix, stays, self._stats(), ridge=RIDGE)[0]
         outputs[...] = matrix.reshape(outputs.shape)
-        return self._then(array)
+        return self._then(narrowed(wide, self._info.dtype))
 
     def end(self) -> Rows:
         """Return what the other transform has left."""
