@@ -172,3 +172,21 @@ def test_experts_of_a_fused_mixture_get_smaller(tmp_path: Path, bits: int) -> No
     assert {each.name for each in report.tensors if each.decision == "quantize"} >= {"a", "b"}
     assert report.file_bytes[1] < 0.4 * report.file_bytes[0]
     assert near(tmp_path, {"x": normal(3, 32, seed=1)}, 0.2 if bits == 4 else 0.02)
+
+
+def test_a_shape_is_taken_of_codes(tmp_path: Path) -> None:
+    """H36: else a whole tensor is made of numbers for it, in every call."""
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Shape", ["c"], ["s"]), node("Relu", ["c"], ["r"]),
+             node("Conv", ["r", "v"], ["d"]), node("Expand", ["d", "s"], ["y"])]  # fmt: skip
+    proto = model(nodes, [value("x", ["n", 16, 8, 8])], [value("y", ["n", 32, 6, 6])],
+                  {"w": normal(32, 16, 3, 3), "v": normal(32, 32, 1, 1)})  # fmt: skip
+    feed = {"x": normal(2, 16, 8, 8)}
+    quantized(tmp_path, proto, onnx=OnnxOptions(activations="static", calibrate=feed))
+    assert near(tmp_path, feed, 0.05)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "c.onnx")
+    onnxruntime.InferenceSession(tmp_path / "b.onnx", options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "c.onnx").graph
+    made = {name: each.op_type for each in graph.node for name in each.output}
+    assert [made[each.input[0]] for each in graph.node if each.op_type == "Shape"] == ["QLinearConv"]
+    assert [each.op_type for each in graph.node].count("QLinearConv") == 2

@@ -13,6 +13,8 @@ from modelopt_rs.onnx.int8.placement import Placement, as_add, bounds
 
 __all__ = ["Grid", "along", "float_bias", "quantize_layer", "quantize_values"]
 
+SHAPES = ("Shape", "Size")
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -51,9 +53,10 @@ def quantize_values(
         takers = list(value.uses()) if whole else [(layer.node, 0) for layer in layers if layer.x is value]
         every = len(takers) == len(value.uses()) and (whole or not value.is_graph_output())
         cut = value.producer() if every and _cuts(value, grids[root]) else None
-        back = _quantize_value(model.graph, build, value, cut, constants[root], grids[root].factor)
+        codes, back = _quantize_value(model.graph, build, value, cut, constants[root], grids[root].factor)
         for node, index in takers:
-            node.replace_input_with(index, back)
+            # A shape is that of the codes: it would not be worth to make numbers of them.
+            node.replace_input_with(index, codes if node.domain == "" and node.op_type in SHAPES else back)
         if whole and value.is_graph_output():
             _become_output(model.graph, build, value, back)
         if cut is not None:
@@ -78,8 +81,8 @@ def _quantize_value(
     cut: ir.Node | None,
     constants: tuple[ir.Value, ir.Value],
     factor: NDArray[np.float32] | None,
-) -> ir.Value:
-    """Put a value, or what `cut` makes it of, on its grid and back; return the number that comes out."""
+) -> tuple[ir.Value, ir.Value]:
+    """Put a value, or what `cut` makes it of, on its grid and back; return the codes and the number that comes out."""
     name = str(value.name)
     nodes, start = [], value if cut is None else cut.inputs[0]
     if factor is not None:
@@ -90,7 +93,7 @@ def _quantize_value(
     there = build.node("QuantizeLinear", [start, *constants], [f"{name}_quantized"], like=value, dtype=codes)
     back = build.node("DequantizeLinear", [*there.outputs, *constants], [f"{name}_dequantized"], like=value)
     insert_after(graph, value, [*nodes, there, back])
-    return back.outputs[0]
+    return there.outputs[0], back.outputs[0]
 
 
 def _become_output(graph: ir.Graph, build: Builder, value: ir.Value, back: ir.Value) -> None:
