@@ -85,9 +85,7 @@ def test_what_can_not_be_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("one\n")
     with pytest.raises(mo.OptionError, match=r"^calibrate: texts need a tokenizer in "):
         mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"calibrate": tmp_path / "texts.txt"}))
-    with pytest.raises(
-        mo.OptionError, match=r"^method must be 'gptq' for this model, got 'awq': only of llama"
-    ):
+    with pytest.raises(mo.OptionError, match=r"^method must be 'gptq' for this model, got 'awq': only of llama"):
         mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"method": "awq"}))
     then = mo.QuantizeOptions(bits=4, method="gptq")
     for call in (mo.prune_file, mo.crop_file):
