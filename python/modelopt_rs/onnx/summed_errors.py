@@ -98,9 +98,11 @@ class SummedErrors:
         how: dict[str, Any] = {"threads": self._execution.threads, "max_memory": self._execution.max_memory}
         stream = InputStream(self._model, self._path, [], self._data, most=SAMPLES, weights=names, **how)
 
+        outputs = [str(value.name) for value in self._model.graph.outputs]
+
         def run(replaced: Feed) -> list[list[Array]]:
             return [[x for x in found if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
-                    for found in stream.outputs(replaced)]  # fmt: skip
+                    for found in stream.outputs(outputs, replaced)]  # fmt: skip
 
         return run
 
