@@ -152,7 +152,7 @@ def test_nonfinite(fail: Fail, tmp_path: Path) -> None:
 def test_quantized_already(fail: Fail, tmp_path: Path, model: Path) -> None:
     mo.quantize_file(model, tmp_path / "b.safetensors", durable=False)
     message = fail(3, "quantize", tmp_path / "b.safetensors", "-o", tmp_path / "c")
-    assert message.endswith("dequantize it first")
+    assert message.endswith("and no other weight was chosen: dequantize it first, or include others")
 
 
 def test_unsupported_quantization(fail: Fail, tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ OUTPUTS: Final[Mapping[int, float]] = {4: 1.0, 2: 2.0}
 16 dB; 1.0 at 2 bits is noise as large as the signal.
 """
 SAMPLES: Final = 2  # that the model is run on
-SECONDS: Final = 60.0  # for all runs
+LARGEST: Final = 2**26  # bytes of a weight that is looked at: a table is as good as never what does most for its bytes
+WORK: Final = 2**36  # bytes of weights that all runs read
+# What the two above can't know: a slow machine must not wait for hours. Only here the clock says what is looked at.
+SECONDS: Final = 120.0
 GROUP: Final = 32  # elements that share a scale, where no size is given
 # What is left of a squared error with the next higher number of bits: of steps 1 / 5 and 1 / 17 as wide.
 LESS: Final[Mapping[int, float]] = {2: 1 / 25, 4: 1 / 289}
@@ -48,7 +51,7 @@ class SummedErrors:
     source : Source
         Has the weights.
     execution : Execution
-        Weights and outputs of at most a sixteenth of its memory are looked at.
+        Its memory doesn't say what is looked at, or bits would follow from it.
     data : Data
         Where inputs come from.
     """
@@ -69,8 +72,10 @@ class SummedErrors:
         bits : mapping
             Of each of them.
         """
-        most = self._execution.max_memory // 16
-        known = {name: weight for name, weight in weights.items() if self._source.tensors[name].nbytes <= most}
+        sizes = {name: self._source.tensors[name].nbytes for name in weights}
+        known = {name: weight for name, weight in weights.items() if sizes[name] <= LARGEST}
+        if sum(sizes.values()) * len(known) > WORK:
+            return {}
         start = time.perf_counter()
         try:
             run = self._runs(list(known))

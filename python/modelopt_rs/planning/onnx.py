@@ -68,7 +68,6 @@ class OnnxOptions:
     --------
     >>> from modelopt_rs.planning.onnx import OnnxOptions
     >>> from modelopt_rs.planning.quantize import QuantizeOptions
-    from modelopt_rs.quant.formats import BITS
     >>> OnnxOptions(target="portable").accuracy_level
     4
     >>> mixed = OnnxOptions(bits_of={"*.value.weight": 8})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.containers.reading import open_regular, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
+from modelopt_rs.containers.system import read_place
 from modelopt_rs.errors import FormatError, OptionError, quote
 from modelopt_rs.planning.gguf import MAX_STATISTICS, read_gguf
 from modelopt_rs.prune.repair import InputStats
@@ -46,7 +47,7 @@ def _start(path: Path) -> bytes:
     """Return the first bytes of a file; what is none is not waited for."""
     fd = open_regular(path)
     try:
-        return os.pread(fd, 9, 0)
+        return read_place(fd, 9, 0)
     finally:
         os.close(fd)
 

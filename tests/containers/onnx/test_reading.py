@@ -13,7 +13,7 @@ ir = pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 import modelopt_rs as mo  # noqa: E402
-from modelopt_rs import UnsupportedError, files  # noqa: E402
+from modelopt_rs import files  # noqa: E402
 from modelopt_rs.files import TensorInfo  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSource, placeholder  # noqa: E402
 from onnx_samples import (  # noqa: E402
@@ -89,15 +89,9 @@ def shipped() -> list[Path]:
 @pytest.mark.slow
 def test_e20_models_of_the_packages(tmp_path: Path) -> None:
     """Read as onnx reads them, written so that the checker and onnxruntime take them, and giving the same."""
-    unsupported = []
     for path in shipped():
         expected = upstream(onnx.load(path))
-        try:
-            source = OnnxSource(path)
-        except UnsupportedError:
-            unsupported.append(path.name)
-            continue
-        with source:
+        with OnnxSource(path) as source:
             assert ours(source) == expected, path
             new = copy(source, tmp_path / "new.onnx", overwrite=True)
         assert upstream(onnx.load(new)) == expected, path
@@ -108,8 +102,6 @@ def test_e20_models_of_the_packages(tmp_path: Path) -> None:
         ]
         before = outcome(path, feed)
         assert before is None or outcome(new, feed) == before, path
-    # The only one has a map as its output, which onnx_ir has no type for.
-    assert unsupported == ["logreg_iris.onnx"]
 
 
 def outcome(path: Path, feed: list[np.ndarray]) -> list[Any] | None:
