@@ -87,7 +87,7 @@ docs: build
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs target/docs
 
 # Every example in turn; their pictures are those of the documents. One whose data are not on this machine says so (66).
-EXAMPLES := digits fashion_mnist prune_digits prune_fashion_mnist digits_onnx magika_onnx minilm_onnx minilm load_test embedding_service
+EXAMPLES := digits fashion_mnist prune_digits prune_fashion_mnist digits_onnx magika_onnx minilm_onnx minilm minilm_layer load_test embedding_service
 examples: build
 	$(PIP) "opencv-python-headless>=4.10"
 	@set -e; for each in $(EXAMPLES); do \

@@ -2,15 +2,16 @@
 
 Read from the syntax tree of every module, imports inside functions too:
 
-- a module imports from its own floor's package or from floors below it (CONTRIBUTING.md, rule 9);
+- a module imports from its own floor's package or from floors below it (CONTRIBUTING.md, rule 9), also where only type
+  checkers look, and by its whole name: no relative import, none by a function that is given a name;
 - an import inside a function is of an optional extra, or of a package that needs one;
-- no name with an underscore is taken from another package;
+- no name with an underscore is taken from another package, nor an attribute that only another package has;
 - a file has at most 300 lines without its docstrings, a function 50, and 7 arguments but for public keyword options.
 """
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "python"
@@ -51,6 +52,9 @@ SHARED = ("_core", "_types", "__init__", "__version__")
 UP = {("quant.checkpoint", "containers"), ("quant.checkpoint", "stream"), ("quant.array", "quant")}
 UP |= {("stream.model", "layouts")}
 UP |= {("optim.checkpoint", "containers"), ("optim.checkpoint", "stream"), ("optim.optimizer", "optim")}
+# What imports by a name that is computed, and the modules that may: names of the face load when they are asked for.
+BY_NAME = {"__import__", "exec", "eval", "import_module", "find_loader", "run_module", "run_path", "resolve_name"}
+BY_NAME_TAKEN = {("__init__", "import_module")}
 MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 300, 50, 7
 
 
@@ -67,9 +71,9 @@ def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str, str | None, bool]
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name, None, id(node) in inside
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield node, node.module, alias.name, id(node) in inside
+                yield node, "." * node.level + (node.module or ""), alias.name, id(node) in inside
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -87,6 +91,9 @@ def breaches(path: Path, tree: ast.Module) -> Iterator[str]:
     lazy = own == ("__init__",)
     for node, module, name, inside in imports(tree):
         where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+        if module.startswith("."):
+            yield f"{where}: imports {module} relatively; floors are read from whole names"
+            continue
         if module.split(".")[0] != PACKAGE:
             if inside and module.split(".")[0] not in EXTRAS:
                 yield f"{where}: imports {module} inside a function, which is no optional extra"
@@ -103,6 +110,57 @@ def breaches(path: Path, tree: ast.Module) -> Iterator[str]:
         private = [part for part in (*other, name or "") if part.startswith("_") and part not in SHARED]
         if private and other[0] != own[0]:
             yield f"{where}: takes the private name {private[0]} from {'.'.join(other)}"
+
+
+def by_name(path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield imports by a name that is computed, and looks into the modules that there are."""
+    own = ".".join(parts_of(path))
+    for node in ast.walk(tree):
+        where = f"{path.relative_to(ROOT.parent)}:{getattr(node, 'lineno', 0)}"
+        called = node.func if isinstance(node, ast.Call) else None
+        # (`model.eval()` is a method; `importlib.import_module` and `builtins.exec` are functions of a module.)
+        name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+        of_method = isinstance(called, ast.Attribute) and name in ("exec", "eval")
+        if name in BY_NAME and not of_method and (own, name) not in BY_NAME_TAKEN:
+            yield f"{where}: imports by {name}; floors are read from import statements"
+        if isinstance(node, ast.ImportFrom) and node.module in ("importlib", "builtins", "sys", "runpy", "pkgutil"):
+            for alias in node.names:
+                if alias.name in BY_NAME | {"modules"} and (own, alias.name) not in BY_NAME_TAKEN:
+                    yield f"{where}: takes {alias.name} from {node.module}; floors are read from import statements"
+        if isinstance(node, ast.Attribute) and node.attr == "modules" and getattr(node.value, "id", "") == "sys":
+            yield f"{where}: looks into sys.modules; import what is wanted"
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Return the private names that a module defines: functions, classes, variables and attributes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # of __slots__, or for getattr
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def borrowed(path: Path, tree: ast.Module, defined: Mapping[str, set[str]]) -> Iterator[str]:
+    """Yield private attributes that the module's own package doesn't have, and another has; `defined` is by package."""
+    own = (parts_of(path) or ("__init__",))[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in defined[own]:
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            # What a class inherits is its own; what a library calls so is not ours.
+            if isinstance(root, ast.Name) and root.id in {"self", "cls"} | EXTRAS:
+                continue
+            others = sorted(package for package, names in defined.items() if node.attr in names)
+            if others:
+                where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+                yield f"{where}: takes the private attribute {node.attr} of {others[0]}"
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
@@ -139,11 +197,15 @@ def sizes(path: Path, tree: ast.Module, text: str) -> Iterator[str]:
 
 def main() -> int:
     """Check every module."""
+    texts = {path: path.read_text() for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    defined: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        defined.setdefault((parts_of(path) or ("__init__",))[0], set()).update(private_names(tree))
     found = []
-    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        text = path.read_text()
-        tree = ast.parse(text)
-        found += [*breaches(path, tree), *sizes(path, tree, text)]
+    for path, tree in trees.items():
+        found += [*breaches(path, tree), *by_name(path, tree), *borrowed(path, tree, defined)]
+        found += sizes(path, tree, texts[path])
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0
 

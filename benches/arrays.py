@@ -47,6 +47,7 @@ class Case:
     check: Callable[[Any, Any], None] = lambda ours, theirs: None
     at_most: bool = False  # the ratio is ours / theirs and must not be above the target
     needs: str | None = None  # the peer's module
+    calls: int = 1  # in a row, as a service makes small ones; times are those of one
 
 
 @dataclass
@@ -63,30 +64,33 @@ class Row:
 # ---- measuring
 
 
-def seconds(run: Thunk) -> float:
-    """Time one call; what it returns is freed outside of the time.
+def seconds(run: Thunk, calls: int = 1) -> float:
+    """Time one call, or each of many in a row; what it returns last is freed outside of the time.
 
     The pause lets the other side's OpenMP threads stop spinning for work, which they do on our cores.
     """
     time.sleep(0.005)
+    if calls > 1:
+        run()
     start = time.perf_counter()
-    result = run()
+    for _ in range(calls):
+        result = run()
     taken = time.perf_counter() - start
     del result
-    return taken
+    return taken / calls
 
 
-def paired(ours: Thunk, theirs: Thunk, rounds: int) -> tuple[list[float], list[float]]:
+def paired(ours: Thunk, theirs: Thunk, rounds: int, calls: int = 1) -> tuple[list[float], list[float]]:
     """Time both in alternation, swapping who goes first."""
     a, b = [], []
     gc.collect()
     gc.disable()
     for i in range(rounds):
         if i % 2:
-            b.append(seconds(theirs))
-        a.append(seconds(ours))
+            b.append(seconds(theirs, calls))
+        a.append(seconds(ours, calls))
         if not i % 2:
-            b.append(seconds(theirs))
+            b.append(seconds(theirs, calls))
     gc.enable()
     return a, b
 
@@ -97,7 +101,7 @@ def measure(case: Case, rounds: int) -> Row:
     except AssertionError as wrong:
         print(f"{case.work} against {case.peer}: {wrong}", file=sys.stderr)
         return Row(case.work, case.peer, math.nan, math.nan, math.nan, WRONG, False)
-    a, b = paired(case.ours, case.theirs, rounds)
+    a, b = paired(case.ours, case.theirs, rounds, case.calls)
     over, under = (a, b) if case.at_most else (b, a)
     ratio = statistics.median(x / y for x, y in zip(over, under, strict=True))
     met = ratio <= case.target if case.at_most else ratio >= case.target

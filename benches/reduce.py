@@ -5,7 +5,7 @@ Answers are compared first, then both sides timed in alternation; see `benches/a
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
@@ -51,6 +51,34 @@ def quantize_linear_cases(n: int) -> Iterator[Case]:
 
     yield Case("quantize_linear out=", "reading x, then filling the codes", 1.15, ours, copy, at_most=True)
     yield Case("quantize_linear out=", "the NumPy formula", 15, ours, formula, equal)
+    yield Case("quantize_linear out=", "onnxruntime QuantizeLinear", 0.95, ours, by_onnxruntime(x, scale), equal)
+
+
+def by_onnxruntime(x: np.ndarray, scale: np.float32) -> Callable[[], np.ndarray]:
+    """A session of one operator, its input and output bound to memory, two threads."""
+    import onnx
+    import onnxruntime as ort
+
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
+    tensors = [
+        onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in (("scale", scale), ("zero", np.int8(0)))
+    ]
+    graph = onnx.helper.make_graph([node], "quantize", [value("x", 1, ["n"])], [value("y", 3, ["n"])], tensors)
+    opset = [onnx.helper.make_opsetid("", 21)]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    session, out = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]), np.zeros(len(x), np.int8)
+    bound = session.io_binding()
+    bound.bind_cpu_input("x", x)
+    bound.bind_output("y", "cpu", 0, np.int8, out.shape, out.ctypes.data)
+
+    def run() -> np.ndarray:
+        session.run_with_iobinding(bound)
+        return out
+
+    return run
 
 
 def embedding_cases(rows: int) -> Iterator[Case]:
@@ -72,16 +100,16 @@ def embedding_cases(rows: int) -> Iterator[Case]:
 
 
 def look_up_cases() -> Iterator[Case]:
-    """Other rows each time: a table does not fit the caches."""
+    """Other rows each time: a table does not fit the caches. Many calls in a row, as a service makes them."""
     x = RNG.standard_normal((30_522, 384), np.float32)
     q = mo.quantize(x, axis=0)
     step = float(q.scale.max())
     indices = [RNG.integers(0, len(x), 64) for _ in range(500)]
     turns = [cycle(indices), cycle(indices)]
     yield Case("64 rows of 8 bits as float32", "NumPy on float32", 1.5,
-               lambda: q.take(next(turns[0])), lambda: x[next(turns[1])], close(0, step))  # fmt: skip
+               lambda: q.take(next(turns[0])), lambda: x[next(turns[1])], close(0, step), calls=100)  # fmt: skip
     yield Case("1 row of 8 bits as float32", "NumPy on float32", 0.2,
-               lambda: q.take(77), lambda: x[77].copy(), close(0, step))  # fmt: skip
+               lambda: q.take(77), lambda: x[77].copy(), close(0, step), calls=1000)  # fmt: skip
 
 
 def small_cases() -> Iterator[Case]:
@@ -91,8 +119,9 @@ def small_cases() -> Iterator[Case]:
         return np.clip(np.rint(x / np.float32(0.03)), -128, 127).astype(np.int8)
 
     yield Case("quantize_linear of 1,000", "the NumPy formula", 2,
-               lambda: mo.quant.quantize_linear(x, 0.03), formula, equal)  # fmt: skip
-    yield Case("argmax of 1,000", "NumPy", 0.5, lambda: mo.reduce.argmax(x), lambda: np.argmax(x), equal)
+               lambda: mo.quant.quantize_linear(x, 0.03), formula, equal, calls=1000)  # fmt: skip
+    yield Case("argmax of 1,000", "NumPy", 0.5,
+               lambda: mo.reduce.argmax(x), lambda: np.argmax(x), equal, calls=1000)  # fmt: skip
 
 
 def main() -> None:

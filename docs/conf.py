@@ -1,6 +1,7 @@
 """How the documents are built: `make docs`."""
 
 import os
+import re
 from typing import Any
 
 from modelopt_rs import __version__
@@ -25,6 +26,9 @@ smartquotes = False  # or the two dashes of an option become one
 html_theme = "furo"
 html_title = f"modelopt_rs {version}"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["lines.css"]
+default_role = "py:obj"  # what a docstring puts into backticks is linked where it has a page
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -50,7 +54,13 @@ def _plain_text(app: Any, context: Any, lines: list[str]) -> None:
     lines[:] = [line.replace("*", r"\*") for line in lines]
 
 
+def _no_empty_last_line(app: Any, page: str, source: list[str]) -> None:
+    """A session of Python in a page ends with an empty line, for the test that runs it; nobody needs to see that."""
+    source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
+
+
 def setup(app: Any) -> None:
-    """Connect what the help of commands goes through."""
+    """Connect what the pages and the help of commands go through."""
+    app.connect("source-read", _no_empty_last_line)
     for part in ("description", "options", "arguments", "epilog"):
         app.connect(f"sphinx-click-process-{part}", _plain_text)

@@ -8,34 +8,35 @@
 //! that made it: a forked child (which has none of the threads) makes its own. The cells are atomic pointers, so a
 //! fork can never copy a lock that is held.
 
+mod awake;
+mod pace;
+mod running;
+mod settings;
+
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::race::OnceBox;
 
+pub use settings::{MAX_THREADS, VARIABLE, init_from_env, num_threads, set_num_threads, swap_override};
+
 use crate::isa;
+use awake::Awake;
+use pace::{Advice, Pace};
+use running::Running;
 
 /// Elements in one piece of work: 128 KiB of float32, so that a second look at a chunk finds it in the L2 cache.
 pub const CHUNK: usize = 1 << 15;
-
-/// More threads than this are refused (a typo, not a machine).
-pub const MAX_THREADS: usize = 1024;
-
-/// The environment variable for the default number of threads.
-pub const VARIABLE: &str = "MODELOPT_RS_NUM_THREADS";
-
-/// 0: not set, the CPUs of this process.
-static DEFAULT_THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Set when worker threads could not be started and the work ran in the calling thread instead.
 static SPAWN_FAILED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// This thread's own default (0: none).
-    static OVERRIDE: Cell<usize> = const { Cell::new(0) };
     /// Whether this thread is inside a parallel section: what it calls then runs inline.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this worker looks for work, see [`Pool::watch`].
+    static WATCHING: Cell<bool> = const { Cell::new(false) };
     /// See [`with_scratch`].
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
@@ -57,42 +58,6 @@ pub fn with_scratch<R>(n: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     result
 }
 
-/// Read `MODELOPT_RS_NUM_THREADS`; an error names the variable.
-pub fn init_from_env() -> Result<(), String> {
-    let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
-    let text = text.to_string_lossy();
-    match text.trim().parse::<usize>() {
-        Ok(n) if (1..=MAX_THREADS).contains(&n) => {
-            set_num_threads(n);
-            Ok(())
-        }
-        _ => Err(format!("{VARIABLE} must be an integer from 1 to {MAX_THREADS}, got {text:?}")),
-    }
-}
-
-/// Set the process's default (1 to `MAX_THREADS`).
-pub fn set_num_threads(n: usize) {
-    DEFAULT_THREADS.store(n, Ordering::Relaxed);
-}
-
-/// Set this thread's own default (0: none) and return the one before.
-pub fn swap_override(n: usize) -> usize {
-    OVERRIDE.replace(n)
-}
-
-/// The number of threads of a call that names none.
-pub fn num_threads() -> usize {
-    match (OVERRIDE.get(), DEFAULT_THREADS.load(Ordering::Relaxed)) {
-        (0, 0) => {
-            // Asks the kernel (affinity, cgroup quota), so the answer is kept.
-            let n = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS);
-            DEFAULT_THREADS.store(n, Ordering::Relaxed);
-            n
-        }
-        (0, n) | (n, _) => n,
-    }
-}
-
 /// Whether a pool could not be started since this was last asked.
 pub fn take_spawn_failure() -> bool {
     SPAWN_FAILED.load(Ordering::Relaxed) && SPAWN_FAILED.swap(false, Ordering::Relaxed)
@@ -103,19 +68,38 @@ struct Pool {
     pid: u32,
     workers: usize,
     threads: rayon::ThreadPool,
+    awake: Awake,
     next: OnceBox<Pool>,
+}
+
+impl Pool {
+    /// Wake `n` workers: each takes what work there is, and looks for more for a while.
+    fn wake(&'static self, n: usize) {
+        for _ in 0..n {
+            self.threads.spawn(|| self.watch());
+        }
+    }
+
+    fn watch(&self) {
+        if let Some(worker) = self.threads.current_thread_index()
+            && !WATCHING.replace(true)
+        {
+            self.awake.watch(worker, || self.threads.yield_now() == Some(rayon::Yield::Executed));
+            WATCHING.set(false);
+        }
+    }
 }
 
 static POOLS: OnceBox<Pool> = OnceBox::new();
 
 /// This process's pool with at least `workers` threads, or None if they could not be started.
-fn pool(workers: usize) -> Option<&'static rayon::ThreadPool> {
+fn pool(workers: usize) -> Option<&'static Pool> {
     let pid = std::process::id();
     let mut cell = &POOLS;
     let mut largest = 0;
     loop {
         match cell.get() {
-            Some(found) if found.pid == pid && found.workers >= workers => return Some(&found.threads),
+            Some(found) if found.pid == pid && found.workers >= workers => return Some(found),
             Some(found) => {
                 if found.pid == pid {
                     largest = found.workers;
@@ -134,7 +118,8 @@ fn pool(workers: usize) -> Option<&'static rayon::ThreadPool> {
                     return None;
                 };
                 // Two threads may race here: the loser's pool is dropped, and the loop looks again.
-                let _ = cell.set(Box::new(Pool { pid, workers: size, threads, next: OnceBox::new() }));
+                let awake = Awake::new(size);
+                let _ = cell.set(Box::new(Pool { pid, workers: size, threads, awake, next: OnceBox::new() }));
             }
         }
     }
@@ -155,25 +140,59 @@ impl Drop for Inside {
     }
 }
 
+/// What a worker does: take items until there are none, and call what it is given after each.
+type Worker<'a> = &'a (dyn Fn(&dyn Fn()) + Sync);
+
 /// Run `worker` in up to `threads` threads at once, this one among them, and return when all are done.
 ///
+/// Workers that are awake are called at once. The others are woken when what is left of the `items` is long enough, and called
+/// once they are awake: so a call of many short items never waits for a thread to wake up, nor for one that waits for a CPU.
 /// Called through a pointer, once for a thread, so that each kernel's loop is compiled once.
-fn run_workers(threads: usize, worker: &(dyn Fn() + Sync)) {
+fn run_workers(threads: usize, items: usize, worker: Worker) {
     let pool = if threads > 1 && !INSIDE.get() { pool(threads - 1) } else { None };
-    let work = || {
+    let work = |after: &dyn Fn()| {
         let _inside = Inside::enter();
-        isa::with_default_float_environment(worker);
+        isa::with_default_float_environment(|| worker(after));
         isa::fence();
     };
-    match pool {
-        None => work(),
-        Some(pool) => pool.in_place_scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(|_| work());
+    let Some(pool) = pool else { return work(&|| ()) };
+    let running = Running::default();
+    pool.threads.in_place_scope(|scope| {
+        let call = |n| {
+            for _ in 0..n {
+                let ending = running.another();
+                scope.spawn(|_| {
+                    let _ending = ending;
+                    work(&|| ());
+                });
             }
-            work();
-        }),
-    }
+        };
+        let (pace, asleep) = (Pace::new(items), Cell::new(threads - 1));
+        let call_awake = || {
+            let awake = pool.awake.claim(asleep.get());
+            asleep.set(asleep.get() - awake);
+            call(awake);
+        };
+        let follow = |advice| match advice {
+            Advice::Alone => {}
+            Advice::Wake => pool.wake(asleep.get()),
+            Advice::Call => {
+                pool.wake(asleep.get());
+                call(asleep.take());
+            }
+        };
+        call_awake();
+        if asleep.get() > 0 {
+            follow(pace.at_start());
+        }
+        work(&|| {
+            if asleep.get() > 0 {
+                call_awake();
+                follow(pace.after_item(threads - asleep.get()));
+            }
+        });
+        running.wait();
+    });
 }
 
 /// The next item, its lock held for no longer than taking it.
@@ -190,11 +209,12 @@ pub fn for_each<I: Send>(threads: usize, items: impl ExactSizeIterator<Item = I>
 
 /// The same through pointers, so that it is compiled once for each type of item and not for each kernel.
 #[inline(never)]
-fn each<I: Send>(threads: usize, items: &mut (dyn Iterator<Item = I> + Send), f: &(dyn Fn(I) + Sync)) {
-    let items = Mutex::new(items);
-    run_workers(threads, &|| {
+fn each<I: Send>(threads: usize, items: &mut (dyn ExactSizeIterator<Item = I> + Send), f: &(dyn Fn(I) + Sync)) {
+    let (n, items) = (items.len(), Mutex::new(items));
+    run_workers(threads, n, &|after| {
         while let Some(item) = take(&items) {
             f(item);
+            after();
         }
     });
 }
@@ -214,15 +234,16 @@ pub fn for_each_with<I: Send, S>(
 #[inline(never)]
 fn each_with<I: Send, S>(
     threads: usize,
-    items: &mut (dyn Iterator<Item = I> + Send),
+    items: &mut (dyn ExactSizeIterator<Item = I> + Send),
     make: &(dyn Fn() -> S + Sync),
     f: &(dyn Fn(&mut S, I) + Sync),
 ) {
-    let items = Mutex::new(items);
-    run_workers(threads, &|| {
+    let (n, items) = (items.len(), Mutex::new(items));
+    run_workers(threads, n, &|after| {
         let mut scratch = make();
         while let Some(item) = take(&items) {
             f(&mut scratch, item);
+            after();
         }
     });
 }
@@ -247,13 +268,14 @@ pub fn count<I: Send>(
     counters: usize,
     f: impl Fn(&mut [u64], I) + Sync,
 ) -> Vec<u64> {
-    let threads = threads.min(items.len());
+    let (threads, n) = (threads.min(items.len()), items.len());
     let items = Mutex::new(items);
     let sums = Mutex::new(vec![]);
-    run_workers(threads, &|| {
+    run_workers(threads, n, &|after| {
         let mut counts = vec![0; counters];
         while let Some(item) = take(&items) {
             f(&mut counts, item);
+            after();
         }
         if let Ok(mut sums) = sums.lock() {
             if sums.is_empty() {
@@ -269,6 +291,7 @@ pub fn count<I: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn test_map_keeps_the_order_of_the_items_for_any_number_of_threads() {
@@ -283,6 +306,37 @@ mod tests {
         for threads in 1..9 {
             let sums = count(threads, 0..1000usize, 2, |sums, i| sums[i % 2] += i as u64);
             assert_eq!(sums.iter().sum::<u64>(), 499_500);
+        }
+    }
+
+    #[test]
+    fn test_every_item_is_done_once_by_workers_that_are_awake_or_asleep() {
+        let pause = |i: u64| std::thread::sleep(Duration::from_micros(i));
+        for round in 0..40 {
+            pause(10 * round);
+            for (threads, n) in [(2, 3), (3, 40), (2, 200)] {
+                let slow = |i: u64| {
+                    if round % 8 == 0 && i % 10 == 0 {
+                        pause(30)
+                    }
+                };
+                let got = map(threads, 0..n, |i| {
+                    slow(i as u64);
+                    i
+                });
+                assert!(got.into_iter().eq(0..n));
+            }
+        }
+    }
+
+    #[test]
+    fn test_work_of_many_items_or_of_few_long_ones_is_shared_out() {
+        for n in [2, 100] {
+            let seen = map(2, 0..n, |_| {
+                std::thread::sleep(Duration::from_millis(100 / n as u64));
+                std::thread::current().id()
+            });
+            assert!(seen.iter().any(|id| *id != seen[0]), "{n}");
         }
     }
 

@@ -10,7 +10,7 @@ mod quotient;
 pub use key::Key;
 use narrow::round_to_odd;
 pub use narrow::{Bf16, F16, select};
-pub use quotient::{Divisor, Fused};
+pub use quotient::{Divisor, Divisors, Fused};
 
 /// A float that is computed in.
 pub trait Real:
@@ -70,6 +70,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn load(self) -> Self::Compute;
     /// From the compute type, rounded once, half to even.
     fn store(x: Self::Compute) -> Self;
+    /// The same numbers, where they are stored as they are computed.
+    fn as_computed(x: &[Self]) -> Option<&[Self::Compute]>;
     /// From f64, rounded once, half to even.
     fn store_f64(x: f64) -> Self;
     /// From f32, rounded once, half to even.
@@ -116,7 +118,8 @@ impl Half for Bf16 {
 
 macro_rules! element {
     ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal, zero $zero:expr,
-     to_bits $to_bits:expr, from_bits $from_bits:expr, load $load:expr, store $store:expr, store_f64 $store_f64:expr) => {
+     to_bits $to_bits:expr, from_bits $from_bits:expr, load $load:expr, store $store:expr, store_f64 $store_f64:expr,
+     as_computed $as_computed:expr) => {
         impl Element for $t {
             type Compute = $compute;
             type Key = $key;
@@ -131,6 +134,10 @@ macro_rules! element {
             #[inline(always)]
             fn store(x: $compute) -> Self {
                 $store(x)
+            }
+            #[inline(always)]
+            fn as_computed(x: &[Self]) -> Option<&[$compute]> {
+                $as_computed(x)
             }
             #[inline(always)]
             fn store_f64(x: f64) -> Self {
@@ -169,14 +176,18 @@ macro_rules! element {
     };
 }
 
+fn none<A, B>(_: A) -> Option<B> {
+    None
+}
+
 element!(f32, f32, i32, bits 32, mantissa 23, zero 0.0, to_bits f32::to_bits, from_bits f32::from_bits,
-    load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32);
+    load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32, as_computed Some);
 element!(f64, f64, i64, bits 64, mantissa 52, zero 0.0, to_bits f64::to_bits, from_bits f64::from_bits,
-    load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x);
+    load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x, as_computed Some);
 element!(F16, f32, i16, bits 16, mantissa 10, zero F16(0), to_bits |x: F16| x.0, from_bits F16,
-    load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)));
+    load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)), as_computed none);
 element!(Bf16, f32, i16, bits 16, mantissa 7, zero Bf16(0), to_bits |x: Bf16| x.0, from_bits Bf16,
-    load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)));
+    load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)), as_computed none);
 
 impl Real for f32 {
     #[inline(always)]

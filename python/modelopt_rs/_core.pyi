@@ -20,6 +20,7 @@ from modelopt_rs._types import (
     Parts,
     PruneCall,
     Spec,
+    StepNonfinite,
     Tensors,
 )
 from modelopt_rs.optim.state import BlockState
@@ -217,11 +218,11 @@ def find_scales(
     weights: Array | None,
     out: tuple[Array, Array | None],
     spec: Spec,
-    how: tuple[str, str | None, str | None],
+    how: tuple[str, str | float | None, str | None],
     dtype: Bf16,
     threads: int | None,
 ) -> None:
-    """Write scale and zero point. `how`: the function that asks, "mse" or None, the dtype that scales are rounded to.
+    """Write scale and zero point. `how`: the function that asks; "mse", a norm or None; what scales are rounded to.
 
     Of an axis only the first. What is not finite counts as 0.
     """
@@ -382,7 +383,7 @@ def set_fault(on: bool) -> None:
     """While on, every entry point panics (tests that a panic becomes InternalError)."""
 
 # Optimizers.
-def optim_step(calls: list[OptimCall], error_if_nonfinite: bool, dtype: str | None, threads: int | None) -> list[float]:
+def optim_step(calls: list[OptimCall], nonfinite: StepNonfinite, dtype: str | None, threads: int | None) -> list[float]:
     """Check all calls, then step them in place, one after the other; what `nadam_step` returns, else 0, for each."""
 
 def optimizer_step(
@@ -451,7 +452,7 @@ def adafactor_step(
     arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
     common: tuple[float, float, float | None, float, bool],
     numbers: tuple[int, float, tuple[float | None, float], float],
-    error_if_nonfinite: bool,
+    nonfinite: StepNonfinite,
     dtype: str | None,
     threads: int | None,
 ) -> None:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar, cast
 
-__all__ = ["REMOVED_IN", "former", "renamed", "warn_former"]
+__all__ = ["REMOVED_IN", "former", "of_today", "renamed", "warn_former"]
 
 REMOVED_IN: Final = "0.3"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -55,8 +55,10 @@ def renamed(
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
-            if given and not known.isdisjoint(given):
-                given = _today(where, given, names, values)
+            if not given:
+                return function(*args)
+            if not known.isdisjoint(given):
+                given = of_today(where, given, names, values)
             return function(*args, **given)
 
         return cast(_Function, call)
@@ -65,10 +67,10 @@ def renamed(
     return decorate
 
 
-def _today(
+def of_today(
     where: str, given: dict[str, Any], names: Mapping[str, str | None], values: Mapping[str, Mapping[Any, Any]]
 ) -> dict[str, Any]:
-    """Return keyword arguments by their names and values of today; warn where these are others."""
+    """Return keyword arguments by their names and values of today; warn the caller's caller where these are others."""
     made: dict[str, Any] = {}
     for name, value in given.items():
         new = names.get(name) or name

@@ -15,6 +15,7 @@ from modelopt_rs.errors import quote
 
 __all__ = [
     "BY_ONNX_NUMBER",
+    "BY_WORD",
     "DTYPES",
     "FLOATS",
     "INTEGERS",
@@ -24,6 +25,7 @@ __all__ = [
     "is_packed",
     "nbytes",
     "numpy_dtype",
+    "rounded",
     "twin_of",
     "widened",
 ]
@@ -101,6 +103,9 @@ INTEGERS: Final = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 BY_ONNX_NUMBER: Final = {dtype.onnx: dtype.name for dtype in DTYPES.values()}
 """The dtypes of ONNX tensors by `TensorProto.data_type`; strings, which have no bytes of their own, are left out."""
 
+BY_WORD: Final = {dtype.word: dtype.name for dtype in DTYPES.values() if dtype.word is not None}
+"""The same by the names that NumPy, `ml_dtypes` and torch have for them."""
+
 
 def is_packed(dtype: str) -> bool:
     """Whether several elements share a byte; rows of such a tensor are the bytes of the flat tensor."""
@@ -174,6 +179,22 @@ def narrowed(array: Array, dtype: str) -> Array:
     if dtype != "BF16":
         return array.astype(DTYPES[dtype].numpy, copy=False)
     return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def rounded(array: Array, dtype: str) -> Array:
+    """Return finite float32 numbers as a dtype of floats stores them, rounded half to even.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.dtypes import rounded
+    >>> rounded(np.array([1.005859375], np.float32), "BF16"), rounded(np.array([1.0], np.float32), "F16")
+    (array([16257], dtype=uint16), array([1.], dtype=float16))
+    """
+    if dtype != "BF16":
+        return array.astype(DTYPES[dtype].numpy, copy=False)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
 def widened(array: Array, dtype: str) -> Array:

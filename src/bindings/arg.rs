@@ -94,7 +94,15 @@ pub fn optional_int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyRe
 
 /// A number.
 pub fn number(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<f64> {
-    x.extract().map_err(|_| refused(function, arg, "a number", x))
+    x.extract().map_err(|_| {
+        if x.is_instance_of::<PyInt>() {
+            return PyValueError::new_err(format!(
+                "{function}: {arg} must be within the numbers of float64, got {}",
+                shown(x)
+            ));
+        }
+        refused(function, arg, "a number", x)
+    })
 }
 
 /// Yes or no.
@@ -114,4 +122,12 @@ pub fn text(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<String> {
     x.cast::<PyString>()
         .map(|text| text.to_string_lossy().into_owned())
         .map_err(|_| refused(function, arg, "a string", x))
+}
+
+/// As NumPy writes a shape.
+pub fn tuple(shape: &[usize]) -> String {
+    match shape {
+        [n] => format!("({n},)"),
+        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }

@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use super::arg::Name;
+pub use super::arg::tuple;
+use super::array_order::{has_rows, in_order, is_in_order, reach, repeated_axis};
 use super::borrow::Extent;
 use super::dlpack::{Capsule, Described, Exchange, MAX_AXES, Managed, Tensor, VersionedManaged};
 use super::dtype::{Dtype, Item};
@@ -24,6 +26,8 @@ pub struct Array<'py> {
     /// What was given, where `object` is a copy of it.
     pub original: Option<Bound<'py, PyUntypedArray>>,
     writeable: bool,
+    /// Whether only its rows lie in order, see `rows_input`.
+    pub by_rows: bool,
 }
 
 impl<'py> Array<'py> {
@@ -68,8 +72,16 @@ impl<'py> Array<'py> {
         Ok(Self { original, ..Self::new(name, object, dtype, false) })
     }
 
+    /// What is read by [`Self::rows`], which may lie anywhere: of an image that is a part of another, or upside down.
+    pub fn rows_input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        if is_in_order(array) || !has_rows(array) {
+            return Self::input(name, array, dtype);
+        }
+        Ok(Self { by_rows: true, ..Self::new(name, array.clone(), dtype, false) })
+    }
+
     fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
-        Self { dtype, object, name, original: None, writeable }
+        Self { dtype, object, name, original: None, writeable, by_rows: false }
     }
 
     /// What is written.
@@ -101,8 +113,12 @@ impl<'py> Array<'py> {
 
     /// The bytes that it lies in.
     pub fn extent(&self) -> Extent {
-        let start = data(&self.object);
-        Extent { start, end: start + self.len() * self.object.dtype().itemsize(), writes: self.writeable }
+        let (start, size) = (data(&self.object), self.object.dtype().itemsize());
+        if self.by_rows {
+            let [before, behind] = reach(&self.object);
+            return Extent { start: start - before, end: start + behind + size, writes: false };
+        }
+        Extent { start, end: start + self.len() * size, writes: self.writeable }
     }
 
     /// The elements.
@@ -114,12 +130,25 @@ impl<'py> Array<'py> {
         unsafe { std::slice::from_raw_parts(start, self.len()) }
     }
 
+    /// The rows: what the last two axes have, for all indices of those before.
+    pub fn rows<T: Item>(&self) -> Vec<&[T]> {
+        let (shape, start) = (self.shape(), self.address::<T>());
+        let before = shape.len() - 2;
+        let mut offsets = vec![0];
+        for (&n, &stride) in shape[..before].iter().zip(self.object.strides()) {
+            offsets = offsets.iter().flat_map(|offset| (0..n as isize).map(move |i| offset + i * stride)).collect();
+        }
+        // SAFETY: as for `slice`: these are places of NumPy's array, from each of which on the elements of its last two axes
+        // lie in order and aligned, which `rows_input` has checked.
+        let row =
+            |at: isize| unsafe { std::slice::from_raw_parts(start.byte_offset(at), shape[before..].iter().product()) };
+        offsets.into_iter().map(row).collect()
+    }
+
     /// The bits of the elements as numbers of their size, whatever their dtype.
     pub fn bits_as<W: Item>(&self) -> &[W] {
-        assert!(
-            size_of::<W>() == self.object.dtype().itemsize() && align_of::<W>() == size_of::<W>(),
-            "matched by size"
-        );
+        let fits = size_of::<W>() == self.object.dtype().itemsize() && align_of::<W>() == size_of::<W>();
+        assert!(fits && !self.by_rows, "matched by size");
         let start = if self.len() == 0 { std::ptr::dangling() } else { data(&self.object) as *const W };
         // SAFETY: as for `slice`; every bit pattern is a value of W, which has the elements' size, and an array in order is
         // aligned to that size.
@@ -136,6 +165,11 @@ impl<'py> Array<'py> {
     }
 
     fn pointer<T: Item>(&self) -> *mut T {
+        assert!(!self.by_rows, "read by rows");
+        self.address()
+    }
+
+    fn address<T: Item>(&self) -> *mut T {
         let signed_bytes = T::DTYPE == Dtype::U8 && self.dtype == Dtype::I8;
         assert!(T::DTYPE == self.dtype || signed_bytes, "dtype was matched");
         let start = data(&self.object) as *mut T;
@@ -144,20 +178,9 @@ impl<'py> Array<'py> {
 }
 
 /// The address of the first element.
-fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
+pub fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
     // SAFETY: the pointer is that of a live array object, whose layout is NumPy's stable ABI; only a field is read.
     unsafe { (*array.as_array_ptr()).fields.data as usize }
-}
-
-/// Whether two arrays are the same elements in the same order.
-pub fn are_same(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
-    match (a.cast::<PyUntypedArray>(), b.cast::<PyUntypedArray>()) {
-        (Ok(a), Ok(b)) => {
-            let same_places = data(a) == data(b) && a.shape() == b.shape() && a.strides() == b.strides();
-            same_places && a.dtype().is_equiv_to(&b.dtype())
-        }
-        _ => false,
-    }
 }
 
 /// The flag of this name.
@@ -165,32 +188,6 @@ fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: as for `data`.
     let flags = unsafe { (*array.as_array_ptr()).fields.flags };
     flags & numpy::npyffi::NPY_ARRAY_WRITEABLE != 0
-}
-
-/// As NumPy writes a shape.
-pub fn tuple(shape: &[usize]) -> String {
-    match shape {
-        [n] => format!("({n},)"),
-        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// An axis along which one place is many elements.
-fn repeated_axis(array: &Bound<'_, PyUntypedArray>) -> Option<usize> {
-    array.shape().iter().zip(array.strides()).position(|(&n, &stride)| n > 1 && stride == 0)
-}
-
-fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> bool {
-    let align = array.dtype().itemsize().clamp(1, 8);
-    array.is_c_contiguous() && (array.len() == 0 || data(array).is_multiple_of(align))
-}
-
-/// The array itself where it lies as kernels need it, else a copy that does.
-fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    if is_in_order(array) {
-        return Ok(array.clone());
-    }
-    Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
 }
 
 /// `DLPack`'s function that describes a tensor.

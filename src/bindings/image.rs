@@ -1,18 +1,18 @@
 //! Images as a model takes them: a plan, and the calls that go by it.
 
-use numpy::{PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyString, PyTuple};
 
 use super::arg::Name;
 use super::array::{Array, tuple};
 use super::borrow::borrow;
-use super::dtype::{Dtype, Item, float_dtype, match_dtype, ndarray};
+use super::dtype::{Dtype, Item, match_dtype};
 use super::error::{compute, entry};
+use super::image_arrays::{Given, image_array};
 use super::threads::resolve;
 use crate::error::{Error, Result};
 use crate::kernels::image::{
-    CHANNELS, Filter, Fit, Image, Layout, Pixel, Plan, Quantization, Size, Steps, Target, place, run,
+    CHANNELS, Filter, Fit, Layout, Pixel, Plan, Quantization, Size, Steps, Target, place, run,
 };
 use crate::real::{Bf16, F16};
 
@@ -38,60 +38,6 @@ struct ImagePlan {
     channels: Option<usize>,
     dtype: Dtype,
     dtype_name: String,
-}
-
-/// Images as they were given: arrays of one dtype, and how many images of which size they are.
-struct Given<'py> {
-    arrays: Vec<Array<'py>>,
-    /// Images of an array; None: a list of arrays, one each, or one image.
-    batch: Option<usize>,
-    is_one: bool,
-    channels: usize,
-}
-
-impl Given<'_> {
-    fn count(&self) -> usize {
-        self.batch.unwrap_or(self.arrays.len())
-    }
-
-    /// Rows and columns of the images of an array.
-    fn size(&self, array: &Array<'_>) -> Size {
-        let shape = &array.shape()[usize::from(self.batch.is_some())..];
-        [shape[0], shape[1]]
-    }
-
-    /// The images.
-    fn images<P: Item>(&self) -> Vec<Image<'_, P>> {
-        let of = |array| {
-            let [rows, columns] = self.size(array);
-            // A batch of none has none.
-            let pixels = (rows * columns * self.channels).max(1);
-            array.slice::<P>().chunks_exact(pixels).map(move |x| ([rows, columns], x))
-        };
-        self.arrays.iter().flat_map(of).collect()
-    }
-}
-
-/// One array of images.
-fn image_array<'py>(name: Name, object: &Obj<'py>, axes: &[usize]) -> PyResult<Array<'py>> {
-    let array = ndarray(name, object)?;
-    if !axes.contains(&array.ndim()) {
-        let batch = if axes.len() > 1 { " or 4 with a batch before them" } else { "" };
-        let fix = if array.ndim() == 2 { "; for one channel pass x[..., None]" } else { "" };
-        let got = tuple(array.shape());
-        let text = format!("{name} must have 3 axes (rows, columns, channels){batch}, got shape {got}{fix}");
-        return Err(Error::Shape(text).into());
-    }
-    let descr = array.dtype();
-    let dtype = match (descr.kind(), descr.itemsize()) {
-        (b'u', 1) => Dtype::U8,
-        (b'f' | b'V', _) => float_dtype(name, &array, None)?,
-        _ => {
-            let text = format!("{name} must have dtype uint8, float32, float64, float16 or bfloat16, got {descr}");
-            return Err(Error::Dtype(text).into());
-        }
-    };
-    Array::input(name, &array, dtype)
 }
 
 impl ImagePlan {
@@ -200,7 +146,8 @@ struct Call<'a, 'py> {
 
 impl Call<'_, '_> {
     fn typed<P: Pixel + Item, T: Target + Item>(&self, py: Python<'_>, out: &mut Array<'_>) -> PyResult<()> {
-        let (images, out) = (self.given.images::<P>(), out.slice_mut::<T>());
+        let rows = self.given.rows::<P>();
+        let (images, out) = (self.given.images(&rows), out.slice_mut::<T>());
         let (plan, form, threads) = (self.plan, (self.to, self.given.channels), self.threads);
         compute(py, || run(plan, &images, form, out, threads))
     }

@@ -4,11 +4,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::algorithms::{GivenCommon, GivenStep, Kind, Step};
-use super::arg::{Name, flag};
+use super::arg::Name;
 use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
+use super::options::nonfinite;
 use super::states::Coded;
 use super::tensors::{GivenTensors, Listed, Tensors, bits};
 use super::threads::resolve;
@@ -196,7 +197,7 @@ pub fn run_all(
 fn optim_step<'py>(
     py: Python<'py>,
     calls: Vec<GivenCall<'py>>,
-    error_if_nonfinite: &Obj<'py>,
+    nonfinite: &Obj<'py>,
     dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<Vec<f64>> {
@@ -209,8 +210,7 @@ fn optim_step<'py>(
             Ready::new(step, &listed, dtype)
         };
         let ready = calls.iter().map(check).collect::<PyResult<_>>()?;
-        let raises = flag(&name, "error_if_nonfinite", error_if_nonfinite)?;
-        let nonfinite = if raises { Nonfinite::Raise } else { Nonfinite::Propagate };
+        let nonfinite = self::nonfinite(&name, nonfinite, false)?;
         Ok(run_all(py, ready, nonfinite, threads)?.unwrap_or_default())
     })
 }

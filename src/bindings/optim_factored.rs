@@ -4,11 +4,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
 
 use super::algorithms::{Allowed, GivenCommon, Kind, PLAIN, common, step_number};
-use super::arg::{Name, flag, pair};
+use super::arg::{Name, pair};
 use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, Item};
 use super::error::{ask_memory, compute, entry};
+use super::optim::Nonfinite;
+use super::options::nonfinite;
 use super::states::expect_dtype_for;
 use super::tensors::{Listed, Tensors, expect_count, listed};
 use super::threads::resolve;
@@ -151,7 +153,7 @@ fn adafactor_step<'py>(
     arrays: Given<'py>,
     common: GivenCommon<'py>,
     numbers: GivenNumbers<'py>,
-    error_if_nonfinite: &Obj<'py>,
+    nonfinite: &Obj<'py>,
     dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
@@ -160,7 +162,7 @@ fn adafactor_step<'py>(
         let py = param.py();
         let threads = resolve(FUNCTION, threads)?;
         let common = self::common(&KIND, &common)?;
-        let (numbers, raises) = (Numbers::new(&numbers)?, flag(FUNCTION, "error_if_nonfinite", error_if_nonfinite)?);
+        let (numbers, nonfinite) = (Numbers::new(&numbers)?, self::nonfinite(FUNCTION, nonfinite, false)?);
         let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
         let listed = Listed::new(&KIND, &(param, grad, Vec::new(), master, seed))?;
         let mut tensors = Tensors::new(&KIND, &listed, dtype)?;
@@ -169,7 +171,7 @@ fn adafactor_step<'py>(
         all.extend(moments.iter().flat_map(Moments::arrays));
         let elements: usize = tensors.params.iter().map(Array::len).sum();
         let _borrow = borrow(&all)?;
-        if raises {
+        if nonfinite == Nonfinite::Raise {
             tensors.refuse_nonfinite(py, threads)?;
         }
         // Sums over parts of rows and columns, 8 bytes each: less than a byte for each element.

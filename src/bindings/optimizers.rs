@@ -209,7 +209,7 @@ fn optimizer_step<'py>(
         let threads = resolve(function, threads)?;
         let count: usize = groups.iter().map(|(_, count)| count).sum();
         let (grad_scale, clip_value, nonfinite, rates) = how;
-        let nonfinite = self::nonfinite(function, &text(function, "nonfinite", &nonfinite)?)?;
+        let nonfinite = self::nonfinite(function, &nonfinite, true)?;
         if [given.0.len(), given.1.len(), given.2.len()] != [count; 3] {
             let text = format!("{function}: params, grads and states must be {count}, as in the groups");
             return Err(PyValueError::new_err(text));

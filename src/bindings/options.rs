@@ -1,27 +1,30 @@
 //! Dicts of options and states, by names that are kept as Python's strings.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use super::arg::not_one_of;
 use super::optim::Nonfinite;
-use crate::error::Error;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// The names of options and states that were asked for, as Python's strings (to make one takes longer than to look it up
 /// in a dict, and a small step no longer than a few of them).
-static NAMES: PyOnceLock<Mutex<HashMap<&'static str, Py<PyString>>>> = PyOnceLock::new();
+static NAMES: Mutex<Vec<(&str, Py<PyString>)>> = Mutex::new(Vec::new());
 
 /// A name as a key of dicts.
 pub fn key<'py>(py: Python<'py>, name: &'static str) -> Bound<'py, PyString> {
-    let names = NAMES.get_or_init(py, Mutex::default);
-    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    names.entry(name).or_insert_with(|| PyString::intern(py, name).unbind()).bind(py).clone()
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    // By its address: to compare or hash the text of a dozen names took a tenth of a small step.
+    let found = names.iter().position(|(known, _)| std::ptr::eq(*known, name));
+    let at = found.unwrap_or_else(|| {
+        names.push((name, PyString::intern(py, name).unbind()));
+        names.len() - 1
+    });
+    names[at].1.bind(py).clone()
 }
 
 /// What a dict has by this name.
@@ -34,15 +37,16 @@ pub fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult
     find(options, name)?.ok_or_else(|| PyKeyError::new_err(name))
 }
 
-/// The rule for gradients that are not finite.
-pub fn nonfinite(function: &str, word: &str) -> PyResult<Nonfinite> {
-    match word {
-        "propagate" => Ok(Nonfinite::Propagate),
-        "raise" => Ok(Nonfinite::Raise),
-        "skip" => Ok(Nonfinite::Skip),
+/// The rule for gradients that are not finite; a step function can't skip.
+pub fn nonfinite(function: &str, given: &Obj<'_>, can_skip: bool) -> PyResult<Nonfinite> {
+    let word = given.cast::<PyString>().ok().map(|word| word.to_cow()).transpose()?;
+    match word.as_deref() {
+        Some("propagate") => Ok(Nonfinite::Propagate),
+        Some("raise") => Ok(Nonfinite::Raise),
+        Some("skip") if can_skip => Ok(Nonfinite::Skip),
         _ => {
-            let text = format!("{function}: nonfinite must be 'propagate', 'raise' or 'skip', got '{word}'");
-            Err(Error::Value(text).into())
+            let words = if can_skip { "'propagate', 'raise' or 'skip'" } else { "'propagate' or 'raise'" };
+            Err(not_one_of(function, "nonfinite", words, given))
         }
     }
 }

@@ -4,7 +4,8 @@ use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
 
 use super::arg::{Name, number, text};
-use super::array::{Array, are_same, tuple};
+use super::array::{Array, tuple};
+use super::array_order::are_same;
 use super::borrow::{Borrow, borrow};
 use super::dtype::{Dtype, Item, match_dtype, ndarray};
 use super::error::compute;

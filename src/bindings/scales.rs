@@ -2,9 +2,9 @@
 
 use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyFloat, PyModule};
 
-use super::arg::{Name, text};
+use super::arg::{Name, number, text};
 use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, Item, match_dtype};
@@ -118,13 +118,24 @@ pub fn check_finite<T: Element>(
     Err(nonfinite_error(function, x, shape, threads))
 }
 
-/// The function, "mse" or None, the name of the dtype that scales are stored in or None.
+/// What errors can be raised to.
+const NORMS: std::ops::RangeInclusive<f64> = 0.5..=4.0;
+
+/// The function, "mse" or a norm (a float) or None, the name of the dtype that scales are stored in or None.
 type GivenHow<'py> = (String, Option<Obj<'py>>, Option<Obj<'py>>);
 
 pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
-    let search = how.1.as_ref().map(|given| text(function, "search", given)).transpose()?;
-    if let Some(word) = search.as_ref().filter(|&word| word != "mse") {
-        return Err(Error::Value(format!("{function}: search must be None or 'mse', got {word:?}")).into());
+    let norm = match how.1.as_ref() {
+        None => None,
+        Some(given) if given.is_instance_of::<PyFloat>() => Some(number(function, "norm", given)?),
+        Some(given) => match text(function, "search", given)?.as_str() {
+            "mse" => Some(2.0),
+            word => return Err(Error::Value(format!("{function}: search must be None or 'mse', got {word:?}")).into()),
+        },
+    };
+    if let Some(norm) = norm.filter(|norm| !NORMS.contains(norm)) {
+        let [least, most] = [NORMS.start(), NORMS.end()];
+        return Err(Error::Value(format!("{function}: norm must be from {least} to {most}, got {norm}")).into());
     }
     let stored = how.2.as_ref().map(|given| text(function, "scale_dtype", given)).transpose()?;
     let stored = match stored {
@@ -134,7 +145,7 @@ pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
             Error::Value(format!("{function}: scale_dtype must be {what}, got {word:?}"))
         })?,
     };
-    Ok(How { search: search.is_some(), stored })
+    Ok(How { search: norm.is_some(), stored, norm: norm.unwrap_or(2.0) })
 }
 
 /// Importances of the columns of `x`.

@@ -133,7 +133,7 @@ mod tests {
         for magnitudes in [vec![3.0; n], (0..n).map(|j| 0.1 + (j % 7) as f64).collect::<Vec<_>>()] {
             let counts: Vec<f64> = magnitudes.iter().map(|m| m * m).collect();
             for search in [false, true] {
-                let how = How { search, stored: Stored::Own };
+                let how = How { search, stored: Stored::Own, norm: 2.0 };
                 let plan = Plan { uniform, size: 16, how, magnitudes: &magnitudes, counts: &counts, grid: 10 };
                 let mut out = vec![0.0f32; n];
                 let errors = awq(&x, &plan, &mut out, 2);

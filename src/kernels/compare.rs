@@ -1,8 +1,9 @@
 //! How far two arrays are apart: the sums behind SQNR and cosine, and the largest error, in one pass.
 
 use crate::isa::kernel;
+use crate::kernels::number::each_computed;
 use crate::par::{self, CHUNK};
-use crate::real::Element;
+use crate::real::{Element, Real};
 
 const LANES: usize = 16;
 
@@ -27,13 +28,22 @@ fn max_bits(a: f64, b: f64) -> f64 {
     f64::from_bits((a.to_bits() & (u64::MAX >> 1)).max(b.to_bits() & (u64::MAX >> 1)))
 }
 
+/// The sums of a chunk, a lane each.
+#[derive(Default)]
+struct Lanes([[f64; LANES]; 5]);
+
+impl Lanes {
+    fn total(self) -> Stats {
+        let [xx, yy, xy, dd, max] = self.0;
+        let lane = |i: usize| Stats { xx: xx[i], yy: yy[i], xy: xy[i], dd: dd[i], max: max[i] };
+        (0..LANES).map(lane).fold(Stats::default(), merge)
+    }
+}
+
 kernel! {
-    fn chunk<A: Element, B: Element>(x: &[A], y: &[B]) -> Stats {
-        let mut xx = [0.0f64; LANES];
-        let mut yy = [0.0f64; LANES];
-        let mut xy = [0.0f64; LANES];
-        let mut dd = [0.0f64; LANES];
-        let mut max = [0.0f64; LANES];
+    /// Go on with the next of a chunk: whole lanes, but for the last.
+    fn add<A: Real, B: Real>(x: &[A], y: &[B], lanes: &mut Lanes) {
+        let [mut xx, mut yy, mut xy, mut dd, mut max] = lanes.0;
         let (xs, x_tail) = x.as_chunks::<LANES>();
         let (ys, y_tail) = y.as_chunks::<LANES>();
         for (x, y) in xs.iter().zip(ys) {
@@ -47,6 +57,8 @@ kernel! {
                 max[i] = max_bits(max[i], d);
             }
         }
+        lanes.0 = [xx, yy, xy, dd, max];
+        let [xx, yy, xy, dd, max] = &mut lanes.0;
         for (i, (a, b)) in x_tail.iter().zip(y_tail).enumerate() {
             let (a, b) = (a.to_f64(), b.to_f64());
             let d = a - b;
@@ -56,16 +68,16 @@ kernel! {
             dd[i] += d * d;
             max[i] = max_bits(max[i], d);
         }
-        let mut all = Stats::default();
-        for i in 0..LANES {
-            let lane = Stats { xx: xx[i], yy: yy[i], xy: xy[i], dd: dd[i], max: max[i] };
-            all = merge(all, lane);
-        }
-        all
     }
 }
 
-#[inline(always)]
+/// The sums of a chunk.
+fn chunk<A: Element, B: Element>(x: &[A], y: &[B]) -> Stats {
+    let mut lanes = Lanes::default();
+    each_computed(x, y, &mut (Vec::new(), Vec::new()), |x, y| add(x, y, &mut lanes));
+    lanes.total()
+}
+
 fn merge(a: Stats, b: Stats) -> Stats {
     Stats { xx: a.xx + b.xx, yy: a.yy + b.yy, xy: a.xy + b.xy, dd: a.dd + b.dd, max: max_bits(a.max, b.max) }
 }

@@ -5,6 +5,7 @@
 
 mod bands;
 mod levels;
+mod pixels;
 mod resample;
 mod steps;
 mod taps;
@@ -13,6 +14,7 @@ mod x86;
 
 use bands::{Band, Bands};
 use levels::Tables;
+pub use pixels::{Image, Pixels};
 pub use resample::{Pixel, Row};
 pub use steps::{CHANNELS, Constants, Quantization, Steps, Target};
 pub use taps::{Filter, Fit, Placement, Size, place};
@@ -50,6 +52,11 @@ pub struct Plan {
     tables: Option<Box<Tables>>,
 }
 
+/// So few elements are read and written before another thread is there.
+const ALONE: usize = 1 << 19;
+/// Elements of rows that are written as one row, in the L1 cache.
+const TOGETHER: usize = 12_288;
+
 /// Codes that nothing is rounded to.
 const NO_CODES: Quantization = Quantization { scale: 1.0, zero_point: 0, codes: [0, 255], away: false };
 
@@ -67,9 +74,6 @@ impl Plan {
         Self { layout, constants: steps.constants(), fused, border, quantization, tables }
     }
 }
-
-/// An image: its rows and columns, and its pixels row by row, channels side by side.
-pub type Image<'a, P> = (Size, &'a [P]);
 
 /// How images of one size are resized.
 struct Resize {
@@ -121,6 +125,8 @@ pub fn run<P: Pixel, T: Target>(
             resizes.extend(Resize::new(plan, *from, to));
         }
     }
+    let elements = out.len() + images.iter().map(|(size, _)| size[0] * size[1] * channels).sum::<usize>();
+    let threads = if elements < ALONE { 1 } else { threads };
     let row = Rows { plan, channels };
     let make = || Scratch { down: vec![], along: vec![], swapped: vec![], numbers: vec![] };
     par::for_each_with(threads, Bands::new(plan.layout.planar, to, channels, out), make, |scratch, band| {
@@ -140,7 +146,7 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn write_band<P: Pixel, T: Target>(
         self,
-        x: &[P],
+        x: Pixels<'_, P>,
         resize: &Resize,
         width: usize,
         scratch: &mut Scratch<P::Row>,
@@ -152,6 +158,15 @@ impl Rows<'_> {
         let mut border = [T::ZERO; CHANNELS];
         T::store(&self.plan.border, &self.plan.quantization, &mut border);
         let n = band.planes[0].len() / line;
+        if let Some(pixels) = self.whole_rows(x, resize, (band.first, n), width) {
+            let together = (TOGETHER / (width * self.channels)).max(1);
+            let mut planes = band.planes.map(|plane| plane.chunks_mut(together * line));
+            for pixels in pixels.chunks(together * width * self.channels) {
+                let parts = planes.each_mut().map(|plane| plane.next().unwrap_or_default());
+                self.write_pixels(pixels, &mut scratch.swapped, &mut scratch.numbers, parts);
+            }
+            return;
+        }
         let mut planes = band.planes.map(|plane| plane.chunks_exact_mut(line));
         for y in band.first..band.first + n {
             let mut parts = planes.each_mut().map(|plane| plane.next().unwrap_or_default());
@@ -172,6 +187,26 @@ impl Rows<'_> {
         }
     }
 
+    /// The pixels of `n` rows of the output, where they lie so in the image: what is done once for a row, and for the
+    /// pixels that fill no register at its end, takes longer than a short row itself.
+    fn whole_rows<'x, P: Pixel>(
+        self,
+        x: Pixels<'x, P>,
+        resize: &Resize,
+        (first, n): (usize, usize),
+        width: usize,
+    ) -> Option<&'x [P::Row]> {
+        let ([rows, columns], [down, along]) = (&resize.inside, &resize.taps);
+        let is_whole =
+            columns.len() == width && width == resize.from[1] && rows.contains(&first) && first + n <= rows.end;
+        let Pixels::Whole(x) = x else { return None };
+        if !(is_whole && down.plain && along.plain) {
+            return None;
+        }
+        let stride = width * self.channels;
+        P::as_rows(&x[down.of(first - rows.start).0 * stride..][..n * stride])
+    }
+
     /// Border.
     fn fill<T: Target>(self, border: [T; CHANNELS], parts: &mut [&mut [T]; CHANNELS]) {
         if self.plan.layout.planar {
@@ -185,7 +220,7 @@ impl Rows<'_> {
     /// One row of the resized image.
     fn write_row<P: Pixel, T: Target>(
         self,
-        x: &[P],
+        x: Pixels<'_, P>,
         resize: &Resize,
         y: usize,
         scratch: &mut Scratch<P::Row>,
@@ -194,7 +229,7 @@ impl Rows<'_> {
         let (c, [down, along]) = (self.channels, &resize.taps);
         let (stride, pixels) = (resize.from[1] * c, along.pixels());
         let (start, weights) = down.of(y);
-        let whole = &x[start * stride + pixels.start * c..][..pixels.len() * c];
+        let whole = &x.row(start, stride)[pixels.start * c..][..pixels.len() * c];
         let Scratch { down: sums, along: row, swapped, numbers } = scratch;
         let row = if let (true, Some(whole)) = (along.plain && weights.len() == 1, P::as_rows(whole)) {
             whole
@@ -311,8 +346,8 @@ mod tests {
                 for (planar, swap) in layouts.into_iter().filter(|&(_, swap)| channels > 1 || !swap) {
                     let steps = plan(Fit::Same, Filter::Linear, size, (planar, swap), false);
                     let coded = plan(Fit::Same, Filter::Linear, size, (planar, swap), true);
-                    let out: Vec<f32> = bits(&steps, &[(size, &x)], channels, 1);
-                    let codes: Vec<u8> = bits(&coded, &[(size, &x)], channels, 1);
+                    let out: Vec<f32> = bits(&steps, &[(size, Pixels::Whole(&x))], channels, 1);
+                    let codes: Vec<u8> = bits(&coded, &[(size, Pixels::Whole(&x))], channels, 1);
                     for i in 0..3 * width {
                         for c in 0..channels {
                             let from = if swap && c < 3 { 2 - c } else { c };
@@ -342,8 +377,10 @@ mod tests {
                         for layout in [(true, false), (false, true)] {
                             let plain = plan(fit, filter, [61, 67], layout, false);
                             let coded = plan(fit, filter, [61, 67], layout, true);
-                            let batch: Vec<_> = shapes.iter().copied().zip(images.iter().map(|x| &x[..])).collect();
-                            let float: Vec<_> = shapes.iter().copied().zip(floats.iter().map(|x| &x[..])).collect();
+                            let batch: Vec<_> =
+                                shapes.iter().copied().zip(images.iter().map(|x| Pixels::Whole(x))).collect();
+                            let float: Vec<_> =
+                                shapes.iter().copied().zip(floats.iter().map(|x| Pixels::Whole(x))).collect();
                             let alone: Vec<f32> = batch
                                 .iter()
                                 .flat_map(|&image| bits::<u8, f32>(&plain, &[image], channels, 1))
@@ -373,6 +410,26 @@ mod tests {
             assert!(all() == want, "{}", isa.name());
         }
         isa::set(before);
+    }
+
+    #[test]
+    fn test_rows_that_lie_anywhere_are_those_of_a_whole_image() {
+        for channels in [1, 3, 4] {
+            let (size, x) = ([31, 45], levels(31 * 45 * channels));
+            let rows: Vec<&[u8]> = x.chunks(45 * channels).collect();
+            let apart: Vec<Vec<u8>> = rows.iter().map(|row| row.to_vec()).collect();
+            let apart: Vec<&[u8]> = apart.iter().map(|row| &row[..]).collect();
+            for fit in [Fit::Letterbox, Fit::Crop] {
+                for to in [[31, 45], [17, 60], [64, 20]] {
+                    for filter in [Filter::Nearest, Filter::Linear, Filter::Triangle, Filter::Area] {
+                        let plan = plan(fit, filter, to, (false, true), true);
+                        let want: Vec<u8> = bits(&plan, &[(size, Pixels::Whole(&x))], channels, 1);
+                        let got: Vec<u8> = bits(&plan, &[(size, Pixels::Rows(&apart))], channels, 2);
+                        assert!(got == want, "{fit:?} {filter:?} {to:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

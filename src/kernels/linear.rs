@@ -26,6 +26,7 @@ pub use panels::{Packed, Panels, Rows, pack};
 
 use activations::Tile;
 use form::{LANES, LINE};
+use product::PANELS;
 
 use crate::par;
 
@@ -82,24 +83,32 @@ pub fn multiply(
         return;
     }
     let (rows, cols) = (form.rows, form.cols);
-    let together = (PIECE / (form.lines * LINE).max(1)).max(1);
+    let together = (PIECE / (form.lines * LINE).max(1)).max(1).next_multiple_of(PANELS);
     for (i, out) in out.chunks_mut(SLAB * rows).enumerate() {
         let x = &x[i * SLAB * cols..][..out.len() / rows * cols];
         let places = tiles(out.len() / rows, digits).into_iter();
         let tiles = par::map(threads, places, |(start, n)| Tile::new(&x[start * cols..][..n * cols], n, form, digits));
         let parts = by_columns(out, rows, together * LANES);
-        let scratch = || vec![[0; LINE]; panels.scratch(form)];
+        let scratch = || vec![[0; LINE]; PANELS * panels.scratch(form)];
         par::for_each_with(threads, parts.into_iter().enumerate(), scratch, |scratch, (part, mut out)| {
-            for i in 0..out[0].len().div_ceil(LANES) {
-                let panel = part * together + i;
-                let lines = panels.lines(form, panel, scratch);
-                let bias = bias.get(panel * LANES..).unwrap_or_default();
+            let n = out[0].len().div_ceil(LANES);
+            for first in (0..n).step_by(PANELS) {
+                let of_panel = [first, n.min(first + PANELS) - 1];
+                let mut lines: [&[[u8; LINE]]; PANELS] = Default::default();
+                let mut rooms = scratch.chunks_mut(panels.scratch(form).max(1));
+                for (lines, i) in lines.iter_mut().zip(of_panel) {
+                    *lines = panels.lines(form, part * together + i, rooms.next().unwrap_or_default());
+                }
                 let mut rows = out.iter_mut();
                 for tile in &tiles {
-                    let sums = product::panel(lines, form, tile);
-                    for (sums, row) in sums[..tile.rows].iter().zip(&mut rows) {
-                        for (j, (y, &sum)) in row[i * LANES..].iter_mut().zip(sums).enumerate() {
-                            *y = finished(sum, bias.get(j).copied().unwrap_or(0.0));
+                    let sums = product::panels(lines, form, tile);
+                    for (row, y) in rows.by_ref().take(tile.rows).enumerate() {
+                        // The last may stand twice.
+                        for (sums, &i) in sums.iter().zip(&of_panel[..PANELS.min(n - first)]) {
+                            let bias = bias.get((part * together + i) * LANES..).unwrap_or_default();
+                            for (j, (y, &sum)) in y[i * LANES..].iter_mut().zip(&sums[row]).enumerate() {
+                                *y = finished(sum, bias.get(j).copied().unwrap_or(0.0));
+                            }
                         }
                     }
                 }

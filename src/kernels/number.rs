@@ -1,7 +1,7 @@
 //! Numbers of any dtype as floats: integers are widened a piece at a time, in the cache, and then computed like floats.
 
 use crate::isa::kernel;
-use crate::real::Element;
+use crate::real::{Element, Real};
 
 /// A number of an array: a float, or an integer that is computed in float64.
 pub trait Number: Copy + Send + Sync + 'static {
@@ -47,6 +47,45 @@ kernel! {
     pub fn widen<T: Number>(x: &[T], out: &mut [f64]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x.as_f64();
+        }
+    }
+}
+
+/// The numbers as they are computed: themselves, or widened into `memory`.
+pub fn computed<'a, T: Element>(x: &'a [T], memory: &'a mut Vec<T::Compute>) -> &'a [T::Compute] {
+    if let Some(own) = T::as_computed(x) {
+        return own;
+    }
+    memory.resize(x.len(), T::Compute::from_i16(0));
+    load(x, memory);
+    memory
+}
+
+/// Elements of two arrays that are widened at a time, a multiple of all lanes.
+const WIDENED: usize = 1024;
+
+/// Two arrays of one length as they are computed, from the first elements to the last: at once, or a piece at a time.
+///
+/// So loops over pairs are compiled for 4 pairs of types, not for 16.
+pub fn each_computed<A: Element, B: Element>(
+    x: &[A],
+    y: &[B],
+    memory: &mut (Vec<A::Compute>, Vec<B::Compute>),
+    mut each: impl FnMut(&[A::Compute], &[B::Compute]),
+) {
+    if let (Some(x), Some(y)) = (A::as_computed(x), B::as_computed(y)) {
+        return each(x, y);
+    }
+    for (x, y) in x.chunks(WIDENED).zip(y.chunks(WIDENED)) {
+        each(computed(x, &mut memory.0), computed(y, &mut memory.1));
+    }
+}
+
+kernel! {
+    /// Numbers as they are computed, exactly.
+    fn load<T: Element>(x: &[T], out: &mut [T::Compute]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.load();
         }
     }
 }

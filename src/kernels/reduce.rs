@@ -7,11 +7,13 @@ mod moments;
 mod ops;
 mod position;
 mod words;
+mod zeros;
 
 pub use moments::{Moments, moments_axis};
 pub use ops::{AbsMax, AbsSum, Counts, FiniteMinMax, MinMax, NanMinMax, SquareSum, Sum, total};
 pub use position::{End, positions};
-pub use words::{Extremes, Keys, NonZero, Word, WordSum, has, integer_as_f64};
+pub use words::{Extremes, Keys, Word, WordSum, integer_as_f64};
+pub use zeros::{NonZero, has};
 
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};

@@ -1,9 +1,10 @@
 //! What the loss would change by without a slice, to first order (Molchanov et al. 2019, arXiv 1906.10771).
 
 use crate::isa::kernel;
+use crate::kernels::number::each_computed;
 use crate::kernels::reduce::sum_of_lanes;
 use crate::par::{self, CHUNK};
-use crate::real::Element;
+use crate::real::{Element, Real};
 
 /// Lanes of a sum.
 const LANES: usize = 32;
@@ -24,10 +25,17 @@ impl Sums {
     }
 }
 
+/// The sums of one piece, a lane each.
+#[derive(Default)]
+struct Lanes {
+    plain: [f64; LANES],
+    squares: [f64; LANES],
+}
+
 kernel! {
-    /// The sums of one piece.
-    fn piece<A: Element, B: Element>(w: &[A], g: &[B]) -> Sums {
-        let (mut plain, mut squares) = ([0.0f64; LANES], [0.0f64; LANES]);
+    /// Go on with the next of a piece: whole lanes, but for the last.
+    fn add<A: Real, B: Real>(w: &[A], g: &[B], lanes: &mut Lanes) {
+        let (mut plain, mut squares) = (lanes.plain, lanes.squares);
         let ((ws, w_tail), (gs, g_tail)) = (w.as_chunks::<LANES>(), g.as_chunks::<LANES>());
         for (w, g) in ws.iter().zip(gs) {
             for i in 0..LANES {
@@ -36,18 +44,18 @@ kernel! {
                 squares[i] += p * p;
             }
         }
+        (lanes.plain, lanes.squares) = (plain, squares);
         for (i, (w, g)) in w_tail.iter().zip(g_tail).enumerate() {
             let p = w.to_f64() * g.to_f64();
-            plain[i] += p;
-            squares[i] += p * p;
+            lanes.plain[i] += p;
+            lanes.squares[i] += p * p;
         }
-        Sums { plain: sum_of_lanes(plain), squares: sum_of_lanes(squares) }
     }
 }
 
 kernel! {
-    /// Add one row to the sums of its columns.
-    fn columns<A: Element, B: Element>(w: &[A], g: &[B], sums: &mut [Sums]) {
+    /// Add part of a row to the sums of its columns.
+    fn columns<A: Real, B: Real>(w: &[A], g: &[B], sums: &mut [Sums]) {
         for ((w, g), sums) in w.iter().zip(g).zip(sums) {
             let p = w.to_f64() * g.to_f64();
             sums.plain += p;
@@ -56,11 +64,16 @@ kernel! {
     }
 }
 
+/// Memory for numbers that are widened.
+type Memory<A, B> = (Vec<<A as Element>::Compute>, Vec<<B as Element>::Compute>);
+
 /// The sums of one slice, which lies together.
-fn slice<A: Element, B: Element>(w: &[A], g: &[B]) -> Sums {
+fn slice<A: Element, B: Element>(w: &[A], g: &[B], memory: &mut Memory<A, B>) -> Sums {
     let mut sums = Sums::default();
     for (w, g) in w.chunks(CHUNK).zip(g.chunks(CHUNK)) {
-        sums.add(piece(w, g));
+        let mut lanes = Lanes::default();
+        each_computed(w, g, memory, |w, g| add(w, g, &mut lanes));
+        sums.add(Sums { plain: sum_of_lanes(lanes.plain), squares: sum_of_lanes(lanes.squares) });
     }
     sums
 }
@@ -74,19 +87,24 @@ pub fn taylor<A: Element, B: Element>(w: &[A], g: &[B], n: usize, inner: usize, 
     if w.len() == block {
         let slices = (CHUNK / inner).max(1) * inner;
         let parts = par::map(threads, w.chunks(slices).zip(g.chunks(slices)), |(w, g)| {
-            w.chunks_exact(inner).zip(g.chunks_exact(inner)).map(|(w, g)| slice(w, g)).collect::<Vec<_>>()
+            let mut memory = (Vec::new(), Vec::new());
+            let slices = w.chunks_exact(inner).zip(g.chunks_exact(inner));
+            slices.map(|(w, g)| slice(w, g, &mut memory)).collect::<Vec<_>>()
         });
         return parts.into_iter().flatten().collect();
     }
     let blocks = (CHUNK / block).max(1) * block;
     let parts = par::map(threads, w.chunks(blocks).zip(g.chunks(blocks)), |(w, g)| {
-        let mut sums = vec![Sums::default(); n];
+        let (mut sums, mut memory) = (vec![Sums::default(); n], (Vec::new(), Vec::new()));
         for (w, g) in w.chunks_exact(block).zip(g.chunks_exact(block)) {
             if inner == 1 {
-                columns(w, g, &mut sums);
+                let mut rest = &mut sums[..];
+                each_computed(w, g, &mut memory, |w, g| {
+                    columns(w, g, rest.split_off_mut(..w.len()).unwrap_or_default());
+                });
             } else {
                 for ((w, g), sums) in w.chunks_exact(inner).zip(g.chunks_exact(inner)).zip(&mut sums) {
-                    sums.add(slice(w, g));
+                    sums.add(slice(w, g, &mut memory));
                 }
             }
         }

@@ -72,6 +72,32 @@ impl<C: Real> Divisor<C> {
     }
 }
 
+/// What numbers are divided by that have a divisor each, in turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Divisors<C, const N: usize> {
+    negated: [C; N],
+    reciprocal: [C; N],
+}
+
+impl<C: Real, const N: usize> Divisors<C, N> {
+    /// As [`Divisor::new`] of each.
+    #[inline(always)]
+    pub fn new(divisors: &[C; N]) -> Self {
+        let each = |i: usize| Divisor::new(divisors[i]);
+        Self {
+            negated: std::array::from_fn(|i| each(i).negated),
+            reciprocal: std::array::from_fn(|i| each(i).reciprocal),
+        }
+    }
+
+    /// [`Divisor::quotient`] by divisor `i`.
+    #[inline(always)]
+    #[must_use]
+    pub fn quotient(&self, i: usize, x: C) -> C {
+        Divisor { negated: self.negated[i], reciprocal: self.reciprocal[i] }.quotient(x)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 """The same input gives the same bits for every instruction set and every number of threads (B10, B11).
 
-Every public call, every dtype, every length from 0 to 257 and on both sides of the powers of two up to four
-chunks. An input that is refused must be refused in the same words.
+Every public call, every dtype, every length from 0 to 257, on both sides of the powers of two up to 4,096, and around
+one, three and four chunks. An input that is refused must be refused in the same words.
 """
 
 import itertools
@@ -16,7 +16,8 @@ from modelopt_rs import _core
 
 CALLS = ref.calls(mo) | ref.steps(mo)
 SHORT = range(258)
-LONG = sorted({2**k + d for k in range(9, 18) for d in (-1, 0, 1)} | {3 * ref.CHUNK + d for d in (-1, 1)})
+CUTS = ((1, -1), (1, 0), (1, 1), (3, -1), (4, 1))  # chunks, and elements more
+LONG = sorted({2**k + d for k in range(9, 13) for d in (-1, 0, 1)} | {k * ref.CHUNK + d for k, d in CUTS})
 CASES = [(name, dtype) for name, call in CALLS.items() for dtype in (["uint8"] if call.codes else ref.DTYPES)]
 THREADS = (2, 3, 8)  # numbers that divide the chunks and that don't, and more than there are chunks: in turn
 OFFSETS = 7  # the inputs start at different places of a cache line

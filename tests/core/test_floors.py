@@ -22,7 +22,9 @@ def floors() -> ModuleType:
 
 def said(floors: ModuleType, where: str, text: str) -> list[str]:
     path = ROOT / "python" / "modelopt_rs" / where
-    return list(floors.breaches(path, ast.parse(text)))
+    tree = ast.parse(text)
+    defined = {"optim": {"_step"}, path.relative_to(ROOT / "python" / "modelopt_rs").with_suffix("").parts[0]: set()}
+    return [*floors.breaches(path, tree), *floors.by_name(path, tree), *floors.borrowed(path, tree, defined)]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,19 @@ def said(floors: ModuleType, where: str, text: str) -> list[str]:
         ("report/x.py", "def f():\n    from modelopt_rs.stream.model import Source", "needs no optional extra"),
         ("cli/x.py", "from modelopt_rs.stream.job import _Local", "takes the private name _Local from stream.job"),
         ("report/x.py", "import modelopt_rs.somewhere", "somewhere is on no floor"),
+        ("quant/x.py", "from ..operations import quantize_file", "imports ..operations relatively"),
+        ("quant/x.py", "from . import affine", "imports . relatively"),
+        ("quant/x.py", "from .. import cli", "imports .. relatively"),
+        ("quant/x.py", "if TYPE_CHECKING:\n    from modelopt_rs.cli.app import main", "quant.x is below cli"),
+        ("quant/x.py", "try:\n    import modelopt_rs.cli\nexcept ImportError:\n    pass", "quant.x is below cli"),
+        ("quant/x.py", "class X:\n    from modelopt_rs import cli", "quant.x is below cli"),
+        ("quant/x.py", "import importlib\nimportlib.import_module('modelopt_rs.cli')", "imports by import_module"),
+        ("quant/x.py", "from importlib import import_module as f\nf('modelopt_rs.cli')", "takes import_module from"),
+        ("quant/x.py", "__import__('modelopt_rs.cli')", "imports by __import__"),
+        ("quant/x.py", "exec('import modelopt_rs.cli')", "imports by exec"),
+        ("quant/x.py", "import sys\nsys.modules['modelopt_rs.cli']", "looks into sys.modules"),
+        ("quant/x.py", "from sys import modules", "takes modules from sys"),
+        ("prune/x.py", "def f(optimizer):\n    optimizer._step([])", "takes the private attribute _step of optim"),
     ],
 )
 def test_what_goes_up_or_hides_is_refused(floors: ModuleType, where: str, text: str, what: str) -> None:
@@ -49,6 +64,7 @@ def test_what_goes_up_or_hides_is_refused(floors: ModuleType, where: str, text: 
         ("operations/x.py", "from modelopt_rs.stream.model import Source\nfrom modelopt_rs import _core"),
         ("operations/x.py", "def f():\n    from modelopt_rs.onnx.check import OnnxCheck\n    import onnxruntime"),
         ("stream/x.py", "from modelopt_rs.stream.y import _private"),
+        ("prune/x.py", "class X(Optimizer):\n    def f(self, model):\n        self._step([])\n        model.eval()"),
     ],
 )
 def test_what_goes_down_is_taken(floors: ModuleType, where: str, text: str) -> None:

@@ -18,7 +18,7 @@ NAMES = "|".join(app.commands)
 SPAN = re.compile(rf"`(?:modelopt-rs )?((?:{NAMES}) [^`]*)`")
 OPTION = re.compile(r"`(--[a-z][a-z-]*)")
 # What belongs to the examples, to pip and to others.
-ELSEWHERE = {"--fix", "--memory", "--no-deps", "--offline", "--peers", "--strict", "--suite", "--version"}
+ELSEWHERE = {"--fix", "--help", "--memory", "--no-deps", "--offline", "--peers", "--strict", "--suite", "--version"}
 
 
 def commands(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The example of a Hugging Face directory, on a BERT of two layers: each variant is made, loaded and compared."""
+"""The examples of a Hugging Face directory and of one layer, on a BERT of two layers: all variants are compared."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("click", reason="the extra `cli` is not installed")
 import checkpoints
 import minilm
+import minilm_layer
 import minilm_onnx
 
 HIDDEN, INNER, WORDS, POSITIONS = 128, 256, 300, 16
@@ -80,3 +81,22 @@ def test_quantized_weights_are_floats_again_in_the_graph(folder: Path) -> None:
     built = minilm_onnx.build(folder / "minilm-8-bits").graph
     plain = minilm_onnx.build(folder / "minilm").graph
     assert [(each.name, each.dims) for each in built.initializer] == [(e.name, e.dims) for e in plain.initializer]
+
+
+def test_a_layer_in_numpy_is_that_of_onnxruntime_and_codes_stay_near(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, config = minilm_layer.weights(folder / "minilm")
+    x = np.random.default_rng(2).standard_normal((POSITIONS, HIDDEN)).astype(np.float32)
+    ways = {}
+    for bits in (None, 8, 4):
+        made = minilm_layer.model(tensors, config, bits)
+        ways[str(bits)] = (made.nbytes, lambda x, made=made: minilm_layer.layer(made, x))
+    ways |= minilm_layer.sessions(tensors, config, tmp_path)
+    want = ways["onnxruntime, float32"][1](x)
+    np.testing.assert_allclose(ways["None"][1](x), want, rtol=1e-4, atol=1e-4)
+    rows = minilm_layer.measure(ways, {1: x[:1], POSITIONS: x}, rounds=2, calls=1)
+    assert [row.nbytes for row in rows[:3]] == sorted((row.nbytes for row in rows[:3]), reverse=True)
+    assert 0.98 < rows[2].cosine < rows[1].cosine < 1 - 1e-6
+    minilm_layer.show(rows, [1, POSITIONS])
+    assert "| onnxruntime, 4 bits   |" in capsys.readouterr().out

@@ -190,12 +190,14 @@ def _graphs(graph: Any) -> Iterator[Any]:
 class Mutator:
     """Makes mutants of models; the same seed makes the same."""
 
+    seeds = SEEDS
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def mutant(self) -> bytes:
         """Return a model, changed in one to four places; of some the bytes are changed as well."""
-        proto = self._random.choice(SEEDS)()
+        proto = self._random.choice(self.seeds)()
         for _ in range(self._random.choice((1, 1, 1, 2, 2, 3, 4))):
             self._change(proto)
         data = bytearray(proto.SerializeToString())

@@ -98,6 +98,7 @@ def all_of(path: Path) -> None:
 
 STEPS = {
     "onnx": onnx_steps,
+    "graphs": onnx_steps,
     "safetensors": checkpoint_steps,
     "quantized": checkpoint_steps,
     "torch": torch_steps,
@@ -107,10 +108,18 @@ STEPS = {
 
 def mutator(kind: str) -> Any:
     """Return the class that makes mutants of a kind."""
-    if kind == "safetensors":
-        from mutate_safetensors import Mutator
+    if kind == "onnx":
+        from mutate_onnx import Mutator
 
         return Mutator
+    if kind == "graphs":
+        from mutate_graphs import GraphMutator
+
+        return GraphMutator
+    if kind == "safetensors":
+        from mutate_safetensors import Mutator as SafetensorsMutator
+
+        return SafetensorsMutator
     import mutate_files
 
     return getattr(mutate_files, f"{kind.capitalize()}Mutator")
@@ -126,18 +135,15 @@ def read(path: Path) -> None:
 
 def files(kind: str, folder: Path, limit: int) -> Callable[[int], list[str]]:
     """Return what makes the mutant of a seed and takes it through the commands."""
-    if kind == "onnx":
-        from mutate_onnx import Mutator
-    else:
-        Mutator = mutator(kind)
+    mutants = mutator(kind)
 
     def run(seed: int) -> list[str]:
         pick = random.Random(seed)
-        if kind == "onnx":
+        if kind in ("onnx", "graphs"):
             path = folder / "m.onnx"
-            path.write_bytes(Mutator(seed).mutant())
+            path.write_bytes(mutants(seed).mutant())
         else:
-            path = Mutator(seed).mutant(folder)
+            path = mutants(seed).mutant(folder)
         found: list[str] = []
         try:
             if kind != "imatrix":  # which is no model

@@ -85,7 +85,9 @@ def test_what_can_not_be_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("one\n")
     with pytest.raises(mo.OptionError, match=r"^calibrate: texts need a tokenizer in "):
         mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"calibrate": tmp_path / "texts.txt"}))
-    with pytest.raises(mo.OptionError, match=r"^method must be 'gptq' for a model without a graph, got 'awq'"):
+    with pytest.raises(
+        mo.OptionError, match=r"^method must be 'gptq' for this model, got 'awq': only of llama"
+    ):
         mo.quantize_file(tmp_path / "model", tmp_path / "out", **(options | {"method": "awq"}))
     then = mo.QuantizeOptions(bits=4, method="gptq")
     for call in (mo.prune_file, mo.crop_file):
@@ -112,3 +114,43 @@ def test_a_weight_that_no_linear_layer_has_is_searched_and_says_so(tmp_path: Pat
     reasons = {each.name: each.reason for each in report.tensors}
     assert "; not GPTQ: no linear layer that transformers runs" in reasons["embeddings.word_embeddings.weight"]
     assert any(each.startswith("1 weight is rounded without GPTQ: no linear layer") for each in report.warnings)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("heads", [2, 4])
+def test_awq_leaves_a_model_what_it_was_and_weighs_what_goes_in(heads: int, dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=heads, attention_bias=True, mlp_bias=True)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if each.ndim == 2:
+                each.mul_(8.0)
+            elif "norm" in name:
+                each.copy_(torch.rand(each.shape) ** 6 * 8 + 0.1)  # some channels are far larger
+            else:
+                each.normal_()
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path / "model")
+    options: dict[str, Any] = {"scheme": "symmetric", "uniform": True, "calibrate": samples(), "durable": False}
+
+    def logits(place: Path) -> np.ndarray:
+        loaded = transformers.LlamaForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+        with torch.no_grad():
+            return np.concatenate([loaded(torch.from_numpy(each["input_ids"])).logits.numpy() for each in samples()])
+
+    want = logits(tmp_path / "model")
+    losses = {}
+    for bits, method in ((8, "awq"), (4, "awq"), (4, None)):
+        how = options | ({"method": method} if method else {"calibrate": None})
+        report = mo.quantize_file(tmp_path / "model", tmp_path / f"{bits}{method}", bits=bits, **how)
+        losses[bits, method] = float(np.linalg.norm(logits(tmp_path / f"{bits}{method}") - want) / np.linalg.norm(want))
+        reasons = {each.name: each.reason for each in report.tensors}
+        if method:
+            layer = "model.layers.0."
+            assert reasons[layer + "input_layernorm.weight"] == "divided by the factors of AWQ"
+            assert reasons[layer + "self_attn.q_proj.weight"].endswith("; AWQ")
+            # Where heads share their values, what goes into the projection can't be divided.
+            assert reasons[layer + "self_attn.o_proj.weight"].endswith("; AWQ") == (heads == 4)
+    assert losses[8, "awq"] < 0.06
+    assert losses[4, "awq"] < 0.9 * losses[4, None]

@@ -1,5 +1,7 @@
 """Weights are found wherever they stand, with all their uses, and with axes as they are stored."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -124,10 +126,22 @@ def test_uses_in_the_bodies_of_if_and_loop_are_found() -> None:
     assert {use.node.graph.name for use in weights["w"].uses} == {"then", "else"}
 
 
+@pytest.mark.parametrize(
+    ("made", "x", "y", "axes"),
+    [
+        (node("MatMul", ["w", "x"], ["y"]), [6, 2], [4, 2], (1, 0)),
+        (node("Gemm", ["w", "x"], ["y"]), [6, 2], [4, 2], (1, 0)),
+        (node("Gemm", ["w", "x"], ["y"], transA=1), [4, 2], [6, 2], (0, 1)),
+        (node("Gemm", ["x", "w"], ["y"], transA=1), [4, 2], [2, 6], (0, 1)),
+        (node("Gemm", ["x", "w"], ["y"], transA=1, transB=1), [6, 2], [2, 4], (1, 0)),
+    ],
+)
+def test_weights_on_the_left_and_beside_what_is_turned_are_found(made: Any, x: Any, y: Any, axes: Any) -> None:
+    [use] = found(model([made], [value("x", x)], [value("y", y)], {"w": ones(4, 6)}))["w"].uses
+    assert (use.kind, use.reason, (use.in_axis, use.out_axis)) == ("batched", None, axes)
+
+
 REASONS = {
-    "the left operand of MatMul": ([node("MatMul", ["w", "x"], ["y"])], [6, 2], [4, 2], ones(4, 6)),
-    "the left operand of Gemm": ([node("Gemm", ["w", "x"], ["y"])], [6, 2], [4, 2], ones(4, 6)),
-    "Gemm with transA": ([node("Gemm", ["x", "w"], ["y"], transA=1)], [4, 2], [2, 6], ones(4, 6)),
     "1-dimensional": ([node("MatMul", ["x", "w"], ["y"])], [2, 4], [2], ones(4)),
 }
 

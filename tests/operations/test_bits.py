@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,3 +124,18 @@ def test_the_command_says_what_was_moved(tmp_path: Path, capsys: pytest.CaptureF
     options = ["--bits", "2", "--max-layer-error", "0.15"]
     assert main(["quantize", str(source), "-o", str(tmp_path / "b.safetensors"), *options]) == 0
     assert "note  1 weight at 4 bits: their error at 2 bits is over 0.15\n" in capsys.readouterr().out
+
+
+def test_a_norm_is_that_of_the_array_function_and_only_of_a_search(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_t(3, (64, 128)).astype(np.float32)
+    write(tmp_path / "a.safetensors", {"fc.weight": ("F32", w)})
+    options: dict[str, Any] = {"bits": 4, "scheme": "symmetric", "uniform": True, "durable": False}
+    report = mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", norm=0.7, **options)
+    with mo.files.open(tmp_path / "b.safetensors", dequantize=True) as source:
+        got = np.asarray(source.read("fc.weight"), np.float32)
+    want = mo.fake_quantize(w, bits=4, group_size=32, search="mse", norm=0.7, scale_dtype="float16")
+    np.testing.assert_array_equal(got, want)
+    assert report.options["norm"] == 0.7
+    for wrong in ({"norm": 5.0}, {"norm": 0.7, "search": None}, {"norm": 0.7, "format": "nf4"}):
+        with pytest.raises(mo.OptionError, match=r"^norm must be from 0.5 to 4, of uniform codes with search 'mse'"):
+            mo.QuantizeOptions(**wrong)

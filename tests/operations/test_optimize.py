@@ -10,7 +10,8 @@ import pytest
 
 import modelopt_rs as mo
 from checkpoints import write
-from modelopt_rs.planning.loss_table import LossTable
+from modelopt_rs.containers.safetensors import SafetensorsSource
+from modelopt_rs.planning.loss_table import LEAST_SHARE, Coded, LossTable, TensorLosses
 
 NAMES = [
     f"model.layers.{i}.{part}.weight" for i in range(12) for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.fc")
@@ -70,9 +71,9 @@ def test_no_more_loss_than_with_the_same_bits_everywhere(tmp_path: Path, bits: i
 
     def loss(tensors: Any) -> float:
         found = {t.name: t for t in tensors}
-        elements = {name: int(np.prod(found[name].shape)) for name in NAMES}
+        counts = {name: np.prod(found[name].shape) ** 0.5 for name in NAMES}
         errors = {name: 0.0 if found[name].sqnr_db is None else 10 ** (-found[name].sqnr_db / 10) for name in NAMES}
-        return sum(elements[name] * errors[name] for name in NAMES)
+        return float(sum(counts[name] * errors[name] for name in NAMES))
 
     assert loss(report.tensors) <= loss(same.tensors) * (1 + 1e-6)
 
@@ -176,6 +177,100 @@ def test_an_onnx_model(tmp_path: Path, target: str) -> None:
     assert abs(written - report.options["allocation"]["size"]) < 0.01 * target_size
     assert report.run is not None
     assert re.fullmatch(r"w\d", next(iter(codes(report))))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes that are read of each tensor."""
+    found: dict[str, int] = {}
+    tiles = SafetensorsSource.tiles
+
+    def counted(self: Any, name: str, *args: Any) -> Any:
+        for tile in tiles(self, name, *args):
+            found[name] = found.get(name, 0) + tile.array.nbytes
+            yield tile
+
+    monkeypatch.setattr(SafetensorsSource, "tiles", counted)
+    return found
+
+
+def test_every_weight_is_read_once_for_all_codes(tmp_path: Path, read: dict[str, int]) -> None:
+    source = model(tmp_path / "a", {"model_type": "llama"})
+    whole = mo.optimize_file(source, tmp_path / "b", target_bpw=4.25, dry_run=True)
+    assert set(read) == set(NAMES)
+    with mo.files.open(source) as opened:
+        assert read == {name: opened.tensors[name].nbytes for name in NAMES}
+    # Where memory is not enough for all codes together, each has it alone, and finds the same.
+    small = mo.optimize_file(source, tmp_path / "b", target_bpw=4.25, dry_run=True, max_memory=12_000)
+    assert small.options["allocation"] == pytest.approx(whole.options["allocation"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"include": ["*embed_tokens*"]}, mo.OptionError, r"transformers reads it only where all weights are coded"),
+        ({"out": "there"}, FileExistsError, "there"),
+        ({"table": "nowhere/t.json"}, FileNotFoundError, "No such directory for the table"),
+        ({"target_size": "1kB"}, mo.OptionError, "target_size must be from"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_weight_is_read(
+    tmp_path: Path, read: dict[str, int], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    source = model(tmp_path / "a", {"model_type": "llama"})
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").touch()
+    options = {"target_bpw": None if "target_size" in options else 4.25, **options}
+    if "table" in options:
+        options["table"] = tmp_path / options["table"]
+    with pytest.raises(error, match=message):
+        mo.optimize_file(source, tmp_path / options.pop("out", "b"), durable=False, **options)
+    assert read == {}
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    source = model(tmp_path / "a")
+    for stop in (1, 30, 60):  # while weights are measured, and while they are written
+        calls = iter(range(1, stop + 1))
+
+        def progress(done: int, total: int, name: str, calls: Any = calls) -> None:
+            assert done <= total
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            mo.optimize_file(source, tmp_path / "b", target_bpw=4.25, durable=False, progress=progress)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def losses(**tensors: tuple[int, str, float | None]) -> LossTable:
+    """Weights with their elements, roles and errors of outputs, off by 0.1 in the one code besides floats."""
+    return LossTable(
+        "",
+        0,
+        {
+            name: TensorLosses(elements, role, name, {"float": Coded(9, 0.0, seen and 0.0), "4": Coded(1, 0.1, seen)})
+            for name, (elements, role, seen) in tensors.items()
+        },
+    )
+
+
+def test_a_table_counts_as_the_largest_layer() -> None:
+    table = losses(words=(10**6, "embedding", None), up=(400, "other", None), v=(100, "value", None))
+    assert [table.counts(name, {}) for name in table.tensors] == [20.0, 20.0, 20.0]
+    assert losses(words=(10**6, "embedding", None)).counts("words", {}) == 1000.0
+
+
+def test_what_outputs_show_counts_and_not_elements() -> None:
+    table = losses(a=(400, "other", 0.3), b=(400, "other", 0.1), c=(400, "other", 0.0), d=(100, "other", None))
+    found = {name: each["4"] for name, each in table.losses({}).items()}
+    assert found["a"] == pytest.approx(9 * found["b"])
+    assert found["a"] + found["b"] == pytest.approx(3 * 20 * 0.01)  # what all three count by their elements
+    assert found["c"] == pytest.approx(LEAST_SHARE * 20 * 0.01)
+    assert found["d"] == pytest.approx(10 * 0.01)
+    # A prior that is given counts in the place of what was seen.
+    assert table.losses({"a": 2.0})["a"]["4"] == pytest.approx(2 * 20 * 0.01)
 
 
 def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

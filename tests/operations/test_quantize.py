@@ -407,21 +407,21 @@ def sparse(path: Path, rows: int, columns: int) -> Path:
 
 @pytest.mark.parametrize(("bits", "scheme"), [(4, "symmetric"), (8, "asymmetric")])
 def test_f9_memory_is_bounded(tmp_path: Path, bits: int, scheme: str) -> None:
-    source = sparse(tmp_path / "a.safetensors", 16 * 1024, 4096)  # 256 MiB
+    source = sparse(tmp_path / "a.safetensors", 8 * 1024, 4096)  # 128 MiB
     program = (
         "import sys, modelopt_rs as mo\n"
         "report = mo.quantize_file(sys.argv[1], sys.argv[2], bits=int(sys.argv[3]), scheme=sys.argv[4],\n"
-        "                          max_memory=32 * 2**20, durable=False, verify=True)\n"
-        "mo.dequantize_file(sys.argv[2], sys.argv[1] + '.back', max_memory=32 * 2**20, durable=False)\n"
-        "print(mo.compare_files(sys.argv[1], sys.argv[2], max_memory=32 * 2**20).peak_memory)\n"
+        "                          max_memory=16 * 2**20, durable=False, verify=True)\n"
+        "mo.dequantize_file(sys.argv[2], sys.argv[1] + '.back', max_memory=16 * 2**20, durable=False)\n"
+        "print(mo.compare_files(sys.argv[1], sys.argv[2], max_memory=16 * 2**20).peak_memory)\n"
     )
     arguments = [str(source), str(tmp_path / "b.safetensors"), str(bits), scheme]
     out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    assert int(out.stdout) < (32 + 64) * 2**20
+    assert int(out.stdout) < (16 + 64) * 2**20
 
 
 def test_f9_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None:
-    infos = [mo.files.TensorInfo(f"{i}.weight", "F32", (512, 4096), 8 << 20) for i in range(48)]
+    infos = [mo.files.TensorInfo(f"{i}.weight", "F32", (512, 4096), 8 << 20) for i in range(20)]
     with mo.files.SafetensorsSink(tmp_path / "a.safetensors", infos, durable=False) as sink:
         for info in infos:
             sink.write(info.name, np.zeros(info.shape, np.float32))
@@ -435,7 +435,7 @@ def test_f9_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> N
     )
     arguments = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
     out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    assert max(map(int, out.stdout.split())) < 80 * 2**20
+    assert max(map(int, out.stdout.split())) < 80 * 2**20  # of 160 MiB
 
 
 def test_codes_are_unsigned_and_use_the_whole_range(tmp_path: Path) -> None:

@@ -203,6 +203,58 @@ def test_b11_the_same_bits_for_instruction_sets_threads_and_ways_of_cutting(isas
                 same(np.concatenate([plan(images[:2]), plan(images[2:])]), want)
 
 
+CUTS = {
+    "a part": lambda x: x[3:-2, 5:-7],
+    "upside down": lambda x: x[::-1],
+    "every other row": lambda x: x[1::2],
+    "every other row, upside down": lambda x: x[::-2, 4:],
+    "one row": lambda x: x[7:8, 2:-1],
+    "one column": lambda x: x[:, 9:10],
+    "one row again and again": lambda x: np.broadcast_to(x[3:4], x.shape),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("cut", CUTS)
+def test_parts_of_images_are_read_where_they_lie(cut, dtype):
+    x = levels(41, 53, 3).astype(dtype)
+    part = CUTS[cut](x)
+    assert not part.flags.c_contiguous
+    whole, others = np.ascontiguousarray(part), [levels(9, 8, 3).astype(dtype), CUTS[cut](x), x]
+    for options in ({"size": (24, 30), "resize": "crop"}, {"size": (24, 30), "layout": "NHWC", "swap_channels": True}):
+        plan = Image(**options)
+        same(plan(part), plan(whole))
+        same(plan(others), plan([np.ascontiguousarray(each) for each in others]))
+    same(Image(resize=None, **INT8)(part), Image(resize=None, **INT8)(whole))
+
+
+def test_parts_of_a_batch_are_read_where_they_lie():
+    x = levels(5, 41, 53, 3)
+    plan = Image(size=(24, 24))
+    for part in (x[:, 3:-2, 5:-7], x[::-2], x[1:4, ::-1, 1:], x[:, 20:21], x[:0, 3:]):
+        same(plan(part), plan(np.ascontiguousarray(part)))
+
+
+def test_a_part_of_an_image_is_not_copied():
+    frame, plan, out = levels(2000, 3000, 3), Image(size=(64, 64), threads=1), np.empty((1, 3, 64, 64), np.float32)
+    for part in (frame[:1500, :2500], frame[::-1], frame[::3]):
+        plan(part, out=out)
+        tracemalloc.start()
+        plan(part, out=out)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100_000, peak
+
+
+def test_what_is_written_is_no_part_of_the_image():
+    memory = levels(64, 64, 3)
+    plan = Image(size=(8, 8), layout="NHWC", dtype=np.uint8, quantization=(1 / 255, 0))
+    before = memory.copy()
+    with pytest.raises(ValueError, match="Image: out and images overlap in memory"):
+        plan(memory[::-1, 8:], out=memory.reshape(-1)[640:832].reshape(8, 8, 3))
+    assert (memory == before).all()
+
+
 def test_c5_any_strides_give_what_a_contiguous_copy_gives():
     x = levels(60, 80, 6)
     plan = Image(size=(32, 32), mean=MEAN, std=STD)

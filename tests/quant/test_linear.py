@@ -370,3 +370,11 @@ def test_onnxruntime_level_4_is_within_the_bounds_of_both(bits: int, group: int,
         ours = linear(x, q)
         assert (np.abs(ours - exact) <= 1.001 * bound + 1e-4).all()
         assert (np.abs(theirs - ours) <= 2.002 * bound + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, bool, complex, object])
+def test_a_product_names_itself_where_x_is_no_array_of_floats(dtype):
+    q = mo.quantize(np.eye(4, dtype=np.float32), axis=0)
+    for product in (lambda x: q @ x, lambda x: x @ q):
+        with pytest.raises(TypeError, match="matmul: x must have dtype float32, float64, float16 or bfloat16, got"):
+            product(np.ones(4, dtype))

@@ -436,3 +436,31 @@ def test_calibrators_agree_with_quantize_and_have_axes():
         mo.quant.Calibrator(axis=2).update(x)
     with pytest.raises(ValueError, match="Calibrator: x must have 5 indices of the axis, got 4"):
         columns.update(x[:, :4])
+
+
+def test_scales_zero_points_and_outputs_that_are_none_are_named():
+    x = np.ones(4, np.float32)
+    for call, error, text in (
+        (lambda: mo.quant.quantize_linear(x, True), TypeError, "quantize_linear: scale must be a number, got True"),
+        (lambda: mo.quant.quantize_linear(x, 10**400), ValueError, "scale must be within the numbers of float64"),
+        (
+            lambda: mo.quant.requantize_linear(np.ones(4, np.int8), 1.0, None, False),
+            TypeError,
+            "to_scale must be a number",
+        ),
+        (lambda: mo.quant.quantize_linear(x, 0.1, np.uint64(2**63)), ValueError, "for int8, got 9223372036854775807"),
+        (lambda: mo.quant.quantize_linear(x, 0.1, out=np.empty(4)), TypeError, "the dtype of out must be one of int8"),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert text in str(caught.value)
+
+
+def test_codes_have_the_dtype_of_a_guests_out():
+    torch = pytest.importorskip("torch")
+    x = np.array([1.0, -300.0, 0.3], np.float32)
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.float8_e4m3fn):
+        out = torch.zeros(3).to(dtype)
+        assert mo.quant.quantize_linear(x, 0.5, out=out) is out
+        want = mo.quant.quantize_linear(x, 0.5, dtype=mo.as_array(out).dtype)
+        assert mo.as_array(out).tobytes() == want.tobytes()

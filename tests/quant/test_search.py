@@ -51,6 +51,51 @@ def test_weights_count_errors(bits, scheme):
     assert ref.bits_of(ones.scale) == ref.bits_of(mo.quantize(x, **options).scale)
 
 
+def norms(x, q, norm, weights=1.0):
+    """The errors of each row to a power, as the search counts them."""
+    wide = np.abs(x.astype(np.float64) - np.asarray(q.dequantize(np.float64), np.float64))
+    scale = np.abs(q.scale.astype(np.float64))
+    return (weights * wide**2 * np.maximum(wide, scale / 1024) ** (norm - 2)).sum(-1)
+
+
+@each_kind
+@pytest.mark.parametrize("norm", [0.7, 1, 2.4, 4.0])
+@pytest.mark.parametrize("size", [7, 32, 300])
+def test_a_norm_leaves_the_error_of_the_reference(bits, scheme, norm, size):
+    x, weights = normal(5, size, seed=size), np.random.default_rng(1).uniform(0, 4, size).astype(np.float32)
+    options = {"bits": bits, "scheme": scheme, "group_size": size, "search": "mse", "scale_dtype": "float16"}
+    for counted, counts in ((None, 1.0), (weights, weights)):
+        q = mo.quantize(x, **options, norm=norm, weights=counted)
+        want = [search.norm_error(row, bits, scheme, norm, "float16", counted) for row in x]
+        np.testing.assert_allclose(norms(x, q, norm, counts), want, rtol=2e-2, atol=1e-9)
+        plain = mo.quantize(x, bits=bits, scheme=scheme, group_size=size, scale_dtype="float16")
+        assert (norms(x, q, norm, counts) <= norms(x, plain, norm, counts) * (1 + 1e-6)).all()
+
+
+def test_a_norm_has_less_of_its_own_error_than_least_squares_have():
+    x = np.random.default_rng(0).standard_t(3, (64, 256)).astype(np.float32)
+    options = {"bits": 4, "group_size": 32, "search": "mse"}
+    for norm in (0.7, 2.4):
+        square, found = mo.quantize(x, **options), mo.quantize(x, **options, norm=norm)
+        off = [np.abs(x - q.dequantize()) ** norm for q in (square, found)]
+        assert off[1].sum() < off[0].sum()
+    assert mo.quantize(x, **options, norm=2.0).scale.tobytes() == mo.quantize(x, **options).scale.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ref.DTYPES, ids=str)
+def test_a_norm_gives_the_same_bits_for_every_instruction_set_and_thread(dtype, isas):
+    for shape, options in [((70, 333), {"group_size": 32}), ((9, 3_300), {"axis": 0}), ((70_003,), {})]:
+        x = normal(*shape).astype(dtype)
+        options = {"bits": 4, "scheme": "asymmetric", "search": "mse", "norm": 0.7, **options}
+        _core.set_isa("portable")
+        want = mo.quantize(x, **options, threads=1)
+        for isa in isas:
+            _core.set_isa(isa)
+            got = mo.quantize(x, **options, threads=3)
+            assert {k: v.tobytes() for k, v in got.parts.items()} == {k: v.tobytes() for k, v in want.parts.items()}
+            assert mo.fake_quantize(x, **options).tobytes() == want.dequantize(x.dtype).tobytes()
+
+
 @given(
     x=hnp.arrays(
         st.sampled_from([np.float32, np.float64, np.float16]),
@@ -173,6 +218,13 @@ def test_zeros_nan_infinities_and_extremes(bits, scheme):
     [
         ({"search": "best"}, ValueError, "search must be None or 'mse', got \"best\""),
         ({"search": 1}, TypeError, "search must be a string, got 1"),
+        ({"search": 0.7}, TypeError, "search must be a string, got 0.7"),
+        ({"norm": 2.4}, ValueError, "norm must be None without search, got 2.4"),
+        ({"search": "mse", "norm": 0.4}, ValueError, "norm must be from 0.5 to 4, got 0.4"),
+        ({"search": "mse", "norm": float("nan")}, ValueError, "norm must be from 0.5 to 4, got NaN"),
+        ({"search": "mse", "norm": "2"}, TypeError, "norm must be a number or None, got str"),
+        ({"search": "mse", "norm": True}, TypeError, "norm must be a number or None, got bool"),
+        ({"scale": 1.0, "norm": 2.4}, ValueError, "search, weights, scale_dtype and norm must be None where"),
         ({"scale_dtype": "int8"}, ValueError, "scale_dtype must be None, 'float32', 'float16' or 'bfloat16'"),
         ({"search": "mse", "scheme": "minmax"}, ValueError, "search, scale and scale_dtype must be None for scheme"),
         ({"search": "mse", "format": "nf4"}, ValueError, 'search, scale and scale_dtype must be None for format "nf4"'),
@@ -192,7 +244,7 @@ def test_zeros_nan_infinities_and_extremes(bits, scheme):
         (
             {"scale": 1.0, "search": "mse"},
             ValueError,
-            "search, weights and scale_dtype must be None where scale is given",
+            "search, weights, scale_dtype and norm must be None where scale is given",
         ),
         ({"scale": 1.0, "zero_point": 1}, ValueError, "zero_point must be None for scheme 'symmetric'"),
         ({"scale": 1.0, "scheme": "asymmetric"}, ValueError, "zero_point must be given with scale"),

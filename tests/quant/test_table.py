@@ -140,6 +140,49 @@ def test_it_is_saved_copied_and_pickled_with_its_codes(options, tmp_path):
         assert again.dequantize().tobytes() == q.dequantize().tobytes()
 
 
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_a_mapped_one_is_the_same_and_stays_readable_when_its_file_is_replaced(options, tmp_path):
+    path, q = tmp_path / "q.safetensors", mo.quantize(X, **options)
+    q.save(path)
+    mapped = mo.QuantizedArray.load(path, mmap=True)
+    mo.quantize(-X, **options).save(path)
+    path.unlink()
+    assert mapped.dequantize().tobytes() == q.dequantize().tobytes()
+    assert (mapped.take([3, 1]) == q.dequantize()[[3, 1]]).all()
+    for part in mapped.parts.values():
+        assert not part.flags.writeable
+        assert part.flags.aligned
+    with pytest.raises(ValueError, match="writeable"):
+        mo.quantize(X, **options, out=mapped)
+
+
+def test_how_one_is_loaded_is_a_yes_or_a_no(tmp_path):
+    mo.quantize(X[:, :0]).save(tmp_path / "q.safetensors")
+    assert mo.QuantizedArray.load(tmp_path / "q.safetensors", mmap=True).shape == (50, 0)
+    with pytest.raises(TypeError, match="load: mmap must be a bool, got 'r'"):
+        mo.QuantizedArray.load(tmp_path / "q.safetensors", mmap="r")
+
+
+def test_processes_share_a_mapped_one(tmp_path):
+    """What it takes of a process's own memory is next to nothing, after all of it was looked at."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    mo.quantize(np.ones((4096, 4096), np.float32), axis=0).save(tmp_path / "q.safetensors")
+    code = """
+import re, sys, modelopt_rs as mo
+own = lambda: sum(map(int, re.findall(r"Private_Dirty: +(\\d+)", open("/proc/self/smaps").read())))
+before = own()
+q = mo.QuantizedArray.load(sys.argv[1], mmap=sys.argv[2] == "True")
+assert mo.reduce.sum(q.codes) == 127 * 4096 * 4096
+print(own() - before)
+"""
+    grown = [
+        int(subprocess.check_output([sys.executable, "-c", code, tmp_path / "q.safetensors", mapped]))
+        for mapped in ("True", "False")
+    ]
+    assert grown[0] < 8000 < 8000 + grown[0] < grown[1]  # KiB: modules that are imported, and the 16 MiB
+
+
 def test_what_was_not_saved_so_is_refused(tmp_path):
     from safetensors.numpy import save_file
 

@@ -10,6 +10,12 @@ from modelopt_rs.cli.command import group_of
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 TITLES = {"Options": "What is done", "ONNX models only": "ONNX models only", "Output": "Output", "Running": "Running"}
 
+HEAD = """# Options of all commands
+
+What a command does where an option is not given. `not set`: nothing; `no`: a switch is off; `see help`: it depends on
+other options, and the command's `--help` says how. An empty cell: there is no such option.
+"""
+
 
 def options() -> dict[str, dict[str, dict[str, str]]]:
     """The default of each option by command, by group of options and option."""
@@ -28,23 +34,19 @@ def default_of(option: click.Option) -> str:
     if option.is_flag:
         return "no"
     if "[default: " in (option.help or ""):
-        return "depends"
+        return "see help"
     return "" if value is None or value == () else str(value)
 
 
 def page() -> str:
     """The page."""
     commands = [str(name) for name in app.commands]
-    lines = ["# Options of all commands", ""]
-    lines += [
-        "What a command has where an option is not given: its default, `no` of a switch, a dot where there is none."
-    ]
-    lines += ["`depends` says that the help of the command tells it. A dash: it has no such option.", ""]
+    lines = [*HEAD.splitlines(), ""]
     for title, rows in options().items():
         users = [name for name in commands if any(name in row for row in rows.values())]
         lines += [f"## {TITLES[title]}", "", f"| option | {' | '.join(users)} |", f"| --- |{' --- |' * len(users)}"]
         for name, row in sorted(rows.items()):
-            cells = ["-" if user not in row else row[user] or "." for user in users]
+            cells = [row.get(user, " ") or "not set" for user in users]
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -85,3 +85,31 @@ def least_error(x: np.ndarray, bits: int, scheme: str, dtype: str | None = None,
         errors.append(error(x, w, s, z, bits))
         s = refit(s, z)[1]
     return min(errors)
+
+
+def norm_error(
+    x: np.ndarray, bits: int, scheme: str, norm: float, dtype: str | None = None, w: np.ndarray | None = None
+) -> float:
+    """The sum of errors to a power that the search leaves: least squares, each times |d| to the power norm - 2."""
+    x = x.astype(np.float64)
+    w = np.ones(x.size) if w is None else w.astype(np.float64)
+
+    def missed(s: float, z: float) -> np.ndarray:
+        return np.maximum(np.abs(x / s - codes(x, s, z, bits)), 1 / 1024)
+
+    def of(s: float, z: float) -> float:
+        """With what is hardly missed as the search counts it."""
+        d = x / s - codes(x, s, z, bits)
+        return float(abs(s) ** norm * (w * d**2 * missed(s, z) ** (norm - 2)).sum())
+
+    def refit(s: float, z: float) -> float:
+        q, more = codes(x, s, z, bits), w * missed(s, z) ** (norm - 2)
+        qq = (more * q * q).sum()
+        return (more * x * q).sum() / qq if qq else s
+
+    tried = [plain(x, bits, scheme, dtype)]
+    s, z = min(candidates(x, bits, scheme), key=lambda each: of(*each))
+    for _ in range(3 if bits == 8 else 2):
+        s = stored(refit(s, z), dtype, bits)
+        tried.append((s, z))
+    return min(of(*each) for each in tried)

@@ -7,6 +7,7 @@ import click
 from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, parse_size, selection
+from modelopt_rs.cli.quantize import show_what_is_left
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -74,7 +75,8 @@ def optimize(
 
     Every weight is measured in 8, 4 and 2 bits; each gets one of them, or stays as it
     is, so that the loss is least: the sum of the squares of relative errors, each
-    times its prior. Weights that runtimes fuse share their bits.
+    times its prior, or (of an ONNX model) what it does to the outputs. Weights that
+    runtimes fuse share their bits.
 
     \b
     modelopt-rs optimize model.onnx -o small.onnx --target-size 15MB
@@ -110,6 +112,7 @@ def optimize(
     show_totals(report)
     show_onnx(report)
     show_warnings(report.warnings)
+    show_what_is_left(report)
 
 
 def read_priors(texts: tuple[str, ...]) -> dict[str, float]:

@@ -121,6 +121,12 @@ QUANTIZATION: Final = (
         help="Scales of least squared error, or by the plain formula.",
     ),
     click.option(
+        "--norm",
+        type=click.FloatRange(0.5, 4.0),
+        metavar="P",
+        help="With --search mse: errors to the power P are made small, not squares; 0.5 to 4.",
+    ),
+    click.option(
         "--group-size",
         type=click.IntRange(min=0),
         metavar="N",

@@ -12,8 +12,8 @@ then_option = click.option(
     "--then",
     metavar="quantize ...",
     help="Quantize in the same pass. Last: what stands behind it are options of quantize "
-    "(--bits, --bits-of, --scheme, --group-size, --search, --scale-dtype, --format, --nonfinite, --only-dequantize, "
-    "--include, --exclude).",
+    "(--bits, --bits-of, --scheme, --group-size, --search, --norm, --scale-dtype, --format, --nonfinite, "
+    "--only-dequantize, --include, --exclude).",
 )
 
 
@@ -32,6 +32,7 @@ def then_quantize(
     exclude: tuple[str, ...],
     bits_of: tuple[str, ...],
     search: str,
+    norm: float | None,
     scale_dtype: str | None,
 ) -> QuantizeOptions:
     """Quantize in the same pass what is left, and other tensors by the rules of quantize."""
@@ -47,6 +48,7 @@ def then_quantize(
         bits_of=read_bits_of(bits_of),
         search=SEARCHES[search],
         scale_dtype=scale_dtype,
+        norm=norm,
     )
 
 

@@ -1,8 +1,10 @@
 """safetensors files: read a tensor in row tiles."""
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -55,7 +57,7 @@ class _Tensors(Mapping[str, TensorInfo]):
 class SafetensorsSource(OpenFile):
     """One safetensors file, open for reading.
 
-    The header is checked whole before anything else; bytes are read by `pread`, never mapped, so that a file
+    The header is checked whole before anything else; bytes are read by `pread`, mapped only by `mapped`, so that a file
     which shrinks is an error and not a crash. A file that is replaced while it is open stays readable.
 
     Parameters
@@ -153,6 +155,19 @@ class SafetensorsSource(OpenFile):
         array = np.empty(info.shape, numpy_dtype(info.dtype))
         read_into(self._fd, array, offset, self.path)
         return array
+
+    def mapped(self, name: str) -> Array:
+        """Return one tensor as the file's own memory, read-only: read where it is looked at, shared by all processes.
+
+        It stays readable when the file is closed, removed or replaced. Not of files that others may cut short: who
+        looks behind their end is killed by the system.
+        """
+        info, offset = self._find(name)
+        dtype = numpy_dtype(info.dtype)
+        if not info.nbytes:
+            return np.empty(info.shape, dtype)
+        memory = call(self.path, partial(mmap.mmap, access=mmap.ACCESS_READ), self._fd, offset + info.nbytes)
+        return np.frombuffer(memory, dtype, offset=offset).reshape(info.shape)
 
     def tiles(self, name: str, max_bytes: int, rows: range | None = None) -> Iterator[Tile]:
         """Yield a tensor's rows in order, as many at a time as fit `max_bytes`, but at least one.

@@ -22,7 +22,8 @@ from typing import Any
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import quote
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
+from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.model import Source, TensorInfo, is_kernel, is_recurrent, is_weight
 
 __all__ = [

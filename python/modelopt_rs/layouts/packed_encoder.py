@@ -49,7 +49,7 @@ class Quantize(Transform):
     def __init__(self, info: TensorInfo, spec: PackedSpec, options: Any, threads: int | None) -> None:
         self._info, self._spec, self._nonfinite, self._threads = info, spec, options.nonfinite, threads
         self._scale_dtype: str = options.stored_scales(spec.bits, info)
-        self._scales = scales_of(options.search, self._scale_dtype)
+        self._scales = scales_of(options.sought, self._scale_dtype)
         self.outputs: Sequence[TensorInfo] = packed_tensors(info.name, info.shape, spec, self._scale_dtype)
         # Rows of a tile are along the last axis; one output of a convolution has several.
         self._columns = as_matrix(info.shape)[1]

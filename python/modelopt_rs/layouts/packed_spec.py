@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from modelopt_rs._types import Format, Scheme
+from modelopt_rs.quant.formats import BITS
 
-__all__ = ["BITS", "PackedSpec", "as_matrix", "packed_words"]
-
-BITS: Final = (2, 4, 8)
+__all__ = ["PackedSpec", "as_matrix", "packed_words"]
 
 
 @dataclass(frozen=True, slots=True)

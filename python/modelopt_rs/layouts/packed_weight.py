@@ -11,8 +11,9 @@ from modelopt_rs.dtypes import bf16_to_float32, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.pack_quantized import read_specs
-from modelopt_rs.layouts.packed_spec import BITS, PackedSpec, as_matrix, packed_words
+from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.array import QuantizedArray
+from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_kernel, is_recurrent, is_weight
 

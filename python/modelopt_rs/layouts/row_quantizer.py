@@ -5,7 +5,7 @@ same bytes.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,9 +28,9 @@ ROUNDED: Final[Mapping[str, ScaleDtype]] = {"F32": None, "F16": "float16", "BF16
 PLAIN: Final = Scales()
 
 
-def scales_of(search: str | None, dtype: str) -> Scales:
+def scales_of(search: Any, dtype: str) -> Scales:
     """Return where scales come from that are stored in a dtype of files."""
-    return Scales("mse" if search == "mse" else None, ROUNDED[dtype])
+    return Scales(search, ROUNDED[dtype])
 
 
 def quantizer_buffers(columns: int, spec: PackedSpec) -> list[Buffer]:

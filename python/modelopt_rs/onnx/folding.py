@@ -15,7 +15,7 @@ from modelopt_rs.containers.onnx.wire import LAZY_BYTES
 from modelopt_rs.onnx.constant_paths import ConstantPath, Program, constant_paths, graphs_of, program_of
 from modelopt_rs.onnx.int8.build import drop_unused
 from modelopt_rs.onnx.names import Names
-from modelopt_rs.onnx.weights import FLOATS
+from modelopt_rs.onnx.weights import ONNX_FLOATS
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
@@ -72,7 +72,7 @@ class Folding(Source):
         if name is None:
             array = program.run()
             dtype = None if array is None else ir.DataType.from_numpy(array.dtype)
-            if array is None or dtype not in FLOATS or array.nbytes < LAZY_BYTES:
+            if array is None or dtype not in ONNX_FLOATS or array.nbytes < LAZY_BYTES:
                 return
             name = names.unused(f"{path.value.name}_folded")
             self._programs[name], self._names[name] = (program, graph), []

@@ -1,7 +1,8 @@
 """How far the outputs of layers are off with quantized weights, on what goes through the model."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,10 @@ from modelopt_rs.onnx.attention_values import makes_attention_values
 from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.layer_samples import Seen, see
+from modelopt_rs.onnx.summed_errors import OUTPUTS, SummedErrors, most_useful
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
+from modelopt_rs.planning.decide import Moved
 from modelopt_rs.planning.loss_table import role_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -53,6 +56,7 @@ class LayerErrors:
         self._sensitivity, self._model, self._path, self._data = sensitivity, model, path, data
         self._options = replace(options, include=(), exclude=(), bits_of={}, uniform=True, max_layer_error=None)
         self._onnx = OnnxOptions(target=onnx.target, accuracy_level=onnx.accuracy_level, per_tensor=onnx.per_tensor)
+        self._asked = options.bits
         self._seen: Seen | None = None
         self._looked = False
         self._errors: dict[tuple[ir.Node, int], float | None] = {}
@@ -72,6 +76,21 @@ class LayerErrors:
         if not known or on is None:
             return self._sensitivity.too_far(weight.name, bits, coder, is_value)
         return self._sensitivity.judged(weight.name, LayerError(bits, max(known), on), is_value)
+
+    def for_outputs(self, weights: Mapping[str, Weight], bits: Mapping[str, int]) -> dict[str, Moved]:
+        """Return which weights need more bits, as all together would make the model's outputs too far off."""
+        sensitivity, on = self._sensitivity, self._data.words
+        if on is None or isinstance(self._data.calibrate, Iterator) or not weights:
+            return {}
+        whole = SummedErrors(self._model, self._path, sensitivity.source, sensitivity.execution, self._data)
+        errors = whole.of(weights, self._options, bits)
+        sizes = {name: sensitivity.source.tensors[name].nbytes for name in errors}
+        limit = OUTPUTS[self._asked] * sensitivity.limit
+        why = f"with those asked for the model's outputs would be over {limit:g} off on {on}"
+        moved = most_useful(errors, sizes, bits, limit)
+        total = math.sqrt(np.sum(list(errors.values()), axis=0).max()) if errors else 0.0
+        return {name: Moved(more, why, f"with those asked for the outputs would be {total:.2g} off on {on}")
+                for name, more in moved.items()}  # fmt: skip
 
     def _error(self, use: Use, bits: int) -> float | None:
         """Return how far the output of a node is off; None where that can't be said."""

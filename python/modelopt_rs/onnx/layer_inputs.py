@@ -14,7 +14,7 @@ from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Given, Samples
-from modelopt_rs.onnx.run.sizes import Search
+from modelopt_rs.onnx.run.sizes import Search, patience
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.run import RunOptions
 
@@ -117,17 +117,17 @@ class InputStream:
     ) -> None:
         self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
-        self._outputs = [str(value.name) for value in model.graph.outputs]
-        self._feeds = self._of(data, path, self._outputs, max_memory)
+        outputs = [str(value.name) for value in model.graph.outputs]
+        self._feeds = self._of(data, path, outputs, max_memory)
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
         return self._observer.values(itertools.islice(self._feeds(), self.most), names)
 
-    def outputs(self, weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
-        """Run all samples, with other weights; yield what the model gives."""
+    def outputs(self, names: Sequence[str], weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
+        """Run all samples, with other weights; yield outputs and values of each."""
         for feed in itertools.islice(self._feeds(), self.most):
-            yield self._observer.outputs({**feed, **weights}, self._outputs)
+            yield self._observer.outputs({**feed, **weights}, names)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
         """Run all samples; yield what layers multiply their weights with, of float32, some rows at a time.
@@ -158,8 +158,9 @@ class InputStream:
             assert run.inputs is not None
             samples = Samples(run.inputs, infos, path, "inputs", run.dims)
             return lambda: samples
+        known = known_of(infos, path)
         search = Search(
-            lambda feed: self._observer.outputs(feed, outputs), infos, known_of(infos, path), run, max_memory
+            lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
         )
         # The small sizes first: in the first run few values come out at a time.
         feeds = search().feeds[::-1][: self.most]

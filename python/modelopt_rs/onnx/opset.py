@@ -17,6 +17,9 @@ _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUn
 NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RANDOM), 22)
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
 
+WRONG: Final = {"GroupNormalization": (18, 21)}
+"""The operators that onnx's converter leaves as they are though they mean something else: since and from when."""
+
 
 def raise_opset(model: ir.Model, opset: int) -> None:
     """Convert a model to a later version of the standard operators, in place; nothing is read of its large tensors.
@@ -51,12 +54,18 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     for node in model.graph.all_nodes():
         if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, opset + 1) <= opset:
             raise _cannot(opset, f"onnxruntime has no kernel for {node.op_type} of it")
+        since, another = WRONG.get(node.op_type, (0, 0))
+        if node.domain in ("", "ai.onnx") and since <= have < another <= opset:
+            raise _cannot(opset, f"{node.op_type} has another meaning in it")
     with without_large(model.graph) as large:
         graph = _converted(model, opset)
     for name, tensor in large.items():
         if name not in graph.initializers:
             raise _cannot(opset, f"the initializer {quote(name)} is gone")
         graph.initializers[name].const_value = tensor
+    props = {value.name: value.metadata_props for value in (*model.graph.inputs, *model.graph.outputs)}
+    for value in (*graph.inputs, *graph.outputs):
+        value.metadata_props.update(props.get(value.name, {}))
     graph.metadata_props.update(model.graph.metadata_props)  # which the converter does not know
     model.graph = graph
     raise_ir_version(model)

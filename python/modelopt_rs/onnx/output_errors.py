@@ -28,6 +28,13 @@ SAMPLES: Final = 4
 DTYPES: Final = ("F32", "F16")
 
 
+BEHIND: Final = {
+    "ArgMax", "Cast", "Hardmax", "Identity", "LogSoftmax", "Reshape", "Sigmoid", "Softmax", "Squeeze", "TopK",
+    "Unsqueeze",
+}  # fmt: skip
+"""What outputs go through last that says less of how far they are off: probabilities, and what is made of them."""
+
+
 def roles(model: ir.Model) -> dict[str, str]:
     """Return what weights do, by their names and by the graph: keys of `PRIORS`."""
     found = {}
@@ -76,8 +83,9 @@ def output_errors(
         return {}
     how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": SAMPLES, "weights": able}
     try:
-        stream = InputStream(model, source.path, [], data, **how)
-        there = list(stream.outputs())
+        seen = _seen(model)
+        stream = InputStream(model, source.path, seen, data, **how)
+        there = list(stream.outputs(seen))
     except (FormatError, UnsupportedError):
         if data.words == "made-up inputs":
             return {}
@@ -90,7 +98,7 @@ def output_errors(
             coarse = _rounded(array, bits, execution.threads)
             own = OutputFigures(name, execution.threads)
             own.add(array, coarse)
-            off = _off(there, stream, {name: coarse})
+            off = _off(there, list(stream.outputs(seen, {name: coarse})))
             error = layer_error(own.figures)
             if off is None or not np.isfinite(off) or not np.isfinite(error):
                 return {}
@@ -106,16 +114,39 @@ def _is_able(source: Source, name: str, most: int) -> bool:
 
 
 def _rounded(array: Array, bits: int, threads: int | None) -> Array:
-    rows = array.reshape(-1, array.shape[-1])
+    rows = array.reshape(len(array), -1)
     how: Any = {"scheme": "asymmetric", "group_size": GROUP, "search": "mse", "nonfinite": "saturate"}
     coarse: Array = fake_quantize(rows, bits=bits, threads=threads, **how)
     return coarse.reshape(array.shape)
 
 
-def _off(there: list[list[Any]], stream: InputStream, weights: Mapping[str, Array]) -> float | None:
-    """Return how far outputs of floats are off with other weights; None where they can't be compared."""
+def _seen(model: ir.Model) -> list[str]:
+    """Return the values that are compared: outputs, or scores where they are made of these."""
+    found: dict[str, None] = {}
+    for output in model.graph.outputs:
+        value = output
+        while (before := _before(value.producer())) is not None:
+            value = before
+        known = value.dtype in (None, ir.DataType.FLOAT)
+        found[str(value.name if known else output.name)] = None
+    return list(found)
+
+
+def _before(node: ir.Node | None) -> ir.Value | None:
+    """Return what a node makes probabilities or labels of; None where it doesn't."""
+    before = node.inputs[0] if node is not None and node.domain == "" and node.inputs else None
+    made = None if before is None else before.producer()
+    if node is None or made is None:
+        return None
+    if node.op_type == "Div" and made.op_type == "Exp":  # a softmax in parts
+        return made.inputs[0]
+    return before if node.op_type in BEHIND else None
+
+
+def _off(there: list[list[Any]], found: list[list[Any]]) -> float | None:
+    """Return how far values of floats are off; None where they can't be compared."""
     figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
-    for before, after in zip(there, stream.outputs(weights), strict=True):
+    for before, after in zip(there, found, strict=True):
         for each, x, y in zip(figures, before, after, strict=True):
             each.add(x, y)
     floats = [each.figures for each in figures if each.floats and each.figures.xx > 0.0]

@@ -10,9 +10,10 @@ from typing import Final, Literal, TypeAlias
 
 import onnx_ir as ir
 
+from modelopt_rs.dtypes import DTYPES, FLOATS
 from modelopt_rs.errors import quote
 
-__all__ = ["Role", "Use", "Weight", "find_weights", "why_no_weight"]
+__all__ = ["ONNX_FLOATS", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
 Kind: TypeAlias = Literal[
     "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn", "batched", "einsum", "fused", "tables"
@@ -35,10 +36,12 @@ OPERATORS: Final[dict[tuple[str, str], tuple[Kind, tuple[int, ...], tuple[int, i
     ("com.microsoft", "FusedConv"): ("conv", (1,), (1, 0)),
     ("com.microsoft", "FusedGemm"): ("fused", (1,), (0, 1)),
     ("com.microsoft", "FusedMatMul"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "PackedAttention"): ("fused", (1,), (0, 1)),
+    ("com.microsoft", "MoE"): ("fused", (2, 4, 6), (1, 0)),  # of each expert
     ("com.microsoft", "EmbedLayerNormalization"): ("tables", (2, 3, 4), (1, 0)),
 }
 PASSED = ("Transpose", "Cast", "Identity")
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+ONNX_FLOATS = frozenset(ir.DataType(DTYPES[name].onnx) for name in FLOATS)
 CODES = tuple(ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 4, 2))
 # What takes codes or their scales: such a weight is quantized already.
 QUANTIZED = (
@@ -68,8 +71,9 @@ class Use:
     index : int
         Which of its inputs the weight is.
     kind : str
-        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn"; "batched" (a MatMul of
-        weights of more than two axes), "einsum", "fused" (of com.microsoft) or "tables" (of EmbedLayerNormalization).
+        "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn"; "batched" (a MatMul of weights of
+        more than two axes, or that stand on the left, and what a Gemm with transA takes), "einsum", "fused" (of
+        com.microsoft) or "tables" (of EmbedLayerNormalization).
     chain : tuple of Node
         The Transpose, Cast and Identity between the initializer and the node, in order.
     in_axis, out_axis : int
@@ -181,7 +185,7 @@ def find_weights(model: ir.Model) -> list[Weight]:
     """
     found = []
     for name, value in model.graph.initializers.items():
-        if value.const_value is None or value.const_value.dtype not in FLOATS:
+        if value.const_value is None or value.const_value.dtype not in ONNX_FLOATS:
             continue
         uses, others = _follow(value, model.graph)
         if uses:
@@ -243,7 +247,7 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
         if attribute.type != ir.AttributeType.INT:  # before opset 6 it is a word
             return None
         to = ir.DataType(attribute.as_int())
-        return (axes, to) if to in FLOATS else None
+        return (axes, to) if to in ONNX_FLOATS else None
     return axes, dtype
 
 
@@ -252,7 +256,13 @@ def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int,
     rank = len(axes)
     if kind in ("gemm", "fused") and _int(node, "transB", 0):
         in_axis, out_axis = out_axis, in_axis
-    if kind == "matmul" and rank > 2:
+    if kind in ("matmul", "gemm") and index == 0 and rank > 1:  # whose rows are its outputs
+        kind, in_axis, out_axis = "batched", rank - 1, rank - 2
+        if _int(node, "transA", 0):
+            in_axis, out_axis = out_axis, in_axis
+    elif kind == "gemm" and _int(node, "transA", 0):  # of what no operator of blocks takes turned
+        kind = "batched"
+    elif kind == "matmul" and rank > 2:
         kind, in_axis, out_axis = "batched", rank - 2, rank - 1
     elif kind == "fused" and rank > 2:
         in_axis, out_axis = in_axis + rank - 2, out_axis + rank - 2
@@ -287,10 +297,6 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{rank}-dimensional"
     if kind == "gather" and rank > 2:
         yield f"{rank}-dimensional: a table of more than rows"
-    if kind in ("matmul", "gemm", "batched") and index == 0:
-        yield f"the left operand of {node.op_type}"
-    if kind == "gemm" and _int(node, "transA", 0):
-        yield "Gemm with transA"
     if kind == "fused" and _int(node, "transBatchB", 0):
         yield f"{node.op_type} with transBatchB"
     if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):

@@ -1,8 +1,10 @@
 """Which weights of a Hugging Face directory are rounded by what goes into their layers, and what is known of it."""
 
 from modelopt_rs.errors import OptionError
+from modelopt_rs.operations.module_factors import AWQ_FAMILIES
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
+from modelopt_rs.planning.families import model_types
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
@@ -10,7 +12,7 @@ from modelopt_rs.stream.model import Source
 
 __all__ = ["NOT_LINEAR", "known_modules"]
 
-AWQ = "method must be 'gptq' for a model without a graph, got 'awq': nothing says what makes the inputs of layers"
+AWQ = "method must be 'gptq' for this model, got 'awq': only of {known} it is known what makes the inputs of layers"
 NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
 
@@ -32,8 +34,8 @@ def known_modules(
     ImportError
         If torch and transformers aren't installed.
     """
-    if method == "awq":
-        raise OptionError(AWQ)
+    if method == "awq" and not model_types(source.config or {}) & set(AWQ_FAMILIES):
+        raise OptionError(AWQ.format(known=", ".join(AWQ_FAMILIES)))
     if statistics is not None:
         columns = {name: info.shape[1] for name, info in source.tensors.items() if len(info.shape) == 2}
         unseen: dict[str, str | None] = dict.fromkeys(source.tensors, "no matrix")

@@ -104,9 +104,7 @@ class Losses:
                     found[name][code] = replace(found[name][code], error=error)
         if has_graph and self.run is not None:
             found = self._with_outputs(found, execution)
-        return replace(
-            table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()}
-        )
+        return replace(table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()})
 
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""
@@ -195,10 +193,8 @@ def _said(run: RunOptions | None) -> str:
     return f"{inputs} {dict(run.dims)} {run.samples} {run.seed}"
 
 
-def _errors(
-    view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution
-) -> dict[str, float]:
-    """Take a weight through all that code it; each tile is read once if memory is enough for all, else once for each."""
+def _errors(view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution) -> dict[str, float]:
+    """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all."""
     info = view.tensors[name]
     together: list[Transform] = [_Together(list(transforms.values()))]
     try:

@@ -22,6 +22,7 @@ from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 
 __all__ = ["optimize_file"]
 
+
 def optimize_file(
     source_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
@@ -129,13 +130,13 @@ def optimize_file(
         allow_symlinks_under=allow_symlinks_under,
         progress=progress,
     )
-    if not dry_run:
-        check_place(out_path, overwrite)
     if table is not None and not Path(table).parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory for the table", str(Path(table).parent))
     work = Losses(source_path, out_path, options, onnx, run, writing)
     losses = work.sizes()
     size = _size(losses, target_size, target_bpw)
+    if not dry_run:
+        check_place(out_path, overwrite)
     given = priors or {}
     if table is not None and Path(table).exists():
         losses = _read(table, losses)

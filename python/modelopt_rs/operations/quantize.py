@@ -9,6 +9,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import PartlyQuantized, Widened
 from modelopt_rs.operations.known_modules import known_modules
+from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.decide import Decision
@@ -51,6 +52,7 @@ def quantize_file(
     only_dequantize: bool = False,
     search: str | None = "mse",
     scale_dtype: str | None = None,
+    norm: float | None = None,
     method: str | None = None,
     calibrate: Calibrate | None = None,
     statistics: str | os.PathLike[str] | None = None,
@@ -109,7 +111,8 @@ def quantize_file(
         with). Weights that are further off get 4 bits instead of 2, or 8 instead of 4. By default 0.15 where 4 bits
         are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
         attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
-        have half of that limit: their errors count twice.
+        have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
+        twice as far: where all weights together take them further, those that do most get more bits.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
@@ -118,6 +121,8 @@ def quantize_file(
     search : {"mse"} or None
         How the scales (and zero points) of uniform codes are found: those of least squared error, as `quantize` finds
         them with the same option, or by the plain formula. Nothing in the file gets larger by it.
+    norm : float, optional
+        With `search`: the power of errors whose sum is made small, from 0.5 to 4, as `quantize` takes it: by default 2.
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in, and rounded to before codes are made. By default float32 at 8
         bits, and below 16 bits, so that 4 bits in groups of 32 take 4.5 bits a weight: bfloat16 for weights in
@@ -127,10 +132,10 @@ def quantize_file(
         Round weights by what goes into their layers while calibration data run through the float model: exactly as
         `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
         (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
-        layer (ONNX models only). Of an ONNX model weights of MatMul and Gemm are rounded so, of a Hugging Face
-        directory those of linear layers (torch's `Linear`), which transformers runs; the others have searched scales,
-        and the report says which. Such a weight must fit `max_memory` whole, and so must three squares of its inputs in
-        float64. It takes no byte more.
+        layer (ONNX models, and directories of the families Llama, Mistral, Qwen 2 and Qwen 3). Of an ONNX model weights
+        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
+        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
+        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     statistics : path, optional
@@ -199,6 +204,7 @@ def quantize_file(
         only_dequantize=only_dequantize,
         search=search,
         scale_dtype=scale_dtype,
+        norm=norm,
         method=method,
     )
     _check_known(options, calibrate, statistics)
@@ -292,17 +298,18 @@ def _plan(
     statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
-    # What compressed-tensors calls quantized is read as floats only where the result is smaller.
-    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
-    view = Widened(source, threads=execution.threads, but=kept)
-    model = PartlyQuantized(view, options.layout)
-    tensors = model.tensors
+    model = _model(source, options, execution.threads)
+    view, tensors = model.view, model.tensors
     sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
+    factors = ModuleFactors()
     if statistics is not None or calibrate is not None:
-        quantization.round_by(known_modules(view, options.method, calibrate, execution, statistics))
-    transforms = {name: quantization.transform(info) for name, info in view.tensors.items()}
+        known = known_modules(view, options.method, calibrate, execution, statistics)
+        factors = find_module_factors(view, known, quantization, options)
+        quantization.round_by(known)
+        quantization.decisions = factors.decided(quantization.decisions)
+    transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
     plain = (info for name, info in tensors.items() if name not in model.stored)
     unread = only_dequantized(plain, model.config, options)
 
@@ -335,6 +342,12 @@ def _plan(
         quantization_config=quantization.config,
         report=report,
     )
+
+
+def _model(source: Source, options: QuantizeOptions, threads: int | None) -> PartlyQuantized:
+    """Return a model as it is read: what compressed-tensors calls quantized as floats only for a smaller result."""
+    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    return PartlyQuantized(Widened(source, threads=threads, but=kept), options.layout)
 
 
 def _tensor_report(

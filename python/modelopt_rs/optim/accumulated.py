@@ -63,8 +63,9 @@ class Accumulated:
         self.count = 0
 
     def set(self, totals: dict[int, Array], count: int) -> None:
-        """Go on from such sums, which are kept."""
-        self._totals, self._summed, self.count = totals, set(totals), count
+        """Go on from such sums, which are kept; of none there are none."""
+        self._totals = totals if count else {}
+        self._summed, self.count = set(self._totals), count
 
     def as_dict(self) -> dict[str, Any]:
         """Return "count" and "sums", by the place of the parameter; not copied."""

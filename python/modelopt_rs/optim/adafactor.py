@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelopt_rs import _core
 from modelopt_rs._types import Bf16, OptionalTensors, StepNonfinite, Tensors
-from modelopt_rs.optim.step import refuses, step_function
+from modelopt_rs.optim.step import step_function
 
 __all__ = ["adafactor_step"]
 
@@ -98,7 +98,7 @@ def adafactor_step(
         (param, grad, row_var, col_var, variance, master, rounding_seed),
         (lr, grad_scale, clip_value, weight_decay, maximize),
         (step, beta2_decay, eps, d),
-        refuses("adafactor_step", nonfinite),
+        nonfinite,
         dtype,
         threads,
     )

@@ -46,9 +46,8 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     >>> average
     array([ 0.1, -0.2], dtype=float32)
     """
-    _core.optim_step(
-        [("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))], False, dtype, threads
-    )
+    call = ("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))
+    _core.optim_step([call], "propagate", dtype, threads)
 
 
 @step_function
@@ -80,9 +79,8 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     >>> total
     array([4., 6.], dtype=float32)
     """
-    _core.optim_step(
-        [("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))], False, dtype, threads
-    )
+    call = ("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))
+    _core.optim_step([call], "propagate", dtype, threads)
 
 
 def global_norm(

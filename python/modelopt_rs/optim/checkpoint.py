@@ -11,6 +11,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
+from modelopt_rs.dtypes import BY_WORD
 from modelopt_rs.optim.state import BlockState
 from modelopt_rs.stream.model import TensorInfo
 
@@ -18,7 +19,6 @@ __all__ = ["load_states", "save_states"]
 
 _KEY = "modelopt_rs.optim"
 _SUM, _AVERAGE, _MASK = "accumulated", "average", "mask"
-_DTYPES = {"float32": "F32", "float64": "F64", "uint8": "U8"}
 
 
 def save_states(
@@ -50,7 +50,7 @@ def save_states(
     if "masks" in state_dict:
         stored["pruning"] = {"step": state_dict["step"], "sparsity": state_dict["sparsity"]}
         arrays.update({f"{name}.{_MASK}": x for name, x in state_dict["masks"].items()})
-    infos = [TensorInfo(k, _DTYPES[a.dtype.name], a.shape, a.nbytes) for k, a in arrays.items()]
+    infos = [TensorInfo(k, BY_WORD[a.dtype.name], a.shape, a.nbytes) for k, a in arrays.items()]
     with SafetensorsSink(path, infos, {_KEY: json.dumps(stored)}) as sink:
         for key, array in arrays.items():
             sink.write(key, array)

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.optim.options import Grads, Group
 
-__all__ = ["aligned", "named_params", "numbered"]
+__all__ = ["aligned", "learning_rates", "named_params", "numbered"]
 
+Where: TypeAlias = tuple[str, str]
+"""A class and its method: joined in messages only, for that takes as long as a small step's checks."""
 # What a gradient may be; NumPy makes numbers of what is computed of arrays without axes.
 _ARRAYS = (np.ndarray, np.generic, type(None))
 
@@ -34,25 +37,44 @@ def named_params(function: str, given: Any, before: int) -> list[tuple[str, Any]
     raise TypeError(f"{function}: params must be an array, a list or dict of arrays or a list of groups, got {got}")
 
 
-def aligned(function: str, grads: Grads, names: Sequence[str], single: bool) -> list[Array | None]:
+def aligned(where: Where, grads: Grads, names: Sequence[str], single: bool) -> list[Array | None]:
     """Put gradients in the order of the parameters' names; `single`: these were one array."""
     if isinstance(grads, list | tuple):
         given: list[Array | None] = list(grads)
     elif isinstance(grads, Mapping):
         if unknown := set(grads) - set(names):
             got = min(unknown, key=str)
-            raise ValueError(f"{function}: grads must have the names of params, got {got!r}")
+            raise ValueError(f"{'.'.join(where)}: grads must have the names of params, got {got!r}")
         given = [grads.get(name) for name in names]
         for name, g in zip(names, given, strict=True):
             if not isinstance(g, _ARRAYS):
-                raise TypeError(f"{function}: grads[{name!r}] must be a NumPy array, got {type(g).__name__}")
+                raise TypeError(f"{'.'.join(where)}: grads[{name!r}] must be a NumPy array, got {type(g).__name__}")
     elif single:
         given = [grads]  # type: ignore[list-item]
     else:
-        raise TypeError(f"{function}: grads must be a list or a dict like params, got {type(grads).__name__}")
+        raise TypeError(f"{'.'.join(where)}: grads must be a list or a dict like params, got {type(grads).__name__}")
     if len(given) != len(names):
-        raise ValueError(f"{function}: grads must have {len(names)} arrays like params, got {len(given)}")
+        raise ValueError(f"{'.'.join(where)}: grads must have {len(names)} arrays like params, got {len(given)}")
     return given
+
+
+_LR, _FLOAT = itemgetter("lr"), {float}
+
+
+def learning_rates(groups: Sequence[Group], step: int) -> tuple[float, ...]:
+    """Return the learning rate of each group in a step: schedules are asked.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.given import learning_rates
+    >>> learning_rates([{"lr": 0.1}, {"lr": lambda step: 1 / step}], 2)
+    (0.1, 0.5)
+    """
+    rates = tuple(map(_LR, groups))
+    # Most are floats: a look at each takes a third of a loop.
+    if set(map(type, rates)) <= _FLOAT:
+        return rates
+    return tuple(lr(step) if callable(lr) else lr for lr in rates)
 
 
 def numbered(groups: Sequence[Group]) -> list[Group]:

@@ -10,7 +10,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, OptionalTensors, StepNonfinite, Tensors
 from modelopt_rs.arguments import check_choice, shown
-from modelopt_rs.optim.step import refuses, step_function
+from modelopt_rs.optim.step import step_function
 from modelopt_rs.reduce import norm
 
 __all__ = ["muon_step"]
@@ -106,17 +106,17 @@ def muon_step(
     states = [momentum_buffer, directions, following]
     common = (lr, grad_scale, clip_value, weight_decay, maximize)
 
-    def half(number: int, refuse: bool) -> None:
+    def half(number: int, nonfinite: StepNonfinite) -> None:
         step = ([momentum, eps], number, nesterov, "torch")
         call = ("muon_step", (param, grad, states, master, None), common, step)
-        _core.optim_step([call], refuse, dtype, threads)
+        _core.optim_step([call], nonfinite, dtype, threads)
 
-    half(1, refuses("muon_step", nonfinite))
+    half(1, nonfinite)
     for x in directions:
         if x.size > 0:
             x[...] = _orthogonal(x, (a, b, c), ns_steps, eps)
             x *= _adjustment(adjust_lr_fn, *x.shape)
-    half(2, False)
+    half(2, "propagate")
 
 
 def _checked(

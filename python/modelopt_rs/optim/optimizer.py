@@ -17,7 +17,7 @@ from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
 from modelopt_rs.optim.average import ema_step
 from modelopt_rs.optim.clipping import clipped
-from modelopt_rs.optim.given import aligned, named_params, numbered
+from modelopt_rs.optim.given import aligned, learning_rates, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, PRECISION, Specification, check_common
@@ -135,8 +135,7 @@ class Optimizer:
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rate of each group in the next step."""
-        rates = [group["lr"] for group in self.param_groups]
-        return tuple(lr(self.steps + 1) if callable(lr) else lr for lr in rates)
+        return learning_rates(self.param_groups, self.steps + 1)
 
     @property
     def averages(self) -> dict[str, Array]:
@@ -273,16 +272,18 @@ class Optimizer:
             As for `adam_step`. All groups are checked before the first write: then nothing was changed.
         """
         given, count = self._given(grads)
-        grad_scale *= count
-        return self._step(given, (grad_scale, clip_norm, clip_value, nonfinite), None)
+        return self.step_masked(given, (grad_scale * count, clip_norm, clip_value, nonfinite), None)
 
-    def _step(
+    def step_masked(
         self,
         given: list[Array | None],
         how: tuple[float, float | None, float | None, Nonfinite],
         masks: list[Array | None] | None,
     ) -> StepResult:
-        """Clip, step, count and average; how: grad_scale, clip_norm, clip_value, nonfinite."""
+        """Clip, step, count and average; how: grad_scale, clip_norm, clip_value, nonfinite.
+
+        Where a bit of a mask is 0 (`takes_masks`), the gradient counts as 0 and the parameter becomes 0.
+        """
         grad_scale, clip_norm, clip_value, nonfinite = how
         norm = None
         if clip_norm is not None and grad_scale > 0:
@@ -293,11 +294,12 @@ class Optimizer:
             if math.isfinite(norm):
                 nonfinite = "propagate"  # there is nothing to look for any more
                 grad_scale *= max(1.0, norm / clip_norm)
-        rates = self.rates
+        rates = learning_rates(self.param_groups, self.steps + 1)
         launched = (grad_scale, clip_value, nonfinite, rates)
         tensors = (self._params, given, self.state, masks)
         stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
-        self._accumulated.clear()
+        if self._accumulated.count:
+            self._accumulated.clear()
         if stepped:
             self.steps += 1
             if self._ema_decay is not None:
@@ -329,11 +331,12 @@ class Optimizer:
         self._accumulated.clear()
 
     def _given(self, grads: Grads | None) -> tuple[list[Array | None], int]:
-        where = f"{self._name}.step"
-        return self._accumulated.sums(where) if grads is None else (self._aligned("step", grads), 1)
+        if self._single and type(grads) is np.ndarray:
+            return [grads], 1
+        return self._accumulated.sums(f"{self._name}.step") if grads is None else (self._aligned("step", grads), 1)
 
     def _aligned(self, method: str, grads: Grads) -> list[Array | None]:
-        return aligned(f"{self._name}.{method}", grads, self._names, self._single)
+        return aligned((type(self).__name__, method), grads, self._names, self._single)
 
     @classmethod
     def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:

@@ -5,15 +5,19 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
+import numpy as np
+
 from modelopt_rs import _core
 from modelopt_rs._types import OptimCall, StepNonfinite
-from modelopt_rs.arguments import check_choice, shown
-from modelopt_rs.deprecated import renamed
+from modelopt_rs.arguments import shown
+from modelopt_rs.deprecated import of_today
 
-__all__ = ["refuses", "run_step", "step_function"]
+__all__ = ["run_step", "step_function"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-CHOICES: Final = ("propagate", "raise")
+_FORMER_NAMES: Final = {"error_if_nonfinite": "nonfinite"}
+_FORMER_VALUES: Final = {"nonfinite": {True: "raise", False: "propagate"}}
+_CHANGED: Final = frozenset(_FORMER_NAMES) | frozenset(_FORMER_VALUES)
 
 
 def step_function(function: _Function) -> _Function:
@@ -23,17 +27,20 @@ def step_function(function: _Function) -> _Function:
     """
     kinds = inspect.signature(function).parameters.values()
     places = [each.name for each in kinds if each.kind is each.POSITIONAL_OR_KEYWORD]
-    names = [*places, "master"]
+    names, first = [*places, "master"], places[0]
 
+    # One layer for both: a second one takes as long as the step of some hundred elements.
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Any:
-        if isinstance(args[0] if args else given.get(places[0]), Mapping):
+        if given and not _CHANGED.isdisjoint(given):
+            given = of_today(function.__name__, given, _FORMER_NAMES, _FORMER_VALUES)
+        params = args[0] if args else given.get(first)
+        if type(params) is not np.ndarray and isinstance(params, Mapping):
             given = _as_lists(function.__name__, names, dict(zip(places, args, strict=False)) | given)
             args = ()
         return function(*args, **given)
 
-    former = renamed({"nonfinite": {True: "raise", False: "propagate"}}, error_if_nonfinite="nonfinite")
-    return cast(_Function, former(call))
+    return cast(_Function, call)
 
 
 def _as_lists(function: str, names: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -53,12 +60,6 @@ def _as_lists(function: str, names: Sequence[str], given: dict[str, Any]) -> dic
     return given
 
 
-def refuses(function: str, nonfinite: StepNonfinite) -> bool:
-    """Whether gradients that are not finite are refused."""
-    check_choice(function, "nonfinite", nonfinite, CHOICES)
-    return nonfinite == "raise"
-
-
 def run_step(call: OptimCall, nonfinite: StepNonfinite, dtype: str | None, threads: int | None) -> list[float]:
     """Make a step of one array or of a list of arrays."""
-    return _core.optim_step([call], refuses(call[0], nonfinite), dtype, threads)
+    return _core.optim_step([call], nonfinite, dtype, threads)

@@ -17,14 +17,18 @@ __all__ = ["FLOAT", "PRIORS", "Coded", "LossTable", "TensorLosses", "role_of", "
 FLOAT: Final = "float"
 """The code of a weight that stays as it is."""
 
-PRIORS: Final[Mapping[str, float]] = {"head": 3.0, "embedding": 1.0, "value": 4.0, "down": 1.0, "other": 1.0}
-"""What the squared relative error of a weight counts for each of its elements, by what it does.
+PRIORS: Final[Mapping[str, float]] = {
+    "head": 3.0, "embedding": 1.0, "value": 2.0, "scores": 0.25, "down": 0.5, "other": 1.0
+}  # fmt: skip
+"""What the squared relative error of a weight counts times the root of its elements, by what it does.
 
-The error of a layer goes once into what is added up along the model, whatever its size; but of MiniLM large layers
-(those of the perceptrons) do four times as much to the outputs as those of a quarter of their size, so elements are
-counted. Of a table a token reads one row: half of all elements do no more than the perceptron behind them (measured:
-0.147 and 0.134 of the squared relative error), so tables and heads count no more elements than the largest layer has.
-Values of attention count as `sensitivity.VALUES_COUNT` has it, squared; heads as in llama.cpp.
+The error of a layer goes once into what is added up along a model, whatever its size: that speaks for counting layers.
+But where layers are of several sizes, the large ones (perceptrons beside attention) are most of what is added up: that
+speaks for elements. Measured at the outputs, one weight coarser at a time, MiniLM is near elements and magika near
+layers; the root is between. Of a table a token reads one row: half of all elements of MiniLM do no more than the first
+perceptron (0.147 and 0.134 of the squared error), so tables and heads have no more elements than the largest layer.
+Means of MiniLM, relative to what leads up in perceptrons: values 2, what leads down 0.45, queries and keys, which go
+through a softmax, 0.25 of that. Heads as in llama.cpp's quantization to a target.
 """
 
 TABLES: Final = ("embedding", "head")
@@ -39,6 +43,8 @@ Inputs that are made up may leave out a part of a model.
 ROLES: Final = {
     "head": re.compile(r"(?:.*[._/])?(?:lm_head|embed_out|output_projection)(?:[._/].*)?"),
     "value": re.compile(r"(?:.*[._/])?(?:v|v_proj|value|value_proj|v_lin)(?:[._/](?:weight|MatMul.*))?"),
+    "scores": re.compile(r"(?:.*[._/])?(?:[qk]|[qk]_proj|query|key|(?:query|key)_proj|[qk]_lin)"
+                         r"(?:[._/](?:weight|MatMul.*))?"),
     "down": re.compile(r"(?:.*[._/])?(?:down_proj|fc2|w2|lin2|wo|dense_4h_to_h|(?<!attention[._/])output[._/]dense)"
                        r"(?:[._/](?:weight|MatMul.*))?"),
 }  # fmt: skip
@@ -153,12 +159,13 @@ class LossTable:
         return found
 
     def counts(self, name: str, priors: Mapping[str, float]) -> float:
-        """Return what the squared error of a weight counts: its elements times what the first glob says, or its role.
+        """Return what the squared error of a weight counts: the root of its elements times its prior.
 
-        So weights that are alike get the same bits. Tables and heads have no more elements than the largest layer.
+        The prior is that of the first glob that matches, else of what it does.
+        Tables and heads have no more elements than the largest layer.
         """
         given = self._given(name, priors)
-        return self._elements(name) * (PRIORS[self.tensors[name].role] if given is None else given)
+        return self._elements(name) ** 0.5 * (PRIORS[self.tensors[name].role] if given is None else given)
 
     def _given(self, name: str, priors: Mapping[str, float]) -> float | None:
         return next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
-from modelopt_rs.planning.quantize import BITS, QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.formats import BITS
 
 __all__ = ["Calibrate", "OnnxOptions", "said"]
 
@@ -67,6 +68,7 @@ class OnnxOptions:
     --------
     >>> from modelopt_rs.planning.onnx import OnnxOptions
     >>> from modelopt_rs.planning.quantize import QuantizeOptions
+    from modelopt_rs.quant.formats import BITS
     >>> OnnxOptions(target="portable").accuracy_level
     4
     >>> mixed = OnnxOptions(bits_of={"*.value.weight": 8})

@@ -16,10 +16,10 @@ from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
 from modelopt_rs.planning.loaders import is_expert, why_not_loaded
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
-    "BITS",
     "METHODS",
     "QUANTIZED",
     "QuantizeOptions",
@@ -31,7 +31,6 @@ __all__ = [
     "spec_of",
 ]
 
-BITS = (8, 4, 2)
 QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
 
@@ -77,6 +76,8 @@ class QuantizeOptions:
     scale_dtype : {"float32", "float16", "bfloat16"}, optional
         What the scales of uniform codes are stored in. By default float32 at 8 bits, below 16 bits: bfloat16 for
         weights in bfloat16, else float16.
+    norm : float, optional
+        With `search`: the power of errors whose sum is made small, from 0.5 to 4; by default 2.
     group_size_of : mapping of str to int
         The group size of the weights that a glob matches, where it is another; the first that matches counts.
     method : {"gptq", "awq"}, optional
@@ -102,6 +103,7 @@ class QuantizeOptions:
     only_dequantize: bool = False
     search: str | None = "mse"
     scale_dtype: str | None = None
+    norm: float | None = None
     group_size_of: Mapping[str, int] = field(default_factory=dict)
     method: str | None = None
 
@@ -119,6 +121,9 @@ class QuantizeOptions:
             raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
         if self.search not in (None, "mse"):
             raise OptionError(f"search must be 'mse' or None, got {self.search!r}")
+        if self.norm is not None and not (self.search == "mse" and self.format is None and 0.5 <= self.norm <= 4.0):
+            got = f"{self.norm:g}" if self.search == "mse" and self.format is None else f"{self.norm:g} without it"
+            raise OptionError(f"norm must be from 0.5 to 4, of uniform codes with search 'mse', got {got}")
         if self.scale_dtype not in (None, *STORED):
             shown = ", ".join(map(repr, STORED))
             raise OptionError(f"scale_dtype must be one of {shown} or None, got {self.scale_dtype!r}")
@@ -203,6 +208,11 @@ class QuantizeOptions:
         return self.bits < 8 if self.scale_dtype is None else self.scale_dtype == "float16"
 
     @property
+    def sought(self) -> str | float | None:
+        """What is searched: None, "mse", or the norm of which errors are least."""
+        return self.search if self.norm in (None, 2.0) else self.norm
+
+    @property
     def as_plain(self) -> bool:
         """Whether scales are of the plain formula in float32, and rounded only as they are stored."""
         return self.search is None and self.scale_dtype == "float32"
@@ -251,7 +261,7 @@ class QuantizeOptions:
         values |= {"include": list(self.include), "exclude": list(self.exclude)}
         values["scheme"] = "symmetric" if self.format is not None else self.spec.scheme
         del values["bits_of"], values["max_layer_error"], values["uniform"]
-        for name in ("search", "scale_dtype", "method"):
+        for name in ("search", "scale_dtype", "method", "norm"):
             if values[name] is None or self.format is not None:
                 del values[name]
         del values["group_size_of"]

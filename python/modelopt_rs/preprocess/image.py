@@ -22,7 +22,7 @@ LARGEST: Final = 2**31 - 1
 LARGEST_FLOAT: Final = float(np.finfo(np.float32).max)
 LEAST_FLOAT: Final = float(np.finfo(np.float32).tiny)
 CODES: Final = {"uint8": (0, 255), "int8": (-128, 127)}
-FLOATS: Final = ("float32", "float16", "bfloat16")
+NUMBERS: Final = ("float32", "float16", "bfloat16")
 CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "resize": ("letterbox", "stretch", "crop", None),
     "interpolation": ("bilinear", "area", "nearest"),
@@ -171,7 +171,8 @@ class Image:
         images : ndarray or list of ndarray
             One image (rows, columns, channels), a batch with one more axis before, or a list of images of any sizes:
             all of uint8, float32, float64, float16 or bfloat16 (computed in float32), with 1, 3 or 4 channels. Not
-            written. What is not C-contiguous is copied first.
+            written. Rows may lie anywhere: a part of an image, or one upside down, is read where it lies. Where pixels
+            of a row lie apart (mirrored, channels reversed: see `swap_channels`) it is copied first.
         out : ndarray, optional
             C-contiguous, of the plan's dtype: written and returned. A slice of a larger batch, the memory of a
             session's input; for one image the axis of the batch may be missing. No other array is allocated then.
@@ -291,7 +292,7 @@ def _dtype(dtype: Any) -> tuple[str, np.dtype[Any]]:
     if isinstance(dtype, str) and dtype == "bf16":
         return "bfloat16", np.dtype(np.uint16)
     wanted = np.dtype(dtype)
-    if wanted.name not in (*FLOATS, *CODES) or not wanted.isnative:
+    if wanted.name not in (*NUMBERS, *CODES) or not wanted.isnative:
         raise TypeError(f"Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got {wanted}")
     return wanted.name, wanted
 

@@ -241,7 +241,7 @@ class PrunedOptimizer(Optimizer):
                     masked[i] = self._apply(g, masks[names[i]])
         how = (grad_scale * count, clip_norm, clip_value, nonfinite)
         bits = [flags.get(name) for name in names] if by_kernel and masks else None
-        result = self.optimizer._step(masked, how, bits)
+        result = self.optimizer.step_masked(masked, how, bits)
         if not result.stepped:
             return result
         self.masks, self._flags, self._asked, self.steps = masks, flags, asked, self.steps + 1

@@ -1,6 +1,6 @@
 """Codes with given scales, one an item, as ONNX's operators have them: `quantize_linear` and its inverse."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,6 +12,8 @@ from modelopt_rs.deprecated import renamed
 from modelopt_rs.quant.codes import Code, code_of, code_of_array, float_dtype
 
 __all__ = ["dequantize_linear", "quantize_linear", "requantize_linear"]
+
+_INT8: Final = code_of("quantize_linear", np.int8)
 
 
 @renamed(block_size="group_size")
@@ -99,8 +101,11 @@ def quantize_linear(
         x = as_array(x, "quantize_linear: x")
     if out is None:
         out = np.empty(x.shape, code.array)
-    params = (_scales(scale), _integers("quantize_linear", "zero_point", zero_point))
-    _core.quantize_linear(x, out, params, (code.name, axis, group_size), (rounding, nonfinite), threads)
+    if type(scale) is not float:
+        scale = _scales("quantize_linear", "scale", scale)
+    if zero_point is not None:
+        zero_point = _integers("quantize_linear", "zero_point", zero_point)
+    _core.quantize_linear(x, out, (scale, zero_point), (code.name, axis, group_size), (rounding, nonfinite), threads)
     return out
 
 
@@ -157,7 +162,7 @@ def dequantize_linear(
         q = as_array(q, "dequantize_linear: q")
     if out is None:
         out = np.empty(q.shape, float_dtype("dequantize_linear", dtype))
-    params = (_scales(scale), _integers("dequantize_linear", "zero_point", zero_point))
+    params = (_scales("dequantize_linear", "scale", scale), _integers("dequantize_linear", "zero_point", zero_point))
     _core.dequantize_linear(q, out, params, (_source("dequantize_linear", q, q_dtype), axis, group_size), bits, threads)
     return out
 
@@ -214,8 +219,11 @@ def requantize_linear(
     q = as_array(q, "requantize_linear: q")
     if out is None:
         out = np.empty(q.shape, code.array)
-    from_ = (_scales(scale), _integers("requantize_linear", "zero_point", zero_point))
-    to = (_scales(to_scale), _integers("requantize_linear", "to_zero_point", to_zero_point))
+    from_ = (_scales("requantize_linear", "scale", scale), _integers("requantize_linear", "zero_point", zero_point))
+    to = (
+        _scales("requantize_linear", "to_scale", to_scale),
+        _integers("requantize_linear", "to_zero_point", to_zero_point),
+    )
     _core.requantize_linear(
         (q, out),
         from_,
@@ -231,11 +239,12 @@ def _target(function: str, dtype: DTypeLike | None, out: Array | None, zero_poin
     """Return what is written: what is named, the dtype of `out`, that of zero points with a dtype of NumPy's, int8."""
     if dtype is not None:
         return code_of(function, dtype)
-    if isinstance(out, np.ndarray):
-        return code_of(function, out.dtype)
+    if out is not None:
+        given = (out if isinstance(out, np.ndarray) else as_array(out, f"{function}: out")).dtype
+        return _INT8 if given is _INT8.array else code_of(function, given, "the dtype of out")
     if isinstance(zero_point, np.ndarray | np.generic) and zero_point.dtype.itemsize < 4:
         return code_of(function, zero_point.dtype)
-    return code_of(function, np.int8)
+    return _INT8
 
 
 def _source(function: str, q: Array, q_dtype: str | None) -> str:
@@ -254,11 +263,15 @@ def _integers(function: str, name: str, given: Any) -> Any:
         return given  # an integer of another kind, or what the core refuses
     if given.dtype.kind in "bcfmMOSU" and not given.dtype.name.startswith(("float8", "float4")):
         raise TypeError(f"{function}: {name} must be an int or an array of integers, got {given.dtype}")
+    if given.dtype.char in "LQ":
+        given = np.minimum(given, np.iinfo(np.int64).max)  # no code, whatever the codes are
     return given.astype(np.int64)
 
 
-def _scales(given: Any) -> Any:
+def _scales(function: str, name: str, given: Any) -> Any:
     """Return scales as the core takes them: a number, or an array."""
+    if isinstance(given, bool):
+        raise TypeError(f"{function}: {name} must be a number, got {given}")
     if isinstance(given, float | int | np.ndarray | np.generic) or not hasattr(given, "__dlpack__"):
         return given
-    return as_array(given, "scale")
+    return as_array(given, f"{function}: {name}")

@@ -4,19 +4,23 @@ import html
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Format, GroupSize, Parts, Scheme, Spec
+from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
 from modelopt_rs.quant import products
 from modelopt_rs.quant.codes import float_dtype
 from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
 
 __all__ = ["QuantizedArray", "dequantize"]
+
+
+_FLOAT32: Final = np.dtype(np.float32)
 
 
 class _LookedUp:
@@ -244,7 +248,7 @@ class QuantizedArray(_LookedUp):
             indices = _indices(indices, len(self), "take: indices")
             wanted = indices.shape + shape[1:]
         if out is None:
-            out = np.empty(wanted, dtype if dtype is np.float32 else float_dtype("take", dtype))
+            out = np.empty(wanted, _FLOAT32 if dtype is np.float32 else float_dtype("take", dtype))
         parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
         given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, shape)
         table = getattr(self, "_table", None)
@@ -319,19 +323,41 @@ class QuantizedArray(_LookedUp):
         save(self, path)
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> "QuantizedArray":
+    def load(path: str | os.PathLike[str], *, mmap: bool = False) -> "QuantizedArray":
         """Read what `save` has written.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        mmap : bool
+            Whether its parts are the file's own memory, read-only: nothing is read before it is looked at, and
+            processes share it, forked or not. It stays readable when the file is removed or replaced, but who looks
+            behind the end of a file that was cut short is killed by the system.
 
         Raises
         ------
+        TypeError
+            If `mmap` is no bool.
         FormatError
             If it is no such file.
         OSError
             If it can't be read.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np, modelopt_rs as mo
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     mo.quantize(np.eye(3, dtype=np.float32), axis=0).save(f"{d}/table.safetensors")
+        ...     table = mo.QuantizedArray.load(f"{d}/table.safetensors", mmap=True)
+        >>> table.take(1), table.codes.flags.writeable
+        (array([0., 1., 0.], dtype=float32), False)
         """
         from modelopt_rs.quant.checkpoint import load
 
-        return load(path)
+        if not isinstance(mmap, bool):
+            raise TypeError(f"load: mmap must be a bool, got {shown(mmap)}")
+        return load(path, mapped=mmap)
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -9,6 +9,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, ScaleDtype, Scheme, Search
 from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.gptq import HasMatrix
+from modelopt_rs.quant.search import sought
 
 __all__ = ["HasSquares", "awq_scales"]
 
@@ -107,7 +108,7 @@ def awq_scales(
     out = np.empty(w.shape[-1:] or (1,), np.float64 if w.dtype.char == "d" else np.float32)
     inputs = (magnitudes, np.square(magnitudes))
     spec = ((bits, scheme), axis, group_size)
-    _core.awq_scales(w, inputs, out, spec, (search, scale_dtype), grid, (dtype, threads))
+    _core.awq_scales(w, inputs, out, spec, (sought("awq_scales", search, None), scale_dtype), grid, (dtype, threads))
     return out
 
 

@@ -8,6 +8,7 @@ from modelopt_rs._core import FormatError
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.containers.strict_json import parse_object
+from modelopt_rs.dtypes import BY_WORD
 from modelopt_rs.quant.array import QuantizedArray, dequantize
 from modelopt_rs.stream.model import TensorInfo
 
@@ -15,7 +16,7 @@ __all__ = ["load", "save"]
 
 _KEY: Final = "modelopt_rs.quantized_array"
 _OPTIONS: Final = ("bits", "scheme", "shape", "axis", "group_size", "format")
-_NAMES: Final = {"float32": "F32", "float64": "F64", "uint8": "U8", "int8": "I8"}
+_STORED: Final = ("float32", "float64", "uint8", "int8")
 _PARTS: Final = ("codes", "scale", "zero_point", "offset", "global_scale")
 
 
@@ -23,9 +24,9 @@ def save(q: QuantizedArray, path: str | os.PathLike[str]) -> None:
     """Write the parts of a quantized array, and how they are read."""
     parts = q.parts
     for name, part in parts.items():
-        if part.dtype.name not in _NAMES:
-            raise TypeError(f"save: {name} must have dtype {', '.join(_NAMES)}, got {part.dtype}")
-    infos = [TensorInfo(name, _NAMES[part.dtype.name], part.shape, part.nbytes) for name, part in parts.items()]
+        if part.dtype.name not in _STORED:
+            raise TypeError(f"save: {name} must have dtype {', '.join(_STORED)}, got {part.dtype}")
+    infos = [TensorInfo(name, BY_WORD[part.dtype.name], part.shape, part.nbytes) for name, part in parts.items()]
     options = json.dumps({option: getattr(q, option) for option in _OPTIONS})
     with SafetensorsSink(path, infos, {_KEY: options}) as sink:
         for name, part in parts.items():
@@ -33,15 +34,16 @@ def save(q: QuantizedArray, path: str | os.PathLike[str]) -> None:
         sink.commit()
 
 
-def load(path: str | os.PathLike[str]) -> QuantizedArray:
-    """Read one; what does not fit together is refused."""
+def load(path: str | os.PathLike[str], *, mapped: bool = False) -> QuantizedArray:
+    """Read one, or map it; what does not fit together is refused."""
     with SafetensorsSource(path) as source:
         if _KEY not in source.metadata:
             raise FormatError(f"{source.path}: the metadata have no {_KEY!r}; it is not a saved QuantizedArray")
         options = parse_object(source.metadata[_KEY], f"{source.path}: {_KEY}")
         if set(options) != set(_OPTIONS) or not {"codes", "scale"} <= set(source.tensors) <= set(_PARTS):
             raise FormatError(f"{source.path}: a QuantizedArray must have {', '.join(_OPTIONS)} and codes and scale")
-        parts = {name: source.read(name) for name in source.tensors}
+        read = source.mapped if mapped else source.read
+        parts = {name: read(name) for name in source.tensors}
         where = source.path
     given: dict[str, Any] = parts | {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from modelopt_rs import _types
 from modelopt_rs._types import GroupSize, Scheme
 from modelopt_rs.arguments import shown
 
-__all__ = ["Format", "entry_of", "formats", "resolve"]
+__all__ = ["BITS", "Format", "entry_of", "formats", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ _FORMATS = {
     )
 }
 _UNIFORM = {(entry.bits, entry.scheme): entry for entry in _FORMATS.values() if entry.scheme}
+BITS: Final = tuple(sorted({bits for bits, _ in _UNIFORM}))
+"""What uniform codes may have."""
 
 
 def formats() -> tuple[Format, ...]:

@@ -34,7 +34,7 @@ class Given:
     signed: bool | None
     rounding: Rounding
     others: tuple[Any, ...]
-    """What must not be given with them: search, weights, scale_dtype."""
+    """What must not be given with them: search, weights, scale_dtype, norm."""
 
     def quantize(
         self, x: Array, spec: Spec, nonfinite: Nonfinite, out: QuantizedArray | None, dtype: Bf16, threads: int | None
@@ -78,7 +78,8 @@ class Given:
         if self.scale is None:
             raise ValueError(f"{self.function}: signed and rounding must come with scale, got None")
         if any(other is not None for other in self.others):
-            raise ValueError(f"{self.function}: search, weights and scale_dtype must be None where scale is given")
+            names = "search, weights, scale_dtype and norm"
+            raise ValueError(f"{self.function}: {names} must be None where scale is given")
         if out is not None:
             raise ValueError(f"{self.function}: out must be None with signed or rounding='away'")
         if dtype not in (None, "bf16"):

@@ -11,6 +11,7 @@ from modelopt_rs.arrays import as_array
 from modelopt_rs.deprecated import renamed
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.coding import allocate, check_out
+from modelopt_rs.quant.search import sought
 
 __all__ = ["ActOrder", "HasMatrix", "gptq"]
 
@@ -142,5 +143,5 @@ def gptq(
         check_out("gptq", out, spec)
     parts = (out.codes, out.scale, out.zero_point, out.offset, out.global_scale)
     pass_ = (act_order, static_groups, damping, block_size)
-    _core.gptq(w, matrix, parts, spec, (search, scale_dtype), pass_, (dtype, threads))
+    _core.gptq(w, matrix, parts, spec, (sought("gptq", search, None), scale_dtype), pass_, (dtype, threads))
     return out

@@ -33,6 +33,8 @@ def columns(x: Any, w: Weight) -> Array:
 
 def _operand(x: Any, n: int, axis: int) -> Array:
     array = as_array(x, "matmul: x")
+    if array.dtype.kind in "biucOSUmM":
+        raise TypeError(f"matmul: x must have dtype float32, float64, float16 or bfloat16, got {array.dtype}")
     got = array.shape[max(axis, -array.ndim)] if array.ndim else None
     if got != n:
         where = "its last axis" if axis == -1 or array.ndim < 2 else "its last axis but one"

@@ -1,7 +1,7 @@
 """Parameters of uniform codes that the plain formula does not give: searched, rounded as they are stored, or given."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -9,10 +9,30 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Parts, ScaleDtype, Search, Spec
 from modelopt_rs.quant.formats import entry_of
 
-__all__ = ["Parameters", "Scales"]
+__all__ = ["Parameters", "Scales", "sought"]
 
 # The largest scale in float16 below 8 bits; at 8 bits such a scale times its codes is no number of float16.
 _LARGE: Final = 4096.0
+
+
+def sought(function: str, search: Search, norm: Any) -> Search | float:
+    """Return what the core looks for: None, "mse", or the norm of which errors are least.
+
+    Examples
+    --------
+    >>> from modelopt_rs.quant.search import sought
+    >>> sought("quantize", "mse", None), sought("quantize", "mse", 2.4)
+    ('mse', 2.4)
+    """
+    if isinstance(search, float):
+        raise TypeError(f"{function}: search must be a string, got {search}")
+    if norm is None:
+        return search
+    if isinstance(norm, bool | np.bool_) or not isinstance(norm, int | float | np.integer | np.floating):
+        raise TypeError(f"{function}: norm must be a number or None, got {type(norm).__name__}")
+    if search is None:
+        raise ValueError(f"{function}: norm must be None without search, got {norm}")
+    return search if search != "mse" or norm == 2 else float(norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +41,13 @@ class Scales:
 
     Attributes
     ----------
-    search : {"mse"} or None
-        As for `quantize`.
+    search : {"mse"}, float or None
+        As for `quantize`; or its `norm`.
     dtype : {"float32", "float16", "bfloat16"} or None
         The `scale_dtype` of `quantize`.
     """
 
-    search: Search = None
+    search: Search | float = None
     dtype: ScaleDtype = None
 
     def quantize(self, x: Array, parts: Parts, spec: Spec, nonfinite: str, dtype: Bf16, threads: int | None) -> None:
@@ -64,6 +84,7 @@ class Parameters:
     scale: Array | float | None
     zero_point: Array | int | None
     scale_dtype: ScaleDtype
+    norm: float | None = None
 
     def of(
         self, x: Array, spec: Spec, shape: tuple[int, ...], dtype: Bf16, threads: int | None
@@ -82,8 +103,10 @@ class Parameters:
 
     def _given(self, wide: type) -> tuple[Array, Array | None]:
         """Return copies of what was given."""
-        if not (self.search is None and self.weights is None and self.scale_dtype is None):
-            raise ValueError(f"{self.function}: search, weights and scale_dtype must be None where scale is given")
+        others = (self.search, self.weights, self.scale_dtype, self.norm)
+        if any(each is not None for each in others):
+            names = "search, weights, scale_dtype and norm"
+            raise ValueError(f"{self.function}: {names} must be None where scale is given")
         try:
             scale: Array = np.array(self.scale, wide)
         except (TypeError, ValueError):
@@ -116,6 +139,6 @@ class Parameters:
             x, axis = np.ascontiguousarray(np.moveaxis(x, axis, 0)), 0
         zero_point = np.empty(shape, np.uint8) if entry_of(coding).scheme == "asymmetric" else None
         found: tuple[Array, Array | None] = (np.empty(shape, wide), zero_point)
-        how = (self.function, self.search, self.scale_dtype)
+        how = (self.function, sought(self.function, self.search, self.norm), self.scale_dtype)
         _core.find_scales(x, weights, found, (coding, axis, group_size), how, dtype, threads)
         return found

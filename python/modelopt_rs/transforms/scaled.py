@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.dtypes import rounded, widened
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
@@ -15,7 +16,7 @@ __all__ = ["Scaled"]
 
 
 class Scaled(Transform):
-    """Multiplies a weight of float32, and hands it to another transform.
+    """Multiplies a weight of float32, float16 or bfloat16 in float32, and hands it to another transform in its dtype.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class Scaled(Transform):
     """
 
     def __init__(self, info: TensorInfo, factors: Mapping[int, Array], then: Transform) -> None:
-        self._shape, self._factors, self._then = info.shape, factors, then
+        self._shape, self._factors, self._then, self._dtype = info.shape, factors, then, info.dtype
         self.outputs: Sequence[TensorInfo] = then.outputs
         self.buffers = [*then.buffers, Buffer("f4", math.prod(info.shape), per=0)]
         self.row_multiple, self.sweeps = info.rows, then.sweeps
@@ -55,11 +56,11 @@ class Scaled(Transform):
 
     def __call__(self, array: Array) -> Rows:
         """Multiply the weight."""
-        whole = array.reshape(self._shape)
+        whole = widened(array, self._dtype).reshape(self._shape)
         for axis, factor in self._factors.items():
             shape = [-1 if i == axis else 1 for i in range(len(self._shape))]
             whole = np.multiply(whole, factor.reshape(shape), dtype=np.float32)
-        return self._then(whole.reshape(array.shape))
+        return self._then(rounded(whole.reshape(array.shape), self._dtype))
 
     def end(self) -> Rows:
         """Return what the other transform has left."""

@@ -11,6 +11,7 @@ mod grid;
 mod groups;
 mod nearest;
 mod params;
+mod power;
 mod quantize;
 mod runs;
 mod search;

@@ -46,7 +46,8 @@ impl Code for UnitE4M3 {
     fn decode(code: u32) -> f32 {
         // The sign of the byte, extended, is that of the number; what it fills between is cut away.
         let bits = ((code as i8 as i32 as u32) << SHIFT) & (1 << 31 | 127 << SHIFT);
-        f32::from_bits(select(bits << 1 > 0, bits + FIRST_E4M3, bits))
+        // Asked of the byte: its test is one of 64 codes. (No bit is set in both.)
+        f32::from_bits(select(code as u8 & 127 != 0, bits | FIRST_E4M3, bits))
     }
 }
 

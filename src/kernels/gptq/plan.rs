@@ -123,7 +123,7 @@ pub(super) mod tests {
     pub(in crate::kernels::gptq) fn plan(n: usize, size: usize, order: Vec<usize>, late: bool, block: usize) -> Plan {
         let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false, signed: false };
         let spec = Spec { granularity: Granularity::Group { size }, cols: n };
-        Plan { uniform, spec, how: How { search: false, stored: Stored::Own }, order, late, block }
+        Plan { uniform, spec, how: How { search: false, stored: Stored::Own, norm: 2.0 }, order, late, block }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Both are sums of products in f32, in the order of the pixels, rounded after each; levels of a uint8 image are then rounded
 //! to uint8 again, half to even, as every program that resizes such images does.
 
+use super::pixels::Pixels;
 use super::taps::Taps;
 use crate::isa::kernel;
 use crate::real::{Bf16, Element, F16, Real};
@@ -116,9 +117,15 @@ kernel! {
 }
 
 /// A row of `width` numbers at `first` out of rows of `stride`, from row `start` on, with these weights.
-pub fn down<P: Pixel>(x: &[P], stride: usize, first: usize, (start, weights): (usize, &[f32]), out: &mut [f32]) {
+pub fn down<P: Pixel>(
+    x: Pixels<'_, P>,
+    stride: usize,
+    first: usize,
+    (start, weights): (usize, &[f32]),
+    out: &mut [f32],
+) {
     let width = out.len();
-    let row = |k: usize| &x[(start + k) * stride + first..][..width];
+    let row = |k: usize| &x.row(start + k, stride)[first..][..width];
     match *weights {
         // One pixel has a weight of 1: times 1 is itself.
         [] | [_] => widen(row(0), out),

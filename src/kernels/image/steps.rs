@@ -5,7 +5,7 @@
 
 use super::resample::{Pixel, Row};
 use crate::isa::kernel;
-use crate::real::{Bf16, Divisor, Element, F16};
+use crate::real::{Bf16, Divisor, Divisors, Element, F16};
 
 /// Channels at most.
 pub const CHANNELS: usize = 4;
@@ -147,18 +147,28 @@ kernel! {
     }
 }
 
+/// One constant of each of [`PERIOD`] neighbours.
+type Alike = [f32; PERIOD];
+
 #[inline(always)]
 fn pixels_by<R: Row, const FUSED: bool>(x: &[R], channels: usize, constants: &[Constants; CHANNELS], out: &mut [f32]) {
-    let constants: [Constants; PERIOD] = std::array::from_fn(|i| constants[i % channels]);
+    // Each constant in registers of its own: out of an array of structures they were gathered for each pixel.
+    let (scale, mut mean, mut std): (_, Alike, Alike) = (constants[0].scale, [0.0; PERIOD], [1.0; PERIOD]);
+    for i in 0..PERIOD {
+        (mean[i], std[i]) = (constants[i % channels].mean, constants[i % channels].std);
+    }
+    let by = Divisors::new(&std);
     let (blocks, rest) = x.as_chunks::<PERIOD>();
     let (out, out_rest) = out.as_chunks_mut::<PERIOD>();
     for (out, block) in out.iter_mut().zip(blocks) {
         for i in 0..PERIOD {
-            out[i] = constants[i].of::<FUSED>(block[i].number());
+            let x = block[i].number() * scale - mean[i];
+            out[i] = if FUSED { by.quotient(i, x) } else { x / std[i] };
         }
     }
-    for ((out, x), by) in out_rest.iter_mut().zip(rest).zip(&constants) {
-        *out = by.of::<FUSED>(x.number());
+    for (i, (out, x)) in out_rest.iter_mut().zip(rest).enumerate() {
+        let x = x.number() * scale - mean[i];
+        *out = if FUSED { by.quotient(i, x) } else { x / std[i] };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows of `x` as whole numbers: each block in units of its own scale, in digits of 8 bits.
 
-use super::form::{Block, Form};
+use super::form::{Block, Form, LONGEST};
 use crate::isa::kernel;
 
 /// How finely `x` is told.
@@ -69,6 +69,57 @@ kernel! {
     }
 }
 
+/// The last digits of whole numbers, which keep what is before them; return their sum.
+#[inline(always)]
+fn last_digits(whole: &mut [i32], digits: &mut [u8]) -> i32 {
+    let mut sum = 0;
+    for (whole, digit) in whole.iter_mut().zip(digits) {
+        let last = (*whole << 24) >> 24;
+        *whole = (*whole - last) >> 8;
+        *digit = last as u8;
+        sum += last;
+    }
+    sum
+}
+
+/// Where digits go: codes in a byte, words beside each other, and which of these.
+type Places = (usize, usize, usize);
+
+kernel! {
+    /// Put the last digits of all blocks in their places, and their sums: of the 4 bytes of a line the codes of one plane,
+    /// then of the next.
+    fn put(whole: &mut [i32], blocks: &[Block], places: Places, words: &mut [u32], sums: &mut [i32]) {
+        let (planes, wide, at) = places;
+        let (mut first, mut digits) = (at, [0; LONGEST]);
+        for (block, sums) in blocks.iter().zip(sums.chunks_mut(wide)) {
+            let digits = &mut digits[..block.len];
+            sums[at] = last_digits(&mut whole[block.start..block.start + block.len], digits);
+            match planes {
+                1 => put_planes::<4>(digits, wide, &mut words[first..]),
+                2 => put_planes::<8>(digits, wide, &mut words[first..]),
+                _ => put_planes::<16>(digits, wide, &mut words[first..]),
+            }
+            first += block.words * planes * wide;
+        }
+    }
+}
+
+/// With so many codes in a line.
+#[inline(always)]
+fn put_planes<const CODES: usize>(digits: &[u8], wide: usize, words: &mut [u32]) {
+    let planes = CODES / 4;
+    let (lines, rest) = digits.as_chunks::<CODES>();
+    let mut last = [0; CODES];
+    last[..rest.len()].copy_from_slice(rest);
+    let lines = lines.iter().chain((!rest.is_empty()).then_some(&last));
+    for (line, words) in lines.zip(words.chunks_mut(planes * wide)) {
+        for plane in 0..planes {
+            let four = [line[plane], line[planes + plane], line[2 * planes + plane], line[3 * planes + plane]];
+            words[plane * wide] = u32::from_le_bytes(four);
+        }
+    }
+}
+
 impl Tile {
     pub fn new(x: &[f32], rows: usize, form: &Form, digits: Digits) -> Self {
         let (count, blocks, planes) = (digits.count(), form.blocks.len(), form.planes());
@@ -82,33 +133,11 @@ impl Tile {
                 scale[i * rows + row] = of_block;
             }
             for digit in (0..count).rev() {
-                let at = row * count + digit;
-                let mut first = 0;
-                for (i, block) in form.blocks.iter().enumerate() {
-                    let whole = &mut whole[block.start..block.start + block.len];
-                    let lines = &mut words[first * wide..][..block.words * planes * wide];
-                    sums[i * wide + at] = put(whole, planes, lines, wide, at);
-                    first += block.words * planes;
-                }
+                put(&mut whole, &form.blocks, (planes, wide, row * count + digit), &mut words, &mut sums);
             }
         }
         Self { rows, digits: count, words, scale, sums }
     }
-}
-
-/// Put the last digits of a block in their places and keep what is before them; return their sum.
-fn put(whole: &mut [i32], planes: usize, words: &mut [u32], wide: usize, at: usize) -> i32 {
-    let mut sum = 0;
-    for (k, whole) in whole.iter_mut().enumerate() {
-        let digit = *whole as i8;
-        *whole = (*whole - digit as i32) >> 8;
-        sum += digit as i32;
-        // Code k lies in byte k / planes, whose 4 a line has; its place in the byte is a plane.
-        let (byte, plane) = (k / planes, k % planes);
-        let word = &mut words[(byte / 4 * planes + plane) * wide + at];
-        *word |= u32::from(digit as u8) << (8 * (byte % 4));
-    }
-    sum
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::kernels::pack::packed_len;
 pub(super) use crate::kernels::transpose::{LINE, ROWS as LANES};
 
 /// Elements of a block at most: 256 products of 255 and 128 are below 2^24, so that their sum is a float32.
-const LONGEST: usize = 256;
+pub(super) const LONGEST: usize = 256;
 /// Elements of a block where a group is longer than that.
 const PIECE: usize = 128;
 

@@ -1,4 +1,4 @@
-//! A panel of weights times a tile of `x`.
+//! Panels of weights times a tile of `x`.
 
 use super::TALL;
 use super::activations::Tile;
@@ -10,18 +10,24 @@ use crate::kernels::codes::Scheme;
 /// A number for each lane of the panel.
 pub(super) type Lanes = [f32; LANES];
 
-/// The sums of each row of the tile.
+/// Panels at a time: one core reads two places in turn a quarter faster than one after the other (30 GB/s against 24 from
+/// the third cache of a Xeon).
+pub(super) const PANELS: usize = 2;
+
+/// The sums of each row of the tile, for each panel.
 ///
 /// Of a block, with codes c, zero points z, scales s and offsets o of the rows of weights, and digits a of scale u:
 /// sum += ((sum of c a - z sum of a) s + (sum of a) o) u, the first two sums whole numbers, digits joined from the highest.
-pub(super) fn panel(lines: &[[u8; LINE]], form: &Form, tile: &Tile) -> [Lanes; TALL] {
-    let mut sums = [[0.0; LANES]; TALL];
+pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile) -> [[Lanes; TALL]; PANELS] {
+    let mut sums = [[[0.0; LANES]; TALL]; PANELS];
     #[cfg(target_arch = "x86_64")]
     if current() != Isa::Portable {
-        super::x86::panel(lines, form, tile, &mut sums);
+        super::x86::panels(lines, form, tile, &mut sums);
         return sums;
     }
-    plain(lines, form, tile, &mut sums);
+    for (lines, sums) in lines.into_iter().zip(&mut sums) {
+        plain(lines, form, tile, sums);
+    }
     sums
 }
 

@@ -15,12 +15,12 @@ use std::arch::x86_64::{
 use super::TALL;
 use super::activations::Tile;
 use super::form::{Form, LANES, LINE};
-use super::product::Lanes;
+use super::product::{Lanes, PANELS};
 use crate::isa;
 use crate::kernels::codes::Scheme;
 
 /// Lines that are asked for ahead of use.
-const AHEAD: usize = 128;
+const AHEAD: usize = 16;
 
 /// What instruction sets differ in: vectors of lanes, a part of a panel each.
 macro_rules! panel {
@@ -31,59 +31,62 @@ macro_rules! panel {
     ) => {
         #[target_feature(enable = $features)]
         fn $name<const BITS: i32, const ROWS: usize, const WIDE: usize>(
-            lines: &[[u8; LINE]],
+            lines: [&[[u8; LINE]]; PANELS],
             form: &Form,
             tile: &Tile,
-            out: &mut [Lanes; TALL],
+            out: &mut [[Lanes; TALL]; PANELS],
         ) {
             const PARTS: usize = LANES / $lanes;
             let (planes, digits) = (8 / BITS as usize, WIDE / ROWS);
             let mask = $bytes((0xff_u8 >> (8 - BITS)) as i8);
             // SAFETY: each part of a line has as many lanes as are loaded.
             let load = |line: &[u8; LINE], part: usize| unsafe { $load(line[4 * $lanes * part..].as_ptr().cast()) };
-            let mut sums: [[$float; PARTS]; ROWS] = [[$floats(0.0); PARTS]; ROWS];
+            let mut sums: [[[$float; PARTS]; ROWS]; PANELS] = [[[$floats(0.0); PARTS]; ROWS]; PANELS];
             let (mut lines, mut words) = (lines, tile.words.as_chunks::<WIDE>().0);
             let scales = tile.scale.as_chunks::<ROWS>().0;
             for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(scales) {
-                let (header, rest) = lines.split_at(form.header());
-                let (codes, rest) = rest.split_at(block.words);
                 let (digits_of, rest_of_words) = words.split_at(block.words * planes);
-                (lines, words) = (rest, rest_of_words);
-                isa::prefetch(rest.get(AHEAD..AHEAD + form.header() + block.words).unwrap_or_default());
-                for part in 0..PARTS {
-                    let mut whole: [$int; WIDE] = match form.scheme {
-                        Scheme::Symmetric => of_block.map(|sum| $ints(-(sum << (BITS - 1)))),
-                        Scheme::Asymmetric => of_block.map(|sum| $mullo(load(&header[1], part), $ints(-sum))),
-                        Scheme::MinMax => [$ints(0); WIDE],
-                    };
-                    for (line, x) in codes.iter().zip(digits_of.chunks_exact(planes)) {
-                        let mut line = load(line, part);
-                        for x in x {
-                            let plane = if BITS == 8 { line } else { $and(line, mask) };
-                            for (whole, &x) in whole.iter_mut().zip(x) {
-                                *whole = $dot::<BITS>(*whole, plane, x as i32);
+                words = rest_of_words;
+                for (lines, sums) in lines.iter_mut().zip(&mut sums) {
+                    let (header, rest) = lines.split_at(form.header());
+                    let (codes, rest) = rest.split_at(block.words);
+                    *lines = rest;
+                    isa::prefetch(rest.get(AHEAD..AHEAD + form.header() + block.words).unwrap_or_default());
+                    for part in 0..PARTS {
+                        let mut whole: [$int; WIDE] = match form.scheme {
+                            Scheme::Symmetric => of_block.map(|sum| $ints(-(sum << (BITS - 1)))),
+                            Scheme::Asymmetric => of_block.map(|sum| $mullo(load(&header[1], part), $ints(-sum))),
+                            Scheme::MinMax => [$ints(0); WIDE],
+                        };
+                        for (line, x) in codes.iter().zip(digits_of.chunks_exact(planes)) {
+                            let mut line = load(line, part);
+                            for x in x {
+                                let plane = if BITS == 8 { line } else { $and(line, mask) };
+                                for (whole, &x) in whole.iter_mut().zip(x) {
+                                    *whole = $dot::<BITS>(*whole, plane, x as i32);
+                                }
+                                if BITS < 8 {
+                                    line = $shift(line, _mm_cvtsi32_si128(BITS));
+                                }
                             }
-                            if BITS < 8 {
-                                line = $shift(line, _mm_cvtsi32_si128(BITS));
+                        }
+                        let scale = $as_floats(load(&header[0], part));
+                        for (row, (sums, &unit)) in sums.iter_mut().zip(units).enumerate() {
+                            let (mut product, mut alone) = ($floats(0.0), 0.0);
+                            for digit in row * digits..(row + 1) * digits {
+                                product = $add($mul(product, $floats(256.0)), $convert(whole[digit]));
+                                alone = alone * 256.0 + of_block[digit] as f32;
                             }
+                            product = $mul(product, scale);
+                            if form.scheme == Scheme::MinMax {
+                                product = $add(product, $mul($floats(alone), $as_floats(load(&header[1], part))));
+                            }
+                            sums[part] = $add(sums[part], $mul(product, $floats(unit)));
                         }
-                    }
-                    let scale = $as_floats(load(&header[0], part));
-                    for (row, (sums, &unit)) in sums.iter_mut().zip(units).enumerate() {
-                        let (mut product, mut alone) = ($floats(0.0), 0.0);
-                        for digit in row * digits..(row + 1) * digits {
-                            product = $add($mul(product, $floats(256.0)), $convert(whole[digit]));
-                            alone = alone * 256.0 + of_block[digit] as f32;
-                        }
-                        product = $mul(product, scale);
-                        if form.scheme == Scheme::MinMax {
-                            product = $add(product, $mul($floats(alone), $as_floats(load(&header[1], part))));
-                        }
-                        sums[part] = $add(sums[part], $mul(product, $floats(unit)));
                     }
                 }
             }
-            for (sums, out) in sums.iter().zip(out) {
+            for (sums, out) in sums.iter().flatten().zip(out.iter_mut().flat_map(|out| &mut out[..ROWS])) {
                 for (sum, out) in sums.iter().zip(out.as_chunks_mut::<$lanes>().0) {
                     // SAFETY: as many lanes.
                     unsafe { $store(out.as_mut_ptr(), *sum) };
@@ -123,8 +126,8 @@ fn dot_avx2<const BITS: i32>(sum: __m256i, codes: __m256i, x: i32) -> __m256i {
     _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
 }
 
-/// Write the sums of the tile's rows, with an instruction set that is not portable.
-pub(super) fn panel(lines: &[[u8; LINE]], form: &Form, tile: &Tile, out: &mut [Lanes; TALL]) {
+/// Write the sums of the tile's rows for each panel, with an instruction set that is not portable.
+pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile, out: &mut [[Lanes; TALL]; PANELS]) {
     macro_rules! call {
         ($bits:literal, $($rows:literal, $wide:literal);*) => {
             match (tile.rows, tile.rows * tile.digits, isa::has_vnni()) {

@@ -3,7 +3,7 @@
 //! Chunks are reduced to their extremes, which reads the memory once; the position is looked up in one chunk only.
 
 use super::words::{Extremes, Keys, Word};
-use super::{COLUMNS, STRIDED_CHUNK, View, reduce_chunk};
+use super::{COLUMNS, Op, STRIDED_CHUNK, View};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 
@@ -94,10 +94,10 @@ impl<W: Word> Keys<W> {
 /// The position in one row.
 fn in_row<W: Word>(x: &[W], keys: Keys<W>, end: End, threads: usize) -> usize {
     if x.len() <= CHUNK {
-        let (_, wanted) = chunk_of(&[reduce_chunk(x, Extremes(keys))], keys, end);
+        let (_, wanted) = chunk_of(&[Extremes(keys).chunk(x)], keys, end);
         return first(x, keys, wanted);
     }
-    let parts = par::map(threads, x.chunks(CHUNK), |chunk| reduce_chunk(chunk, Extremes(keys)));
+    let parts = par::map(threads, x.chunks(CHUNK), |chunk| Extremes(keys).chunk(chunk));
     let (i, wanted) = chunk_of(&parts, keys, end);
     i * CHUNK + first(&x[i * CHUNK..x.len().min((i + 1) * CHUNK)], keys, wanted)
 }

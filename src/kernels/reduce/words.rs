@@ -3,11 +3,8 @@
 //! What tells the dtypes of a width apart is a few words that an operation is given when it runs; the additional
 //! operations on integers hide behind the memory.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::{Op, reduce_chunk};
 use crate::isa::kernel;
-use crate::par::{self, CHUNK};
 use crate::real::Key;
 
 /// A word: a signed integer of the width of an element.
@@ -95,43 +92,9 @@ macro_rules! sum_of_pairs {
     };
 }
 /// Lanes of 16 or 32 bits.
-const LANES: usize = 64;
+pub(super) const LANES: usize = 64;
 sum_of_pairs!(sum_of_bytes, i8, u16, 128);
 sum_of_pairs!(sum_of_halves, i16, u32, 256);
-
-kernel! {
-    /// How many words have some of these bits: in counters of their own width, emptied before they can overflow.
-    fn count_words<W: Word>(x: &[W], mask: W) -> u64 {
-        let mut count = 0;
-        if W::BITS > 8 {
-            // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
-            for x in x.chunks(1 << 14) {
-                let mut some = W::ZERO;
-                for &word in x {
-                    some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
-                }
-                count += some.bits();
-            }
-            return count;
-        }
-        for x in x.chunks(127 * LANES) {
-            let (blocks, tail) = x.as_chunks::<LANES>();
-            let mut lanes = [W::ZERO; LANES];
-            for block in blocks {
-                for i in 0..LANES {
-                    lanes[i] = lanes[i] + if (block[i] & mask) == W::ZERO { W::ZERO } else { W::ONE };
-                }
-            }
-            for lane in lanes {
-                count += lane.bits();
-            }
-            for &word in tail {
-                count += u64::from((word & mask) != W::ZERO);
-            }
-        }
-        count
-    }
-}
 
 /// The integer whose bits a word has.
 pub fn integer_as_f64<W: Word>(word: W, signed: bool) -> f64 {
@@ -196,6 +159,24 @@ impl<W: Word> Keys<W> {
     }
 }
 
+/// The bits of floats as integers in the order of keys, a negative zero below the other; of integers their keys.
+#[derive(Clone, Copy)]
+struct Turned<W>(Keys<W>);
+
+impl<W: Word> Op<W> for Turned<W> {
+    type Scalar = W;
+    const IDENTITY: [W; 2] = [W::MAX, W::MIN];
+    #[inline(always)]
+    fn step(self, s: [W; 2], x: W) -> [W; 2] {
+        let turned = x ^ (x.sign() & self.0.turned) ^ self.0.flipped;
+        [s[0].min(turned), s[1].max(turned)]
+    }
+    #[inline(always)]
+    fn merge(self, a: [W; 2], b: [W; 2]) -> [W; 2] {
+        [a[0].min(b[0]), a[1].max(b[1])]
+    }
+}
+
 /// Smallest and largest key; NaN lie outside the infinities.
 #[derive(Clone, Copy)]
 pub struct Extremes<W>(pub Keys<W>);
@@ -207,6 +188,13 @@ impl<W: Word> Op<W> for Extremes<W> {
     fn step(self, s: [W; 2], x: W) -> [W; 2] {
         let key = self.0.key(x);
         [s[0].min(key), s[1].max(key)]
+    }
+    fn chunk(self, x: &[W]) -> [W; 2] {
+        if x.is_empty() {
+            return Self::IDENTITY;
+        }
+        // What tells the keys of the two zeros apart is taken away once and not of each.
+        reduce_chunk(x, Turned(self.0)).map(|turned| turned.minus(turned.sign() & self.0.carried))
     }
     #[inline(always)]
     fn merge(self, a: [W; 2], b: [W; 2]) -> [W; 2] {
@@ -250,48 +238,6 @@ impl<W: Word> Op<W> for WordSum<W> {
     fn chunk(self, x: &[W]) -> [u64; 2] {
         let fast = if self.turned == W::ZERO { W::fast_sum(x, self.flipped) } else { None };
         fast.map_or_else(|| reduce_chunk(x, self), |sum| [sum, 0])
-    }
-    #[inline(always)]
-    fn merge(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
-        [a[0] + b[0], a[1] + b[1]]
-    }
-}
-
-/// Whether a word that is zero, or one that is not, is found: chunks are read until there is one.
-pub fn has<W: Word>(x: &[W], zero: bool, op: NonZero<W>, threads: usize) -> bool {
-    let found = AtomicBool::new(false);
-    par::for_each(threads, x.chunks(CHUNK), |chunk| {
-        if found.load(Ordering::Relaxed) {
-            return;
-        }
-        let [count, _] = op.chunk(chunk);
-        if if zero { count < chunk.len() as u64 } else { count > 0 } {
-            found.store(true, Ordering::Relaxed);
-        }
-    });
-    found.into_inner()
-}
-
-/// How many words are not zero: of floats without their sign. (In the first; the second is not used.)
-#[derive(Clone, Copy)]
-pub struct NonZero<W>(W);
-
-impl<W: Word> NonZero<W> {
-    /// Of floats or integers.
-    pub fn new(float: bool) -> Self {
-        Self(if float { W::MAX } else { W::ONES })
-    }
-}
-
-impl<W: Word> Op<W> for NonZero<W> {
-    type Scalar = u64;
-    const IDENTITY: [u64; 2] = [0; 2];
-    #[inline(always)]
-    fn step(self, s: [u64; 2], x: W) -> [u64; 2] {
-        [s[0] + u64::from((x & self.0) != W::ZERO), s[1]]
-    }
-    fn chunk(self, x: &[W]) -> [u64; 2] {
-        [count_words(x, self.0), 0]
     }
     #[inline(always)]
     fn merge(self, a: [u64; 2], b: [u64; 2]) -> [u64; 2] {

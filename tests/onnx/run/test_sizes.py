@@ -237,3 +237,35 @@ def test_h30_the_batch_may_be_any_axis(tmp_path: Path) -> None:
     )  # fmt: skip
     assert report.run.runs == 3
     assert [each.shape for each in report.run.inputs] == [(1, 5, 24), (1, 1, 16), (1, 1, 16)]
+
+
+def endless(doubles: bool) -> onnx.ModelProto:
+    """A product, and a loop that doubles its data, or only goes on, for as long as an input says: made up, for long."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]),
+         helper.make_node("Concat", ["s", "s"], ["t"], axis=0) if doubles else helper.make_node("Sin", ["s"], ["t"])],
+        "b", [helper.make_tensor_value_info("i", TensorProto.INT64, []), *(helper.make_tensor_value_info(n, t, s)
+              for n, t, s in (("go", TensorProto.BOOL, []), ("s", TensorProto.FLOAT, None)))],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("t", 1, None)],
+    )  # fmt: skip
+    nodes = [helper.make_node("Loop", ["n", "", "x"], ["l"], body=body),
+             helper.make_node("MatMul", ["x", "w"], ["y"])]  # fmt: skip
+    weights = [onnx.numpy_helper.from_array(np.full(s, v), k) for k, s, v in
+               (("w", (64, 64), np.float32(0.1)), ("n", (), np.int64(2**40)))]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 64])],
+        [helper.make_tensor_value_info("y", 1, ["n", 64]), helper.make_tensor_value_info("l", 1, None)], weights,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("doubles", "words"), [(True, "takes more than"), (False, "computes for more than 3 seconds")])
+def test_a_run_that_does_not_end_is_ended_and_the_file_written(tmp_path: Path, doubles: bool, words: str) -> None:
+    """H38, H39: what onnxruntime computes has bounds of time and memory."""
+    onnx.save(endless(doubles), tmp_path / "a.onnx")
+    report = mo.quantize_file(
+        tmp_path / "a.onnx", tmp_path / "b.onnx", durable=False, run=RunOptions(), max_memory=2**26
+    )
+    assert report.run.runs == 0
+    assert words in report.run.not_run
+    assert (tmp_path / "b.onnx").exists()

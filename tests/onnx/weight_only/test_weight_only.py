@@ -765,13 +765,6 @@ def test_bits_of_that_have_no_effect_are_refused() -> None:
 
 
 LEFT: dict[str, tuple[Callable[[], onnx.ModelProto], QuantizeOptions, OnnxOptions]] = {
-    "the left operand of MatMul": (
-        lambda: model(
-            [node("MatMul", ["w", "x"], ["y"])], [value("x", [128, 2])], [value("y", [64, 2])], {"w": weights(64, 128)}
-        ),
-        QuantizeOptions(),
-        EXACT,
-    ),
     "dtype F64 is not one of F32, F16, BF16": (lambda: matmul(dtype=np.float64), QuantizeOptions(), EXACT),
     "also used by Add": (
         lambda: model(

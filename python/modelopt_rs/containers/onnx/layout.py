@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.dtypes import STRING, tensor_info
+from modelopt_rs.containers.onnx.mend import with_types
 from modelopt_rs.containers.onnx.wire import varint
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import TensorInfo
@@ -80,6 +81,7 @@ def to_proto(model: ir.Model, tensors: Sequence[TensorInfo]) -> Any:
         for name, tensor in saved.items():
             initializers[name].const_value = tensor
     _drop_known_infos(proto.graph)
+    with_types(proto.graph)
     return proto
 
 

@@ -1,12 +1,16 @@
 """What is set right in a model before it is checked, because it is plain how."""
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final
 
 import onnx
 
-__all__ = ["mend", "nodes_of"]
+__all__ = ["mend", "nodes_of", "with_types"]
+
+_TYPE: Final = "modelopt_rs.type"
+"""Where a type that onnx_ir doesn't know is kept: of a map, as classifiers of scikit-learn give."""
 
 _DEFAULT: Final = ("", "ai.onnx")
 _SHAPED: Final = ("tensor_type", "sparse_tensor_type")
@@ -35,8 +39,33 @@ def mend(proto: Any) -> None:
     for graph in _graphs(proto):
         for value in chain(graph.input, graph.output, graph.value_info):
             _open_axes(value)
+            _put_aside(value)
     for value in chain.from_iterable(function.value_info for function in proto.functions):
         _open_axes(value)
+
+
+def with_types(graph: Any) -> None:
+    """Give the values of a graph the types back that were put aside."""
+    for value in chain(graph.input, graph.output, graph.value_info):
+        for i, entry in enumerate(value.metadata_props):
+            if entry.key == _TYPE:
+                value.type.ParseFromString(b64decode(entry.value))
+                del value.metadata_props[i]
+                break
+
+
+def _put_aside(value: Any) -> None:
+    if _has_map(value.type):
+        value.metadata_props.add(key=_TYPE, value=b64encode(value.type.SerializeToString()).decode())
+        value.ClearField("type")
+
+
+def _has_map(type_: Any) -> bool:
+    kind = type_.WhichOneof("value")
+    while kind in ("sequence_type", "optional_type"):
+        type_ = getattr(type_, kind).elem_type
+        kind = type_.WhichOneof("value")
+    return bool(kind == "map_type")
 
 
 def _one_domain(proto: Any) -> set[str]:

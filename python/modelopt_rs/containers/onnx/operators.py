@@ -22,6 +22,8 @@ RELEASED: Final = onnx.defs.onnx_opset_version()
 """The newest version of the standard operators that the library knows."""
 _MANY: Final = 1 << 31
 
+# Operators of com.microsoft whose outputs may all be left out but one.
+_OPTIONAL: Final = ("DynamicQuantizeLSTM",)
 # Of com.microsoft: the least and the most inputs, and the kinds of attributes that are read.
 _MICROSOFT: Final[Mapping[str, tuple[int, int, Mapping[str, int]]]] = {
     "BiasGelu": (2, 2, {}),
@@ -93,6 +95,8 @@ def _count(what: str, got: int, least: int, most: int) -> str | None:
 def _outputs(node: Any, least: int, most: int) -> str | None:
     found = _count("outputs", len(node.output), least, most)
     unnamed = next((i for i, name in enumerate(node.output[:least]) if not name), None)
+    if node.op_type in _OPTIONAL and any(node.output):
+        unnamed = None
     return found or (None if unnamed is None else f"its output {unnamed} must have a name")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.dtypes import DTYPES, FLOATS
 from modelopt_rs.optim.state import BlockState
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
     "tensors_of",
 ]
 
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+TORCH_FLOATS = {getattr(torch, str(DTYPES[name].word)) for name in FLOATS}
 BF16 = np.dtype((type("bfloat", (np.void,), {}), 2))
 """Two bytes by the name bfloat16, by which the kernels know it: NumPy has none, and ml_dtypes may be absent."""
 TORCH_NAMES = {"state_sum": "sum"}
@@ -61,7 +62,7 @@ def axis_order(where: str, p: torch.Tensor) -> list[int]:
 
 def array_of(where: str, x: torch.Tensor, order: list[int], part: str = "") -> Array:
     """A tensor's memory, its axes in this order."""
-    if x.device.type != "cpu" or x.layout != torch.strided or x.dtype not in FLOATS:
+    if x.device.type != "cpu" or x.layout != torch.strided or x.dtype not in TORCH_FLOATS:
         got = f"{x.dtype} ({x.layout}, {x.device})"
         raise TypeError(
             f"{where}{part} must be a dense tensor of float32, float64, float16 or bfloat16 on the CPU, got {got}"

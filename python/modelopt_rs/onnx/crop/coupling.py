@@ -14,6 +14,7 @@ from modelopt_rs.onnx.crop.integers import Integers
 from modelopt_rs.onnx.crop.shapes import infer_shapes
 from modelopt_rs.onnx.crop.units import NONE, Labels, segments
 from modelopt_rs.onnx.crop.walk import Kind, Place, Refused, Rule, Walk
+from modelopt_rs.onnx.weights import ONNX_FLOATS
 from modelopt_rs.prune.coupling import Group, Member
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
 from modelopt_rs.stream.model import TensorInfo
@@ -23,7 +24,6 @@ __all__ = ["GraphGroup", "Refusal", "find_groups"]
 RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES, **reshape.RULES}
 # Of onnxruntime's own operators those that are element-wise.
 MICROSOFT = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
-FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class _Finder:
                 continue
             axis = place[1] % len(shape)
             root, length = self._integers.root(weight), shape[axis]
-            if root is None or root.dtype not in FLOATS or 0 in shape or 0 in (shape_of(root) or ()):
+            if root is None or root.dtype not in ONNX_FLOATS or 0 in shape or 0 in (shape_of(root) or ()):
                 continue
             if isinstance(length, int) and length > 1:
                 found.setdefault((weight, axis), length)
@@ -209,5 +209,5 @@ class _Finder:
         runs = segments(labels, units)
         if runs is None:
             raise Refused(value, "holds the units in an order of its own")
-        scored = tensor.dtype in FLOATS and value in walk.weights
+        scored = tensor.dtype in ONNX_FLOATS and value in walk.weights
         return [Member(value.name, axis, offset, size, scored) for offset, size in runs]

@@ -81,8 +81,13 @@ def skip(node: ir.Node) -> None:
 def drop_unused(model: ir.Model, values: Iterable[ir.Value | None]) -> None:
     """Take initializers, and nodes that made values, out of the graph if nothing takes them any more."""
     for value in values:
-        if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+        if value is None or value.uses() or value.is_graph_output():
             continue
+        if value.is_graph_input():
+            # With a value of its own an input may be left out; up to IR version 3 all initializers are inputs.
+            if not value.is_initializer() or value not in model.graph.inputs:
+                continue
+            model.graph.inputs.remove(value)
         node = value.producer()
         if node is None:
             model.graph.initializers.pop(str(value.name), None)

@@ -144,8 +144,6 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = (), weights: Sequence[str
     values = {value.name: value for node in clone.graph for value in node.outputs}
     for name in outputs:
         if name not in there:
-            if values[name].type is None:
-                values[name].type = ir.TensorType(ir.DataType.FLOAT)
             clone.graph.outputs.append(values[name])
     return ir.to_proto(clone).SerializeToString(), folder
 

@@ -131,7 +131,8 @@ def quantize_lstm(
     others = [node.inputs[i] if i < len(node.inputs) else None for i in range(3, 8)]
     attributes = {key: a.value for key, a in node.attributes.items() if key in ATTRIBUTES}
     inputs = [node.inputs[0], *codes, *others, scales[0], zeros[0], scales[1], zeros[1]]
-    outputs = [ir.Value(name=build.unused(f"{name}_output")) for _ in node.outputs]
+    # One that is left out has the empty name.
+    outputs = [ir.Value(name=build.unused(f"{name}_output") if value.name else "") for value in node.outputs]
     new = ir.node("DynamicQuantizeLSTM", inputs, attributes, domain=MICROSOFT, outputs=outputs, name=build.unused(name))
     graph.insert_before(node, [*made, new])
     old_inputs = [node.inputs[i] for i in WEIGHTS]

@@ -4,7 +4,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -49,11 +49,15 @@ FED: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class InputInfo:
-    """One input of a model: its dtype as NumPy spells it, its axes as lengths, names, or None."""
+    """One input of a model: its dtype as NumPy spells it, its axes as lengths, names, or None.
+
+    Without `ranked` nobody knows how many axes it has.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str | None, ...]
+    ranked: bool = True
 
 
 def input_infos(session: Session, path: str | os.PathLike[str]) -> dict[str, InputInfo]:
@@ -71,6 +75,10 @@ def input_infos(session: Session, path: str | os.PathLike[str]) -> dict[str, Inp
                 f"{path}: input {quote(node.name)} is of type {quote(node.type)}, which can't be fed"
             )
         infos[node.name] = InputInfo(node.name, FED[node.type], tuple(map(_axis, node.shape)))
+    if any(not info.shape for info in infos.values()):  # of a number, or of what the model doesn't say
+        with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
+            unsaid = {str(value.name) for value in source.model.graph.inputs if value.shape is None}
+        infos |= {name: replace(infos[name], ranked=False) for name in infos.keys() & unsaid}
     return infos
 
 
@@ -260,7 +268,7 @@ def checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any], where: str
         if dtype != info.dtype:
             fix = "" if info.dtype == "str" else f"; convert it with .astype(np.{info.dtype})"
             raise TypeError(f"{where}: {quote(name)} must be of dtype {info.dtype}, got {array.dtype}{fix}")
-        if array.ndim != len(info.shape):
+        if info.ranked and array.ndim != len(info.shape):
             raise ValueError(
                 f"{where}: {quote(name)} must have {len(info.shape)} axes {_axes(info)}, got shape {list(array.shape)}"
             )
@@ -331,7 +339,7 @@ def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mappi
     for name, info in infos.items():
         array, may = arrays[name], batch.get(name, 0)
         cuts[name] = (0, 0, 1)
-        for i, got in enumerate(array.shape):
+        for i, got in enumerate(array.shape if info.ranked else ()):
             length = _length(info, i, dims)
             if length is None or got == length:
                 continue

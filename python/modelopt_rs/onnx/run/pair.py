@@ -14,7 +14,7 @@ from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.onnx.run.outputs import OutputFigures
 from modelopt_rs.onnx.run.samples import Given, Samples, feeds
 from modelopt_rs.onnx.run.sessions import Session, open_session, run_session
-from modelopt_rs.onnx.run.sizes import Found, Search
+from modelopt_rs.onnx.run.sizes import Found, Search, patience
 from modelopt_rs.onnx.run.trials import open_axes
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import InputReport, RunReport, check_max_error
@@ -157,7 +157,8 @@ def _inputs(
             return infos, Found(feeds(infos, one.path, options), 0, 0, None)
         if samples is not None:
             return infos, Found(list(itertools.islice(Samples(samples, infos, one.path), SAMPLES)), 0, 0, None)
-        return infos, Search(one.run, infos, known_of(infos, one.path), options, max_memory)()
+        known = known_of(infos, one.path)
+        return infos, Search(one.run, infos, known, options, max_memory, patience(one.path))()
     except UnsupportedError as e:
         if options.inputs is not None or samples is not None:
             raise

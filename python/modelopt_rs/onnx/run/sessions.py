@@ -2,8 +2,12 @@
 
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +19,12 @@ from modelopt_rs.containers.system import READ, descriptor_path
 from modelopt_rs.errors import quote
 from modelopt_rs.threads import get_num_threads
 
-__all__ = ["FOLDER", "Session", "open_session", "run_session", "utf8"]
+__all__ = ["FOLDER", "Ended", "Session", "bounded", "open_session", "resident", "run_session", "utf8"]
 
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
+Feed: TypeAlias = Mapping[str, Array]
+LOOK = 0.05  # seconds between two looks at a run that has bounds
+_BOUNDS: ContextVar["_Bounds | None"] = ContextVar("_BOUNDS", default=None)
 
 INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
 # Where the files of weights are looked for, of a model that comes as bytes, or under another path than its own.
@@ -125,11 +132,81 @@ def run_session(
     FormatError
         If the run fails.
     """
+    bounds = _BOUNDS.get()
     try:
+        if bounds is not None:
+            return bounds.run(session, path, feed, outputs)
         found: list[Any] = session.run(outputs, dict(feed))
+    except FormatError:
+        raise
     except Exception as e:
         raise refusal(path, e, "can't run it") from e
     return found
+
+
+class Ended(FormatError):
+    """A run took more than its bounds."""
+
+
+@contextmanager
+def bounded(seconds: float, nbytes: int) -> Iterator[None]:
+    """While it lasts, end runs that compute for longer or take more memory: a model may double its data in a loop.
+
+    Parameters
+    ----------
+    seconds : float
+        Of the processor, over all threads.
+    nbytes : int
+        What the memory of this process may grow by.
+    """
+    token = _BOUNDS.set(_Bounds(seconds, nbytes))
+    try:
+        yield
+    finally:
+        _BOUNDS.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    seconds: float
+    nbytes: int
+
+    def run(self, session: Session, path: str | os.PathLike[str], feed: Feed, outputs: list[str] | None) -> list[Any]:
+        import onnxruntime
+
+        options, done, why = onnxruntime.RunOptions(), threading.Event(), []
+        started, held = time.process_time(), resident()
+
+        def watch() -> None:
+            while not done.wait(LOOK):
+                if time.process_time() - started > self.seconds:
+                    why.append(f"computes for more than {self.seconds:.0f} seconds")
+                elif resident() - held > self.nbytes:
+                    why.append(f"takes more than {self.nbytes:,} bytes")
+                if why:
+                    options.terminate = True  # it ends before its next node
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            found: list[Any] = session.run(outputs, dict(feed), options)
+        except Exception as e:
+            if why:
+                raise Ended(f"{Path(path)}: a run in onnxruntime {why[0]}") from e
+            raise
+        finally:
+            done.set()
+            watcher.join()
+        return found
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has resident now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0
 
 
 def refusal(path: str | os.PathLike[str], error: Exception, verb: str) -> Exception:

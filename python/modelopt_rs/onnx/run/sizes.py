@@ -1,9 +1,10 @@
 """Inputs that a model runs on, found by trying sizes, within bounds of time and memory, and kinds of values."""
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,16 +14,19 @@ from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError
 from modelopt_rs.onnx.run.generate import axis_length
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, generated
+from modelopt_rs.onnx.run.sessions import Ended, bounded, resident
 from modelopt_rs.onnx.run.trials import LADDER, lengths, open_axes
 from modelopt_rs.onnx.run.vocabulary import Known
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Found", "Search"]
+__all__ = ["Found", "Search", "patience"]
 
 FURTHER: Final = (16, 64, 224)  # lengths besides the first that is found
 STEP = 1.5  # how much longer each is at least
+RANKS: Final = (2, 3, 4, 1, 0)  # of inputs that have no shape
 SIZES = 3  # how many sizes both models are run on
 SECONDS = 20.0  # for the search
+PATIENCE: Final = (3.0, 1e-6)  # seconds of the processor for a run, and for each byte of the model
 SLOW = 2.0  # seconds that the run of a larger size is expected to take at most
 OVERHEAD = 0.02  # seconds that a run takes whatever its size, on a busy machine
 ONCE = 16 * 2**20  # bytes that a first run takes whatever its size
@@ -66,7 +70,9 @@ class Search:
     options : RunOptions
         Lengths that are given, how many inputs there are of a size, and the seed.
     max_memory : int
-        Sizes grow as long as what a run is expected to take is less.
+        Sizes grow as long as what a run is expected to take is less; a run that takes more is ended.
+    patience : float
+        Seconds of the processor after which a run is ended.
     """
 
     run: Callable[[Feed], Any]
@@ -74,12 +80,22 @@ class Search:
     known: Known
     options: RunOptions
     max_memory: int
+    patience: float = math.inf
     _tried: int = 0
     _error: Exception | None = None
+    _ended: bool = False
     _start: float = field(default_factory=time.perf_counter)
 
     def __call__(self) -> Found:
         """Search."""
+        for infos in guesses(self.infos):
+            self.infos = infos
+            found = self._found()
+            if found.feeds:
+                break
+        return found
+
+    def _found(self) -> Found:
         kinds = [f"choice {i}" for i in range(self.known.choices)]
         found = [(kind, dims) for kind in [*kinds, "usual"] for dims in self._sizes(kind)]
         for kind in ("positive", "zero"):
@@ -131,17 +147,21 @@ class Search:
 
     def _try(self, kind: str, dims: Mapping[str, int]) -> "_Cost | None":
         """Run the model once; return what that took, or None where it can't be run so."""
+        if self._ended:  # and would be at other sizes
+            return None
         self._tried += 1
         feed = self._feed(kind, dims)
-        resident, start = _resident(), time.perf_counter()
+        held, start = resident(), time.perf_counter()
         try:
-            outputs = self.run(feed)
+            with bounded(self.patience, self.max_memory):
+                outputs = self.run(feed)
         except FormatError as e:
             self._error = self._error or e
+            self._ended = self._ended or isinstance(e, Ended)
             return None
         seconds = time.perf_counter() - start
-        held = sum(array.nbytes for array in (*feed.values(), *outputs) if isinstance(array, np.ndarray))
-        return _Cost(_elements(feed), seconds, max(_resident() - resident - ONCE, held))
+        data = sum(array.nbytes for array in (*feed.values(), *outputs) if isinstance(array, np.ndarray))
+        return _Cost(_elements(feed), seconds, max(resident() - held - ONCE, data))
 
     def _feed(self, kind: str, dims: Mapping[str, int], rng: np.random.Generator | None = None) -> Feed:
         return generated(self.infos, dims, self.known, kind, rng or np.random.default_rng(self.options.seed))
@@ -152,6 +172,37 @@ class Search:
             size = [axis_length(axis, f"{info.name}:{i}", dims) for i, axis in enumerate(info.shape)]
             total += int(np.prod(size, dtype=object)) * np.dtype(info.dtype).itemsize
         return total > self.max_memory // PART
+
+
+def patience(path: str | os.PathLike[str]) -> float:
+    """Return the seconds of the processor that a run may take: more where a model, or what is beside it, is large.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.sizes import patience
+    >>> patience("model.onnx")
+    3.0
+    """
+    try:
+        beside = sum(each.stat().st_size for each in Path(path).parent.iterdir() if each.is_file())
+        return PATIENCE[0] + PATIENCE[1] * max(Path(path).stat().st_size, beside)
+    except OSError:
+        return PATIENCE[0]
+
+
+def guesses(infos: Mapping[str, InputInfo]) -> Iterator[Mapping[str, InputInfo]]:
+    """Yield inputs with open axes for those whose rank nobody knows: two, three, four, one, none.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.inputs import InputInfo
+    >>> from modelopt_rs.onnx.run.sizes import guesses
+    >>> [len(found["x"].shape) for found in guesses({"x": InputInfo("x", "float32", (), ranked=False)})]
+    [2, 3, 4, 1, 0]
+    """
+    unsaid = [name for name, info in infos.items() if not info.ranked]
+    for rank in RANKS if unsaid else RANKS[:1]:
+        yield {**infos, **{name: replace(infos[name], shape=(None,) * rank) for name in unsaid}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +216,3 @@ class _Cost:
 
 def _elements(feed: Mapping[str, Array]) -> int:
     return sum(array.size for array in feed.values())
-
-
-def _resident() -> int:
-    """Return the bytes of memory that this process has resident now; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return 0

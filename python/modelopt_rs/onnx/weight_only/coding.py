@@ -117,7 +117,7 @@ class Coding:
     def scales(self) -> Scales:
         """Where scales come from: they are rounded as they are stored, but where float32 is asked for in vain."""
         options, dtype = self.options, self.outputs.scale.dtype
-        found = Scales() if options.as_plain else scales_of(options.search, dtype)
+        found = Scales() if options.as_plain else scales_of(options.sought, dtype)
         return found if self.moments is None else ByInputs(found.search, found.dtype, self.moments)
 
     def rows_together(self, otherwise: int) -> int:

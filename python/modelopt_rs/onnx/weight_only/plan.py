@@ -38,6 +38,9 @@ class Measure(Protocol):
     def too_far(self, weight: Weight, bits: int, coder: Coder) -> tuple[str, str] | None:
         """Say that a layer is too far off with some bits, in general and how far; None if it isn't."""
 
+    def for_outputs(self, weights: Mapping[str, Weight], bits: Mapping[str, int]) -> Mapping[str, Moved]:
+        """Return which of all weights need more bits than they would have, as together they are too far off."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightPlan:
@@ -139,6 +142,7 @@ def plan_weights(
     weights = _by_name(model)
     request = _Request(options, onnx, measure)
     candidates = _candidates(model, weights, tensors, request)
+    candidates |= _for_outputs(candidates, weights, request)
     # Whatever a broken model says: what needs no opset needs none of it.
     have, most = max(model.graph.opset_imports.get("", 0), 0), None
     while True:
@@ -245,6 +249,26 @@ def _candidates(
     return found
 
 
+def _for_outputs(
+    candidates: Mapping[str, _Candidate], weights: Mapping[str, Weight], request: "_Request"
+) -> dict[str, _Candidate]:
+    """Give weights more bits where all of them together would be too far off."""
+    if request.measure is None:
+        return {}
+    bits = {
+        name: each.bits
+        for name, each in candidates.items()
+        if each.reason is None and each.bits < 8 and not request.says(name)
+    }
+    found = {}
+    for name, moved in request.measure.for_outputs({name: weights[name] for name in bits}, bits).items():
+        options = request.onnx.at(name, request.options).with_bits(moved.bits)
+        more = _coded(weights[name], candidates[name].info, options, request.onnx)
+        if more.reason is None:
+            found[name] = replace(more, moved=moved)
+    return found
+
+
 def _info_of(weight: Weight) -> TensorInfo:
     tensor = weight.value.const_value
     assert tensor is not None
@@ -259,11 +283,13 @@ class _Request:
     onnx: OnnxOptions
     measure: Measure | None
 
+    def says(self, name: str) -> bool:
+        """Whether a glob says what a weight gets."""
+        return any(fnmatchcase(name, glob) for glob in (*self.onnx.bits_of, *self.options.exclude))
+
     def too_far(self, weight: Weight, candidate: _Candidate) -> tuple[str, str] | None:
         """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
-        globs = (*self.onnx.bits_of, *self.options.exclude)
-        given = any(fnmatchcase(weight.name, glob) for glob in globs)
-        if self.measure is None or candidate.coder is None or given:
+        if self.measure is None or candidate.coder is None or self.says(weight.name):
             return None
         return self.measure.too_far(weight, candidate.bits, candidate.coder)
 

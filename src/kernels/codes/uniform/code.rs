@@ -14,6 +14,8 @@ pub(super) trait Mode: Copy + Send + Sync + 'static {
     const SCHEME: Option<Scheme>;
     /// Whether the lowest of symmetric codes has no positive twin: where the scale is not of the plain formula.
     const LOWEST: bool = false;
+    /// A mode that finds the ends of ranges alike: loops over them are compiled for it alone.
+    type Ends: Mode;
 
     /// The scheme.
     #[inline(always)]
@@ -50,19 +52,24 @@ pub(super) struct Saturating;
 pub(super) struct Given;
 impl Mode for Symmetric {
     const SCHEME: Option<Scheme> = Some(Scheme::Symmetric);
+    type Ends = Self;
 }
 impl Mode for Asymmetric {
     const SCHEME: Option<Scheme> = Some(Scheme::Asymmetric);
+    type Ends = Self;
 }
 impl Mode for MinMax {
     const SCHEME: Option<Scheme> = Some(Scheme::MinMax);
+    type Ends = Asymmetric;
 }
 impl Mode for Saturating {
     const SCHEME: Option<Scheme> = None;
+    type Ends = Self;
 }
 impl Mode for Given {
     const SCHEME: Option<Scheme> = None;
     const LOWEST: bool = true;
+    type Ends = Saturating;
 }
 
 /// All that a quantizing loop needs of one part.

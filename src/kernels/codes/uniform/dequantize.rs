@@ -172,8 +172,8 @@ pub struct RowsOf<'a> {
     pub rows: &'a [usize],
 }
 
-/// Rows whose codes are asked for ahead of use: a table does not fit the caches.
-const AHEAD: usize = 4;
+/// Rows whose codes and scales are asked for ahead of use: a table does not fit the caches.
+const AHEAD: usize = 8;
 
 /// Dequantize rows of the first axis, each wherever it lies.
 pub fn dequantize_rows<C: Real, O: Element>(
@@ -191,12 +191,20 @@ pub fn dequantize_rows<C: Real, O: Element>(
     let cut = uniform.cut(spec, of.height * of.width);
     let bytes = of.width / spec.cols * packed_len(spec.cols, uniform.bits);
     let packed = |row: usize| &codes[row * bytes..][..bytes];
+    // Of the scales only those that lie by rows are known without a division.
+    let ask = |row: usize| {
+        isa::prefetch(packed(row));
+        if params.scale.len() == of.height {
+            isa::prefetch(&params.scale[row..=row]);
+        }
+    };
     let together = (par::CHUNK / of.width).max(1);
     let items: Vec<_> = of.rows.chunks(together).zip(out.chunks_mut(together * of.width)).collect();
     par::for_each(threads, items.into_iter(), |(rows, out)| {
+        rows.iter().take(AHEAD).for_each(|&row| ask(row));
         for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(of.width)).enumerate() {
             if let Some(&next) = rows.get(i + AHEAD) {
-                isa::prefetch(packed(next));
+                ask(next);
             }
             let runs = cut.runs_at(row * of.width);
             if uniform.bits == 8 {

@@ -90,6 +90,8 @@ pub struct How {
     pub search: bool,
     /// How scales are stored.
     pub stored: Stored,
+    /// Of what misses are raised to before they are added up: 2 for squared errors.
+    pub norm: f64,
 }
 
 impl How {

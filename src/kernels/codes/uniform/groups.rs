@@ -29,52 +29,51 @@ const OF_BLOCKS: usize = IN_L1 / BLOCK;
 /// Keys of the ends of ranges: the complements of the lowest, and the highest.
 type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
 
-kernel! {
-    /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
-    /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
-    pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
-        x: &[T],
-        cut: Cut,
-        uniform: Uniform,
-        out: &mut [O::Item],
-        to: (u32, bool),
-        params: Params<'_, T::Compute>,
-    ) -> bool {
-        let (mut params, (bits, streamed)) = (params, to);
-        let mut block = [O::ANY; IN_L1];
-        let (row, size) = (cut.row.min(x.len()), cut.run);
-        let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
-        let in_place = bits == 8 && !streamed;
-        let mut finite = true;
-        let mut first = 0;
-        for (row, mut out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
-            let mut rest = row;
-            while !rest.is_empty() {
-                // Whole groups, then the short one.
-                let size = size.min(rest.len());
-                let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
-                // At the end again what is there already.
-                let ahead = next.get(..x.len()).unwrap_or(x);
-                let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
-                let mut params = params.from(first);
-                finite &= store_batch::<T, M>(x, size, uniform, &mut params);
-                let params = M::of(params.as_ref());
-                // Several groups are few elements; of a long one as many at a time.
-                let step = if x.len() == size { IN_L1 } else { x.len() };
-                let each = x.chunks(step).zip(ahead.chunks(step));
-                for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
-                    let to = if in_place { &mut *out } else { &mut block[..x.len()] };
-                    code_batch::<T, M, O, FMA>([x, ahead], size.min(x.len()), uniform, params, to);
-                    if !in_place {
-                        O::put(&block[..x.len()], bits, out);
-                    }
+/// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
+/// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
+pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
+    x: &[T],
+    cut: Cut,
+    uniform: Uniform,
+    out: &mut [O::Item],
+    to: (u32, bool),
+    params: Params<'_, T::Compute>,
+) -> bool {
+    let (mut params, (bits, streamed)) = (params, to);
+    let mut block = [O::ANY; IN_L1];
+    let (row, size) = (cut.row.min(x.len()), cut.run);
+    let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
+    let in_place = bits == 8 && !streamed;
+    let mut finite = true;
+    let mut first = 0;
+    for (row, mut out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
+        let mut rest = row;
+        while !rest.is_empty() {
+            // Whole groups, then the short one.
+            let size = size.min(rest.len());
+            let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
+            // At the end again what is there already.
+            let ahead = next.get(..x.len()).unwrap_or(x);
+            let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
+            let mut params = params.from(first);
+            finite &= store_batch::<T, M>(x, size, uniform, &mut params);
+            let params = M::of(params.as_ref());
+            // Several groups are few elements; of a long one as many at a time.
+            let step = if x.len() == size { IN_L1 } else { x.len() };
+            let each = x.chunks(step).zip(ahead.chunks(step));
+            for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
+                let to = if in_place { &mut *out } else { &mut block[..x.len()] };
+                let size = size.min(x.len());
+                code_batch::<T, M, O>([x, ahead], size, uniform, params, to);
+                if !in_place {
+                    O::put(&block[..x.len()], bits, out);
                 }
-                first += x.len() / size;
-                rest = next;
             }
+            first += x.len() / size;
+            rest = next;
         }
-        finite
     }
+    finite
 }
 
 /// The parameters of up to [`BATCH`] groups; whether all their numbers were finite.
@@ -85,19 +84,25 @@ fn store_batch<T: Element, M: Mode>(
     uniform: Uniform,
     params: &mut Params<'_, T::Compute>,
 ) -> bool {
-    let n = x.len() / size;
     let mut ends: Ends<T> = [[T::Key::MIN; BATCH]; 2];
-    if size.is_multiple_of(BLOCK) && size <= SHORT {
-        ends_of_blocks::<T, M>(x, size, &mut ends);
-    } else {
-        for (i, x) in x.chunks_exact(size).enumerate() {
-            [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x);
+    find_ends::<T, M::Ends>(x, size, &mut ends);
+    params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
+}
+
+kernel! {
+    /// The ends of the ranges of groups. A kernel of its own: it is the same for several modes, for codes and for numbers.
+    fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
+        if size.is_multiple_of(BLOCK) && size <= SHORT {
+            ends_of_blocks::<T, M>(x, size, ends);
+        } else {
+            for (i, x) in x.chunks_exact(size).enumerate() {
+                [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x);
+            }
+        }
+        if M::SCHEME == Some(Scheme::Symmetric) {
+            ends[0] = ends[1];
         }
     }
-    if M::SCHEME == Some(Scheme::Symmetric) {
-        ends[0] = ends[1];
-    }
-    params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, n, params)
 }
 
 kernel! {
@@ -120,38 +125,40 @@ kernel! {
     }
 }
 
-/// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.
-#[inline(always)]
-fn code_batch<T: Element, M: Mode, O: Make<T>, const FMA: bool>(
-    [x, ahead]: [&[T]; 2],
-    size: usize,
-    uniform: Uniform,
-    params: ParamsRef<'_, T::Compute>,
-    out: &mut [O::Item],
-) {
-    let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
-    let mut exact = FMA;
-    for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
-        exact &= Divisor::is_exact(scale);
-        *divisor = Divisor::new(scale);
-    }
-    if exact && size == BLOCK {
-        // Of constant length: two thirds of the time.
-        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
-        let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(&divisors);
-        for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
-            isa::prefetch(ahead);
-            *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
+kernel! {
+    /// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.
+    fn code_batch<T: Element, M: Mode, O: Make<T>>(
+        both: [&[T]; 2],
+        size: usize,
+        uniform: Uniform,
+        params: ParamsRef<'_, T::Compute>,
+        out: &mut [O::Item],
+    ) {
+        let [x, ahead] = both;
+        let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
+        let mut exact = FMA;
+        for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
+            exact &= Divisor::is_exact(scale);
+            *divisor = Divisor::new(scale);
         }
-        return;
-    }
-    let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
-    for (i, ((x, ahead), out)) in groups.enumerate() {
-        if exact {
-            let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-            multiply::<T, M, O>([x, ahead], multiplier, out);
-        } else {
-            O::divide::<M>(x, uniform, params.get(i), out);
+        if exact && size == BLOCK {
+            // Of constant length: two thirds of the time.
+            let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
+            let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(&divisors);
+            for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
+                isa::prefetch(ahead);
+                *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
+            }
+            return;
+        }
+        let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
+        for (i, ((x, ahead), out)) in groups.enumerate() {
+            if exact {
+                let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
+                multiply::<T, M, O>([x, ahead], multiplier, out);
+            } else {
+                O::divide::<M>(x, uniform, params.get(i), out);
+            }
         }
     }
 }

@@ -22,12 +22,14 @@ kernel! {
         while at < x.len() {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
+            // Where nothing is fetched ahead, the loops are vectorised across blocks, byte by byte (2.5 of the time).
+            let ahead = x.get(at + n..at + 2 * n).unwrap_or(&x[at..at + n]);
             let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
             let to = if streamed { &mut block[..n] } else { &mut *out };
             let stored = params.get(part);
             if FMA && Divisor::is_exact(stored.0) {
                 let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
-                multiply::<T, M, O>([x, &[]], multiplier, to);
+                multiply::<T, M, O>([x, ahead], multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }

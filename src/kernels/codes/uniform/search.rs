@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::isa::{self, Isa};
 
-    const HOW: How = How { search: true, stored: Stored::F16 };
+    const HOW: How = How { search: true, stored: Stored::F16, norm: 2.0 };
 
     fn numbers(n: usize) -> Vec<f32> {
         let uniform = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5;
@@ -228,6 +228,7 @@ mod tests {
             let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
             for granularity in granularities {
                 let spec = Spec { granularity, cols: 70_001 };
+                let mut norms = None;
                 isa::set(Isa::Portable);
                 let want = found(&x, uniform, spec, HOW);
                 // Of 8 bits and many elements the plain formula may be the best.
@@ -237,6 +238,9 @@ mod tests {
                 for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                     isa::set(isa);
                     assert_eq!(found(&x, uniform, spec, HOW), want, "{uniform:?} {spec:?} {isa:?}");
+                    let robust = How { norm: 0.7, ..HOW };
+                    let found = found(&x[..70_001], uniform, spec, robust);
+                    assert_eq!(*norms.get_or_insert_with(|| found.clone()), found, "{uniform:?} {spec:?} {isa:?}");
                 }
             }
         }

@@ -1,6 +1,10 @@
 //! Groups in lanes: what the search of scales reads.
 
+use super::power::power;
 use crate::real::{Element, Real};
+
+/// What is missed by less, in units of the scale, counts as missed by so much: or it would count without end.
+const LEAST_MISS: f64 = 1.0 / 1024.0;
 
 /// Groups that are searched together: loops of this length are vectorised as a whole.
 pub(super) const LANES: usize = 32;
@@ -137,6 +141,25 @@ impl<C: Real> Tile<C> {
     #[inline(always)]
     pub(super) fn sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
         if self.weights.is_empty() { self.plain_sums(factor, bounds) } else { self.weighted_sums(factor, bounds) }
+    }
+
+    /// The same with each square times |d| to the power `norm` - 2: dd is then the sum of |d| to the power `norm`.
+    #[inline(always)]
+    pub(super) fn sums_of_norm(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2], norm: f64) -> [[C; LANES]; 3] {
+        let zero = [C::from_i16(0); LANES];
+        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
+        for (i, x) in self.x[..self.depth].iter().enumerate() {
+            for lane in 0..LANES {
+                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
+                let miss = d.abs().to_f64();
+                let more = C::from_f64(power(if miss > LEAST_MISS { miss } else { LEAST_MISS }, norm - 2.0));
+                let weight = self.weights.get(i).map_or(more, |weights| weights[lane] * more);
+                dd[lane] = dd[lane] + d * (d * weight);
+                dq[lane] = dq[lane] + q * (d * weight);
+                qq[lane] = qq[lane] + q * (q * weight);
+            }
+        }
+        [dd, dq, qq]
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 
 use super::grid::{How, grid, units};
 use super::params::{self, Range};
+use super::power::power;
 use super::tile::{LANES, Tile};
 use super::{Params, Scheme, Uniform};
 use crate::real::Real;
@@ -163,7 +164,9 @@ impl<C: Real> State<C> {
                 bounds[0][lane] = C::from_i16(0) - given.zero_point[lane];
                 bounds[1][lane] = levels - given.zero_point[lane];
             }
-            let [dd, dq, qq] = tile.sums(&factor, &bounds);
+            let norm = self.how.norm;
+            let [dd, dq, qq] =
+                if norm == 2.0 { tile.sums(&factor, &bounds) } else { tile.sums_of_norm(&factor, &bounds, norm) };
             for lane in 0..LANES {
                 sums[0][lane] += dd[lane].to_f64();
             }
@@ -198,7 +201,7 @@ impl<C: Real> State<C> {
         } else {
             if self.round == 1 {
                 for lane in 0..LANES {
-                    self.error[lane] = error(self.tries[0].scale[lane], self.sums[0][0][lane]) * BETTER;
+                    self.error[lane] = self.error_of(self.tries[0].scale[lane], self.sums[0][0][lane]) * BETTER;
                 }
             }
             let next = self.take_last();
@@ -226,6 +229,12 @@ impl<C: Real> State<C> {
                 let scale = given.scale[lane].to_f64();
                 over[lane] = scale * scale * (dd[lane] * under[lane] - dq[lane] * dq[lane]);
             }
+            if self.how.norm != 2.0 {
+                // What another scale makes of these codes can't be told.
+                for lane in 0..LANES {
+                    over[lane] = self.error_of(given.scale[lane], dd[lane]) * under[lane];
+                }
+            }
             for lane in 0..LANES {
                 let better = over[lane] * below[lane] < above[lane] * under[lane];
                 above[lane] = if better { over[lane] } else { above[lane] };
@@ -248,13 +257,20 @@ impl<C: Real> State<C> {
         let last = self.tries.len() - 1;
         let (given, [dd, dq, qq]) = (self.tries[last], self.sums[last]);
         for lane in 0..LANES {
-            let error = error(given.scale[lane], dd[lane]);
+            let error = self.error_of(given.scale[lane], dd[lane]);
             let better = error < self.error[lane];
             self.error[lane] = if better { error } else { self.error[lane] };
             self.best.scale[lane] = if better { given.scale[lane] } else { self.best.scale[lane] };
             self.best.zero_point[lane] = if better { given.zero_point[lane] } else { self.best.zero_point[lane] };
         }
         self.refit(given, &dq, &some(&qq))
+    }
+
+    /// The error of a try, in units of its group.
+    #[inline(always)]
+    fn error_of(&self, scale: C, dd: f64) -> f64 {
+        let scale = scale.to_f64();
+        if self.how.norm == 2.0 { scale * scale * dd } else { power(scale.abs(), self.how.norm) * dd }
     }
 
     /// The best scale for codes, as it is stored.
@@ -289,13 +305,6 @@ fn some(qq: &[f64; LANES]) -> [f64; LANES] {
         some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
     }
     some
-}
-
-/// The error of a try.
-#[inline(always)]
-fn error<C: Real>(scale: C, dd: f64) -> f64 {
-    let scale = scale.to_f64();
-    scale * scale * dd
 }
 
 #[cfg(test)]
@@ -334,7 +343,7 @@ mod tests {
         (0..n).map(|i| ((i * 7919 + 13) % 211) as f32 / 97.0 - 1.1).map(|x| x * x * x).collect()
     }
 
-    const SEARCH: How = How { search: true, stored: Stored::Own };
+    const SEARCH: How = How { search: true, stored: Stored::Own, norm: 2.0 };
 
     #[test]
     fn test_numbers_that_have_codes_are_found_whole() {
@@ -367,8 +376,24 @@ mod tests {
     }
 
     #[test]
+    fn test_a_norm_has_less_of_its_own_error_and_an_outlier_counts_less_in_a_small_one() {
+        let mut x = numbers(48);
+        x[7] = 4.0;
+        let sum = |scale: f32, norm: f64| {
+            let miss = |x: f32| f64::from(x - (x / scale).round_ties_even().clamp(-8.0, 7.0) * scale).abs();
+            x.iter().map(|&x| miss(x).powf(norm)).sum::<f64>()
+        };
+        let square = searched(&x, FOUR, SEARCH).0;
+        let found = [0.7, 2.4].map(|norm| (norm, searched(&x, FOUR, How { norm, ..SEARCH }).0));
+        for (norm, scale) in found {
+            assert!(sum(scale, norm) <= sum(square, norm), "{norm}: {scale} {square}");
+        }
+        assert!(found[0].1.abs() < square.abs(), "{found:?} {square}");
+    }
+
+    #[test]
     fn test_scales_are_found_as_they_are_stored() {
-        let (scale, ..) = searched(&numbers(64), FOUR, How { search: true, stored: Stored::Bf16 });
+        let (scale, ..) = searched(&numbers(64), FOUR, How { stored: Stored::Bf16, ..SEARCH });
         assert_eq!(scale.to_bits() & 0xffff, 0);
     }
 }

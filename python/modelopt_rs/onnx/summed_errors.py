@@ -1,0 +1,166 @@
+"""What quantized weights do to the outputs of a whole model: layers that are near enough can add up to too much."""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs._types import Array
+from modelopt_rs.errors import FormatError, UnsupportedError
+from modelopt_rs.onnx.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.run.inputs import Feed
+from modelopt_rs.onnx.weights import Use, Weight
+from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.coding import fake_quantize
+from modelopt_rs.stream.execution import Execution
+from modelopt_rs.stream.model import Source
+
+__all__ = ["OUTPUTS", "SummedErrors", "most_useful"]
+
+OUTPUTS: Final[Mapping[int, float]] = {4: 1.0, 2: 2.0}
+"""How many times as far as a layer the outputs of a model may be off, by the bits that are asked for: 0.15 at 4 bits is
+16 dB; 1.0 at 2 bits is noise as large as the signal.
+"""
+SAMPLES: Final = 2  # that the model is run on
+SECONDS: Final = 60.0  # for all runs
+GROUP: Final = 32  # elements that share a scale, where no size is given
+# What is left of a squared error with the next higher number of bits: of steps 1 / 5 and 1 / 17 as wide.
+LESS: Final[Mapping[int, float]] = {2: 1 / 25, 4: 1 / 289}
+NOISE: Final = 1e-8  # the squared error of a second run, where threads add in another order
+SMOOTH: Final = 1 / 16  # of the squared error at 4 bits, at most at 8 bits: else outputs jump (sorted, sampled)
+
+
+class SummedErrors:
+    """Runs a model with one weight at a time off by its codes.
+
+    The weights are initializers that can be overridden, so one session does for all. The errors of weights are taken
+    to add up by their squares.
+
+    Parameters
+    ----------
+    model : Model
+        As it was read from `path`.
+    path : path
+    source : Source
+        Has the weights.
+    execution : Execution
+        Weights and outputs of at most a sixteenth of its memory are looked at.
+    data : Data
+        Where inputs come from.
+    """
+
+    def __init__(
+        self, model: ir.Model, path: str | os.PathLike[str], source: Source, execution: Execution, data: Data
+    ) -> None:
+        self._model, self._path, self._source, self._execution, self._data = model, path, source, execution, data
+
+    def of(self, weights: Mapping[str, Weight], options: QuantizeOptions, bits: Mapping[str, int]) -> dict[str, Array]:
+        """Return the squared relative errors of all outputs by weight; {} where nothing can be said of the model.
+
+        Parameters
+        ----------
+        weights : mapping
+            Those that would be quantized.
+        options : QuantizeOptions
+        bits : mapping
+            Of each of them.
+        """
+        most = self._execution.max_memory // 16
+        known = {name: weight for name, weight in weights.items() if self._source.tensors[name].nbytes <= most}
+        start = time.perf_counter()
+        try:
+            run = self._runs(list(known))
+            there = run({})
+            seconds = time.perf_counter()
+            again = run({})
+            seconds = time.perf_counter() - seconds
+        except (FormatError, UnsupportedError):
+            return {}
+        if not there or not there[0] or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
+            return {}
+        found: dict[str, Array] = {}
+        for name, weight in known.items():
+            if time.perf_counter() - start > 2 * SECONDS:
+                return {}
+            found[name] = _squares(there, run({name: self._off(weight, options.with_bits(bits[name]))}))
+        if not found or not np.isfinite(list(found.values())).all():
+            return {}
+        worst = max(found, key=lambda name: float(found[name].max()))
+        finer = _squares(there, run({worst: self._off(weights[worst], options.with_bits(8))}))
+        return found if finer.max() <= SMOOTH * found[worst].max() else {}
+
+    def _runs(self, names: list[str]) -> Any:
+        """Return what runs the model on all samples with some weights replaced, and gives its float outputs."""
+        how: dict[str, Any] = {"threads": self._execution.threads, "max_memory": self._execution.max_memory}
+        stream = InputStream(self._model, self._path, [], self._data, most=SAMPLES, weights=names, **how)
+
+        def run(replaced: Feed) -> list[list[Array]]:
+            return [[x for x in found if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+                    for found in stream.outputs(replaced)]  # fmt: skip
+
+        return run
+
+    def _off(self, weight: Weight, options: QuantizeOptions) -> Array:
+        """Return a weight as its codes would have it, in blocks along what its node sums over."""
+        const = weight.value.const_value
+        assert const is not None
+        array = const.numpy()
+        return off(array, weight.uses[0], options)
+
+
+def off(array: Array, use: Use, options: QuantizeOptions) -> Array:
+    """Return a weight in the codes of some options and back."""
+    turned = np.ascontiguousarray(np.moveaxis(array, use.out_axis, 0).reshape(array.shape[use.out_axis], -1))
+    columns = turned.shape[1]
+    group = GROUP if options.group_size is None else options.group_size
+    size: dict[str, Any] = {"group_size": group} if group and columns % group == 0 else {"axis": 0}
+    made = fake_quantize(turned, bits=options.bits, scheme="asymmetric", nonfinite="saturate", **size)
+    shape = np.moveaxis(array, use.out_axis, 0).shape
+    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, use.out_axis))
+
+
+def most_useful(
+    errors: Mapping[str, Array], sizes: Mapping[str, int], bits: Mapping[str, int], limit: float
+) -> dict[str, int]:
+    """Return weights that get more bits so that no output is further off than a limit, and how many.
+
+    Those go first that take the most of the worst output's error for each of their bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.onnx.summed_errors import most_useful
+    >>> errors = {"a": np.array([0.2]), "b": np.array([0.1])}
+    >>> most_useful(errors, {"a": 64, "b": 64}, {"a": 4, "b": 4}, 0.5)
+    {'a': 8}
+    """
+    left = {name: errors[name].astype(np.float64) for name in errors}
+    moved: dict[str, int] = {}
+    while left:
+        total = np.sum(list(left.values()), axis=0)
+        at = int(np.argmax(total))
+        have = {name: moved.get(name, bits[name]) for name in left}
+        able = [name for name in left if have[name] in LESS]
+        if math.sqrt(total[at]) <= limit or not able:
+            break
+        best = max(able, key=lambda name: left[name][at] / (sizes[name] * have[name]))
+        left[best] = left[best] * LESS[have[best]]
+        moved[best] = 2 * have[best]
+    return moved
+
+
+def _squares(there: list[list[Array]], found: list[list[Array]]) -> Array:
+    """Return of every output how far it is off, over all samples: its squared relative error."""
+    errors = []
+    for xs, ys in zip(zip(*there, strict=True), zip(*found, strict=True), strict=True):
+        if any(x.shape != y.shape for x, y in zip(xs, ys, strict=True)):
+            errors.append(math.inf)
+            continue
+        xx = sum(float(np.square(x, dtype=np.float64).sum()) for x in xs)
+        dd = sum(float(np.square(y.astype(np.float64) - x).sum()) for x, y in zip(xs, ys, strict=True))
+        errors.append(0.0 if dd == 0 else dd / xx if xx and math.isfinite(xx) else math.inf if xx == 0 else 0.0)
+    return np.array(errors)

@@ -1,0 +1,56 @@
+//! In what order the elements of arrays lie.
+
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use super::array::data;
+
+/// An axis along which one place is many elements.
+pub fn repeated_axis(array: &Bound<'_, PyUntypedArray>) -> Option<usize> {
+    array.shape().iter().zip(array.strides()).position(|(&n, &stride)| n > 1 && stride == 0)
+}
+
+/// Whether it lies as kernels need it.
+pub fn is_in_order(array: &Bound<'_, PyUntypedArray>) -> bool {
+    let align = array.dtype().itemsize().clamp(1, 8);
+    array.is_c_contiguous() && (array.len() == 0 || data(array).is_multiple_of(align))
+}
+
+/// The array itself where it lies as kernels need it, else a copy that does.
+pub fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if is_in_order(array) {
+        return Ok(array.clone());
+    }
+    Ok(array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?)
+}
+
+/// Whether two arrays are the same elements in the same order.
+pub fn are_same(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    match (a.cast::<PyUntypedArray>(), b.cast::<PyUntypedArray>()) {
+        (Ok(a), Ok(b)) => {
+            let same_places = data(a) == data(b) && a.shape() == b.shape() && a.strides() == b.strides();
+            same_places && a.dtype().is_equiv_to(&b.dtype())
+        }
+        _ => false,
+    }
+}
+
+/// Whether the elements of the last two axes lie in order from each index of those before on, aligned.
+pub fn has_rows(array: &Bound<'_, PyUntypedArray>) -> bool {
+    let (shape, strides, size) = (array.shape(), array.strides(), array.dtype().itemsize());
+    let [rows @ .., n, last] = shape else { return false };
+    let of_row = [(*n, size * last), (*last, size)];
+    let lies_so = of_row.iter().zip(&strides[rows.len()..]).all(|(&(n, want), &got)| n < 2 || got == want as isize);
+    let align = size.clamp(1, 8);
+    let steps = strides[..rows.len()].iter().map(|stride| stride.unsigned_abs());
+    lies_so && array.len() > 0 && steps.chain([data(array)]).all(|bytes| bytes.is_multiple_of(align))
+}
+
+/// How many bytes lie before the first element, and from it to the last, in the order of memory.
+pub fn reach(array: &Bound<'_, PyUntypedArray>) -> [usize; 2] {
+    let mut reach = [0, 0];
+    for (&n, &stride) in array.shape().iter().zip(array.strides()) {
+        reach[usize::from(stride > 0)] += n.saturating_sub(1) * stride.unsigned_abs();
+    }
+    reach
+}

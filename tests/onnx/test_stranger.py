@@ -1,0 +1,174 @@
+"""Valid models of unusual build through the commands: each stands for a kind that fell once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+
+import onnx
+import onnxruntime
+from onnx import TensorProto
+
+import modelopt_rs as mo
+from modelopt_rs.planning.onnx import OnnxOptions
+from modelopt_rs.planning.run import RunOptions
+from onnx_graphs import model, node, value
+
+
+def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Any:
+    return (np.random.default_rng(seed).standard_normal(shape) / np.sqrt(shape[-1])).astype(dtype)
+
+
+def quantized(path: Path, proto: Any, **options: Any) -> Any:
+    onnx.save(proto, path / "a.onnx")
+    return mo.quantize_file(path / "a.onnx", path / "b.onnx", **{"durable": False, **options})
+
+
+def outputs(path: Path, feed: Any) -> Any:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def near(path: Path, feed: Any, by: float) -> bool:
+    """Whether all outputs are as far off as `by`, relative to their size, at most."""
+    pairs = zip(outputs(path / "a.onnx", feed), outputs(path / "b.onnx", feed), strict=True)
+    return all(np.linalg.norm(a - b) <= by * np.linalg.norm(a) for a, b in pairs)
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_a_weight_that_is_an_input_too_is_quantized_with_activations(tmp_path: Path, activations: str) -> None:
+    """Up to IR version 3 all initializers are inputs."""
+    proto = model([node("MatMul", ["x", "w"], ["y"])], [value("x", ["n", 64])], [value("y", ["n", 96])],
+                  {"w": normal(64, 96)})  # fmt: skip
+    proto.graph.input.append(value("w", [64, 96]))
+    feed = {"x": normal(4, 64, seed=1)}
+    given = {"calibrate": feed} if activations == "static" else {}
+    options = OnnxOptions(activations=activations, **given)
+    assert quantized(tmp_path, proto, onnx=options).totals.changed == 1
+    assert near(tmp_path, feed, 0.03)
+    assert [each.name for each in onnx.load(tmp_path / "b.onnx").graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize(("bits", "off"), [(8, 0.01), (4, 0.15)])
+@pytest.mark.parametrize(
+    ("made", "shape", "feed"),
+    [
+        (node("MatMul", ["w", "x"], ["y"]), (96, 64), (64, 4)),
+        (node("MatMul", ["w", "x"], ["y"]), (1, 4, 32, 64), (2, 4, 64, 3)),
+        (node("Gemm", ["w", "x"], ["y"], alpha=0.5, transB=1), (96, 64), (4, 64)),
+        (node("Gemm", ["w", "x"], ["y"], transA=1), (64, 96), (64, 4)),
+        (node("Gemm", ["x", "w"], ["y"], transA=1), (64, 96), (64, 4)),
+    ],
+)
+def test_a_weight_on_the_left_or_beside_what_is_turned_gets_smaller(
+    tmp_path: Path, made: Any, shape: Any, feed: Any, bits: int, off: float, target: Any
+) -> None:
+    proto = model([made], [value("x", list(feed))], [value("y", [None] * len(feed))], {"w": normal(*shape)}, opset=21)
+    report = quantized(tmp_path, proto, bits=bits, onnx=OnnxOptions(target=target), run=RunOptions())
+    assert report.totals.changed == 1
+    assert report.file_bytes[1] < 0.4 * report.file_bytes[0]
+    assert near(tmp_path, {"x": normal(*feed, seed=1)}, off)
+
+
+def test_layers_of_a_half_precision_model_are_seen(tmp_path: Path) -> None:
+    """Inner values whose type the graph does not say are not float32."""
+    half = TensorProto.FLOAT16
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 64], half)], [value("y", ["n", 64], half)],
+                  {"w": normal(64, 96, dtype=np.float16), "v": normal(96, 64, dtype=np.float16)})  # fmt: skip
+    feed = {"x": normal(4, 64, seed=1, dtype=np.float16)}
+    report = quantized(tmp_path, proto, bits=4, max_layer_error=0.2, run=RunOptions(inputs=feed))
+    assert report.run.sqnr_db > 15
+    far = quantized(tmp_path, proto, bits=4, max_layer_error=1e-3, run=RunOptions(inputs=feed), overwrite=True)
+    assert all(each.reason.startswith("8 bits (") for each in far.tensors)
+    assert all("on the given inputs" in each.reason for each in far.tensors)
+
+
+def test_an_lstm_whose_first_output_is_left_out_stays_one(tmp_path: Path) -> None:
+    nodes = [node("LSTM", ["x", "w", "r", "", "lengths"], ["", "h"], hidden_size=32)]
+    proto = model(nodes, [value("x", ["t", "b", 32]), value("lengths", ["b"], TensorProto.INT32)],
+                  [value("h", [1, "b", 32])], {"w": normal(1, 128, 32), "r": normal(1, 128, 32)})  # fmt: skip
+    quantized(tmp_path, proto, onnx=OnnxOptions(activations="dynamic"))
+    made = onnx.load(tmp_path / "b.onnx").graph.node
+    assert [list(each.output) for each in made if each.op_type == "DynamicQuantizeLSTM"] == [["", "h"]]
+    assert near(tmp_path, {"x": normal(5, 2, 32), "lengths": np.array([5, 3], np.int32)}, 0.02)
+    assert mo.quantize_file(tmp_path / "b.onnx", tmp_path / "c.onnx", durable=False).totals.changed == 0
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_inputs_without_a_shape_are_made_up_and_taken_as_they_come(tmp_path: Path, rank: int) -> None:
+    nodes = [node("Transpose", ["x"], ["t"], perm=[*range(rank)]), node("MatMul", ["t", "w"], ["y"])]
+    unsaid = onnx.helper.make_tensor_value_info
+    proto = model(nodes, [value("x", [None] * rank)], [value("y", [None] * rank)], {"w": normal(64, 96)})
+    proto.graph.input[0].CopyFrom(unsaid("x", TensorProto.FLOAT, None))
+    proto.graph.output[0].CopyFrom(unsaid("y", TensorProto.FLOAT, None))
+    report = quantized(tmp_path, proto, run=RunOptions())
+    assert report.run.runs > 0
+    assert report.run.inputs[0].shape[-1] == 64
+    feed = {"x": normal(*(2,) * (rank - 1), 64)}
+    report = quantized(tmp_path, proto, run=RunOptions(inputs=feed), overwrite=True)
+    assert report.run.inputs[0].shape == feed["x"].shape
+    static = OnnxOptions(activations="static", calibrate=feed)
+    assert quantized(tmp_path, proto, onnx=static, overwrite=True).totals.changed == 1
+
+
+def test_an_input_that_is_a_number_is_still_one(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "k"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 64]), value("k", [])], [value("y", ["n", 96])], {"w": normal(64, 96)})
+    feed = {"x": normal(2, 64), "k": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match="'k' must have 0 axes"):
+        quantized(tmp_path, proto, run=RunOptions(inputs=feed))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_outputs_that_are_maps_keep_their_type(tmp_path: Path, bits: int) -> None:
+    """Classifiers of scikit-learn give a list of maps from labels to probabilities."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Softmax", ["h"], ["p"]),
+             node("ZipMap", ["p"], ["z"], classlabels_int64s=[*range(64)], domain="ai.onnx.ml")]  # fmt: skip
+    proto = model(nodes[:2], [value("x", ["n", 64])], [value("p", ["n", 64])], {"w": normal(64, 64)})
+    proto.graph.node.append(nodes[2])
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    scalar = onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    maps = onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(TensorProto.INT64, scalar))
+    proto.graph.output.append(onnx.helper.make_value_info("z", maps))
+    quantized(tmp_path, proto, bits=bits, run=RunOptions())
+    made = onnx.load(tmp_path / "b.onnx")
+    assert made.graph.output[1] == proto.graph.output[1]
+    feed = {"x": normal(3, 64, seed=1)}
+    assert outputs(tmp_path / "b.onnx", feed)[1][2].keys() == outputs(tmp_path / "a.onnx", feed)[1][2].keys()
+    assert mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx") is not None
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_of_groups_that_a_later_opset_has_by_channels_are_left_as_they_are(tmp_path: Path, bits: int) -> None:
+    """GroupNormalization of opset 18, which onnx converts to 21 without a change: 4 bits of a Conv would need that."""
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("GroupNormalization", ["c", "s", "b"], ["y"], num_groups=4)]
+    weights = {"w": normal(32, 16, 3, 3), "s": normal(4), "b": normal(4)}
+    proto = model(nodes[:1], [value("x", ["n", 16, 8, 8])], [value("c", ["n", 32, 6, 6])], weights, opset=18)
+    proto.graph.node.append(nodes[1])  # the checker calls it deprecated; onnxruntime runs it
+    proto.graph.output.append(value("y", ["n", 32, 6, 6]))
+    report = quantized(tmp_path, proto, bits=bits, run=RunOptions())
+    assert report.totals.changed == 1
+    assert onnx.load(tmp_path / "b.onnx").opset_import[0].version == 18
+    assert report.run.sqnr_db > 30
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_experts_of_a_fused_mixture_get_smaller(tmp_path: Path, bits: int) -> None:
+    nodes = [
+        node("MatMul", ["x", "r"], ["p"]),
+        node("MoE", ["x", "p", "a", "", "b"], ["y"], k=2, activation_type="gelu", domain="com.microsoft"),
+    ]
+    weights = {"r": normal(32, 4), "a": normal(4, 64, 32), "b": normal(4, 32, 64)}
+    proto = model(nodes[:1], [value("x", ["n", 32])], [value("p", ["n", 4])], weights, opset=21)
+    proto.graph.node.append(nodes[1])
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    proto.graph.output.append(value("y", ["n", 32]))
+    report = quantized(tmp_path, proto, bits=bits, run=RunOptions())
+    assert {each.name for each in report.tensors if each.decision == "quantize"} >= {"a", "b"}
+    assert report.file_bytes[1] < 0.4 * report.file_bytes[0]
+    assert near(tmp_path, {"x": normal(3, 32, seed=1)}, 0.2 if bits == 4 else 0.02)

@@ -1,0 +1,91 @@
+"""Layers that are each near enough may make the outputs of a model too far off: then some get more bits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modelopt_rs as mo
+
+onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+from modelopt_rs.onnx import summed_errors  # noqa: E402
+from modelopt_rs.planning.run import RunOptions  # noqa: E402
+from onnx_graphs import model, node, run, value  # noqa: E402
+
+FEED = {"x": np.random.default_rng(9).standard_normal((16, 128)).astype(np.float32)}
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return (np.random.default_rng(seed).standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def deep(layers: int, *last: Any, **weights: Any) -> Any:
+    """Layers behind one another, whose errors add up."""
+    nodes, at = [], "x"
+    for i in range(layers):
+        nodes += [node("MatMul", [at, f"w{i}"], [f"h{i}"]), node("Tanh", [f"h{i}"], [f"t{i}"])]
+        at, weights[f"w{i}"] = f"t{i}", 2 * normal(128, 128, seed=i)
+    nodes += last or [node("Identity", [at], ["y"])]
+    return model(nodes, [value("x", ["n", 128])], [value("y", ["n", None])], weights, opset=21)
+
+
+def quantized(path: Path, proto: Any, **options: Any) -> Any:
+    onnx.save(proto, path / "a.onnx")
+    given = {"bits": 4, "run": RunOptions(inputs=FEED), "durable": False, "overwrite": True, **options}
+    return mo.quantize_file(path / "a.onnx", path / "b.onnx", **given)
+
+
+def test_layers_that_add_up_to_too_much_get_more_bits(tmp_path: Path) -> None:
+    assert quantized(tmp_path, deep(1)).warnings == ()
+    report = quantized(tmp_path, deep(12))
+    [words] = report.warnings
+    assert words.endswith("with those asked for the model's outputs would be over 0.15 off on the given inputs")
+    moved = [each for each in report.tensors if each.reason.startswith("8 bits (with those asked for the outputs")]
+    assert 0 < len(moved) < 12
+    assert words.startswith(f"{len(moved)} weights at 8 bits")
+    assert report.run.sqnr_db > 15
+    assert quantized(tmp_path, deep(12), uniform=True).run.sqnr_db < 12
+
+
+def test_what_is_asked_for_a_weight_stays(tmp_path: Path) -> None:
+    report = quantized(tmp_path, deep(12), bits_of={"*": 4})
+    assert not [each for each in report.tensors if "8 bits" in each.reason]
+
+
+def test_outputs_that_jump_say_nothing_of_bits(tmp_path: Path) -> None:
+    """Sorted or rounded answers are off by whole steps with any number of bits."""
+    last = [node("Mul", ["t11", "k"], ["m"]), node("Round", ["m"], ["r"]), node("Sin", ["r"], ["y"])]
+    report = quantized(tmp_path, deep(12, *last, k=np.float32(1e4)))
+    assert report.warnings == ()
+    [noise] = [node("RandomNormalLike", ["t11"], ["n"])]
+    report = quantized(tmp_path, deep(12, noise, node("Add", ["t11", "n"], ["y"])))
+    assert report.warnings == ()
+
+
+def test_a_weight_in_its_codes_is_as_far_off_as_its_bits_say() -> None:
+    use: Any = type("Use", (), {"out_axis": 1})()
+    options = mo.planning.quantize.QuantizeOptions(bits=4)
+    w = normal(64, 48)
+    for bits, least, most in ((4, 0.06, 0.11), (8, 0.003, 0.007)):
+        made = summed_errors.off(w, use, options.with_bits(bits))
+        assert made.shape == w.shape
+        assert least < np.linalg.norm(made - w) / np.linalg.norm(w) < most
+
+
+def test_the_model_itself_is_not_changed(tmp_path: Path) -> None:
+    proto = deep(3)
+    quantized(tmp_path, proto, max_layer_error=0.01)
+    assert [each.name for each in onnx.load(tmp_path / "b.onnx").graph.input] == ["x"]
+    assert run(onnx.load(tmp_path / "a.onnx"), FEED)[0].shape == (16, 128)
+
+
+@pytest.mark.parametrize("last", ["ArgMax", "SequenceConstruct"])
+def test_a_model_whose_outputs_are_no_floats_is_quantized(tmp_path: Path, last: str) -> None:
+    proto = deep(12)
+    tensor = onnx.helper.make_tensor_type_proto(7 if last == "ArgMax" else 1, None)
+    proto.graph.node[-1].CopyFrom(node(last, ["t11"], ["y"]))
+    proto.graph.output[0].type.CopyFrom(tensor if last == "ArgMax" else onnx.helper.make_sequence_type_proto(tensor))
+    assert quantized(tmp_path, proto).totals.changed == 12
