@@ -310,8 +310,7 @@ def _plan(
         quantization.round_by(known)
         quantization.decisions = factors.decided(quantization.decisions)
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
-    plain = (info for name, info in tensors.items() if name not in model.stored)
-    unread = only_dequantized(plain, model.config, options)
+    unread = only_dequantized((tensors[name] for name in tensors.keys() - model.stored), model.config, options)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
