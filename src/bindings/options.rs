@@ -39,7 +39,8 @@ pub fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult
 
 /// The rule for gradients that are not finite; a step function can't skip.
 pub fn nonfinite(function: &str, given: &Obj<'_>, can_skip: bool) -> PyResult<Nonfinite> {
-    let word = given.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
+    // A text that is no UTF-8 (a surrogate) is none of the words.
+    let word = given.cast::<PyString>().ok().and_then(|word| word.to_cow().ok());
     match word.as_deref() {
         Some("propagate") => Ok(Nonfinite::Propagate),
         Some("raise") => Ok(Nonfinite::Raise),

@@ -298,18 +298,14 @@ def _plan(
     statistics: StatisticsFile | None,
 ) -> FilePlan:
     """Quantize a model that has nothing but tensors."""
-    # What compressed-tensors calls quantized is read as floats only where the result is smaller.
-    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
-    view = Widened(source, threads=execution.threads, but=kept)
-    model = PartlyQuantized(view, options.layout)
-    tensors = model.tensors
+    model = _model(source, options, execution.threads)
+    view, tensors = model.view, model.tensors
     sensitivity = None if options.layer_error is None else Sensitivity(view, execution, options.layer_error)
     quantization = Quantization(tensors, model.config, options, execution.threads, sensitivity, model.stored)
     model.check(quantization.specs, options.method if statistics is None else None)
     factors = _rounded(view, quantization, options, execution, (calibrate, statistics))
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
-    plain = (info for name, info in tensors.items() if name not in model.stored)
-    unread = only_dequantized(plain, model.config, options)
+    unread = only_dequantized((tensors[name] for name in tensors.keys() - model.stored), model.config, options)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
@@ -358,6 +354,12 @@ def _rounded(
     quantization.round_by(known)
     quantization.decisions = factors.decided(quantization.decisions)
     return factors
+
+
+def _model(source: Source, options: QuantizeOptions, threads: int | None) -> PartlyQuantized:
+    """Return a model as it is read: what compressed-tensors calls quantized as floats only for a smaller result."""
+    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    return PartlyQuantized(Widened(source, threads=threads, but=kept), options.layout)
 
 
 def _tensor_report(

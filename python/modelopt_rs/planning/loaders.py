@@ -28,7 +28,7 @@ INITIALIZED: Final = frozenset(
     minicpm_ocr mlcd mm_grounding_dino modernbert modernbert_decoder modernvbert mt5 musicgen_melody nanochat neomme
     oneformer owlv2 owlvit phi4_multimodal pix2struct pop2piano pvt pvt_v2 radio rf_detr rt_detr rt_detr_v2 rwkv seggpt
     siglip siglip2 siglip2_vision_model siglip_text_model siglip_vision_model swiftformer swin2sr switch_transformers
-    t5 t5gemma t5gemma2 timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism vitdet vitpose
+    t5 t5gemma t5gemma2 tapas timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism vitdet vitpose
     vitpose_backbone vjepa2 wav2vec2 wav2vec2_conformer wavlm xclip xcodec xlstm
     """.split()  # noqa: SIM905
 )

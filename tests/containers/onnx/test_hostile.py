@@ -161,10 +161,6 @@ def test_e19_what_is_not_supported_is_named(path: Path) -> None:
     proto = mlp()
     proto.graph.node[0].attribute.add(name="alpha", f=1.0)
     refused(path, proto.SerializeToString(), "attribute 'alpha' of node 'first': has no type", UnsupportedError)
-    proto = mlp()
-    optional = proto.graph.output[0].type.optional_type.elem_type.sparse_tensor_type
-    optional.elem_type = 1
-    refused(path, proto.SerializeToString(), "Map types are not supported yet", UnsupportedError)
 
 
 def twice(names: Callable[[Any], Any]) -> bytes:
