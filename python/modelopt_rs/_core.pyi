@@ -256,12 +256,12 @@ def gptq(
     hessian: Any,
     out: Parts,
     spec: Spec,
-    how: tuple[str | None, str | None],
+    how: tuple[str | float | None, str | None],
     pass_: tuple[bool | str, bool, float, int],
     options: tuple[Bf16, int | None],
 ) -> None:
-    """`how`: "mse" or None, the dtype that scales are rounded to; `pass_`: act_order, static_groups, damp, block_size;
-    `options`: dtype, threads.
+    """`how`: "mse", a norm or None, the dtype that scales are rounded to; `pass_`: act_order, static_groups, damp,
+    block_size; `options`: dtype, threads.
     """
 
 # Codes with given scales. `params`: scale and zero point, numbers or arrays (int64); `place`: the name of the dtype of
@@ -357,7 +357,7 @@ def awq_scales(
     inputs: tuple[NDArray[np.float64], NDArray[np.float64]],
     out: Array,
     spec: Spec,
-    how: tuple[str | None, str | None],
+    how: tuple[str | float | None, str | None],
     grid: int,
     options: tuple[Bf16, int | None],
 ) -> list[float]:

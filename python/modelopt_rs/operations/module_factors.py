@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelopt_rs._types import Array
+from modelopt_rs._types import Array, ScaleDtype
 from modelopt_rs.dtypes import widened
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.operations.quantization import Quantization
@@ -31,7 +31,7 @@ MADE: Final = (
     ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
     ("mlp.up_proj", ("mlp.down_proj",)),
 )
-STORED: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORED: Final[Mapping[str, ScaleDtype]] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(slots=True)

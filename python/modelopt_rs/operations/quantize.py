@@ -347,7 +347,7 @@ def _rounded(
 ) -> ModuleFactors:
     """Round weights by what is known of their inputs, if it is; return what tensors are multiplied by for it."""
     calibrate, statistics = given
-    if calibrate is statistics is None:
+    if calibrate is None and statistics is None:
         return ModuleFactors()
     known = known_modules(view, options.method, calibrate, execution, statistics)
     factors = find_module_factors(view, known, quantization, options)

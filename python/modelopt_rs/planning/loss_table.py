@@ -1,6 +1,7 @@
 """What each code costs each weight: its bytes and its relative error; and what an error of a weight counts."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -165,7 +166,7 @@ class LossTable:
         Tables and heads have no more elements than the largest layer.
         """
         given = self._given(name, priors)
-        return self._elements(name) ** 0.5 * (PRIORS[self.tensors[name].role] if given is None else given)
+        return math.sqrt(self._elements(name)) * (PRIORS[self.tensors[name].role] if given is None else given)
 
     def _given(self, name: str, priors: Mapping[str, float]) -> float | None:
         return next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)

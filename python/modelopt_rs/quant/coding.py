@@ -153,7 +153,7 @@ def quantize(
         return given.quantize(x, (coding, axis, group_size), nonfinite, out, dtype, threads)
     spec = (coding, axis, group_size)
     parameters = None
-    if not (search is scale is scale_dtype is weights is norm is zero_point is None):
+    if any(each is not None for each in (search, scale, scale_dtype, weights, norm, zero_point)):
         parameters = Parameters("quantize", search, weights, scale, zero_point, scale_dtype, norm)
     if out is None:
         out = allocate("quantize", x, spec)
@@ -295,7 +295,7 @@ def fake_quantize(
     elif isinstance(nonfinite, str) and nonfinite == "raise":
         given = "raise-first"
     coding, group_size = resolve("fake_quantize", format, bits, scheme, group_size)
-    if not (search is scale is scale_dtype is weights is norm is zero_point is None):
+    if any(each is not None for each in (search, scale, scale_dtype, weights, norm, zero_point)):
         spec = (coding, axis, group_size)
         parameters = Parameters("fake_quantize", search, weights, scale, zero_point, scale_dtype, norm)
         try:
