@@ -108,9 +108,14 @@ def test_what_is_no_weight_is_left_and_said(tmp_path):
     assert said["a"][0] == "prune"
     with pytest.raises(OptionError, match="include 'grid': tensor 'grid' can't be pruned: no weight: used by Add"):
         mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", sparsity=0.5, include=["grid"])
-    with pytest.raises(OptionError, match="'left' can't be pruned: which axis holds inputs isn't clear: the"):
-        mo.prune_file(tmp_path / "a.onnx", tmp_path / "c.onnx", n=2, m=4, include=["left"])
     assert not (tmp_path / "c.onnx").exists()
+
+
+def test_a_weight_on_the_left_of_a_product_sums_over_its_last_axis(tmp_path):
+    model = Net({"x": [32, 8]})
+    model.add("MatMul", model.w("left", 16, 32), "x", out="y")
+    _, after = written(tmp_path, model, n=2, m=4)
+    np.testing.assert_array_equal(after["left"], mo.prune.n_of_m(model.weights["left"], 2, 4, axis=1))
 
 
 def test_a_weight_that_is_used_along_both_axes_is_pruned_without_axes_only(tmp_path):
