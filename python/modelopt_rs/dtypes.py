@@ -166,23 +166,8 @@ def bf16_to_float32(bits: Array) -> Array:
     return np.asarray(bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def narrowed(array: Array, dtype: str) -> Array:
-    """Return float32 numbers that a dtype of floats has exactly as it stores them.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from modelopt_rs.dtypes import narrowed
-    >>> narrowed(np.array([1.0], np.float32), "BF16"), narrowed(np.array([1.0], np.float32), "F16")
-    (array([16256], dtype=uint16), array([1.], dtype=float16))
-    """
-    if dtype != "BF16":
-        return array.astype(DTYPES[dtype].numpy, copy=False)
-    return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-
-
 def rounded(array: Array, dtype: str) -> Array:
-    """Return finite float32 numbers as a dtype of floats stores them, rounded half to even.
+    """Return finite numbers as a dtype of floats stores them, rounded half to even.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.errors import quote
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.formats import BITS
-from modelopt_rs.stream.model import Source, TensorInfo, is_kernel, is_recurrent, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, may_be_weight
 
 __all__ = [
     "METADATA_KEY",
@@ -67,7 +67,7 @@ def packed_tensors(name: str, shape: Sequence[int], spec: PackedSpec, scale_dtyp
     fc.weight_shape I64 (2,)
     """
     where = f"packed_tensors: {quote(name)}"
-    if not (is_weight(name) or is_recurrent(name) or is_kernel(name)):
+    if not may_be_weight(name):
         raise ValueError(f"{where}: the name must end in '.weight'")
     if len(shape) < 2:
         raise ValueError(f"{where}: must have 2 axes or more, got shape {tuple(shape)}")

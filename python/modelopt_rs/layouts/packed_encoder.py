@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import narrowed
+from modelopt_rs.dtypes import rounded
 from modelopt_rs.layouts.compressed_tensors import dense_on_loading, ignored, targets_of
 from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.modules import Modules
@@ -18,7 +18,7 @@ from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, s
 from modelopt_rs.quant.by_inputs import ByInputs, Moments
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
-from modelopt_rs.stream.model import Source, TensorInfo, is_kernel, is_recurrent, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, may_be_weight
 from modelopt_rs.stream.transform import Rows, Transform
 
 __all__ = ["PACK_QUANTIZED", "Quantize", "pack_zero_points"]
@@ -81,7 +81,7 @@ class Quantize(Transform):
         array = array.reshape(-1, self._columns)
         packed, scale, zero_point = self._quantizer(array)
         self.figures += self._quantizer.figures(array)
-        parts = [(f"{name}_packed", packed), (f"{name}_scale", narrowed(scale, self._scale_dtype))]
+        parts = [(f"{name}_packed", packed), (f"{name}_scale", rounded(scale, self._scale_dtype))]
         if zero_point is not None:
             parts.append((f"{name}_zero_point", pack_zero_points(zero_point, self._spec.bits, self._threads)))
         return parts
@@ -115,7 +115,7 @@ class _PackQuantized:
         return PackedSpec(options.bits, symmetric, size or None)
 
     def can_hold(self, info: TensorInfo) -> bool:
-        return len(info.shape) >= 2 and (is_weight(info.name) or is_recurrent(info.name) or is_kernel(info.name))
+        return len(info.shape) >= 2 and may_be_weight(info.name)
 
     def why_not(self, info: TensorInfo, spec: PackedSpec) -> str | None:
         size = spec.group_size

@@ -15,7 +15,7 @@ from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix, packed_words
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.buffer import Buffer
-from modelopt_rs.stream.model import Source, TensorInfo, Tile, is_kernel, is_recurrent, is_weight
+from modelopt_rs.stream.model import Source, TensorInfo, Tile, may_be_weight
 
 __all__ = ["PackedWeight", "find_packed", "is_packed_weight"]
 
@@ -157,7 +157,7 @@ def find_packed(source: Source) -> Iterator[PackedWeight]:
 def is_packed_weight(name: str) -> bool:
     """Whether a tensor has the name of codes of a weight."""
     weight = name.removesuffix("_packed")
-    return weight != name and (is_weight(weight) or is_recurrent(weight) or is_kernel(weight))
+    return weight != name and may_be_weight(weight)
 
 
 def _read_shape(source: Source, weight: str) -> tuple[int, ...]:

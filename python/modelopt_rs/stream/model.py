@@ -16,7 +16,7 @@ from modelopt_rs.dtypes import is_packed
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 
-__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_kernel", "is_recurrent", "is_weight"]
+__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_kernel", "is_recurrent", "is_weight", "may_be_weight"]
 
 
 KERNEL: Final = re.compile(r".*/(?:vars/\d+|\w*kernel(?::0)?|\w*embeddings?(?::0)?)")
@@ -50,6 +50,11 @@ def is_kernel(name: str) -> bool:
     (True, True, False)
     """
     return KERNEL.fullmatch(name) is not None
+
+
+def may_be_weight(name: str) -> bool:
+    """Whether a tensor has the name of a weight in one of the ways above."""
+    return is_weight(name) or is_recurrent(name) or is_kernel(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import narrowed, widened
+from modelopt_rs.dtypes import rounded, widened
 from modelopt_rs.prune.repair import InputStats, least_squares
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import TensorInfo
@@ -65,7 +65,7 @@ class Repair(Transform):
         stays = np.flatnonzero(np.tile(self._stays, matrix.shape[1] // len(self._stays)))
         matrix[:, stays] = least_squares(matrix, stays, self._stats(), ridge=RIDGE)[0]
         outputs[...] = matrix.reshape(outputs.shape)
-        return self._then(narrowed(wide, self._info.dtype))
+        return self._then(rounded(wide, self._info.dtype))
 
     def end(self) -> Rows:
         """Return what the other transform has left."""

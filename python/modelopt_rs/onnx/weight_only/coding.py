@@ -10,7 +10,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Format
-from modelopt_rs.dtypes import is_packed, narrowed
+from modelopt_rs.dtypes import is_packed, rounded
 from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.layouts.row_quantizer import RowQuantizer, quantizer_buffers, scales_of
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -57,7 +57,7 @@ class Outputs:
 
     def scale_written(self, scale: Array) -> list[tuple[str, Array]]:
         """Return what is written of scales."""
-        return [_rows_of(self.scale, narrowed(scale, self.scale.dtype))]
+        return [_rows_of(self.scale, rounded(scale, self.scale.dtype))]
 
     def zero_points_written(self, zero_points: Array) -> list[tuple[str, Array]]:
         """Return what is written of zero points, if there are any."""
