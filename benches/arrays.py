@@ -14,11 +14,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,8 @@ def seconds(run: Thunk, calls: int = 1) -> float:
 
     The pause lets the other side's OpenMP threads stop spinning for work, which they do on our cores.
     """
-    time.sleep(0.005)
+    time.sleep(0.005 if calls == 1 else 0.05)  # an idle session of onnxruntime spins for longer
     if calls > 1:
-        time.sleep(0.05)  # an idle session of onnxruntime spins for longer
         run()
     start = time.perf_counter()
     for _ in range(calls):
@@ -118,6 +117,19 @@ def cores_at_hand() -> float:
         cpu, wall = time.process_time(), time.perf_counter()
         list(pool.map(np.sort, data))
         return (time.process_time() - cpu) / (time.perf_counter() - wall)
+
+
+def show_cases(groups: Iterable[Iterable[Case]], rounds: int, file: Path | None) -> None:
+    """Measure cases, print a line of each as it comes, and write all as JSON."""
+    rows = []
+    for case in chain.from_iterable(groups):
+        row = measure(case, rounds)
+        rows.append(row)
+        times = f"{row.ours_ms:9.4f} ms {row.peer_ms:9.4f} ms"
+        verdict = "met" if row.met else "MISSED"
+        print(f"{row.work:46} {row.peer:46} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
+    if file:
+        file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 
 
 # ---- checks

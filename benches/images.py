@@ -4,15 +4,13 @@ Answers are compared first, then both sides timed in alternation; see `benches/a
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arrays import Case, close, equal, measure
+from arrays import Case, close, equal, show_cases
 from modelopt_rs.preprocess import Image
 
 SIDE = 640
@@ -141,16 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=41)
     arguments = parser.parse_args()
     x = RNG.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    rows = []
-    for cases in (float_cases(x), code_cases(x), resize_cases()):
-        for case in cases:
-            row = measure(case, arguments.rounds)
-            rows.append(row)
-            verdict = "met" if row.met else "MISSED"
-            times = f"{row.ours_ms:8.3f} ms {row.peer_ms:8.3f} ms"
-            print(f"{row.work:38} {row.peer:46} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    show_cases((float_cases(x), code_cases(x), resize_cases()), arguments.rounds, arguments.json)
 
 
 if __name__ == "__main__":

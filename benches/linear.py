@@ -5,17 +5,16 @@ say how long one read of the packed weights takes (`numpy.bitwise_or.reduce` by 
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, close, equal, measure
+from arrays import THREADS, Case, close, equal, show_cases
 from modelopt_rs.quant import PackedWeight, linear
 
 SIDE, GROUP = 4096, 32
@@ -135,21 +134,14 @@ def main() -> None:
     w = floats(SIDE, SIDE)
     four, eight = mo.quantize(w, bits=4, group_size=GROUP), mo.quantize(w, axis=0)
     level_4, integer = "onnxruntime MatMulNBits level 4", "onnxruntime MatMulInteger"
-    rows = []
-    for cases in (
+    groups = (
         product_cases(four, level_4, four_bits(four), {1: 1.0, 4: 2.0, 8: 1.5, 64: 1.0}, 7.0),
         product_cases(eight, integer, eight_bits(eight), {1: 1.2, 4: 1.2, 8: 1.2}, 3.0),
         table_cases(),
         bound_cases(four, eight),
-    ):
-        for case in cases:
-            row = measure(replace(case, calls=CALLS), arguments.rounds)
-            rows.append(row)
-            verdict = "met" if row.met else "MISSED"
-            times = f"{row.ours_ms:8.3f} ms {row.peer_ms:8.3f} ms"
-            print(f"{row.work:46} {row.peer:32} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    )
+    in_a_row = ((replace(case, calls=CALLS) for case in cases) for cases in groups)
+    show_cases(in_a_row, arguments.rounds, arguments.json)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@ Answers are compared first, then both sides timed in alternation; see `benches/a
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import Case, close, equal, measure
+from arrays import Case, close, equal, show_cases
 
 RNG = np.random.default_rng(14)
 READ = "reading: minmax of as many bytes"
@@ -130,17 +128,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--elements", type=int, default=1 << 26)
     arguments = parser.parse_args()
-    n, rows = arguments.elements, []
+    n = arguments.elements
     groups: list[Any] = [reduction_cases(n), quantize_linear_cases(n), embedding_cases(n // 64)]
-    for cases in (*groups, look_up_cases(), small_cases()):
-        for case in cases:
-            row = measure(case, arguments.rounds)
-            rows.append(row)
-            verdict = "met" if row.met else "MISSED"
-            times = f"{row.ours_ms:9.4f} ms {row.peer_ms:9.4f} ms"
-            print(f"{row.work:30} {row.peer:34} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    show_cases((*groups, look_up_cases(), small_cases()), arguments.rounds, arguments.json)
 
 
 if __name__ == "__main__":
