@@ -260,7 +260,9 @@ class QuantizedArray(_LookedUp):
 
     def __getitem__(self, rows: Any) -> "QuantizedArray":
         """Take rows of the first axis as codes: an index or a slice (a view), integers or a mask (a copy)."""
-        if not isinstance(rows, (int, np.integer, slice)):
+        if isinstance(rows, tuple):
+            raise TypeError("QuantizedArray: index must be of rows alone, got a tuple; pass a list, or use take")
+        if not isinstance(rows, (int, np.integer, slice)) or isinstance(rows, bool):
             rows = _indices(rows, len(self), "QuantizedArray: index")
         if len(self.shape) < 2:
             raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
@@ -388,10 +390,13 @@ def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tup
     return slice(start // size[0], -(-max(start, stop) // size[0])), size
 
 
+_INT64: Final = np.dtype(np.int64)
+
+
 def _indices(given: Any, n: int, name: str) -> Array:
     """Return which rows are wanted, as int64."""
     indices = np.asarray(given)
-    if indices.dtype.char == "l":
+    if indices.dtype is _INT64:
         return indices
     if indices.dtype == bool:
         if indices.shape != (n,):
@@ -399,7 +404,10 @@ def _indices(given: Any, n: int, name: str) -> Array:
         return np.flatnonzero(indices).astype(np.int64, copy=False)
     if indices.dtype.kind not in "iu" and indices.size:
         got = type(given).__name__ if indices.dtype.kind == "O" or not indices.ndim else indices.dtype
-        raise TypeError(f"{name} must be an integer, a slice, an array of integers or a mask, got {got}")
+        slices = "" if name.startswith("take") else "a slice, "
+        raise TypeError(f"{name} must be an integer, {slices}an array of integers or a mask, got {got}")
+    if indices.dtype.kind == "u" and indices.size and int(indices.max()) >= n:
+        raise IndexError(f"{name} must be within the {n} rows, got {indices.max()}")  # as int64 it could be negative
     return indices.astype(np.int64, copy=False)
 
 
