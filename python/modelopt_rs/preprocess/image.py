@@ -86,7 +86,8 @@ class Image:
         Scale and zero point of uint8 and int8 outputs, which need them: those of the model's input. For levels as they
         are pass ``(scale, 0)``.
     rounding : {"even", "away"}
-        Halves of codes: to even, as ONNX's QuantizeLinear; away from 0, as TFLite.
+        Halves of codes: to even, as ONNX's QuantizeLinear and TensorFlow Lite's optimized kernels; away from 0, as the
+        reference kernels of TensorFlow Lite.
     threads : int, optional
         Threads of each call; never changes the result.
 

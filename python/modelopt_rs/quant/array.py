@@ -240,17 +240,18 @@ class QuantizedArray(_LookedUp):
         array([[0., 0., 1.],
                [1., 0., 0.]], dtype=float32)
         """
-        bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
-        shape = self.shape
-        if type(indices) is int:
-            wanted = shape[1:]
-        else:
+        # Small calls show every step here.
+        bf16: Bf16 = None if dtype is np.float32 or not isinstance(dtype, str) or dtype != "bf16" else "bf16"
+        if type(indices) is not int:
             indices = _indices(indices, len(self), "take: indices")
-            wanted = indices.shape + shape[1:]
         if out is None:
+            rest = self.shape[1:]
+            wanted = rest if type(indices) is int else indices.shape + rest
             out = np.empty(wanted, _FLOAT32 if dtype is np.float32 else float_dtype("take", dtype))
-        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
-        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, shape)
+        given = (
+            self.codes, self.scale, self.zero_point, self.offset, self.global_scale,
+            self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape,
+        )  # fmt: skip
         table = getattr(self, "_table", None)
         if table is None or not table.take(given, indices, out, bf16, threads):
             table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
