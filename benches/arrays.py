@@ -156,18 +156,24 @@ def show_cases(groups: Iterable[Iterable[Case]], rounds: int, file: Path | None)
         file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 
 
-def reading(nbytes: int, threads: int = THREADS) -> Thunk:
-    """Read so many bytes once, by the fastest that reads here: the largest of words of 64 bits."""
-    words = np.full(nbytes // 8, 1, np.uint64)
-    return lambda: mo.reduce.max(words, threads=threads)
+def reading(nbytes: int) -> Thunk:
+    """Read so many bytes once, by as many threads: products of two vectors, the fastest way that there is here.
+
+    Reading in two places at once is faster than from one end to the other.
+    """
+    parts = [np.full((2, nbytes // 8 // THREADS), 0, np.float32) for _ in range(THREADS)]
+    if THREADS == 1:
+        return lambda: parts[0][0] @ parts[0][1]
+    pool = ThreadPoolExecutor(THREADS)
+    return lambda: list(pool.map(np.dot, *zip(*parts, strict=True)))
 
 
 def moving(read: int, written: np.ndarray) -> Thunk:
     """Read so many bytes and write an array, by one thread."""
-    read_all = reading(read, 1)
+    words = np.full(read // 8, 1, np.uint64)
 
     def move() -> None:
-        read_all()
+        mo.reduce.max(words, threads=1)
         written.fill(0)
 
     return move
