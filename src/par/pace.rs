@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(long.at_start(), Advice::Alone);
         assert_eq!(long.after_item_at(1_000, 1), Advice::Wake);
         assert_eq!(long.after_item_at(2_000, 1), Advice::Alone); // they are on their way
-        assert_eq!(long.after_item_at(5 * WORTH.as_nanos(), 1), Advice::Wake); // they may sleep again
+        assert_eq!(long.after_item_at(5 * WORTH.as_nanos(), 1), Advice::Call); // they may sleep again; items are long
         assert_eq!(Pace::new(1000).after_item_at(LONG.as_nanos() + 1, 1), Advice::Call);
         let short = Pace::new(2);
         assert_eq!(short.after_item_at(10 * WORTH.as_nanos(), 2), Advice::Alone); // nothing is left
