@@ -440,8 +440,11 @@ class TensorExchange:
 
     def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
         """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
-    def layouts(self, tensors: list[Any]) -> bytes | None:
-        """Give where tensors lie and how, to be compared; None where one has no memory."""
+    def trace(self, params: list[Any], states: dict[Any, Any]) -> bytes | None:
+        """Give which parameters these are, their states, where both lie and how, to be compared as long as they are held.
+
+        None where one has no memory or no state.
+        """
     def arrays(self, tensors: list[Any]) -> list[Array] | None:
         """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
 

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use numpy::{PyArrayDescr, PyUntypedArray, dtype};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyCapsule, PyList, PyModule, PyType};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList, PyModule, PyType};
 
 use super::array::{Describe, describe_function, described, of_memory, retype, unpacked};
 use super::error::entry;
@@ -124,19 +124,43 @@ impl TensorExchange {
         Ok(Self { kind: kind.unbind(), bf16: bf16.unbind(), describe })
     }
 
-    /// Where tensors lie and how, as bytes to compare; None where one has no memory.
-    fn layouts<'py>(&self, tensors: &Bound<'py, PyList>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        entry("layouts", || {
-            let mut bytes = Vec::with_capacity(40 * tensors.len());
-            for tensor in tensors {
-                let Some(found) = described(self.describe, &tensor) else { return Ok(None) };
-                bytes.extend(found.data.to_ne_bytes());
-                bytes.extend([found.kind[0] as u8, found.kind[1] as u8, found.kind[2] as u8, found.axes as u8]);
-                for n in found.shape[..found.axes].iter().chain(&found.strides[..found.axes]) {
-                    bytes.extend(n.to_ne_bytes());
+    /// Which parameters these are, what each has in `states`, and where all of it lies and how, as bytes to compare: objects
+    /// by their addresses, which stay theirs as long as someone holds them. None where one has no memory or no state.
+    fn trace<'py>(
+        &self,
+        params: &Bound<'py, PyList>,
+        states: &Bound<'py, PyDict>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        entry("trace", || {
+            let mut trace = Vec::with_capacity(32 * params.len());
+            // States mostly stand in the order of the parameters, and then need not be looked up: torch's hash is a call.
+            let mut in_order = states.iter();
+            for param in params {
+                let state = match in_order.next() {
+                    Some((key, state)) if key.is(&param) => state,
+                    _ => match states.get_item(&param)? {
+                        Some(state) => state,
+                        None => return Ok(None),
+                    },
+                };
+                let state = state.cast_into::<PyDict>()?;
+                trace.push(state.as_ptr() as u64);
+                if !self.add_layout(&mut trace, &param) {
+                    return Ok(None);
+                }
+                for (key, value) in state {
+                    trace.push(key.as_ptr() as u64);
+                    // What is no tensor (how a state is coded) is itself all that there is to it.
+                    let is_tensor = value.get_type().is(&self.kind) || value.is_instance(self.kind.bind(value.py()))?;
+                    if !is_tensor {
+                        trace.push(value.as_ptr() as u64);
+                    } else if !self.add_layout(&mut trace, &value) {
+                        return Ok(None);
+                    }
                 }
             }
-            Ok(Some(PyBytes::new(tensors.py(), &bytes)))
+            let bytes: Vec<u8> = trace.into_iter().flat_map(u64::to_ne_bytes).collect();
+            Ok(Some(PyBytes::new(params.py(), &bytes)))
         })
     }
 
@@ -156,6 +180,16 @@ impl TensorExchange {
 }
 
 impl TensorExchange {
+    /// Which tensor it is, where it lies and how; false where it has no memory.
+    fn add_layout(&self, trace: &mut Vec<u64>, tensor: &Bound<'_, PyAny>) -> bool {
+        let Some(found) = described(self.describe, tensor) else { return false };
+        let [device, code, bits, lanes] = found.kind.map(u64::from);
+        let kind = ((device << 16 | code) << 16 | bits) << 16 | lanes;
+        trace.extend([tensor.as_ptr() as u64, found.data as u64, kind, found.axes as u64]);
+        trace.extend(found.shape[..found.axes].iter().chain(&found.strides[..found.axes]).map(|&n| n as u64));
+        true
+    }
+
     fn array<'py>(&self, tensor: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
         let py = tensor.py();
         if !tensor.get_type().is(&self.kind) || tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {

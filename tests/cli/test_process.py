@@ -204,6 +204,7 @@ def test_demo_keeps_the_models_and_says_what_they_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_demo_compares_embeddings_where_transformers_is(tmp_path: Path) -> None:
     for module in ("torch", "transformers"):
         pytest.importorskip(module, reason=f"the extra `interop` is not installed: {module}")
