@@ -1,6 +1,7 @@
 """Errors of modelopt-rs: one line on stderr, an exit code, nothing written."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,8 @@ def test_sharded_with_a_missing_shard(fail: Fail, tmp_path: Path) -> None:
         (KeyError("x"), 70, "internal error, please report it: KeyError: 'x'"),
         (TypeError("t"), 70, "internal error, please report it: TypeError: t"),
         (InternalError("kernel; please report"), 70, "kernel; please report"),
+        (ModuleNotFoundError("no x", name="x"), 70, "internal error, please report it: ModuleNotFoundError: no x"),
+        (ModuleNotFoundError("the extra `x` is missing"), 1, "the extra `x` is missing"),
         (MemoryError(), 1, "out of memory"),
         (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device"),
         (OSError("no number"), 1, "no number"),
@@ -188,6 +191,11 @@ def test_codes(
 
     monkeypatch.setattr("modelopt_rs.cli.inspect.inspect_file", broken)
     assert fail(code, "inspect", model) == message
+
+
+def test_a_broken_installation_ends_in_70(fail: Fail, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt_rs.cli.app", None)
+    assert fail(70, "inspect", model).startswith("the installation is broken, install modelopt_rs again: ModuleNotFound")
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
