@@ -48,8 +48,8 @@ EXTRAS = {"click", "keras", "matplotlib", "ml_dtypes", "onnx", "onnx_ir", "onnxr
 EXTRAS |= {"gguf", "h5py", "jinja2", "transformers"}
 NEED_AN_EXTRA = ("onnx", "containers.onnx", "interop", "cli")
 SHARED = ("_core", "_types", "__init__", "__version__")
-# The ways up are methods: an optimizer and a quantized array, which know arrays, are saved as files, and a source, which
-# knows tensors, gives one in codes by its layout. What they need is imported when it is asked for, or
+# The ways up are methods: an optimizer and a quantized array, which know arrays, are saved as files, and a source,
+# which knows tensors, gives one in codes by its layout. What they need is imported when it is asked for, or
 # `import modelopt_rs.optim` would read all that knows files.
 UP = {("quant.checkpoint", "containers"), ("quant.checkpoint", "stream"), ("quant.array", "quant")}
 UP |= {("stream.model", "layouts")}

@@ -441,7 +441,7 @@ class TensorExchange:
     def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
         """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
     def trace(self, params: list[Any], states: dict[Any, Any]) -> bytes | None:
-        """Give which parameters these are, their states, where both lie and how, to be compared as long as they are held.
+        """Give which parameters these are, their states, where both lie and how, as long as all are held.
 
         None where one has no memory or no state.
         """

@@ -195,7 +195,9 @@ def test_codes(
 
 def test_a_broken_installation_ends_in_70(fail: Fail, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelopt_rs.cli.app", None)
-    assert fail(70, "inspect", model).startswith("the installation is broken, install modelopt_rs again: ModuleNotFound")
+    assert fail(70, "inspect", model).startswith(
+        "the installation is broken, install modelopt_rs again: ModuleNotFound"
+    )
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

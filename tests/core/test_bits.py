@@ -1,7 +1,8 @@
 """The same input gives the same bits for every instruction set and every number of threads (B10, B11).
 
-Every public call, every dtype, every length from 0 to 130 (two blocks of 64 bytes and all tails) and every third to 257,
-on both sides of the powers of two up to 4,096, and around one, three and four chunks. An input that is refused must be refused in the same words.
+Every public call, every dtype, every length from 0 to 130 (two blocks of 64 bytes, all tails) and every third to 257,
+on both sides of the powers of two up to 4,096, and around one, three and four chunks. An input that is refused must be
+refused in the same words.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """Mutants, each through the commands: a result or a promised error, in time, within memory.
 
-`make test` runs an eighth of some thousand, `make slow-test` the others, `make fuzz` 100,000. Seeds are counted from 0: what fell once falls again.
+`make test` runs an eighth of some thousand, `make slow-test` the others, `make fuzz` 100,000.
+Seeds are counted from 0: what fell once falls again.
 """
 
 import os

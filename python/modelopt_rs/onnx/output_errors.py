@@ -115,7 +115,7 @@ def _is_able(source: Source, name: str, most: int) -> bool:
 
 
 def coarse(array: Array, axis: int, **how: Any) -> Array:
-    """Return a weight as its codes have it, in blocks of what stays where `axis` is taken away; for `how` see `quantize`."""
+    """Return a weight as its codes have it, in blocks of what is not `axis`; for `how` see `quantize`."""
     rows = np.ascontiguousarray(np.moveaxis(array, axis, 0))
     made = fake_quantize(rows.reshape(len(rows), -1), scheme="asymmetric", nonfinite="saturate", **how)
     return np.ascontiguousarray(np.moveaxis(made.reshape(rows.shape), 0, axis))

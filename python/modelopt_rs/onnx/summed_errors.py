@@ -86,7 +86,8 @@ class SummedErrors:
             seconds = time.perf_counter() - seconds
         except (FormatError, UnsupportedError):
             return {}
-        if not there or not len(_squares(there, there)) or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
+        noise = _squares(there, again)
+        if not len(noise) or (noise > NOISE).any() or seconds * len(known) > SECONDS:
             return {}
         found: dict[str, Array] = {}
         for name, weight in known.items():
