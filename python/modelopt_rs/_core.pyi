@@ -445,6 +445,8 @@ class TensorExchange:
 
         None where one has no memory or no state.
         """
+    def is_at(self, trace: bytes, params: list[Any], states: dict[Any, Any]) -> bool:
+        """Say whether `trace` would give the same."""
     def arrays(self, tensors: list[Any]) -> list[Array] | None:
         """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
 

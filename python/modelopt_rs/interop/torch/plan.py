@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modelopt_rs._types import Array
-from modelopt_rs.interop.torch.tensors import EXCHANGE, NUMBERS, SMALLEST, array_of, trace_of
+from modelopt_rs.interop.torch.tensors import EXCHANGE, NUMBERS, SMALLEST, array_of, is_at, trace_of
 
 __all__ = ["Entry", "Plan"]
 
@@ -47,7 +47,7 @@ class Plan:
         if len(params) != len(self.params) or names != self.names:
             return False
         try:
-            if trace_of(params, states) != self._trace:
+            if not is_at(self._trace, params, states):
                 return False
         except RuntimeError:  # it has no memory any more
             return False

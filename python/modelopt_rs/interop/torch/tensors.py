@@ -19,6 +19,7 @@ __all__ = [
     "TORCH_NAMES",
     "array_of",
     "axis_order",
+    "is_at",
     "tensors_of",
     "trace_of",
 ]
@@ -52,6 +53,13 @@ def trace_of(params: list[torch.Tensor], states: dict[torch.Tensor, dict[str, An
     if found is not None or not all(p in states for p in params):
         return found
     return [(_trace(p), id(own := states[p]), [(id(k), _trace(x)) for k, x in own.items()]) for p in params]
+
+
+def is_at(trace: Any, params: list[torch.Tensor], states: dict[torch.Tensor, dict[str, Any]]) -> bool:
+    """Whether `trace_of` would give the same."""
+    if EXCHANGE is not None and isinstance(trace, bytes):
+        return EXCHANGE.is_at(trace, params, states)
+    return bool(trace_of(params, states) == trace)
 
 
 def _trace(x: Any) -> tuple[Any, ...]:
