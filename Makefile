@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pyright wheels audit build test interop-test slow-test fuzz zoo lint bench docs examples demo interop clean
+.PHONY: wheels audit build test interop-test slow-test fuzz zoo lint bench docs examples demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,18 +56,16 @@ lint: build
 	$(BIN)/ruff format --check python tests benches examples ci
 	$(BIN)/mypy
 	$(BIN)/mypy --strict tests/typing/uses.py
+	$(PIP) "basedpyright>=1.31"
+	$(BIN)/basedpyright tests/typing
 	$(BIN)/stubtest modelopt_rs._core
-
-# Not of the gates: pyright takes its program from the registry of npm when it first runs.
-pyright: build
-	$(PIP) "pyright[nodejs]>=1.1.390"
-	$(BIN)/pyright tests/typing
 
 # The wheel for every Linux since 2018 and the source archive, checked and tried as users have them (docs/how-to/release.md).
 wheels: $(BIN)/python
 	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20"
 	rm -rf target/wheels
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --out target/wheels
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --compression-level 9 \
+		--out target/wheels
 	$(BIN)/maturin sdist --out target/wheels
 	$(BIN)/python ci/check_wheel.py target/wheels --suite
 
