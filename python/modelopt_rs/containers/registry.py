@@ -80,8 +80,14 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
         If there is something at `path` that may not be replaced.
     UnsupportedError
         If the container can't hold such a model.
+    ValueError
+        If the path promises another container than the safetensors that is written.
     """
     if not os.fspath(path):
         raise ValueError("create: path must name a file or a directory, got ''")
     name = output.source.container if container is None else container
-    return next(each for each in CONTAINERS if each.name == name).create(path, output)
+    chosen, suffix = next(each for each in CONTAINERS if each.name == name), Path(path).suffix
+    if chosen.read_only and any(suffix.lower() in each.read_only for each in CONTAINERS):
+        got = f"got {os.fspath(path)}; what is made of {output.source.path.name} is written as safetensors"
+        raise ValueError(f"create: path must not end in {suffix}, {got}")
+    return chosen.create(path, output)
