@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from modelopt_rs.arguments import shown
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
@@ -54,11 +55,25 @@ def _begin(path: Path) -> bytes:
         call(path, os.close, fd)
 
 
+def _named(function: str, path: Any) -> Path:
+    """Return what a text or path names; what the system can't be asked for is refused here, by name."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{function}: path must be a path, got {shown(path)}")
+    text = os.fspath(path)
+    if not text:
+        raise ValueError(f"{function}: path must name a file or a directory, got ''")
+    try:
+        has_null = 0 in os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{function}: path must be text that files can be named by, got {shown(text)}") from None
+    if has_null:
+        raise ValueError(f"{function}: path must have no null character, got {shown(text)}")
+    return Path(text)
+
+
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
     """Open a model for reading, as it is stored."""
-    if not os.fspath(path):
-        raise ValueError("open: path must name a file or a directory, got ''")
-    where = Path(path)
+    where = _named("open", path)
     return container_at(where).open(where, access or Access())
 
 
@@ -81,7 +96,6 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
     UnsupportedError
         If the container can't hold such a model.
     """
-    if not os.fspath(path):
-        raise ValueError("create: path must name a file or a directory, got ''")
+    _named("create", path)
     name = output.source.container if container is None else container
     return next(each for each in CONTAINERS if each.name == name).create(path, output)
