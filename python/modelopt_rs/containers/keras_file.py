@@ -22,7 +22,6 @@ from modelopt_rs.containers.reading import (
 )
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.strided import boxes
-from modelopt_rs.containers.torch_file import check_output
 from modelopt_rs.containers.window import Window
 from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import DTYPES, numpy_dtype
@@ -258,7 +257,6 @@ class _Keras:
         return KerasSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
 
     def create(self, path: str | os.PathLike[str], output: Output) -> Sink:
-        check_output(path, output.source.path)
         return SAFETENSORS.create(path, output)
 
 

@@ -13,13 +13,25 @@ from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.torch_file import TORCH
-from modelopt_rs.errors import FormatError
+from modelopt_rs.errors import FormatError, OptionError
 from modelopt_rs.stream.model import Sink, Source
 
-__all__ = ["CONTAINERS", "container_at", "create", "open_source"]
+__all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"]
 
 CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, KERAS, TORCH, ONNX)
 """All kinds of model files; the first that knows a path has it."""
+
+WRITTEN: Final = {"safetensors": "safetensors", "torch": "safetensors", "keras": "safetensors", "onnx": "ONNX"}
+"""What is written of a file of each container; a directory has any name."""
+
+SUFFIXES: Final = {
+    ".safetensors": "safetensors",
+    ".onnx": "ONNX",
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "torch"),
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras"),
+    **dict.fromkeys((".gguf", ".tflite", ".npz"), None),
+}
+"""What names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
 
@@ -77,6 +89,20 @@ def open_source(path: str | os.PathLike[str], access: Access | None = None) -> S
     return container_at(where).open(where, access or Access())
 
 
+def check_suffix(path: str | os.PathLike[str], source: Source) -> None:
+    """Refuse a name that promises another container than the one that is written of a source.
+
+    Raises
+    ------
+    OptionError
+        If it has the suffix of such a file.
+    """
+    written, suffix = WRITTEN.get(source.container), Path(path).suffix
+    if written is not None and SUFFIXES.get(suffix.lower(), written) != written:
+        made = f"what is made of {source.path.name} is written as {written}"
+        raise OptionError(f"create: path must not end in {suffix}, got {os.fspath(path)}; {made}")
+
+
 def create(path: str | os.PathLike[str], output: Output, container: str | None = None) -> Sink:
     """Begin to write a model.
 
@@ -97,5 +123,6 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
         If the container can't hold such a model.
     """
     _named("create", path)
+    check_suffix(path, output.source)
     name = output.source.container if container is None else container
     return next(each for each in CONTAINERS if each.name == name).create(path, output)

@@ -33,11 +33,10 @@ from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
 
-__all__ = ["TORCH", "TorchSource", "check_output"]
+__all__ = ["TORCH", "TorchSource"]
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_SHARED = 256  # names of one storage, on average: a small file could stand for any number of bytes
-_SUFFIXES: Final = (".pt", ".pth", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
 
 
 class TorchSource(OpenFile):
@@ -241,20 +240,6 @@ class TorchSource(OpenFile):
                 os.close(fd)
 
 
-def check_output(path: str | os.PathLike[str], source: Path) -> None:
-    """Refuse a name that promises another container than the safetensors that is written.
-
-    Raises
-    ------
-    ValueError
-        If it has the suffix of such a file.
-    """
-    suffix = Path(path).suffix
-    if suffix.lower() in _SUFFIXES:
-        got = f"got {os.fspath(path)}; what is made of {source.name} is written as safetensors"
-        raise ValueError(f"create: path must not end in {suffix}, {got}")
-
-
 class _Torch:
     name = "torch"
 
@@ -266,7 +251,6 @@ class _Torch:
         return TorchSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
 
     def create(self, path: str | os.PathLike[str], output: Output) -> Sink:
-        check_output(path, output.source.path)
         return SAFETENSORS.create(path, output)
 
 
