@@ -66,7 +66,9 @@ def seen(path: Path, names: list[str], feeds: list[np.ndarray]) -> list[tuple[st
 
 
 def test_h30_of_a_branch_what_it_makes_when_it_is_taken(tmp_path: Path) -> None:
-    nodes = chosen(layer("x", "w0", "a") + layer("a", "w1", "b"), layer("x", "w2", "c") + layer("c", "w3", "d"), ("b", "d"))
+    nodes = chosen(
+        layer("x", "w0", "a") + layer("a", "w1", "b"), layer("x", "w2", "c") + layer("c", "w3", "d"), ("b", "d")
+    )
     path = save(tmp_path / "m.onnx", nodes, ["b", N])
     up, down = np.full((3, N), 0.5, np.float32), np.full((2, N), -0.5, np.float32)
     found = seen(path, ["a", "c"], [up, down, up])
@@ -103,7 +105,9 @@ def test_h30_of_a_scan_and_of_bodies_in_bodies(tmp_path: Path) -> None:
         [info("so", shape=[2, N]), info("yo", shape=[2, N])],
     )
     other = [helper.make_node("Identity", ["x"], ["z"])]
-    nodes = chosen([helper.make_node("Scan", ["s0", "x"], ["sf", "r"], body=scan, num_scan_inputs=1)], other, ("r", "z"))
+    nodes = chosen(
+        [helper.make_node("Scan", ["s0", "x"], ["sf", "r"], body=scan, num_scan_inputs=1)], other, ("r", "z")
+    )
     x = np.abs(RNG.standard_normal((4, 2, N))).astype(np.float32)
     found = dict(seen(save(tmp_path / "m.onnx", nodes, ["t", 2, N]), ["st", "l"], [x]))
     states, rows, s = [], [], np.zeros((2, N), np.float32)
@@ -122,7 +126,11 @@ def test_h30_of_a_scan_and_of_bodies_in_bodies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["gptq", "wanda", "calibrate"])
 def test_h30_commands_calibrate_weights_in_bodies(tmp_path: Path, command: str) -> None:
     body = loop_body(layer("st", "w0", "t"), "st", "t")
-    nodes = [helper.make_node("Loop", ["three", "yes", "x"], ["l"], body=body), *layer("l", "w1", "h"), *layer("h", "w2", "y")]
+    nodes = [
+        helper.make_node("Loop", ["three", "yes", "x"], ["l"], body=body),
+        *layer("l", "w1", "h"),
+        *layer("h", "w2", "y"),
+    ]
     weights = {name: np.ascontiguousarray(w) for name, w in W.items() if name != "w3"}
     path, data = save(tmp_path / "m.onnx", nodes, ["b", N], weights), RNG.standard_normal((8, N)).astype(np.float32)
     if command == "calibrate":

@@ -1,4 +1,4 @@
-"""Values in the bodies of If, Loop and Scan, brought out as outputs of a model: what onnxruntime shows is only these."""
+"""Values in the bodies of If, Loop and Scan, brought out as outputs of a model: onnxruntime shows no others."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias

@@ -103,7 +103,6 @@ class Observer:
                     del array  # nothing is kept of it here
             groups, first = _packed(sizes) if first else groups, False
 
-
     def _fetched(self, names: Sequence[str]) -> list[str]:
         parts = [(f"{name}{FLAT}", f"{name}{WIDTH}") if name in self._within else (name,) for name in names]
         return [part for each in parts for part in each]
