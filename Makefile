@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pyright wheels audit build test fuzz zoo lint bench docs examples demo interop clean
+.PHONY: wheels audit build test fuzz zoo lint bench docs examples demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,12 +46,9 @@ lint: build
 	$(BIN)/ruff format --check python tests benches examples ci
 	$(BIN)/mypy
 	$(BIN)/mypy --strict tests/typing/uses.py
+	$(PIP) "basedpyright>=1.31"
+	$(BIN)/basedpyright tests/typing
 	$(BIN)/stubtest modelopt_rs._core
-
-# Not of the gates: pyright takes its program from the registry of npm when it first runs.
-pyright: build
-	$(PIP) "pyright[nodejs]>=1.1.390"
-	$(BIN)/pyright tests/typing
 
 # The wheel for every Linux since 2018 and the source archive, checked and tried as users have them (docs/how-to/release.md).
 wheels: $(BIN)/python
