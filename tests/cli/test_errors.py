@@ -225,3 +225,31 @@ def test_h31_an_option_of_the_first_step_stands_before_then(capsys: pytest.Captu
     assert err.endswith("; --overwrite must stand before --then\n")
     assert main([*arguments, "--nonsense"]) == 2
     assert "before --then" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_h40_a_report_replaces_nothing_that_the_command_reads_or_writes(
+    tmp_path: Path, model: Path, fail: Fail, link: str | None
+) -> None:
+    out, page = tmp_path / "b.safetensors", tmp_path / "page.html"
+    path = model
+    if link is not None:
+        path = tmp_path / "other"
+        getattr(path, link)(model)
+    message = fail(2, "prune", model, "-o", out, "--sparsity", "0.5", "--json", path)
+    assert message.startswith(f"Invalid value for '--json': '{path}' would replace a file of FILE|DIR")
+    assert "a file of --output" in fail(2, "quantize", model, "-o", out, "--json", out, "--dry-run")
+    assert "a file of --json" in fail(2, "quantize", model, "-o", out, "--json", page, "--report", page)
+    assert "a file of B" in fail(2, "compare", out, model, "--json", path)
+    assert "a file of MODEL" in fail(2, "calibrate", "--merge", out, model, "-o", page, "--json", path)
+
+
+def test_h40_a_report_is_no_file_of_a_directory(tmp_path: Path, fail: Fail) -> None:
+    model, out = directory(tmp_path / "model", bert()), tmp_path / "out"
+    config = model / "config.json"
+    assert "a file of FILE|DIR" in fail(2, "quantize", model, "-o", out, "--json", config)
+    out.mkdir()
+    assert "a file of --output" in fail(2, "quantize", model, "-o", out, "--json", out / "config.json")
+    (out / "report.json").write_text("{}")
+    assert main(["quantize", str(model), "-o", str(out), "--overwrite", "--json", str(out / "report.json")]) == 0
+    assert json.loads((out / "report.json").read_text())["tensors"]

@@ -248,3 +248,9 @@ def test_a_table_that_was_used_is_pickled_and_copied():
     for again in (pickle.loads(pickle.dumps(q)), copy.copy(q), copy.deepcopy(q)):
         assert (again.take([3]) == want).all()
         assert again.scheme == q.scheme
+
+
+def test_h54_rows_and_columns_together_are_no_rows():
+    q = mo.quantize(np.ones((4, 4), np.float32))
+    with pytest.raises(TypeError, match=r"index must be of the first axis, got a tuple; np\.asarray\(q\) has all axes"):
+        q[1, 2]

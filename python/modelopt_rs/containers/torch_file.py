@@ -108,7 +108,8 @@ class TorchSource(OpenFile):
             raise FormatError(f"{self.path}: is a zip archive, but none of torch.save: it has no data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         if folder + "constants.pkl" in members:
-            raise UnsupportedError(f"{self.path}: is a TorchScript archive; save the state_dict() of the module")
+            fix = "save the state_dict() of the module, or export it to ONNX"
+            raise UnsupportedError(f"{self.path}: is a TorchScript archive, whose code is not read; {fix}")
         order = members.get(folder + "byteorder")
         if order is not None and read_at(self._fd, min(order.nbytes, 8), order.begin, self.path) != b"little":
             raise UnsupportedError(f"{self.path}: its tensors are not little-endian; save it on such a machine")
