@@ -295,6 +295,29 @@ def test_a_graph_of_small_convolutions_is_no_larger_than_asked_for(tmp_path: Pat
         last = report.options["allocation"]["loss"]
 
 
+def test_all_weights_of_a_graph_in_one_code_are_had_at_their_size(tmp_path: Path) -> None:
+    """A size by a guess at what nodes take left a small perceptron of 8 bits with one weight of 4."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng, sizes = np.random.default_rng(0), (64, 96, 32, 10)
+    nodes, weights, x = [], [], "x"
+    for i, (columns, rows) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        weights.append(numpy_helper.from_array(rng.standard_normal((rows, columns)).astype(np.float32), f"layer{i}.w"))
+        nodes.append(helper.make_node("Gemm", [x, f"layer{i}.w"], [f"layer{i}"], name=f"layer{i}", transB=1))
+        x = f"layer{i}"
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", c]) for n, c in (("x", 64), (x, 10))]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    how: dict[str, Any] = {"durable": False, "run": mo.RunOptions(rounds=0)}
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "8.onnx", bits=8, uniform=True, **how)
+    size = (tmp_path / "8.onnx").stat().st_size
+    report = mo.optimize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", target_size=size, **how)
+    assert (tmp_path / "b.onnx").stat().st_size == size
+    assert report.options["allocation"]["loss"] < 0.01
+
+
 def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("click")
     from modelopt_rs.cli import main

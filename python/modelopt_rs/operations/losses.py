@@ -30,7 +30,9 @@ from modelopt_rs.stream.transform import Copy, Rows, Transform
 __all__ = ["CODES", "Losses"]
 
 CODES: Final[Mapping[str, tuple[int, int | None]]] = {
+    "8g32": (8, 32),
     "8": (8, None),
+    "4g16": (4, 16),
     "4": (4, None),
     "4g64": (4, 64),
     "4g128": (4, 128),
@@ -112,10 +114,7 @@ class Losses:
 
         def measured(source: Source, plan: FilePlan) -> None:
             if source.graph is not None:
-                from modelopt_rs.containers.onnx.layout import inline, to_proto
-
-                infos = [info for each in plan.transforms.values() for info in each.outputs]
-                found[0] = inline(to_proto(source.graph, infos), infos).nbytes
+                found[0] = _whole(source, plan)
 
         self._perform(codes, None, replace(self.writing, dry_run=True), measured)
         return found[0]
@@ -299,11 +298,24 @@ class _Planned:
         inside = sum(info.nbytes for info in source.tensors.values())
         # A graph is there besides its tensors; what a header is, the names say.
         overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
+        if has_graph and codes:
+            # What nodes take is known of the graph with all weights in this code: each gets its share of the difference.
+            about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in infos)
+            share = (_whole(source, plan) - about) // len(codes)
+            codes = {name: replace(each, nbytes=each.nbytes + share) for name, each in codes.items()}
         return cls(plan, codes, copied, elements, overhead, of, has_graph)
 
     def transform(self, name: str) -> Any:
         """Return what codes a weight."""
         return self.plan.transforms[name]
+
+
+def _whole(source: Source, plan: FilePlan) -> int:
+    """Return the bytes of the file that a plan would make of an ONNX model."""
+    from modelopt_rs.containers.onnx.layout import inline, to_proto
+
+    infos = [info for each in plan.transforms.values() for info in each.outputs]
+    return inline(to_proto(source.graph, infos), infos).nbytes
 
 
 def _bytes(transform: Transform, entry: int) -> int:
