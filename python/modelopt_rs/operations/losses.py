@@ -15,6 +15,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.loaders import groups_alike, is_expert
 from modelopt_rs.planning.loss_table import FLOAT, Coded, LossTable, TensorLosses, role_of, shared_group
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -62,7 +63,8 @@ class Losses:
     def sizes(self) -> LossTable:
         """Return the table without errors: plans alone, no weight is read."""
         with self._open() as source:
-            roles = _roles(source)
+            roles, options = _roles(source), self._with(source)
+            config = {} if options.only_dequantize or source.graph is not None else source.config or {}
         with ExitStack() as stack:
             found = self._plans(stack, self._execution())
             coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
@@ -75,7 +77,10 @@ class Losses:
                 group = name if rest.has_graph else shared_group(name)
                 tensors[name] = TensorLosses(element, roles.get(name) or role_of(name), group, codes)
             fixed = rest.overhead + sum(nbytes for name, nbytes in rest.copied.items() if name not in coded)
-            return LossTable(rest.fingerprint, fixed, tensors)
+            alike = groups_alike(dict.fromkeys(coded, options.spec), options.layout.name, config)
+            # Experts are a group of their own in any case.
+            names = tuple(name for _, names in alike for name in names if not is_expert(name))
+            return LossTable(rest.fingerprint, fixed, tensors, names)
 
     def check(self, table: LossTable, size: int) -> None:
         """Refuse what could not be written, before weights are measured: bits are given as if all were alike."""
@@ -299,7 +304,7 @@ class _Planned:
         # A graph is there besides its tensors; what a header is, the names say.
         overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
         if has_graph and codes:
-            # What nodes take is known of the graph with all weights in this code: each gets its share of the difference.
+            # What nodes take is known of the graph with all weights in this code: each gets its share of that.
             about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in infos)
             share = (_whole(source, plan) - about) // len(codes)
             codes = {name: replace(each, nbytes=each.nbytes + share) for name, each in codes.items()}

@@ -36,7 +36,7 @@ much as with all its layers that lead up, for 12 %.
 
 ON_WEIGHTS: Final = "its weights"
 CLEARLY: Final = 0.98
-"""What part of a limit is kept where a weight is only known to be no further off: scales are rounded as they are stored."""
+"""What part of a limit is kept where a weight is only known to be no further off: stored scales are rounded."""
 
 
 class Measured(Transform, Protocol):
