@@ -151,7 +151,7 @@ def test_a_table_is_read_as_it_was_written() -> None:
         (text.replace("3", "2", 1), "^t: a table of losses of another version; remove it$"),
         ("{}", "^t: not a table"),
     ):
-        with pytest.raises(mo.files.FormatError, match=message):
+        with pytest.raises(mo.FormatError, match=message):
             LossTable.from_json(other, "t")
 
 

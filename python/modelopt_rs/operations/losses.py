@@ -4,7 +4,7 @@ import glob
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,8 +25,9 @@ from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.memory import tile_bytes
-from modelopt_rs.stream.model import Source, TensorInfo
-from modelopt_rs.stream.transform import Copy, Rows, Transform
+from modelopt_rs.stream.model import Source
+from modelopt_rs.stream.transform import Copy, Transform
+from modelopt_rs.transforms.together import Together
 
 __all__ = ["CODES", "Losses"]
 
@@ -222,7 +223,7 @@ def _said(run: RunOptions | None) -> str:
 def _errors(view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution) -> dict[str, float]:
     """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all."""
     info = view.tensors[name]
-    together: list[Transform] = [_Together(list(transforms.values()))]
+    together: list[Transform] = [Together(list(transforms.values()))]
     try:
         for each in together:
             buffers = [*view.buffers(name), *each.buffers]
@@ -239,39 +240,6 @@ def _errors(view: Source, name: str, transforms: Mapping[str, Measured], executi
 def _run(view: Source, name: str, transform: Transform, execution: Execution) -> None:
     for _ in TensorJob(view, name, transform).run(execution):
         pass
-
-
-class _Together(Transform):
-    """Several codes of one weight, for their figures alone: nothing comes out."""
-
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self._transforms = transforms
-        self.outputs: Sequence[TensorInfo] = ()
-        self.row_multiple = math.lcm(*(each.row_multiple for each in transforms))
-        self.buffers = [buffer for each in transforms for buffer in each.buffers]
-        self.sweeps = max(each.sweeps for each in transforms)
-        self._turn = 0
-
-    def _active(self) -> Iterator[Transform]:
-        return (each for each in self._transforms if self._turn < each.sweeps)
-
-    def begin(self, rows: int) -> None:
-        """Make the buffers of each."""
-        for each in self._transforms:
-            each.begin(rows)
-
-    def __call__(self, array: Any) -> Rows:
-        """Take a tile through each; none of them changes it."""
-        for each in self._active():
-            each(array)
-        return ()
-
-    def end(self) -> Rows:
-        """End the sweep of each."""
-        for each in self._active():
-            each.end()
-        self._turn += 1
-        return ()
 
 
 @dataclass(slots=True)
