@@ -99,7 +99,8 @@ def calibrate(
 def _show(report: CalibrateReport) -> None:
     rows = [each.rows for each in report.weights]
     weights = "1 weight" if len(rows) == 1 else f"{len(rows):,} weights"
-    line(f"{weights}, {min(rows):,} to {max(rows):,} rows of inputs each: {report.output}")
+    seen = f"{min(rows):,}" if min(rows) == max(rows) else f"{min(rows):,} to {max(rows):,}"
+    line(f"{weights}, {seen} rows of inputs each: {report.output}")
     if report.left:
         name, reason = report.left[0]
         left = "1 weight is left" if len(report.left) == 1 else f"{len(report.left):,} weights are left"

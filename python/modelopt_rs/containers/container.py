@@ -1,5 +1,6 @@
 """What a container is: how a kind of model file is recognized, opened and made."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,10 @@ def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
     ------
     FileExistsError
         If there is something at `path`, and `overwrite` is false.
+    FileNotFoundError
+        If it would stand in no directory.
     """
     if not overwrite and os.path.lexists(path):
         raise exists(Path(path))
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
