@@ -42,7 +42,8 @@ mod tests {
                 }
                 lines.finish();
                 isa::fence();
-                let want = |i: usize| if (start..start + blocks * N).contains(&i) { number(1 + i - start) } else { zero };
+                let want =
+                    |i: usize| if (start..start + blocks * N).contains(&i) { number(1 + i - start) } else { zero };
                 assert_eq!(out, (0..out.len()).map(want).collect::<Vec<_>>(), "{start} {blocks}");
             }
         }

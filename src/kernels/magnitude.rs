@@ -6,15 +6,12 @@ mod x86;
 use crate::isa::Isa;
 use crate::real::Element;
 
-/// Elements of a group.
-pub const SIZE: usize = 32;
-
-/// The largest magnitudes of groups of [`SIZE`], where there is more than a plain loop for so many: whether there is. For a
+/// The largest magnitudes of groups of 16 or 32, where there is more than a plain loop for so many: whether there is. For a
 /// kernel; `isa` is [`crate::isa::current`].
 #[inline(always)]
-pub fn largest_of_groups<T: Element>(isa: Isa, x: &[T], largest: &mut [T::Key]) -> bool {
+pub fn largest_of_groups<T: Element, const SIZE: usize>(isa: Isa, x: &[T], largest: &mut [T::Key]) -> bool {
     #[cfg(target_arch = "x86_64")]
-    let done = x86::largest(isa, x, largest);
+    let done = x86::largest::<T, SIZE>(isa, x, largest);
     #[cfg(not(target_arch = "x86_64"))]
     let done = false;
     done
@@ -25,8 +22,7 @@ mod tests {
     use super::*;
     use crate::isa;
 
-    #[test]
-    fn test_each_group_has_its_own_largest_wherever_it_lies_in_it() {
+    fn check<const SIZE: usize>() {
         for at in 0..SIZE {
             let x: Vec<f32> = (0..40 * SIZE)
                 .map(|i| {
@@ -36,7 +32,7 @@ mod tests {
                 .collect();
             for n in [16, 32, 40] {
                 let mut largest = vec![-1; n];
-                if largest_of_groups(isa::current(), &x[..n * SIZE], &mut largest) {
+                if largest_of_groups::<f32, SIZE>(isa::current(), &x[..n * SIZE], &mut largest) {
                     let want = (0..n).map(|group| (1e3 + group as f32).key());
                     assert!(largest.iter().copied().eq(want), "{at} {n}");
                 } else {
@@ -44,5 +40,11 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn test_each_group_has_its_own_largest_wherever_it_lies_in_it() {
+        check::<16>();
+        check::<32>();
     }
 }

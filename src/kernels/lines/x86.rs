@@ -48,8 +48,7 @@ impl<'a, T: Copy> Lines<'a, T> {
         }
         let head = start.wrapping_neg() % LINE / 4;
         // SAFETY: this CPU has AVX-512; from each lane on there are as many indices as lanes.
-        let (from_head, before) =
-            unsafe { (_mm512_loadu_si512(INDICES[head..].as_ptr().cast()), _mm512_setzero_ps()) };
+        let (from_head, before) = unsafe { (_mm512_loadu_si512(INDICES[head..].as_ptr().cast()), _mm512_setzero_ps()) };
         Some(Self { out, made: 0, head, from_head, before })
     }
 

@@ -6,7 +6,7 @@ use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::lines::Lines;
-use crate::kernels::magnitude;
+use crate::kernels::magnitude::largest_of_groups;
 use crate::kernels::pack::packed_len;
 use crate::real::{Divisor, Element, Key, Real};
 
@@ -61,7 +61,7 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
             let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
             let mut params = params.from(first);
             finite &= store_batch::<T, M>(x, size, uniform, &mut params);
-            code_batch::<T, M, O>([x, ahead], size, (uniform, M::of(params.as_ref())), out, to);
+            code_batch::<T, M, O>([x, ahead], size, (uniform, params.as_ref()), out, to);
             first += x.len() / size;
             rest = next;
         }
@@ -91,8 +91,8 @@ kernel! {
     fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
         let n = x.len() / size;
         if M::SCHEME == Some(Scheme::Symmetric)
-            && size == magnitude::SIZE
-            && magnitude::largest_of_groups(isa::current(), x, &mut ends[1][..n])
+            && size == BLOCK
+            && largest_of_groups::<T, BLOCK>(isa::current(), x, &mut ends[1][..n])
         {
             // Done.
         } else if size.is_multiple_of(BLOCK) && size <= SHORT {
@@ -138,6 +138,7 @@ kernel! {
         to: (u32, bool),
     ) {
         let ([x, ahead], (uniform, params), (bits, streamed)) = (both, how, to);
+        let params = M::of(params);
         let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
         let mut exact = FMA;
         for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
@@ -201,12 +202,13 @@ fn code_span<T: Element, M: Mode, O: Make<T>>(
         return;
     };
     if size == BLOCK {
-        // Of constant length: two thirds of the time.
-        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
-        let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(divisors);
-        for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
-            isa::prefetch_early(ahead);
-            *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
+        // Of constant length: two thirds of the time. (Counted once: zipped, their lengths are compared for each.)
+        let (x, ahead, out) = (x.as_chunks::<BLOCK>().0, ahead.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
+        let n = x.len();
+        let (ahead, out, divisors, params) = (&ahead[..n], &mut out[..n], &divisors[..n], params.first(n));
+        for i in 0..n {
+            isa::prefetch_early(&ahead[i]);
+            out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
         }
         return;
     }
