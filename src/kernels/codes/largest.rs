@@ -11,6 +11,9 @@ const BLOCK: usize = 32;
 /// Longer groups are searched one by one.
 const LONGEST: usize = 128;
 
+/// How far ahead memory is asked for.
+const AHEAD: usize = 2048;
+
 /// Short groups, that are half of it.
 const HALF: usize = BLOCK / 2;
 
@@ -37,9 +40,13 @@ kernel! {
 
 /// Of groups of one part of constant length, or a power of two of them; the last group may be short.
 #[inline(always)]
-fn largest_of_each<const N: usize>(isa: Isa, x: &[f32], size: usize, out: &mut [f32]) {
+fn largest_of_each<const N: usize>(isa: Isa, all: &[f32], size: usize, out: &mut [f32]) {
     let (parts, each) = (size / N, AT_ONCE * N / size);
-    for (x, out) in x.chunks(AT_ONCE * N).zip(out.chunks_mut(each)) {
+    for (i, (x, out)) in all.chunks(AT_ONCE * N).zip(out.chunks_mut(each)).enumerate() {
+        let far = i * AT_ONCE * N + AHEAD;
+        if let Some(ahead) = all.get(far..far + AT_ONCE * N) {
+            isa::prefetch_early(ahead);
+        }
         let mut keys = [0; AT_ONCE];
         if x.len() == AT_ONCE * N && largest_of_groups::<f32, N>(isa, x, &mut keys) {
             for (out, keys) in out.iter_mut().zip(keys.chunks_exact(parts)) {
