@@ -60,7 +60,8 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
         If it is no array of such a library, is on another device, is sparse or strided over shared bytes, or has a
         mask.
     ValueError
-        If it is a tensor that requires a gradient, or is conjugated or negated lazily.
+        If it is a tensor that requires a gradient, or is conjugated or negated lazily; if the name is empty or can't be
+        printed.
 
     References
     ----------
@@ -78,6 +79,8 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
         return obj
     if not isinstance(name, str):
         raise TypeError(f"as_array: name must be a str, got {type(name).__name__}")
+    if not name.isprintable() or not name:
+        raise ValueError(f"as_array: name must be letters that can be printed, got {name!a:.80}")
     if isinstance(obj, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(obj).__name__}; its mask would be lost")
     if not isinstance(obj, np.generic | bytes | str | type):

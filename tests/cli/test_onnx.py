@@ -87,7 +87,9 @@ def test_a_model_is_written_and_what_it_costs_is_said(
     code, said, err = run(*command, source, "-o", out, "--dim", "batch=4", "--rounds", 3, "--json", tmp_path / "r.json")
     assert (code, err) == (0, "")
     lines = said.splitlines()
-    assert lines[0] == f"{source} -> {out}"
+    share = rf"{100 * out.stat().st_size / source.stat().st_size:.3g} % of it"
+    assert re.fullmatch(rf"[\d.]+ kB -> [\d.]+ kB, {share}(; weights [\d.]+ % off)?", lines[0])
+    assert lines[1] == f"{source} -> {out}"
     file = f"file  {source.stat().st_size:,} -> {out.stat().st_size:,} bytes (ratio "
     assert any(line.startswith(file) for line in lines)
     assert re.search(

@@ -163,3 +163,9 @@ def test_what_has_no_numbers_to_share_says_why():
             mo.quantize(guest)
         with pytest.raises(error, match=f"absmax: x .*{text}"):
             mo.reduce.absmax(guest)
+
+
+@pytest.mark.parametrize("name", ["", "\ud800", "x\n"])
+def test_a_name_that_can_not_be_printed_is_refused(name):
+    with pytest.raises(ValueError, match="as_array: name must be letters that can be printed, got '"):
+        mo.as_array([1.0], name)

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 import modelopt_rs as mo
+from modelopt_rs.errors import OptionError
 
 PROMISED = (TypeError, ValueError, MemoryError)
 DTYPES = ["f4", "f8", "f2", ">f4", "i1", "u1", "i4", "i8", "u8", "?", "c8", "O", "S3", "U2", "M8[s]", "V3"]
@@ -141,18 +142,22 @@ def _anything(pick: random.Random, name: str) -> Any:
     return pick.choice(ODD)()
 
 
-def _is_in_words(function: Callable[..., Any], error: BaseException) -> bool:
-    """Whether an error says in one line which function's argument is wrong (H43, H57)."""
+def _is_in_words(function: Callable[..., Any], error: BaseException, name: Any) -> bool:
+    """Whether an error says in one line which function's argument is wrong (H43, H57), by the name that was given."""
     if isinstance(error, MemoryError):
         return True
+    if function is mo.as_array and isinstance(name, str) and str(error).startswith(f"{name} must "):
+        return True
     names = [function.__name__]
+    if isinstance(error, OptionError):  # which names the option alone: a command shows its flag
+        names += list(inspect.signature(function).parameters)
     if inspect.isclass(function) and issubclass(function, mo.optim.Optimizer):
         names += [f"{function.__name__}.step", "accumulate_step"]
         own = getattr(function.specification, "function", None)  # PrunedOptimizer's is that of what it wraps
         names += [own] if own else []
     text = str(error)
     is_short = "\n" not in text and not isinstance(error, UnicodeError)
-    return is_short and any(text.startswith((f"{name}: ", f"{name} '")) for name in names)
+    return is_short and any(text.startswith((f"{name}: ", f"{name} '", f"{name} must ")) for name in names)
 
 
 def misuse(seed: int) -> BaseException | None:
@@ -178,7 +183,7 @@ def misuse(seed: int) -> BaseException | None:
         if isinstance(result, mo.optim.Optimizer):
             result.step(pick.choice([_anything(pick, "grads"), [np.ones(7, np.float32)]]))
     except PROMISED as error:
-        return None if _is_in_words(function, error) else error
+        return None if _is_in_words(function, error, named.get("name")) else error
     except BaseException as error:
         if isinstance(error, RuntimeError) and str(error) == "no array":
             return None  # what the argument itself raises

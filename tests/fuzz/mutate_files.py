@@ -113,7 +113,8 @@ class QuantizedMutator(Mutator):
                     values[pick.randrange(begin, end)] = pick.choice((0, 1, 0x7F, 0x80, 0xFF))
             return bytes(values)
         if what == 1:
-            entry["shape"] = pick.choice([entry["shape"][::-1], [1, *entry["shape"]], [int(np.prod(entry["shape"]))]])
+            shape = entry["shape"] if isinstance(entry["shape"], list) else []  # a mutant before may have changed it
+            entry["shape"] = pick.choice([shape[::-1], [1, *shape], [int(np.prod(shape))]])
         elif what == 2:
             alike = {"F32": ("I32", "U32"), "U8": ("I8", "F8_E4M3", "F8_E8M0", "BOOL"), "F8_E4M3": ("U8", "F8_E5M2")}
             entry["dtype"] = pick.choice(alike.get(entry["dtype"], ("F16", "BF16", "I16")))

@@ -1,5 +1,6 @@
 """GPTQ of Hugging Face directories: what the array function gives, of the inputs that transformers gives to layers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,50 @@ def test_what_can_not_be_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(mo.OptionError, match=r"^then must have no method, got 'gptq': quantize what comes out$"):
             call(tmp_path / "model", tmp_path / "out", then=then, **how)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model_type", ["mymodel", "bert"])
+def test_code_of_a_directory_is_never_executed_nor_asked_for(
+    tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto_map` names it; where transformers has a class for the type, that one runs."""
+    saved(tmp_path / "model", "bert")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config |= {"auto_map": {"AutoConfig": "my.MyConfig", "AutoModel": "my.MyModel"}, "model_type": model_type}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "my.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass MyConfig: pass")
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("asked"))
+    options: dict[str, Any] = {"bits": 4, "method": "gptq", "calibrate": samples()}
+    if model_type == "bert":
+        assert mo.quantize_file(tmp_path / "model", tmp_path / "out", **options).totals.changed
+    else:
+        with pytest.raises(mo.OptionError, match=r"^calibrate: .* must be a model that transformers has a class for"):
+            mo.quantize_file(tmp_path / "model", tmp_path / "out", **options)
+    assert mo.quantize_file(tmp_path / "model", tmp_path / "plain", bits=8).totals.changed
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], r"^calibrate must have one or more samples, got none$"),
+        ({"input_ids": np.zeros((0, 8), np.int64)}, r"^calibrate must have one or more samples, got none$"),
+        ({"pixels": np.zeros((1, 8))}, r"^calibrate must have arrays by name of .*, as 'input_ids', got 'pixels'$"),
+        ({"input_ids": np.full((1, 8), 60)}, r"calibrate: the model can't be run on a sample: index out of range"),
+    ],
+)  # fmt: skip
+def test_samples_that_do_not_fit_are_refused(tmp_path: Path, given: Any, message: str) -> None:
+    saved(tmp_path / "model", "llama")
+    with pytest.raises(ValueError, match=message):
+        mo.quantize_file(tmp_path / "model", tmp_path / "out", bits=4, method="gptq", calibrate=given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_conv1d_is_is_said(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=60, n_embd=64, n_layer=1, n_head=2, n_positions=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(mo.OptionError, match=r"c_attn.weight': a Conv1D layer: stored as \[in, out\], so scales lie"):
+        mo.quantize_file(tmp_path / "model", tmp_path / "out", bits=4, method="gptq", calibrate=samples())
 
 
 def test_a_weight_that_no_linear_layer_has_is_searched_and_says_so(tmp_path: Path) -> None:

@@ -190,3 +190,20 @@ def test_a_shape_is_taken_of_codes(tmp_path: Path) -> None:
     made = {name: each.op_type for each in graph.node for name in each.output}
     assert [made[each.input[0]] for each in graph.node if each.op_type == "Shape"] == ["QLinearConv"]
     assert [each.op_type for each in graph.node].count("QLinearConv") == 2
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_product_of_two_weights_stays_and_the_rest_gets_smaller(tmp_path: Path, operator: str, bits: int) -> None:
+    """Each of the two would have taken the place of the node: the runtime computes it once, in floats."""
+    nodes = [
+        node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        node(operator, ["t", "w"], ["product"]),
+        node("MatMul", ["x", "v"], ["m"]),
+        node("Add", ["m", "product"], ["y"]),
+    ]
+    tensors = {"w": normal(64, 64), "v": normal(64, 64, seed=1)}
+    feed = {"x": normal(64, 64, seed=2)}
+    report = quantized(tmp_path, model(nodes, [value("x", [64, 64])], [value("y", [64, 64])], tensors), bits=bits)
+    assert report.totals.changed == 1
+    assert near(tmp_path, feed, 0.2)

@@ -1,5 +1,6 @@
 """optimize_file: a size that is met, with less loss than bits that are the same everywhere."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -142,10 +143,16 @@ def test_what_can_not_be_had_is_refused_before_anything_is_written(
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
-    text = '{"schema": 2, "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
+    text = '{"schema": 3, "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
     table = LossTable.from_json(text, "t")
     assert LossTable.from_json(table.to_json(), "t") == table
     assert table.range() == (17, 17)
+    for other, message in (
+        (text.replace("3", "2", 1), "^t: a table of losses of another version; remove it$"),
+        ("{}", "^t: not a table"),
+    ):
+        with pytest.raises(mo.FormatError, match=message):
+            LossTable.from_json(other, "t")
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "portable"])
@@ -208,8 +215,9 @@ def test_every_weight_is_read_once_for_all_codes(tmp_path: Path, read: dict[str,
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"include": ["*embed_tokens*"]}, mo.OptionError, r"transformers reads it only where all weights are coded"),
         ({"out": "there"}, FileExistsError, "there"),
+        ({"out": "a", "overwrite": True}, ValueError, "must not be the source's directory"),
+        ({"out": "no/where"}, FileNotFoundError, "where"),
         ({"table": "nowhere/t.json"}, FileNotFoundError, "No such directory for the table"),
         ({"target_size": "1kB"}, mo.OptionError, "target_size must be from"),
     ],
@@ -227,6 +235,26 @@ def test_what_is_wrong_is_said_before_a_weight_is_read(
         mo.optimize_file(source, tmp_path / options.pop("out", "b"), durable=False, **options)
     assert read == {}
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("only_dequantize", [False, True])
+def test_weights_that_are_read_only_alike_have_one_code(tmp_path: Path, only_dequantize: bool) -> None:
+    """transformers reads an embedding in codes only where all weights have the same; others may stay floats."""
+    source = model(tmp_path / "a", {"model_type": "llama"})
+    how: dict[str, Any] = {"include": ["*embed_tokens*"], "only_dequantize": only_dequantize, "durable": False}
+    for bpw in (4.5, 6.0):
+        report = mo.optimize_file(
+            source, tmp_path / f"{bpw}", target_bpw=bpw, table=tmp_path / f"{only_dequantize}.json", **how
+        )
+        has = {json.dumps(codes_of) for codes_of in group_codes(tmp_path / f"{bpw}")}
+        assert len(has) > 1 if only_dequantize else len(has) == 1
+        assert report.options["allocation"]["size"] <= bpw * 8 * sum(np.prod(t.shape) for t in report.tensors)
+
+
+def group_codes(folder: Path) -> list[Any]:
+    """How the groups of a config are coded."""
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return [each["weights"] for each in config["config_groups"].values()]
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
@@ -293,6 +321,29 @@ def test_a_graph_of_small_convolutions_is_no_larger_than_asked_for(tmp_path: Pat
         assert out.stat().st_size == report.options["allocation"]["size"] <= size
         assert 0.0 < report.options["allocation"]["loss"] <= (last or 1.0)
         last = report.options["allocation"]["loss"]
+
+
+def test_all_weights_of_a_graph_in_one_code_are_had_at_their_size(tmp_path: Path) -> None:
+    """A size by a guess at what nodes take left a small perceptron of 8 bits with one weight of 4."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng, sizes = np.random.default_rng(0), (64, 96, 32, 10)
+    nodes, weights, x = [], [], "x"
+    for i, (columns, rows) in enumerate(itertools.pairwise(sizes)):
+        weights.append(numpy_helper.from_array(rng.standard_normal((rows, columns)).astype(np.float32), f"layer{i}.w"))
+        nodes.append(helper.make_node("Gemm", [x, f"layer{i}.w"], [f"layer{i}"], name=f"layer{i}", transB=1))
+        x = f"layer{i}"
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", c]) for n, c in (("x", 64), (x, 10))]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    how: dict[str, Any] = {"durable": False, "run": mo.RunOptions(rounds=0)}
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "8.onnx", bits=8, uniform=True, **how)
+    size = (tmp_path / "8.onnx").stat().st_size
+    report = mo.optimize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", target_size=size, **how)
+    assert (tmp_path / "b.onnx").stat().st_size == size
+    assert report.options["allocation"]["loss"] < 0.01
 
 
 def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,8 +127,8 @@ def test_weights_whose_inputs_are_not_used_say_why(tmp_path: Path) -> None:
     )
     reasons = {each.name: each.reason for each in report.tensors if each.decision == "quantize"}
     assert all(reasons[name].endswith("; GPTQ") for name in ("left", "right", "head"))
-    assert reasons["conv"].endswith("; not GPTQ: a convolution's")
-    assert "1 weight is rounded without GPTQ: a convolution's" in report.warnings
+    assert reasons["conv"].endswith("; not GPTQ: convolutions are rounded plainly")
+    assert "1 weight is rounded without GPTQ: convolutions are rounded plainly" in report.warnings
     assert (report.options["method"], report.options["calibrate"]) == ("gptq", "dict")
 
 
@@ -190,6 +190,8 @@ def test_a_model_without_products_is_refused(tmp_path: Path) -> None:
     model.add("Conv", "x", model.w("conv", 64, 8, 3, 3), out="y")
     onnx.save(model.proto(), tmp_path / "a.onnx")
     data = {"x": np.ones((2, 8, 4, 4), np.float32)}
-    text = "^method must be left out where it can round no weight, got 'gptq': 'conv': a convolution's$"
+    text = (
+        "^method must be left out where it can round no weight, got 'gptq': 'conv': convolutions are rounded plainly$"
+    )
     with pytest.raises(OptionError, match=text):
         mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True)

@@ -9,7 +9,9 @@ import pytest
 
 import modelopt_rs as mo
 from checkpoints import write
+from modelopt_rs.layouts import row_quantizer
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.quant.search import Scales
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
@@ -68,6 +70,26 @@ def test_attention_values_of_encoders_have_half_of_the_limit(tmp_path: Path) -> 
     assert moved == names[2:]
     why = "1 weight at 8 bits: their error at 4 bits is over 0.075, the limit of attention values"
     assert report.warnings == (why,)
+
+
+@pytest.mark.parametrize(("limit", "searches"), [(0.15, 1), (0.09, 2)])
+def test_who_is_near_enough_by_the_plain_formula_is_searched_once(
+    tmp_path: Path, limit: float, searches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 bits symmetric are 0.10 off by the plain formula, 0.085 with searched scales."""
+    seen: list[str] = []
+
+    class Counted(Scales):
+        def find(self, *args: Any) -> None:
+            seen.extend(["mse"] if self.search == "mse" else [])
+            super().find(*args)
+
+    monkeypatch.setattr(row_quantizer, "Scales", Counted)
+    report = quantized(
+        tmp_path, {"fc.weight": normal(64, 64)}, bits=4, scheme="symmetric", max_layer_error=limit, threads=1
+    )
+    assert reasons(report) == {"fc.weight": "weight of a linear layer"}
+    assert len(seen) == searches
 
 
 def heavy(*shape: int) -> Any:

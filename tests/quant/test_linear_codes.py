@@ -351,6 +351,7 @@ BAD = [
     ({"zero_point": 200}, ValueError, "quantize_linear: zero_point must be within -128 to 127 for int8, got 200"),
     ({"zero_point": 1.5}, TypeError, "quantize_linear: zero_point must be an integer, got 1.5"),
     ({"zero_point": np.array(1.5)}, TypeError, "zero_point must be an int or an array of integers, got float64"),
+    ({"zero_point": np.void(b"abc"), "dtype": np.int8}, TypeError, "zero_point must be an int or an array of integers"),
     ({"zero_point": np.array([1, 2])}, ValueError, "quantize_linear: zero_point must have shape ()"),
     ({"dtype": "float8_e5m2", "zero_point": 1}, ValueError, "zero_point must be 0 for float8_e5m2, got 1"),
     ({"dtype": "float8_e5m2", "rounding": "away"}, ValueError, "rounding must be 'even' for float8_e5m2, got 'away'"),

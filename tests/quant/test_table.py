@@ -93,7 +93,7 @@ def test_what_is_no_row_is_named():
         (np.array([2**64 - 1], np.uint64), IndexError, "index must be within the 50 rows, got 18446744073709551615"),
         (True, IndexError, "QuantizedArray: index must have shape (50,) as a mask of the rows, got ()"),
         (np.False_, IndexError, "QuantizedArray: index must have shape (50,) as a mask of the rows, got ()"),
-        ((1, 2), TypeError, "QuantizedArray: index must be of rows alone, got a tuple; pass a list, or use take"),
+        ((1, 2), TypeError, "QuantizedArray: index must be of the first axis, got a tuple; np.asarray(q) has all axes"),
     ):
         with pytest.raises(error) as caught:
             q[bad]
@@ -268,3 +268,9 @@ def test_a_table_that_was_used_is_pickled_and_copied():
     for again in (pickle.loads(pickle.dumps(q)), copy.copy(q), copy.deepcopy(q)):
         assert (again.take([3]) == want).all()
         assert again.scheme == q.scheme
+
+
+def test_h54_rows_and_columns_together_are_no_rows():
+    q = mo.quantize(np.ones((4, 4), np.float32))
+    with pytest.raises(TypeError, match=r"index must be of the first axis, got a tuple; np\.asarray\(q\) has all axes"):
+        q[1, 2]

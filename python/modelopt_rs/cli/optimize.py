@@ -7,7 +7,6 @@ import click
 from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output, parse_size, selection
-from modelopt_rs.cli.quantize import show_what_is_left
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -108,11 +107,10 @@ def optimize(
         )
     reports.write(report)
     show_plan(report)
-    show_allocation(report)
     show_totals(report)
+    show_allocation(report)
     show_onnx(report)
     show_warnings(report.warnings)
-    show_what_is_left(report)
 
 
 def read_priors(texts: tuple[str, ...]) -> dict[str, float]:

@@ -18,19 +18,12 @@ from modelopt_rs.cli.options import (
 )
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
-from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
+from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings
 from modelopt_rs.operations.quantize import quantize_file
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.run import RunOptions
-from modelopt_rs.report.reports import Report, TensorReport
 
 __all__ = ["quantize"]
-
-# What is left alone by default and loaded all the same if it is quantized: the plan's reasons, and their names.
-INCLUDED = {
-    "an embedding": "embeddings",
-    "the last head": "heads",
-}
 
 
 @click.command(cls=Command)
@@ -144,19 +137,3 @@ def quantize(
     show_totals(report)
     show_onnx(report)
     show_warnings(report.warnings)
-    show_what_is_left(report)
-
-
-def show_what_is_left(report: Report) -> None:
-    """Say what most of the bytes are that could be quantized too, if they are a third of the output."""
-    left: dict[str, list[TensorReport]] = {}
-    for tensor in report.tensors:
-        if tensor.reason in INCLUDED:
-            left.setdefault(tensor.reason, []).append(tensor)
-    total = sum(tensor.bytes_after for tensor in report.tensors)
-    for reason, tensors in left.items():
-        size = sum(tensor.bytes_after for tensor in tensors)
-        if 3 * size > total:
-            largest = max(tensors, key=lambda tensor: tensor.bytes_after).name
-            ending = ".".join(largest.split(".")[-2:])
-            line(f"{INCLUDED[reason]} are {100 * size / total:.0f} % of what is left: --include '*{ending}'")

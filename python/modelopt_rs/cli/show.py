@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from modelopt_rs.report.headline import headline, what_is_left
 from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Progress as Callback
 
@@ -157,6 +158,7 @@ def show_warnings(warnings: Iterable[str]) -> None:
 def show_totals(report: Report) -> None:
     """Print what a report adds up to."""
     totals = report.totals
+    line("; ".join([headline(report), *what_is_left(report)]))
     line(f"{report.source} -> {report.output}" if report.output else report.source)
     changed = Counter(t.decision for t in report.tensors if t.decision != "copy")
     for decision, n in changed.items() or [(report.command, 0)]:

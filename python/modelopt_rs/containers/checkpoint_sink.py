@@ -22,7 +22,7 @@ from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.errors import FormatError, UnsupportedError, listing, quote
 from modelopt_rs.stream.model import Sink, TensorInfo
 
-__all__ = ["CHECKPOINT", "CheckpointSink"]
+__all__ = ["CHECKPOINT", "CheckpointSink", "refuse_same"]
 
 _COPY_BYTES = 4 << 20
 _ANY_HEADER = 1 << 30  # the shards' headers were checked as they were written; an index may be larger
@@ -81,7 +81,7 @@ class CheckpointSink(Sink):
         self._config = None if config is None else _json_text(config)
         self._tensors = tuple(tensors)
         self.path = resolve(path)
-        _refuse_same(resolve(source.path), self.path)
+        refuse_same(resolve(source.path), self.path)
         self._shard_of = self._assign(origins or {})
         self._copied = self._files_to_copy()
         copied = sum((source.path / name).stat().st_size for name in self._copied)
@@ -234,7 +234,7 @@ def _json_text(value: Mapping[str, Any]) -> bytes:
     return re.sub("[\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text).encode()
 
 
-def _refuse_same(source: Path, destination: Path) -> None:
+def refuse_same(source: Path, destination: Path) -> None:
     """A directory can't be replaced while it is read, nor copied into itself."""
     same = destination.exists() and destination.samefile(source)
     if same or source in destination.parents or destination in source.parents:
@@ -243,6 +243,7 @@ def _refuse_same(source: Path, destination: Path) -> None:
 
 class _Checkpoint:
     name = "checkpoint"
+    read_only = ()
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return path.is_dir() or path.name.endswith((INDEX_SUFFIX, TORCH_INDEX))

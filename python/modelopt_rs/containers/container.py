@@ -1,5 +1,6 @@
 """What a container is: how a kind of model file is recognized, opened and made."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,10 @@ class Container(Protocol):
 
     name: str
 
+    @property
+    def read_only(self) -> Sequence[str]:
+        """The suffixes of files that are only read: what is made of them is safetensors, which has another."""
+
     def sniff(self, path: Path, begin: bytes) -> bool:
         """Whether a path is of this kind; `begin` has the first bytes of a file, none of a directory."""
 
@@ -94,6 +99,10 @@ def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
     ------
     FileExistsError
         If there is something at `path`, and `overwrite` is false.
+    FileNotFoundError
+        If it would stand in no directory.
     """
     if not overwrite and os.path.lexists(path):
         raise exists(Path(path))
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

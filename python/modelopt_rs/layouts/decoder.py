@@ -63,13 +63,24 @@ class Decoder:
         if self._precision == self._dtype:
             _core.dequantize(parts, self._spec, out, FLOATS[self._dtype], self._threads)
             return
-        if self._half is None or len(self._half) < len(out):  # where rows are cropped, later tiles may have more
-            self._half = np.empty(out.shape, numpy_dtype(self._precision))
-        half = self._half[: len(out)]
-        _core.dequantize(parts, self._spec, half, FLOATS[self._precision], self._threads)
+        half = self._rounded(parts, out)
         if self._precision == "F16":
             np.copyto(out, half)
         elif self._dtype == "F32":  # bfloat16 is the upper half, and no array is made on the way
             np.left_shift(half, np.uint32(16), out=out.view(np.uint32))
         else:
             np.copyto(out, bf16_to_float32(half))
+
+    def numbers(self, parts: Parts, out: Array) -> Array:
+        """Return the numbers of `parts`, which are float16 where they are rounded to it; else they are in `out`."""
+        if self._precision == "F16" and self._precision != self._dtype:
+            return self._rounded(parts, out)
+        self(parts, out)
+        return out
+
+    def _rounded(self, parts: Parts, out: Array) -> Array:
+        if self._half is None or len(self._half) < len(out):  # where rows are cropped, later tiles may have more
+            self._half = np.empty(out.shape, numpy_dtype(self._precision))
+        half: Array = self._half[: len(out)]
+        _core.dequantize(parts, self._spec, half, FLOATS[self._precision], self._threads)
+        return half

@@ -117,8 +117,7 @@ class RowQuantizer:
     def figures(self, array: Array) -> ErrorFigures:
         """Return how far the codes of the last call, dequantized, are from `array`, that call's input."""
         rows = len(array)
-        dense = self._dense[:rows]
-        self._decode(self._parts(rows), dense)
+        dense = self._decode.numbers(self._parts(rows), self._dense[:rows])
         return ErrorFigures(*_core.error_stats(array, dense, FLOATS[self._dtype], self._threads))
 
     def _parts(self, rows: int) -> Parts:

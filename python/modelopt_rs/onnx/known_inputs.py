@@ -68,7 +68,7 @@ def _columns(weight: Weight) -> int:
 def _why_not(weight: Weight) -> str | None:
     """Say why a weight whose inputs can be seen is not rounded by them."""
     if any(use.kind == "conv" for use in weight.uses):
-        return "a convolution's"
+        return "convolutions are rounded plainly"
     if len({(use.in_axis, use.out_axis) for use in weight.uses}) > 1:
         return "it is used along both axes"
     return None

@@ -74,7 +74,7 @@ class LayerErrors:
         # Names say it where torch kept them, and the graph where it didn't.
         is_value = role_of(weight.name) == "value" or any(makes_attention_values(use.node) for use in weight.uses)
         if not known or on is None:
-            return self._sensitivity.too_far(weight.name, bits, coder, is_value)
+            return self._sensitivity.too_far(weight.name, bits, [coder], is_value)
         return self._sensitivity.judged(weight.name, LayerError(bits, max(known), on), is_value)
 
     def for_outputs(self, weights: Mapping[str, Weight], bits: Mapping[str, int]) -> dict[str, Moved]:

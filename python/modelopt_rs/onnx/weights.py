@@ -301,6 +301,17 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{node.op_type} with transBatchB"
     if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
         yield f"Gather on axis {_int(node, 'axis', 0)}"
+    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and _is_constant(node.inputs[1 - index]):
+        yield "multiplied by another weight"  # which a runtime does once, when it loads the model
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Return whether a value is an initializer, or one passed on."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.domain != "" or node.op_type not in PASSED:
+            return False
+        value = node.inputs[0]
+    return value is not None and value.const_value is not None and value.is_initializer()
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:

@@ -186,7 +186,9 @@ def _chosen(known: KnownInputs, columns: dict[str, int], include: Sequence[str],
     included, excluded = matches(infos, include, "include"), matches(infos, exclude, "exclude")
     names = [name for name in every if name not in excluded and (name in included or not include)]
     if not names:
-        raise OptionError("calibrate: no weight's inputs can be seen, or all are excluded")
+        name, reason = next(((n, r) for n, r in known.unseen.items() if r is not None and n in columns), (None, None))
+        left = "" if name is None else f", as {quote(name)}: {reason}"
+        raise OptionError(f"calibrate: no weight's inputs can be seen, or all are excluded{left}")
     return names
 
 

@@ -4,7 +4,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_factors import AWQ_FAMILIES
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
-from modelopt_rs.planning.families import model_types
+from modelopt_rs.planning.families import CONV1D, is_conv1d, model_types
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
@@ -13,6 +13,7 @@ from modelopt_rs.stream.model import Source
 __all__ = ["NOT_LINEAR", "known_modules"]
 
 AWQ = "method must be 'gptq' for this model, got 'awq': only of {known} it is known what makes the inputs of layers"
+CONV1D_GROUPS = f"{CONV1D}, so scales lie along its outputs, and inputs don't say how to round it"
 NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
 
@@ -46,7 +47,9 @@ def known_modules(
         fix = "give its Hugging Face directory, or quantize it as an ONNX model"
         raise OptionError(f"method must be left out for a model that is tensors alone, got {method!r}; {fix}")
     modules = linear_weights(source.path, source.tensors)
-    unseen = {name: None if name in modules else NOT_LINEAR for name in source.tensors}
+    config = source.config
+    unseen = {name: CONV1D_GROUPS if is_conv1d(name, config) else NOT_LINEAR for name in source.tensors}
+    unseen |= dict.fromkeys(modules)
     if not modules or execution.dry_run:
         return KnownInputs(method, unseen, None)
     columns = {name: source.tensors[name].shape[1] for name in modules}

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -15,6 +15,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.loaders import groups_alike, is_expert
 from modelopt_rs.planning.loss_table import FLOAT, Coded, LossTable, TensorLosses, role_of, shared_group
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -24,13 +25,16 @@ from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.memory import tile_bytes
-from modelopt_rs.stream.model import Source, TensorInfo
-from modelopt_rs.stream.transform import Copy, Rows, Transform
+from modelopt_rs.stream.model import Source
+from modelopt_rs.stream.transform import Copy, Transform
+from modelopt_rs.transforms.together import Together
 
 __all__ = ["CODES", "Losses"]
 
 CODES: Final[Mapping[str, tuple[int, int | None]]] = {
+    "8g32": (8, 32),
     "8": (8, None),
+    "4g16": (4, 16),
     "4": (4, None),
     "4g64": (4, 64),
     "4g128": (4, 128),
@@ -60,7 +64,8 @@ class Losses:
     def sizes(self) -> LossTable:
         """Return the table without errors: plans alone, no weight is read."""
         with self._open() as source:
-            roles = _roles(source)
+            roles, options = _roles(source), self._with(source)
+            config = {} if options.only_dequantize or source.graph is not None else source.config or {}
         with ExitStack() as stack:
             found = self._plans(stack, self._execution())
             coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
@@ -73,7 +78,10 @@ class Losses:
                 group = name if rest.has_graph else shared_group(name)
                 tensors[name] = TensorLosses(element, roles.get(name) or role_of(name), group, codes)
             fixed = rest.overhead + sum(nbytes for name, nbytes in rest.copied.items() if name not in coded)
-            return LossTable(rest.fingerprint, fixed, tensors)
+            alike = groups_alike(dict.fromkeys(coded, options.spec), options.layout.name, config)
+            # Experts are a group of their own in any case.
+            names = tuple(name for _, names in alike for name in names if not is_expert(name))
+            return LossTable(rest.fingerprint, fixed, tensors, names)
 
     def check(self, table: LossTable, size: int) -> None:
         """Refuse what could not be written, before weights are measured: bits are given as if all were alike."""
@@ -112,10 +120,7 @@ class Losses:
 
         def measured(source: Source, plan: FilePlan) -> None:
             if source.graph is not None:
-                from modelopt_rs.containers.onnx.layout import inline, to_proto
-
-                infos = [info for each in plan.transforms.values() for info in each.outputs]
-                found[0] = inline(to_proto(source.graph, infos), infos).nbytes
+                found[0] = _whole(source, plan)
 
         self._perform(codes, None, replace(self.writing, dry_run=True), measured)
         return found[0]
@@ -218,7 +223,7 @@ def _said(run: RunOptions | None) -> str:
 def _errors(view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution) -> dict[str, float]:
     """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all."""
     info = view.tensors[name]
-    together: list[Transform] = [_Together(list(transforms.values()))]
+    together: list[Transform] = [Together(list(transforms.values()))]
     try:
         for each in together:
             buffers = [*view.buffers(name), *each.buffers]
@@ -235,39 +240,6 @@ def _errors(view: Source, name: str, transforms: Mapping[str, Measured], executi
 def _run(view: Source, name: str, transform: Transform, execution: Execution) -> None:
     for _ in TensorJob(view, name, transform).run(execution):
         pass
-
-
-class _Together(Transform):
-    """Several codes of one weight, for their figures alone: nothing comes out."""
-
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self._transforms = transforms
-        self.outputs: Sequence[TensorInfo] = ()
-        self.row_multiple = math.lcm(*(each.row_multiple for each in transforms))
-        self.buffers = [buffer for each in transforms for buffer in each.buffers]
-        self.sweeps = max(each.sweeps for each in transforms)
-        self._turn = 0
-
-    def _active(self) -> Iterator[Transform]:
-        return (each for each in self._transforms if self._turn < each.sweeps)
-
-    def begin(self, rows: int) -> None:
-        """Make the buffers of each."""
-        for each in self._transforms:
-            each.begin(rows)
-
-    def __call__(self, array: Any) -> Rows:
-        """Take a tile through each; none of them changes it."""
-        for each in self._active():
-            each(array)
-        return ()
-
-    def end(self) -> Rows:
-        """End the sweep of each."""
-        for each in self._active():
-            each.end()
-        self._turn += 1
-        return ()
 
 
 @dataclass(slots=True)
@@ -299,11 +271,24 @@ class _Planned:
         inside = sum(info.nbytes for info in source.tensors.values())
         # A graph is there besides its tensors; what a header is, the names say.
         overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
+        if has_graph and codes:
+            # What nodes take is known of the graph with all weights in this code: each gets its share of that.
+            about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in infos)
+            share = (_whole(source, plan) - about) // len(codes)
+            codes = {name: replace(each, nbytes=each.nbytes + share) for name, each in codes.items()}
         return cls(plan, codes, copied, elements, overhead, of, has_graph)
 
     def transform(self, name: str) -> Any:
         """Return what codes a weight."""
         return self.plan.transforms[name]
+
+
+def _whole(source: Source, plan: FilePlan) -> int:
+    """Return the bytes of the file that a plan would make of an ONNX model."""
+    from modelopt_rs.containers.onnx.layout import inline, to_proto
+
+    infos = [info for each in plan.transforms.values() for info in each.outputs]
+    return inline(to_proto(source.graph, infos), infos).nbytes
 
 
 def _bytes(transform: Transform, entry: int) -> int:

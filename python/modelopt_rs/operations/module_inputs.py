@@ -1,6 +1,6 @@
 """What the linear layers of a Hugging Face model read, while transformers runs it on texts: sums, never the values."""
 
-import itertools
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ VOCABULARIES: Final = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+NONE: Final = "calibrate must have one or more samples, got none"
 EXTRA: Final = "calibrate: a Hugging Face model is run by transformers"
 
 
@@ -42,7 +43,7 @@ def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
     """
     torch, transformers = _libraries()
     with torch.device("meta"):
-        model = _class(transformers, path)(transformers.AutoConfig.from_pretrained(path))
+        model = _class(transformers, path)(_config(transformers, path))
     linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
     prefix = f"{model.base_model_prefix}."
     found = {}
@@ -91,14 +92,14 @@ def run_modules(path: Path, modules: Mapping[str, str], given: Calibrate, visit:
         for feed in _feeds(torch, transformers, path, model.config, given):
             if model.config.is_encoder_decoder and "decoder_input_ids" not in feed and "input_ids" in feed:
                 feed["decoder_input_ids"] = feed["input_ids"]
-            with torch.no_grad():
+            with torch.no_grad(), _running():
                 model(**feed)
             count += 1
     finally:
         for each in hooks:
             each.remove()
     if not count:
-        raise OptionError("calibrate must have one or more samples, got none")
+        raise OptionError(NONE)
 
 
 class ModuleInputs:
@@ -130,8 +131,7 @@ class ModuleInputs:
         self._path, self._modules, self._kind, self._columns = path, modules, kind, columns
         self._given = list(given) if isinstance(given, Iterator) else given
         self._max_memory = max_memory
-        if any(isinstance(sample, str) for sample in itertools.islice(_samples(self._given), 1)):
-            _tokenizer(_libraries()[1], path)  # what can't be is refused before anything is read
+        _check_first(path, next(iter(_samples(self._given)), None))  # what can't be is refused before anything is read
         self._seen: dict[str, ColumnNorms | Hessian] = {}
 
     def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
@@ -188,6 +188,33 @@ def _named(name: str) -> Iterator[None]:
         raise ValueError(f"calibrate: what goes into {quote(name)}: {error}") from error
 
 
+@contextmanager
+def _running() -> Iterator[None]:
+    """Say of what a model raises that a sample is what it raises it at."""
+    try:
+        yield
+    except (RuntimeError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"calibrate: the model can't be run on a sample: {error}") from error
+
+
+def _check_first(path: Path, sample: Any) -> None:
+    """Refuse a sample that can't be what the model takes, by its names and shapes alone."""
+    if sample is None:
+        raise OptionError(NONE)
+    transformers = _libraries()[1]
+    if isinstance(sample, str):
+        _tokenizer(transformers, path)
+    elif isinstance(sample, Mapping):
+        known = inspect.signature(_class(transformers, path).forward).parameters
+        names = [name for name in sample if name not in known]
+        if names or not sample:
+            shown = ", ".join(map(quote, names)) or "none"
+            inputs = quote("input_ids" if "input_ids" in known else next(iter(list(known)[1:]), ""))
+            raise OptionError(f"calibrate must have arrays by name of the model's inputs, as {inputs}, got {shown}")
+        if any(np.size(array) == 0 for array in sample.values()):
+            raise OptionError(NONE)
+
+
 def _libraries() -> tuple[Any, Any]:
     try:
         import torch
@@ -197,9 +224,18 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def _config(transformers: Any, path: Path) -> Any:
+    """Return a configuration that transformers has a class for; it isn't to ask whether other code may run."""
+    try:
+        return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = "a model that transformers has a class for, which runs it: code of its own is never executed"
+        raise OptionError(f"calibrate: {path} must be {text}, got {quote(str(error).splitlines()[0])}") from error
+
+
 def _class(transformers: Any, path: Path) -> Any:
     """Return the class of a model: what its configuration names, else the base model's; never code of its own."""
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _config(transformers, path)
     named = getattr(transformers, (config.architectures or [""])[0] or "_", None)
     return named if named is not None else transformers.AutoModel._model_mapping[type(config)]
 
@@ -238,6 +274,6 @@ def _tokenizer(transformers: Any, path: Path) -> Any:
     if not any((path / name).exists() for name in VOCABULARIES):
         raise OptionError(f"calibrate: texts need a tokenizer in {path}, got none; {fix}")
     try:
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise OptionError(f"calibrate: texts need a tokenizer in {path}, got one that doesn't load; {fix}") from error

@@ -9,6 +9,7 @@ from typing import Final
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.atomic import write_whole
+from modelopt_rs.containers.checkpoint_sink import refuse_same
 from modelopt_rs.containers.container import check_place
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.losses import Losses
@@ -146,6 +147,8 @@ def optimize_file(
     size = _size(losses, target_size, target_bpw)
     if not dry_run:
         check_place(out_path, overwrite)
+        if Path(source_path).is_dir():
+            refuse_same(Path(source_path), Path(out_path))
     given = priors or {}
     if table is not None and Path(table).exists():
         losses = _read(table, losses)

@@ -161,8 +161,12 @@ def decided_by_inputs(
     if left and len(left) == sum(each.action == "quantize" for each in decisions.values()):
         most, _ = Counter(left.values()).most_common(1)[0]
         name = next(name for name, reason in left.items() if reason == most)
-        got = "statistics" if method is None else repr(method)
-        raise OptionError(f"method must be left out where it can round no weight, got {got}: {quote(name)}: {most}")
+        if method is None:
+            raise OptionError(
+                f"statistics must be of this model's weights, got none of those that are coded: {quote(name)}: {most}"
+            )
+        text = f"method must be left out where it can round no weight, got {method!r}: {quote(name)}: {most}"
+        raise OptionError(text)
     return found
 
 

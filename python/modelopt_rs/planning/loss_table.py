@@ -4,12 +4,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from modelopt_rs.errors import FormatError, OptionError
 from modelopt_rs.planning.allocation import Allocation, Choice, allocate
+from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.families import is_embedding
 from modelopt_rs.planning.loaders import is_expert
 
@@ -111,7 +111,7 @@ def _coded(read: Mapping[str, Any]) -> Coded:
     return Coded(int(read["nbytes"]), float(read["error"]), None if output is None else float(output))
 
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Of the JSON."""
 
 
@@ -125,11 +125,14 @@ class LossTable:
         A fingerprint of the model and of the options.
     fixed : int
     tensors : mapping of str to TensorLosses
+    alike : tuple of str
+        Weights that are read only if all that are coded have one code.
     """
 
     of: str
     fixed: int
     tensors: Mapping[str, TensorLosses]
+    alike: tuple[str, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -138,11 +141,23 @@ class LossTable:
 
     def range(self) -> tuple[int, int]:
         """Return the smallest and the largest size that can be had."""
-        groups = self._groups({}).values()
+        ranges = [self._range(code) for code in self._ways()]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    def _range(self, alike: str | None) -> tuple[int, int]:
+        groups = self._groups({}, alike).values()
         return tuple(self.fixed + sum(f(c.nbytes for c in each.values()) for each in groups) for f in (min, max))  # type: ignore[return-value]
 
-    def _groups(self, priors: Mapping[str, float]) -> dict[str, dict[str, Choice]]:
-        """Return for each group what each code that all its weights have makes of it."""
+    def _ways(self) -> list[str | None]:
+        """Return the codes that those can have which must be alike."""
+        codes = dict.fromkeys(code for name in self.alike for code in self.tensors[name].codes if code != FLOAT)
+        return list(codes) or [None]
+
+    def _groups(self, priors: Mapping[str, float], alike: str | None) -> dict[str, dict[str, Choice]]:
+        """Return for each group what each code that all its weights have makes of it.
+
+        Those that must be alike have the code `alike`, or stay as they are.
+        """
         members: dict[str, list[str]] = {}
         for name, each in self.tensors.items():
             members.setdefault(each.group, []).append(name)
@@ -150,6 +165,8 @@ class LossTable:
         found: dict[str, dict[str, Choice]] = {}
         for group, names in members.items():
             able = [code for code in self.tensors[names[0]].codes if all(code in self.tensors[n].codes for n in names)]
+            if alike is not None and not set(names).isdisjoint(self.alike):
+                able = [code for code in able if code in (alike, FLOAT)]
             found[group] = {
                 code: Choice(
                     sum(self.tensors[name].codes[code].nbytes for name in names),
@@ -169,7 +186,7 @@ class LossTable:
         return math.sqrt(self._elements(name)) * (PRIORS[self.tensors[name].role] if given is None else given)
 
     def _given(self, name: str, priors: Mapping[str, float]) -> float | None:
-        return next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)
+        return next((prior for glob, prior in priors.items() if is_match(name, glob)), None)
 
     def _elements(self, name: str) -> int:
         own = self.tensors[name].elements
@@ -205,7 +222,15 @@ class LossTable:
 
     def allocate(self, size: int, priors: Mapping[str, float]) -> tuple[dict[str, str], Allocation]:
         """Return the code of each weight with which the model is at most of this size, and the answer for groups."""
-        groups = self._groups(priors)
+        able = [code for code in self._ways() if self._range(code)[0] <= size] or [None]
+        made = [self._allocated(size, priors, code) for code in able]
+        codes, found = min(made, key=lambda each: each[1].loss)
+        return codes, replace(found, bound=min(each.bound for _, each in made))
+
+    def _allocated(
+        self, size: int, priors: Mapping[str, float], alike: str | None
+    ) -> tuple[dict[str, str], Allocation]:
+        groups = self._groups(priors, alike)
         codes = [list(each) for each in groups.values()]
         found = allocate([list(each.values()) for each in groups.values()], size - self.fixed)
         of_group = {name: each[i] for name, each, i in zip(groups, codes, found.chosen, strict=True)}
@@ -226,6 +251,8 @@ class LossTable:
         """
         try:
             read: dict[str, Any] = json.loads(text)
+            if read["schema"] != SCHEMA:
+                raise FormatError(f"{where}: a table of losses of another version; remove it")
             tensors = {
                 name: TensorLosses(
                     int(each["elements"]),
@@ -235,9 +262,13 @@ class LossTable:
                 )
                 for name, each in read["tensors"].items()
             }
-            if read["schema"] != SCHEMA or any(each.role not in PRIORS or not each.codes for each in tensors.values()):
+            alike = tuple(str(name) for name in read["alike"])
+            wrong = any(each.role not in PRIORS or not each.codes for each in tensors.values())
+            if wrong or not tensors.keys() >= set(alike):
                 raise ValueError
-            return cls(str(read["of"]), int(read["fixed"]), tensors)
+            return cls(str(read["of"]), int(read["fixed"]), tensors, alike)
+        except FormatError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FormatError(f"{where}: not a table of losses") from None
 

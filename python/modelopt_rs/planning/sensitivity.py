@@ -5,7 +5,7 @@ what the codes are off, over that of the weight. It is measured with the encoder
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -35,6 +35,8 @@ much as with all its layers that lead up, for 12 %.
 """
 
 ON_WEIGHTS: Final = "its weights"
+CLEARLY: Final = 0.98
+"""What part of a limit is kept where a weight is only known to be no further off: stored scales are rounded."""
 
 
 class Measured(Transform, Protocol):
@@ -108,22 +110,32 @@ class Sensitivity:
     errors: dict[str, LayerError] = field(default_factory=dict)
 
     def too_far(
-        self, name: str, bits: int, transform: Measured, is_value: bool | None = None
+        self, name: str, bits: int, transforms: Sequence[Measured], is_value: bool | None = None
     ) -> tuple[str, str] | None:
         """Say that what a transform makes of a weight is too far off, in general and how far; None if it isn't.
+
+        It is the last of those that are given; one before it does less and is never nearer, so that it may be enough
+        to know that this one is near enough.
 
         Whether it makes values of an attention is known by its name if it isn't said; those of language models count
         like others, as runtimes make one matrix of them with queries and keys, and so of one code.
 
-        The transform is used up: its figures are those of this pass, so another must write the weight.
+        The transforms are used up: their figures are those of this pass, so another must write the weight.
         """
+        if is_value is None:
+            is_value = role_of(name) == "value" and not name.endswith("v_proj.weight")
+        *bounds, exact = transforms
+        for bound in bounds:
+            found = self._measured(name, bits, bound)
+            if found.error * (VALUES_COUNT if is_value else 1.0) <= CLEARLY * min(self.limit, LAYER_ERRORS[4]):
+                return self.judged(name, found, is_value)
+        return self.judged(name, self._measured(name, bits, exact), is_value)
+
+    def _measured(self, name: str, bits: int, transform: Measured) -> LayerError:
         quiet = replace(self.execution, progress=None, done=0)
         for _ in TensorJob(self.source, name, transform).run(quiet):
             pass
-        found = LayerError(bits, layer_error(transform.figures))
-        if is_value is None:
-            is_value = role_of(name) == "value" and not name.endswith("v_proj.weight")
-        return self.judged(name, found, is_value)
+        return LayerError(bits, layer_error(transform.figures))
 
     def judged(self, name: str, found: LayerError, is_value: bool = False) -> tuple[str, str] | None:
         """Keep the error of a weight; say that it is too large, or None."""

@@ -262,7 +262,7 @@ def _integers(function: str, name: str, given: Any) -> Any:
         given = np.asarray(given)
     if not isinstance(given, np.ndarray):
         return given  # an integer of another kind, or what the core refuses
-    if given.dtype.kind in "bcfmMOSU" and not given.dtype.name.startswith(("float8", "float4")):
+    if given.dtype.kind not in "iu" and not given.dtype.name.startswith(("float8", "float4", "int", "uint")):
         raise TypeError(f"{function}: {name} must be an int or an array of integers, got {given.dtype}")
     if given.dtype.char in "LQ":
         given = np.minimum(given, np.iinfo(np.int64).max)  # no code, whatever the codes are

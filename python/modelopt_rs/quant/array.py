@@ -262,7 +262,7 @@ class QuantizedArray(_LookedUp):
     def __getitem__(self, rows: Any) -> "QuantizedArray":
         """Take rows of the first axis as codes: an index or a slice (a view), integers or a mask (a copy)."""
         if isinstance(rows, tuple):
-            raise TypeError("QuantizedArray: index must be of rows alone, got a tuple; pass a list, or use take")
+            raise TypeError("QuantizedArray: index must be of the first axis, got a tuple; np.asarray(q) has all axes")
         if not isinstance(rows, (int, np.integer, slice)) or isinstance(rows, bool):
             rows = _indices(rows, len(self), "QuantizedArray: index")
         if len(self.shape) < 2:

@@ -11,6 +11,7 @@ import numpy as np
 
 from modelopt_rs._core import __version__, isa
 from modelopt_rs.report.distribution import Distribution
+from modelopt_rs.report.headline import what_is_left
 from modelopt_rs.report.pictures import Part, decimal_size, draw_distribution, draw_sizes, svg
 from modelopt_rs.report.reports import (
     CompareReport,
@@ -138,6 +139,7 @@ def _lines(report: AnyReport) -> list[str]:
         )
     if isinstance(report, CropFileReport):
         lines += report.notes
+    lines += [f"{each[0].upper()}{each[1:]} makes it smaller." for each in what_is_left(report)]
     return [line for line in lines if line]
 
 

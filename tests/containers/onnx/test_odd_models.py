@@ -79,6 +79,7 @@ WRONG = {
     "must name each axis once": [node("Transpose", ["w"], ["t"], perm=[0, 5]), *PLAIN],
     "names 3 axes, its input has 2": [node("Transpose", ["w"], ["t"], perm=[0, 2, 1]), *PLAIN],
     "must have the attribute 'to'": [node("Cast", ["w"], ["t"]), *PLAIN],
+    "must have a value, got the attribute 'allowzero'": [node("Constant", [], ["t"], allowzero="NOTSET"), *PLAIN],
 }
 
 

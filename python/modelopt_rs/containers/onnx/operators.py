@@ -116,6 +116,8 @@ def _missing(node: Any, schema: Any) -> str | None:
             return f"must have the attribute {quote(name)}"
     if node.op_type == "Constant" and len(has) != 1:
         return f"must have one attribute, its value, got {len(has)}"
+    if node.op_type == "Constant" and not has <= set(schema.attributes):
+        return f"must have a value, got the attribute {quote(*has)}"
     return None
 
 

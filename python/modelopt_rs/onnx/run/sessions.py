@@ -23,7 +23,7 @@ __all__ = ["FOLDER", "Ended", "Session", "bounded", "open_session", "resident", 
 
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
 Feed: TypeAlias = Mapping[str, Array]
-LOOK = 0.05  # seconds between two looks at a run that has bounds
+LOOK = 0.005  # seconds between two looks at a run that has bounds: it may fill 100 MB in ten times that
 _BOUNDS: ContextVar["_Bounds | None"] = ContextVar("_BOUNDS", default=None)
 
 INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
