@@ -248,10 +248,8 @@ class QuantizedArray(_LookedUp):
             rest = self.shape[1:]
             wanted = rest if type(indices) is int else indices.shape + rest
             out = np.empty(wanted, _FLOAT32 if dtype is np.float32 else float_dtype("take", dtype))
-        given = (
-            self.codes, self.scale, self.zero_point, self.offset, self.global_scale,
-            self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape,
-        )  # fmt: skip
+        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
+        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape)
         table = getattr(self, "_table", None)
         if table is None or not table.take(given, indices, out, bf16, threads):
             table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
