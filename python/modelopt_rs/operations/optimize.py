@@ -64,9 +64,9 @@ def optimize_file(
     table or a head at most those of the largest layer) and its prior; its least value within the size is found by
     Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
     weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
-    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes; what transformers
-    reads only where all weights are coded alike gets one, or stays. Mixed bits have no zero points where transformers
-    would not read them.
+    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes; what
+    transformers reads only where all weights are coded alike gets one, or stays. Mixed bits have no zero points where
+    transformers would not read them.
 
     Parameters
     ----------
