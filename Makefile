@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pyright wheels audit build test fuzz zoo lint bench docs examples demo interop clean
+.PHONY: wheels audit build test interop-test slow-test fuzz zoo lint bench docs examples demo interop clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,20 @@ $(VENV)/.ready: $(BIN)/python pyproject.toml
 build: $(VENV)/.ready
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
 
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 test: build
 	cargo test --locked --no-default-features --quiet
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --doctest-modules --doctest-glob='*.md' \
-		--ignore=python/modelopt_rs/interop --ignore=docs/conf.py tests python/modelopt_rs docs README.md
+	$(PYTEST) -m "not slow" --doctest-modules --doctest-glob='*.md' --ignore=python/modelopt_rs/interop \
+		--ignore=docs/conf.py --ignore=tests/interop --ignore=tests/zoo tests python/modelopt_rs docs README.md
+
+# What is beside it: with torch, transformers and Keras, and the smallest models of the zoo.
+interop-test: interop
+	$(PYTEST) tests/interop tests/zoo
+
+# And what needs some GiB of memory or tens of seconds: large arrays and files, and most of the mutants.
+slow-test: build
+	$(PYTEST) -m slow --ignore=tests/interop --ignore=tests/zoo tests
 
 # As many mutants of ONNX models, of safetensors files and of calls as a night has time for.
 fuzz: build
@@ -46,18 +56,16 @@ lint: build
 	$(BIN)/ruff format --check python tests benches examples ci
 	$(BIN)/mypy
 	$(BIN)/mypy --strict tests/typing/uses.py
+	$(PIP) "basedpyright>=1.31"
+	$(BIN)/basedpyright tests/typing
 	$(BIN)/stubtest modelopt_rs._core
-
-# Not of the gates: pyright takes its program from the registry of npm when it first runs.
-pyright: build
-	$(PIP) "pyright[nodejs]>=1.1.390"
-	$(BIN)/pyright tests/typing
 
 # The wheel for every Linux since 2018 and the source archive, checked and tried as users have them (docs/how-to/release.md).
 wheels: $(BIN)/python
 	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20"
 	rm -rf target/wheels
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --out target/wheels
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --compression-level 9 \
+		--out target/wheels
 	$(BIN)/maturin sdist --out target/wheels
 	$(BIN)/python ci/check_wheel.py target/wheels --suite
 

@@ -10,6 +10,7 @@ Read from the syntax tree of every module, imports inside functions too:
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,8 +48,9 @@ EXTRAS = {"click", "keras", "matplotlib", "ml_dtypes", "onnx", "onnx_ir", "onnxr
 EXTRAS |= {"gguf", "h5py", "jinja2", "transformers"}
 NEED_AN_EXTRA = ("onnx", "containers.onnx", "interop", "cli")
 SHARED = ("_core", "_types", "__init__", "__version__")
-# The one way up: saving an optimizer is a method of an object that knows arrays, and writes a file.
-# It is imported when it is asked for, or `import modelopt_rs.optim` would read all that knows files.
+# The ways up are methods: an optimizer and a quantized array, which know arrays, are saved as files, and a source,
+# which knows tensors, gives one in codes by its layout. What they need is imported when it is asked for, or
+# `import modelopt_rs.optim` would read all that knows files.
 UP = {("quant.checkpoint", "containers"), ("quant.checkpoint", "stream"), ("quant.array", "quant")}
 UP |= {("stream.model", "layouts")}
 UP |= {("optim.checkpoint", "containers"), ("optim.checkpoint", "stream"), ("optim.optimizer", "optim")}
@@ -56,6 +58,17 @@ UP |= {("optim.checkpoint", "containers"), ("optim.checkpoint", "stream"), ("opt
 BY_NAME = {"__import__", "exec", "eval", "import_module", "find_loader", "run_module", "run_path", "resolve_name"}
 BY_NAME_TAKEN = {("__init__", "import_module")}
 MAX_LINES, MAX_FUNCTION, MAX_ARGUMENTS = 300, 50, 7
+
+
+@functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Return all nodes of a tree, or of a part: they are looked through several times."""
+    return tuple(ast.walk(tree))
+
+
+def shown(path: Path) -> str:
+    """Return how a breach names a file."""
+    return str(path.relative_to(ROOT.parent))
 
 
 def parts_of(path: Path) -> tuple[str, ...]:
@@ -66,8 +79,8 @@ def parts_of(path: Path) -> tuple[str, ...]:
 
 def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str, str | None, bool]]:
     """Yield each import: the statement, the module, the name taken of it, and whether it is inside a function."""
-    inside = {id(node) for each in ast.walk(tree) if isinstance(each, FUNCTIONS) for node in ast.walk(each)}
-    for node in ast.walk(tree):
+    inside = {id(node) for each in nodes(tree) if isinstance(each, FUNCTIONS) for node in nodes(each)}
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name, None, id(node) in inside
@@ -90,7 +103,7 @@ def breaches(path: Path, tree: ast.Module) -> Iterator[str]:
     own = parts_of(path)
     lazy = own == ("__init__",)
     for node, module, name, inside in imports(tree):
-        where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+        where = f"{shown(path)}:{node.lineno}"
         if module.startswith("."):
             yield f"{where}: imports {module} relatively; floors are read from whole names"
             continue
@@ -114,9 +127,9 @@ def breaches(path: Path, tree: ast.Module) -> Iterator[str]:
 
 def by_name(path: Path, tree: ast.Module) -> Iterator[str]:
     """Yield imports by a name that is computed, and looks into the modules that there are."""
-    own = ".".join(parts_of(path))
-    for node in ast.walk(tree):
-        where = f"{path.relative_to(ROOT.parent)}:{getattr(node, 'lineno', 0)}"
+    own, name_of_file = ".".join(parts_of(path)), shown(path)
+    for node in nodes(tree):
+        where = f"{name_of_file}:{getattr(node, 'lineno', 0)}"
         called = node.func if isinstance(node, ast.Call) else None
         # (`model.eval()` is a method; `importlib.import_module` and `builtins.exec` are functions of a module.)
         name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
@@ -134,7 +147,7 @@ def by_name(path: Path, tree: ast.Module) -> Iterator[str]:
 def private_names(tree: ast.Module) -> set[str]:
     """Return the private names that a module defines: functions, classes, variables and attributes."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -149,7 +162,7 @@ def private_names(tree: ast.Module) -> set[str]:
 def borrowed(path: Path, tree: ast.Module, defined: Mapping[str, set[str]]) -> Iterator[str]:
     """Yield private attributes that the module's own package doesn't have, and another has; `defined` is by package."""
     own = (parts_of(path) or ("__init__",))[0]
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in defined[own]:
             root = node.value
             while isinstance(root, ast.Attribute):
@@ -159,14 +172,14 @@ def borrowed(path: Path, tree: ast.Module, defined: Mapping[str, set[str]]) -> I
                 continue
             others = sorted(package for package, names in defined.items() if node.attr in names)
             if others:
-                where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+                where = f"{shown(path)}:{node.lineno}"
                 yield f"{where}: takes the private attribute {node.attr} of {others[0]}"
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
     """Return the lines of docstrings, and of strings that document a name."""
     lines: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return lines
@@ -182,12 +195,12 @@ def sizes(path: Path, tree: ast.Module, text: str) -> Iterator[str]:
     docs = docstring_lines(tree)
     n = len(text.splitlines()) - len(docs)
     if n > MAX_LINES:
-        yield f"{path.relative_to(ROOT.parent)}: {n} lines without docstrings ({MAX_LINES} at most)"
-    for node in ast.walk(tree):
+        yield f"{shown(path)}: {n} lines without docstrings ({MAX_LINES} at most)"
+    for node in nodes(tree):
         if not isinstance(node, FUNCTIONS):
             continue
         lines = set(range(node.lineno, (node.end_lineno or node.lineno) + 1)) - docs
-        where = f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+        where = f"{shown(path)}:{node.lineno}"
         if len(lines) > MAX_FUNCTION + len(node.args.kwonlyargs):
             yield f"{where}: {node.name} has {len(lines)} lines ({MAX_FUNCTION} at most)"
         positional = [arg for arg in node.args.args if arg.arg not in ("self", "cls")]

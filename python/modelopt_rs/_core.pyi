@@ -440,8 +440,13 @@ class TensorExchange:
 
     def __new__(cls, kind: type, bf16: np.dtype[Any]) -> Self:
         """For tensors of exactly this type; `bf16` is what its bfloat16 becomes."""
-    def layouts(self, tensors: list[Any]) -> bytes | None:
-        """Give where tensors lie and how, to be compared; None where one has no memory."""
+    def trace(self, params: list[Any], states: dict[Any, Any]) -> bytes | None:
+        """Give which parameters these are, their states, where both lie and how, as long as all are held.
+
+        None where one has no memory or no state.
+        """
+    def is_at(self, trace: bytes, params: list[Any], states: dict[Any, Any]) -> bool:
+        """Say whether `trace` would give the same."""
     def arrays(self, tensors: list[Any]) -> list[Array] | None:
         """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
 

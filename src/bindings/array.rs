@@ -33,7 +33,10 @@ pub struct Array<'py> {
 impl<'py> Array<'py> {
     /// What is read and written in place.
     pub fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        if !is_writeable(array) || is_in_order(array) {
+        if is_writeable(array) && is_in_order(array) {
+            return Ok(Self::new(name, array.clone(), dtype, true));
+        }
+        if !is_writeable(array) {
             return Self::output(name, array, dtype);
         }
         if let Some(axis) = repeated_axis(array) {
@@ -113,7 +116,7 @@ impl<'py> Array<'py> {
 
     /// The bytes that it lies in.
     pub fn extent(&self) -> Extent {
-        let (start, size) = (data(&self.object), self.object.dtype().itemsize());
+        let (start, size) = (data(&self.object), self.dtype.size());
         if self.by_rows {
             let [before, behind] = reach(&self.object);
             return Extent { start: start - before, end: start + behind + size, writes: false };

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use numpy::{PyArrayDescr, PyUntypedArray, dtype};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyCapsule, PyList, PyModule, PyType};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList, PyModule, PyType};
 
 use super::array::{Describe, describe_function, described, of_memory, retype, unpacked};
 use super::error::entry;
@@ -124,19 +124,29 @@ impl TensorExchange {
         Ok(Self { kind: kind.unbind(), bf16: bf16.unbind(), describe })
     }
 
-    /// Where tensors lie and how, as bytes to compare; None where one has no memory.
-    fn layouts<'py>(&self, tensors: &Bound<'py, PyList>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        entry("layouts", || {
-            let mut bytes = Vec::with_capacity(40 * tensors.len());
-            for tensor in tensors {
-                let Some(found) = described(self.describe, &tensor) else { return Ok(None) };
-                bytes.extend(found.data.to_ne_bytes());
-                bytes.extend([found.kind[0] as u8, found.kind[1] as u8, found.kind[2] as u8, found.axes as u8]);
-                for n in found.shape[..found.axes].iter().chain(&found.strides[..found.axes]) {
-                    bytes.extend(n.to_ne_bytes());
-                }
-            }
-            Ok(Some(PyBytes::new(tensors.py(), &bytes)))
+    /// Which parameters these are, what each has in `states`, and where all of it lies and how: objects by their addresses,
+    /// which stay theirs as long as someone holds them. None where one has no memory or no state.
+    fn trace<'py>(
+        &self,
+        params: &Bound<'py, PyList>,
+        states: &Bound<'py, PyDict>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        entry("trace", || {
+            let mut trace = Vec::new();
+            let is_whole = self.walk(params, states, |words| {
+                trace.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+                true
+            })?;
+            Ok(is_whole.then(|| PyBytes::new(params.py(), &trace)))
+        })
+    }
+
+    /// Whether that is still so, without a copy of it: for small parameters it is the larger part of a step.
+    fn is_at(&self, trace: &[u8], params: &Bound<'_, PyList>, states: &Bound<'_, PyDict>) -> PyResult<bool> {
+        entry("is_at", || {
+            let mut left = trace.as_chunks().0.iter();
+            let is_same = |words: &[u64]| words.iter().all(|word| left.next() == Some(&word.to_ne_bytes()));
+            Ok(self.walk(params, states, is_same)? && left.next().is_none())
         })
     }
 
@@ -156,6 +166,49 @@ impl TensorExchange {
 }
 
 impl TensorExchange {
+    /// Hand on all that [`Self::trace`] says, until `taken` says no; whether it never did and all was there.
+    fn walk<'py>(
+        &self,
+        params: &Bound<'py, PyList>,
+        states: &Bound<'py, PyDict>,
+        mut taken: impl FnMut(&[u64]) -> bool,
+    ) -> PyResult<bool> {
+        // States mostly stand in the order of the parameters, and then need not be looked up: torch's hash is a call.
+        let mut in_order = states.iter();
+        for param in params {
+            let state = match in_order.next() {
+                Some((key, state)) if key.is(&param) => state,
+                _ => match states.get_item(&param)? {
+                    Some(state) => state,
+                    None => return Ok(false),
+                },
+            };
+            let state = state.cast_into::<PyDict>()?;
+            if !taken(&[state.as_ptr() as u64, state.len() as u64]) || !self.takes(&param, &mut taken) {
+                return Ok(false);
+            }
+            for (key, value) in state {
+                // What is no tensor (how a state is coded) is itself all that there is to it.
+                let is_tensor = value.get_type().is(&self.kind) || value.is_instance(self.kind.bind(value.py()))?;
+                let words = [key.as_ptr() as u64, value.as_ptr() as u64];
+                if !taken(&words) || (is_tensor && !self.takes(&value, &mut taken)) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same of one tensor.
+    fn takes(&self, tensor: &Bound<'_, PyAny>, taken: &mut impl FnMut(&[u64]) -> bool) -> bool {
+        let Some(found) = described(self.describe, tensor) else { return false };
+        let [device, code, bits, lanes] = found.kind.map(u64::from);
+        let kind = ((device << 16 | code) << 16 | bits) << 16 | lanes;
+        let axes = found.shape[..found.axes].iter().zip(&found.strides[..found.axes]);
+        taken(&[tensor.as_ptr() as u64, found.data as u64, kind, found.axes as u64])
+            && axes.into_iter().all(|(&n, &stride)| taken(&[n as u64, stride as u64]))
+    }
+
     fn array<'py>(&self, tensor: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
         let py = tensor.py();
         if !tensor.get_type().is(&self.kind) || tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {

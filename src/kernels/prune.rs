@@ -1,7 +1,7 @@
 //! Pruning of single weights: which stay, and what is written for those that do not.
 //!
 //! A [`Score`] makes an integer key of each weight; the lowest keys go, among equal keys those of the lowest index. How many
-//! go becomes a [`Cut`] (by radix selection over whole arrays or pieces that come one by one, by bisection over rows) or a
+//! go becomes a [`Threshold`] (by radix selection over whole arrays or pieces that come one by one, by bisection over rows) or a
 //! place in a group of N:M, and an [`Output`] says what is written: the weights with zeros, or a mask.
 
 mod block;
@@ -125,7 +125,7 @@ fn block_of<'a, T: Element, O: Output<T>>(
 
 /// Which keys of one array or row go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cut<K> {
+struct Threshold<K> {
     /// Keys below it go; those above stay.
     key: K,
     /// How many of the keys that are equal to it go, lowest index first.

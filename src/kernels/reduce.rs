@@ -15,6 +15,8 @@ pub use position::{End, positions};
 pub use words::{Extremes, Keys, Word, WordSum, integer_as_f64};
 pub use zeros::{NonZero, has};
 
+use std::hint::black_box;
+
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -68,8 +70,10 @@ kernel! {
         let mut a = [O::IDENTITY[0]; LANES];
         let mut b = [O::IDENTITY[1]; LANES];
         let (blocks, tail) = x.as_chunks::<LANES>();
+        // Not unrolled for old CPUs, whose registers hold two of the lanes: it was three times the bytes of the other sets.
+        let lanes = if FMA { LANES } else { black_box(LANES).min(LANES) };
         for block in blocks {
-            for i in 0..LANES {
+            for i in 0..lanes {
                 [a[i], b[i]] = op.step([a[i], b[i]], block[i]);
             }
         }
@@ -79,11 +83,11 @@ kernel! {
             for ((a, b), &v) in tail_a.iter_mut().zip(&mut tail_b).zip(tail) {
                 [*a, *b] = op.step([*a, *b], v);
             }
-            for i in 0..LANES {
+            for i in 0..lanes {
                 [a[i], b[i]] = op.merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
             }
         }
-        let mut width = LANES / 2;
+        let mut width = lanes / 2;
         while width > 0 {
             for i in 0..width {
                 [a[i], b[i]] = op.merge([a[i], b[i]], [a[i + width], b[i + width]]);
@@ -101,9 +105,10 @@ kernel! {
         let mut a = [O::IDENTITY[0]; COLUMNS];
         let mut b = [O::IDENTITY[1]; COLUMNS];
         let (a, b) = (&mut a[..width], &mut b[..width]);
-        // Several rows at a time, each number still in its turn: states are loaded and stored once for all of them.
-        let fours = x.chunks_exact(4 * stride);
-        let rest = fours.remainder();
+        // Several rows at a time, each number still in its turn: states are loaded and stored once for all of them. (Not on
+        // old CPUs, for the bytes of it.)
+        let fours = if FMA { x } else { &[] }.chunks_exact(4 * stride);
+        let rest = if FMA { fours.remainder() } else { x };
         for rows in fours {
             let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|i| &rows[i * stride + first..][..width]);
             for i in 0..width {

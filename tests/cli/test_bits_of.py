@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import bert, write
+import modelopt_rs as mo
+from checkpoints import bert, weights, write
 from modelopt_rs.cli import main
 
 pytest.importorskip("click", reason="the extra `cli` is not installed")
@@ -58,6 +59,15 @@ def test_each_weight_has_the_bits_of_the_first_glob_that_matches(run: Run, path:
     assert written["options"]["bits_of"] == {"*1.weight": 8, "*.weight": 4}
     reasons = ["4 bits: MatMulNBits, blocks of 32", "8 bits: MatMulNBits, blocks of 128"]
     assert [t["reason"] for t in written["tensors"]] == reasons
+
+
+def test_h5_a_name_with_brackets_is_its_own_glob(tmp_path: Path) -> None:
+    tensors = {f"layers[{i}].weight": ("F32", weights((64, 64), i)) for i in range(2)}
+    path = write(tmp_path / "a.safetensors", tensors)
+    report = mo.quantize_file(path, tmp_path / "b.safetensors", bits_of={"layers[0].weight": 4}, uniform=True)
+    reasons = {each.name: each.reason for each in report.tensors}
+    assert "4 bits" in reasons["layers[0].weight"]
+    assert "4 bits" not in reasons["layers[1].weight"]
 
 
 def test_a_second_pass_leaves_what_is_quantized_and_gives_the_same_tensors(

@@ -92,3 +92,17 @@ def test_h55_a_summary_says_what_was_not_compared(run: Run, tmp_path: Path) -> N
     _, said, _ = run("compare", tmp_path / "a.onnx", tmp_path / "a.onnx", "--no-run")
     assert " were compared, all equal" in said
     assert np.isinf(mo.compare_files(tmp_path / "a.onnx", tmp_path / "a.onnx", run=None).sqnr_db)
+
+
+def test_h55_integers_that_differ_are_not_exact(run: Run, tmp_path: Path) -> None:
+    for name, code in (("a", 1), ("b", 3)):
+        w = np.full((4, 4), code, np.int8)
+        node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+        x, y = (onnx.helper.make_tensor_value_info(n, t, [2, 4]) for n, t in (("x", 3), ("y", 6)))
+        graph = onnx.helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(w, "w")])
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+            tmp_path / f"{name}.onnx",
+        )
+    _, said, _ = run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--no-run")
+    assert "the one that differs: SQNR -6.02 dB, largest error 2, " in said

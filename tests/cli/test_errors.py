@@ -1,6 +1,7 @@
 """Errors of modelopt-rs: one line on stderr, an exit code, nothing written."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,8 @@ def test_sharded_with_a_missing_shard(fail: Fail, tmp_path: Path) -> None:
         (KeyError("x"), 70, "internal error, please report it: KeyError: 'x'"),
         (TypeError("t"), 70, "internal error, please report it: TypeError: t"),
         (InternalError("kernel; please report"), 70, "kernel; please report"),
+        (ModuleNotFoundError("no x", name="x"), 70, "internal error, please report it: ModuleNotFoundError: no x"),
+        (ModuleNotFoundError("the extra `x` is missing"), 1, "the extra `x` is missing"),
         (MemoryError(), 1, "out of memory"),
         (OSError(28, "No space left on device", "/x/y"), 1, "/x/y: No space left on device"),
         (OSError("no number"), 1, "no number"),
@@ -188,6 +191,13 @@ def test_codes(
 
     monkeypatch.setattr("modelopt_rs.cli.inspect.inspect_file", broken)
     assert fail(code, "inspect", model) == message
+
+
+def test_a_broken_installation_ends_in_70(fail: Fail, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt_rs.cli.app", None)
+    assert fail(70, "inspect", model).startswith(
+        "the installation is broken, install modelopt_rs again: ModuleNotFound"
+    )
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -215,3 +225,31 @@ def test_h31_an_option_of_the_first_step_stands_before_then(capsys: pytest.Captu
     assert err.endswith("; --overwrite must stand before --then\n")
     assert main([*arguments, "--nonsense"]) == 2
     assert "before --then" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_h40_a_report_replaces_nothing_that_the_command_reads_or_writes(
+    tmp_path: Path, model: Path, fail: Fail, link: str | None
+) -> None:
+    out, page = tmp_path / "b.safetensors", tmp_path / "page.html"
+    path = model
+    if link is not None:
+        path = tmp_path / "other"
+        getattr(path, link)(model)
+    message = fail(2, "prune", model, "-o", out, "--sparsity", "0.5", "--json", path)
+    assert message.startswith(f"Invalid value for '--json': '{path}' would replace a file of FILE|DIR")
+    assert "a file of --output" in fail(2, "quantize", model, "-o", out, "--json", out, "--dry-run")
+    assert "a file of --json" in fail(2, "quantize", model, "-o", out, "--json", page, "--report", page)
+    assert "a file of B" in fail(2, "compare", out, model, "--json", path)
+    assert "a file of MODEL" in fail(2, "calibrate", "--merge", out, model, "-o", page, "--json", path)
+
+
+def test_h40_a_report_is_no_file_of_a_directory(tmp_path: Path, fail: Fail) -> None:
+    model, out = directory(tmp_path / "model", bert()), tmp_path / "out"
+    config = model / "config.json"
+    assert "a file of FILE|DIR" in fail(2, "quantize", model, "-o", out, "--json", config)
+    out.mkdir()
+    assert "a file of --output" in fail(2, "quantize", model, "-o", out, "--json", out / "config.json")
+    (out / "report.json").write_text("{}")
+    assert main(["quantize", str(model), "-o", str(out), "--overwrite", "--json", str(out / "report.json")]) == 0
+    assert json.loads((out / "report.json").read_text())["tensors"]

@@ -172,6 +172,7 @@ LABELS = ("bytes before", "bytes after", "ratio", "SQNR, dB", "worst tensor", "s
 MODELS = ["2-bits", "2-of-4", "2-of-4-bitmask", "4-bits", "8-bits", "ffn-75", "heads-50"]
 
 
+@pytest.mark.slow
 def test_demo_keeps_the_models_and_says_what_they_cost(tmp_path: Path) -> None:
     """A second time over the first."""
     packages = demo_package(tmp_path / "packages")
@@ -204,6 +205,7 @@ def test_demo_keeps_the_models_and_says_what_they_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_demo_compares_embeddings_where_transformers_is(tmp_path: Path) -> None:
     for module in ("torch", "transformers"):
         pytest.importorskip(module, reason=f"the extra `interop` is not installed: {module}")

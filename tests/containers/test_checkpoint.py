@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import modelopt_rs as mo
 from files_samples import infos, left_over, raw, save
 from modelopt_rs import files
 from modelopt_rs._core import FormatError, LimitError
@@ -367,3 +368,14 @@ def test_hub_caches_of_links_are_copied_as_files(model: Path, tmp_path: Path) ->
         copy(source, tmp_path / "out")
     assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())
     assert set(infos(ARRAYS)) == set(CheckpointSource(tmp_path / "out").tensors.values())
+
+
+def test_a_directory_without_a_model_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"is in the directory; give one of its files: 'onnx/model.onnx'$"):
+        mo.inspect_file(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(mo.UnsupportedError, match=r"it has an adapter, which is no model; merge it into"):
+        mo.inspect_file(tmp_path)

@@ -210,6 +210,27 @@ def test_an_empty_path_is_no_directory(call: Callable[[str], Any]) -> None:
         call("")
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "must be a path, got None"),
+        (5, "must be a path, got 5"),
+        (b"a.safetensors", "must be a path, got bytes"),
+        ("a\0b", "must have no null character, got 'a\\x00b'"),
+        ("\ud800.onnx", "must be text that files can be named by, got '\\ud800.onnx'"),
+    ],
+)
+def test_h44_what_is_no_path_is_refused_by_name(tmp_path: Path, path: Any, message: str) -> None:
+    save(tmp_path / "a.safetensors", {"fc.weight": np.ones((64, 64), np.float32)})
+    with pytest.raises((TypeError, ValueError)) as caught:
+        files.open(path)
+    assert str(caught.value) == f"open: path {message}"
+    if isinstance(path, str):
+        with pytest.raises(ValueError, match="create: path must") as caught:
+            mo.quantize_file(tmp_path / "a.safetensors", path)
+        assert type(caught.value) is ValueError
+
+
 def test_an_empty_destination_is_none(tmp_path: Path) -> None:
     """H44."""
     save(tmp_path / "a.safetensors", {"fc.weight": np.ones((64, 64), np.float32)})

@@ -522,7 +522,7 @@ def failing_calls():
 
 def test_c15_failing_calls_leak_no_reference():
     for argument, call in failing_calls():
-        for counted in range(20_000):
+        for counted in range(4_000):
             if counted == 500:
                 gc.collect()
                 before = sys.getrefcount(argument), len(gc.get_objects()), sys.getrefcount(type(argument))
@@ -581,35 +581,55 @@ OUT_OF_MEMORY = {  # each needs more than the 8 MiB that are left
 }
 
 
-@pytest.mark.parametrize("name", OUT_OF_MEMORY)
-def test_c10_running_out_of_memory_is_a_memory_error_and_nothing_is_lost(name):
-    """In its own process each: an allocation that fails in Rust would abort it."""
-    run(
-        f"""
-import resource
+EACH_IN_A_CHILD = """
+import faulthandler, os, resource, sys, traceback
 import numpy as np
 import modelopt_rs as mo
 
-x = np.ones(1 << 24, np.float32)
-codes = np.ones(1 << 24, np.uint8)
-q = mo.quantize(x, bits=2)
-out = np.empty_like(x)
-for _ in range(3):
-    mo.fake_quantize(x, out=out, threads=2)  # the workers have their stacks and arenas
-out[...] = 7
-with open("/proc/self/statm") as f:
-    used = int(f.read().split()[0]) * 4096
-resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
-try:
-    {OUT_OF_MEMORY[name]}
-except MemoryError:
-    assert mo.reduce.minmax(out, threads=2) == (7, 7)  # nothing was written
-else:
-    # what needs less than it could is welcome
-    assert {name!r} in ("quantile", "kth_magnitude", "sum-strided", "fake_quantize-group")
-assert mo.reduce.minmax(x, threads=2) == (1, 1)
-assert mo.fake_quantize(x, out=out, threads=2) is out
-assert mo.reduce.sum(x, threads=2) == 1 << 24
+def each_in_a_child(cases, work):
+    "An allocation that fails in Rust would abort the process: a fork for each, and the imports only once."
+    faulthandler.dump_traceback_later(110, exit=True)
+    for name, code in cases.items():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work(name, code)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0, name
+"""
+
+
+def test_c10_running_out_of_memory_is_a_memory_error_and_nothing_is_lost():
+    run(
+        EACH_IN_A_CHILD
+        + f"""
+def work(name, code):
+    x = np.ones(1 << 24, np.float32)
+    codes = np.ones(1 << 24, np.uint8)
+    q = mo.quantize(x, bits=2)
+    out = np.empty_like(x)
+    for _ in range(3):
+        mo.fake_quantize(x, out=out, threads=2)  # the workers have their stacks and arenas
+    out[...] = 7
+    with open("/proc/self/statm") as f:
+        used = int(f.read().split()[0]) * 4096
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), -1))
+    try:
+        exec(code)
+    except MemoryError:
+        assert mo.reduce.minmax(out, threads=2) == (7, 7)  # nothing was written
+    else:
+        # what needs less than it could is welcome
+        assert name in ("quantile", "kth_magnitude", "sum-strided", "fake_quantize-group")
+    assert mo.reduce.minmax(x, threads=2) == (1, 1)
+    assert mo.fake_quantize(x, out=out, threads=2) is out
+    assert mo.reduce.sum(x, threads=2) == 1 << 24
+
+each_in_a_child({OUT_OF_MEMORY!r}, work)
 """
     )
 
@@ -627,20 +647,20 @@ HUGE = {
 }
 
 
-@pytest.mark.parametrize("name", HUGE)
-def test_c10_c11_shapes_beyond_any_memory_are_errors_and_no_abort(name):
-    """In its own process each: an allocation that fails in Rust would abort it."""
+def test_c10_c11_shapes_beyond_any_memory_are_errors_and_no_abort():
     run(
-        f"""
-import numpy as np
-import modelopt_rs as mo
-try:
-    {HUGE[name]}
-except (ValueError, MemoryError):
-    pass
-else:
-    raise SystemExit("no error")
-assert mo.reduce.sum(np.ones(3, np.float32)) == 3
+        EACH_IN_A_CHILD
+        + f"""
+def work(name, code):
+    try:
+        exec(code)
+    except (ValueError, MemoryError):
+        pass
+    else:
+        raise SystemExit("no error")
+    assert mo.reduce.sum(np.ones(3, np.float32)) == 3
+
+each_in_a_child({HUGE!r}, work)
 """
     )
 

@@ -79,7 +79,3 @@ def test_a_long_file_and_a_long_function_are_refused(floors: ModuleType) -> None
     assert any("f has 52 lines" in line for line in floors.sizes(path, ast.parse(text), text))
     text = 'def f():\n    """' + "word\n" * 80 + '    """\n'
     assert list(floors.sizes(path, ast.parse(text), text)) == []
-
-
-def test_the_house_is_in_order(floors: ModuleType) -> None:
-    assert floors.main() == 0

@@ -235,7 +235,7 @@ def test_d10_a_daemon_thread_inside_a_call_does_not_hold_up_the_exit():
         + """
 big = np.ones(1 << 22, np.float32)
 faulthandler.cancel_dump_traceback_later()  # a child would wait for that thread at its end
-for _ in range(9):
+for _ in range(49):
     pid = os.fork()
     if pid == 0:  # it ends as an interpreter does, without the imports that come before
         signal.alarm(60)
@@ -250,11 +250,8 @@ threading.Thread(target=loop, daemon=True).start()
 inside.wait()
 """
     )
-    # Each has nine children: 50 in all.
-    parents = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(5)]
-    for parent in parents:
-        _, errors = parent.communicate(timeout=90)
-        assert (parent.returncode, errors) == (0, "")
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ------------------------------------------------------------------------------------------- how many of them
@@ -401,7 +398,7 @@ def test_b9_the_callers_floating_point_mode_changes_no_bit(name, word, mxcsr, is
             argument = call.prepare(values)
             _core.set_isa(next(turns))
             want = ref.bits_of(call.run(argument, 1))
-            for threads in (1, 3):
+            for threads in (1, 3) if values is x else (1,):  # the workers are the same whatever they compute
                 default = mxcsr.get_mxcsr()
                 mxcsr.set_mxcsr(word)
                 try:

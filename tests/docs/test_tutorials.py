@@ -23,6 +23,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
 def test_every_command_of_a_tutorial_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     missing = [module for module in NEEDS[name] if find_spec(module) is None]

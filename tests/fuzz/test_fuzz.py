@@ -1,6 +1,7 @@
 """Mutants, each through the commands: a result or a promised error, in time, within memory.
 
-`make test` runs some of each kind, `make fuzz` 100,000. Seeds are counted from 0: what fell once falls again.
+`make test` runs an eighth of some thousand, `make slow-test` the others, `make fuzz` 100,000.
+Seeds are counted from 0: what fell once falls again.
 """
 
 import os
@@ -20,7 +21,7 @@ from fuzz import fuzz
 
 COUNTS = {"onnx": 1600, "graphs": 400, "safetensors": 2000, "quantized": 2000, "torch": 2000, "imatrix": 2000}
 COUNTS |= {"arrays": 2000}
-PARTS = 4  # so that several workers of pytest share them
+PARTS = 8  # so that several workers of pytest share them
 CALLS = 50  # a seed of the arrays' makes so many calls
 
 
@@ -29,7 +30,7 @@ def test_a_model_that_doubles_its_data_in_each_node_is_ended() -> None:
     assert fuzz("onnx", range(2251, 2252)).problems() == []
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, PARTS))])
 @pytest.mark.parametrize("kind", COUNTS)
 def test_every_mutant_ends_in_a_result_or_a_promised_error(kind: str, part: int) -> None:
     """H38, H39, E1 to E19: no hang, no death, no other error, no memory over the budget and 64 MiB."""

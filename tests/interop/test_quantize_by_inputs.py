@@ -1,5 +1,6 @@
 """GPTQ of Hugging Face directories: what the array function gives, of the inputs that transformers gives to layers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,27 @@ def test_what_can_not_be_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(mo.OptionError, match=r"^then must have no method, got 'gptq': quantize what comes out$"):
             call(tmp_path / "model", tmp_path / "out", then=then, **how)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model_type", ["mymodel", "bert"])
+def test_code_of_a_directory_is_never_executed_nor_asked_for(
+    tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto_map` names it; where transformers has a class for the type, that one runs."""
+    saved(tmp_path / "model", "bert")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config |= {"auto_map": {"AutoConfig": "my.MyConfig", "AutoModel": "my.MyModel"}, "model_type": model_type}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "my.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass MyConfig: pass")
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("asked"))
+    options: dict[str, Any] = {"bits": 4, "method": "gptq", "calibrate": samples()}
+    if model_type == "bert":
+        assert mo.quantize_file(tmp_path / "model", tmp_path / "out", **options).totals.changed
+    else:
+        with pytest.raises(mo.OptionError, match=r"^calibrate: .* must be a model that transformers has a class for"):
+            mo.quantize_file(tmp_path / "model", tmp_path / "out", **options)
+    assert mo.quantize_file(tmp_path / "model", tmp_path / "plain", bits=8).totals.changed
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from modelopt_rs import dequantize_file, files, quantize_file  # noqa: E402
+from modelopt_rs import UnsupportedError, dequantize_file, files, inspect_file, quantize_file  # noqa: E402
 
 
 def bits(tensor: Any) -> bytes:
@@ -121,3 +121,29 @@ def test_files_of_keras(tmp_path: Path) -> None:
     for name in ("x.keras", "x.weights.h5"):
         with files.open(tmp_path / name) as source:
             assert sorted(source.read(each).tobytes() for each in source.tensors) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: {"a": torch.eye(4).to_sparse()}, r"has a sparse tensor; save it after .to_dense\(\)"),
+        (lambda: {"a": torch.eye(4).to_sparse_csr()}, r"has a sparse tensor; save it after .to_dense\(\)"),
+        (lambda: {"a": torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8)}, r"save it after .dequantize\(\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_plain_numbers_say_what_to_save(tmp_path, make, message):
+    torch.save(make(), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=message):
+        inspect_file(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_archive_of_torchscript_is_named(tmp_path):
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 2
+
+    torch.jit.save(torch.jit.script(Two()), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=r"is a TorchScript archive, whose code is not read; save the state"):
+        inspect_file(tmp_path / "a.pt")

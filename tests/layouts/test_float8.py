@@ -11,6 +11,10 @@ import modelopt_rs as mo
 from checkpoints import Tensors, directory, from_bf16, read, write
 from families import BERT, bert
 from modelopt_rs import FormatError, UnsupportedError
+from modelopt_rs.layouts.float_quantized import FOREIGN_FLOAT8
+from modelopt_rs.layouts.format_codec import FormatWeight
+from modelopt_rs.layouts.format_spec import FormatSpec
+from modelopt_rs.layouts.view import Dequantized
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 W = np.random.default_rng(0).normal(size=(200, 288)).astype(np.float32)
@@ -183,3 +187,26 @@ def test_it_becomes_what_the_model_computes_in(tmp_path: Path, word: str) -> Non
     )
     mo.prune_file(b, tmp_path / "d.safetensors", sparsity=0.0, durable=False)
     assert read(tmp_path / "d.safetensors")["fc.weight"][0] == "F16"
+
+
+class ByRow:
+    """A layout of float8 that nobody has, with scales of rows."""
+
+    name, state = "by-row", "quantized"
+
+    def mark(self, tensors: Any) -> None:
+        return None
+
+    def find(self, source: Any) -> Any:
+        spec = FormatSpec("fp8_e5m2", axis=0)
+        yield FormatWeight(source, "fc.weight", W.shape, spec, ("fc.weight", "fc.weight_absmax"))
+
+
+def test_a_weight_that_two_layouts_find_is_that_of_the_first(tmp_path: Path) -> None:
+    tensors, plain = sample("F8_E5M2", "none")
+    tensors["fc.weight_absmax"] = ("F32", np.full((200, 1), 3, np.float32))
+    path = write(tmp_path / "a.safetensors", tensors)
+    for layouts, factor in (((ByRow(), FOREIGN_FLOAT8), 3), ((FOREIGN_FLOAT8, ByRow()), 1)):
+        with Dequantized(mo.files.open(path), layouts=layouts) as view:
+            np.testing.assert_array_equal(view.read("fc.weight"), factor * plain)
+            assert ("fc.weight_absmax" in view.tensors) == (factor == 1)

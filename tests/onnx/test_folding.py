@@ -136,3 +136,33 @@ def test_constants_that_would_grow_are_left(tmp_path):
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     with OnnxSource(tmp_path / "m.onnx") as source:
         assert set(Folding(source, 2**20).tensors) == {"w0"}
+
+
+@pytest.mark.parametrize("is_quantized", [True, False])
+def test_what_several_bodies_compute_alike_is_stored_once(tmp_path, is_quantized):
+    """As exporters leave the weights of an LSTM in both branches of an If."""
+
+    def branch(name):
+        nodes = [
+            node("Reshape", ["o", "a"], [f"{name}_w"]),
+            node("MatMul", ["x", f"{name}_w"], [f"{name}_m"]),
+            node("Tanh" if name == "then" else "Relu", [f"{name}_m"], [f"{name}_y"]),
+        ]
+        out = helper.make_tensor_value_info(f"{name}_y", 1, None)
+        return helper.make_graph(nodes, name, [], [out])
+
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Greater", ["s", "zero"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=branch("then"), else_branch=branch("else")),
+    ]
+    weights = {"o": normal(32, 192), "a": ints(64, 96), "zero": np.array(0, np.float32)}
+    proto = model(nodes, {"x": ["n", 64]}, {"y": ["n", 96]}, weights)
+    exclude = [] if is_quantized else ["*_folded"]
+    report, before, after = quantized(tmp_path, proto, exclude=exclude)
+    assert report.totals.changed == int(is_quantized)
+    if is_quantized:
+        assert after.stat().st_size < 0.3 * before.stat().st_size
+    for x in (X, -X, np.abs(X)):
+        old, new = outputs(before, {"x": x})[0], outputs(after, {"x": x})[0]
+        assert sqnr(old, new) > 35 if is_quantized else np.array_equal(old, new)

@@ -117,3 +117,18 @@ def test_h57_calibration_data_mean_static_activations() -> None:
     assert mo.OnnxOptions().activations == "none"
     with pytest.raises(mo.OptionError, match="calibrate must be given with activations 'static'"):
         mo.OnnxOptions(calibrate="data.npz", activations="dynamic")
+
+
+def test_h57_calibration_data_of_a_file_of_weights_are_named(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(mo.OptionError, match=r"calibrate \(calibration data\) needs method 'gptq' or 'awq' for "):
+        mo.quantize_file(source, tmp_path / "b.safetensors", onnx=mo.OnnxOptions(calibrate="data.npz"))
+
+
+@pytest.mark.parametrize("name", ["b.onnx", "b.ONNX", "b.h5", "b.gguf", "b.bin"])
+def test_h47_a_name_of_another_container_is_refused(source: Path, name: str) -> None:
+    before = files_of(source.parent)
+    message = rf"create: path must not end in \{name[1:]}, got .*{name}; what is made of .* is written as safetensors"
+    for call in (mo.quantize_file, mo.dequantize_file, mo.prune_file):
+        with pytest.raises(mo.OptionError, match=message):
+            call(source, source.parent / name, **({"sparsity": 0.5} if call is mo.prune_file else {}))
+    assert files_of(source.parent) == before

@@ -10,7 +10,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0 ok, 1 input, output or run-time failure, 2 usage, 3 malformed input or a limit, 4 written, but
-    perhaps not durable (`InPlaceError`), 70 internal error,
+    perhaps not durable (`InPlaceError`), 70 internal error or broken installation,
     130 interrupted, 143 terminated.
 
     Parameters
@@ -35,9 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted()
     try:
         from modelopt_rs.cli.app import run
-
+    except KeyboardInterrupt:
+        return _interrupted()
+    except Exception as error:  # a module is gone, cut off, or of another version
+        what = f"{type(error).__name__}: {error}"
+        print(f"modelopt-rs: the installation is broken, install modelopt_rs again: {what}", file=sys.stderr)
+        return 70
+    try:
         return run(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:  # while the command is imported
+    except KeyboardInterrupt:  # before it is told what to do then
         return _interrupted()
 
 

@@ -4,6 +4,7 @@ import click
 
 from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.options import links, parse_size, selection
+from modelopt_rs.cli.reports import check_apart
 from modelopt_rs.cli.show import line
 from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.operations.calibrate import calibrate_file, merge_statistics
@@ -68,6 +69,7 @@ def calibrate(
     modelopt-rs calibrate --merge a.safetensors b.safetensors -o sum.safetensors
     modelopt-rs quantize model/ -o small/ --bits 4 --statistics stats.safetensors
     """  # noqa: D301
+    check_apart()
     if merge:
         if data is not None or include or exclude:
             raise click.UsageError("--merge takes files of statistics alone, without --calibrate, --include, --exclude")

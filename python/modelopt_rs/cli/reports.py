@@ -1,9 +1,11 @@
 """`--json` and `--report`: what a command reports, as a file."""
 
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
@@ -11,7 +13,7 @@ import click
 from modelopt_rs.operations.page import check_report_path, write_json, write_report
 from modelopt_rs.report.reports import CompareReport, InspectReport, Report
 
-__all__ = ["ReportPaths", "reporting"]
+__all__ = ["ReportPaths", "check_apart", "reporting"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,6 +53,7 @@ def reporting(command: Command) -> Command:
     def with_reports(*, json_path: str | None, page_path: str | None, **others: Any) -> None:
         if page_path is not None:
             _check_page(page_path)
+        check_apart()
         command(reports=ReportPaths(json_path, page_path, others.get("allow_symlinks_under")), **others)
 
     for option in OPTIONS:
@@ -63,3 +66,47 @@ def _check_page(path: str) -> None:
     if not path.lower().endswith((".html", ".png")):
         raise click.BadParameter(f"{path!r} does not end in .html or .png", param_hint="'--report'")
     check_report_path(path)
+
+
+def check_apart() -> None:
+    """Refuse a report that would replace what the command reads or writes: the model, its data, the other report."""
+    context = click.get_current_context()
+    given = {
+        each: list(_texts(context.params.get(str(each.name))))
+        for each in context.command.params
+        if isinstance(each.type, click.Path) and each.name != "allow_symlinks_under"
+    }
+    sources = [path for each, paths in given.items() if isinstance(each, click.Argument) for path in paths]
+    for report in (each for each in given if each.name in ("json_path", "page_path")):
+        for path in given[report]:
+            for other, paths in given.items():
+                into = other.name == "output"
+                if other is not report and any(
+                    _is_copied(path, each, sources) if into and Path(each).is_dir() else _is_of(path, each)
+                    for each in paths
+                ):
+                    named = other.human_readable_name if isinstance(other, click.Argument) else other.opts[-1]
+                    raise click.BadParameter(f"{path!r} would replace a file of {named}", param=report)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        yield from value
+
+
+def _is_of(path: str, other: str) -> bool:
+    """Whether `path` is the file `other`, by whatever name, or one of the directory `other`."""
+    if Path(other).is_dir():
+        return Path(path).exists() and Path(path).resolve().is_relative_to(Path(other).resolve())
+    try:
+        return Path(path).samefile(other)
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _is_copied(path: str, output: str, sources: list[str]) -> bool:
+    """Whether `path` is where the directory `output` has what a directory among the sources has."""
+    inside = os.path.relpath(os.path.realpath(path), os.path.realpath(output))
+    return any((Path(each) / inside).exists() for each in sources if Path(each).is_dir())

@@ -78,7 +78,8 @@ def _read_step(ctx: click.Context, args: list[str]) -> QuantizeOptions | None:
         # What the first step has, and the second has not, holds for both and stands before.
         known = any(error.option_name in parameter.opts for parameter in ctx.command.params)
         fix = f"; {error.option_name} must stand before --then" if known else ""
-        raise click.UsageError(f"after --then quantize: {error.format_message()}{fix}") from None
+        text = error.format_message()
+        raise click.UsageError(f"after --then quantize: {text.rstrip('.') + fix if fix else text}") from None
     except click.UsageError as error:
         raise click.UsageError(f"after --then quantize: {error.format_message()}") from None
     return options

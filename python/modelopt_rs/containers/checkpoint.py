@@ -15,7 +15,7 @@ from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, op
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.containers.torch_file import TorchSource
-from modelopt_rs.errors import SourceWarning, listing, quote
+from modelopt_rs.errors import SourceWarning, UnsupportedError, listing, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
@@ -26,6 +26,7 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 _SINGLE = "model.safetensors"
 _INDEX = "model" + INDEX_SUFFIX
 _TORCH_SINGLE = "pytorch_model.bin"
+_MODELS = (".safetensors", ".onnx", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras")  # what a command takes, as a file
 # The names of shards: what an index must name of all that the directory has.
 _SHARDS = {False: r"model-\d{5}-of-\d{5}\.safetensors", True: r"pytorch_model-\d{5}-of-\d{5}\.bin"}
 
@@ -190,7 +191,20 @@ def _locate(path: Path) -> tuple[Path, Path]:
         if (path / name).exists():
             return path, path / name
     path.stat()
-    raise FormatError(f"{path}: none of {', '.join(names)} is in the directory")
+    none = f"{path}: none of {', '.join(names)} is in the directory"
+    files = _model_files(path)
+    if (path / "adapter_config.json").exists():
+        fix = "merge it into its model first, with peft's merge_and_unload()"
+        raise UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
+    raise FormatError(none + (f"; give one of its files: {listing(files)}" if files else ""))
+
+
+def _model_files(path: Path) -> list[str]:
+    """Return what looks like a model, here and in the folders of a directory."""
+    found = []
+    for depth in ("*", "*/*"):
+        found += sorted(each for each in path.glob(depth) if each.suffix in _MODELS and each.is_file())
+    return [quote(str(each.relative_to(path))) for each in found]
 
 
 def _open_shard(path: Path, max_header: int, max_tensors: int) -> _Shard:

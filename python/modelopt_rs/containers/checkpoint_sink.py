@@ -243,6 +243,7 @@ def refuse_same(source: Path, destination: Path) -> None:
 
 class _Checkpoint:
     name = "checkpoint"
+    read_only = ()
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return path.is_dir() or path.name.endswith((INDEX_SUFFIX, TORCH_INDEX))

@@ -78,6 +78,10 @@ class Container(Protocol):
 
     name: str
 
+    @property
+    def read_only(self) -> Sequence[str]:
+        """The suffixes of files that are only read: what is made of them is safetensors, which has another."""
+
     def sniff(self, path: Path, begin: bytes) -> bool:
         """Whether a path is of this kind; `begin` has the first bytes of a file, none of a directory."""
 

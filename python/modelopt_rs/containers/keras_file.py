@@ -22,7 +22,6 @@ from modelopt_rs.containers.reading import (
 )
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.strided import boxes
-from modelopt_rs.containers.torch_file import check_output
 from modelopt_rs.containers.window import Window
 from modelopt_rs.containers.zip_members import ZIP_BEGIN, stored_members
 from modelopt_rs.dtypes import DTYPES, numpy_dtype
@@ -250,6 +249,7 @@ def _datasets(h5py: Any, file: Any, max_tensors: int) -> Iterator[tuple[str, Any
 
 class _Keras:
     name = "keras"
+    read_only = (".h5", ".hdf5", ".keras")
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return begin[:8] == _HDF5 or (path.suffix == ".keras" and begin[:4] == ZIP_BEGIN)
@@ -258,7 +258,6 @@ class _Keras:
         return KerasSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
 
     def create(self, path: str | os.PathLike[str], output: Output) -> Sink:
-        check_output(path, output.source.path)
         return SAFETENSORS.create(path, output)
 
 

@@ -13,6 +13,7 @@ __all__ = ["ONNX"]
 
 class _Onnx:
     name = "onnx"
+    read_only = ()
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # The first field of a model, as all write it, is the version of the format.

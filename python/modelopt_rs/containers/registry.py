@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from modelopt_rs.arguments import shown
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
@@ -12,13 +13,25 @@ from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.torch_file import TORCH
-from modelopt_rs.errors import FormatError
+from modelopt_rs.errors import FormatError, OptionError
 from modelopt_rs.stream.model import Sink, Source
 
-__all__ = ["CONTAINERS", "container_at", "create", "open_source"]
+__all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"]
 
 CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, KERAS, TORCH, ONNX)
 """All kinds of model files; the first that knows a path has it."""
+
+WRITTEN: Final = {"safetensors": "safetensors", "torch": "safetensors", "keras": "safetensors", "onnx": "ONNX"}
+"""What is written of a file of each container; a directory has any name."""
+
+SUFFIXES: Final = {
+    ".safetensors": "safetensors",
+    ".onnx": "ONNX",
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "torch"),
+    **dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras"),
+    **dict.fromkeys((".gguf", ".tflite", ".npz"), None),
+}
+"""What names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
 
@@ -54,12 +67,40 @@ def _begin(path: Path) -> bytes:
         call(path, os.close, fd)
 
 
+def _named(function: str, path: Any) -> Path:
+    """Return what a text or path names; what the system can't be asked for is refused here, by name."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{function}: path must be a path, got {shown(path)}")
+    text = os.fspath(path)
+    if not text:
+        raise ValueError(f"{function}: path must name a file or a directory, got ''")
+    try:
+        has_null = 0 in os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{function}: path must be text that files can be named by, got {shown(text)}") from None
+    if has_null:
+        raise ValueError(f"{function}: path must have no null character, got {shown(text)}")
+    return Path(text)
+
+
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
     """Open a model for reading, as it is stored."""
-    if not os.fspath(path):
-        raise ValueError("open: path must name a file or a directory, got ''")
-    where = Path(path)
+    where = _named("open", path)
     return container_at(where).open(where, access or Access())
+
+
+def check_suffix(path: str | os.PathLike[str], source: Source) -> None:
+    """Refuse a name that promises another container than the one that is written of a source.
+
+    Raises
+    ------
+    OptionError
+        If it has the suffix of such a file.
+    """
+    written, suffix = WRITTEN.get(source.container), Path(path).suffix
+    if written is not None and SUFFIXES.get(suffix.lower(), written) != written:
+        made = f"what is made of {source.path.name} is written as {written}"
+        raise OptionError(f"create: path must not end in {suffix}, got {os.fspath(path)}; {made}")
 
 
 def create(path: str | os.PathLike[str], output: Output, container: str | None = None) -> Sink:
@@ -80,8 +121,14 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
         If there is something at `path` that may not be replaced.
     UnsupportedError
         If the container can't hold such a model.
+    ValueError
+        If the path promises another container than the safetensors that is written.
     """
-    if not os.fspath(path):
-        raise ValueError("create: path must name a file or a directory, got ''")
+    _named("create", path)
+    check_suffix(path, output.source)
     name = output.source.container if container is None else container
-    return next(each for each in CONTAINERS if each.name == name).create(path, output)
+    chosen, suffix = next(each for each in CONTAINERS if each.name == name), Path(path).suffix
+    if chosen.read_only and any(suffix.lower() in each.read_only for each in CONTAINERS):
+        got = f"got {os.fspath(path)}; what is made of {output.source.path.name} is written as safetensors"
+        raise ValueError(f"create: path must not end in {suffix}, {got}")
+    return chosen.create(path, output)

@@ -33,11 +33,10 @@ from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Sink, TensorInfo, Tile
 from modelopt_rs.stream.row_tiles import Fill, TileReader
 
-__all__ = ["TORCH", "TorchSource", "check_output"]
+__all__ = ["TORCH", "TorchSource"]
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_SHARED = 256  # names of one storage, on average: a small file could stand for any number of bytes
-_SUFFIXES: Final = (".pt", ".pth", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
 
 
 class TorchSource(OpenFile):
@@ -109,7 +108,8 @@ class TorchSource(OpenFile):
             raise FormatError(f"{self.path}: is a zip archive, but none of torch.save: it has no data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         if folder + "constants.pkl" in members:
-            raise UnsupportedError(f"{self.path}: is a TorchScript archive; save the state_dict() of the module")
+            fix = "save the state_dict() of the module, or export it to ONNX"
+            raise UnsupportedError(f"{self.path}: is a TorchScript archive, whose code is not read; {fix}")
         order = members.get(folder + "byteorder")
         if order is not None and read_at(self._fd, min(order.nbytes, 8), order.begin, self.path) != b"little":
             raise UnsupportedError(f"{self.path}: its tensors are not little-endian; save it on such a machine")
@@ -241,22 +241,9 @@ class TorchSource(OpenFile):
                 os.close(fd)
 
 
-def check_output(path: str | os.PathLike[str], source: Path) -> None:
-    """Refuse a name that promises another container than the safetensors that is written.
-
-    Raises
-    ------
-    ValueError
-        If it has the suffix of such a file.
-    """
-    suffix = Path(path).suffix
-    if suffix.lower() in _SUFFIXES:
-        got = f"got {os.fspath(path)}; what is made of {source.name} is written as safetensors"
-        raise ValueError(f"create: path must not end in {suffix}, {got}")
-
-
 class _Torch:
     name = "torch"
+    read_only = (".pt", ".pth", ".bin", ".ckpt")
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # An archive, or a pickle of one of the protocols that torch has used.
@@ -266,7 +253,6 @@ class _Torch:
         return TorchSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
 
     def create(self, path: str | os.PathLike[str], output: Output) -> Sink:
-        check_output(path, output.source.path)
         return SAFETENSORS.create(path, output)
 
 

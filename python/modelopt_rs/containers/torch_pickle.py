@@ -24,6 +24,9 @@ _STORAGES: Final = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
     "ComplexFloatStorage": "C64",
+    "QInt8Storage": "I8",
+    "QUInt8Storage": "U8",
+    "QInt32Storage": "I32",
 }
 # Objects that stand beside the weights in checkpoints. They are not made, and nothing is kept of them.
 _BESIDE: Final = (
@@ -43,6 +46,7 @@ _BESIDE: Final = (
     "numpy.core.multiarray scalar",
     "numpy._core.multiarray scalar",
     "torch device",
+    "torch.serialization _get_layout",
     "torch Generator",
     "builtins bytearray",
     "builtins complex",
@@ -66,6 +70,8 @@ _CLASSES: Final = (
     "builtins str",
     "__builtin__ object",
     "torch strided",
+    "torch per_tensor_affine",
+    "torch per_channel_affine",
     "typing Any",
     "torch contiguous_format",
 )
@@ -245,6 +251,15 @@ def _shape(items: Any = (), *rest: Any) -> Any:
     return items
 
 
+def _refusing(kind: str, fix: str) -> Callable[..., Any]:
+    """Return what refuses a tensor that is none of numbers in a storage, and says what to save instead."""
+
+    def refuse(*rest: Any, **options: Any) -> Any:
+        raise UnsupportedError(f"the pickle has a {kind} tensor; save it after .{fix}()")
+
+    return refuse
+
+
 class _Known(dict[str, Any]):
     """All that a pickle may name."""
 
@@ -264,6 +279,9 @@ def _known() -> Mapping[str, Any]:
         "torch._utils _rebuild_parameter_with_state": _same,
         "torch._tensor _rebuild_from_type_v2": _of_type,
         "torch.nn.parameter Parameter": _same,
+        "torch._utils _rebuild_sparse_tensor": _refusing("sparse", "to_dense"),
+        "torch._utils _rebuild_qtensor": _refusing("quantized", "dequantize"),
+        "torch._utils _rebuild_nested_tensor": _refusing("nested", "to_padded_tensor"),
         "torch Size": _shape,
         "collections OrderedDict": _dict,
         "collections Counter": _dict,

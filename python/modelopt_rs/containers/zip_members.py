@@ -107,6 +107,9 @@ def _entry(text: bytes, at: int, path: Path) -> tuple[str, int, int, int]:
     length, packed, local = _wide(text[begin + name_len : end - comment_len], (length, packed, local))
     if flags & 1:
         raise UnsupportedError(f"{path}: member {quote(name)} is encrypted")
+    if method and "/code/" in name:
+        fix = "save the state_dict() of the module, or export it to ONNX"
+        raise UnsupportedError(f"{path}: is a TorchScript archive, whose code is not read; {fix}")
     if method or packed != length:
         raise UnsupportedError(f"{path}: member {quote(name)} is compressed; pack the archive without compression")
     if disk not in (0, 0xFFFF) or max(length, local) >> 63:

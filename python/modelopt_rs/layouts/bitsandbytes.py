@@ -195,6 +195,7 @@ class _BitsAndBytes:
     name: Final = "bitsandbytes"
     state: Final = "quantized"
     formats: Final = ("nf4", "fp4")
+    names_weights: Final = False
 
     def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
         return next((name for name in tensors if _STATE in name), None)

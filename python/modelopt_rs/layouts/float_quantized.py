@@ -32,6 +32,7 @@ class _FloatQuantized:
     name: Final = "float-quantized"
     state: Final = "quantized"
     formats: Final = ("fp8_e4m3",)
+    names_weights: Final = True
 
     def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
         scaled = (f"{name}_scale" for name, info in tensors.items() if info.dtype == "F8_E4M3" and is_weight(name))

@@ -27,6 +27,7 @@ class _Fp4Packed:
     """One of the two: they differ in the block, the dtype of its scale and whether there is a global scale."""
 
     state: Final = "quantized"
+    names_weights: Final = True
 
     def __init__(self, name: str, format: str, block: int, scale_dtype: str) -> None:
         self.name, self.formats = name, (format,)

@@ -84,6 +84,10 @@ class WritableLayout(Layout, Protocol):
     def formats(self) -> Sequence[str]:
         """The named formats that it holds; none: uniform codes."""
 
+    @property
+    def names_weights(self) -> bool:
+        """Whether `config.json` names each weight that is stored so, so that more can be said beside them."""
+
     def spec(self, options: Any) -> Any:
         """Return how a weight is coded with some options (`QuantizeOptions`).
 

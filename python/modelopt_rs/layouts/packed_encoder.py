@@ -102,6 +102,7 @@ class _PackQuantized:
     name: Final = "pack-quantized"
     state: Final = "quantized"
     formats: Final = ()
+    names_weights: Final = True
 
     def mark(self, tensors: Mapping[str, TensorInfo]) -> str | None:
         return next((name for name in tensors if is_packed_weight(name)), None)

@@ -1,23 +1,16 @@
 """A quantized weight of a file as a `QuantizedArray`: codes and scales as they are."""
 
-from typing import Final
-
 import numpy as np
 
 from modelopt_rs.dtypes import FLOATS, widened
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
-from modelopt_rs.layouts.bitsandbytes import BITSANDBYTES
-from modelopt_rs.layouts.float_quantized import FLOAT_QUANTIZED, FOREIGN_FLOAT8
 from modelopt_rs.layouts.format_codec import FormatWeight
-from modelopt_rs.layouts.fp4_packed import MXFP4, NVFP4
-from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_weight import PackedWeight
+from modelopt_rs.layouts.registry import LAYOUTS
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.model import Source, TensorInfo
 
 __all__ = ["read_quantized"]
-
-_LAYOUTS: Final = (PACK_QUANTIZED, FLOAT_QUANTIZED, MXFP4, NVFP4, BITSANDBYTES, FOREIGN_FLOAT8)
 
 
 def read_quantized(source: Source, name: str, threads: int | None) -> QuantizedArray:
@@ -25,7 +18,7 @@ def read_quantized(source: Source, name: str, threads: int | None) -> QuantizedA
     where = f"{source.path}: tensor {quote(name)}"
     if _is_int_quantized(source, name):
         return _int_quantized(source, name)
-    for layout in _LAYOUTS:
+    for layout in LAYOUTS:
         if layout.mark(source.tensors) is None:
             continue
         for weight in layout.find(source):

@@ -9,7 +9,7 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.dtypes import DTYPES, FLOATS, array_dtype
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
-from modelopt_rs.layouts.layout import Layout, StoredWeight
+from modelopt_rs.layouts.layout import Layout, StoredWeight, WritableLayout
 from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
@@ -18,8 +18,6 @@ from modelopt_rs.stream.model import Source, TensorInfo, Tile
 __all__ = ["Decompressed", "Dequantized", "PartlyQuantized", "Widened", "check_no_graph", "plain", "stored_nbytes"]
 
 _READ_BYTES = 16 << 20
-# Layouts whose configurations name each weight that is stored so.
-_SAID_ANEW: Final = ("pack-quantized", "float-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized")
 _OF_ACTIVATIONS: Final = ("input_activations", "output_activations", "kv_cache_scheme", "sparsity_config")
 
 
@@ -65,7 +63,13 @@ class Dequantized(Source):
             raise ValueError(f"Dequantized: dtype must be F32, F64, F16 or BF16, got {dtype!r:.80}")
         self.source, self.container, self.path = source, source.container, source.path
         self._dtype, self._threads = dtype, threads
-        stored = [weight for layout in (LAYOUTS if layouts is None else layouts) for weight in layout.find(source)]
+        stored: list[StoredWeight] = []
+        taken: set[str] = set()
+        for layout in LAYOUTS if layouts is None else layouts:
+            # What a layout knows by its dtypes alone gives way to those before it.
+            found = [weight for weight in layout.find(source) if taken.isdisjoint(weight.parts)]
+            stored += found
+            taken.update(part for weight in found for part in weight.parts)
         self.stored: Mapping[str, StoredWeight] = MappingProxyType({each.info(dtype).name: each for each in stored})
         shown = {each.parts[0]: each.info(dtype) for each in stored}
         hidden = {part for each in stored for part in each.parts[1:]}
@@ -264,9 +268,9 @@ class PartlyQuantized:
         If config.json says of the model what could not be said of others, too.
     """
 
-    def __init__(self, view: Dequantized, layout: Layout) -> None:
+    def __init__(self, view: Dequantized, layout: WritableLayout) -> None:
         self.view = view
-        known = layout.mark(view.tensors) is not None and layout.name in _SAID_ANEW
+        known = layout.mark(view.tensors) is not None and layout.names_weights
         found = {weight.info("F32").name: weight for weight in layout.find(view.source)} if known else {}
         self.stored: Mapping[str, StoredWeight] = MappingProxyType(found)
         self._config = view.config or {}

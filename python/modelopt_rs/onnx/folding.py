@@ -54,8 +54,9 @@ class Folding(Source):
     def __init__(self, source: Source, most: int) -> None:
         self._source = source
         self.container, self.path = source.container, source.path
-        self._programs: dict[str, tuple[Program, ir.Graph | ir.Function | None]] = {}
-        self._names: dict[str, list[str]] = {}
+        self._programs: dict[str, Program] = {}
+        # By name of a weight what computes it, in each body for itself, and the first output of a node that takes it.
+        self._computed: dict[str, list[tuple[str, str]]] = {}
         self._infos: dict[str, TensorInfo] = {}
         self._last: tuple[str, Array] | None = None
         model: ir.Model = source.graph
@@ -65,24 +66,22 @@ class Folding(Source):
             self._fold(path, program_of(path, opset, most), names)
 
     def _fold(self, path: ConstantPath, program: Program, names: Names) -> None:
-        # Of several that are alike in one graph, one does for all; a body does not see what another computes.
-        node = path.value.producer()
-        graph = None if node is None else node.graph
-        name = next((name for name, each in self._programs.items() if each == (program, graph)), None)
+        # Of several that are alike one does for all, also in other bodies.
+        name = next((name for name, each in self._programs.items() if each == program), None)
         if name is None:
             array = program.run()
             dtype = None if array is None else ir.DataType.from_numpy(array.dtype)
             if array is None or dtype not in ONNX_FLOATS or array.nbytes < LAZY_BYTES:
                 return
             name = names.unused(f"{path.value.name}_folded")
-            self._programs[name], self._names[name] = (program, graph), []
+            self._programs[name], self._computed[name] = program, []
             self._infos[name] = tensor_info(name, dtype.value, array.shape)
             names.initializer(name, self._lazy(name, dtype, array.shape))
         # Two bodies may have the same names.
         path.value.name = names.unused(f"{path.value.name}_computed")
-        self._names[name].append(path.value.name)
         initializer = self.graph.graph.initializers[name]
         for user, index in list(path.value.uses()):
+            self._computed[name].append((path.value.name, str(user.outputs[0].name)))
             user.replace_input_with(index, initializer)
 
     def _lazy(self, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.LazyTensor:
@@ -99,14 +98,12 @@ class Folding(Source):
             The names of the weights that are.
         """
         values = {value.name: value for graph in graphs_of(model) for node in graph for value in node.outputs}
-        for name, computed in self._names.items():
+        for name, computed in self._computed.items():
             initializer = model.graph.initializers.pop(name, None)
-            if name in quantized or initializer is None:
-                drop_unused(model, [values[each] for each in computed])
-                continue
-            for node, index in list(initializer.uses()):
-                node.replace_input_with(index, values[computed[0]])
-            drop_unused(model, [values[each] for each in computed])
+            if name not in quantized and initializer is not None:
+                for node, index in list(initializer.uses()):
+                    node.replace_input_with(index, _of_taker([(values[each], out) for each, out in computed], node))
+            drop_unused(model, [values[each] for each in dict.fromkeys(each for each, _ in computed)])
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -134,7 +131,7 @@ class Folding(Source):
         if name not in self._programs:
             return self._source.read(name)
         if self._last is None or self._last[0] != name:
-            array = self._programs[name][0].run()
+            array = self._programs[name].run()
             assert array is not None
             self._last = name, array.view(np.uint16) if self._infos[name].dtype == "BF16" else array
         return self._last[1]
@@ -155,7 +152,14 @@ class Folding(Source):
         if name not in self._programs:
             return list(self._source.buffers(name))
         # The constants, and what comes of them on the way.
-        return [Buffer("u1", 2 * self._programs[name][0].nbytes + self._infos[name].nbytes, per=0)]
+        return [Buffer("u1", 2 * self._programs[name].nbytes + self._infos[name].nbytes, per=0)]
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def _of_taker(computed: list[tuple[ir.Value, str]], node: ir.Node) -> ir.Value:
+    """Return the value that a node took: two bodies may have the same names."""
+    mine = [value for value, out in computed if out == node.outputs[0].name]
+    beside = (value for value in mine if (producer := value.producer()) is not None and producer.graph is node.graph)
+    return next(beside, mine[0])

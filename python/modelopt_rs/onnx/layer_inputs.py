@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from modelopt_rs.planning.run import RunOptions
 __all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "layer_rows", "refuse_unseen"]
 
 KINDS = ("matmul", "gemm", "conv")
+BODIES = 11  # the opset from which on values come out of bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,19 +216,35 @@ def layer_rows(
 
 def refuse_unseen(model: ir.Model) -> Mapping[str, str]:
     """Return the weights whose inputs can't be collected, and why."""
-    reasons = {weight.name: _why_unseen(weight) for weight in find_weights(model)}
+    names = Counter(name for graph in _graphs(model) for name in _made(graph))
+    often = {name for name, count in names.items() if count > 1}
+    opset = model.graph.opset_imports.get("", 0)
+    reasons = {weight.name: _why_unseen(weight, often, opset) for weight in find_weights(model)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _why_unseen(weight: Weight) -> str | None:
-    """Say why the inputs of a weight's layers can't be collected; None if they can."""
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield model.graph
+    yield from model.graph.subgraphs()
+
+
+def _made(graph: ir.Graph) -> Iterator[str]:
+    yield from (str(value.name) for value in graph.inputs)
+    yield from (str(value.name) for node in graph for value in node.outputs)
+
+
+def _why_unseen(weight: Weight, often: Container[str], opset: int) -> str | None:
+    """Say why the inputs of a weight's layers can't be collected; None if they can.
+
+    `often` has the names of several values, `opset` is the model's.
+    """
     for use in weight.uses:
         x = use.node.inputs[0]
         if use.kind not in KINDS:
             return f"what goes into {use.where} isn't collected: only of MatMul, Gemm and Conv"
         if use.reason is not None:
             return use.reason
-        if use.inner:
+        if use.inner and (use.kind == "conv" or opset < BODIES or x is None or x.name in often):
             return f"{use.where} stands in the body of an If, Loop or Scan"
         if use.dtype != ir.DataType.FLOAT:
             return f"{use.where} computes in {use.dtype}: what goes in must be float32"

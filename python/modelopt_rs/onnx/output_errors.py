@@ -1,6 +1,6 @@
 """What an error of a weight does to the outputs of a model: each weight coarser by itself, in onnxruntime."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -18,14 +18,14 @@ from modelopt_rs.quant.coding import fake_quantize
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
-__all__ = ["BITS", "output_errors", "roles"]
+__all__ = ["TRIED_BITS", "coarse", "compared", "output_errors", "roles"]
 
-BITS: Final = (4, 2)
+TRIED_BITS: Final = (4, 2)
 """In how many bits weights are tried: what an error does hardly depends on its size."""
 
 GROUP: Final = 32
 SAMPLES: Final = 4
-DTYPES: Final = ("F32", "F16")
+TRIED_DTYPES: Final = ("F32", "F16")
 
 
 BEHIND: Final = {
@@ -94,11 +94,12 @@ def output_errors(
     for name in able:
         array = source.read(name)
         found[name] = {}
-        for bits in BITS:
-            coarse = _rounded(array, bits, execution.threads)
+        for bits in TRIED_BITS:
+            how = {"group_size": GROUP, "search": "mse", "threads": execution.threads}
+            rounded = coarse(array, 0, bits=bits, **how)
             own = OutputFigures(name, execution.threads)
-            own.add(array, coarse)
-            off = _off(there, list(stream.outputs(seen, {name: coarse})))
+            own.add(array, rounded)
+            off = _off(compared(there, stream.outputs(seen, {name: rounded})))
             error = layer_error(own.figures)
             if off is None or not np.isfinite(off) or not np.isfinite(error):
                 return {}
@@ -110,14 +111,23 @@ def output_errors(
 def _is_able(source: Source, name: str, most: int) -> bool:
     info = source.tensors.get(name)
     there = name in source.graph.graph.initializers
-    return info is not None and there and info.dtype in DTYPES and info.nbytes <= most
+    return info is not None and there and info.dtype in TRIED_DTYPES and info.nbytes <= most
 
 
-def _rounded(array: Array, bits: int, threads: int | None) -> Array:
-    rows = array.reshape(len(array), -1)
-    how: Any = {"scheme": "asymmetric", "group_size": GROUP, "search": "mse", "nonfinite": "saturate"}
-    coarse: Array = fake_quantize(rows, bits=bits, threads=threads, **how)
-    return coarse.reshape(array.shape)
+def coarse(array: Array, axis: int, **how: Any) -> Array:
+    """Return a weight as its codes have it, in blocks of what is not `axis`; for `how` see `quantize`."""
+    rows = np.ascontiguousarray(np.moveaxis(array, axis, 0))
+    made = fake_quantize(rows.reshape(len(rows), -1), scheme="asymmetric", nonfinite="saturate", **how)
+    return np.ascontiguousarray(np.moveaxis(made.reshape(rows.shape), 0, axis))
+
+
+def compared(there: list[list[Any]], found: Iterable[list[Any]]) -> list[OutputFigures]:
+    """Return how far each output is off, over all samples."""
+    figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
+    for before, after in zip(there, found, strict=True):
+        for each, x, y in zip(figures, before, after, strict=True):
+            each.add(x, y)
+    return figures
 
 
 def _seen(model: ir.Model) -> list[str]:
@@ -143,12 +153,8 @@ def _before(node: ir.Node | None) -> ir.Value | None:
     return before if node.op_type in BEHIND else None
 
 
-def _off(there: list[list[Any]], found: list[list[Any]]) -> float | None:
+def _off(figures: list[OutputFigures]) -> float | None:
     """Return how far values of floats are off; None where they can't be compared."""
-    figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
-    for before, after in zip(there, found, strict=True):
-        for each, x, y in zip(figures, before, after, strict=True):
-            each.add(x, y)
     floats = [each.figures for each in figures if each.floats and each.figures.xx > 0.0]
     if not floats or any(each.mismatch for each in figures):
         return None

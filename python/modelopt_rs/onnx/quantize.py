@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +11,7 @@ import onnx_ir as ir
 from modelopt_rs.onnx.int8.activations import quantize_activations
 from modelopt_rs.onnx.weight_only.plan import Measure
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
-from modelopt_rs.planning.decide import Decision
+from modelopt_rs.planning.decide import Decision, is_match
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.by_inputs import Moments
@@ -66,7 +65,7 @@ def quantize_graph(
     left = {name: info for name, info in tensors.items() if name not in transforms}
     names = [*left, *(name for name, decision in decisions.items() if decision.action == "copy")]
     # Globs have been found to match something; here those that match what is left.
-    exclude = [glob for glob in options.exclude if any(fnmatchcase(name, glob) for name in names)]
+    exclude = [glob for glob in options.exclude if any(is_match(name, glob) for name in names)]
     rest = replace(options, include=(), exclude=exclude)
     others, reasons = quantize_weights(model, left, rest, onnx, threads=threads, max_memory=max_memory)
     for name, decision in reasons.items():

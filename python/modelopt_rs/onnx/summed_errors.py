@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,10 +12,11 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
 from modelopt_rs.onnx.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.output_errors import coarse, compared
 from modelopt_rs.onnx.run.inputs import Feed
-from modelopt_rs.onnx.weights import Use, Weight
+from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.quantize import QuantizeOptions
-from modelopt_rs.quant.coding import fake_quantize
+from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
@@ -85,49 +86,35 @@ class SummedErrors:
             seconds = time.perf_counter() - seconds
         except (FormatError, UnsupportedError):
             return {}
-        if not there or not there[0] or (_squares(there, again) > NOISE).any() or seconds * len(known) > SECONDS:
+        noise = _squares(there, again)
+        if not len(noise) or (noise > NOISE).any() or seconds * len(known) > SECONDS:
             return {}
         found: dict[str, Array] = {}
         for name, weight in known.items():
             if time.perf_counter() - start > 2 * SECONDS:
                 return {}
-            found[name] = _squares(there, run({name: self._off(weight, options.with_bits(bits[name]))}))
+            found[name] = _squares(there, run({name: self._coarse(weight, options.with_bits(bits[name]))}))
         if not found or not np.isfinite(list(found.values())).all():
             return {}
         worst = max(found, key=lambda name: float(found[name].max()))
-        finer = _squares(there, run({worst: self._off(weights[worst], options.with_bits(8))}))
+        finer = _squares(there, run({worst: self._coarse(weights[worst], options.with_bits(8))}))
         return found if finer.max() <= SMOOTH * found[worst].max() else {}
 
-    def _runs(self, names: list[str]) -> Any:
-        """Return what runs the model on all samples with some weights replaced, and gives its float outputs."""
+    def _runs(self, names: list[str]) -> Callable[[Feed], list[list[Any]]]:
+        """Return what runs the model on all samples with some weights replaced, and gives its outputs."""
         how: dict[str, Any] = {"threads": self._execution.threads, "max_memory": self._execution.max_memory}
         stream = InputStream(self._model, self._path, [], self._data, most=SAMPLES, weights=names, **how)
-
         outputs = [str(value.name) for value in self._model.graph.outputs]
+        return lambda replaced: list(stream.outputs(outputs, replaced))
 
-        def run(replaced: Feed) -> list[list[Array]]:
-            return [[x for x in found if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
-                    for found in stream.outputs(outputs, replaced)]  # fmt: skip
-
-        return run
-
-    def _off(self, weight: Weight, options: QuantizeOptions) -> Array:
+    def _coarse(self, weight: Weight, options: QuantizeOptions) -> Array:
         """Return a weight as its codes would have it, in blocks along what its node sums over."""
         const = weight.value.const_value
         assert const is not None
-        array = const.numpy()
-        return off(array, weight.uses[0], options)
-
-
-def off(array: Array, use: Use, options: QuantizeOptions) -> Array:
-    """Return a weight in the codes of some options and back."""
-    turned = np.ascontiguousarray(np.moveaxis(array, use.out_axis, 0).reshape(array.shape[use.out_axis], -1))
-    columns = turned.shape[1]
-    group = GROUP if options.group_size is None else options.group_size
-    size: dict[str, Any] = {"group_size": group} if group and columns % group == 0 else {"axis": 0}
-    made = fake_quantize(turned, bits=options.bits, scheme="asymmetric", nonfinite="saturate", **size)
-    shape = np.moveaxis(array, use.out_axis, 0).shape
-    return np.ascontiguousarray(np.moveaxis(made.reshape(shape), 0, use.out_axis))
+        array, axis = const.numpy(), weight.uses[0].out_axis
+        group = GROUP if options.group_size is None else options.group_size
+        in_groups = group and array.size // array.shape[axis] % group == 0
+        return coarse(array, axis, bits=options.bits, **({"group_size": group} if in_groups else {"axis": 0}))
 
 
 def most_useful(
@@ -160,14 +147,7 @@ def most_useful(
     return moved
 
 
-def _squares(there: list[list[Array]], found: list[list[Array]]) -> Array:
-    """Return of every output how far it is off, over all samples: its squared relative error."""
-    errors = []
-    for xs, ys in zip(zip(*there, strict=True), zip(*found, strict=True), strict=True):
-        if any(x.shape != y.shape for x, y in zip(xs, ys, strict=True)):
-            errors.append(math.inf)
-            continue
-        xx = sum(float(np.square(x, dtype=np.float64).sum()) for x in xs)
-        dd = sum(float(np.square(y.astype(np.float64) - x).sum()) for x, y in zip(xs, ys, strict=True))
-        errors.append(0.0 if dd == 0 else dd / xx if xx and math.isfinite(xx) else math.inf if xx == 0 else 0.0)
-    return np.array(errors)
+def _squares(there: list[list[Any]], found: list[list[Any]]) -> Array:
+    """Return of every output of floats its squared relative error over all samples: infinite where shapes differ."""
+    floats = [each for each in compared(there, found) if each.floats]
+    return np.array([math.inf if each.mismatch else layer_error(each.figures) ** 2 for each in floats])

@@ -68,7 +68,8 @@ def compare_files(
     -------
     CompareReport
         For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
-        and the cosine; the totals are over those of floats that differ. Names that only one has, and shapes that
+        and the cosine; the totals are over those of floats that differ,
+        of integers where no float does. Names that only one has, and shapes that
         differ, are listed. Of two ONNX models also the size
         of both, how far the outputs are apart, and the latency.
 
@@ -122,8 +123,9 @@ def compare_files(
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
         ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
-    changed = [f for name, f in figures.items() if left.tensors[name].dtype in FLOATS and f.dd != 0.0]
-    whole = sum(changed, ErrorFigures())
+    changed = {name: f for name, f in figures.items() if f.dd != 0.0}
+    floats = [f for name, f in changed.items() if left.tensors[name].dtype in FLOATS]
+    whole = sum(floats or changed.values(), ErrorFigures())
     return CompareReport(
         a=str(a),
         b=str(b),
@@ -137,7 +139,7 @@ def compare_files(
         tensors=tensors,
         file_bytes=file_bytes,
         run=ran,
-        changed=sum(f.dd != 0.0 for f in figures.values()),
+        changed=len(changed),
         warnings=tuple(f"{path}: {note}" for path, note in notes),
     )
 

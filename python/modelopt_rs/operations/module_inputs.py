@@ -43,7 +43,7 @@ def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
     """
     torch, transformers = _libraries()
     with torch.device("meta"):
-        model = _class(transformers, path)(transformers.AutoConfig.from_pretrained(path))
+        model = _class(transformers, path)(_config(transformers, path))
     linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
     prefix = f"{model.base_model_prefix}."
     found = {}
@@ -224,9 +224,18 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
+def _config(transformers: Any, path: Path) -> Any:
+    """Return a configuration that transformers has a class for; it isn't to ask whether other code may run."""
+    try:
+        return transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = "a model that transformers has a class for, which runs it: code of its own is never executed"
+        raise OptionError(f"calibrate: {path} must be {text}, got {quote(str(error).splitlines()[0])}") from error
+
+
 def _class(transformers: Any, path: Path) -> Any:
     """Return the class of a model: what its configuration names, else the base model's; never code of its own."""
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _config(transformers, path)
     named = getattr(transformers, (config.architectures or [""])[0] or "_", None)
     return named if named is not None else transformers.AutoModel._model_mapping[type(config)]
 
@@ -265,6 +274,6 @@ def _tokenizer(transformers: Any, path: Path) -> Any:
     if not any((path / name).exists() for name in VOCABULARIES):
         raise OptionError(f"calibrate: texts need a tokenizer in {path}, got none; {fix}")
     try:
-        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise OptionError(f"calibrate: texts need a tokenizer in {path}, got one that doesn't load; {fix}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +13,7 @@ from modelopt_rs.layouts.packed_spec import PackedSpec
 from modelopt_rs.planning.alike import choose_alike
 from modelopt_rs.planning.bits import BitsChoice, choose_bits
 from modelopt_rs.planning.by_inputs import KnownInputs
-from modelopt_rs.planning.decide import Decision, check_bits_of
+from modelopt_rs.planning.decide import Decision, check_bits_of, is_match
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
@@ -164,7 +163,7 @@ def _choice(model: _Model, options: QuantizeOptions) -> _Choice:
     except OptionError:  # what is included can't have zero points
         return _chosen(model, without)
     left = any(
-        decision.action == "copy" and any(fnmatchcase(name, glob) for glob in options.include)
+        decision.action == "copy" and any(is_match(name, glob) for glob in options.include)
         for name, decision in found.decisions.items()
     )
     if found.is_read and not found.warnings and not left:

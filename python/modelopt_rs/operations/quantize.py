@@ -257,6 +257,11 @@ def planner(
 
 
 def _check_no_graph_options(source: Source, onnx: OnnxOptions | None, run: RunOptions | None) -> None:
+    if onnx is not None and onnx.calibrate is not None:
+        raise OptionError(
+            "calibrate (calibration data) needs method 'gptq' or 'awq' for a model that is no ONNX model, got it alone "
+            f"for {source.path}"
+        )
     if onnx is not None:
         given = "onnx (--target, --activations and others)"
         raise OptionError(f"{given} must be left out for a model that is no ONNX model, got it for {source.path}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelopt_rs.containers.container import Access, Output
-from modelopt_rs.containers.registry import create, open_source
+from modelopt_rs.containers.registry import check_suffix, create, open_source
 from modelopt_rs.errors import UnsupportedError, quote
 from modelopt_rs.layouts.registry import METADATA_KEY
 from modelopt_rs.planning.file_plan import FilePlan
@@ -86,6 +86,8 @@ def perform(
             dry_run=writing.dry_run,
             overwrite=writing.overwrite,
         )
+        if not writing.dry_run:
+            check_suffix(out_path, source)  # before the long work
         plan = plan_for(source, execution)
         if not writing.dry_run:
             sink = _create(source, out_path, plan, writing)

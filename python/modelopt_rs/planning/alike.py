@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.planning.bits import BitsChoice
-from modelopt_rs.planning.decide import Moved
+from modelopt_rs.planning.decide import Moved, is_match
 from modelopt_rs.planning.quantize import QuantizeOptions, is_loaded, more_bits
 from modelopt_rs.stream.model import TensorInfo
 
@@ -52,7 +51,7 @@ def choose_alike(
     >>> [choice.spec.group_size for choice in choose_alike(choices, infos, options, None).values()]
     [16, 16]
     """
-    free = [name for name in choices if not any(fnmatchcase(name, glob) for glob in options.bits_of)]
+    free = [name for name in choices if not any(is_match(name, glob) for glob in options.bits_of)]
     if len({choices[name].spec for name in free}) < 2:
         return dict(choices)
     share: Counter[int] = Counter()

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.layouts.layout import Encoder
-from modelopt_rs.planning.decide import Decision, Moved
+from modelopt_rs.planning.decide import Decision, Moved, is_match
 from modelopt_rs.planning.quantize import QuantizeOptions, is_loaded, more_bits, refusal, spec_of
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
@@ -65,7 +64,7 @@ def choose_bits(
     '8 bits'
     """
     at = options.at(info.name)
-    given = any(fnmatchcase(info.name, glob) for glob in options.bits_of)
+    given = any(is_match(info.name, glob) for glob in options.bits_of)
     chosen = _coded(info, at, threads)
     given_words = f"{at.bits} bits" if at.bits != options.bits else None
     refused = refusal(info, at)

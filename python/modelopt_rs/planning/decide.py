@@ -155,7 +155,7 @@ def _why_not_pruned(action: str) -> str | None:
 def check_bits_of(globs: Iterable[str], decisions: Mapping[str, Decision]) -> None:
     """Refuse a glob that gives no weight its bits."""
     for glob in globs:
-        matched = [name for name in decisions if fnmatchcase(name, glob)]
+        matched = [name for name in decisions if is_match(name, glob)]
         if not matched:
             raise OptionError(f"bits_of {glob!r} matches no tensor")
         if not any(decisions[name].action == "quantize" for name in matched):

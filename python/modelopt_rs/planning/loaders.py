@@ -27,9 +27,9 @@ INITIALIZED: Final = frozenset(
     higgs_audio_v2_tokenizer ibert ijepa kosmos_2 longt5 lw_detr mamba mamba2 mask2former maskformer mgp_str
     minicpm_ocr mlcd mm_grounding_dino modernbert modernbert_decoder modernvbert mt5 musicgen_melody nanochat neomme
     oneformer owlv2 owlvit phi4_multimodal pix2struct pop2piano pvt pvt_v2 radio rf_detr rt_detr rt_detr_v2 rwkv seggpt
-    siglip siglip2 siglip2_vision_model siglip_text_model siglip_vision_model swiftformer swin2sr switch_transformers
-    t5 t5gemma t5gemma2 tapas timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism vitdet vitpose
-    vitpose_backbone vjepa2 wav2vec2 wav2vec2_conformer wavlm xclip xcodec xlstm
+    siglip siglip2 siglip2_vision_model siglip_text_model siglip_vision_model speecht5 swiftformer swin2sr
+    switch_transformers t5 t5gemma t5gemma2 tapas timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism
+    vitdet vitpose vitpose_backbone vjepa2 wav2vec2 wav2vec2_conformer wavlm xclip xcodec xlstm
     """.split()  # noqa: SIM905
 )
 # Kept in float32, or linear layers of a class of their own: bitsandbytes doesn't replace them.

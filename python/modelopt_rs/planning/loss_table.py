@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from modelopt_rs.errors import FormatError, OptionError
 from modelopt_rs.planning.allocation import Allocation, Choice, allocate
+from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.families import is_embedding
 from modelopt_rs.planning.loaders import is_expert
 
@@ -186,7 +186,7 @@ class LossTable:
         return math.sqrt(self._elements(name)) * (PRIORS[self.tensors[name].role] if given is None else given)
 
     def _given(self, name: str, priors: Mapping[str, float]) -> float | None:
-        return next((prior for glob, prior in priors.items() if fnmatchcase(name, glob)), None)
+        return next((prior for glob, prior in priors.items() if is_match(name, glob)), None)
 
     def _elements(self, name: str) -> int:
         own = self.tensors[name].elements

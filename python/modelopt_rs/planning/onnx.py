@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from os import PathLike
 from typing import Any, Final, TypeAlias
 
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.formats import BITS
 
@@ -134,7 +134,7 @@ class OnnxOptions:
 
     def at(self, name: str, options: QuantizeOptions) -> QuantizeOptions:
         """Return the options for one weight: `options` with its bits."""
-        bits = next((bits for glob, bits in self.bits_of.items() if fnmatchcase(name, glob)), options.bits)
+        bits = next((bits for glob, bits in self.bits_of.items() if is_match(name, glob)), options.bits)
         return options.with_group_size(name).with_bits(bits)
 
     def as_dict(self, given: Calibrate | None = None) -> dict[str, Any]:

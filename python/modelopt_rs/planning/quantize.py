@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -13,7 +12,7 @@ from modelopt_rs.layouts.layout import StoredWeight, WritableLayout
 from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
 from modelopt_rs.layouts.registry import layout_of
-from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, matches
+from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, is_match, matches
 from modelopt_rs.planning.loaders import is_expert, why_not_loaded
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
@@ -185,7 +184,7 @@ class QuantizeOptions:
         >>> QuantizeOptions(bits=4, bits_of={"*.value.weight": 8}).at("layer.0.value.weight").bits
         8
         """
-        bits = next((n for glob, n in self.bits_of.items() if fnmatchcase(name, glob)), self.bits)
+        bits = next((n for glob, n in self.bits_of.items() if is_match(name, glob)), self.bits)
         return self.with_scheme(name).with_group_size(name).with_bits(bits)
 
     def with_bits(self, bits: int) -> "QuantizeOptions":
@@ -194,7 +193,7 @@ class QuantizeOptions:
 
     def with_group_size(self, name: str) -> "QuantizeOptions":
         """Return the options with the group size of one weight."""
-        size = next((n for glob, n in self.group_size_of.items() if fnmatchcase(name, glob)), self.group_size)
+        size = next((n for glob, n in self.group_size_of.items() if is_match(name, glob)), self.group_size)
         return replace(self, group_size=size)
 
     def with_scheme(self, name: str) -> "QuantizeOptions":

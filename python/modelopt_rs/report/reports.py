@@ -166,7 +166,8 @@ class TensorDifference:
 class CompareReport:
     """The report of `compare_files`. `shape_mismatches` has (name, shape in a, shape in b).
 
-    `changed` counts the tensors that were compared and differ; the figures are over those of floats among them.
+    `changed` counts the tensors that were compared and differ; the figures are over those of floats among
+    them, over integers where there is no float.
 
     Of two ONNX models `file_bytes` has the size of both with their external data, and `run` says what running them
     gave; None where that was not done.

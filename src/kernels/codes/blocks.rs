@@ -28,15 +28,16 @@ kernel! {
     /// Codes, packed.
     pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Stored], global: f32, codes: &mut [u8]) {
         if FMA && S::is_fused(global) {
-            encode_rows::<K, S, true>(x, rows, scale, global, codes);
+            encode_rows::<K, S, true, FMA>(x, rows, scale, global, codes);
         } else {
-            encode_rows::<K, S, false>(x, rows, scale, global, codes);
+            encode_rows::<K, S, false, FMA>(x, rows, scale, global, codes);
         }
     }
 }
 
+/// Loops for short groups are only for sets with `FMA`: what is left is a third of the bytes, and is for old CPUs.
 #[inline(always)]
-fn encode_rows<K: Code, S: Scale, const FUSED: bool>(
+fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
     x: &[f32],
     rows: Rows,
     scale: &[S::Stored],
@@ -52,7 +53,7 @@ fn encode_rows<K: Code, S: Scale, const FUSED: bool>(
             }
             continue;
         }
-        if size != HALF && size != BLOCK {
+        if !FMA || (size != HALF && size != BLOCK) {
             let groups = x.chunks(size).zip(codes.chunks_mut(packed_len(size, K::BITS)));
             for ((x, codes), &scale) in groups.zip(scale) {
                 let divisor = S::divisor(scale, global);
@@ -180,7 +181,7 @@ kernel! {
                 }
                 continue;
             }
-            if size != HALF && size != BLOCK {
+            if !FMA || (size != HALF && size != BLOCK) {
                 let groups = out.chunks_mut(size).zip(codes.chunks(packed_len(size, K::BITS)));
                 for ((out, codes), &scale) in groups.zip(scale) {
                     let value = S::value(scale, global);

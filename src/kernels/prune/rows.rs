@@ -6,7 +6,7 @@
 
 use super::block::{drop_first, keep};
 use super::score::fill;
-use super::{Cut, Job, Output, Score};
+use super::{Job, Output, Score, Threshold};
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -16,7 +16,7 @@ pub const LONG_ROW: usize = 8 * CHUNK;
 
 kernel! {
     /// The cut that lets the `prune` lowest keys go, at least one and fewer than all.
-    fn bisect<K: Key>(keys: &[K], prune: u64) -> Cut<K> {
+    fn bisect<K: Key>(keys: &[K], prune: u64) -> Threshold<K> {
         let (mut smallest, mut largest) = (K::MAX, K::ZERO);
         for &key in keys {
             smallest = smallest.min(key);
@@ -35,7 +35,7 @@ kernel! {
                 count += few.to_u64();
             }
             if count == prune {
-                return Cut { key: middle, ties: u64::MAX };
+                return Threshold { key: middle, ties: u64::MAX };
             }
             if count > prune {
                 high = middle;
@@ -43,7 +43,7 @@ kernel! {
                 (low, lower) = (middle + K::ONE, count);
             }
         }
-        Cut { key: low, ties: prune - lower }
+        Threshold { key: low, ties: prune - lower }
     }
 }
 
@@ -81,7 +81,7 @@ fn one_row<T: Element, S: Score<T>, O: Output<T>>(
         return keep(row, score, 0, S::Key::MAX).nan;
     }
     fill(row.source(), score, 0, keys);
-    let Cut { key, ties } = bisect(keys, prune);
+    let Threshold { key, ties } = bisect(keys, prune);
     if ties == u64::MAX {
         return keep(row, score, 0, key).nan;
     }

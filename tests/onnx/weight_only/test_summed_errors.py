@@ -11,7 +11,7 @@ import modelopt_rs as mo
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-from modelopt_rs.onnx import summed_errors  # noqa: E402
+from modelopt_rs.onnx.output_errors import coarse  # noqa: E402
 from modelopt_rs.planning.run import RunOptions  # noqa: E402
 from onnx_graphs import model, node, run, value  # noqa: E402
 
@@ -66,11 +66,9 @@ def test_outputs_that_jump_say_nothing_of_bits(tmp_path: Path) -> None:
 
 
 def test_a_weight_in_its_codes_is_as_far_off_as_its_bits_say() -> None:
-    use: Any = type("Use", (), {"out_axis": 1})()
-    options = mo.planning.quantize.QuantizeOptions(bits=4)
     w = normal(64, 48)
     for bits, least, most in ((4, 0.06, 0.11), (8, 0.003, 0.007)):
-        made = summed_errors.off(w, use, options.with_bits(bits))
+        made = coarse(w, 1, bits=bits, group_size=32)
         assert made.shape == w.shape
         assert least < np.linalg.norm(made - w) / np.linalg.norm(w) < most
 
@@ -89,3 +87,12 @@ def test_a_model_whose_outputs_are_no_floats_is_quantized(tmp_path: Path, last: 
     proto.graph.node[-1].CopyFrom(node(last, ["t11"], ["y"]))
     proto.graph.output[0].type.CopyFrom(tensor if last == "ArgMax" else onnx.helper.make_sequence_type_proto(tensor))
     assert quantized(tmp_path, proto).totals.changed == 12
+
+
+def test_an_output_of_another_shape_or_that_is_not_finite_says_nothing_of_bits(tmp_path: Path) -> None:
+    """What is over a threshold is of another number in every form, and so are the logarithms that are none."""
+    over = [node("Greater", ["t11", "zero"], ["g"]), node("Reshape", ["g", "flat"], ["f"])]
+    over += [node("Compress", ["t11", "f"], ["c"]), node("Unsqueeze", ["c", "one"], ["y"])]
+    numbers = {"zero": np.float32(0), "flat": np.array([-1]), "one": np.array([1])}
+    for last, more in ((over, numbers), ([node("Log", ["t11"], ["y"])], {})):
+        assert quantized(tmp_path, deep(12, *last, **more)).warnings == ()

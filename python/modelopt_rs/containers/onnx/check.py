@@ -12,7 +12,7 @@ from modelopt_rs.containers.onnx.dtypes import STRING
 from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, File, parse_entries
 from modelopt_rs.containers.onnx.operators import problem, rank_behind
 from modelopt_rs.containers.onnx.order import Cycle, sort_nodes
-from modelopt_rs.containers.onnx.wire import Skeleton
+from modelopt_rs.containers.onnx.wire import NO_SPARSE, Skeleton
 from modelopt_rs.dtypes import BY_ONNX_NUMBER, nbytes
 from modelopt_rs.errors import quote
 
@@ -102,7 +102,7 @@ class Checker:
 
     def _graph(self, graph: Any, inside: str, scopes: _Scopes) -> None:
         if graph.sparse_initializer:
-            raise UnsupportedError(f"{self._path}: sparse tensors are not supported")
+            raise UnsupportedError(f"{self._path}: {NO_SPARSE}")
         self._unique("input" + inside, (value.name for value in graph.input))
         self._unique("initializer" + inside, (tensor.name for tensor in graph.initializer))
         for tensor in graph.initializer:

@@ -13,10 +13,11 @@ from typing import Final
 from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.containers.system import read_place
 
-__all__ = ["LAZY_BYTES", "MAX_DEPTH", "Payload", "Skeleton", "field", "scan", "varint"]
+__all__ = ["LAZY_BYTES", "MAX_DEPTH", "NO_SPARSE", "Payload", "Skeleton", "field", "scan", "varint"]
 
 LAZY_BYTES: Final = 1024
 """Tensors of so many bytes or more stay in the file until they are asked for."""
+NO_SPARSE: Final = "sparse tensors are not supported; store them as dense initializers (onnx.numpy_helper.from_array)"
 MAX_DEPTH: Final = 64  # messages within messages; protobuf's own parser stops at 100
 
 _WINDOW = 64 << 10
@@ -145,7 +146,7 @@ class _Scanner:
             if wire != _LEN:
                 raise self._error(start, f"field {number} has wire type {wire}, not {_LEN}")
             if child == _SPARSE:
-                raise UnsupportedError(f"{self._path}: byte {start:,}: sparse tensors are not supported")
+                raise UnsupportedError(f"{self._path}: byte {start:,}: {NO_SPARSE}")
             self._count(child, start)
             if child != _DROPPED and at - value < LAZY_BYTES:
                 continue

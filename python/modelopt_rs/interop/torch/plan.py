@@ -1,14 +1,12 @@
 """The parameters of a step and their states, prepared once for the steps that follow."""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import is_
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from modelopt_rs._types import Array
-from modelopt_rs.interop.torch.tensors import EXCHANGE, NUMBERS, SMALLEST, array_of, layout_of
+from modelopt_rs.interop.torch.tensors import EXCHANGE, NUMBERS, SMALLEST, array_of, is_at, trace_of
 
 __all__ = ["Entry", "Plan"]
 
@@ -36,26 +34,20 @@ class Plan:
         self.names = names
         self.arrays = [e.array for e in entries]
         self.states_as_arrays = [e.arrays for e in entries]
-        self._keys = list(chain.from_iterable(self.states))
-        self._values = list(chain.from_iterable(map(dict.values, self.states)))
-        self._all = [*self.params, *(x for x in self._values if isinstance(x, torch.Tensor))]
-        self._layout = layout_of(self._all)
+        # As long as these are held, no other object comes to have the address of one.
+        self._held = [list(state.items()) for state in self.states]
+        self._trace = trace_of(self.params, dict(zip(self.params, self.states, strict=True)))
         numbered = [(e, name) for name in NUMBERS for e in entries if name in e.state]
         self._numbers = [(e.arrays, name, e.state[name].numpy()) for e, name in numbered]
         self._lie = [(e.where, e.order) for e in entries]
         self._in_order = all(e.order == sorted(e.order) for e in entries)
 
-    def holds(self, params: list[torch.Tensor], states: Mapping[torch.Tensor, Any], names: list[Any]) -> bool:
+    def holds(self, params: list[torch.Tensor], states: dict[torch.Tensor, Any], names: list[Any]) -> bool:
         """Whether these are the same tensors where they were, and their numbers those that the last step has left."""
-        if len(params) != len(self.params) or names != self.names or not all(map(is_, params, self.params)):
-            return False
-        own_states: list[Any] = list(map(states.get, params))
-        if not all(map(is_, own_states, self.states)) or list(chain.from_iterable(own_states)) != self._keys:
-            return False
-        if not all(map(is_, chain.from_iterable(map(dict.values, own_states)), self._values)):
+        if len(params) != len(self.params) or names != self.names:
             return False
         try:
-            if layout_of(self._all) != self._layout:
+            if not is_at(self._trace, params, states):
                 return False
         except RuntimeError:  # it has no memory any more
             return False

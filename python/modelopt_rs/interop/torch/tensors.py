@@ -19,8 +19,9 @@ __all__ = [
     "TORCH_NAMES",
     "array_of",
     "axis_order",
-    "layout_of",
+    "is_at",
     "tensors_of",
+    "trace_of",
 ]
 
 TORCH_FLOATS = {getattr(torch, str(DTYPES[name].word)) for name in FLOATS}
@@ -43,10 +44,26 @@ def _exchange() -> _core.TensorExchange | None:
 EXCHANGE = _exchange()
 
 
-def layout_of(tensors: list[torch.Tensor]) -> Any:
-    """Where tensors lie, and how: something to compare."""
-    found = None if EXCHANGE is None else EXCHANGE.layouts(tensors)
-    return found or [(x.data_ptr(), x.shape, x.stride(), x.dtype) for x in tensors]
+def trace_of(params: list[torch.Tensor], states: dict[torch.Tensor, dict[str, Any]]) -> Any:
+    """Which parameters these are, what each has for a state, where all of it lies and how: something to compare.
+
+    Only as long as someone holds them: what is freed may be followed by another object at its address.
+    """
+    found = None if EXCHANGE is None else EXCHANGE.trace(params, states)
+    if found is not None or not all(p in states for p in params):
+        return found
+    return [(_trace(p), id(own := states[p]), [(id(k), _trace(x)) for k, x in own.items()]) for p in params]
+
+
+def is_at(trace: Any, params: list[torch.Tensor], states: dict[torch.Tensor, dict[str, Any]]) -> bool:
+    """Whether `trace_of` would give the same."""
+    if EXCHANGE is not None and isinstance(trace, bytes):
+        return EXCHANGE.is_at(trace, params, states)
+    return bool(trace_of(params, states) == trace)
+
+
+def _trace(x: Any) -> tuple[Any, ...]:
+    return (id(x), x.data_ptr(), x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else (id(x),)
 
 
 def axis_order(where: str, p: torch.Tensor) -> list[int]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.external import Extent
 from modelopt_rs.containers.onnx.tensors import extent_of, is_lazy
+from modelopt_rs.onnx.int8.bodies import FLAT, WIDTH, bring_out
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, input_infos
 from modelopt_rs.onnx.run.sessions import FOLDER, SILENT, Session, refusal, run_session, utf8
 from modelopt_rs.threads import get_num_threads
@@ -30,7 +31,8 @@ class Observer:
     path : path
         Its file.
     names : sequence of str
-        The values to see: float32 results of nodes of the main graph, or inputs.
+        The values to see: float32 results of nodes, or inputs. Of what stands in the body of an If, Loop or Scan the
+        rows along the last axis are seen, of all its runs together, or nothing where it doesn't run.
     threads : int, optional
         Threads to run with.
     weights : sequence of str
@@ -55,6 +57,8 @@ class Observer:
         inputs = {value.name for value in model.graph.inputs}
         self._inputs = [name for name in names if name in inputs]
         self._names = [name for name in names if name not in inputs]
+        main = {value.name for node in model.graph for value in node.outputs}
+        self._within = {name for name in self._names if name not in main}
         self._session = _session(*skeleton(model, self._names, weights), path, threads)
 
     @property
@@ -70,7 +74,8 @@ class Observer:
         FormatError
             If the run fails.
         """
-        return run_session(self._session, self._path, feed, list(names))
+        found = run_session(self._session, self._path, feed, self._fetched(names))
+        return [self._taken(name, found)[0] for name in reversed(names)][::-1]
 
     def values(self, samples: Iterable[Feed], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Yield some of the values of every sample, with their names.
@@ -89,11 +94,26 @@ class Observer:
             for name in inputs:
                 yield name, feed[name]
             for group in groups:
-                found: list[Any] = run_session(self._session, self._path, feed, group)
+                found: list[Any] = run_session(self._session, self._path, feed, self._fetched(group))
                 for name in reversed(group):
-                    sizes[name] = found[-1].nbytes
-                    yield name, found.pop()  # nothing is kept of it here
+                    array, ran = self._taken(name, found)
+                    sizes[name] = array.nbytes
+                    if ran:
+                        yield name, array
+                    del array  # nothing is kept of it here
             groups, first = _packed(sizes) if first else groups, False
+
+    def _fetched(self, names: Sequence[str]) -> list[str]:
+        parts = [(f"{name}{FLAT}", f"{name}{WIDTH}") if name in self._within else (name,) for name in names]
+        return [part for each in parts for part in each]
+
+    def _taken(self, name: str, found: list[Any]) -> tuple[Any, bool]:
+        """Take the last value off what was fetched, and say whether it was made at all."""
+        last = found.pop()
+        if name not in self._within:
+            return last, True
+        flat, width = found.pop(), int(last.max(initial=0))
+        return flat.reshape(-1, max(width, 1)), width > 0
 
 
 def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -115,7 +135,7 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = (), weights: Sequence[str
     ----------
     model : Model
     outputs : sequence of str
-        Values of the main graph.
+        Values; see `bring_out` for those that don't stand in the main graph.
     weights : sequence of str
         Initializers that become inputs too, which may be left out.
 
@@ -143,9 +163,11 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = (), weights: Sequence[str
     there = {value.name for value in clone.graph.outputs}
     values = {value.name: value for node in clone.graph for value in node.outputs}
     for name in outputs:
-        if name not in there:
+        if name not in there and name in values:
             clone.graph.outputs.append(values[name])
-    return ir.to_proto(clone).SerializeToString(), folder
+    proto = ir.to_proto(clone)
+    bring_out(proto, [name for name in outputs if name not in values])
+    return proto.SerializeToString(), folder
 
 
 def _place(tensor: ir.TensorProtocol | None) -> Extent | None:

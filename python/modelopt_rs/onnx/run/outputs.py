@@ -45,9 +45,6 @@ class OutputFigures:
         if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
             self.comparable = False  # sequences and maps
             return
-        if before.shape != after.shape:
-            self.mismatch = self.mismatch or (before.shape, after.shape)
-            return
         strings = [array.dtype.kind in "OUS" for array in (before, after)]
         if any(strings) and not all(strings):
             self.comparable = False
@@ -55,6 +52,9 @@ class OutputFigures:
         if not self.dtype:
             self.dtype, self.shape = ("str" if strings[0] else before.dtype.name), before.shape
             self.floats = before.dtype.kind == "f"
+        if before.shape != after.shape:
+            self.mismatch = self.mismatch or (before.shape, after.shape)
+            return
         self.elements += before.size
         self.equal += int(np.count_nonzero(before == after))
         self.figures += _strings(before, after) if strings[0] else self._numbers(before, after)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Final, Protocol, TypeAlias
 
 import onnx_ir as ir
@@ -16,7 +15,7 @@ from modelopt_rs.onnx.weight_only.forms.choice import BLOCKED, choose, folded
 from modelopt_rs.onnx.weight_only.forms.form import Form, StorageOptions, coding_of
 from modelopt_rs.onnx.weights import Role, Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.bits import least, not_smaller, not_to_be_had
-from modelopt_rs.planning.decide import Decision, Moved, decide
+from modelopt_rs.planning.decide import Decision, Moved, decide, is_match
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions, more_bits
 from modelopt_rs.stream.model import TensorInfo
@@ -285,7 +284,7 @@ class _Request:
 
     def says(self, name: str) -> bool:
         """Whether a glob says what a weight gets."""
-        return any(fnmatchcase(name, glob) for glob in (*self.onnx.bits_of, *self.options.exclude))
+        return any(is_match(name, glob) for glob in (*self.onnx.bits_of, *self.options.exclude))
 
     def too_far(self, weight: Weight, candidate: _Candidate) -> tuple[str, str] | None:
         """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
