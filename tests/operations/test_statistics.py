@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(model: Path, tmp_pa
         ),
         (
             lambda: mo.quantize_file(
-                matrix(tmp_path / "m.safetensors"), out, **how, method="awq", statistics=tmp_path / "stats"
+                matrix(tmp_path / "m.safetensors"), tmp_path / "n", **how, method="awq", statistics=tmp_path / "stats"
             ),
             r"^method must be 'gptq' for this model, got 'awq': only of llama, mistral",
         ),

@@ -57,15 +57,16 @@ def optimize_file(
     allow_symlinks_under: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Quantize a model to a size: each weight gets 8, 4 (in groups of 32, 64 or 128) or 2 bits or stays, at least loss.
+    """Quantize a model to a size: each weight gets 8, 4 (in groups of 16 to 128) or 2 bits or stays, at least loss.
 
     The relative error of every weight in every code is measured over all its rows, with the encoders that write them
     (scales are searched), in one pass. The loss is the sum of their squares, each times the weight's elements (of a
     table or a head at most those of the largest layer) and its prior; its least value within the size is found by
     Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
     weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
-    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes. Mixed
-    bits have no zero points where transformers would not read them.
+    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes; what
+    transformers reads only where all weights are coded alike gets one, or stays. Mixed bits have no zero points where
+    transformers would not read them.
 
     Parameters
     ----------

@@ -20,9 +20,11 @@ def headline(report: Report) -> str:
     Examples
     --------
     >>> from modelopt_rs.report.headline import headline
-    >>> from modelopt_rs.report.reports import Report, total
-    >>> headline(Report("quantize", "a", "b", {}, total([], {}, 1.0), ()))
-    '0 bytes'
+    >>> from modelopt_rs.report.reports import Report, TensorReport, total
+    >>> rows = [TensorReport("w", "F32", (256,), "quantize", "a weight", 1024, 144)]
+    >>> how = {"command": "quantize", "source": "a", "output": "b", "dry_run": False, "options": {}}
+    >>> headline(Report(**how, totals=total(rows, {}, 1.0), tensors=tuple(rows)))
+    '1.02 kB -> 144 bytes, 14.1 % of it'
     """
     before, after = report.file_bytes or (report.totals.bytes_before, report.totals.bytes_after)
     text = decimal_size(before)
