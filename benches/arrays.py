@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -48,6 +48,7 @@ class Case:
     at_most: bool = False  # the ratio is ours / theirs and must not be above the target
     needs: str | None = None  # the peer's module
     calls: int = 1  # in a row, as a service makes small ones; times are those of one
+    bound: Thunk | None = None  # moves the bytes that nobody can do without, in the same run
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Row:
     ratio: float
     target: str
     met: bool | None  # None: the target does not apply here
+    limit: float | None = None  # the peer's time by the bound's: no ratio is greater
+    of_bound: float | None = None  # our time by the bound's
 
 
 # ---- measuring
@@ -80,19 +83,27 @@ def seconds(run: Thunk, calls: int = 1) -> float:
     return taken / calls
 
 
-def paired(ours: Thunk, theirs: Thunk, rounds: int, calls: int = 1) -> tuple[list[float], list[float]]:
-    """Time both in alternation, swapping who goes first."""
-    a, b = [], []
+def in_turn(runs: Sequence[Thunk], rounds: int, calls: int = 1) -> list[list[float]]:
+    """Time each in every round, in the other order every other round."""
+    times: list[list[float]] = [[] for _ in runs]
     gc.collect()
     gc.disable()
     for i in range(rounds):
-        if i % 2:
-            b.append(seconds(theirs, calls))
-        a.append(seconds(ours, calls))
-        if not i % 2:
-            b.append(seconds(theirs, calls))
+        for taken, run in list(zip(times, runs, strict=True))[:: -1 if i % 2 else 1]:
+            taken.append(seconds(run, calls))
     gc.enable()
+    return times
+
+
+def paired(ours: Thunk, theirs: Thunk, rounds: int, calls: int = 1) -> tuple[list[float], list[float]]:
+    """Time both in alternation, swapping who goes first."""
+    a, b = in_turn((ours, theirs), rounds, calls)
     return a, b
+
+
+def ratio_of(over: list[float], under: list[float]) -> float:
+    """The median of the ratios of neighbours."""
+    return statistics.median(x / y for x, y in zip(over, under, strict=True))
 
 
 def measure(case: Case, rounds: int) -> Row:
@@ -101,13 +112,27 @@ def measure(case: Case, rounds: int) -> Row:
     except AssertionError as wrong:
         print(f"{case.work} against {case.peer}: {wrong}", file=sys.stderr)
         return Row(case.work, case.peer, math.nan, math.nan, math.nan, WRONG, False)
-    a, b = paired(case.ours, case.theirs, rounds, case.calls)
+    bounds = [case.bound] if case.bound else []
+    a, b, *of_bound = in_turn((case.ours, case.theirs, *bounds), rounds, case.calls)
     over, under = (a, b) if case.at_most else (b, a)
-    ratio = statistics.median(x / y for x, y in zip(over, under, strict=True))
+    ratio = ratio_of(over, under)
     met = ratio <= case.target if case.at_most else ratio >= case.target
     target = f"{'<=' if case.at_most else '>='} {case.target:g} x"
     ms = [1e3 * statistics.median(t) for t in (a, b)]
-    return Row(case.work, case.peer, ms[0], ms[1], ratio, target, met)
+    row = Row(case.work, case.peer, ms[0], ms[1], ratio, target, met)
+    if of_bound:
+        row.limit, row.of_bound = ratio_of(b, of_bound[0]), ratio_of(a, of_bound[0])
+    return row
+
+
+def verdict(case: Case, row: Row) -> str:
+    """Whether the target is met; if not, whether the bound forbids it."""
+    word = "met" if row.met else "MISSED"
+    if row.limit is None or row.of_bound is None:
+        return word
+    if not row.met and row.limit < case.target:
+        word = "FORBIDDEN"
+    return f"{word}: the bound allows {row.limit:.2f} x, ours takes {row.of_bound:.2f} of it"
 
 
 def cores_at_hand() -> float:
@@ -126,10 +151,26 @@ def show_cases(groups: Iterable[Iterable[Case]], rounds: int, file: Path | None)
         row = measure(case, rounds)
         rows.append(row)
         times = f"{row.ours_ms:9.4f} ms {row.peer_ms:9.4f} ms"
-        verdict = "met" if row.met else "MISSED"
-        print(f"{row.work:46} {row.peer:46} {times} {row.ratio:6.2f} {row.target:10} {verdict}", flush=True)
+        print(f"{row.work:46} {row.peer:46} {times} {row.ratio:6.2f} {row.target:10} {verdict(case, row)}", flush=True)
     if file:
         file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+def reading(nbytes: int, threads: int = THREADS) -> Thunk:
+    """Read so many bytes once, by the fastest that reads here: the largest of words of 64 bits."""
+    words = np.full(nbytes // 8, 1, np.uint64)
+    return lambda: mo.reduce.max(words, threads=threads)
+
+
+def moving(read: int, written: np.ndarray) -> Thunk:
+    """Read so many bytes and write an array, by one thread."""
+    read_all = reading(read, 1)
+
+    def move() -> None:
+        read_all()
+        written.fill(0)
+
+    return move
 
 
 # ---- checks

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import Case, close, equal, show_cases
+from arrays import Case, close, equal, reading, show_cases
 
 RNG = np.random.default_rng(14)
 READ = "reading: minmax of as many bytes"
@@ -27,7 +27,7 @@ def reduction_cases(n: int) -> Iterator[Case]:
     yield Case("any of zeros float32", READ, 1.15, lambda: r.any(zeros), lambda: r.minmax(zeros), at_most=True)
     yield Case("any of zeros float32", "NumPy", 1, lambda: r.any(zeros), lambda: np.any(zeros), equal)
     yield Case("any of bools", READ, 1.15, lambda: r.any(none), lambda: r.minmax(u), at_most=True)
-    yield Case("sum uint8", "NumPy", 8, lambda: r.sum(u), lambda: np.sum(u), equal)
+    yield Case("sum uint8", "NumPy", 8, lambda: r.sum(u), lambda: np.sum(u), equal, bound=reading(n))
     yield Case("sum uint8", READ, 1.15, lambda: r.sum(u), lambda: r.minmax(u), at_most=True)
     yield Case("topk 100 float32", "NumPy argpartition", 2, lambda: r.topk(x, 100)[0],
                lambda: np.sort(x[np.argpartition(x, -100)[-100:]])[::-1], equal)  # fmt: skip
@@ -48,8 +48,9 @@ def quantize_linear_cases(n: int) -> Iterator[Case]:
         mo.reduce.minmax(x)
 
     yield Case("quantize_linear out=", "reading x, then filling the codes", 1.15, ours, copy, at_most=True)
-    yield Case("quantize_linear out=", "the NumPy formula", 15, ours, formula, equal)
-    yield Case("quantize_linear out=", "onnxruntime QuantizeLinear", 0.95, ours, by_onnxruntime(x, scale), equal)
+    yield Case("quantize_linear out=", "the NumPy formula", 15, ours, formula, equal, bound=copy)
+    peer = by_onnxruntime(x, scale)
+    yield Case("quantize_linear out=", "onnxruntime QuantizeLinear", 0.95, ours, peer, equal, bound=copy)
 
 
 def by_onnxruntime(x: np.ndarray, scale: np.float32) -> Callable[[], np.ndarray]:
@@ -89,9 +90,9 @@ def embedding_cases(rows: int) -> Iterator[Case]:
         return ((x - starts) / steps - 128).astype(np.int8)
 
     yield Case("embeddings to int8", "sentence-transformers' formula", 10,
-               lambda: quantize(x, "int8", ranges=ranges), by_steps, close(0, 1))  # fmt: skip
-    yield Case("embeddings to bits", "NumPy packbits", 2.5,
-               lambda: quantize(x, "ubinary"), lambda: np.packbits(x > 0, axis=-1), equal)  # fmt: skip
+               lambda: quantize(x, "int8", ranges=ranges), by_steps, close(0, 1), bound=reading(x.nbytes))  # fmt: skip
+    yield Case("embeddings to bits", "NumPy packbits", 2.5, lambda: quantize(x, "ubinary"),
+               lambda: np.packbits(x > 0, axis=-1), equal, bound=reading(x.nbytes))  # fmt: skip
     yield Case(
         "embeddings to bits", READ, 1.15, lambda: quantize(x, "ubinary"), lambda: mo.reduce.minmax(x), at_most=True
     )

@@ -172,6 +172,17 @@ pub fn prefetch<T>(x: &[T]) {
     }
 }
 
+/// Ask for the cache lines of `x` into the cache of the second level, for what is read some thousands of elements later: the first
+/// level waits for few lines at a time, among them those that are streamed.
+#[inline(always)]
+pub fn prefetch_early<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks((64 / size_of::<T>()).max(1)) {
+        // SAFETY: as in `prefetch`.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+    }
+}
+
 /// Copy to memory that nobody reads soon, past the caches: its lines are not read first, as an ordinary store does.
 ///
 /// The bytes are those of `copy_from_slice`. For plain numbers, in pieces that lie in the cache; [`fence`] comes after the

@@ -291,7 +291,17 @@ pub fn count<I: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::collections::HashSet;
+    use std::thread::{current, yield_now};
+    use std::time::{Duration, Instant};
+
+    /// Wait for a condition, but no longer than this.
+    fn wait_for(limit: Duration, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() && start.elapsed() < limit {
+            yield_now();
+        }
+    }
 
     #[test]
     fn test_map_keeps_the_order_of_the_items_for_any_number_of_threads() {
@@ -311,17 +321,16 @@ mod tests {
 
     #[test]
     fn test_every_item_is_done_once_by_workers_that_are_awake_or_asleep() {
-        let pause = |i: u64| std::thread::sleep(Duration::from_micros(i));
+        let all_sleep = || pool(2).is_none_or(|pool| pool.awake.is_idle());
         for round in 0..40 {
-            pause(10 * round);
+            if round % 2 == 0 {
+                wait_for(Duration::from_secs(1), all_sleep);
+            }
             for (threads, n) in [(2, 3), (3, 40), (2, 200)] {
-                let slow = |i: u64| {
-                    if round % 8 == 0 && i.is_multiple_of(10) {
-                        pause(30);
-                    }
-                };
                 let got = map(threads, 0..n, |i| {
-                    slow(i as u64);
+                    if round % 8 == 0 && i % 10 == 0 {
+                        wait_for(Duration::from_micros(30), || false); // a long item
+                    }
                     i
                 });
                 assert!(got.into_iter().eq(0..n));
@@ -331,20 +340,23 @@ mod tests {
 
     #[test]
     fn test_work_of_many_items_or_of_few_long_ones_is_shared_out() {
-        for n in [2, 100] {
-            let seen = map(2, 0..n, |_| {
-                std::thread::sleep(Duration::from_millis(100 / n as u64));
-                std::thread::current().id()
+        for n in [2usize, 100] {
+            // Each item lasts until two threads are at work.
+            let seen = Mutex::new(HashSet::new());
+            let both = || seen.lock().is_ok_and(|seen| seen.len() == 2);
+            for_each(2, 0..n, |_| {
+                seen.lock().map(|mut seen| seen.insert(current().id())).unwrap();
+                wait_for(Duration::from_millis(1000 / n as u64), both);
             });
-            assert!(seen.iter().any(|id| *id != seen[0]), "{n}");
+            assert!(both(), "{n}");
         }
     }
 
     #[test]
     fn test_d7_a_nested_call_runs_inline() {
         let inner = map(4, 0..8, |_| {
-            let me = std::thread::current().id();
-            map(4, 0..8, move |_| std::thread::current().id() == me)
+            let me = current().id();
+            map(4, 0..8, move |_| current().id() == me)
         });
         assert!(inner.into_iter().flatten().all(|same| same));
     }

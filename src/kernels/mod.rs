@@ -12,6 +12,8 @@ pub mod gptq;
 pub mod histogram;
 pub mod image;
 pub mod linear;
+pub(crate) mod lines;
+pub(crate) mod magnitude;
 pub mod median;
 pub mod number;
 pub mod optim;

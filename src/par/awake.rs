@@ -45,6 +45,12 @@ impl Awake {
         self.looks.iter().filter(is_claimed).take(n).count()
     }
 
+    /// Whether no worker looks for work.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.looks.iter().all(|look| look.load(Ordering::Relaxed) == 0)
+    }
+
     /// Look for work until there has been none for a while; `look` does what there is, and says whether there was any.
     pub fn watch(&self, worker: usize, look: impl Fn() -> bool) {
         let Some(slot) = self.looks.get(worker) else { return };

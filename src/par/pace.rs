@@ -43,9 +43,13 @@ impl Pace {
 
     /// After each of the calling thread's items, where so many threads are at work.
     pub fn after_item(&self, together: usize) -> Advice {
+        self.after_item_at(self.start.elapsed().as_nanos(), together)
+    }
+
+    /// So many nanoseconds after the start.
+    fn after_item_at(&self, elapsed: u128, together: usize) -> Advice {
         let done = self.done.get() + 1;
         self.done.set(done);
-        let elapsed = self.start.elapsed().as_nanos();
         let left = self.items.saturating_sub(done * together) as u128 * elapsed / (done * together) as u128;
         if elapsed < self.next.get() || left < WORTH.as_nanos() {
             return Advice::Alone;
@@ -59,23 +63,17 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn pause(micros: u64) {
-        std::thread::sleep(Duration::from_micros(micros));
-    }
-
     #[test]
     fn test_workers_are_woken_for_long_work_and_called_for_long_items() {
         assert_eq!(Pace::new(FEW - 1).at_start(), Advice::Call);
         let long = Pace::new(100_000);
         assert_eq!(long.at_start(), Advice::Alone);
-        assert_eq!(long.after_item(1), Advice::Wake);
-        assert_eq!(long.after_item(1), Advice::Alone); // they are on their way
-        let items = Pace::new(1000);
-        pause(50);
-        assert_eq!(items.after_item(1), Advice::Call);
+        assert_eq!(long.after_item_at(1_000, 1), Advice::Wake);
+        assert_eq!(long.after_item_at(2_000, 1), Advice::Alone); // they are on their way
+        assert_eq!(long.after_item_at(5 * WORTH.as_nanos(), 1), Advice::Wake); // they may sleep again
+        assert_eq!(Pace::new(1000).after_item_at(LONG.as_nanos() + 1, 1), Advice::Call);
         let short = Pace::new(2);
-        pause(1);
-        short.after_item(1);
-        assert_eq!(short.after_item(1), Advice::Alone);
+        assert_eq!(short.after_item_at(10 * WORTH.as_nanos(), 2), Advice::Alone); // nothing is left
+        assert_eq!(Pace::new(3).after_item_at(WORTH.as_nanos() / 3, 1), Advice::Alone);
     }
 }

@@ -344,6 +344,11 @@ OPTIONS = [
         "Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got float64",
     ),
     (
+        {"dtype": "int9"},
+        TypeError,
+        "Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got 'int9'",
+    ),
+    (
         {"dtype": np.int8},
         ValueError,
         "Image: quantization must be given where dtype is int8, got None; pass the (scale, zero_point) of the model's "
@@ -371,6 +376,12 @@ OPTIONS = [
         "Image: quantization's zero_point must be from 0 to 255 for uint8, got -1",
     ),
 ]
+
+
+def test_scale_and_zero_point_may_be_arrays_without_axes_as_initializers_of_onnx_are():
+    given = (np.array(0.1, np.float32), np.array(-3, np.int8))
+    plans = [Image(size=(8, 8), dtype=np.int8, quantization=q) for q in (given, (np.float32(0.1), -3))]
+    assert (plans[0](X) == plans[1](X)).all()
 
 
 @pytest.mark.parametrize(("options", "error", "text"), OPTIONS)

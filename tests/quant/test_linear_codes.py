@@ -177,12 +177,62 @@ def test_codes_that_are_floats_are_those_of_ml_dtypes_within_the_largest(name):
     assert np.array_equal(mo.quant.dequantize_linear(plain, scale, q_dtype=name), numbers, equal_nan=True)
 
 
-def test_tensorflow_lite_rounds_so():
-    litert = pytest.importorskip("ai_edge_litert.interpreter")
-    assert litert  # its reference kernel: clamp(round(x / scale) + zero point), round as in C
-    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.49999997, -0.49999997, 300], np.float32)
-    got = mo.quant.quantize_linear(x, 1.0, 3, rounding="away")
-    assert got.tolist() == [4, 5, 6, 2, 1, 3, 3, 127]
+def of_tensorflow_lite(operator, source, target, x, kernels):
+    """Run one operator of TensorFlow Lite; source and target: a type, and (scale, zero point) or None."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    code, node, graph, model = schema.OperatorCodeT(), schema.OperatorT(), schema.SubGraphT(), schema.ModelT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, operator)
+    code.version, node.opcodeIndex, node.inputs, node.outputs = 1, 0, [0], [1]
+    tensors = []
+    for name, (dtype, params) in (("x", source), ("y", target)):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name.encode(), list(x.shape), 0
+        tensor.type = getattr(schema.TensorType, dtype.upper())
+        if params:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale, tensor.quantization.zeroPoint = [params[0]], [params[1]]
+        tensors.append(tensor)
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = tensors, [0], [1], [node]
+    model.version, model.operatorCodes, model.buffers, model.subgraphs = 3, [code], [schema.BufferT()], [graph]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    kinds = interpreter.OpResolverType
+    kind = {"reference": kinds.BUILTIN_REF, "optimized": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES}[kernels]
+    run = interpreter.Interpreter(model_content=bytes(builder.Output()), experimental_op_resolver_type=kind)
+    run.allocate_tensors()
+    run.set_tensor(0, x)
+    run.invoke()
+    return run.get_tensor(1)
+
+
+@pytest.mark.parametrize(("kernels", "rounding"), [("reference", "away"), ("optimized", "even")])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point"),
+    [("int8", 1.0, 3), ("int8", 0.37, -5), ("uint8", 1.0, 128), ("int16", 0.01, 0), ("int8", 0.1, -128)],
+)
+def test_codes_are_those_of_tensorflow_lite(kernels, rounding, dtype, scale, zero_point):
+    if kernels == "optimized" and dtype == "int16":
+        pytest.skip("its optimized kernel of 16 bits has another formula")
+    halves = np.arange(-600, 601) * np.float32(0.5)
+    x = np.concatenate([halves, RNG.normal(0, 60, 4000), [0.49999997, -0.49999997]]).astype(np.float32)
+    want = of_tensorflow_lite("QUANTIZE", ("float32", None), (dtype, (scale, zero_point)), x, kernels)
+    got = mo.quant.quantize_linear(x, np.float32(scale), zero_point, dtype=dtype, rounding=rounding)
+    np.testing.assert_array_equal(got, want)
+    if scale == 1.0:  # the inputs tell one rounding from the other
+        other = {"away": "even", "even": "away"}[rounding]
+        assert (mo.quant.quantize_linear(x, 1.0, zero_point, dtype=dtype, rounding=other) != want).any()
+
+
+def test_codes_back_and_to_other_codes_are_those_of_tensorflow_lites_reference():
+    q = np.arange(-128, 128).astype(np.int8)
+    one, other = (0.37, -5), (0.52, 7)
+    want = of_tensorflow_lite("DEQUANTIZE", ("int8", one), ("float32", None), q, "reference")
+    np.testing.assert_array_equal(mo.quant.dequantize_linear(q, np.float32(one[0]), one[1]), want)
+    want = of_tensorflow_lite("QUANTIZE", ("int8", one), ("int8", other), q, "reference")
+    scales = [np.float32(one[0]), one[1], np.float32(other[0]), other[1]]
+    np.testing.assert_array_equal(mo.quant.requantize_linear(q, *scales, rounding="away"), want)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])

@@ -70,8 +70,15 @@ def test_what_is_no_row_is_named():
         (50, IndexError, "take: indices must be within the 50 rows, got 50"),
         ([0, -51], IndexError, "take: indices must be within the 50 rows, got -51"),
         ([True], IndexError, "take: indices must have shape (50,) as a mask of the rows, got (1,)"),
-        ([1.5], TypeError, "take: indices must be an integer, a slice, an array of integers or a mask, got float64"),
-        ("a", TypeError, "take: indices must be an integer, a slice, an array of integers or a mask, got str"),
+        ([1.5], TypeError, "take: indices must be an integer, an array of integers or a mask, got float64"),
+        ("a", TypeError, "take: indices must be an integer, an array of integers or a mask, got str"),
+        (slice(2), TypeError, "take: indices must be an integer, an array of integers or a mask, got slice"),
+        (True, IndexError, "take: indices must have shape (50,) as a mask of the rows, got ()"),
+        (
+            np.array([1, 2**64 - 1], np.uint64),
+            IndexError,
+            "take: indices must be within the 50 rows, got 18446744073709551615",
+        ),
     ):
         with pytest.raises(error) as caught:
             q.take(bad)
@@ -83,6 +90,10 @@ def test_what_is_no_row_is_named():
         ("a", TypeError, "QuantizedArray: index must be an integer, a slice"),
         ([[1]], ValueError, "QuantizedArray: index must have one axis, got shape (1, 1); take gives its numbers"),
         ([50], IndexError, "50"),
+        (np.array([2**64 - 1], np.uint64), IndexError, "index must be within the 50 rows, got 18446744073709551615"),
+        (True, IndexError, "QuantizedArray: index must have shape (50,) as a mask of the rows, got ()"),
+        (np.False_, IndexError, "QuantizedArray: index must have shape (50,) as a mask of the rows, got ()"),
+        ((1, 2), TypeError, "QuantizedArray: index must be of the first axis, got a tuple; np.asarray(q) has all axes"),
     ):
         with pytest.raises(error) as caught:
             q[bad]
@@ -91,6 +102,15 @@ def test_what_is_no_row_is_named():
         mo.quantize(np.array(1.0)).take([0])
     with pytest.raises(ValueError, match=r"take: q must have axes, got shape \(\)"):
         mo.quantize(np.array(1.0)).take(0)
+
+
+def test_indices_of_every_integer_dtype_and_byte_order_take_the_same_rows():
+    q = mo.quantize(X, axis=0)
+    want = q.dequantize()[[3, 0, 49]]
+    for dtype in (*"bBhHiIlLqQ", ">i8", ">u2", ">i4"):
+        indices = np.array([3, 0, 49]).astype(dtype)
+        assert (q.take(indices) == want).all(), dtype
+        assert (q[indices].dequantize() == want).all(), dtype
 
 
 def test_it_has_what_arrays_have():

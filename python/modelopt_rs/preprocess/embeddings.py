@@ -63,7 +63,8 @@ def quantize_embeddings(
     TypeError
         If `x` is no array of floats.
     ValueError
-        If `kind` is none of these, or ranges are missing, not finite, of another shape or not of this kind.
+        If `kind` is none of these, or ranges are missing, not finite, minima above maxima, of another shape or not of
+        this kind.
 
     References
     ----------
@@ -105,7 +106,8 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
     dim = x.shape[-1] if x.ndim else 0
     if ranges is None:
         if x.size <= dim:
-            raise ValueError(f"quantize_embeddings: ranges must be given for one vector, got x of shape {x.shape}")
+            text = f"for fewer than two vectors, got x of shape {x.shape}"
+            raise ValueError(f"quantize_embeddings: ranges must be given {text}")
         try:
             ranges = reduce.minmax(x, axis=tuple(range(x.ndim - 1)), threads=threads)
         except TypeError as why:
@@ -119,6 +121,8 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
         raise ValueError(f"quantize_embeddings: ranges must have shape (2, {dim}), got {ends.shape}")
     if not np.isfinite(ends).all():
         raise ValueError("quantize_embeddings: ranges must be finite")
+    if (ends[0] > ends[1]).any():
+        raise ValueError("quantize_embeddings: ranges must be minima, then maxima, got a minimum above its maximum")
     start = ends[0]
     width = ends[1] - start if kind == "faiss_sq8" else (ends[1] - start) / np.float32(255)
     # faiss: a range of nothing has the code 0.

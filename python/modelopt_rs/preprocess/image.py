@@ -86,7 +86,8 @@ class Image:
         Scale and zero point of uint8 and int8 outputs, which need them: those of the model's input. For levels as they
         are pass ``(scale, 0)``.
     rounding : {"even", "away"}
-        Halves of codes: to even, as ONNX's QuantizeLinear; away from 0, as TFLite.
+        Halves of codes: to even, as ONNX's QuantizeLinear and TensorFlow Lite's optimized kernels; away from 0, as the
+        reference kernels of TensorFlow Lite.
     threads : int, optional
         Threads of each call; never changes the result.
 
@@ -291,9 +292,13 @@ def _by_channel(name: str, value: Any) -> tuple[list[float], int | None]:
 def _dtype(dtype: Any) -> tuple[str, np.dtype[Any]]:
     if isinstance(dtype, str) and dtype == "bf16":
         return "bfloat16", np.dtype(np.uint16)
-    wanted = np.dtype(dtype)
-    if wanted.name not in (*NUMBERS, *CODES) or not wanted.isnative:
-        raise TypeError(f"Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got {wanted}")
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted is None or wanted.name not in (*NUMBERS, *CODES) or not wanted.isnative:
+        got = repr(dtype) if wanted is None else wanted
+        raise TypeError(f"Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got {got}")
     return wanted.name, wanted
 
 
@@ -307,7 +312,8 @@ def _codes(dtype: str, quantization: Any, rounding: str) -> tuple[float, int, in
         raise ValueError(f"Image: quantization must be given where dtype is {dtype}, got None; {fix}")
     if not isinstance(quantization, tuple | list) or len(quantization) != 2:
         raise TypeError(f"Image: quantization must be (scale, zero_point), got {quantization!r}")
-    scale, zero_point = quantization
+    # As ONNX's initializers are read: arrays without axes.
+    scale, zero_point = (v[()] if isinstance(v, np.ndarray) and not v.ndim else v for v in quantization)
     step = float(np.float32(_number("quantization's scale", scale)))
     if not step >= LEAST_FLOAT:
         raise ValueError(f"Image: quantization's scale must be a normal positive float32, got {scale!r}")

@@ -56,7 +56,8 @@ def quantize_linear(
         a byte in int8 or, of what is unsigned and of the bits of floats, uint8. None: that of `out`, of a zero
         point with a dtype of NumPy's, else int8. (`pack` packs codes of 4 and 2 bits.)
     rounding : {"even", "away"}
-        What becomes of halves: to even, as in ONNX, or away from zero, as in TensorFlow Lite.
+        What becomes of halves: to even, as in ONNX and in TensorFlow Lite's optimized kernels of 8 bits, which an
+        interpreter runs unless told otherwise; or away from zero, as in its specification and reference kernels.
     nonfinite : {"saturate", "raise"}
         NaN becomes the zero point (NaN, of floats that have one) and infinities the limits; or refuse both, which costs
         one more read of `x`.

@@ -240,17 +240,18 @@ class QuantizedArray(_LookedUp):
         array([[0., 0., 1.],
                [1., 0., 0.]], dtype=float32)
         """
-        bf16: Bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
-        shape = self.shape
-        if type(indices) is int:
-            wanted = shape[1:]
-        else:
+        # Small calls show every step here.
+        bf16: Bf16 = None if dtype is np.float32 or not isinstance(dtype, str) or dtype != "bf16" else "bf16"
+        if type(indices) is not int:
             indices = _indices(indices, len(self), "take: indices")
-            wanted = indices.shape + shape[1:]
         if out is None:
+            rest = self.shape[1:]
+            wanted = rest if type(indices) is int else indices.shape + rest
             out = np.empty(wanted, _FLOAT32 if dtype is np.float32 else float_dtype("take", dtype))
-        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
-        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, shape)
+        given = (
+            self.codes, self.scale, self.zero_point, self.offset, self.global_scale,
+            self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape,
+        )  # fmt: skip
         table = getattr(self, "_table", None)
         if table is None or not table.take(given, indices, out, bf16, threads):
             table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
@@ -262,7 +263,7 @@ class QuantizedArray(_LookedUp):
         """Take rows of the first axis as codes: an index or a slice (a view), integers or a mask (a copy)."""
         if isinstance(rows, tuple):
             raise TypeError("QuantizedArray: index must be of the first axis, got a tuple; np.asarray(q) has all axes")
-        if not isinstance(rows, (int, np.integer, slice)):
+        if not isinstance(rows, (int, np.integer, slice)) or isinstance(rows, bool):
             rows = _indices(rows, len(self), "QuantizedArray: index")
         if len(self.shape) < 2:
             raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
@@ -390,10 +391,13 @@ def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tup
     return slice(start // size[0], -(-max(start, stop) // size[0])), size
 
 
+_INT64: Final = np.dtype(np.int64)
+
+
 def _indices(given: Any, n: int, name: str) -> Array:
     """Return which rows are wanted, as int64."""
     indices = np.asarray(given)
-    if indices.dtype.char == "l":
+    if indices.dtype is _INT64:
         return indices
     if indices.dtype == bool:
         if indices.shape != (n,):
@@ -401,7 +405,10 @@ def _indices(given: Any, n: int, name: str) -> Array:
         return np.flatnonzero(indices).astype(np.int64, copy=False)
     if indices.dtype.kind not in "iu" and indices.size:
         got = type(given).__name__ if indices.dtype.kind == "O" or not indices.ndim else indices.dtype
-        raise TypeError(f"{name} must be an integer, a slice, an array of integers or a mask, got {got}")
+        slices = "" if name.startswith("take") else "a slice, "
+        raise TypeError(f"{name} must be an integer, {slices}an array of integers or a mask, got {got}")
+    if indices.dtype.kind == "u" and indices.size and int(indices.max()) >= n:
+        raise IndexError(f"{name} must be within the {n} rows, got {indices.max()}")  # as int64 it could be negative
     return indices.astype(np.int64, copy=False)
 
 

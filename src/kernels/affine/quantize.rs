@@ -10,6 +10,9 @@ use crate::real::{Divisor, Real};
 /// Codes that are made in the cache before they are written past it: each time the processor waits for all of it.
 const STREAM_BLOCK: usize = 8192;
 
+/// How far ahead memory is asked for, in elements.
+const AHEAD: usize = 2048;
+
 /// Quotients beyond are beyond the limits of every code, whatever its zero point.
 const FAR: i32 = 1 << 17;
 
@@ -24,13 +27,18 @@ fn near<C: Real>(x: C, far: C) -> C {
 kernel! {
     /// The codes of numbers with one scale. `Divisor::quotient` is exact for these quotients too: its proof holds for
     /// all of which neither they nor their products with the scale leave the normal numbers.
-    fn codes<C: Real, K: Target>(x: &[C], target: K, part: (C, i32), out: &mut [K::Item]) {
+    fn codes<C: Real, K: Target>(both: [&[C]; 2], target: K, part: (C, i32), out: &mut [K::Item]) {
+        let [x, ahead] = both;
         let (scale, zero_point) = part;
         let (blocks, tail) = x.as_chunks::<BLOCK>();
         let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
         if FMA && K::IS_WHOLE && Divisor::is_exact(scale) {
             let (divisor, far) = (Divisor::new(scale), scale.abs() * C::from_i32(FAR));
-            for (block, out) in blocks.iter().zip(out_blocks) {
+            let ahead = ahead.as_chunks::<BLOCK>().0;
+            for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
+                if let Some(ahead) = ahead.get(i) {
+                    isa::prefetch_early(ahead);
+                }
                 let mut made = [K::Item::default(); BLOCK];
                 for (made, &x) in made.iter_mut().zip(block) {
                     *made = target.code(divisor.quotient(near(x, far)), zero_point);
@@ -64,10 +72,14 @@ kernel! {
     }
 }
 
-/// The codes of numbers from element `start` on.
-fn write<C: Real, K: Target>(x: &[C], start: usize, params: &Params<'_, C>, target: K, out: &mut [K::Item]) {
+/// The codes of numbers from element `start` on, as many as `out` has room for, of those that are read then.
+fn write<C: Real, K: Target>(all: &[C], start: usize, params: &Params<'_, C>, target: K, out: &mut [K::Item]) {
+    let (x, ahead) = (&all[..out.len()], all.get(AHEAD..).unwrap_or_default());
     params.each(start, x.len(), |range, part| match part {
-        Part::One(scale, zero_point) => codes(&x[range.clone()], target, (scale, zero_point), &mut out[range]),
+        Part::One(scale, zero_point) => {
+            let both = [&x[range.clone()], ahead.get(range.start..).unwrap_or_default()];
+            codes(both, target, (scale, zero_point), &mut out[range]);
+        }
         Part::Own(scale, zero_point) => own_codes(&x[range.clone()], target, scale, zero_point, &mut out[range]),
     });
 }
@@ -96,7 +108,7 @@ pub fn quantize<C: Real, K: Target>(
         for (j, out) in out.chunks_mut(STREAM_BLOCK).enumerate() {
             let (start, made) = (i * CHUNK + j * STREAM_BLOCK, &mut made[..out.len()]);
             match source.direct() {
-                Some(x) => write(&x[start..start + made.len()], start, &params, target, made),
+                Some(x) => write(&x[start..], start, &params, target, made),
                 None => read_and_write(source, start, &params, target, made),
             }
             isa::stream(made, out);

@@ -4,6 +4,7 @@ use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
+use crate::isa;
 use crate::kernels::reduce;
 use crate::par::{self, CHUNK};
 
@@ -90,6 +91,8 @@ impl Call<'_> {
     ) -> bool {
         let Scratch { floats, finite, absmax: largest, float_scales, byte_scales, codes, numbers } = scratch;
         for batch in cut(x.len(), rows, BATCH) {
+            // Of the next batch, while this one is computed.
+            isa::prefetch_early(&x[batch.elements.end..x.len().min(batch.elements.end + BATCH)]);
             let x = &x[batch.elements.clone()];
             let count = batch.scales.len();
             largest.resize(count.max(largest.len()), 0.0);

@@ -74,6 +74,14 @@ impl<C: Real> ParamsRef<'_, C> {
         (self.scale[i], zero_point, offset)
     }
 
+    /// The first `n` parts.
+    #[inline(always)]
+    fn first(&self, n: usize) -> Self {
+        let zero_point = if self.zero_point.is_empty() { &[] } else { &self.zero_point[..n] };
+        let offset = if self.offset.is_empty() { &[] } else { &self.offset[..n] };
+        Self { scale: &self.scale[..n], zero_point, offset }
+    }
+
     /// Without the first `n` parts.
     #[inline(always)]
     #[must_use]

@@ -1,10 +1,10 @@
 //! A panel times a tile by the instructions that multiply bytes and add (AVX-512 VNNI; `maddubs` and `madd` of AVX2).
 //!
 //! The plain loop is not vectorised: products of bytes are widened to 32 bits first. All sums are exact, so that their order
-//! is free; the floats of a block are those of the plain loop, in its order.
+//! is free; the floats of a block are those of the plain loop.
 
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
+    __m256i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_prefetch, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
     _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
     _mm256_mul_ps, _mm256_mullo_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
     _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm512_add_ps,
@@ -19,71 +19,76 @@ use super::product::{Lanes, PANELS};
 use crate::isa;
 use crate::kernels::codes::Scheme;
 
-/// Lines that are asked for ahead of use.
-const AHEAD: usize = 16;
+/// Lines that are asked for ahead of use. One at a time: a block of them at once waits for itself.
+const AHEAD: usize = 32;
 
-/// What instruction sets differ in: vectors of lanes, a part of a panel each.
+/// What instruction sets differ in: vectors of lanes, a part of a panel each; how many panels go line by line together.
 macro_rules! panel {
     (
-        $name:ident $features:literal $lanes:literal $int:ident $float:ident $dot:ident
+        $name:ident $features:literal $lanes:literal [$($panel:literal)+] [$dot_of_bytes:ident $dot_of_few_bits:ident]
         [$load:ident $store:ident $and:ident $shift:ident $mullo:ident $bytes:ident]
         [$ints:ident $floats:ident $as_floats:ident $convert:ident $mul:ident $add:ident]
     ) => {
         #[target_feature(enable = $features)]
         fn $name<const BITS: i32, const ROWS: usize, const WIDE: usize>(
-            lines: [&[[u8; LINE]]; PANELS],
-            form: &Form,
-            tile: &Tile,
-            out: &mut [[Lanes; TALL]; PANELS],
+            lines: &[&[[u8; LINE]]], form: &Form, tile: &Tile, out: &mut [[Lanes; TALL]],
         ) {
+            const TOGETHER: usize = [$($panel),+].len();
             const PARTS: usize = LANES / $lanes;
-            let (planes, digits) = (8 / BITS as usize, WIDE / ROWS);
-            let mask = $bytes((0xff_u8 >> (8 - BITS)) as i8);
+            let (planes, digits, header) = (8 / BITS as usize, WIDE / ROWS, form.header());
+            let (mask, shift) = ($bytes((0xff_u8 >> (8 - BITS)) as i8), _mm_cvtsi32_si128(BITS));
             // SAFETY: each part of a line has as many lanes as are loaded.
             let load = |line: &[u8; LINE], part: usize| unsafe { $load(line[4 * $lanes * part..].as_ptr().cast()) };
-            let mut sums: [[[$float; PARTS]; ROWS]; PANELS] = [[[$floats(0.0); PARTS]; ROWS]; PANELS];
-            let (mut lines, mut words) = (lines, tile.words.as_chunks::<WIDE>().0);
-            let scales = tile.scale.as_chunks::<ROWS>().0;
-            for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(scales) {
+            let mut sums = [[[$floats(0.0); PARTS]; ROWS]; TOGETHER];
+            let mut lines = [lines[0], lines[TOGETHER - 1]];
+            let (mut words, units) = (tile.words.as_chunks::<WIDE>().0, tile.scale.as_chunks::<ROWS>().0);
+            for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(units) {
                 let (digits_of, rest_of_words) = words.split_at(block.words * planes);
                 words = rest_of_words;
-                for (lines, sums) in lines.iter_mut().zip(&mut sums) {
-                    let (header, rest) = lines.split_at(form.header());
-                    let (codes, rest) = rest.split_at(block.words);
-                    *lines = rest;
-                    isa::prefetch(rest.get(AHEAD..AHEAD + form.header() + block.words).unwrap_or_default());
-                    for part in 0..PARTS {
-                        let mut whole: [$int; WIDE] = match form.scheme {
-                            Scheme::Symmetric => of_block.map(|sum| $ints(-(sum << (BITS - 1)))),
-                            Scheme::Asymmetric => of_block.map(|sum| $mullo(load(&header[1], part), $ints(-sum))),
-                            Scheme::MinMax => [$ints(0); WIDE],
+                let (first, rest_of_first) = lines[0].split_at(header + block.words);
+                let (last, rest_of_last) = lines[1].split_at(header + block.words);
+                lines = [rest_of_first, rest_of_last];
+                // Scales, and what lies between them and the codes.
+                let (scale, second) = ([&first[0], &last[0]], [&first[header - 1], &last[header - 1]]);
+                for part in 0..PARTS {
+                    let mut whole = [[$ints(0); WIDE]; TOGETHER];
+                    $(for digit in 0..WIDE {
+                        let sum = of_block[digit];
+                        whole[$panel][digit] = match form.scheme {
+                            Scheme::Symmetric => $ints(-(sum << (BITS - 1))),
+                            Scheme::Asymmetric => $mullo(load(second[$panel], part), $ints(-sum)),
+                            Scheme::MinMax => $ints(0),
                         };
-                        for (line, x) in codes.iter().zip(digits_of.chunks_exact(planes)) {
-                            let mut line = load(line, part);
-                            for x in x {
-                                let plane = if BITS == 8 { line } else { $and(line, mask) };
-                                for (whole, &x) in whole.iter_mut().zip(x) {
-                                    *whole = $dot::<BITS>(*whole, plane, x as i32);
-                                }
-                                if BITS < 8 {
-                                    line = $shift(line, _mm_cvtsi32_si128(BITS));
-                                }
+                    })+
+                    let codes = first[header..].iter().zip(&last[header..]);
+                    for ((first, last), x) in codes.zip(digits_of.chunks_exact(planes)) {
+                        $(_mm_prefetch::<_MM_HINT_T0>([first, last][$panel].as_ptr().wrapping_add(AHEAD * LINE).cast());)+
+                        let mut codes = [load(first, part), load(last, part)];
+                        for x in x {
+                            for digit in 0..WIDE {
+                                let x = $ints(x[digit] as i32);
+                                $(let (sum, code) = (whole[$panel][digit], codes[$panel]);
+                                whole[$panel][digit] = match BITS {
+                                    8 => $dot_of_bytes(sum, code, x),
+                                    _ => $dot_of_few_bits(sum, $and(code, mask), x),
+                                };)+
                             }
-                        }
-                        let scale = $as_floats(load(&header[0], part));
-                        for (row, (sums, &unit)) in sums.iter_mut().zip(units).enumerate() {
-                            let (mut product, mut alone) = ($floats(0.0), 0.0);
-                            for digit in row * digits..(row + 1) * digits {
-                                product = $add($mul(product, $floats(256.0)), $convert(whole[digit]));
-                                alone = alone * 256.0 + of_block[digit] as f32;
-                            }
-                            product = $mul(product, scale);
-                            if form.scheme == Scheme::MinMax {
-                                product = $add(product, $mul($floats(alone), $as_floats(load(&header[1], part))));
-                            }
-                            sums[part] = $add(sums[part], $mul(product, $floats(unit)));
+                            codes = [$shift(codes[0], shift), $shift(codes[1], shift)];
                         }
                     }
+                    $(for row in 0..ROWS {
+                        let (i, mut product) = ($panel, $floats(0.0));
+                        for digit in row * digits..(row + 1) * digits {
+                            product = $add($mul(product, $floats(256.0)), $convert(whole[i][digit]));
+                        }
+                        product = $mul(product, $as_floats(load(scale[i], part)));
+                        if form.scheme == Scheme::MinMax {
+                            let x = &of_block[row * digits..][..digits];
+                            let x = x.iter().fold(0.0, |x, &sum| x * 256.0 + sum as f32);
+                            product = $add(product, $mul($floats(x), $as_floats(load(second[i], part))));
+                        }
+                        sums[i][row][part] = $add(sums[i][row][part], $mul(product, $floats(units[row])));
+                    })+
                 }
             }
             for (sums, out) in sums.iter().flatten().zip(out.iter_mut().flat_map(|out| &mut out[..ROWS])) {
@@ -96,32 +101,26 @@ macro_rules! panel {
     };
 }
 
-panel! { vnni "avx2,avx512f,avx512bw,avx512vnni" 16 __m512i __m512 dot_vnni
+panel! { vnni "avx2,avx512f,avx512bw,avx512vnni" 16 [0 1] [_mm512_dpbusd_epi32 _mm512_dpbusd_epi32]
 [_mm512_loadu_si512 _mm512_storeu_ps _mm512_and_si512 _mm512_srl_epi16 _mm512_mullo_epi32 _mm512_set1_epi8]
 [_mm512_set1_epi32 _mm512_set1_ps _mm512_castsi512_ps _mm512_cvtepi32_ps _mm512_mul_ps _mm512_add_ps] }
-panel! { avx2 "avx2" 8 __m256i __m256 dot_avx2
+panel! { avx2 "avx2" 8 [0] [dot_of_bytes dot_of_few_bits]
 [_mm256_loadu_si256 _mm256_storeu_ps _mm256_and_si256 _mm256_srl_epi16 _mm256_mullo_epi32 _mm256_set1_epi8]
 [_mm256_set1_epi32 _mm256_set1_ps _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_mul_ps _mm256_add_ps] }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn dot_vnni<const BITS: i32>(sum: __m512i, codes: __m512i, x: i32) -> __m512i {
-    _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x))
-}
-
+/// 15 x 128 x 2 fits 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot_avx2<const BITS: i32>(sum: __m256i, codes: __m256i, x: i32) -> __m256i {
-    let x = _mm256_set1_epi32(x);
-    if BITS < 8 {
-        // 15 x 128 x 2 fits 16 bits.
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
-    }
-    // 255 x 127 x 2 does not: bytes 0 and 2 of each lane, then 1 and 3, as 16 bits.
-    let even = _mm256_madd_epi16(
-        _mm256_and_si256(codes, _mm256_set1_epi16(0xff)),
-        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
-    );
+fn dot_of_few_bits(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)))
+}
+
+/// 255 x 127 x 2 does not: bytes 0 and 2 of each lane, then 1 and 3, as 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_of_bytes(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    let (low, of_low) = (_mm256_and_si256(codes, _mm256_set1_epi16(0xff)), _mm256_slli_epi16::<8>(x));
+    let even = _mm256_madd_epi16(low, _mm256_srai_epi16::<8>(of_low));
     let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(codes), _mm256_srai_epi16::<8>(x));
     _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
 }
@@ -132,9 +131,11 @@ pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile, o
         ($bits:literal, $($rows:literal, $wide:literal);*) => {
             match (tile.rows, tile.rows * tile.digits, isa::has_vnni()) {
                 // SAFETY: `has_vnni` says that this CPU has AVX-512 F, BW and VNNI.
-                $(($rows, $wide, true) => unsafe { vnni::<$bits, $rows, $wide>(lines, form, tile, out) },)*
-                // SAFETY: the instruction set in use has AVX2.
-                $(($rows, $wide, false) => unsafe { avx2::<$bits, $rows, $wide>(lines, form, tile, out) },)*
+                $(($rows, $wide, true) => unsafe { vnni::<$bits, $rows, $wide>(&lines, form, tile, out) },)*
+                $(($rows, $wide, false) => for (lines, out) in lines.chunks(1).zip(out.chunks_mut(1)) {
+                    // SAFETY: the instruction set in use has AVX2.
+                    unsafe { avx2::<$bits, $rows, $wide>(lines, form, tile, out) };
+                },)*
                 _ => unreachable!("the sizes of tiles"),
             }
         };

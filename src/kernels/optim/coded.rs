@@ -6,7 +6,7 @@
 use super::coding::{Coding, LONGEST, absmax, chance, code, gather, number, scale, spread, stored, unit};
 use super::storage::Storage;
 use super::{Algorithm, MAX_STATES, Prepared};
-use crate::isa::kernel;
+use crate::isa::{self, kernel};
 use crate::kernels::codes::NEAREST;
 use crate::par::{self, CHUNK};
 use crate::real::Element;
@@ -26,6 +26,8 @@ pub struct Blocks<'a> {
     pub absmax: &'a mut [f32],
 }
 
+/// How far ahead memory is asked for.
+const AHEAD: usize = 1024;
 /// Elements of several blocks, where parameters or gradients are converted.
 const SPAN: usize = 768;
 
@@ -47,10 +49,8 @@ impl<'a> Blocks<'a> {
     /// The largest magnitude of block number `i`; what its numbers are multiplied by.
     fn set_largest<K: Coding>(&mut self, i: usize, signed: bool, largest: Key) -> f32 {
         let largest = absmax(largest);
-        match self.absmax.get_mut(i) {
-            Some(place) => *place = largest,
-            None => return 0.0,
-        }
+        let Some(place) = self.absmax.get_mut(i) else { return 0.0 };
+        *place = largest;
         scale::<K>(largest, signed)
     }
 
@@ -101,8 +101,13 @@ impl<K: Coding> Storage<f32> for K {
         let Buffers { numbers: [numbers, before], read, made } = buffers;
         let (mut numbers, mut before) = (numbers, before);
         let mut scales = [0.0; 2];
-        let blocks = param.len().div_ceil(K::BLOCK);
-        for (i, (param, grad)) in param.chunks_mut(K::BLOCK).zip(grad.chunks(K::BLOCK)).enumerate() {
+        let (n, blocks) = (param.len(), param.len().div_ceil(K::BLOCK));
+        let block_at = |start: usize| n.min(start)..n.min(start + K::BLOCK);
+        for i in 0..blocks {
+            let (own, ahead) = (block_at(i * K::BLOCK), block_at(i * K::BLOCK + AHEAD));
+            isa::prefetch_early(&param[ahead.clone()]);
+            isa::prefetch_early(&grad[ahead]);
+            let (param, grad) = (&mut param[own.clone()], &grad[own]);
             let units = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
             let how = How { units, scales, prepared: *prepared, algorithm: *algorithm };
             let largest = if param.len() == K::BLOCK {
@@ -279,8 +284,7 @@ kernel! {
     fn encode_piece<K: Coding>(x: &[f32], signed: bool, state: Blocks<'_>) {
         let mut state = state;
         for (x, (codes, kept)) in x.chunks(K::BLOCK).zip(state.each::<K>()) {
-            let mut numbers = [0.0; LONGEST];
-            let mut largest = 0;
+            let (mut numbers, mut largest) = ([0.0; LONGEST], 0);
             for (number, &x) in numbers.iter_mut().zip(x) {
                 *number = stored::<K>(x, signed);
                 largest = number.magnitude().max(largest);

@@ -3,9 +3,11 @@
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
 //! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
+use super::groups::IN_L1;
 use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
 use crate::isa;
-use crate::kernels::pack::{match_width, pack_chunk};
+use crate::kernels::lines::Lines;
+use crate::kernels::pack::{match_width, pack_codes};
 use crate::real::{Divisor, Element, Real};
 
 /// How codes are made, known to the compiler.
@@ -167,6 +169,9 @@ pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
     type Item: Copy + Send;
     /// Any.
     const ANY: Self::Item;
+    /// How many are made before they are moved: the processor waits for stores past the caches where many come at once, and
+    /// of each such piece may write two lines that are not whole.
+    const SPAN: usize;
     /// Make it.
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
     /// Move a block to where it belongs: codes of less than 8 bits packed, others past the caches.
@@ -185,6 +190,7 @@ pub(super) struct Numbers;
 impl<T: Element> Make<T> for Codes {
     type Item = u8;
     const ANY: u8 = 0;
+    const SPAN: usize = IN_L1;
     #[inline(always)]
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
         multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
@@ -196,7 +202,7 @@ impl<T: Element> Make<T> for Codes {
             return isa::stream(block, out);
         }
         // (Past the caches these few bytes would gain nothing: 1.2 of the time.)
-        match_width!(bits, W => pack_chunk::<W>(block, out));
+        match_width!(bits, W => pack_codes::<W>(block, out));
     }
 
     #[inline(never)]
@@ -221,6 +227,7 @@ impl<T: Element> Make<T> for Codes {
 impl<T: Element> Make<T> for Numbers {
     type Item = T;
     const ANY: T = T::ZERO;
+    const SPAN: usize = IN_L1 / 2;
     #[inline(always)]
     fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> T {
         let Multiplier { coder, .. } = multiplier;
@@ -287,12 +294,25 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
     for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
         if let Some(ahead) = ahead_blocks.get(i) {
-            isa::prefetch(ahead);
+            isa::prefetch_early(ahead);
         }
         *out = multiplier.block::<T, M, O>(block);
     }
     for (out, &x) in out_tail.iter_mut().zip(tail) {
         *out = O::make::<M>(&multiplier, x);
+    }
+}
+
+/// The same of whole blocks past the caches.
+#[inline(always)]
+pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
+    [x, ahead]: [&[T]; 2],
+    multiplier: &Multiplier<T::Compute>,
+    lines: &mut Lines<'_, O::Item>,
+) {
+    for (block, ahead) in x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0) {
+        isa::prefetch_early(ahead);
+        lines.push(&multiplier.block::<T, M, O>(block));
     }
 }
 

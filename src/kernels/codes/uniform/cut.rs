@@ -101,7 +101,7 @@ impl Cut {
         }
     }
 
-    /// Pieces of about [`CHUNK`] elements; of whole runs where `whole_runs`.
+    /// Pieces of about [`CHUNK`] elements, or some of these; of whole runs where `whole_runs`.
     pub(super) fn pieces(&self, whole_runs: bool) -> impl Iterator<Item = Piece> + use<> {
         let cut = *self;
         let per_byte = 8 / cut.bits as usize;
@@ -111,8 +111,10 @@ impl Cut {
             (true, true) => cut.run,
             (true, false) => cut.run * per_byte,
         };
-        let within = (CHUNK / unit).max(1) * unit;
-        let rows = (CHUNK / cut.row).max(1);
+        // At the begin of a piece nothing was fetched ahead: of large arrays pieces of whole runs are longer.
+        let chunk = if whole_runs && cut.is_streamed() { 4 * CHUNK } else { CHUNK };
+        let within = (chunk / unit).max(1) * unit;
+        let rows = (chunk / cut.row).max(1);
         let mut start = 0;
         std::iter::from_fn(move || {
             if start == cut.n {

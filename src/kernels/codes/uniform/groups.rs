@@ -1,10 +1,12 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Asymmetric, Make, Mode, Multiplier, Saturating, Symmetric, multiply};
+use super::code::{Asymmetric, Make, Mode, Multiplier, Saturating, Symmetric, multiply, multiply_lines};
 use super::cut::Cut;
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
+use crate::kernels::lines::Lines;
+use crate::kernels::magnitude::largest_of_groups;
 use crate::kernels::pack::packed_len;
 use crate::real::{Divisor, Element, Key, Real};
 
@@ -15,6 +17,9 @@ const BATCH: usize = 64;
 /// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
 /// beside what is fetched for the next batch.
 pub(super) const IN_L1: usize = 1024;
+
+/// How far ahead of a batch memory is asked for, in elements.
+pub(super) const AHEAD: usize = 2048;
 
 /// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
 const SHORT: usize = 256;
@@ -39,11 +44,9 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
     to: (u32, bool),
     params: Params<'_, T::Compute>,
 ) -> bool {
-    let (mut params, (bits, streamed)) = (params, to);
-    let mut block = [O::ANY; IN_L1];
+    let (mut params, (bits, _)) = (params, to);
     let (row, size) = (cut.row.min(x.len()), cut.run);
     let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
-    let in_place = bits == 8 && !streamed;
     let mut finite = true;
     let mut first = 0;
     for (row, mut out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
@@ -53,22 +56,12 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
             let size = size.min(rest.len());
             let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
             // At the end again what is there already.
-            let ahead = next.get(..x.len()).unwrap_or(x);
+            let far = AHEAD.max(x.len());
+            let ahead = rest.get(far..far + x.len()).unwrap_or(x);
             let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
             let mut params = params.from(first);
             finite &= store_batch::<T, M>(x, size, uniform, &mut params);
-            let params = M::of(params.as_ref());
-            // Several groups are few elements; of a long one as many at a time.
-            let step = if x.len() == size { IN_L1 } else { x.len() };
-            let each = x.chunks(step).zip(ahead.chunks(step));
-            for ((x, ahead), out) in each.zip(out.chunks_mut(packed_len(step, bits))) {
-                let to = if in_place { &mut *out } else { &mut block[..x.len()] };
-                let size = size.min(x.len());
-                code_batch::<T, M, O>([x, ahead], size, uniform, params, to);
-                if !in_place {
-                    O::put(&block[..x.len()], bits, out);
-                }
-            }
+            code_batch::<T, M, O>([x, ahead], size, (uniform, params.as_ref()), out, to);
             first += x.len() / size;
             rest = next;
         }
@@ -96,8 +89,14 @@ fn store_batch<T: Element, M: Mode>(
 kernel! {
     /// The ends of the ranges of groups. A kernel of its own: it is the same for several modes, for codes and for numbers.
     fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
-        // (Old CPUs fold group by group: these loops were a third more bytes for them than for others.)
-        if FMA && size.is_multiple_of(BLOCK) && size <= SHORT {
+        let n = x.len() / size;
+        if M::SCHEME == Some(Scheme::Symmetric)
+            && size == BLOCK
+            && largest_of_groups::<T, BLOCK>(isa::current(), x, &mut ends[1][..n])
+        {
+            // Done.
+        } else if FMA && size.is_multiple_of(BLOCK) && size <= SHORT {
+            // (Old CPUs fold group by group: these loops were a third more bytes for them than for others.)
             ends_of_blocks::<T, M>(x, size, ends);
         } else {
             for (i, x) in x.chunks_exact(size).enumerate() {
@@ -135,36 +134,89 @@ kernel! {
     fn code_batch<T: Element, M: Mode, O: Make<T>>(
         both: [&[T]; 2],
         size: usize,
-        uniform: Uniform,
-        params: ParamsRef<'_, T::Compute>,
+        how: (Uniform, ParamsRef<'_, T::Compute>),
         out: &mut [O::Item],
+        to: (u32, bool),
     ) {
-        let [x, ahead] = both;
+        let ([x, ahead], (uniform, params), (bits, streamed)) = (both, how, to);
+        let params = M::of(params);
         let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
         let mut exact = FMA;
         for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
             exact &= Divisor::is_exact(scale);
             *divisor = Divisor::new(scale);
         }
-        if exact && size == BLOCK {
-            // Of constant length: two thirds of the time.
-            let blocks = x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0);
-            let blocks = blocks.zip(out.as_chunks_mut::<BLOCK>().0).zip(&divisors);
-            for (i, (((x, ahead), out), divisor)) in blocks.enumerate() {
-                isa::prefetch(ahead);
-                *out = Multiplier::new::<M>(uniform, params.get(i), *divisor).block::<T, M, O>(x);
-            }
+        if exact && streamed && code_lines::<T, M, O>([x, ahead], size, (uniform, params), &divisors, out) {
             return;
         }
-        let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
-        for (i, ((x, ahead), out)) in groups.enumerate() {
-            if exact {
-                let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-                multiply::<T, M, O>([x, ahead], multiplier, out);
-            } else {
-                O::divide::<M>(x, uniform, params.get(i), out);
+        let (mut block, in_place) = ([O::ANY; IN_L1], bits == 8 && !streamed);
+        // Several groups, or parts of a long one.
+        let (n, bytes) = ((O::SPAN / size).max(1), packed_len(O::SPAN, bits));
+        let each = x.chunks(n * size).zip(ahead.chunks(n * size)).zip(out.chunks_mut(packed_len(n * size, bits)));
+        for (i, ((x, ahead), out)) in each.enumerate() {
+            for ((x, ahead), out) in x.chunks(O::SPAN).zip(ahead.chunks(O::SPAN)).zip(out.chunks_mut(bytes)) {
+                let to = if in_place { &mut *out } else { &mut block[..x.len()] };
+                let (size, params) = (size.min(x.len()), (uniform, params.from(i * n)));
+                code_span::<T, M, O>([x, ahead], size, params, exact.then_some(&divisors[i * n..]), to);
+                if !in_place {
+                    O::put(&block[..x.len()], bits, out);
+                }
             }
         }
+    }
+}
+
+/// The same past the caches, block by block; whether that can be done.
+#[inline(always)]
+fn code_lines<T: Element, M: Mode, O: Make<T>>(
+    [x, ahead]: [&[T]; 2],
+    size: usize,
+    (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
+    divisors: &[Divisor<T::Compute>],
+    out: &mut [O::Item],
+) -> bool {
+    if !size.is_multiple_of(BLOCK) {
+        return false;
+    }
+    let Some(mut lines) = Lines::new(out) else { return false };
+    for (i, (x, ahead)) in x.chunks_exact(size).zip(ahead.chunks_exact(size)).enumerate() {
+        let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
+        multiply_lines::<T, M, O>([x, ahead], &multiplier, &mut lines);
+    }
+    lines.finish();
+    true
+}
+
+/// The same of so few that they are made in the cache; with divisors that [`Divisor::quotient`] takes, or by division.
+#[inline(always)]
+fn code_span<T: Element, M: Mode, O: Make<T>>(
+    [x, ahead]: [&[T]; 2],
+    size: usize,
+    (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
+    divisors: Option<&[Divisor<T::Compute>]>,
+    out: &mut [O::Item],
+) {
+    let Some(divisors) = divisors else {
+        for (i, (x, out)) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
+            O::divide::<M>(x, uniform, params.get(i), out);
+        }
+        return;
+    };
+    if size == BLOCK {
+        // Of constant length: two thirds of the time. (Counted once: zipped, their lengths are compared for each.)
+        let (x, ahead, out) = (x.as_chunks::<BLOCK>().0, ahead.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
+        let n = x.len();
+        let (ahead, out, divisors, params) = (&ahead[..n], &mut out[..n], &divisors[..n], params.first(n));
+        for i in 0..n {
+            isa::prefetch_early(&ahead[i]);
+            out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
+        }
+        return;
+    }
+    let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
+    for (i, ((x, ahead), out)) in groups.enumerate() {
+        let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
+        multiply::<T, M, O>([x, ahead], multiplier, out);
     }
 }
 

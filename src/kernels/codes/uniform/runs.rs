@@ -1,10 +1,11 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Mode, Multiplier, half, multiply};
+use super::code::{Coder, Make, Mode, Multiplier, half, multiply, multiply_lines};
 use super::cut::Runs;
-use super::groups::IN_L1;
-use super::{ParamsRef, Uniform};
+use super::groups::{AHEAD, IN_L1};
+use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
+use crate::kernels::lines::Lines;
 use crate::real::{Divisor, Element};
 
 kernel! {
@@ -23,12 +24,20 @@ kernel! {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
             // Where nothing is fetched ahead, the loops are vectorised across blocks, byte by byte (2.5 of the time).
-            let ahead = x.get(at + n..at + 2 * n).unwrap_or(&x[at..at + n]);
+            let far = at + AHEAD.max(n);
+            let ahead = x.get(far..far + n).unwrap_or(&x[at..at + n]);
             let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
-            let to = if streamed { &mut block[..n] } else { &mut *out };
             let stored = params.get(part);
-            if FMA && Divisor::is_exact(stored.0) {
-                let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
+            let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
+            let exact = FMA && Divisor::is_exact(stored.0);
+            if exact && streamed && n.is_multiple_of(BLOCK) && let Some(mut lines) = Lines::new(out) {
+                multiply_lines::<T, M, O>([x, ahead], &multiplier, &mut lines);
+                lines.finish();
+                at += n;
+                continue;
+            }
+            let to = if streamed { &mut block[..n] } else { &mut *out };
+            if exact {
                 multiply::<T, M, O>([x, ahead], multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
