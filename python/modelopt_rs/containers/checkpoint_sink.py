@@ -243,7 +243,8 @@ def refuse_same(source: Path, destination: Path) -> None:
 
 class _Checkpoint:
     name = "checkpoint"
-    read_only = ()
+    suffixes = ()
+    written_as = None
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return path.is_dir() or path.name.endswith((INDEX_SUFFIX, TORCH_INDEX))

@@ -79,8 +79,12 @@ class Container(Protocol):
     name: str
 
     @property
-    def read_only(self) -> Sequence[str]:
-        """The suffixes of files that are only read: what is made of them is safetensors, which has another."""
+    def suffixes(self) -> Sequence[str]:
+        """What names of its files end in."""
+
+    @property
+    def written_as(self) -> str | None:
+        """What is made of it, by its name in any case; None where that may have any name."""
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         """Whether a path is of this kind; `begin` has the first bytes of a file, none of a directory."""

@@ -249,7 +249,8 @@ def _datasets(h5py: Any, file: Any, max_tensors: int) -> Iterator[tuple[str, Any
 
 class _Keras:
     name = "keras"
-    read_only = (".h5", ".hdf5", ".keras")
+    suffixes = (".h5", ".hdf5", ".keras")
+    written_as = "safetensors"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return begin[:8] == _HDF5 or (path.suffix == ".keras" and begin[:4] == ZIP_BEGIN)

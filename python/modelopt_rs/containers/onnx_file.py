@@ -13,7 +13,8 @@ __all__ = ["ONNX"]
 
 class _Onnx:
     name = "onnx"
-    read_only = ()
+    suffixes = (".onnx",)
+    written_as = "ONNX"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # The first field of a model, as all write it, is the version of the format.

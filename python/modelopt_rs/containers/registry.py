@@ -21,17 +21,10 @@ __all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"
 CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, KERAS, TORCH, ONNX)
 """All kinds of model files; the first that knows a path has it."""
 
-WRITTEN: Final = {"safetensors": "safetensors", "torch": "safetensors", "keras": "safetensors", "onnx": "ONNX"}
-"""What is written of a file of each container; a directory has any name."""
-
-SUFFIXES: Final = {
-    ".safetensors": "safetensors",
-    ".onnx": "ONNX",
-    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), "torch"),
-    **dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras"),
-    **dict.fromkeys((".gguf", ".tflite", ".npz"), None),
-}
-"""What names of files promise."""
+SUFFIXES: Final = {suffix: each.name for each in CONTAINERS for suffix in each.suffixes} | dict.fromkeys(
+    (".gguf", ".tflite", ".npz"), "none that is known"
+)
+"""Which container names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
 
@@ -97,8 +90,9 @@ def check_suffix(path: str | os.PathLike[str], source: Source) -> None:
     OptionError
         If it has the suffix of such a file.
     """
-    written, suffix = WRITTEN.get(source.container), Path(path).suffix
-    if written is not None and SUFFIXES.get(suffix.lower(), written) != written:
+    written = next((each.written_as for each in CONTAINERS if each.name == source.container), None)
+    suffix = Path(path).suffix
+    if written is not None and SUFFIXES.get(suffix.lower(), written.lower()) != written.lower():
         made = f"what is made of {source.path.name} is written as {written}"
         raise OptionError(f"create: path must not end in {suffix}, got {os.fspath(path)}; {made}")
 
@@ -122,13 +116,9 @@ def create(path: str | os.PathLike[str], output: Output, container: str | None =
     UnsupportedError
         If the container can't hold such a model.
     ValueError
-        If the path promises another container than the safetensors that is written.
+        If the path promises another container than the one that is written.
     """
     _named("create", path)
     check_suffix(path, output.source)
     name = output.source.container if container is None else container
-    chosen, suffix = next(each for each in CONTAINERS if each.name == name), Path(path).suffix
-    if chosen.read_only and any(suffix.lower() in each.read_only for each in CONTAINERS):
-        got = f"got {os.fspath(path)}; what is made of {output.source.path.name} is written as safetensors"
-        raise ValueError(f"create: path must not end in {suffix}, {got}")
-    return chosen.create(path, output)
+    return next(each for each in CONTAINERS if each.name == name).create(path, output)

@@ -220,7 +220,8 @@ def _header(tensors: Sequence[TensorInfo], metadata: dict[str, str]) -> tuple[by
 
 class _Safetensors:
     name = "safetensors"
-    read_only = ()
+    suffixes = (".safetensors",)
+    written_as = "safetensors"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # By the name, or by how the header begins: files in a hub's cache have no suffix.

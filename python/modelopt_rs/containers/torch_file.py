@@ -243,7 +243,8 @@ class TorchSource(OpenFile):
 
 class _Torch:
     name = "torch"
-    read_only = (".pt", ".pth", ".bin", ".ckpt")
+    suffixes = (".pt", ".pth", ".bin", ".ckpt")
+    written_as = "safetensors"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # An archive, or a pickle of one of the protocols that torch has used.
