@@ -203,3 +203,44 @@ pub(super) fn store_params<T: Element>(
         *offset = params::offset(range);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{fake_quantize, fake_quantize_given, quantize};
+    use super::*;
+    use crate::kernels::codes::{Granularity, Policy, Spec};
+
+    /// As many as are written past the caches, and some more.
+    const N: usize = (1 << 24) + 4096;
+
+    /// Quantize and dequantize with the scales of the plain formula, found on the way or given.
+    fn numbers(x: &[f32], uniform: Uniform, spec: Spec, is_given: bool) -> Vec<u32> {
+        // Wherever it begins in a line.
+        let mut out = vec![0.0; x.len() + 3];
+        let (out, parts) = (&mut out[3..], spec.scales(x.len()));
+        if is_given {
+            let (mut scale, mut zero_point) = (vec![0.0; parts], vec![0; parts]);
+            let mut codes = vec![0; packed_len(x.len(), uniform.bits)];
+            let params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
+            quantize(x, uniform, spec, Policy::Raise, &mut codes, params, 2).expect("finite");
+            let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &[] };
+            fake_quantize_given(x, uniform, spec, out, params, 2);
+        } else {
+            fake_quantize(x, uniform, spec, Policy::Raise, out, 2).expect("finite");
+        }
+        out.iter().map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn test_numbers_that_go_past_the_caches_are_those_of_parts_that_do_not() {
+        let x: Vec<f32> = (0..N as u32).map(|i| i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.37).collect();
+        let cases = [(4, Scheme::Symmetric, 32), (8, Scheme::Symmetric, 4096), (4, Scheme::Asymmetric, 128)];
+        for ((bits, scheme, size), is_given) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
+            let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
+            let spec = Spec { granularity: Granularity::Group { size }, cols: 4096 };
+            let whole = numbers(&x, uniform, spec, is_given);
+            let mut parts = x.chunks(N / 2 / 4096 * 4096).flat_map(|x| numbers(x, uniform, spec, is_given));
+            assert!(whole.into_iter().all(|bits| parts.next() == Some(bits)), "{bits} {scheme:?} {size} {is_given}");
+        }
+    }
+}
