@@ -88,6 +88,7 @@ bench: build
 	$(BIN)/python benches/crop.py
 	$(BIN)/python benches/images.py
 	$(BIN)/python benches/linear.py
+	$(BIN)/python benches/search.py
 	$(BIN)/python benches/onnx_models.py
 
 docs: build

@@ -162,24 +162,15 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
-/// Ask for the cache lines of `x`, to be had while something else is computed. Changes nothing else.
+/// Ask for the cache lines of `x`, to be had while something else is computed: changes nothing else. `EARLY`: into the
+/// second level, for what is read some thousands of elements later, as the first waits for few lines at a time.
 #[inline(always)]
-pub fn prefetch<T>(x: &[T]) {
+pub fn prefetch<const EARLY: bool, T>(x: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in x.chunks((64 / size_of::<T>()).max(1)) {
+    for at in x.chunks((64 / size_of::<T>()).max(1)).map(|line| line.as_ptr().cast()) {
+        use std::arch::x86_64::_mm_prefetch as ask;
         // SAFETY: SSE is part of the x86-64 baseline, and a prefetch of any address has no effect but on the cache.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
-    }
-}
-
-/// Ask for the cache lines of `x` into the cache of the second level, for what is read some thousands of elements later: the first
-/// level waits for few lines at a time, among them those that are streamed.
-#[inline(always)]
-pub fn prefetch_early<T>(x: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in x.chunks((64 / size_of::<T>()).max(1)) {
-        // SAFETY: as in `prefetch`.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast()) };
+        unsafe { if EARLY { ask::<2>(at) } else { ask::<3>(at) } };
     }
 }
 
@@ -189,11 +180,9 @@ pub fn prefetch_early<T>(x: &[T]) {
 /// last.
 pub fn stream<T: Copy>(from: &[T], to: &mut [T]) {
     let per_line = (64 / size_of::<T>()).max(1);
-    // What lies before the first line.
     let head = to.as_ptr().align_offset(64).min(to.len());
-    let (from_head, from) = from.split_at(head);
-    let (to_head, to) = to.split_at_mut(head);
-    to_head.copy_from_slice(from_head);
+    to[..head].copy_from_slice(&from[..head]);
+    let (from, to) = (&from[head..], &mut to[head..]);
     let lines = if per_line * size_of::<T>() == 64 { to.len() / per_line } else { 0 };
     let (from_lines, from) = from.split_at(lines * per_line);
     let (to_lines, to) = to.split_at_mut(lines * per_line);

@@ -7,8 +7,10 @@
 mod code;
 mod cut;
 mod dequantize;
+mod ends;
 mod grid;
 mod groups;
+mod mode;
 mod nearest;
 mod params;
 mod power;

@@ -1,7 +1,7 @@
 //! The largest magnitudes of 16 groups of 16 or 32 at once by AVX-512: halves, quarters and so on of two groups are moved into one
 //! register, 45 instructions for 16 groups, where the plain loops pass what is left of each on through memory.
 //!
-//! One thread, in the cache: FOLD ns an element, the plain loops 0.07.
+//! One thread, in the cache, ns an element: codes of nvfp4, groups of 16, 0.90 by the plain loops, 0.60 with these.
 
 use std::arch::x86_64::{
     __m512i, _mm512_and_si512, _mm512_loadu_si512, _mm512_max_epi32, _mm512_permutexvar_epi32, _mm512_set1_epi32,

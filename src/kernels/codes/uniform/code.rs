@@ -4,68 +4,12 @@
 //! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
 use super::groups::IN_L1;
-use super::{BLOCK, ParamsRef, Scheme, Uniform, dequantize};
+use super::mode::Mode;
+use super::{BLOCK, Scheme, Uniform, dequantize};
 use crate::isa;
 use crate::kernels::lines::Lines;
 use crate::kernels::pack::{match_width, pack_codes};
 use crate::real::{Divisor, Element, Real};
-
-/// How codes are made, known to the compiler.
-pub(super) trait Mode: Copy + Send + Sync + 'static {
-    /// The scheme of finite numbers; None: any scheme, of numbers of which some may be NaN or infinite.
-    const SCHEME: Option<Scheme>;
-    /// Whether the lowest of symmetric codes has no positive twin: where the scale is not of the plain formula.
-    const LOWEST: bool = false;
-
-    /// The scheme.
-    #[inline(always)]
-    fn scheme(uniform: Uniform) -> Scheme {
-        Self::SCHEME.unwrap_or(uniform.scheme)
-    }
-
-    /// The parameters, without asking for those that the scheme lacks.
-    #[inline(always)]
-    fn of<C>(params: ParamsRef<'_, C>) -> ParamsRef<'_, C> {
-        match Self::SCHEME {
-            Some(Scheme::Symmetric) => ParamsRef { zero_point: &[], offset: &[], ..params },
-            Some(Scheme::Asymmetric) => ParamsRef { offset: &[], ..params },
-            Some(Scheme::MinMax) => ParamsRef { zero_point: &[], ..params },
-            None => params,
-        }
-    }
-}
-
-/// Scheme "symmetric".
-#[derive(Clone, Copy)]
-pub(super) struct Symmetric;
-/// Scheme "asymmetric".
-#[derive(Clone, Copy)]
-pub(super) struct Asymmetric;
-/// Scheme "minmax".
-#[derive(Clone, Copy)]
-pub(super) struct MinMax;
-/// Any scheme: NaN gets the code of zero, infinities the limits, and ranges are of the finite numbers.
-#[derive(Clone, Copy)]
-pub(super) struct Saturating;
-/// Any scheme and any scale, of either sign; NaN and infinities as for [`Saturating`].
-#[derive(Clone, Copy)]
-pub(super) struct Given;
-impl Mode for Symmetric {
-    const SCHEME: Option<Scheme> = Some(Scheme::Symmetric);
-}
-impl Mode for Asymmetric {
-    const SCHEME: Option<Scheme> = Some(Scheme::Asymmetric);
-}
-impl Mode for MinMax {
-    const SCHEME: Option<Scheme> = Some(Scheme::MinMax);
-}
-impl Mode for Saturating {
-    const SCHEME: Option<Scheme> = None;
-}
-impl Mode for Given {
-    const SCHEME: Option<Scheme> = None;
-    const LOWEST: bool = true;
-}
 
 /// All that a quantizing loop needs of one part.
 #[derive(Debug, Clone, Copy)]
@@ -294,7 +238,7 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
     for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
         if let Some(ahead) = ahead_blocks.get(i) {
-            isa::prefetch_early(ahead);
+            isa::prefetch::<true, _>(ahead);
         }
         *out = multiplier.block::<T, M, O>(block);
     }
@@ -311,13 +255,14 @@ pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
     lines: &mut Lines<'_, O::Item>,
 ) {
     for (block, ahead) in x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0) {
-        isa::prefetch_early(ahead);
+        isa::prefetch::<true, _>(ahead);
         lines.push(&multiplier.block::<T, M, O>(block));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::mode::{Asymmetric, MinMax, Saturating, Symmetric};
     use super::*;
     use crate::isa::{Isa, kernel};
     use crate::real::{Bf16, F16};

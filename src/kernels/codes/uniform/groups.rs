@@ -1,18 +1,19 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Asymmetric, Make, Mode, Multiplier, Saturating, Symmetric, multiply, multiply_lines};
+use super::code::{Make, Multiplier, multiply, multiply_lines};
 use super::cut::Cut;
+use super::ends::{Ends, find_ends};
+use super::mode::{Asymmetric, Mode, Saturating, Symmetric};
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::lines::Lines;
-use crate::kernels::magnitude::largest_of_groups;
 use crate::kernels::pack::packed_len;
 use crate::real::{Divisor, Element, Key, Real};
 
 /// Groups whose ranges, then parameters, then codes are computed together: loops that vectorise, where one group
 /// after the other waits for its own division (measured at groups of 32: 5 times slower).
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
 /// beside what is fetched for the next batch.
@@ -20,19 +21,6 @@ pub(super) const IN_L1: usize = 1024;
 
 /// How far ahead of a batch memory is asked for, in elements.
 pub(super) const AHEAD: usize = 2048;
-
-/// A group of up to so many elements is searched in blocks: a loop of unknown length is fast on long ones only.
-const SHORT: usize = 256;
-
-/// What is left of each such group is folded for all groups of a batch at once: from here on a group alone would use a
-/// part of a register, then pass on one number (ranges of groups of 32 were a third of the whole, and are a quarter).
-const LANES: usize = 8;
-
-/// Groups of blocks in a batch.
-const OF_BLOCKS: usize = IN_L1 / BLOCK;
-
-/// Keys of the ends of ranges: the complements of the lowest, and the highest.
-type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
 
 /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
@@ -84,29 +72,6 @@ fn store_batch<T: Element, M: Mode>(
         None => find_ends::<T, Saturating>(x, size, &mut ends),
     }
     params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
-}
-
-kernel! {
-    /// The ends of the ranges of groups. A kernel of its own: it is the same for several modes, for codes and for numbers.
-    fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
-        let n = x.len() / size;
-        if M::SCHEME == Some(Scheme::Symmetric)
-            && size == BLOCK
-            && largest_of_groups::<T, BLOCK>(isa::current(), x, &mut ends[1][..n])
-        {
-            // Done.
-        } else if FMA && size.is_multiple_of(BLOCK) && size <= SHORT {
-            // (Old CPUs fold group by group: these loops were a third more bytes for them than for others.)
-            ends_of_blocks::<T, M>(x, size, ends);
-        } else {
-            for (i, x) in x.chunks_exact(size).enumerate() {
-                [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x);
-            }
-        }
-        if M::SCHEME == Some(Scheme::Symmetric) {
-            ends[0] = ends[1];
-        }
-    }
 }
 
 kernel! {
@@ -208,7 +173,7 @@ fn code_span<T: Element, M: Mode, O: Make<T>>(
         let n = x.len();
         let (ahead, out, divisors, params) = (&ahead[..n], &mut out[..n], &divisors[..n], params.first(n));
         for i in 0..n {
-            isa::prefetch_early(&ahead[i]);
+            isa::prefetch::<true, _>(&ahead[i]);
             out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
         }
         return;
@@ -239,82 +204,43 @@ pub(super) fn store_params<T: Element>(
     }
 }
 
-/// The ends of groups of blocks: plain folds of keys, which become vectors of any width, because they are exact in any
-/// order.
-#[inline(always)]
-fn ends_of_blocks<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
-    let mut lanes = [[[T::Key::MIN; LANES]; OF_BLOCKS]; 2];
-    for (i, x) in x.chunks_exact(size).enumerate() {
-        let mut of_group = [[T::Key::MIN; LANES]; 2];
-        for block in x.as_chunks::<BLOCK>().0 {
-            let [low, high] = &mut of_group;
-            for (lane, (low, high)) in low.iter_mut().zip(high).enumerate() {
-                for part in 0..BLOCK / LANES {
-                    let [below, above] = ends_of::<T, M>(block[part * LANES + lane]);
-                    *low = (*low).max(below);
-                    *high = (*high).max(above);
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::super::{fake_quantize, fake_quantize_given, quantize};
+    use super::*;
+    use crate::kernels::codes::{Granularity, Policy, Spec};
+
+    /// As many as are written past the caches, and some more.
+    const N: usize = (1 << 24) + 4096;
+
+    /// Quantize and dequantize with the scales of the plain formula, found on the way or given.
+    fn numbers(x: &[f32], uniform: Uniform, spec: Spec, is_given: bool) -> Vec<u32> {
+        // Wherever it begins in a line.
+        let mut out = vec![0.0; x.len() + 3];
+        let (out, parts) = (&mut out[3..], spec.scales(x.len()));
+        if is_given {
+            let (mut scale, mut zero_point) = (vec![0.0; parts], vec![0; parts]);
+            let mut codes = vec![0; packed_len(x.len(), uniform.bits)];
+            let params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
+            quantize(x, uniform, spec, Policy::Raise, &mut codes, params, 2).expect("finite");
+            let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &[] };
+            fake_quantize_given(x, uniform, spec, out, params, 2);
+        } else {
+            fake_quantize(x, uniform, spec, Policy::Raise, out, 2).expect("finite");
         }
-        [lanes[0][i], lanes[1][i]] = of_group;
+        out.iter().map(|x| x.to_bits()).collect()
     }
-    let n = x.len() / size;
-    if M::SCHEME != Some(Scheme::Symmetric) {
-        fold_lanes(&lanes[0][..n], &mut ends[0]);
-    }
-    fold_lanes(&lanes[1][..n], &mut ends[1]);
-}
 
-/// The largest of each group's lanes: halves, quarters, then one of all groups in one loop.
-#[inline(always)]
-fn fold_lanes<K: Key>(lanes: &[[K; LANES]], out: &mut [K; BATCH]) {
-    let (mut half, mut quarter) = ([K::MIN; OF_BLOCKS * LANES / 2], [K::MIN; OF_BLOCKS * LANES / 4]);
-    let n = lanes.len();
-    fold_pairs(lanes.as_flattened(), &mut half);
-    fold_pairs(&half[..n * LANES / 2], &mut quarter);
-    fold_pairs(&quarter[..n * LANES / 4], out);
-}
-
-/// The larger of each two.
-#[inline(always)]
-fn fold_pairs<K: Key>(x: &[K], out: &mut [K]) {
-    for (out, &[a, b]) in out.iter_mut().zip(x.as_chunks::<2>().0) {
-        *out = a.max(b);
+    #[test]
+    fn test_numbers_that_go_past_the_caches_are_those_of_parts_that_do_not() {
+        let x: Vec<f32> = (0..N as u32).map(|i| i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.37).collect();
+        let cases = [(4, Scheme::Symmetric, 32), (8, Scheme::Symmetric, 4096), (4, Scheme::Asymmetric, 128)];
+        for ((bits, scheme, size), is_given) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
+            let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
+            let spec = Spec { granularity: Granularity::Group { size }, cols: 4096 };
+            let whole = numbers(&x, uniform, spec, is_given);
+            let mut parts = x.chunks(N / 2 / 4096 * 4096).flat_map(|x| numbers(x, uniform, spec, is_given));
+            assert!(whole.into_iter().all(|bits| parts.next() == Some(bits)), "{bits} {scheme:?} {size} {is_given}");
+        }
     }
-}
-
-/// The ends of one group of any length.
-#[inline(always)]
-fn ends_of_group<T: Element, M: Mode>(x: &[T]) -> [T::Key; 2] {
-    let (blocks, tail) = if x.len() <= SHORT { x.as_chunks::<BLOCK>() } else { (Default::default(), x) };
-    let mut ends = [T::Key::MIN; 2];
-    for block in blocks {
-        let [low, high] = fold::<T, M>(block);
-        ends = [ends[0].max(low), ends[1].max(high)];
-    }
-    let [low, high] = fold::<T, M>(tail);
-    [ends[0].max(low), ends[1].max(high)]
-}
-
-/// The ends of the range of numbers, in one loop.
-#[inline(always)]
-fn fold<T: Element, M: Mode>(x: &[T]) -> [T::Key; 2] {
-    let (mut low, mut high) = (T::Key::MIN, T::Key::MIN);
-    for &v in x {
-        let [below, above] = ends_of::<T, M>(v);
-        low = low.max(below);
-        high = high.max(above);
-    }
-    [low, high]
-}
-
-/// The ends of one number, of which symmetric codes need only the magnitude. Of finite numbers a NaN or an infinity shows
-/// in the range, of others only the finite ones count.
-#[inline(always)]
-fn ends_of<T: Element, M: Mode>(v: T) -> [T::Key; 2] {
-    if M::SCHEME == Some(Scheme::Symmetric) {
-        return [T::Key::MIN, v.magnitude()];
-    }
-    let counts = M::SCHEME.is_some() || v.magnitude() < T::INFINITY_KEY;
-    [v.key().not(), v.key()].map(|end| if counts { end } else { T::Key::MIN })
 }

@@ -1,6 +1,7 @@
 //! One number at a time: its code, and the number that the code stands for.
 
-use super::code::{Codes, Given, Make, Mode};
+use super::code::{Codes, Make};
+use super::mode::{Given, Mode};
 use super::{ParamsRef, Scheme, Uniform, dequantize};
 use crate::real::{Divisor, Real};
 

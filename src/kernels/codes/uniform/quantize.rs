@@ -1,10 +1,11 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
 use super::super::{NonFinite, Policy, Spec};
-use super::code::{Asymmetric, Codes, Given, MinMax, Mode, Numbers, Saturating, Symmetric};
+use super::code::{Codes, Numbers};
 use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
+use super::mode::{Asymmetric, Given, MinMax, Mode, Saturating, Symmetric};
 use super::params::Range;
 use super::runs::{code_by_element, code_runs};
 use super::{Params, ParamsRef, Scheme, Uniform};

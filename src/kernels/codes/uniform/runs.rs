@@ -1,8 +1,9 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Mode, Multiplier, half, multiply, multiply_lines};
+use super::code::{Coder, Make, Multiplier, half, multiply, multiply_lines};
 use super::cut::Runs;
 use super::groups::{AHEAD, IN_L1};
+use super::mode::Mode;
 use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::lines::Lines;
