@@ -253,3 +253,6 @@ def test_h40_a_report_is_no_file_of_a_directory(tmp_path: Path, fail: Fail) -> N
     (out / "report.json").write_text("{}")
     assert main(["quantize", str(model), "-o", str(out), "--overwrite", "--json", str(out / "report.json")]) == 0
     assert json.loads((out / "report.json").read_text())["tensors"]
+    beside = tmp_path / "report.json"
+    for _ in range(2):  # the second replaces its own
+        assert main(["quantize", str(model), "-o", str(out), "--overwrite", "--json", str(beside)]) == 0

@@ -109,4 +109,6 @@ def _is_of(path: str, other: str) -> bool:
 def _is_copied(path: str, output: str, sources: list[str]) -> bool:
     """Whether `path` is where the directory `output` has what a directory among the sources has."""
     inside = os.path.relpath(os.path.realpath(path), os.path.realpath(output))
+    if os.pardir in Path(inside).parts[:1]:
+        return False
     return any((Path(each) / inside).exists() for each in sources if Path(each).is_dir())

@@ -114,7 +114,7 @@ def _is_able(source: Source, name: str, most: int) -> bool:
     return info is not None and there and info.dtype in TRIED_DTYPES and info.nbytes <= most
 
 
-def coarse(array: Array, axis: int, **how: Any) -> Array:
+def coarse(array: Array, axis: int, /, **how: Any) -> Array:
     """Return a weight as its codes have it, in blocks of what is not `axis`; for `how` see `quantize`."""
     rows = np.ascontiguousarray(np.moveaxis(array, axis, 0))
     made = fake_quantize(rows.reshape(len(rows), -1), scheme="asymmetric", nonfinite="saturate", **how)

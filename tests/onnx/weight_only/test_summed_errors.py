@@ -22,12 +22,12 @@ def normal(*shape: int, seed: int = 0) -> Any:
     return (np.random.default_rng(seed).standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
 
 
-def deep(layers: int, *last: Any, **weights: Any) -> Any:
+def deep(layers: int, *last: Any, size: int = 128, **weights: Any) -> Any:
     """Layers behind one another, whose errors add up."""
     nodes, at = [], "x"
     for i in range(layers):
         nodes += [node("MatMul", [at, f"w{i}"], [f"h{i}"]), node("Tanh", [f"h{i}"], [f"t{i}"])]
-        at, weights[f"w{i}"] = f"t{i}", 2 * normal(128, 128, seed=i)
+        at, weights[f"w{i}"] = f"t{i}", 2 * normal(size if i else 128, size, seed=i)
     nodes += last or [node("Identity", [at], ["y"])]
     return model(nodes, [value("x", ["n", 128])], [value("y", ["n", None])], weights, opset=21)
 
@@ -67,8 +67,10 @@ def test_outputs_that_jump_say_nothing_of_bits(tmp_path: Path) -> None:
 
 def test_a_weight_in_its_codes_is_as_far_off_as_its_bits_say() -> None:
     w = normal(64, 48)
-    for bits, least, most in ((4, 0.06, 0.11), (8, 0.003, 0.007)):
-        made = coarse(w, 1, bits=bits, group_size=32)
+    how: list[tuple[int, float, float, dict[str, int]]]
+    how = [(4, 0.06, 0.11, {"group_size": 32}), (8, 0.003, 0.007, {"group_size": 32}), (8, 0.003, 0.011, {"axis": 0})]
+    for bits, least, most, by in how:
+        made = coarse(w, 1, bits=bits, **by)
         assert made.shape == w.shape
         assert least < np.linalg.norm(made - w) / np.linalg.norm(w) < most
 
@@ -96,3 +98,9 @@ def test_an_output_of_another_shape_or_that_is_not_finite_says_nothing_of_bits(t
     numbers = {"zero": np.float32(0), "flat": np.array([-1]), "one": np.array([1])}
     for last, more in ((over, numbers), ([node("Log", ["t11"], ["y"])], {})):
         assert quantized(tmp_path, deep(12, *last, **more)).warnings == ()
+
+
+def test_weights_that_do_not_fit_groups_are_added_too(tmp_path: Path) -> None:
+    """Their scales are by row."""
+    proto = deep(12, size=100)
+    assert quantized(tmp_path, proto, max_layer_error=0.3).totals.changed == 12
