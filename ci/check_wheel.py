@@ -26,6 +26,18 @@ TESTS = (
     *("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "scikit-learn>=1.4"),
     *("h5py>=3.11", "jinja2>=3.1", "matplotlib>=3.8"),
 )
+# What the tests look at, without the package and its sources.
+FOLDERS = ("tests", "examples", "docs", "ci", ".ci", ".github")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    "pyproject.toml",
+    "Cargo.toml",
+    "Makefile",
+)
 COMMANDS = (
     ("info",),
     ("--version",),
@@ -153,7 +165,7 @@ def suite(inside: Path, folder: Path, constraints: Path) -> None:
     """Run the test suite against the installed wheel: from a copy of the tests, without the package beside it."""
     folder.mkdir()
     run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), *TESTS)
-    for name in ("tests", "examples", "docs", "README.md", "pyproject.toml", "CHANGELOG.md", ".ci", "Cargo.toml"):
+    for name in (*FOLDERS, *PAGES):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     options = ("-q", "-n", "2", "--dist", "worksteal", "--ignore=tests/zoo", "--ignore=tests/interop")

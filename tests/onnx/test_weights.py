@@ -143,7 +143,7 @@ def test_weights_on_the_left_and_beside_what_is_turned_are_found(made: Any, x: A
 
 REASONS = {
     "1-dimensional": ([node("MatMul", ["x", "w"], ["y"])], [2, 4], [2], ones(4)),
-    "multiplied by another weight": ([node("MatMul", ["w", "w"], ["y"])], [4, 4], [4, 4], ones(4, 4)),
+    "MatMul takes nothing but constants": ([node("MatMul", ["w", "w"], ["y"])], [4, 4], [4, 4], ones(4, 4)),
 }
 
 

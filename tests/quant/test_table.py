@@ -253,10 +253,10 @@ def test_a_table_that_was_changed_is_looked_at_again():
     assert (q.take([0, 49]) == q.dequantize()[[0, 49]]).all()
     q.codes.setflags(write=False)
     assert (q.take([0, 49]) == q.dequantize()[[0, 49]]).all()
-    q.scale.shape = (50, 1)
+    scale, q.scale = q.scale, q.scale.reshape(50, 1)
     with pytest.raises(ValueError, match=r"take: scale must have shape \(50,\), got \(50, 1\)"):
         q.take(1)
-    q.scale.shape = (50,)
+    q.scale = scale
     q.codes = q.codes.astype(np.int16)
     with pytest.raises(TypeError, match="take: codes must have dtype uint8 or int8, got int16"):
         q.take(1)

@@ -302,7 +302,7 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
     if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
         yield f"Gather on axis {_int(node, 'axis', 0)}"
     if OPERATORS[node.domain, node.op_type][1] == (0, 1) and _is_constant(node.inputs[1 - index]):
-        yield "multiplied by another weight"  # which a runtime does once, when it loads the model
+        yield f"{operator_of(node)} takes nothing but constants"  # a runtime computes it once, when it loads the model
 
 
 def _is_constant(value: ir.Value | None) -> bool:
