@@ -1,6 +1,7 @@
 """The table of a run: a row for each model, a cell for each command."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def _failures(every: Sequence[Line]) -> str:
 
 
 def _short(text: str) -> str:
-    one = " ".join(text.split()).replace("|", "/").replace("<", "(").replace(">", ")")
+    one = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()).replace("|", "/").replace("<", "(").replace(">", ")")
     return one if len(one) <= 300 else one[:297] + "..."
 
 
