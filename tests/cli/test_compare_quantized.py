@@ -96,9 +96,9 @@ def test_h55_a_summary_says_what_was_not_compared(run: Run, tmp_path: Path) -> N
 
 def test_h55_integers_that_differ_are_not_exact(run: Run, tmp_path: Path) -> None:
     for name, code in (("a", 1), ("b", 3)):
-        w = np.full((4, 4), code, np.int8)
+        w = np.full((32, 32), code, np.int8)
         node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
-        x, y = (onnx.helper.make_tensor_value_info(n, t, [2, 4]) for n, t in (("x", 3), ("y", 6)))
+        x, y = (onnx.helper.make_tensor_value_info(n, t, [2, 32]) for n, t in (("x", 3), ("y", 6)))
         graph = onnx.helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(w, "w")])
         onnx.save(
             onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),

@@ -91,7 +91,7 @@ def check_suffix(path: str | os.PathLike[str], source: Source) -> None:
         If it has the suffix of such a file.
     """
     written = next((each.written_as for each in CONTAINERS if each.name == source.container), None)
-    suffix = Path(path).suffix
+    suffix = _named("create", path).suffix
     if written is not None and SUFFIXES.get(suffix.lower(), written.lower()) != written.lower():
         made = f"what is made of {source.path.name} is written as {written}"
         raise OptionError(f"create: path must not end in {suffix}, got {os.fspath(path)}; {made}")
