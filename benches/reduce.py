@@ -80,6 +80,11 @@ def by_onnxruntime(x: np.ndarray, scale: np.float32) -> Callable[[], np.ndarray]
     return run
 
 
+def within_a_step(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Float64 of all of them, as `close` has it, would take 20 GB."""
+    assert all(np.abs(a.astype(np.int16) - b).max() <= 1 for a, b in zip(ours, theirs, strict=True))
+
+
 def embedding_cases(rows: int) -> Iterator[Case]:
     x = RNG.standard_normal((rows, 384), np.float32)
     quantize = mo.preprocess.quantize_embeddings
@@ -89,13 +94,15 @@ def embedding_cases(rows: int) -> Iterator[Case]:
         starts, steps = ranges[0], (ranges[1] - ranges[0]) / 255
         return ((x - starts) / steps - 128).astype(np.int8)
 
+    def read() -> None:
+        mo.reduce.minmax(x)
+
     yield Case("embeddings to int8", "sentence-transformers' formula", 10,
-               lambda: quantize(x, "int8", ranges=ranges), by_steps, close(0, 1), bound=reading(x.nbytes))  # fmt: skip
+               lambda: quantize(x, "int8", ranges=ranges), by_steps, within_a_step,
+               bound=read)  # fmt: skip
     yield Case("embeddings to bits", "NumPy packbits", 2.5, lambda: quantize(x, "ubinary"),
-               lambda: np.packbits(x > 0, axis=-1), equal, bound=reading(x.nbytes))  # fmt: skip
-    yield Case(
-        "embeddings to bits", READ, 1.15, lambda: quantize(x, "ubinary"), lambda: mo.reduce.minmax(x), at_most=True
-    )
+               lambda: np.packbits(x > 0, axis=-1), equal, bound=read)  # fmt: skip
+    yield Case("embeddings to bits", READ, 1.15, lambda: quantize(x, "ubinary"), read, at_most=True)
 
 
 def look_up_cases() -> Iterator[Case]:
