@@ -92,7 +92,7 @@ impl Call<'_> {
         let Scratch { floats, finite, absmax: largest, float_scales, byte_scales, codes, numbers } = scratch;
         for batch in cut(x.len(), rows, BATCH) {
             // Of the next batch, while this one is computed.
-            isa::prefetch::<true, _>(&x[batch.elements.end..x.len().min(batch.elements.end + BATCH)]);
+            isa::prefetch::<true, _>(&x[batch.elements.end..x.len().min(batch.elements.end + BATCH)], 0);
             let x = &x[batch.elements.clone()];
             let count = batch.scales.len();
             largest.resize(count.max(largest.len()), 0.0);

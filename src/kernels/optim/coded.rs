@@ -105,8 +105,8 @@ impl<K: Coding> Storage<f32> for K {
         let block_at = |start: usize| n.min(start)..n.min(start + K::BLOCK);
         for i in 0..blocks {
             let (own, ahead) = (block_at(i * K::BLOCK), block_at(i * K::BLOCK + AHEAD));
-            isa::prefetch::<true, _>(&param[ahead.clone()]);
-            isa::prefetch::<true, _>(&grad[ahead]);
+            isa::prefetch::<true, _>(&param[ahead.clone()], 0);
+            isa::prefetch::<true, _>(&grad[ahead], 0);
             let (param, grad) = (&mut param[own.clone()], &grad[own]);
             let units = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
             let how = How { units, scales, prepared: *prepared, algorithm: *algorithm };

@@ -12,6 +12,9 @@ const CACHED_BYTES: usize = 1 << 19;
 /// What is made of more elements than this is written past the caches: nothing of it would still be there.
 const STREAMED: usize = 1 << 24;
 
+/// Into about so many pieces whole runs of such arrays are cut: enough for many threads.
+const PIECES: usize = 256;
+
 /// Longer runs than a piece keep the threads busy if there are so many.
 const ENOUGH_RUNS: usize = 16;
 
@@ -112,7 +115,7 @@ impl Cut {
             (true, false) => cut.run * per_byte,
         };
         // At the begin of a piece nothing was fetched ahead: of large arrays pieces of whole runs are longer.
-        let chunk = if whole_runs && cut.is_streamed() { 4 * CHUNK } else { CHUNK };
+        let chunk = if whole_runs && cut.is_streamed() { (cut.n / PIECES).clamp(4 * CHUNK, 16 * CHUNK) } else { CHUNK };
         let within = (chunk / unit).max(1) * unit;
         let rows = (chunk / cut.row).max(1);
         let mut start = 0;

@@ -193,9 +193,9 @@ pub fn dequantize_rows<C: Real, O: Element>(
     let packed = |row: usize| &codes[row * bytes..][..bytes];
     // Of the scales only those that lie by rows are known without a division.
     let ask = |row: usize| {
-        isa::prefetch::<false, _>(packed(row));
+        isa::prefetch::<false, _>(packed(row), 0);
         if params.scale.len() == of.height {
-            isa::prefetch::<false, _>(&params.scale[row..=row]);
+            isa::prefetch::<false, _>(&params.scale[row..=row], 0);
         }
     };
     let together = (par::CHUNK / of.width).max(1);

@@ -1,12 +1,12 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Make, Multiplier, multiply, multiply_lines};
+use super::code::{Ahead, Make, Multiplier, multiply, multiply_lines};
 use super::cut::Cut;
 use super::ends::{Ends, find_ends};
 use super::mode::{Asymmetric, Mode, Saturating, Symmetric};
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
-use crate::isa::{self, kernel};
+use crate::isa::kernel;
 use crate::kernels::lines::Lines;
 use crate::kernels::pack::packed_len;
 use crate::real::{Divisor, Element, Key, Real};
@@ -18,9 +18,6 @@ pub(super) const BATCH: usize = 64;
 /// Elements of such a batch, but for one longer group: what the L1 cache holds between the first loop and the last,
 /// beside what is fetched for the next batch.
 pub(super) const IN_L1: usize = 1024;
-
-/// How far ahead of a batch memory is asked for, in elements.
-pub(super) const AHEAD: usize = 2048;
 
 /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
@@ -43,13 +40,12 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
             // Whole groups, then the short one.
             let size = size.min(rest.len());
             let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
-            // At the end again what is there already.
-            let far = AHEAD.max(x.len());
-            let ahead = rest.get(far..far + x.len()).unwrap_or(x);
+            let is_followed = x.len() > Ahead::STRAIGHT.far && next.len() >= x.len();
+            let ahead = if is_followed { Ahead::long_group(x.len()) } else { Ahead::STRAIGHT };
             let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
             let mut params = params.from(first);
-            finite &= store_batch::<T, M>(x, size, uniform, &mut params);
-            code_batch::<T, M, O>([x, ahead], size, (uniform, params.as_ref()), out, to);
+            finite &= store_batch::<T, M>(x, (size, ahead), uniform, &mut params);
+            code_batch::<T, M, O>(x, (size, ahead), (uniform, params.as_ref()), out, to);
             first += x.len() / size;
             rest = next;
         }
@@ -61,15 +57,15 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
 #[inline(always)]
 fn store_batch<T: Element, M: Mode>(
     x: &[T],
-    size: usize,
+    (size, ahead): (usize, Ahead),
     uniform: Uniform,
     params: &mut Params<'_, T::Compute>,
 ) -> bool {
     let mut ends: Ends<T> = [[T::Key::MIN; BATCH]; 2];
     match M::SCHEME {
-        Some(Scheme::Symmetric) => find_ends::<T, Symmetric>(x, size, &mut ends),
-        Some(_) => find_ends::<T, Asymmetric>(x, size, &mut ends),
-        None => find_ends::<T, Saturating>(x, size, &mut ends),
+        Some(Scheme::Symmetric) => find_ends::<T, Symmetric>(x, size, ahead, &mut ends),
+        Some(_) => find_ends::<T, Asymmetric>(x, size, ahead, &mut ends),
+        None => find_ends::<T, Saturating>(x, size, ahead, &mut ends),
     }
     params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
 }
@@ -95,15 +91,15 @@ kernel! {
 }
 
 kernel! {
-    /// The codes, or their numbers, of such groups, while as much of what will be read after them is fetched.
+    /// The codes, or their numbers, of such groups, while what will be read after them is fetched.
     fn code_batch<T: Element, M: Mode, O: Make<T>>(
-        both: [&[T]; 2],
-        size: usize,
+        x: &[T],
+        groups: (usize, Ahead),
         how: (Uniform, ParamsRef<'_, T::Compute>),
         out: &mut [O::Item],
         to: (u32, bool),
     ) {
-        let ([x, ahead], (uniform, params), (bits, streamed)) = (both, how, to);
+        let ((size, ahead), (uniform, params), (bits, streamed)) = (groups, how, to);
         let params = M::of(params);
         let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
         let mut exact = FMA;
@@ -111,18 +107,19 @@ kernel! {
             exact &= Divisor::is_exact(scale);
             *divisor = Divisor::new(scale);
         }
-        if exact && streamed && code_lines::<T, M, O>([x, ahead], size, (uniform, params), &divisors, out) {
+        if exact && streamed && code_lines::<T, M, O>(x, groups, (uniform, params), &divisors, out) {
             return;
         }
         let (mut block, in_place) = ([O::ANY; IN_L1], bits == 8 && !streamed);
         // Several groups, or parts of a long one.
         let (n, bytes) = ((O::SPAN / size).max(1), packed_len(O::SPAN, bits));
-        let each = x.chunks(n * size).zip(ahead.chunks(n * size)).zip(out.chunks_mut(packed_len(n * size, bits)));
-        for (i, ((x, ahead), out)) in each.enumerate() {
-            for ((x, ahead), out) in x.chunks(O::SPAN).zip(ahead.chunks(O::SPAN)).zip(out.chunks_mut(bytes)) {
+        let each = x.chunks(n * size).zip(out.chunks_mut(packed_len(n * size, bits)));
+        for (i, (x, out)) in each.enumerate() {
+            for (part, (x, out)) in x.chunks(O::SPAN).zip(out.chunks_mut(bytes)).enumerate() {
+                let ahead = ahead.from(part * O::SPAN);
                 let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                 let (size, params) = (size.min(x.len()), (uniform, params.from(i * n)));
-                code_span::<T, M, O>([x, ahead], size, params, exact.then_some(&divisors[i * n..]), to);
+                code_span::<T, M, O>(x, (size, ahead), params, exact.then_some(&divisors[i * n..]), to);
                 if !in_place {
                     O::put(&block[..x.len()], bits, out);
                 }
@@ -134,8 +131,8 @@ kernel! {
 /// The same past the caches, block by block; whether that can be done.
 #[inline(always)]
 fn code_lines<T: Element, M: Mode, O: Make<T>>(
-    [x, ahead]: [&[T]; 2],
-    size: usize,
+    x: &[T],
+    (size, ahead): (usize, Ahead),
     (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
     divisors: &[Divisor<T::Compute>],
     out: &mut [O::Item],
@@ -144,9 +141,11 @@ fn code_lines<T: Element, M: Mode, O: Make<T>>(
         return false;
     }
     let Some(mut lines) = Lines::new(out) else { return false };
-    for (i, (x, ahead)) in x.chunks_exact(size).zip(ahead.chunks_exact(size)).enumerate() {
+    for (i, x) in x.chunks_exact(size).enumerate() {
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        multiply_lines::<T, M, O>([x, ahead], &multiplier, &mut lines);
+        for (part, x) in x.chunks(IN_L1).enumerate() {
+            multiply_lines::<T, M, O>(x, ahead.from(part * IN_L1), &multiplier, &mut lines);
+        }
     }
     lines.finish();
     true
@@ -155,8 +154,8 @@ fn code_lines<T: Element, M: Mode, O: Make<T>>(
 /// The same of so few that they are made in the cache; with divisors that [`Divisor::quotient`] takes, or by division.
 #[inline(always)]
 fn code_span<T: Element, M: Mode, O: Make<T>>(
-    [x, ahead]: [&[T]; 2],
-    size: usize,
+    x: &[T],
+    (size, ahead): (usize, Ahead),
     (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
     divisors: Option<&[Divisor<T::Compute>]>,
     out: &mut [O::Item],
@@ -169,19 +168,18 @@ fn code_span<T: Element, M: Mode, O: Make<T>>(
     };
     if size == BLOCK {
         // Of constant length: two thirds of the time. (Counted once: zipped, their lengths are compared for each.)
-        let (x, ahead, out) = (x.as_chunks::<BLOCK>().0, ahead.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
+        let (x, out) = (x.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
         let n = x.len();
-        let (ahead, out, divisors, params) = (&ahead[..n], &mut out[..n], &divisors[..n], params.first(n));
+        let (out, divisors, params) = (&mut out[..n], &divisors[..n], params.first(n));
         for i in 0..n {
-            isa::prefetch::<true, _>(&ahead[i]);
+            ahead.fetch(&x[i]);
             out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
         }
         return;
     }
-    let groups = x.chunks_exact(size).zip(ahead.chunks_exact(size)).zip(out.chunks_exact_mut(size));
-    for (i, ((x, ahead), out)) in groups.enumerate() {
+    for (i, (x, out)) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        multiply::<T, M, O>([x, ahead], multiplier, out);
+        multiply::<T, M, O>(x, ahead, multiplier, out);
     }
 }
 

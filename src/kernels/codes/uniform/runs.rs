@@ -1,8 +1,8 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Multiplier, half, multiply, multiply_lines};
+use super::code::{Ahead, Coder, Make, Multiplier, half, multiply, multiply_lines};
 use super::cut::Runs;
-use super::groups::{AHEAD, IN_L1};
+use super::groups::IN_L1;
 use super::mode::Mode;
 use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
@@ -24,22 +24,19 @@ kernel! {
         while at < x.len() {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
-            // Where nothing is fetched ahead, the loops are vectorised across blocks, byte by byte (2.5 of the time).
-            let far = at + AHEAD.max(n);
-            let ahead = x.get(far..far + n).unwrap_or(&x[at..at + n]);
             let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
             let stored = params.get(part);
             let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
             let exact = FMA && Divisor::is_exact(stored.0);
             if exact && streamed && n.is_multiple_of(BLOCK) && let Some(mut lines) = Lines::new(out) {
-                multiply_lines::<T, M, O>([x, ahead], &multiplier, &mut lines);
+                multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, &mut lines);
                 lines.finish();
                 at += n;
                 continue;
             }
             let to = if streamed { &mut block[..n] } else { &mut *out };
             if exact {
-                multiply::<T, M, O>([x, ahead], multiplier, to);
+                multiply::<T, M, O>(x, Ahead::STRAIGHT, multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }
