@@ -2,8 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::x86;
+use super::quantize::BATCH;
 use super::{Code, Rows, Scale};
 use crate::isa::{self, Isa, kernel};
+use crate::kernels::lines::{Lines, Target};
 use crate::kernels::pack::packed_len;
 
 /// Elements that a loop takes at a time: loops of this length are vectorised as a whole.
@@ -94,6 +96,9 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
     for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
+        // (All that a batch reads at once, before it: the processor waits for it.)
+        isa::prefetch::<false, _>(x, BATCH);
+        isa::prefetch::<true, _>(x, 2 * BATCH);
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
     }
     if !tail.is_empty() {
@@ -170,9 +175,19 @@ fn pack(bytes: &[u8], codes: &mut [u8]) {
 }
 
 kernel! {
-    /// The numbers of codes.
-    pub fn decode<K: Code, S: Scale>(codes: &[u8], rows: Rows, scale: &[S::Stored], global: f32, out: &mut [f32]) {
+    /// The numbers of codes; past the caches where `streamed`.
+    pub fn decode<K: Code, S: Scale>(
+        codes: &[u8], rows: Rows, scale: &[S::Stored], global: f32, out: &mut [f32], streamed: bool
+    ) {
         let (Rows { row, size }, isa) = (rows, isa::current());
+        let in_blocks = row.is_multiple_of(BLOCK) && (size == HALF || size.is_multiple_of(BLOCK));
+        let out = match Target::new(out, FMA && streamed && in_blocks && out.len() == row && row.is_multiple_of(size)) {
+            Target::Lines(mut lines) => {
+                decode_lines::<K, S>(isa, codes, (size, scale, global), &mut lines);
+                return lines.finish();
+            }
+            Target::Slice(out) => out,
+        };
         let each = out.chunks_mut(row).zip(codes.chunks(packed_len(row, K::BITS)));
         for ((out, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
             if size == 1 && K::BITS == 8 {
@@ -200,6 +215,31 @@ kernel! {
                 } else {
                     decode_blocks::<K>(isa, codes, |i| [values[i % AT_ONCE]; 2], out);
                 }
+            }
+        }
+    }
+}
+
+/// The numbers of groups of blocks or halves, block by block.
+#[inline(always)]
+fn decode_lines<K: Code, S: Scale>(
+    isa: Isa,
+    codes: &[u8],
+    (size, scale, global): (usize, &[S::Stored], f32),
+    lines: &mut Lines<'_, f32>,
+) {
+    let (n, bytes) = (size.div_ceil(BLOCK), packed_len(BLOCK, K::BITS));
+    for (codes, scale) in codes.chunks(packed_len(AT_ONCE * size, K::BITS)).zip(scale.chunks(AT_ONCE)) {
+        let mut values = [S::value(scale[0], global); AT_ONCE];
+        for (value, &scale) in values.iter_mut().zip(scale) {
+            *value = S::value(scale, global);
+        }
+        let (step, second) = if size == HALF { (2, 1) } else { (1, 0) };
+        for (codes, values) in codes.chunks(n * bytes).zip(values.chunks(step)) {
+            for codes in codes.chunks_exact(bytes) {
+                let mut block = [0.0; BLOCK];
+                decode_block::<K>(isa, codes, [values[0], values[second]], &mut block);
+                lines.push(&block);
             }
         }
     }

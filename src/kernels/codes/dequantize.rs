@@ -3,6 +3,7 @@
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::uniform::RowsOf;
 use super::{BlockFormat, Floats, Granularity, PartsRef, Rows, Spec};
+use crate::kernels::lines::STREAMED;
 use crate::par::{self, CHUNK};
 
 /// Dequantize into `out` (whole rows of `spec.cols`).
@@ -41,7 +42,7 @@ pub fn dequantize<O: Floats>(format: &dyn BlockFormat, parts: PartsRef<'_>, spec
         let mut buffer = vec![];
         for (out, codes) in out.chunks_mut(period).zip(codes.chunks(bytes)) {
             let parts = PartsRef { codes, scale, global: parts.global };
-            O::write(out, &mut buffer, |out| format.decode(parts, piece.rows, out));
+            O::write(out, &mut buffer, |out, is_own| format.decode(parts, piece.rows, out, is_own && n >= STREAMED));
         }
     });
 }

@@ -166,8 +166,8 @@ pub trait BlockFormat: Send + Sync {
     fn store(&self, absmax: &[f32], global: f32, scale: ScalesMut<'_>);
     /// The codes of rows whose scales are stored.
     fn encode(&self, x: &[f32], rows: Rows, scale: Scales<'_>, global: f32, codes: &mut [u8]);
-    /// The numbers of codes.
-    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32]);
+    /// The numbers of codes; past the caches where `streamed`.
+    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32], streamed: bool);
 }
 
 /// Groups of codes `K`, each with a scale `S`.
@@ -198,7 +198,7 @@ impl<K: Code, S: Scale> BlockFormat for Blocks<K, S> {
         blocks::encode::<K, S>(x, rows, S::Stored::read(scale), global, codes);
     }
 
-    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32]) {
-        blocks::decode::<K, S>(parts.codes, rows, S::Stored::read(parts.scale), parts.global, out);
+    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32], streamed: bool) {
+        blocks::decode::<K, S>(parts.codes, rows, S::Stored::read(parts.scale), parts.global, out, streamed);
     }
 }

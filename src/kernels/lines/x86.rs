@@ -40,17 +40,17 @@ pub struct Lines<'a, T> {
 }
 
 impl<'a, T: Copy> Lines<'a, T> {
-    /// To write `out`, where this CPU can, its elements are of 2, 4 or 8 bytes and it begins where one of 4 could.
+    /// To write `out`, where this CPU can, its elements are of 2, 4 or 8 bytes and it begins where one of 4 could; else `out`.
     #[inline(always)]
-    pub fn new(out: &'a mut [T]) -> Option<Self> {
+    pub fn new(out: &'a mut [T]) -> Result<Self, &'a mut [T]> {
         let start = out.as_ptr().addr();
         if current() != Isa::Avx512 || !matches!(size_of::<T>(), 2 | 4 | 8) || !start.is_multiple_of(4) {
-            return None;
+            return Err(out);
         }
         let head = start.wrapping_neg() % LINE / 4;
         // SAFETY: this CPU has AVX-512; from each lane on there are as many indices as lanes.
         let (from_head, before) = unsafe { (_mm512_loadu_si512(INDICES[head..].as_ptr().cast()), _mm512_setzero_ps()) };
-        Some(Self { out, made: 0, head, from_head, before })
+        Ok(Self { out, made: 0, head, from_head, before })
     }
 
     /// Write the next block.

@@ -303,6 +303,20 @@ pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
     }
 }
 
+/// The same by division.
+pub(super) fn divide_lines<T: Element, M: Mode, O: Make<T>>(
+    x: &[T],
+    uniform: Uniform,
+    stored: (T::Compute, u8, T::Compute),
+    lines: &mut Lines<'_, O::Item>,
+) {
+    for block in x.as_chunks::<BLOCK>().0 {
+        let mut made = [O::ANY; BLOCK];
+        O::divide::<M>(block, uniform, stored, &mut made);
+        lines.push(&made);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::mode::{Asymmetric, MinMax, Saturating, Symmetric};

@@ -2,15 +2,13 @@
 
 use super::super::{Granularity, Spec};
 use super::Uniform;
+use crate::kernels::lines::STREAMED;
 use crate::kernels::pack::packed_len;
 use crate::kernels::reduce::View;
 use crate::par::CHUNK;
 
 /// A run of up to this many bytes is quantized right after its range was found, from the cache.
 const CACHED_BYTES: usize = 1 << 19;
-
-/// What is made of more elements than this is written past the caches: nothing of it would still be there.
-const STREAMED: usize = 1 << 24;
 
 /// Into about so many pieces whole runs of such arrays are cut: enough for many threads.
 const PIECES: usize = 256;
@@ -169,6 +167,11 @@ impl Runs {
     #[inline(always)]
     pub(super) fn is_by_element(&self) -> bool {
         self.run == 1
+    }
+
+    /// Whether all are whole blocks of so many elements.
+    pub(super) fn are_of(&self, block: usize) -> bool {
+        [self.row, self.run, self.to_run_end, self.to_row_end].iter().all(|n| n.is_multiple_of(block))
     }
 
     /// The part of the next run, and its elements, of which at most `rest` are left. By element: the first of the next

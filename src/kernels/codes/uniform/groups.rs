@@ -1,13 +1,13 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Ahead, Make, Multiplier, multiply, multiply_lines};
+use super::code::{Ahead, Make, Multiplier, divide_lines, multiply, multiply_lines};
 use super::cut::Cut;
 use super::ends::{Ends, find_ends};
 use super::mode::{Asymmetric, Mode, Saturating, Symmetric};
 use super::params::{self, Range};
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::kernel;
-use crate::kernels::lines::Lines;
+use crate::kernels::lines::{Lines, Target};
 use crate::kernels::pack::packed_len;
 use crate::real::{Divisor, Element, Key, Real};
 
@@ -29,26 +29,27 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
     to: (u32, bool),
     params: Params<'_, T::Compute>,
 ) -> bool {
-    let (mut params, (bits, _)) = (params, to);
+    let (mut params, (bits, streamed)) = (params, to);
     let (row, size) = (cut.row.min(x.len()), cut.run);
     let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
     let mut finite = true;
     let mut first = 0;
-    for (row, mut out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
+    for (row, out) in x.chunks(row).zip(out.chunks_mut(packed_len(row, bits))) {
         let mut rest = row;
+        let mut out = Target::new(out, streamed && [size, row.len()].iter().all(|n| n.is_multiple_of(BLOCK)));
         while !rest.is_empty() {
             // Whole groups, then the short one.
             let size = size.min(rest.len());
             let (x, next) = rest.split_at(in_batch.min(rest.len() / size * size));
             let is_followed = x.len() > Ahead::STRAIGHT.far && next.len() >= x.len();
             let ahead = if is_followed { Ahead::long_group(x.len()) } else { Ahead::STRAIGHT };
-            let out = out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default();
             let mut params = params.from(first);
             finite &= store_batch::<T, M>(x, (size, ahead), uniform, &mut params);
-            code_batch::<T, M, O>(x, (size, ahead), (uniform, params.as_ref()), out, to);
+            code_batch::<T, M, O>(x, (size, ahead), (uniform, params.as_ref()), &mut out, to);
             first += x.len() / size;
             rest = next;
         }
+        out.finish();
     }
     finite
 }
@@ -96,7 +97,7 @@ kernel! {
         x: &[T],
         groups: (usize, Ahead),
         how: (Uniform, ParamsRef<'_, T::Compute>),
-        out: &mut [O::Item],
+        out: &mut Target<'_, O::Item>,
         to: (u32, bool),
     ) {
         let ((size, ahead), (uniform, params), (bits, streamed)) = (groups, how, to);
@@ -107,9 +108,12 @@ kernel! {
             exact &= Divisor::is_exact(scale);
             *divisor = Divisor::new(scale);
         }
-        if exact && streamed && code_lines::<T, M, O>(x, groups, (uniform, params), &divisors, out) {
-            return;
-        }
+        let out = match out {
+            Target::Lines(lines) => {
+                return code_lines::<T, M, O>(x, groups, (uniform, params), exact.then_some(&divisors), lines);
+            }
+            Target::Slice(out) => out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default(),
+        };
         let (mut block, in_place) = ([O::ANY; IN_L1], bits == 8 && !streamed);
         // Several groups, or parts of a long one.
         let (n, bytes) = ((O::SPAN / size).max(1), packed_len(O::SPAN, bits));
@@ -128,27 +132,25 @@ kernel! {
     }
 }
 
-/// The same past the caches, block by block; whether that can be done.
+/// The same past the caches, block by block.
 #[inline(always)]
 fn code_lines<T: Element, M: Mode, O: Make<T>>(
     x: &[T],
     (size, ahead): (usize, Ahead),
     (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
-    divisors: &[Divisor<T::Compute>],
-    out: &mut [O::Item],
-) -> bool {
-    if !size.is_multiple_of(BLOCK) {
-        return false;
-    }
-    let Some(mut lines) = Lines::new(out) else { return false };
+    divisors: Option<&[Divisor<T::Compute>; BATCH]>,
+    lines: &mut Lines<'_, O::Item>,
+) {
     for (i, x) in x.chunks_exact(size).enumerate() {
+        let Some(divisors) = divisors else {
+            divide_lines::<T, M, O>(x, uniform, params.get(i), lines);
+            continue;
+        };
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
         for (part, x) in x.chunks(IN_L1).enumerate() {
-            multiply_lines::<T, M, O>(x, ahead.from(part * IN_L1), &multiplier, &mut lines);
+            multiply_lines::<T, M, O>(x, ahead.from(part * IN_L1), &multiplier, lines);
         }
     }
-    lines.finish();
-    true
 }
 
 /// The same of so few that they are made in the cache; with divisors that [`Divisor::quotient`] takes, or by division.

@@ -1,12 +1,12 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Ahead, Coder, Make, Multiplier, half, multiply, multiply_lines};
+use super::code::{Ahead, Coder, Make, Multiplier, divide_lines, half, multiply, multiply_lines};
 use super::cut::Runs;
 use super::groups::IN_L1;
 use super::mode::Mode;
 use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
-use crate::kernels::lines::Lines;
+use crate::kernels::lines::Target;
 use crate::real::{Divisor, Element};
 
 kernel! {
@@ -21,19 +21,26 @@ kernel! {
         let (uniform, params, streamed) = how;
         let mut block = [O::ANY; IN_L1];
         let (mut runs, mut at) = (runs, 0);
+        let mut target = Target::new(out, streamed && x.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK));
         while at < x.len() {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
-            let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
+            let x = &x[at..at + n];
+            at += n;
             let stored = params.get(part);
             let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
             let exact = FMA && Divisor::is_exact(stored.0);
-            if exact && streamed && n.is_multiple_of(BLOCK) && let Some(mut lines) = Lines::new(out) {
-                multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, &mut lines);
-                lines.finish();
-                at += n;
-                continue;
-            }
+            let out = match &mut target {
+                Target::Lines(lines) if exact => {
+                    multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, lines);
+                    continue;
+                }
+                Target::Lines(lines) => {
+                    divide_lines::<T, M, O>(x, uniform, stored, lines);
+                    continue;
+                }
+                Target::Slice(rest) => rest.split_off_mut(..n).unwrap_or_default(),
+            };
             let to = if streamed { &mut block[..n] } else { &mut *out };
             if exact {
                 multiply::<T, M, O>(x, Ahead::STRAIGHT, multiplier, to);
@@ -43,8 +50,8 @@ kernel! {
             if streamed {
                 isa::stream(&block[..n], out);
             }
-            at += n;
         }
+        target.finish();
     }
 }
 
