@@ -24,6 +24,14 @@ impl<'a, T: Copy> Lines<'a, T> {
     }
     /// Never called.
     pub fn finish(self) {}
+    /// Never called.
+    pub fn again(&mut self) -> Lines<'_, T> {
+        match self.never {}
+    }
+    /// Never called.
+    pub fn place(self) {}
+    /// Never called.
+    pub fn go_on(&mut self, _place: ()) {}
 }
 
 /// What is made of so many elements or more is written past the caches: nothing of it would still be there.

@@ -39,6 +39,9 @@ pub struct Lines<'a, T> {
     before: __m512,
 }
 
+/// Bytes that were made, and the last register of them.
+pub struct Place(usize, __m512);
+
 impl<'a, T: Copy> Lines<'a, T> {
     /// To write `out`, where this CPU can, its elements are of 2, 4 or 8 bytes and it begins where one of 4 could; else `out`.
     #[inline(always)]
@@ -51,6 +54,25 @@ impl<'a, T: Copy> Lines<'a, T> {
         // SAFETY: this CPU has AVX-512; from each lane on there are as many indices as lanes.
         let (from_head, before) = unsafe { (_mm512_loadu_si512(INDICES[head..].as_ptr().cast()), _mm512_setzero_ps()) };
         Ok(Self { out, made: 0, head, from_head, before })
+    }
+
+    /// The same for one loop, which has it in registers, and where it then is, for [`Self::go_on`]. (Else each block is followed
+    /// by two more stores, which wait behind those to memory.)
+    #[inline(always)]
+    pub fn again(&mut self) -> Lines<'_, T> {
+        Lines { out: self.out, made: self.made, head: self.head, from_head: self.from_head, before: self.before }
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    pub fn place(self) -> Place {
+        Place(self.made, self.before)
+    }
+
+    /// From there.
+    #[inline(always)]
+    pub fn go_on(&mut self, Place(made, before): Place) {
+        (self.made, self.before) = (made, before);
     }
 
     /// Write the next block.

@@ -224,15 +224,15 @@ impl<C: Real> Multiplier<C> {
     }
 }
 
-/// How far ahead of what is computed memory is asked for, in elements: codes are computed and written from the caches,
-/// while the memory is read.
+/// How far ahead of what is computed memory is asked for, in elements, into both levels of the cache: codes are computed and
+/// written from there, while the memory is read.
 ///
 /// One thread, 64 M float32, groups of 32 to numbers, by a copy's time: 1.5 where nothing is asked for, 1.2 where it is for
 /// one level, 0.95 to 1.0 for both.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ahead {
     /// Into the first level.
-    pub(super) near: usize,
+    near: usize,
     /// Into the second.
     pub(super) far: usize,
     /// The length of groups that are read twice, and not from the first level; 0 of others.
@@ -248,12 +248,6 @@ impl Ahead {
         Self { near: IN_L1, far: size + size / 4, group: size }
     }
 
-    /// The same from an element of the group on.
-    #[inline(always)]
-    pub(super) fn from(self, at: usize) -> Self {
-        if at < self.group - self.group / 4 { self } else { Self::STRAIGHT }
-    }
-
     /// While the range is found: of the group that follows what lies where `x` does in this one.
     #[inline(always)]
     pub(super) fn fetch_following<T>(self, x: &[T]) {
@@ -262,26 +256,28 @@ impl Ahead {
         }
     }
 
+    /// While the codes are made of a block that begins at so many elements of its group.
     #[inline(always)]
-    pub(super) fn fetch<T>(self, block: &[T; BLOCK]) {
-        isa::prefetch::<false, _>(block, self.near);
-        isa::prefetch::<true, _>(block, self.far);
+    pub(super) fn fetch<T>(self, block: &[T; BLOCK], at: usize) {
+        isa::prefetch::<false, _>(block, Self::STRAIGHT.near);
+        let is_late = at >= self.group - self.group / 4;
+        isa::prefetch::<true, _>(block, if is_late { Self::STRAIGHT.far } else { self.far });
     }
 }
 
 /// Codes, or their numbers, of consecutive elements that share a part, where the scale is one that [`Divisor::quotient`]
-/// takes; what will be read later is fetched meanwhile.
+/// takes, from element `at` of a group on; what will be read later is fetched meanwhile.
 #[inline(always)]
 pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
     x: &[T],
-    ahead: Ahead,
+    (ahead, at): (Ahead, usize),
     multiplier: Multiplier<T::Compute>,
     out: &mut [O::Item],
 ) {
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
-    for (block, out) in blocks.iter().zip(out_blocks) {
-        ahead.fetch(block);
+    for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
+        ahead.fetch(block, at + i * BLOCK);
         *out = multiplier.block::<T, M, O>(block);
     }
     for (out, &x) in out_tail.iter_mut().zip(tail) {
@@ -297,8 +293,8 @@ pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
     multiplier: &Multiplier<T::Compute>,
     lines: &mut Lines<'_, O::Item>,
 ) {
-    for block in x.as_chunks::<BLOCK>().0 {
-        ahead.fetch(block);
+    for (i, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        ahead.fetch(block, i * BLOCK);
         lines.push(&multiplier.block::<T, M, O>(block));
     }
 }
@@ -334,7 +330,7 @@ mod tests {
         ) {
             if FMA && Divisor::is_exact(stored.0) {
                 let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
-                multiply::<T, M, O>(x, Ahead::STRAIGHT, multiplier, out);
+                multiply::<T, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, out);
             } else {
                 O::divide::<M>(x, uniform, stored, out);
             }

@@ -120,10 +120,9 @@ kernel! {
         let each = x.chunks(n * size).zip(out.chunks_mut(packed_len(n * size, bits)));
         for (i, (x, out)) in each.enumerate() {
             for (part, (x, out)) in x.chunks(O::SPAN).zip(out.chunks_mut(bytes)).enumerate() {
-                let ahead = ahead.from(part * O::SPAN);
                 let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                 let (size, params) = (size.min(x.len()), (uniform, params.from(i * n)));
-                code_span::<T, M, O>(x, (size, ahead), params, exact.then_some(&divisors[i * n..]), to);
+                code_span::<T, M, O>(x, (size, ahead, part * O::SPAN), params, exact.then_some(&divisors[i * n..]), to);
                 if !in_place {
                     O::put(&block[..x.len()], bits, out);
                 }
@@ -141,23 +140,26 @@ fn code_lines<T: Element, M: Mode, O: Make<T>>(
     divisors: Option<&[Divisor<T::Compute>; BATCH]>,
     lines: &mut Lines<'_, O::Item>,
 ) {
-    for (i, x) in x.chunks_exact(size).enumerate() {
-        let Some(divisors) = divisors else {
+    let Some(divisors) = divisors else {
+        for (i, x) in x.chunks_exact(size).enumerate() {
             divide_lines::<T, M, O>(x, uniform, params.get(i), lines);
-            continue;
-        };
-        let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        for (part, x) in x.chunks(IN_L1).enumerate() {
-            multiply_lines::<T, M, O>(x, ahead.from(part * IN_L1), &multiplier, lines);
         }
+        return;
+    };
+    let mut own = lines.again();
+    for (i, x) in x.chunks_exact(size).enumerate() {
+        let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
+        multiply_lines::<T, M, O>(x, ahead, &multiplier, &mut own);
     }
+    let place = own.place();
+    lines.go_on(place);
 }
 
 /// The same of so few that they are made in the cache; with divisors that [`Divisor::quotient`] takes, or by division.
 #[inline(always)]
 fn code_span<T: Element, M: Mode, O: Make<T>>(
     x: &[T],
-    (size, ahead): (usize, Ahead),
+    (size, ahead, at): (usize, Ahead, usize),
     (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
     divisors: Option<&[Divisor<T::Compute>]>,
     out: &mut [O::Item],
@@ -174,14 +176,14 @@ fn code_span<T: Element, M: Mode, O: Make<T>>(
         let n = x.len();
         let (out, divisors, params) = (&mut out[..n], &divisors[..n], params.first(n));
         for i in 0..n {
-            ahead.fetch(&x[i]);
+            ahead.fetch(&x[i], at);
             out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
         }
         return;
     }
     for (i, (x, out)) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        multiply::<T, M, O>(x, ahead, multiplier, out);
+        multiply::<T, M, O>(x, (ahead, at), multiplier, out);
     }
 }
 

@@ -32,7 +32,10 @@ kernel! {
             let exact = FMA && Divisor::is_exact(stored.0);
             let out = match &mut target {
                 Target::Lines(lines) if exact => {
-                    multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, lines);
+                    let mut own = lines.again();
+                    multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, &mut own);
+                    let place = own.place();
+                    lines.go_on(place);
                     continue;
                 }
                 Target::Lines(lines) => {
@@ -43,7 +46,7 @@ kernel! {
             };
             let to = if streamed { &mut block[..n] } else { &mut *out };
             if exact {
-                multiply::<T, M, O>(x, Ahead::STRAIGHT, multiplier, to);
+                multiply::<T, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }
