@@ -1,8 +1,8 @@
 //! The loops over groups of one code with one kind of scale.
 
+use super::quantize::BATCH;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::quantize::BATCH;
 use super::{Code, Rows, Scale};
 use crate::isa::{self, Isa, kernel};
 use crate::kernels::lines::{Lines, Target};
