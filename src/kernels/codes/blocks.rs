@@ -1,9 +1,8 @@
 //! The loops over groups of one code with one kind of scale.
 
-use super::quantize::BATCH;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{Code, Rows, Scale};
+use super::{Code, Rows, Scale, quantize::BATCH};
 use crate::isa::{self, Isa, kernel};
 use crate::kernels::lines::{Lines, Target};
 use crate::kernels::pack::packed_len;
@@ -19,7 +18,7 @@ const AT_ONCE: usize = 32;
 
 kernel! {
     /// The scales of groups with these largest magnitudes.
-    pub fn store<K: Code, S: Scale>(absmax: &[f32], global: f32, scale: &mut [S::Stored]) {
+    pub fn store<K: Code, S: Scale>(absmax: &[f32], global: f32, scale: &mut [S::Item]) {
         for (scale, &absmax) in scale.iter_mut().zip(absmax) {
             *scale = S::store::<K>(absmax, global);
         }
@@ -28,7 +27,7 @@ kernel! {
 
 kernel! {
     /// Codes, packed.
-    pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Stored], global: f32, codes: &mut [u8]) {
+    pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Item], global: f32, codes: &mut [u8]) {
         if FMA && S::is_fused(global) {
             encode_rows::<K, S, true, FMA>(x, rows, scale, global, codes);
         } else {
@@ -42,7 +41,7 @@ kernel! {
 fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
     x: &[f32],
     rows: Rows,
-    scale: &[S::Stored],
+    scale: &[S::Item],
     global: f32,
     codes: &mut [u8],
 ) {
@@ -84,7 +83,8 @@ fn halves<D: Copy>(each: &[D; AT_ONCE], block: usize) -> [D; 2] {
     [each[2 * block % AT_ONCE], each[(2 * block + 1) % AT_ONCE]]
 }
 
-/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves.
+/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves. (What the next batch needs is
+/// asked for as it goes: for all of it at once the processor waits.)
 #[inline(always)]
 fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     isa: Isa,
@@ -96,7 +96,6 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
     for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
-        // (All that a batch reads at once, before it: the processor waits for it.)
         isa::prefetch::<false, _>(x, BATCH);
         isa::prefetch::<true, _>(x, 2 * BATCH);
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
@@ -177,7 +176,7 @@ fn pack(bytes: &[u8], codes: &mut [u8]) {
 kernel! {
     /// The numbers of codes; past the caches where `streamed`.
     pub fn decode<K: Code, S: Scale>(
-        codes: &[u8], rows: Rows, scale: &[S::Stored], global: f32, out: &mut [f32], streamed: bool
+        codes: &[u8], rows: Rows, scale: &[S::Item], global: f32, out: &mut [f32], streamed: bool
     ) {
         let (Rows { row, size }, isa) = (rows, isa::current());
         let in_blocks = row.is_multiple_of(BLOCK) && (size == HALF || size.is_multiple_of(BLOCK));
@@ -225,7 +224,7 @@ kernel! {
 fn decode_lines<K: Code, S: Scale>(
     isa: Isa,
     codes: &[u8],
-    (size, scale, global): (usize, &[S::Stored], f32),
+    (size, scale, global): (usize, &[S::Item], f32),
     lines: &mut Lines<'_, f32>,
 ) {
     let (n, bytes) = (size.div_ceil(BLOCK), packed_len(BLOCK, K::BITS));

@@ -1,6 +1,6 @@
 //! The ranges of the groups of a batch.
 
-use super::code::Ahead;
+use super::ahead::Ahead;
 use super::groups::{BATCH, IN_L1};
 use super::mode::Mode;
 use super::{BLOCK, Scheme};

@@ -1,10 +1,11 @@
 //! Short runs with a part each: ranges, parameters and codes while they are in the cache.
 
-use super::code::{Ahead, Make, Multiplier, divide_lines, multiply, multiply_lines};
-use super::cut::Cut;
+use super::ahead::Ahead;
+use super::code::{Make, Multiplier, divide_lines, multiply, multiply_lines};
 use super::ends::{Ends, find_ends};
 use super::mode::{Asymmetric, Mode, Saturating, Symmetric};
 use super::params::{self, Range};
+use super::tiling::Tiling;
 use super::{BLOCK, Params, ParamsRef, Scheme, Uniform};
 use crate::isa::kernel;
 use crate::kernels::lines::{Lines, Target};
@@ -23,14 +24,14 @@ pub(super) const IN_L1: usize = 1024;
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
 pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
     x: &[T],
-    cut: Cut,
+    tiling: Tiling,
     uniform: Uniform,
     out: &mut [O::Item],
     to: (u32, bool),
     params: Params<'_, T::Compute>,
 ) -> bool {
     let (mut params, (bits, streamed)) = (params, to);
-    let (row, size) = (cut.row.min(x.len()), cut.run);
+    let (row, size) = (tiling.row.min(x.len()), tiling.run);
     let in_batch = (IN_L1 / size).clamp(1, BATCH) * size;
     let mut finite = true;
     let mut first = 0;

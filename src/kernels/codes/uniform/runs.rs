@@ -1,9 +1,10 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Ahead, Coder, Make, Multiplier, divide_lines, half, multiply, multiply_lines};
-use super::cut::Runs;
+use super::ahead::Ahead;
+use super::code::{Coder, Make, Multiplier, divide_lines, half, multiply, multiply_lines};
 use super::groups::IN_L1;
 use super::mode::Mode;
+use super::tiling::Runs;
 use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::lines::Target;
