@@ -250,7 +250,7 @@ fn numpy_name([_, code, bits, lanes]: [u16; 4], padded: bool) -> Option<String> 
 
 /// The array of a capsule of `__dlpack__`, which it keeps, with the kind and bits of its numbers: where NumPy has no dtype
 /// for them, in unsigned integers. None where it is not on a CPU or can't be an array. `writeable`: where the capsule doesn't
-/// say whether it may be written, as before DLPack 1.0.
+/// say whether it may be written, as before `DLPack` 1.0.
 #[pyfunction]
 fn dlpack_array<'py>(
     capsule: &Bound<'py, PyCapsule>,

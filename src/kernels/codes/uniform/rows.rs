@@ -65,8 +65,8 @@ kernel! {
     /// Rows of codes of a byte.
     fn byte_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
         let of_row = table.part_of_row();
-        for i in 0..AHEAD.min(rows.len()) {
-            table.ask(rows[i]);
+        for &row in rows.iter().take(AHEAD) {
+            table.ask(row);
         }
         for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(table.width)).enumerate() {
             if let Some(&next) = rows.get(i + AHEAD) {
