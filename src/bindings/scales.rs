@@ -14,6 +14,7 @@ use super::quant::{compute_dtype, nonfinite_error, policy};
 use super::spec::{GivenSpec, Plan, plan};
 use super::threads::resolve;
 use crate::error::Error;
+use crate::kernels::affine::no_scale;
 use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, ScaleDtype};
 use crate::kernels::codes::{Coding, Granularity, Policy, Scheme, Uniform};
 use crate::kernels::reduce::{Counts, reduce_all};
@@ -90,10 +91,13 @@ impl<'py> Scales<'py> {
         let (params, function) = (self.read::<C>(), self.scale.name.function);
         match uniform::are_params(uniform, params) {
             [true, true] => Ok(params),
-            [false, _] => Err(Error::Value(format!("{function}: scale must be finite and not 0")).into()),
+            [false, _] => {
+                let got = no_scale(params.scale).map_or(0.0, C::to_f64);
+                Err(Error::Value(format!("{function}: scale must be finite and not 0, got {got}")).into())
+            }
             [true, false] => {
-                let levels = (1u16 << uniform.bits) - 1;
-                Err(Error::Value(format!("{function}: zero_point must be within 0 to {levels}")).into())
+                let (levels, got) = ((1u16 << uniform.bits) - 1, params.zero_point.iter().max().unwrap_or(&0));
+                Err(Error::Value(format!("{function}: zero_point must be within 0 to {levels}, got {got}")).into())
             }
         }
     }

@@ -15,17 +15,19 @@ mod nearest;
 mod params;
 mod power;
 mod quantize;
+mod rows;
 mod runs;
 mod search;
 mod tile;
 mod tiling;
 mod tries;
 
-pub use dequantize::{RowsOf, dequantize, dequantize_rows};
+pub use dequantize::dequantize;
 pub use grid::{How, ScaleDtype};
 pub use nearest::Nearest;
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
+pub use rows::{RowsOf, dequantize_rows};
 pub use search::{are_params, are_weights, find_scales};
 
 use crate::real::Real;
