@@ -22,7 +22,7 @@ mod tries;
 
 pub use dequantize::{RowsOf, dequantize, dequantize_rows};
 pub use grid::{How, Stored};
-pub use nearest::Nearest;
+pub use nearest::{Nearest, NearestOfEach};
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
 pub use search::{are_params, are_weights, find_scales};
