@@ -46,9 +46,9 @@ impl Factor {
 }
 
 kernel! {
-    /// Make rows of `V` of the square that the rows behind them have left, from the last to the first; the row of a bad
-    /// pivot.
-    fn finish_square(rows: &mut [f64], n: usize, first: usize) -> Option<usize> {
+    /// Make rows of `V` of the square that the rows behind them have left, from the last to the first, and what they are
+    /// divided by; the row of a bad pivot.
+    fn finish_square(rows: &mut [f64], n: usize, first: usize, roots: &mut [f64; BLOCK]) -> Option<usize> {
         for j in (0..rows.len() / n).rev() {
             let (before, later) = rows.split_at_mut((j + 1) * n);
             let row = &mut before[j * n + first..][..=j];
@@ -63,9 +63,9 @@ kernel! {
             if !(pivot > 0.0 && pivot <= f64::MAX) {
                 return Some(first + j);
             }
-            let root = pivot.sqrt();
+            roots[j] = pivot.sqrt();
             for x in row {
-                *x /= root;
+                *x /= roots[j];
             }
         }
         None
@@ -74,7 +74,7 @@ kernel! {
 
 kernel! {
     /// The same for columns before that square, some of all rows.
-    fn finish_lanes(lanes: &mut [[f64; LANES]], square: &[f64], n: usize) {
+    fn finish_lanes(lanes: &mut [[f64; LANES]], square: &[f64], n: usize, roots: &[f64; BLOCK]) {
         for j in (0..lanes.len()).rev() {
             let (before, later) = lanes.split_at_mut(j + 1);
             let mut sums = before[j];
@@ -84,9 +84,8 @@ kernel! {
                     sums[l] -= factor * later[l];
                 }
             }
-            let root = square[j * n + j];
             for l in 0..LANES {
-                before[j][l] = sums[l] / root;
+                before[j][l] = sums[l] / roots[j];
             }
         }
     }
@@ -96,12 +95,13 @@ kernel! {
 fn factor(a: &mut [f64], n: usize, threads: usize) -> Result<(), usize> {
     for first in (0..n).step_by(BLOCK).rev() {
         let (before, rows) = a[..n.min(first + BLOCK) * n].split_at_mut(first * n);
-        if let Some(bad) = finish_square(rows, n, first) {
+        let mut roots = [1.0; BLOCK];
+        if let Some(bad) = finish_square(rows, n, first, &mut roots) {
             return Err(bad);
         }
         let mut panel = Panel::new(rows.len() / n, first, |i, j| rows[i * n + j], threads);
         let square = &rows[first..];
-        par::for_each(threads, panel.lanes.chunks_mut(rows.len() / n), |lanes| finish_lanes(lanes, square, n));
+        par::for_each(threads, panel.lanes.chunks_mut(rows.len() / n), |lanes| finish_lanes(lanes, square, n, &roots));
         par::for_each(threads, rows.chunks_mut(n).enumerate(), |(i, row)| panel.copy_row(i, &mut row[..first]));
         let rows = &*rows;
         let scratch = || vec![[0.0; TILE]; BLOCK];
