@@ -1,4 +1,4 @@
-"""Which of several answers to a size is written: never one that is worse than uniform bits, or than that to a smaller."""
+"""Which of several answers to a size is written: none that is worse than uniform bits, or than that to a smaller one."""
 
 from collections.abc import Mapping
 from dataclasses import replace
