@@ -4,8 +4,8 @@ Each model is stored by `optimize` at ten sizes, and at the sizes of five unifor
 error of the outputs (relative to them, on the inputs of the task) and the metric of the task are printed. The models
 are MiniLM (ONNX and directory: the mean cosine of 80 sentences to the original's), magika (labels that agree), the
 digits and Fashion-MNIST (held-out accuracy). `optimize` sees none of the inputs; of "magika-inputs" it sees those of
-other files than are measured, of "digits-inputs" and "fashion-inputs" some that the model was trained on. By the inputs that
-it sees, or makes up, nothing is worse than uniform bits; by others it may be.
+other files than are measured, of "digits-inputs" and "fashion-inputs" some that the model was trained on. By the inputs
+that it sees, or makes up, nothing is worse than uniform bits; by others it may be.
 """
 
 import argparse

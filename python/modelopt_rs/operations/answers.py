@@ -1,4 +1,4 @@
-"""Which of several answers to a size is written: none that is worse than uniform bits, or than that to a smaller one."""
+"""Which of several answers to a size is written: none worse than uniform bits, or than that to a smaller size."""
 
 from collections.abc import Mapping
 from dataclasses import replace
