@@ -24,7 +24,7 @@ mod tries;
 
 pub use dequantize::dequantize;
 pub use grid::{How, ScaleDtype};
-pub use nearest::Nearest;
+pub use nearest::{Nearest, NearestOfEach};
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
 pub use rows::{RowsOf, dequantize_rows};
