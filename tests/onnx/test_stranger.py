@@ -213,10 +213,13 @@ def test_a_flaw_of_the_source_that_stands_behind_another_is_none_of_the_output(t
     """H9 and H14: the checker says one thing at a time, and refuses operators that onnxruntime runs."""
     nodes = [node("Conv", ["x", "c"], ["a"], pads=[1, 1, 1, 1]), node("Relu", ["n"], ["r"]),
              node("GroupNormalization", ["a", "g", "g"], ["n"], num_groups=8), node("Conv", ["r", "d"], ["y"])]  # fmt: skip
-    proto = model([nodes[0], nodes[2], nodes[1], nodes[3]], [value("x", [1, 8, 9, 9])], [value("y", [1, 8, 9, 9])],
-                  {"c": normal(64, 8, 3, 3), "d": normal(8, 64, 1, 1), "g": np.ones(8, np.float32)}, opset=18)  # fmt: skip
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
-    onnx.save(proto, tmp_path / "a.onnx")
+    weights = {"c": normal(64, 8, 3, 3), "d": normal(8, 64, 1, 1), "g": np.ones(8, np.float32)}
+    initializers = [onnx.numpy_helper.from_array(w, name) for name, w in weights.items()]
+    graph = onnx.helper.make_graph([nodes[0], nodes[2], nodes[1], nodes[3]], "g", [value("x", [1, 8, 9, 9])],
+                                   [value("y", [1, 8, 9, 9])], initializers)  # fmt: skip
+    graph.output[0].type.tensor_type.ClearField("shape")
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
     report = mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", keep=0.5, what="all", run=RunOptions())
     assert report.totals.changed == 2
     assert report.run.runs == 1
