@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.foreign import foreign_directory
 from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
@@ -196,6 +197,8 @@ def _locate(path: Path) -> tuple[Path, Path]:
     if (path / "adapter_config.json").exists():
         fix = "merge it into its model first, with peft's merge_and_unload()"
         raise UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
+    if (foreign := foreign_directory(path)) is not None:
+        raise UnsupportedError(f"{none}: it has {foreign}")
     raise FormatError(none + (f"; give one of its files: {listing(files)}" if files else ""))
 
 

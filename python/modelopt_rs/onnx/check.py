@@ -105,7 +105,7 @@ def _check_model(sink: OnnxSink, source: Source) -> None:
 
 
 def _flaws(data: bytes) -> set[str]:
-    """Return what the checker has against a model, and what once its outputs have shapes: it says the first thing only."""
+    """Return what the checker has against a model, and against it with shapes of all outputs: it says one thing."""
     model = onnx.ModelProto.FromString(data)
     for value in model.graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
