@@ -502,3 +502,19 @@ def test_a_named_format_holds_matrices_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
     report = mo.quantize_file(source, tmp_path / "q.safetensors", format="nf4", only_dequantize=True, durable=False)
     assert report.totals.changed == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "said"),
+    [("t5", "5.20.0", True), ("t5", "4.57.1", True), ("t5", "5.23.0", False), ("bert", "5.20.0", False),
+     ("t5", None, False), ("t5", "dev", False)],
+)  # fmt: skip
+def test_a_version_of_transformers_that_would_make_up_weights_is_named(
+    tmp_path: Path, kind: str, version: str | None, said: bool
+) -> None:
+    """Of T5 and GPT-2, as tried with 5.20 and 5.22."""
+    config = {"model_type": kind, **({} if version is None else {"transformers_version": version})}
+    source = directory(tmp_path / "a", bert(), config)
+    report = mo.quantize_file(source, tmp_path / "b", durable=False)
+    assert report.totals.changed > 0
+    assert any("versions before 5.23 make up weights" in each for each in report.warnings) == said

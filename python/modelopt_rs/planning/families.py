@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from modelopt_rs.stream.model import is_kernel, is_recurrent, is_weight
 
-__all__ = ["CONV1D", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
+__all__ = ["CONV1D", "CONV1D_MODELS", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
 NO_WEIGHT: Final = "its name does not end in .weight"
 CONV1D: Final = "a Conv1D layer: stored as [in, out]"
