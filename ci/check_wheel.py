@@ -182,7 +182,7 @@ def suite(inside: Path, folder: Path, constraints: Path) -> None:
     for name in (*FOLDERS, *PAGES):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
-    options = ("-q", "-n", "2", "--dist", "worksteal", "--ignore=tests/zoo", "--ignore=tests/interop")
+    options = ("-q", "-m", "not slow", "-n", "2", "--dist", "worksteal", "--ignore=tests/zoo", "--ignore=tests/interop")
     run(inside, "-m", "pytest", *options, "tests", cwd=folder, quiet=False)
 
 

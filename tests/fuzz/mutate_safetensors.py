@@ -176,7 +176,8 @@ class Mutator:
             entry[pick.choice(["dtype", "shape", "data_offsets", "more"])] = pick.choice(NUMBERS)
         elif isinstance(entry.get("shape"), list):  # the same bytes in another shape, or of another dtype
             shape = entry["shape"]
-            entry["shape"] = pick.choice([shape[::-1], [1, *shape], [*shape, 1], [int(np.prod(shape, dtype=object))]])
+            flat = [int(np.prod([n for n in shape if isinstance(n, int)], dtype=object))]  # others have put words there
+            entry["shape"] = pick.choice([shape[::-1], [1, *shape], [*shape, 1], flat])
             if pick.random() < 0.5 and entry.get("dtype") == "F32":
                 entry["dtype"] = pick.choice(["I32", "F32", "U32"])
         return data

@@ -67,7 +67,7 @@ class Decoder:
         if self._precision == "F16":
             np.copyto(out, half)
         elif self._dtype == "F32":  # bfloat16 is the upper half, and no array is made on the way
-            np.left_shift(half, np.uint32(16), out=out.view(np.uint32))
+            np.left_shift(half, np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
         else:
             np.copyto(out, bf16_to_float32(half))
 

@@ -257,8 +257,8 @@ def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int,
     if kind in ("gemm", "fused") and _int(node, "transB", 0):
         in_axis, out_axis = out_axis, in_axis
     if kind in ("matmul", "gemm") and index == 0 and rank > 1:  # whose rows are its outputs
-        kind, in_axis, out_axis = "batched", rank - 1, rank - 2
-        if _int(node, "transA", 0):
+        turned, kind, in_axis, out_axis = kind == "gemm", "batched", rank - 1, rank - 2
+        if turned and _int(node, "transA", 0):
             in_axis, out_axis = out_axis, in_axis
     elif kind == "gemm" and _int(node, "transA", 0):  # of what no operator of blocks takes turned
         kind = "batched"

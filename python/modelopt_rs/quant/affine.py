@@ -265,7 +265,7 @@ def _integers(function: str, name: str, given: Any) -> Any:
     if given.dtype.kind not in "iu" and not given.dtype.name.startswith(("float8", "float4", "int", "uint")):
         raise TypeError(f"{function}: {name} must be an int or an array of integers, got {given.dtype}")
     if given.dtype.char in "LQ":
-        given = np.minimum(given, np.iinfo(np.int64).max)  # no code, whatever the codes are
+        given = np.minimum(given, given.dtype.type(np.iinfo(np.int64).max))  # no code, whatever the codes are
     return given.astype(np.int64)
 
 

@@ -11,7 +11,9 @@ pytest.importorskip("onnx_ir")
 
 import modelopt_rs as mo  # noqa: E402
 from modelopt_rs import FormatError  # noqa: E402
+from modelopt_rs.containers.onnx.operators import problem  # noqa: E402
 from modelopt_rs.files.onnx import OnnxSource  # noqa: E402
+from modelopt_rs.onnx.weights import OPERATORS  # noqa: E402
 
 helper = onnx.helper
 node = helper.make_node
@@ -90,11 +92,33 @@ WRONG = {
     "must have 1 inputs, got 2": [node("Identity", ["x", "x"], ["i"]), *PLAIN],
     "must have 2 inputs, got 1": [node("MatMul", ["x"], ["y"])],
     "'transB' must be of kind INT, got FLOAT": [node("Gemm", ["x", "w"], ["y"], transB=1.5)],
+    "'transA' must be of kind INT, got FLOAT": [
+        node("FusedGemm", ["x", "w"], ["y"], domain="com.microsoft", transA=0.5)
+    ],
     "must name each axis once": [node("Transpose", ["w"], ["t"], perm=[0, 5]), *PLAIN],
     "names 3 axes, its input has 2": [node("Transpose", ["w"], ["t"], perm=[0, 2, 1]), *PLAIN],
     "must have the attribute 'to'": [node("Cast", ["w"], ["t"]), *PLAIN],
     "must have a value, got the attribute 'allowzero'": [node("Constant", [], ["t"], allowzero="NOTSET"), *PLAIN],
 }
+
+
+def test_an_attribute_that_an_operator_does_not_have_is_not_read(tmp_path: Path) -> None:
+    """A mutant: `transA` of a MatMul, a number with a point; onnxruntime refuses the model, inspect looks at it."""
+    nodes = [node("MatMul", ["w", "x"], ["y"], transA=0.5, transB=0.5)]
+    opened(tmp_path, model(nodes)).close()
+    assert [row.name for row in mo.inspect_file(tmp_path / "m.onnx").tensors] == ["w"]
+
+
+def test_attributes_of_every_operator_that_takes_weights_are_checked() -> None:
+    """Those of com.microsoft stand in no table of onnx."""
+    inputs = {"FusedMatMul": 2, "FusedGemm": 3, "FusedConv": 3, "PackedAttention": 5}
+    names = [name for domain, name in OPERATORS if domain]
+    for name in names:
+        proto = node(name, ["i"] * inputs.get(name, 7), ["y"], domain="com.microsoft")
+        assert problem(proto, {}) is None, name
+        words = ("transA", "group", "num_heads", "k", "epsilon")
+        proto.attribute.extend(helper.make_attribute(each, "?") for each in words)
+        assert "must be of kind" in (problem(proto, {}) or ""), name
 
 
 @pytest.mark.parametrize("what", WRONG)

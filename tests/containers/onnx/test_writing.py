@@ -460,7 +460,7 @@ def test_f2_killed_at_every_call(tmp_path: Path) -> None:
                 write(path, W + 1, external=new)
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
-            is_new = weight(path)[0, 0] == W[0, 0] + 1
+            is_new = weight(path)[0, 0] == (W + 1)[0, 0]
             assert weight(path).tobytes() == (W + is_new).tobytes()
             states.append(is_new)
             if os.WIFEXITED(status):

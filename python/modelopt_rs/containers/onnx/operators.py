@@ -15,7 +15,8 @@ from modelopt_rs.errors import quote
 
 __all__ = ["RELEASED", "problem", "rank_behind"]
 
-_FLOAT, _INT, _INTS = onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS
+_FLOAT, _INT, _STRING = onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.STRING
+_FLOATS, _INTS = onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS
 _KINDS: Final = {number: name for name, number in onnx.AttributeProto.AttributeType.items()}
 _SINGLE: Final = defs.OpSchema.FormalParameterOption.Single
 RELEASED: Final = onnx.defs.onnx_opset_version()
@@ -38,6 +39,20 @@ _MICROSOFT: Final[Mapping[str, tuple[int, int, Mapping[str, int]]]] = {
     ),
     "FusedMatMul": (2, 2, {"transA": _INT, "transB": _INT, "transBatchA": _INT, "transBatchB": _INT, "alpha": _FLOAT}),
     "Attention": (2, 7, {"num_heads": _INT, "unidirectional": _INT, "qkv_hidden_sizes": _INTS, "scale": _FLOAT}),
+    "FusedGemm": (
+        2,
+        3,
+        {"transA": _INT, "transB": _INT, "alpha": _FLOAT, "beta": _FLOAT, "activation": _STRING},
+    ),
+    "FusedConv": (
+        2,
+        4,
+        {"group": _INT, "auto_pad": _STRING, "activation": _STRING, "activation_params": _FLOATS}
+        | dict.fromkeys(("kernel_shape", "dilations", "strides", "pads"), _INTS),
+    ),
+    "PackedAttention": (5, 6, {"num_heads": _INT, "qkv_hidden_sizes": _INTS, "scale": _FLOAT}),
+    "MoE": (5, _MANY, {"k": _INT, "normalize_routing_weights": _INT, "activation_type": _STRING}),
+    "EmbedLayerNormalization": (7, 9, {"epsilon": _FLOAT, "mask_index_type": _INT}),
     "SkipLayerNormalization": (3, 5, {"epsilon": _FLOAT}),
     "DynamicQuantizeLSTM": (9, 12, {"hidden_size": _INT}),
     "QLinearAdd": (7, 8, {}),
