@@ -279,16 +279,15 @@ def _compare(
     weight_map: dict[str, str], shards: dict[str, _Shard], total_size: Any, config: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Return in what the index and the shards differ: what loses tensors, and what does not."""
-    problems = []
+    problems, notes = [], []
     seen: dict[str, str] = {}
     for shard, source in shards.items():
         for name in source.tensors:
             if name in seen:
                 problems.append(f"tensor {quote(name)} is in shards {quote(seen[name])} and {quote(shard)}")
             elif name not in weight_map:
-                problems.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index")
+                notes.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index; it is read all the same")
             seen.setdefault(name, shard)
-    notes = []
     for name, shard in weight_map.items():
         if shard in shards and name not in shards[shard].tensors:
             problem = f"tensor {quote(name)} is not in shard {quote(shard)}"

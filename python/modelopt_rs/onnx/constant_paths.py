@@ -132,8 +132,8 @@ def _most_bytes(step: onnx.NodeProto, arrays: list[Array]) -> int:
     if step.op_type == "Expand":
         return 8 * math.prod(np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist())))
     if step.op_type == "Gather":
-        axis = next((int(attribute.i) for attribute in step.attribute if attribute.name == "axis"), 0)
-        return 8 * arrays[1].size * arrays[0].size // max(arrays[0].shape[axis], 1)
+        axis: int = next((attribute.i for attribute in step.attribute if attribute.name == "axis"), 0)
+        return int(8 * arrays[1].size * arrays[0].size // max(arrays[0].shape[axis], 1))
     return 8 * sum(array.size for array in arrays)
 
 
