@@ -286,7 +286,9 @@ def _compare(
             if name in seen:
                 problems.append(f"tensor {quote(name)} is in shards {quote(seen[name])} and {quote(shard)}")
             elif name not in weight_map:
-                notes.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index; it is read all the same")
+                notes.append(
+                    f"tensor {quote(name)} of shard {quote(shard)} is not in the index; it is read all the same"
+                )
             seen.setdefault(name, shard)
     for name, shard in weight_map.items():
         if shard in shards and name not in shards[shard].tensors:
