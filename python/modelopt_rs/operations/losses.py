@@ -44,6 +44,7 @@ CODES: Final[Mapping[str, tuple[int, int | None]]] = {
 }
 """What weights can get: bits, and elements that share a scale where it is not what fits them."""
 
+STAYS: Final = "least loss at this size"  # why a weight has no code
 LARGEST: Final = 2**28  # bytes of a graph that is made and run with several answers
 # About how far weights are off in so many bits: before they are measured.
 USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
@@ -154,7 +155,12 @@ class Losses:
 
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""
-        return self._perform(codes, self.run, self.writing)
+        report = self._perform(codes, self.run, self.writing)
+        # Nobody has excluded what has no code that is worth its loss.
+        tensors = tuple(
+            replace(each, reason=STAYS) if codes.get(each.name) == FLOAT else each for each in report.tensors
+        )
+        return replace(report, tensors=tensors)
 
     def _with_outputs(self, found: dict[str, dict[str, Coded]], execution: Execution) -> dict[str, dict[str, Coded]]:
         """Return the codes with what each does to the outputs of an ONNX model."""
