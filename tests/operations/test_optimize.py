@@ -390,6 +390,8 @@ def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
         ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, **how)
         assert off(ours) <= off(uniform)
         asked += [(size, off(uniform)), (size * 21 // 20, 9.0), (size * 11 // 10, 9.0)]
+        left = {each.reason for each in ours.tensors if each.decision == "copy" and each.name.startswith("w")}
+        assert left <= {"least loss at this size"}
     last = 9.0
     for size, least in sorted(asked):
         ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, table=tmp_path / "t.json", **how)

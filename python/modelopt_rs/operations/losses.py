@@ -23,7 +23,8 @@ from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import Measured, layer_error
-from modelopt_rs.report.reports import Report
+from modelopt_rs.report.reports import Report, TensorReport
+from modelopt_rs.report.run import relative_error
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.memory import tile_bytes
@@ -44,6 +45,7 @@ CODES: Final[Mapping[str, tuple[int, int | None]]] = {
 }
 """What weights can get: bits, and elements that share a scale where it is not what fits them."""
 
+STAYS: Final = "least loss at this size"  # why a weight has no code: nobody has excluded it
 LARGEST: Final = 2**28  # bytes of a graph that is made and run with several answers
 # About how far weights are off in so many bits: before they are measured.
 USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
@@ -146,15 +148,12 @@ class Losses:
         with tempfile.TemporaryDirectory(prefix="modelopt-rs-") as folder:
             work = replace(self, output=Path(folder, Path(self.output).name))
             found = work._perform(codes, replace(self.run, rounds=0, memory=False, max_error=None), quiet).run
-        if found is None or found.not_run is not None or found.shape_mismatches:
-            return None
-        squares = [10 ** (-each.sqnr_db / 10) for each in found.outputs if each.sqnr_db is not None]
-        off = math.sqrt(sum(squares) / len(squares)) if squares else math.nan
-        return None if math.isnan(off) else off
+        return None if found is None else relative_error(found)
 
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""
-        return self._perform(codes, self.run, self.writing)
+        report = self._perform(codes, self.run, self.writing)
+        return replace(report, tensors=tuple(_with_reason(each, codes) for each in report.tensors))
 
     def _with_outputs(self, found: dict[str, dict[str, Coded]], execution: Execution) -> dict[str, dict[str, Coded]]:
         """Return the codes with what each does to the outputs of an ONNX model."""
@@ -219,6 +218,10 @@ class Losses:
 
         report: Report = perform(self.source, self.output, plan, writing)
         return report
+
+
+def _with_reason(each: TensorReport, codes: Mapping[str, str]) -> TensorReport:
+    return replace(each, reason=STAYS) if codes.get(each.name) == FLOAT else each
 
 
 def _usual(code: str, coded: Coded) -> Coded:

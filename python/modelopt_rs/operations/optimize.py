@@ -161,11 +161,7 @@ def optimize_file(
         losses = work.measured(losses)
         if table is not None:
             write_whole(table, losses.to_json().encode())
-    codes, found, nbytes = _fitting(work, losses, size, given)
-    answer, seen = best_answer(work, losses, Answer(codes, nbytes), size, given)
-    if table is not None and seen != losses:
-        write_whole(table, seen.to_json().encode())
-    found = replace(found, loss=losses.loss_of(answer.codes, given))
+    answer, found = _answered(work, losses, size, given, table)
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
         raise OptionError(f"max_loss must be at least {loss:.4g} for this size, got {max_loss:g}")
@@ -174,6 +170,17 @@ def optimize_file(
     asked = {"target_size": target_size, "target_bpw": target_bpw, "max_loss": max_loss, "priors": dict(given)}
     report = work.written(answer.codes)
     return replace(report, command="optimize", options={**report.options, **asked, "allocation": said})
+
+
+def _answered(
+    work: Losses, losses: LossTable, size: int, given: Mapping[str, float], table: str | os.PathLike[str] | None
+) -> tuple[Answer, Allocation]:
+    """Return the answer that is written, with its loss; the table remembers what was looked at."""
+    codes, found, nbytes = _fitting(work, losses, size, given)
+    answer, seen = best_answer(work, losses, Answer(codes, nbytes), size, given)
+    if table is not None and seen != losses:
+        write_whole(table, seen.to_json().encode())
+    return answer, replace(found, loss=losses.loss_of(answer.codes, given))
 
 
 def _fitting(

@@ -120,7 +120,11 @@ def _title(report: AnyReport) -> str:
         return f"{PurePath(report.b).name} compared with {PurePath(report.a).name}"
     before, after = report.file_bytes or (report.totals.bytes_before, report.totals.bytes_after)
     name = PurePath(report.source).name
-    return f"{name}: {decimal_size(before)} to {decimal_size(after)}, {before / max(after, 1):.3g} times smaller"
+    ratio = before / max(after, 1)
+    if 0.99 < ratio < 1.01:  # zeros that are stored as numbers
+        return f"{name}: {decimal_size(after)}, as large as before"
+    words = f"{ratio:.3g} times smaller" if ratio > 1.0 else f"{1 / ratio:.3g} times larger"
+    return f"{name}: {decimal_size(before)} to {decimal_size(after)}, {words}"
 
 
 def _lines(report: AnyReport) -> list[str]:

@@ -1,11 +1,12 @@
 """What a run of two ONNX models against each other reports: plain dataclasses, and their JSON."""
 
+import math
 from dataclasses import dataclass
 
 from modelopt_rs.errors import quote
 from modelopt_rs.report.json_text import to_json
 
-__all__ = ["InputReport", "MaxErrorExceeded", "OutputDifference", "RunReport", "check_max_error"]
+__all__ = ["InputReport", "MaxErrorExceeded", "OutputDifference", "RunReport", "check_max_error", "relative_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +126,19 @@ def check_max_error(report: RunReport, max_error: float | None) -> None:
         raise MaxErrorExceeded(
             f"max_error: output {quote(worst.name)} is off by {worst.max_error:.6g}, more than {max_error:g}", report
         )
+
+
+def relative_error(report: RunReport) -> float | None:
+    """Return the root of the mean of the squared relative errors of all outputs of floats; None: they say nothing.
+
+    Examples
+    --------
+    With a report of `compare_models`::
+
+        relative_error(report)
+    """
+    if report.not_run is not None or report.shape_mismatches:
+        return None
+    squares = [10 ** (-each.sqnr_db / 10) for each in report.outputs if each.sqnr_db is not None]
+    error = math.sqrt(sum(squares) / len(squares)) if squares else math.nan
+    return None if math.isnan(error) else error
