@@ -123,6 +123,30 @@ def test_small_and_large_look_ups_write_the_same_bits_and_refuse_the_same():
         spread.take(1, out=memory[:32])
 
 
+def test_indices_and_parts_that_cannot_be_are_refused_by_name():
+    q = mo.quantize(X, axis=0)
+    for make, error, text in (
+        (
+            lambda: q.take(np.ma.masked_array([1, 2], [0, 1])),
+            TypeError,
+            "take: indices must be .*its mask would be lost",
+        ),
+        (lambda: q.take(np.array([1, 2], object)), TypeError, "take: indices must be an integer, .*, got ndarray"),
+        (lambda: q.take([[1], [2, 3]]), TypeError, "take: indices must be an integer, .*, got list"),
+        (
+            lambda: mo.QuantizedArray(q.codes, 10**400),
+            ValueError,
+            "QuantizedArray: scale must be within .*, got int|got 1",
+        ),
+        (lambda: mo.QuantizedArray(q.codes, 1.0, shape=(-50, 96)).take(1), ValueError, r"take: q .*, got \(-50, 96\)"),
+        (lambda: mo.QuantizedArray(q.codes, 1.0, shape=(10**30, 9)).take(1), ValueError, "take: q must have the shape"),
+    ):
+        with pytest.raises(error, match=text):
+            make()
+    with pytest.raises(TypeError, match="PackedWeight: it can't be made an array"):
+        np.asarray(q.prepack())
+
+
 def test_threads_look_up_at_once():
     q = mo.quantize(X, axis=0)
     whole, wrong = q.dequantize(), []
