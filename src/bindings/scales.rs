@@ -15,7 +15,7 @@ use super::spec::{GivenSpec, Plan, plan};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::affine::no_scale;
-use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, Stored};
+use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, ScaleDtype};
 use crate::kernels::codes::{Coding, Granularity, Policy, Scheme, Uniform};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::{Element, Real};
@@ -143,8 +143,8 @@ pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
     }
     let stored = how.2.as_ref().map(|given| text(function, "scale_dtype", given)).transpose()?;
     let stored = match stored {
-        None => Stored::Own,
-        Some(word) => Stored::parse(&word).ok_or_else(|| {
+        None => ScaleDtype::Own,
+        Some(word) => ScaleDtype::parse(&word).ok_or_else(|| {
             let what = "None, 'float32', 'float16' or 'bfloat16'";
             Error::Value(format!("{function}: scale_dtype must be {what}, got {word:?}"))
         })?,

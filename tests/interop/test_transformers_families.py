@@ -153,10 +153,11 @@ FAMILIES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "Wav2Vec2ForCTC": (config("Wav2Vec2", SPEECH), sound),
     "HubertForCTC": (config("Hubert", SPEECH), sound),
 }
+GPT = {"vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
 NOMIC = {"num_key_value_heads": 4}
 # Tried at 4 bits alone, where weights may get zero points or more bits: names, structures and roads of their own.
 OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
-    "GPT2LMHeadModel": (config("GPT2", vocab_size=100, n_embd=64, n_layer=2, n_head=4, n_positions=64), tokens),
+    "GPT2LMHeadModel": (config("GPT2", GPT), tokens),
     "OPTForCausalLM": (config("OPT", DECODER, ffn_dim=128, word_embed_proj_dim=64), tokens),
     "BloomForCausalLM": (config("Bloom", vocab_size=100, hidden_size=64, n_layer=2, n_head=4), tokens),
     "GPTNeoXForCausalLM": (config("GPTNeoX", ENCODER), tokens),
@@ -192,8 +193,34 @@ OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "XLNetLMHeadModel": (config("XLNet", vocab_size=100, d_model=64, n_layer=2, n_head=4, d_inner=128), tokens),
     "DebertaV2ForMaskedLM": (config("DebertaV2", ENCODER), tokens),
     "XLMRobertaForMaskedLM": (config("XLMRoberta", ENCODER), tokens),
+    # Tables of other names: HashBucketCodepointEmbedder_3, tokens_embed, w.
+    "CanineForSequenceClassification": (
+        config(
+            "Canine", ENCODER, num_hash_buckets=512, downsampling_rate=4, local_transformer_stride=8, bos_token_id=1
+        ),
+        tokens,
+    ),
+    # A constant of its loss is called `empty_weight`.
+    "EomtForUniversalSegmentation": (
+        config("Eomt", {**VISION, "num_attention_heads": 4}, num_queries=5, num_blocks=1, num_upscale_blocks=1),
+        pixels,
+    ),
+    # Initialized by name; shared experts coded as those that are merged, for their rows are as long.
+    "Wav2Vec2BertForCTC": (
+        config("Wav2Vec2Bert", SPEECH, feature_projection_input_dim=24, layerdrop=0.0, add_adapter=False),
+        lambda: {"input_features": torch.randn(2, 12, 24)},
+    ),
+    "Glm4MoeModel": (
+        config("Glm4Moe", DECODER, MOE, n_routed_experts=4, moe_intermediate_size=48, first_k_dense_replace=1),
+        tokens,
+    ),
+    "OpenAIGPTLMHeadModel": (config("OpenAIGPT", GPT), tokens),
+    "CTRLForSequenceClassification": (
+        config("CTRL", vocab_size=100, n_embd=64, dff=128, n_layer=2, n_head=4, n_positions=64, pad_token_id=0),
+        tokens,
+    ),
 }
-FLOAT = ("Llama4ForCausalLM",)  # left as they are
+FLOAT = ("Llama4ForCausalLM", "EomtForUniversalSegmentation")  # left as they are
 # The lowest SQNR of logits against float at 8 bits, with random weights.
 FORMATS: dict[str, dict[str, Any]] = {
     "8": {"bits": 8},

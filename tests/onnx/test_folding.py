@@ -37,6 +37,10 @@ PATHS = {
     "a normalized weight": ([node("ReduceL2", ["o"], ["n"], axes=[0]), node("Div", ["o", "n"], ["u"]),
                              node("Mul", ["u", "g"], ["w"])],
                             {"o": normal(64, 96), "g": normal(1, 96)}),
+    "Gather": ([node("Gather", ["o", "a"], ["w"]), node("Gather", ["o", "b"], ["v"]),
+                node("MatMul", ["x", "v"], ["z"])],
+               {"o": normal(2, 64, 96), "a": np.array(1), "b": np.array(0)}),
+    "Expand": ([node("Expand", ["o", "a"], ["w"])], {"o": normal(64, 96), "a": ints(1, 1)}),
     "Cast of a Reshape": ([node("Reshape", ["o", "a"], ["h"]), node("Cast", ["h"], ["w"], to=1)],
                           {"o": normal(32, 192).astype(np.float16), "a": ints(64, 96)}),
 }  # fmt: skip
@@ -62,13 +66,23 @@ def sqnr(x, y):
 def test_a_computed_weight_is_quantized_like_a_stored_one(tmp_path, path, options):
     """H27."""
     nodes, weights = PATHS[path]
-    outs = {"y": ["n", 96], **({"z": ["n", 96]} if path == "Split" else {})}
+    outs = {"y": ["n", 96], **({"z": ["n", 96]} if path in ("Split", "Gather") else {})}
     proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, outs, weights, opset=13)
     _, before, after = quantized(tmp_path, proto, **options)
     for a, b in zip(outputs(before, {"x": X}), outputs(after, {"x": X}), strict=True):
         assert sqnr(a, b) > (35 if options else 38)
     assert after.stat().st_size < before.stat().st_size * (0.65 if path.startswith(("Cast", "Slice", "Tr")) else 0.35)
-    assert {n.op_type for n in onnx.load(after).graph.node}.isdisjoint({"Slice", "Concat", "Split", "Squeeze"})
+    folded = {"Slice", "Concat", "Split", "Squeeze", "Gather", "Expand"}
+    assert {n.op_type for n in onnx.load(after).graph.node}.isdisjoint(folded)
+
+
+def test_a_weight_that_expands_to_more_than_it_is_stays_what_it_is(tmp_path):
+    """H20 and H27: its codes would take more bytes."""
+    nodes = [node("Expand", ["o", "a"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
+    proto = model(nodes, {"x": [8, "n", 64]}, {"y": [8, "n", 96]}, {"o": normal(64, 96), "a": ints(8, 64, 96)})
+    report, before, after = quantized(tmp_path, proto)
+    assert report.totals.changed == 0
+    assert after.stat().st_size <= before.stat().st_size + 64
 
 
 def test_recurrent_weights_cut_from_one_tensor_are_quantized(tmp_path):

@@ -207,3 +207,20 @@ def test_a_product_of_two_weights_stays_and_the_rest_gets_smaller(tmp_path: Path
     report = quantized(tmp_path, model(nodes, [value("x", [64, 64])], [value("y", [64, 64])], tensors), bits=bits)
     assert report.totals.changed == 1
     assert near(tmp_path, feed, 0.2)
+
+
+def test_a_flaw_of_the_source_that_stands_behind_another_is_none_of_the_output(tmp_path: Path) -> None:
+    """H9 and H14: the checker says one thing at a time, and refuses operators that onnxruntime runs."""
+    nodes = [node("Conv", ["x", "c"], ["a"], pads=[1, 1, 1, 1]), node("Relu", ["n"], ["r"]),
+             node("GroupNormalization", ["a", "g", "g"], ["n"], num_groups=8),
+             node("Conv", ["r", "d"], ["y"])]  # fmt: skip
+    weights = {"c": normal(64, 8, 3, 3), "d": normal(8, 64, 1, 1), "g": np.ones(8, np.float32)}
+    initializers = [onnx.numpy_helper.from_array(w, name) for name, w in weights.items()]
+    graph = onnx.helper.make_graph([nodes[0], nodes[2], nodes[1], nodes[3]], "g", [value("x", [1, 8, 9, 9])],
+                                   [value("y", [1, 8, 9, 9])], initializers)  # fmt: skip
+    graph.output[0].type.tensor_type.ClearField("shape")
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
+    report = mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", keep=0.5, what="all", run=RunOptions())
+    assert report.totals.changed == 2
+    assert report.run.runs == 1

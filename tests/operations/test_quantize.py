@@ -502,3 +502,30 @@ def test_a_named_format_holds_matrices_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
     report = mo.quantize_file(source, tmp_path / "q.safetensors", format="nf4", only_dequantize=True, durable=False)
     assert report.totals.changed == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "said"),
+    [("t5", "5.20.0", True), ("t5", "4.57.1", True), ("t5", "5.23.0", False), ("bert", "5.20.0", False),
+     ("t5", None, False), ("t5", "dev", False)],
+)  # fmt: skip
+def test_a_version_of_transformers_that_would_make_up_weights_is_named(
+    tmp_path: Path, kind: str, version: str | None, said: bool
+) -> None:
+    """Of T5 and GPT-2, as tried with 5.20 and 5.22."""
+    config = {"model_type": kind, **({} if version is None else {"transformers_version": version})}
+    source = directory(tmp_path / "a", bert(), config)
+    report = mo.quantize_file(source, tmp_path / "b", durable=False)
+    assert report.totals.changed > 0
+    assert any("versions before 5.23 make up weights" in each for each in report.warnings) == said
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-7])
+def test_a_weight_whose_scales_float16_can_not_hold_gets_more_bits(tmp_path: Path, size: float) -> None:
+    """A5: the search measured float32 scales, and what was written was all zeros, or 0.17 off, without a word."""
+    weight = (np.random.default_rng(0).standard_normal((64, 64)) * size).astype(np.float32)
+    write(tmp_path / "a.safetensors", {"fc.weight": ("F32", weight)})
+    (row,) = mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", bits=4, durable=False).tensors
+    assert row.reason.startswith("8 bits (its error at 4 bits is")
+    assert row.sqnr_db is not None
+    assert row.sqnr_db > 40

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.foreign import foreign_directory
 from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
@@ -196,6 +197,8 @@ def _locate(path: Path) -> tuple[Path, Path]:
     if (path / "adapter_config.json").exists():
         fix = "merge it into its model first, with peft's merge_and_unload()"
         raise UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
+    if (foreign := foreign_directory(path)) is not None:
+        raise UnsupportedError(f"{none}: it has {foreign}")
     raise FormatError(none + (f"; give one of its files: {listing(files)}" if files else ""))
 
 
@@ -276,16 +279,17 @@ def _compare(
     weight_map: dict[str, str], shards: dict[str, _Shard], total_size: Any, config: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Return in what the index and the shards differ: what loses tensors, and what does not."""
-    problems = []
+    problems, notes = [], []
     seen: dict[str, str] = {}
     for shard, source in shards.items():
         for name in source.tensors:
             if name in seen:
                 problems.append(f"tensor {quote(name)} is in shards {quote(seen[name])} and {quote(shard)}")
             elif name not in weight_map:
-                problems.append(f"tensor {quote(name)} of shard {quote(shard)} is not in the index")
+                notes.append(
+                    f"tensor {quote(name)} of shard {quote(shard)} is not in the index; it is read all the same"
+                )
             seen.setdefault(name, shard)
-    notes = []
     for name, shard in weight_map.items():
         if shard in shards and name not in shards[shard].tensors:
             problem = f"tensor {quote(name)} is not in shard {quote(shard)}"

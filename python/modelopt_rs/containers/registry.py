@@ -8,12 +8,13 @@ from modelopt_rs.arguments import shown
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
+from modelopt_rs.containers.foreign import foreign_file
 from modelopt_rs.containers.keras_file import KERAS
 from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.torch_file import TORCH
-from modelopt_rs.errors import FormatError, OptionError
+from modelopt_rs.errors import FormatError, OptionError, UnsupportedError
 from modelopt_rs.stream.model import Sink, Source
 
 __all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"]
@@ -27,6 +28,7 @@ SUFFIXES: Final = {suffix: each.name for each in CONTAINERS for suffix in each.s
 """Which container names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
+_FOREIGN = 32  # bytes that tell what is none
 
 
 def container_at(path: Path) -> Container:
@@ -35,16 +37,20 @@ def container_at(path: Path) -> Container:
     Raises
     ------
     FormatError
-        If it is of no known kind.
+        If it is of no known kind; UnsupportedError where it is known as something that isn't read.
     ValueError
         If it is neither a regular file nor a directory.
     OSError
         If it can't be opened.
     """
-    begin = b"" if CHECKPOINT.sniff(path, b"") else _begin(path)
-    for container in CONTAINERS:
-        if container.sniff(path, begin):
-            return container
+    if CHECKPOINT.sniff(path, b""):
+        return CHECKPOINT
+    begin = _begin(path)
+    known = [each for each in CONTAINERS if each.sniff(path, begin[:_BEGIN])]
+    if (foreign := foreign_file(path, begin, bool(known))) is not None:
+        raise UnsupportedError(f"{path}: is {foreign}")
+    if known:
+        return known[0]
     raise FormatError(
         f"{path}: not a model file that is supported: a safetensors file, a Hugging Face directory with "
         f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index, a file of torch.save or Keras, "
@@ -55,7 +61,7 @@ def container_at(path: Path) -> Container:
 def _begin(path: Path) -> bytes:
     fd = open_regular(path)
     try:
-        return read_at(fd, _BEGIN, 0, path)
+        return read_at(fd, _FOREIGN, 0, path)
     finally:
         call(path, os.close, fd)
 

@@ -30,10 +30,11 @@ def targets_of(specs: Mapping[str, Spec], modules: Modules) -> dict[Spec, list[s
 
 def _patterns(names: Sequence[str], modules: Modules) -> list[str]:
     """Return the patterns of modules, without the word by which transformers tells merged experts from all others."""
-    found = modules.patterns(names)
-    if any(_MERGED.search(name) for name in names):
-        return found
-    return [pattern.replace("experts", "expert[s]") for pattern in found]  # as in `shared_experts`
+    merged = [name for name in names if _MERGED.search(name)]
+    others = [name for name in names if not _MERGED.search(name)]
+    found = modules.patterns(merged) if merged else []
+    # As in `shared_experts`, which may be coded as those are that are merged.
+    return found + [each.replace("experts", "expert[s]") for each in (modules.patterns(others) if others else ())]
 
 
 def ignored(specs: Mapping[str, Any], modules: Modules) -> list[str]:

@@ -16,12 +16,15 @@ from modelopt_rs.onnx.weights import CODES, OPERATORS, PASSED
 
 __all__ = ["ConstantPath", "Program", "constant_paths", "graphs_of", "program_of"]
 
-# These give back numbers that they are given, each at most once for each time it goes in; these give one for one.
+# These give back numbers that they are given, each at most once for each time it goes in, but for Expand and Gather;
+# these give one for one.
 MOVING: Final = (
     "Cast",
     "Concat",
     "Constant",
+    "Expand",
     "Flatten",
+    "Gather",
     "Identity",
     "Reshape",
     "Slice",
@@ -126,6 +129,11 @@ def _most_bytes(step: onnx.NodeProto, arrays: list[Array]) -> int:
     """Return what the results of a node may take; ValueError where shapes don't fit each other."""
     if step.op_type in POINTWISE:
         return 8 * math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+    if step.op_type == "Expand":
+        return 8 * math.prod(np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist())))
+    if step.op_type == "Gather":
+        axis: int = next((attribute.i for attribute in step.attribute if attribute.name == "axis"), 0)
+        return int(8 * arrays[1].size * arrays[0].size // max(arrays[0].shape[axis], 1))
     return 8 * sum(array.size for array in arrays)
 
 
@@ -177,7 +185,7 @@ def _path(value: ir.Value | None) -> ConstantPath | None:
             if at.const_value.dtype in CODES:
                 return None
             constants[pending.pop()] = None
-        elif node is None or node.domain != "" or node.op_type not in KNOWN:
+        elif node is None or node.domain != "" or node.op_type not in KNOWN or _is_lookup(node):
             return None
         elif node not in entered:
             entered.add(node)
@@ -188,6 +196,12 @@ def _path(value: ir.Value | None) -> ConstantPath | None:
             nodes[node] = None
             pending.pop()
     return ConstantPath(value, tuple(nodes), tuple(constants))
+
+
+def _is_lookup(node: ir.Node) -> bool:
+    """Whether a node takes rows of a table, which is a weight itself; not a matrix of a stack of them."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    return table is not None and (table.shape is None or len(table.shape) < 3)
 
 
 def constant_paths(model: ir.Model, most: int) -> list[ConstantPath]:

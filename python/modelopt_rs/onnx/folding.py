@@ -73,6 +73,8 @@ class Folding(Source):
             dtype = None if array is None else ir.DataType.from_numpy(array.dtype)
             if array is None or dtype not in ONNX_FLOATS or array.nbytes < LAZY_BYTES:
                 return
+            if 5 * array.size > 4 * path.nbytes:
+                return  # in bytes it would be as large as what it is computed of
             name = names.unused(f"{path.value.name}_folded")
             self._programs[name], self._computed[name] = program, []
             self._infos[name] = tensor_info(name, dtype.value, array.shape)

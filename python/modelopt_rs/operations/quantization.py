@@ -17,7 +17,7 @@ from modelopt_rs.planning.decide import Decision, check_bits_of, is_match
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
-from modelopt_rs.planning.warnings import quantize_warnings
+from modelopt_rs.planning.warnings import old_loader_in_words, quantize_warnings
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
@@ -99,6 +99,7 @@ class Quantization:
             check_loaded(specs, left, options.layout.name, config, stored)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
+            self.warnings += [] if options.only_dequantize else old_loader_in_words(config)
 
     def round_by(self, known: KnownInputs) -> None:
         """Round weights by what is known of their inputs."""

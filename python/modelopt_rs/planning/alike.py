@@ -8,6 +8,7 @@ from typing import Any
 
 from modelopt_rs.planning.bits import BitsChoice
 from modelopt_rs.planning.decide import Moved, is_match
+from modelopt_rs.planning.loaders import is_expert
 from modelopt_rs.planning.quantize import QuantizeOptions, is_loaded, more_bits
 from modelopt_rs.stream.model import TensorInfo
 
@@ -24,7 +25,7 @@ def choose_alike(
     """Return how each weight is coded where all whose bits no glob says must be alike; None: it can't be, and is left.
 
     They get the bits that most of their bytes would have got, or more where that takes fewer bytes: what can't be coded
-    so stays as it is, and counts. Where no size of groups is given, all have that of the default or all half of it.
+    so stays as it is, and counts; experts stay only together. Where no size of groups is given, all have that of the default or all half of it.
 
     Parameters
     ----------
@@ -73,7 +74,9 @@ def choose_alike(
         left = sum(infos[name].nbytes for name in free if name not in outputs)
         return left + sum(info.nbytes for encoder in outputs.values() for info in encoder.outputs)
 
-    best = min(ways, key=nbytes)
+    # Of experts none may be left, or what merges them reads none.
+    whole = any(is_expert(name) for name in free)
+    best = min(ways, key=lambda spec: (whole and len(fits[spec]) < len(free), nbytes(spec)))
     alike = {name: _choice(choices[name], infos[name], best, options, threads) for name in fits[best]}
     return {name: alike.get(name) if name in free else choice for name, choice in choices.items()}
 

@@ -80,7 +80,7 @@ def choose_bits(
             why = not_to_be_had(at.bits, str(refused))
         elif sensitivity is not None and not given:
             # What measures has counted all once: another one writes. Most weights are near enough without a search.
-            plain = replace(options, search=None, norm=None, scale_dtype="float32")
+            plain = replace(options, search=None, norm=None)
             ways = [plain, options] if options.sought == "mse" else [options]
             measured = [options.layout.encode(info, chosen.spec, each, threads) for each in ways]
             why = sensitivity.too_far(info.name, chosen.spec.bits, measured)

@@ -6,13 +6,17 @@ from typing import Any, Final
 
 from modelopt_rs.stream.model import is_kernel, is_recurrent, is_weight
 
-__all__ = ["CONV1D", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
+__all__ = ["CONV1D", "CONV1D_MODELS", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
 NO_WEIGHT: Final = "its name does not end in .weight"
 CONV1D: Final = "a Conv1D layer: stored as [in, out]"
 
 # By the last part of the module's name, as the architectures of transformers spell them.
-EMBEDDING = re.compile(r"(\w*_)?embeddings?|embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|relative_attention_bias")
+EMBEDDING = re.compile(
+    r"(\w*_)?embeddings?|(\w*_)?embed|(\w*_)?emb|embed_\w+|wte|wpe|shared|(\w*_)?relative_attention_bias|"
+    r"\w+_embeds_layer|\w*embedder(_\d+)?|\w+_embedding_table|\w+_tokens?|codebook",
+    re.IGNORECASE,
+)
 ROUTER = re.compile(r"gate|router")
 # Anywhere in the module's name: a head may have several layers (`classifier.dense`).
 HEAD = re.compile(r"(\w*_)?lm_head|classifier|score|qa_outputs|cls|embed_out|unembed|output_projection|vocab_projector")
@@ -27,8 +31,18 @@ def model_types(config: Mapping[str, Any]) -> set[str]:
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a tensor has the name of an embedding's table."""
-    return EMBEDDING.fullmatch(name.removesuffix(".weight").split(".")[-1]) is not None
+    """Whether a tensor has the name of an embedding's table; of several in a list the list has it.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.families import is_embedding
+    >>> [is_embedding(name) for name in ("emb.0.weight", "tokens_embed.weight", "embeddings.dense.weight")]
+    [True, True, False]
+    """
+    parts = name.removesuffix(".weight").split(".")
+    while len(parts) > 1 and parts[-1].isdigit():
+        parts.pop()
+    return EMBEDDING.fullmatch(parts[-1]) is not None
 
 
 def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:

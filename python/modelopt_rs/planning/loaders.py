@@ -22,14 +22,16 @@ EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
 # transformers 5.23, and `QuantLinear` of I-BERT.
 INITIALIZED: Final = frozenset(
     """
-    altclip bit bridgetower chinese_clip chmv2 clap clipseg conditional_detr cvt dab_detr data2vec_audio
-    deformable_detr deimv2 detr dinov3_vit esm esmfold2 falcon falcon_mamba gpt_bigcode grounding_dino groupvit hiera
-    higgs_audio_v2_tokenizer ibert ijepa kosmos_2 longt5 lw_detr mamba mamba2 mask2former maskformer mgp_str
-    minicpm_ocr mlcd mm_grounding_dino modernbert modernbert_decoder modernvbert mt5 musicgen_melody nanochat neomme
-    oneformer owlv2 owlvit phi4_multimodal pix2struct pop2piano pvt pvt_v2 radio rf_detr rt_detr rt_detr_v2 rwkv seggpt
-    siglip siglip2 siglip2_vision_model siglip_text_model siglip_vision_model speecht5 swiftformer swin2sr
+    align altclip bit blt bridgetower chinese_clip chmv2 clap clipseg clvp conditional_detr cvt d_fine dab_detr
+    data2vec_audio deformable_detr deimv2 detr dinov3_vit esm esmfold esmfold2 falcon falcon_mamba gpt_bigcode
+    grounding_dino groupvit hiera higgs_audio_v2_tokenizer ibert ijepa kosmos_2 longt5 lw_detr mamba mamba2
+    mask2former maskformer mgp_str minicpm_ocr minicpmv4_6 minicpmv4_7 mlcd mm_grounding_dino modernbert
+    modernbert_decoder modernvbert mt5 musicgen_melody nanochat nemotron_h neomme omdet_turbo oneformer owlv2 owlvit
+    phi4_multimodal pix2struct pop2piano pp_doclayout_v2 pp_doclayout_v3 pp_doclayout_v4 pvt pvt_v2 radio
+    recurrent_gemma rf_detr rt_detr rt_detr_v2 rwkv seamless_m4t seamless_m4t_v2 seggpt siglip siglip2
+    siglip2_vision_model siglip_text_model siglip_vision_model slanet slanext speecht5 swiftformer swin2sr
     switch_transformers t5 t5gemma t5gemma2 tapas timesformer udop ultravbert umt5 unispeech unispeech_sat videoprism
-    vitdet vitpose vitpose_backbone vjepa2 wav2vec2 wav2vec2_conformer wavlm xclip xcodec xlstm
+    vitdet vitpose vitpose_backbone vjepa2 wav2vec2 wav2vec2_bert wav2vec2_conformer wavlm xclip xcodec xlstm
     """.split()  # noqa: SIM905
 )
 # Kept in float32, or linear layers of a class of their own: bitsandbytes doesn't replace them.
@@ -39,9 +41,15 @@ OWN_LINEAR: Final = {"falcon", "wavlm"}
 # quantized model other modules than a float one (Llama 4).
 SPLIT: Final = {"dinov2", "dinov2_with_registers", "ernie4_5_vl_moe", "hrm_text", "molmo2", "sapiens2", "tipsv2"}.union(
     {"llama4", "llama4_text", "inkling_mm_model", "minimax_m3_vl", "qianfan_ocr", "unlimited_ocr", "nemo_speechlm"},
+    # Their losses have a constant called `empty_weight`, which transformers takes for codes.
+    {"eomt", "eomt_dinov3", "mask2former", "maskformer", "oneformer", "videomt"},
     {"bailing_hybrid", "glm5_next", "glm5_next_text", "kimi_linear", "olmo_hybrid", "gradium_phonon_tts"},
 )
 OTHER_MODULES: Final = {"llama4", "llama4_text"}
+# Embeddings of these have names as layers have them: `query`, `reference_points`, `w`.
+OWN_TABLES: Final = {"ctrl", "dab_detr", "deepseek_ocr2", "esm", "grounding_dino", "lw_detr"}.union(
+    {"phi4_multimodal", "rf_detr", "sam3", "sam3_lite_text"}
+)
 # It splits these of some models, or permutes their rows: they must be floats, others may have codes.
 SPLIT_WEIGHTS: Final = {
     **dict.fromkeys(("nomic_bert", "jina_embeddings_v3"), r"Wqkv"),
@@ -183,7 +191,7 @@ def groups_alike(specs: Mapping[str, Any], layout: str, config: Mapping[str, Any
     # Packed zero points are read only by what dequantizes while it loads.
     zero_points = any(not getattr(specs[name], "symmetric", True) for name in dense)
     kinds = {kind.replace("-", "_") for kind in model_types(config)}
-    whole = zero_points or bool(kinds & (INITIALIZED | RENAMED))
+    whole = zero_points or bool(kinds & (INITIALIZED | RENAMED | OWN_TABLES))
     reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
     # Those that it makes one tensor of.
     groups = [(reader, dense), (next(iter(experts), None), experts)]

@@ -1,15 +1,21 @@
 """What should be known of a quantized model besides its figures."""
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any, Final
 
 from modelopt_rs.errors import quote
 from modelopt_rs.planning.decide import Decision, moved_in_words
+from modelopt_rs.planning.families import CONV1D_MODELS, model_types
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError
 
-__all__ = ["quantize_warnings", "unread_in_words"]
+__all__ = ["old_loader_in_words", "quantize_warnings", "unread_in_words"]
 
 SHOWN = 3  # layers that are named
+TRIED: Final = (5, 23)
+"""The version of transformers that reads all that is written. As tried 5.20 and 5.22 make up weights of these."""
+LOST_BEFORE: Final = frozenset({"t5", "mt5", "umt5", "longt5", *CONV1D_MODELS})
 
 
 def quantize_warnings(
@@ -47,6 +53,26 @@ def quantize_warnings(
     if after > before:
         found.append(f"the result is larger than its source: {after:,} bytes instead of {before:,}")
     return tuple(found)
+
+
+def old_loader_in_words(config: Mapping[str, Any]) -> list[str]:
+    """Say that the version of transformers that wrote a model would make up weights of it.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import old_loader_in_words
+    >>> old_loader_in_words({"model_type": "gpt2", "transformers_version": "5.20.1"})
+    ['config.json is of transformers 5.20: of a quantized gpt2 versions before 5.23 make up weights']
+    >>> old_loader_in_words({"model_type": "gpt2", "transformers_version": "5.23.0"})
+    []
+    """
+    version = config.get("transformers_version")
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
+    kinds = sorted(LOST_BEFORE & model_types(config))
+    if found is None or not kinds or (int(found[1]), int(found[2])) >= TRIED:
+        return []
+    before = f"versions before {TRIED[0]}.{TRIED[1]} make up weights"
+    return [f"config.json is of transformers {found[0]}: of a quantized {kinds[0]} {before}"]
 
 
 def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:

@@ -72,6 +72,20 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert [row.decision for row in report.tensors] == ["quantize"]
 
 
+@pytest.mark.parametrize(("operator", "taken"), [("MatMul", 1), ("HardSwish", 0)])
+def test_functions_of_another_opset_are_inlined_where_their_operators_are_the_same(
+    tmp_path: Path, operator: str, taken: int
+) -> None:
+    """H13: MatMul is the same from 13 to 23, HardSwish is from 22 on another one."""
+    inner = [node("MatMul", ["a", "b"], ["m"]), node(operator, ["m"] * (2 if operator == "MatMul" else 1), ["c"])]
+    function = helper.make_function("own", "layer", ["a", "b"], ["c"], inner, [helper.make_opsetid("", 14)])
+    proto = model([node("layer", ["x", "w"], ["y"], domain="own")], [("", 22), ("own", 1)], functions=[function])
+    proto.ir_version = 10
+    opened(tmp_path, proto).close()
+    report = mo.quantize_file(tmp_path / "m.onnx", tmp_path / "out.onnx", run=None)
+    assert report.totals.changed == taken
+
+
 WRONG = {
     "depends on its own output": [node("Identity", ["i"], ["i"]), *PLAIN],
     "made twice": [*PLAIN, node("Relu", ["x"], ["y"])],

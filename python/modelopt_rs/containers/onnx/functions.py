@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
@@ -14,8 +15,8 @@ __all__ = ["inline_functions"]
 def inline_functions(model: ir.Model, proto: Any, max_nodes: int) -> ir.Model:
     """Put the nodes of functions in the place of their calls; where that can't be done all of them stay.
 
-    They stay where one calls itself, has another version of a domain than the model, gives an input of its own out as
-    it is or a value twice, or makes more than `max_nodes` nodes.
+    They stay where one calls itself, has an operator that is another one in the model's version of its domain, gives an
+    input of its own out as it is or a value twice, or makes more than `max_nodes` nodes.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def inline_functions(model: ir.Model, proto: Any, max_nodes: int) -> ir.Model:
     if _nodes_after(proto, max_nodes) is None:
         return model
     _own_names(model)
+    for function in model.functions.values():
+        function.opset_imports.update({d: v for d, v in model.opset_imports.items() if d in function.opset_imports})
     try:
         InlinePass()(model)
     except Exception:  # whatever a call has that its function doesn't take
@@ -45,9 +48,19 @@ def inline_functions(model: ir.Model, proto: Any, max_nodes: int) -> ir.Model:
 
 def _is_plain(function: Any, proto: Any) -> bool:
     imports = {entry.domain: entry.version for entry in proto.opset_import}
-    same = all(imports.get(entry.domain, entry.version) == entry.version for entry in function.opset_import)
+    others = {e.domain: e.version for e in function.opset_import if imports.get(e.domain, e.version) != e.version}
+    same = all(_is_same(n, others[n.domain], imports[n.domain]) for n in nodes_of(function) if n.domain in others)
     outputs = list(function.output)
     return same and len(set(outputs)) == len(outputs) and not set(outputs) & set(function.input)
+
+
+def _is_same(node: Any, *versions: int) -> bool:
+    """Whether an operator is the same in two versions of its domain."""
+    try:
+        since = {onnx.defs.get_schema(node.op_type, version, node.domain).since_version for version in versions}
+    except onnx.defs.SchemaError:
+        return False
+    return len(since) == 1
 
 
 def _nodes_after(proto: Any, max_nodes: int) -> int | None:

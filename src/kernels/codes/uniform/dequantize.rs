@@ -2,7 +2,7 @@
 
 use super::super::Spec;
 use super::code;
-use super::cut::Runs;
+use super::tiling::Runs;
 use super::{BLOCK, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
@@ -185,24 +185,24 @@ pub fn dequantize<C: Real, O: Element>(
     if out.is_empty() {
         return;
     }
-    let cut = uniform.cut(spec, out.len());
+    let tiling = uniform.tiling(spec, out.len());
     let (mut out, mut codes) = (out, codes);
-    let items: Vec<_> = cut
+    let items: Vec<_> = tiling
         .pieces(false)
         .map(|piece| (piece, codes.split_off(..piece.bytes), out.split_off_mut(..piece.len)))
         .map(|(piece, codes, out)| (piece, codes.unwrap_or_default(), out.unwrap_or_default()))
         .collect();
     par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
-        let runs = cut.runs_at(piece.start);
+        let runs = tiling.runs_at(piece.start);
         if uniform.bits == 8 {
-            return write_values(packed, runs, uniform, params, out, cut.is_streamed());
+            return write_values(packed, runs, uniform, params, out, tiling.is_streamed());
         }
-        let row = cut.row.min(out.len());
+        let row = tiling.row.min(out.len());
         par::with_scratch(out.len(), |codes| {
             for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, uniform.bits))) {
                 match_width!(uniform.bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            write_values(codes, runs, uniform, params, out, cut.is_streamed());
+            write_values(codes, runs, uniform, params, out, tiling.is_streamed());
         });
     });
 }

@@ -1,8 +1,8 @@
 //! Rows of a table that is looked up: gathered and dequantized in one pass.
 
 use super::super::Spec;
-use super::cut::Cut;
 use super::dequantize::{run, runs_of_values, values};
+use super::tiling::Tiling;
 use super::{ParamsRef, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
@@ -29,7 +29,7 @@ struct Table<'a, C> {
     codes: &'a [u8],
     params: ParamsRef<'a, C>,
     uniform: Uniform,
-    cut: Cut,
+    tiling: Tiling,
     height: usize,
     /// Elements and bytes of a row.
     width: usize,
@@ -41,7 +41,7 @@ impl<'a, C> Table<'a, C> {
     fn part_of_row(&self) -> Option<usize> {
         match self.params.scale.len() {
             1 => Some(0),
-            n if n == self.height && self.cut.run == self.width => Some(1),
+            n if n == self.height && self.tiling.run == self.width => Some(1),
             _ => None,
         }
     }
@@ -54,9 +54,9 @@ impl<'a, C> Table<'a, C> {
     /// Of the scales only those that lie by rows are known without a division.
     #[inline(always)]
     fn ask(&self, row: usize) {
-        isa::prefetch::<false, _>(self.packed(row));
+        isa::prefetch::<false, _>(self.packed(row), 0);
         if self.params.scale.len() == self.height {
-            isa::prefetch::<false, _>(&self.params.scale[row..=row]);
+            isa::prefetch::<false, _>(&self.params.scale[row..=row], 0);
         }
     }
 }
@@ -77,7 +77,7 @@ kernel! {
                 run(table.packed(row), table.uniform.coding(table.params.get(row * step)), out);
                 continue;
             }
-            let runs = table.cut.runs_at(row * table.width);
+            let runs = table.tiling.runs_at(row * table.width);
             runs_of_values(table.packed(row), runs, table.uniform, table.params, out);
         }
     }
@@ -86,7 +86,7 @@ kernel! {
 /// Rows of codes of few bits.
 fn packed_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
     let bits = table.uniform.bits;
-    let line = table.cut.row.min(table.width);
+    let line = table.tiling.row.min(table.width);
     par::with_scratch(table.width, |codes| {
         rows.iter().take(AHEAD).for_each(|&row| table.ask(row));
         for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(table.width)).enumerate() {
@@ -97,7 +97,7 @@ fn packed_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &
             for (codes, packed) in codes.chunks_mut(line).zip(lines) {
                 match_width!(bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            values(codes, table.cut.runs_at(row * table.width), table.uniform, table.params, out);
+            values(codes, table.tiling.runs_at(row * table.width), table.uniform, table.params, out);
         }
     });
 }
@@ -117,7 +117,7 @@ pub fn dequantize_rows<C: Real, O: Element>(
         return;
     }
     let bytes = width / spec.cols * packed_len(spec.cols, uniform.bits);
-    let table = Table { codes, params, uniform, cut: uniform.cut(spec, height * width), height, width, bytes };
+    let table = Table { codes, params, uniform, tiling: uniform.tiling(spec, height * width), height, width, bytes };
     let some = |rows: &[usize], out: &mut [O]| {
         if uniform.bits == 8 { byte_rows(&table, rows, out) } else { packed_rows(&table, rows, out) }
     };

@@ -1,0 +1,75 @@
+"""Model files that are not read: what each is, and the way out."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelopt_rs import UnsupportedError, files
+
+FILES = {
+    "a.gguf": (b"GGUF\3\0\0\0", "a GGUF file, which is not read; quantize it with llama.cpp's"),
+    "b.bin": (b"lmgg" + bytes(9), "a GGML file"),
+    "c.tflite": (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model, which is not read; export it to ONNX with"),
+    "d.ort": (b"\x1c\0\0\0ORTM", "onnxruntime's own format"),
+    "e.engine": (b"ftrt\0", "an engine of TensorRT"),
+    "f.mlmodel": (b"\x08\x05\x12\x1a", "a Core ML model"),
+    "g.pb": (b"\n\x15\n\x05input", "a graph of TensorFlow, which is not read; export it to ONNX with tf2onnx"),
+    "h.msgpack": (b"\x81\xa6params", "weights of Flax"),
+    "i.npy": (b"\x93NUMPY\1\0", "an array of numpy.save"),
+    "j.safetensors": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "k.onnx": (b"<!DOCTYPE html><html>", "a web page"),
+    "l.onnx": (b"\x1f\x8b\x08\0", "compressed by gzip"),
+    "m.ckpt": (b"\0\0\0\0", "no checkpoint of torch"),
+    "n.joblib": (b"\x80\x04\x95", "a file of joblib"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_others_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    begin, said = FILES[name]
+    (tmp_path / name).write_bytes(begin + bytes(64))
+    with pytest.raises(UnsupportedError, match=f"{name}: is .*{said}"):
+        files.open(tmp_path / name)
+
+
+def test_archives_of_others_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.ones(3))
+    with zipfile.ZipFile(tmp_path / "b.pt2", "w") as archive:
+        archive.writestr("archive_format", "pt2")
+    for name, said in {"a.npz": "arrays of numpy.savez", "b.pt2": "a program of torch.export"}.items():
+        with pytest.raises(UnsupportedError, match=said):
+            files.open(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ("saved_model.pb", "a SavedModel of TensorFlow"),
+        ("flax_model.msgpack", "weights of Flax"),
+        ("model_index.json", "a pipeline of diffusers, which is not read; give one of its folders"),
+        ("x.Q4_K_M.gguf", "GGUF files"),
+    ],
+)
+def test_a_directory_of_others_is_named(tmp_path: Path, member: str, said: str) -> None:
+    (tmp_path / member).write_bytes(b"")
+    with pytest.raises(UnsupportedError, match=f"is in the directory: it has {said}"):
+        files.open(tmp_path)
+
+
+def test_a_safetensors_file_whose_length_looks_like_others_is_read(tmp_path: Path) -> None:
+    """The first bytes of gzip are the header length 35,615."""
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x8B1F)
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with files.open(tmp_path / "w.safetensors") as source:
+        assert list(source.tensors) == ["w"]
+
+
+def test_an_onnx_model_may_be_called_pb(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
+    graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")])
+    (tmp_path / "model.pb").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with files.open(tmp_path / "model.pb") as source:
+        assert source.container == "onnx"
