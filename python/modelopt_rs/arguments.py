@@ -9,7 +9,16 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import numpy as np
 
-__all__ = ["check_choice", "check_fields", "check_flag", "check_number", "check_types", "listed", "shown"]
+__all__ = [
+    "check_choice",
+    "check_fields",
+    "check_flag",
+    "check_number",
+    "check_types",
+    "listed",
+    "shown",
+    "shown_dtype",
+]
 
 SHOWN = 60  # characters of a value that came
 # What a type of an annotation takes, and what it is called.
@@ -185,3 +194,10 @@ def shown(value: Any) -> str:
             return type(value).__name__
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return type(value).__name__
+
+
+def shown_dtype(dtype: Any) -> str:
+    """Show what came for a dtype: also classes, and the dtypes of other libraries, by name."""
+    if isinstance(dtype, type):
+        return dtype.__name__
+    return str(dtype) if type(dtype).__name__ == "dtype" else shown(dtype)

@@ -91,6 +91,8 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
             view = memoryview(obj)
         except TypeError:
             pass
+        except ValueError as why:  # a view that was released
+            raise TypeError(f"{name} must be an array of numbers, got {type(obj).__name__}; {why}") from None
         else:
             return _of_buffer(view, obj, name)
     raise TypeError(f"{name} must be a NumPy array, got {type(obj).__name__}")
@@ -201,7 +203,9 @@ def to_dlpack(array: Array, dtype: str | None = None) -> Shared:
     Raises
     ------
     TypeError
-        If it is no array, or `dtype` is none of these or of another size.
+        If it is no array, `dtype` is none of these or of another size, or bytes are swapped.
+    ValueError
+        If it has negative strides, which importers don't take (torch ends the process).
 
     References
     ----------
@@ -215,6 +219,11 @@ def to_dlpack(array: Array, dtype: str | None = None) -> Shared:
     True
     """
     array = as_array(array, "to_dlpack: array")
+    if not array.dtype.isnative:
+        order = array.dtype.str
+        raise TypeError(f"to_dlpack: array has big-endian dtype '{order}'; use array.astype('={order[1:]}')")
+    if any(step < 0 for step in array.strides):  # torch would end the process
+        raise ValueError(f"to_dlpack: array must have no negative strides, got {array.strides}; pass a copy")
     twin = array.dtype.name if dtype is None else dtype
     kind = _KINDS.get(twin) if isinstance(twin, str) else None
     if kind is None:

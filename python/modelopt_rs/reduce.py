@@ -524,7 +524,7 @@ def topk(
 
 def _no_axis(function: str, axis: Any, ndim: int) -> Exception:
     if isinstance(axis, int) and not isinstance(axis, bool):
-        return ValueError(f"{function}: axis must be within the {ndim} axes of x, got {axis}")
+        return ValueError(f"{function}: axis must be within the {ndim} axes of x, got {shown(axis)}")
     return TypeError(f"{function}: axis must be None or an integer, got {shown(axis)}")
 
 
@@ -950,6 +950,8 @@ def quantile(x: Array, q: ArrayLike, *, dtype: Bf16 = None, threads: int | None 
     """
     try:
         wanted = np.asarray(q, dtype=np.float64)
+    except OverflowError:  # an int
+        raise ValueError(f"quantile: q must be from 0 to 1, got {shown(q)}") from None
     except (TypeError, ValueError):
         raise TypeError(f"quantile: q must be a number or an array of numbers, got {shown(q)}") from None
     return _core.quantile(x, wanted.ravel(), dtype, threads).reshape(wanted.shape)[()]

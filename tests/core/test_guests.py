@@ -135,6 +135,18 @@ def test_jax_and_pyarrow_are_read_only():
         mo.quantize(pyarrow.array([1.0, None]))
 
 
+def test_what_importers_do_not_take_is_not_exported():
+    for given, error, text in (
+        (np.zeros(3, ">u2"), TypeError, "to_dlpack: array has big-endian dtype '>u2'; use array.astype('=u2')"),
+        (np.zeros(3, ">f4"), TypeError, "to_dlpack: array has big-endian dtype '>f4'; use array.astype('=f4')"),
+        (np.ones((5, 7), np.float32)[::-1], ValueError, "to_dlpack: array must have no negative strides, got (-28, 4); "
+         "pass a copy"),
+    ):  # fmt: skip
+        with pytest.raises(error) as caught:
+            mo.to_dlpack(given, "bfloat16" if given.dtype.itemsize == 2 else None)
+        assert str(caught.value) == text
+
+
 def test_what_has_no_numbers_to_share_says_why():
     torch = pytest.importorskip("torch")
     cases = [

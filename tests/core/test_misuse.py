@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
-from modelopt_rs import optim, prune, quant, reduce
+from modelopt_rs import optim, preprocess, prune, quant, reduce
 from modelopt_rs.optim import schedule
 
-PROMISED = (TypeError, ValueError, MemoryError)
+PROMISED = (TypeError, ValueError, MemoryError, IndexError)
 
 
 def floats(*shape: int) -> Any:
@@ -65,6 +65,10 @@ WRONG: dict[str, Callable[[], Any]] = {
     "objects": lambda: np.full((4, 8), None, object),
     "texts": lambda: np.zeros((4, 8), "U3"),
     "swapped": lambda: np.zeros((4, 8), ">f4"),
+    "swapped integers": lambda: np.zeros((4, 8), ">i2"),
+    "swapped indices": lambda: np.zeros(2, ">u8"),
+    "a swapped dtype": lambda: ">i2",
+    "a swapped dtype of floats": lambda: np.dtype(">f4"),
     "complex array": lambda: np.zeros((4, 8), np.complex64),
     "no axes": lambda: np.array(3.0),
     "empty": lambda: np.zeros(0, np.float32),
@@ -189,6 +193,17 @@ def _arrays(calls: Calls) -> None:
     calls.add(quant.Calibrator)
     calls.method("update", quant.Calibrator, x=w)
     calls.method("merge", quant.Calibrator, other=quant.Calibrator)
+    eye = lambda: mo.quantize(np.eye(8, dtype=np.float32), axis=0)  # noqa: E731
+    calls.method("take", eye, indices=value(3))
+    calls.method("dequantize", eye)
+    calls.method("prepack", eye)
+    calls.add(preprocess.quantize_embeddings, x=w)
+    calls.add(preprocess.Image, size=value((8, 8)))
+    images = lambda: np.zeros((4, 8, 3), np.uint8)  # noqa: E731
+    calls.method("__call__", lambda: preprocess.Image((8, 8)), images=images)
+    calls.method("geometry", lambda: preprocess.Image((8, 8)), shape=value((4, 8, 3)))
+    calls.add(mo.as_array, obj=w)
+    calls.add(mo.to_dlpack, array=w)
     calls.add(mo.set_num_threads, n=mo.get_num_threads)
     calls.add(mo.num_threads, n=value(2))
 
@@ -271,7 +286,14 @@ _prune(CALLS)
 _optim(CALLS)
 # What functions return, and what has no arguments.
 RETURNED = {"QuantizedArray", "PackedWeight", "Format", "formats", "get_num_threads", "BitmaskArray", "GroupsArray",
-            "CropReport", "GroupReport", "StepResult", "Optimizer"}  # fmt: skip
+            "CropReport", "GroupReport", "StepResult", "Optimizer", "EmbeddingKind", "Geometry"}  # fmt: skip
+
+
+# What a service calls; messages of others may show all digits of what came.
+INFERENCE = [
+    name for name in CALLS.found if name.startswith(("quant", "preprocess", "reduce", "Image", "QuantizedArray"))
+]
+HUGE = {"10**400": lambda: 10**400, "huge integers": lambda: [10**400, -(10**400)]}
 
 
 def problem(names: tuple[str, ...], arguments: set[str], error: BaseException) -> str | None:
@@ -297,7 +319,7 @@ def test_h43_a_wrong_argument_is_refused_by_name(name: str) -> None:
     arguments = set(right) | (set() if "self" in right else set(inspect.signature(function).parameters))
     found = []
     for argument in sorted(arguments - {"self", "common"}):
-        for what, wrong in WRONG.items():
+        for what, wrong in (WRONG | (HUGE if name in INFERENCE else {})).items():
             given = {k: v() for k, v in right.items() if k != "self"}
             try:
                 with np.errstate(all="ignore"):
@@ -313,11 +335,31 @@ def test_h43_a_wrong_argument_is_refused_by_name(name: str) -> None:
 def test_every_public_function_of_arrays_is_in_the_table() -> None:
     public = {
         name: getattr(module, name)
-        for module in (reduce, quant, prune, optim, schedule)
+        for module in (reduce, quant, preprocess, prune, optim, schedule)
         for name in module.__all__
         if callable(getattr(module, name))
     }
     assert {name for name, each in public.items() if each not in CALLS.public} <= RETURNED
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_too_large_or_of_another_byte_order_is_shown(name: str) -> None:
+    function, right, _ = CALLS.found[name]
+    arguments = set(right) | (set() if "self" in right else set(inspect.signature(function).parameters))
+    found, threads = [], mo.get_num_threads()
+    for argument in sorted(arguments - {"self", "common", "scale", "to_scale"}):
+        for what in (10**30, -(10**30), 10**400, ">i2", ">f4", np.zeros((4, 8), ">f4"), np.zeros((4, 8), ">i2")):
+            given = {k: v() for k, v in right.items() if k != "self"}
+            try:
+                function(**{**given, argument: what})
+            except (TypeError, ValueError, IndexError) as error:
+                text = str(error)
+                order = "has big-endian dtype" in text and "; use " in text
+                if not (order or (" must " in text and ", got " in text)):
+                    found.append(f"{argument}={str(what)[:20]}: {text}")
+    mo.set_num_threads(threads)
+    assert found == []
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS.found if "dtype" in

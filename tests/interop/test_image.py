@@ -99,3 +99,15 @@ def test_an_input_is_made_in_the_memory_that_a_session_reads():
         plan(x, out=memory)
         session.run_with_iobinding(binding)
         np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], plan(x))
+
+
+def test_an_ort_value_is_written_unless_it_holds_what_must_not_be():
+    ort = pytest.importorskip("onnxruntime", reason=REASON + "onnxruntime")
+    x, plan = RNG.integers(0, 256, (2, 20, 30, 3), np.uint8), Image(size=(8, 8))
+    value = ort.OrtValue.ortvalue_from_shape_and_type([2, 3, 8, 8], np.float32)
+    assert plan(x, out=value) is value
+    np.testing.assert_array_equal(value.numpy(), plan(x))
+    frozen = np.zeros((2, 3, 8, 8), np.float32)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="Image: out must be writeable, got a read-only array"):
+        plan(x, out=ort.OrtValue.ortvalue_from_numpy(frozen))

@@ -391,6 +391,31 @@ def test_an_option_that_cannot_be_is_refused(options, error, text):
     assert str(caught.value) == text
 
 
+def test_images_of_pillow_are_taken_where_their_numbers_are_levels():
+    pillow = pytest.importorskip("PIL.Image")
+    plan, image = Image((8, 8)), pillow.fromarray(X)
+    assert (plan(image) == plan(X)).all()
+    assert (plan([image, image])[1] == plan(X)[0]).all()
+    assert (plan(image.convert("L")) == plan(np.asarray(image.convert("L"))[..., None])).all()
+    assert plan(image.convert("RGBA")).shape == (1, 4, 8, 8)
+    for mode in ("P", "1", "CMYK", "LA"):
+        with pytest.raises(
+            ValueError, match=rf"images must have mode .*, got an image of mode {mode}; .*convert\('RGB'\)"
+        ):
+            plan(image.convert(mode))
+
+
+def test_more_bytes_than_there_are_addresses_are_refused():
+    with pytest.raises(ValueError, match=r"Image: size must make arrays of at most \d+ bytes, got shape"):
+        Image((2**31 - 1, 2**31 - 1))(X)
+
+
+def test_parameters_of_a_model_may_be_arrays_of_one_number():
+    of_arrays = (np.array([0.5], np.float32), np.array([3], np.int64))
+    plan = Image((4, 5), dtype=np.int8, quantization=of_arrays)
+    assert (plan(X) == Image((4, 5), dtype=np.int8, quantization=(0.5, 3))(X)).all()
+
+
 CALLS = [
     (3, {}, TypeError, "Image: images must be a NumPy array, got int"),
     (X[0], {}, ValueError, "Image: images must have 3 axes (rows, columns, channels) or 4 with a batch before them, "

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -61,6 +62,124 @@ def test_a_look_up_fills_what_is_given():
     assert (out == q.dequantize()[[9, 3]]).all()
     with pytest.raises(ValueError, match=r"take: out must have shape \(3, 96\), got \(2, 96\)"):
         q.take([1, 2, 3], out=out)
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("look_up", "got"),
+    [
+        (lambda q: q.take(HUGE), HUGE),
+        (lambda q: q.take([1, -HUGE]), -HUGE),
+        (lambda q: q[-HUGE], -HUGE),
+        (lambda q: q[[HUGE]], HUGE),
+        (lambda q: q[50], 50),
+        (lambda q: q[np.int8(-51)], -51),
+        (lambda q: q[[3, 50, 99]], 50),
+        (lambda q: q.take(np.array([3, -51, 99], np.int32)), -51),
+    ],
+)
+def test_an_index_of_no_row_is_an_index_error_that_shows_it(look_up, got):
+    with pytest.raises(
+        IndexError, match=rf"(take: indices|QuantizedArray: index) must be within the 50 rows, got {got}$"
+    ):
+        look_up(mo.quantize(X, axis=0))
+
+
+def test_indices_of_any_dtype_and_layout_look_up_the_same_rows():
+    q = mo.quantize(X, axis=0)
+    whole, wanted = q.dequantize(), np.array([[7, 3], [0, 49]])
+    for dtype in (">i8", ">i4", "i4", "u1", "u8", "i8"):
+        assert (q.take(wanted.astype(dtype)) == whole[wanted]).all()
+    twice = np.repeat(wanted, 2, axis=1).astype(np.int32)[:, ::2]
+    assert (q.take(twice) == whole[wanted]).all()
+    assert (q.take(wanted.T) == whole[wanted.T]).all()
+
+
+def test_small_and_large_look_ups_write_the_same_bits_and_refuse_the_same():
+    """Small ones keep the GIL and register nothing."""
+    for n in (3, 5000):
+        q, ids = mo.quantize(X, axis=0), RNG.integers(-50, 50, n)
+        whole = q.dequantize()
+        out = np.full((n, 96), np.nan, np.float32)
+        assert q.take(ids, out=out) is out
+        assert out.tobytes() == q.take(ids).tobytes() == whole[ids].tobytes()
+        half = q.take(ids, np.float16)
+        assert half.dtype == np.float16
+        assert half.tobytes() == whole.astype(np.float16)[ids].tobytes()
+        q.codes = q.codes[::-1].copy()  # seen, though the table was checked before
+        q.scale = q.scale[::-1].copy()
+        assert q.take(ids).tobytes() == whole[::-1][ids].tobytes()
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="take: out must be writeable, got a read-only array"):
+            q.take(ids, out=out)
+    memory = np.zeros(64, np.float32)
+    q = mo.QuantizedArray(memory.view(np.int8).reshape(4, 64), 0.5)
+    with pytest.raises(ValueError, match="take: out and codes overlap in memory"):
+        q.take(1, out=memory)
+    spread = mo.QuantizedArray(memory.view(np.int8).reshape(4, 64)[:, ::2], 0.5)
+    with pytest.raises(ValueError, match="take: out and codes overlap in memory"):
+        spread.take(1, out=memory[:32])
+
+
+def test_indices_and_parts_that_cannot_be_are_refused_by_name():
+    q = mo.quantize(X, axis=0)
+    for make, error, text in (
+        (
+            lambda: q.take(np.ma.masked_array([1, 2], [0, 1])),
+            TypeError,
+            "take: indices must be .*its mask would be lost",
+        ),
+        (lambda: q.take(np.array([1, 2], object)), TypeError, "take: indices must be an integer, .*, got ndarray"),
+        (lambda: q.take([[1], [2, 3]]), TypeError, "take: indices must be an integer, .*, got list"),
+        (
+            lambda: mo.QuantizedArray(q.codes, 10**400),
+            ValueError,
+            "QuantizedArray: scale must be within .*, got int|got 1",
+        ),
+        (lambda: mo.QuantizedArray(q.codes, 1.0, shape=(-50, 96)).take(1), ValueError, r"take: q .*, got \(-50, 96\)"),
+        (lambda: mo.QuantizedArray(q.codes, 1.0, shape=(10**30, 9)).take(1), ValueError, "take: q must have the shape"),
+    ):
+        with pytest.raises(error, match=text):
+            make()
+    with pytest.raises(TypeError, match="PackedWeight: it can't be made an array"):
+        np.asarray(q.prepack())
+
+
+def test_threads_look_up_at_once():
+    q = mo.quantize(X, axis=0)
+    whole, wrong = q.dequantize(), []
+
+    def look_up(seed):
+        rng = np.random.default_rng(seed)
+        for n in (1, 3, 400) * 30:
+            ids = rng.integers(0, 50, n)
+            if q.take(ids).tobytes() != whole[ids].tobytes():
+                wrong.append(ids)
+
+    threads = [threading.Thread(target=look_up, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_group_size_that_no_64_bits_hold_is_a_group_for_each_row():
+    q = mo.quantize(X, group_size=10**30)
+    assert q.scale.shape == (50, 1)
+    assert (q.take([3]) == mo.quantize(X, group_size=96).take([3])).all()
+    given = mo.quant.quantize_linear(X, q.scale, axis=1, group_size=10**30)
+    assert (given == q.codes).all()
+
+
+def test_a_scale_of_another_dtype_is_shown():
+    q = mo.quantize(X, axis=0)
+    other = mo.QuantizedArray(q.codes, q.scale.astype(np.float16), axis=0)
+    for use, function in ((other.dequantize, "dequantize"), (lambda: other.take(0), "take")):
+        with pytest.raises(TypeError, match=f"{function}: scale must have dtype float32 or float64, got float16"):
+            use()
 
 
 def test_what_is_no_row_is_named():

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
 
 __all__ = ["EmbeddingKind", "quantize_embeddings"]
@@ -83,11 +84,13 @@ def quantize_embeddings(
     array([[ 96],
            [192]], dtype=uint8)
     """
-    if kind not in get_args(EmbeddingKind):
-        raise ValueError(f"quantize_embeddings: kind must be one of {', '.join(get_args(EmbeddingKind))}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in get_args(EmbeddingKind):
+        kinds = ", ".join(get_args(EmbeddingKind))
+        raise ValueError(f"quantize_embeddings: kind must be one of {kinds}, got {shown(kind)}")
     x = as_array(x, "quantize_embeddings: x")
     if ranges is not None and kind not in _RANGED:
-        raise ValueError(f"quantize_embeddings: ranges must be None for {kind!r}, which has none")
+        got = shown(ranges)
+        raise ValueError(f"quantize_embeddings: ranges must be None for {kind!r}, which has none, got {got}")
     is_bits = kind not in _RANGED and kind != "usearch_i8"
     if out is None:
         shape = (*x.shape[:-1], -(-x.shape[-1] // 8)) if is_bits and x.ndim else x.shape
@@ -110,8 +113,8 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
             raise ValueError(f"quantize_embeddings: ranges must be given {text}")
         try:
             ranges = reduce.minmax(x, axis=tuple(range(x.ndim - 1)), threads=threads)
-        except TypeError as why:
-            raise TypeError(str(why).replace("minmax:", "quantize_embeddings:", 1)) from None
+        except (TypeError, ValueError) as why:
+            raise type(why)(str(why).replace("minmax:", "quantize_embeddings:", 1)) from None
     try:
         ends: NDArray[np.float32] = np.asarray(ranges).astype(np.float32, copy=False)
     except OverflowError:  # an int

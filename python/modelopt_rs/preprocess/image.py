@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.arguments import shown
+from modelopt_rs.arguments import shown, shown_dtype
 
 __all__ = ["Geometry", "Image"]
 
@@ -149,14 +149,14 @@ class Image:
                 raise ValueError(f"Image: {name} must be {_listed(choices)}, got {shown(value)}")
         for name in ("antialias", "swap_channels"):
             if not isinstance(self._options[name], bool | np.bool_):
-                raise TypeError(f"Image: {name} must be a bool, got {self._options[name]!r}")
+                raise TypeError(f"Image: {name} must be a bool, got {shown(self._options[name])}")
         if antialias and interpolation != "bilinear":
             raise ValueError(f"Image: antialias must be False where interpolation is {interpolation!r}, got True")
         name, self._empty = _dtype(dtype)
         means, n_means = _by_channel("mean", mean)
         stds, n_stds = _by_channel("std", std)
         if 0.0 in stds:
-            raise ValueError(f"Image: std must not be 0 in float32, got {std!r}")
+            raise ValueError(f"Image: std must not be 0 in float32, got {shown(std)}")
         if n_means is not None and n_stds is not None and n_means != n_stds:
             raise ValueError(f"Image: std must have {n_means} numbers like mean, got {n_stds}")
         self._threads = threads
@@ -235,10 +235,10 @@ class Image:
         """
         whole = isinstance(shape, tuple) and all(_is_int(n) for n in shape)
         if not whole or len(shape) not in (2, 3):
-            raise TypeError(f"geometry: shape must be 2 or 3 integers, got {shape!r}")
+            raise TypeError(f"geometry: shape must be 2 or 3 integers, got {shown(shape)}")
         rows, columns = (int(n) for n in shape[:2])
         if not (1 <= rows <= LARGEST and 1 <= columns <= LARGEST):
-            raise ValueError(f"geometry: shape must have sides from 1 to {LARGEST}, got {shape!r}")
+            raise ValueError(f"geometry: shape must have sides from 1 to {LARGEST}, got {shown(shape)}")
         height, width, top, left = self._plan.geometry(rows, columns)
         return Geometry(width / columns, height / rows, left, top, width, height)
 
@@ -287,15 +287,15 @@ def _size(size: Any, resize: Resize) -> tuple[int, int] | None:
             raise ValueError(f"Image: size must be given where resize is {resize!r}, got None")
         return None
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(_is_int(n) for n in size):
-        raise TypeError(f"Image: size must be two integers, rows and columns, got {size!r}")
+        raise TypeError(f"Image: size must be two integers, rows and columns, got {shown(size)}")
     if not all(1 <= n <= LARGEST for n in size):
-        raise ValueError(f"Image: size must be from 1 to {LARGEST}, got {size!r}")
+        raise ValueError(f"Image: size must be from 1 to {LARGEST}, got {shown(size)}")
     return int(size[0]), int(size[1])
 
 
 def _number(name: str, value: Any) -> float:
     if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
-        raise TypeError(f"Image: {name} must be a number, got {value!r}")
+        raise TypeError(f"Image: {name} must be a number, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:  # an int
@@ -314,10 +314,10 @@ def _by_channel(name: str, value: Any) -> tuple[list[float], int | None]:
     except (TypeError, ValueError):
         raise TypeError(f"Image: {name} must be a number or one for each channel, got {shown(value)}") from None
     if numbers.ndim > 1 or (numbers.ndim == 1 and numbers.size not in (1, 3, 4)):
-        raise ValueError(f"Image: {name} must be a number, or 1, 3 or 4 of them, got {value!r}")
+        raise ValueError(f"Image: {name} must be a number, or 1, 3 or 4 of them, got {shown(value)}")
     rounded = [float(np.float32(n)) if abs(n) <= LARGEST_FLOAT else math.nan for n in numbers.ravel()]
     if any(math.isnan(n) for n in rounded):
-        raise ValueError(f"Image: {name} must be finite in float32, got {value!r}")
+        raise ValueError(f"Image: {name} must be finite in float32, got {shown(value)}")
     channels = numbers.size if numbers.size > 1 else None
     return (rounded * CHANNELS)[:CHANNELS] if len(rounded) == 1 else (rounded + rounded[-1:])[:CHANNELS], channels
 
@@ -327,10 +327,10 @@ def _dtype(dtype: Any) -> tuple[str, np.dtype[Any]]:
         return "bfloat16", np.dtype(np.uint16)
     try:
         wanted = np.dtype(dtype)
-    except TypeError:
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
         wanted = None
     if wanted is None or wanted.name not in (*NUMBERS, *CODES) or not wanted.isnative:
-        got = repr(dtype) if wanted is None else wanted
+        got = shown_dtype(dtype) if wanted is None else wanted
         raise TypeError(f"Image: dtype must be float32, float16, bfloat16, 'bf16', uint8 or int8, got {got}")
     return wanted.name, wanted
 
@@ -338,21 +338,21 @@ def _dtype(dtype: Any) -> tuple[str, np.dtype[Any]]:
 def _codes(dtype: str, quantization: Any, rounding: str) -> tuple[float, int, int, int, bool] | None:
     if dtype not in CODES:
         if quantization is not None:
-            raise ValueError(f"Image: quantization must be None where dtype is {dtype}, got {quantization!r}")
+            raise ValueError(f"Image: quantization must be None where dtype is {dtype}, got {shown(quantization)}")
         return None
     if quantization is None:
         fix = "pass the (scale, zero_point) of the model's input, or (scale, 0) for levels as they are"
         raise ValueError(f"Image: quantization must be given where dtype is {dtype}, got None; {fix}")
     if not isinstance(quantization, tuple | list) or len(quantization) != 2:
-        raise TypeError(f"Image: quantization must be (scale, zero_point), got {quantization!r}")
+        raise TypeError(f"Image: quantization must be (scale, zero_point), got {shown(quantization)}")
     # As ONNX's initializers and TensorFlow Lite's parameters are read: arrays of one number.
     scale, zero_point = (v.flat[0] if isinstance(v, np.ndarray) and v.size == 1 else v for v in quantization)
     step = float(np.float32(_number("quantization's scale", scale)))
     if not step >= LEAST_FLOAT:
-        raise ValueError(f"Image: quantization's scale must be a normal positive float32, got {scale!r}")
+        raise ValueError(f"Image: quantization's scale must be a normal positive float32, got {shown(scale)}")
     least, largest = CODES[dtype]
     if not _is_int(zero_point):
-        raise TypeError(f"Image: quantization's zero_point must be an integer, got {zero_point!r}")
+        raise TypeError(f"Image: quantization's zero_point must be an integer, got {shown(zero_point)}")
     if not least <= zero_point <= largest:
         text = f"from {least} to {largest} for {dtype}, got {zero_point}"
         raise ValueError(f"Image: quantization's zero_point must be {text}")

@@ -254,7 +254,10 @@ class QuantizedArray(_LookedUp):
         table = self._table
         rows = None if table is None else table.take(given, indices, out, bf16, threads)
         if rows is None:
-            table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
+            try:
+                table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
+            except OverflowError:  # a length that is negative, or too large
+                raise ValueError(f"take: q must have the shape of its codes, got {shown(self.shape)}") from None
             rows = table.take(given, indices, out, bf16, threads)
             if rows is None:
                 raise ValueError("take: q must not be changed by another thread meanwhile")
@@ -395,6 +398,8 @@ def _part(name: str, given: Any, codes: np.dtype[Any]) -> Array:
         return (
             part if part.dtype in (np.float64, np.uint8) and isinstance(given, np.generic) else part.astype(np.float32)
         )
+    except OverflowError:  # an int
+        raise ValueError(f"QuantizedArray: {name} must be within the numbers of float32, got {shown(given)}") from None
     except (TypeError, ValueError):
         raise TypeError(f"QuantizedArray: {name} must be a number or an array, got {type(given).__name__}") from None
 

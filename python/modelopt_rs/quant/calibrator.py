@@ -102,9 +102,9 @@ class Calibrator:
         if momentum is not None:
             check_number("Calibrator", "momentum", momentum)
         if not 0 < percentile <= 100:
-            raise ValueError(f"Calibrator: percentile must be over 0 and at most 100, got {percentile}")
+            raise ValueError(f"Calibrator: percentile must be over 0 and at most 100, got {shown(percentile)}")
         if momentum is not None and not 0 < momentum <= 1:
-            raise ValueError(f"Calibrator: momentum must be over 0 and at most 1, got {momentum}")
+            raise ValueError(f"Calibrator: momentum must be over 0 and at most 1, got {shown(momentum)}")
         if momentum is not None and method != "moving_average":
             raise ValueError(f"Calibrator: momentum must come with method='moving_average', got method={method!r}")
         if axis is not None and method != "minmax":
@@ -287,7 +287,7 @@ def _check_integer(name: str, value: int, allowed: Sequence[int], text: str) -> 
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise TypeError(f"Calibrator: {name} must be an integer, got {type(value).__name__}")
     if value not in allowed:
-        raise ValueError(f"Calibrator: {name} must be {text}, got {value}")
+        raise ValueError(f"Calibrator: {name} must be {text}, got {shown(value)}")
 
 
 def _range(x: Array, dtype: Bf16, threads: int | None) -> tuple[float, float]:

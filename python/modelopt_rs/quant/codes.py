@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.arguments import shown
+from modelopt_rs.arguments import shown_dtype
 
 __all__ = ["Code", "CodeName", "code_of", "code_of_array", "float_dtype", "params_of"]
 
@@ -96,15 +96,8 @@ def _code_of(function: str, dtype: Any, arg: str) -> Code:
     name = str(dtype) if plain else getattr(array, "name", "")
     if array is None or name not in _LIMITS or not array.isnative:
         fix = "" if array is None or array.isnative else f"; use '={array.str[1:]}'"
-        raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {_as_given(dtype)}{fix}")
+        raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {shown_dtype(dtype)}{fix}")
     return Code(name, array, *_LIMITS[name])
-
-
-def _as_given(dtype: Any) -> str:
-    """Show what was given for a dtype: also classes and the dtypes of other libraries by name."""
-    if isinstance(dtype, type):
-        return dtype.__name__
-    return str(dtype) if type(dtype).__name__ == "dtype" else shown(dtype)
 
 
 def float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
@@ -121,7 +114,7 @@ def float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
         wanted: np.dtype[Any] = np.dtype(dtype)
         got = None
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
-        wanted, got = np.dtype(bool), _as_given(dtype)
+        wanted, got = np.dtype(bool), shown_dtype(dtype)
     # A name takes as long as all the rest.
     if (wanted.char not in "fde" and wanted.name != "bfloat16") or not wanted.isnative:
         floats = "float32, float64, float16, bfloat16 or 'bf16'"

@@ -44,11 +44,19 @@ def rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tupl
 
 def as_indices(given: Any, n: int, name: str) -> Array:
     """Return which rows are wanted, as int64."""
-    indices = np.asarray(given)
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a NumPy array, got MaskedArray; its mask would be lost")
+    try:
+        indices = np.asarray(given)
+    except (TypeError, ValueError):  # what can't be had, or lists of lists of different lengths
+        what = "an integer, an array of integers or a mask"
+        raise TypeError(f"{name} must be {what}, got {type(given).__name__}") from None
     if indices.dtype is _INT64:
         return indices
     if indices.dtype.kind == "O" and indices.size and all(type(index) is int for index in indices.flat):
-        raise outside(name, n, max(indices.flat, key=abs))
+        farthest = max(indices.flat, key=abs)
+        if not -n <= farthest < n:
+            raise outside(name, n, farthest)
     if indices.dtype == bool:
         if indices.shape != (n,):
             raise IndexError(f"{name} must have shape ({n},) as a mask of the rows, got {indices.shape}")

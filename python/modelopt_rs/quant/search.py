@@ -7,6 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Parts, ScaleDtype, Search, Spec
+from modelopt_rs.arguments import shown
 from modelopt_rs.quant.formats import entry_of
 
 __all__ = ["Parameters", "Scales", "sought"]
@@ -31,7 +32,7 @@ def sought(function: str, search: Search, norm: Any) -> Search | float:
     if isinstance(norm, bool | np.bool_) or not isinstance(norm, int | float | np.integer | np.floating):
         raise TypeError(f"{function}: norm must be a number or None, got {type(norm).__name__}")
     if search is None:
-        raise ValueError(f"{function}: norm must be None without search, got {norm}")
+        raise ValueError(f"{function}: norm must be None without search, got {shown(norm)}")
     return search if search != "mse" or norm == 2 else float(norm)
 
 
@@ -96,9 +97,10 @@ class Parameters:
         if self.scale is not None:
             return self._given(wide)
         if self.zero_point is not None:
-            raise ValueError(f"{self.function}: zero_point must be None without scale")
+            raise ValueError(f"{self.function}: zero_point must be None without scale, got {shown(self.zero_point)}")
         if self.weights is not None and self.search is None:
-            raise ValueError(f"{self.function}: weights must be None without search")
+            got = shown(self.weights)
+            raise ValueError(f"{self.function}: weights must be None without search, got {got}")
         return self._found(x, spec, shape, wide, dtype, threads)
 
     def _given(self, wide: type) -> tuple[Array, Array | None]:
@@ -109,6 +111,9 @@ class Parameters:
             raise ValueError(f"{self.function}: {names} must be None where scale is given")
         try:
             scale: Array = np.array(self.scale, wide)
+        except OverflowError:  # an int
+            got = shown(self.scale)
+            raise ValueError(f"{self.function}: scale must be within the numbers of float64, got {got}") from None
         except (TypeError, ValueError):
             got = type(self.scale).__name__
             raise TypeError(f"{self.function}: scale must be a number or an array of numbers, got {got}") from None
