@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import Case, close, equal, reading, show_cases
+from arrays import Case, close, equal, readings, show_cases
 
 RNG = np.random.default_rng(14)
 READ = "reading: minmax of as many bytes"
@@ -27,7 +27,7 @@ def reduction_cases(n: int) -> Iterator[Case]:
     yield Case("any of zeros float32", READ, 1.15, lambda: r.any(zeros), lambda: r.minmax(zeros), at_most=True)
     yield Case("any of zeros float32", "NumPy", 1, lambda: r.any(zeros), lambda: np.any(zeros), equal)
     yield Case("any of bools", READ, 1.15, lambda: r.any(none), lambda: r.minmax(u), at_most=True)
-    yield Case("sum uint8", "NumPy", 8, lambda: r.sum(u), lambda: np.sum(u), equal, bound=reading(n))
+    yield Case("sum uint8", "NumPy", 8, lambda: r.sum(u), lambda: np.sum(u), equal, bound=readings(n))
     yield Case("sum uint8", READ, 1.15, lambda: r.sum(u), lambda: r.minmax(u), at_most=True)
     yield Case("topk 100 float32", "NumPy argpartition", 2, lambda: r.topk(x, 100)[0],
                lambda: np.sort(x[np.argpartition(x, -100)[-100:]])[::-1], equal)  # fmt: skip
@@ -106,16 +106,28 @@ def embedding_cases(rows: int) -> Iterator[Case]:
 
 
 def look_up_cases() -> Iterator[Case]:
-    """Other rows each time: a table does not fit the caches. Many calls in a row, as a service makes them."""
+    """What users call. Other rows each time: a table does not fit the caches. In a row, as a service makes calls."""
     x = RNG.standard_normal((30_522, 384), np.float32)
     q = mo.quantize(x, axis=0)
     step = float(q.scale.max())
     indices = [RNG.integers(0, len(x), 64) for _ in range(500)]
-    turns = [cycle(indices), cycle(indices)]
-    yield Case("64 rows of 8 bits as float32", "NumPy on float32", 1.5,
-               lambda: q.take(next(turns[0])), lambda: x[next(turns[1])], close(0, step), calls=100)  # fmt: skip
-    yield Case("1 row of 8 bits as float32", "NumPy on float32", 0.2,
-               lambda: q.take(77), lambda: x[77].copy(), close(0, step), calls=1000)  # fmt: skip
+    ours, theirs, out = cycle(indices), cycle(indices), [np.zeros((64, 384), np.float32) for _ in range(2)]
+    near, row = close(0, step), np.zeros(384, np.float32)
+    into = {"check": lambda *_: None}
+    of_all: dict[str, Any] = {"check": near, "calls": 100}
+    yield Case("64 rows: q.take(ids)", "NumPy on float32: x[ids]", 1.5,
+               lambda: q.take(next(ours)), lambda: x[next(theirs)], **of_all)  # fmt: skip
+    yield Case("64 rows: q.take(ids, out=)", "NumPy on float32: np.take(x, ids, out=)", 1.5,
+               lambda: q.take(next(ours), out=out[0]),
+               lambda: np.take(x, next(theirs), 0, out=out[1], mode="clip"), **of_all)  # fmt: skip
+    yield Case("64 rows as codes: q[ids]", "NumPy on float32: x[ids]", 1.5,
+               lambda: q[next(ours)], lambda: x[next(theirs)], **of_all)  # fmt: skip
+    of_one: dict[str, Any] = {"check": near, "calls": 1000, "most_us": 1.5}
+    yield Case("1 row: q.take(77)", "NumPy on float32: x[77].copy()", 1,
+               lambda: q.take(77), lambda: x[77].copy(), **of_one)  # fmt: skip
+    yield Case("1 row: q.take(77, out=)", "NumPy on float32: out[:] = x[77]", 1,
+               lambda: q.take(77, out=row), lambda: np.copyto(row, x[77]), **of_one | into)  # fmt: skip
+    yield Case("1 row as codes: q[77]", "NumPy on float32: x[77]", 1, lambda: q[77], lambda: x[77], **of_one)
 
 
 def small_cases() -> Iterator[Case]:

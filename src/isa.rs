@@ -162,12 +162,12 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
-/// Ask for the cache lines of `x`, to be had while something else is computed: changes nothing else. `EARLY`: into the
+/// Ask for the cache lines that lie `ahead` elements after `x`, whatever is there: changes nothing else. `EARLY`: into the
 /// second level, for what is read some thousands of elements later, as the first waits for few lines at a time.
 #[inline(always)]
-pub fn prefetch<const EARLY: bool, T>(x: &[T]) {
+pub fn prefetch<const EARLY: bool, T>(x: &[T], ahead: usize) {
     #[cfg(target_arch = "x86_64")]
-    for at in x.chunks((64 / size_of::<T>()).max(1)).map(|line| line.as_ptr().cast()) {
+    for at in x.chunks((64 / size_of::<T>()).max(1)).map(|line| line.as_ptr().wrapping_add(ahead).cast()) {
         use std::arch::x86_64::_mm_prefetch as ask;
         // SAFETY: SSE is part of the x86-64 baseline, and a prefetch of any address has no effect but on the cache.
         unsafe { if EARLY { ask::<2>(at) } else { ask::<3>(at) } };

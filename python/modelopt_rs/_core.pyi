@@ -300,12 +300,12 @@ class Table:
     def take(
         self,
         given: tuple[Any, ...],
-        indices: int | NDArray[np.int64],
-        out: Array,
+        indices: int | NDArray[np.int64] | NDArray[np.int32],
+        out: Array | None,
         dtype: Bf16,
         threads: int | None,
-    ) -> bool:
-        """Fill `out` with rows; False where the table is no longer what it was made of."""
+    ) -> Array | None:
+        """Rows, in `out` or in a new array of float32; None where the table is no longer what it was made of."""
 
 # Products with quantized weights: parts, spec and shape of the weights, or their panels. `how`: int8, int24 or float32.
 def linear_rows(
@@ -346,7 +346,7 @@ def quantize_units(x: Any, out: Array, threads: int | None) -> None: ...
 def sign_bits(x: Any, flip: int, out: Array, threads: int | None) -> None: ...
 
 # Arrays of other libraries.
-def dlpack_array(capsule: Any) -> tuple[Array, int, int] | None:
+def dlpack_array(capsule: Any, writeable: bool) -> tuple[Array, int, int] | None:
     """The array of a capsule and the code and bits of its numbers; None where it can't be one."""
 
 def dlpack_retype(capsule: Any, code: int, bits: int) -> bool:

@@ -52,7 +52,8 @@ def as_array(obj: Any, name: str = "as_array: obj") -> Array:
     Returns
     -------
     ndarray
-        It can be written if `obj` can: not what JAX, PyArrow or an older DLPack exports.
+        It can be written if `obj` can, or is an `OrtValue` of onnxruntime: not what JAX, PyArrow or an older DLPack
+        exports.
 
     Raises
     ------
@@ -103,15 +104,15 @@ def _of_buffer(view: memoryview, obj: Any, name: str) -> Array:
 
 
 def _of_dlpack(obj: Any, name: str) -> Array:
-    kind = type(obj).__name__
+    kind, arg = type(obj).__name__, name.rpartition(" ")[2]
     if getattr(obj, "requires_grad", False):
-        raise ValueError(f"{name} must not require a gradient, got {kind} with requires_grad; pass x.detach()")
+        raise ValueError(f"{name} must not require a gradient, got {kind} with requires_grad; pass {arg}.detach()")
     for lazily, resolved in (("is_conj", "resolve_conj"), ("is_neg", "resolve_neg")):
         if _says(obj, lazily):
-            raise ValueError(f"{name} must hold its numbers, got {kind} with {lazily}(); pass x.{resolved}()")
+            raise ValueError(f"{name} must hold its numbers, got {kind} with {lazily}(); pass {arg}.{resolved}()")
     try:
         device = tuple(int(number) for number in obj.__dlpack_device__())
-        found = _core.dlpack_array(_capsule(obj)) if device[0] in _CPU else None
+        found = _core.dlpack_array(_capsule(obj), _is_written_by_ort(obj)) if device[0] in _CPU else None
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as why:
         text = " ".join(str(why).split())
         raise TypeError(f"{name} must be an array whose memory can be shared, got {kind}; {text}") from None
@@ -123,6 +124,12 @@ def _of_dlpack(obj: Any, name: str) -> Array:
     array, code, bits = found
     twin = _EXTENSIONS.get((code, bits))
     return array if twin is None else _viewed(array, twin)
+
+
+def _is_written_by_ort(obj: Any) -> bool:
+    """Whether it is an onnxruntime `OrtValue` that may be written: its DLPack can't say so."""
+    held = getattr(obj, "_numpy_obj", None)
+    return type(obj).__module__.startswith("onnxruntime.") and (held is None or bool(held.flags.writeable))
 
 
 def _says(obj: Any, question: str) -> bool:

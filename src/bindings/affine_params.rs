@@ -3,12 +3,12 @@
 use numpy::PyUntypedArray;
 use pyo3::prelude::*;
 
-use super::arg::{Name, int, number, optional_int};
+use super::arg::{Name, group_size, int, number, optional_int};
 use super::array::{Array, tuple};
 use super::code_kind::Kind;
 use super::dtype::{Dtype, Item, match_dtype};
 use crate::error::Error;
-use crate::kernels::affine::{Layout, Params, Shared, are_scales, narrowed, widened};
+use crate::kernels::affine::{Layout, Params, Shared, narrowed, no_scale, widened};
 use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
@@ -31,7 +31,7 @@ pub struct Place<'a> {
 pub fn place_of<'a>(function: &str, of: &str, shape: &'a [usize], given: &GivenPlace<'_>) -> PyResult<Place<'a>> {
     let what = format!("within the axes of {of}");
     let axis = optional_int(function, "axis", &what, &given.1)?;
-    let block = optional_int(function, "group_size", "at least 1", &given.2)?;
+    let block = group_size(function, "at least 1", &given.2)?;
     let ndim = shape.len() as i64;
     let axis = axis.map(|axis| {
         let index = if axis < 0 { axis.saturating_add(ndim) } else { axis };
@@ -117,10 +117,12 @@ impl<C: Real + Item> Owned<C> {
 
     /// Scales that numbers are divided by.
     pub fn divisors(self) -> PyResult<Self> {
-        if are_scales(&self.scale) {
-            return Ok(self);
+        match no_scale(&self.scale) {
+            None => Ok(self),
+            Some(got) => {
+                Err(Error::Value(format!("{} must be finite and not 0, got {}", self.name, got.to_f64())).into())
+            }
         }
-        Err(Error::Value(format!("{} must be finite and not 0", self.name)).into())
     }
 
     pub fn params(&self) -> Params<'_, C> {

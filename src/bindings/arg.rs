@@ -92,6 +92,12 @@ pub fn optional_int(function: &str, arg: &str, range: &str, x: &Obj<'_>) -> PyRe
     if x.is_none() { Ok(None) } else { int(function, arg, range, x).map(Some) }
 }
 
+/// The size of groups, or None. No group is longer than its row, so that one number that no i64 holds is as good as another.
+pub fn group_size(function: &str, range: &str, x: &Obj<'_>) -> PyResult<Option<i64>> {
+    let is_huge = x.is_exact_instance_of::<PyInt>() && x.extract::<i64>().is_err() && x.gt(0)?;
+    if is_huge { Ok(Some(i64::MAX)) } else { optional_int(function, "group_size", range, x) }
+}
+
 /// A number.
 pub fn number(function: &str, arg: &str, x: &Obj<'_>) -> PyResult<f64> {
     x.extract().map_err(|_| {

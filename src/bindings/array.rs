@@ -12,7 +12,7 @@ use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use super::arg::Name;
 pub use super::arg::tuple;
-use super::array_order::{has_rows, in_order, is_in_order, reach, repeated_axis};
+use super::array_order::{has_rows, in_order, is_in_order, reach};
 use super::borrow::Extent;
 use super::dlpack::{Capsule, Described, Exchange, MAX_AXES, Managed, Tensor, VersionedManaged};
 use super::dtype::{Dtype, Item};
@@ -31,33 +31,6 @@ pub struct Array<'py> {
 }
 
 impl<'py> Array<'py> {
-    /// What is read and written in place.
-    pub fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        if is_writeable(array) && is_in_order(array) {
-            return Ok(Self::new(name, array.clone(), dtype, true));
-        }
-        if !is_writeable(array) {
-            return Self::output(name, array, dtype);
-        }
-        if let Some(axis) = repeated_axis(array) {
-            let text = format!("{name} must have a place for each element, got stride 0 along axis {axis}");
-            return Err(Error::Layout(text).into());
-        }
-        let copy = array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?;
-        Ok(Self { original: Some(array.clone()), ..Self::new(name, copy, dtype, true) })
-    }
-
-    /// Put what was computed in a copy in its place.
-    pub fn write_back(&self) -> PyResult<()> {
-        match &self.original {
-            Some(original) if self.writeable => {
-                original.call_method1("__setitem__", (self.object.py().Ellipsis(), &self.object))?;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The array that was given.
     pub fn given(&self) -> &Bound<'py, PyUntypedArray> {
         self.original.as_ref().unwrap_or(&self.object)
@@ -83,7 +56,7 @@ impl<'py> Array<'py> {
         Ok(Self { by_rows: true, ..Self::new(name, array.clone(), dtype, false) })
     }
 
-    fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
+    pub(super) fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
         Self { dtype, object, name, original: None, writeable, by_rows: false }
     }
 
@@ -97,6 +70,19 @@ impl<'py> Array<'py> {
             return Err(Error::Layout(text).into());
         }
         Ok(Self::new(name, array.clone(), dtype, true))
+    }
+
+    /// A new array of any contents, to be written.
+    pub fn new_float32(name: Name, py: Python<'py>, shape: &[usize]) -> PyResult<Self> {
+        let mut dims: Vec<isize> = shape.iter().map(|&n| n.cast_signed()).collect();
+        let (descr, axes) = (numpy::dtype::<f32>(py).into_dtype_ptr(), shape.len() as i32);
+        // SAFETY: there are as many lengths as axes; the function steals the reference to the dtype, checks the lengths, and
+        // returns a new array or null with an exception.
+        let object = unsafe {
+            let made = PY_ARRAY_API.PyArray_Empty(py, axes, dims.as_mut_ptr(), descr, 0);
+            Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked()
+        };
+        Ok(Self::new(name, object, Dtype::F32, true))
     }
 
     /// Its shape. Not to be kept while the GIL is released: another thread may set a new one.
@@ -187,7 +173,7 @@ pub fn data(array: &Bound<'_, PyUntypedArray>) -> usize {
 }
 
 /// The flag of this name.
-fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
+pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: as for `data`.
     let flags = unsafe { (*array.as_array_ptr()).fields.flags };
     flags & numpy::npyffi::NPY_ARRAY_WRITEABLE != 0

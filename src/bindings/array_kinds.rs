@@ -1,10 +1,11 @@
 //! Arrays by what they hold: floats, bytes, integers, words; and the checks of shapes and dtypes.
 
-use numpy::PyUntypedArrayMethods;
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use super::arg::Name;
-use super::array::{Array, tuple};
+use super::array::{Array, is_writeable, tuple};
+use super::array_order::{is_in_order, repeated_axis};
 use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, number_dtype, word_dtype};
 use crate::error::{Error, Result};
 
@@ -87,6 +88,35 @@ impl<'py> Array<'py> {
         let array = ndarray(name, object)?;
         let dtype = byte_dtype(name, &array)?;
         Self::output(name, &array, dtype)
+    }
+
+    /// What is read and written in place.
+    pub fn inout(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        if is_writeable(array) && is_in_order(array) {
+            return Ok(Self::new(name, array.clone(), dtype, true));
+        }
+        if !is_writeable(array) {
+            return Self::output(name, array, dtype);
+        }
+        if let Some(axis) = repeated_axis(array) {
+            let text = format!("{name} must have a place for each element, got stride 0 along axis {axis}");
+            return Err(Error::Layout(text).into());
+        }
+        let copy = array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?;
+        let mut inout = Self::new(name, copy, dtype, true);
+        inout.original = Some(array.clone());
+        Ok(inout)
+    }
+
+    /// Put what was computed in a copy in its place.
+    pub fn write_back(&self) -> PyResult<()> {
+        match &self.original {
+            Some(original) if self.is_written() => {
+                original.call_method1("__setitem__", (self.object.py().Ellipsis(), &self.object))?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuse another shape.

@@ -100,6 +100,24 @@ pub fn borrow(arrays: &[&Array<'_>]) -> PyResult<Borrow> {
     Ok(Borrow(call))
 }
 
+/// The same of a call that keeps the GIL and writes one array: while no other is running none can begin, and nothing need
+/// be registered.
+pub fn borrow_at_once<'a, 'py: 'a>(
+    written: &'a Array<'py>,
+    read: impl Iterator<Item = &'a Array<'py>> + Clone,
+) -> PyResult<Option<Borrow>> {
+    let Extent { start, end, .. } = written.extent();
+    let is_apart = |array: &Array<'_>| {
+        let other = array.extent();
+        array.original.is_none() && (other.end <= start || end <= other.start)
+    };
+    let alone = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty();
+    if alone && read.clone().all(is_apart) {
+        return Ok(None);
+    }
+    borrow(&std::iter::once(written).chain(read).collect::<Vec<_>>()).map(Some)
+}
+
 impl Drop for Borrow {
     fn drop(&mut self) {
         let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

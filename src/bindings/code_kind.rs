@@ -6,7 +6,7 @@ use pyo3::types::PyString;
 
 use super::arg::{Name, text};
 use super::array::Array;
-use super::dtype::{Dtype, ndarray};
+use super::dtype::{Dtype, expect_native, ndarray};
 use crate::error::Error;
 
 type Obj<'py> = Bound<'py, PyAny>;
@@ -112,12 +112,12 @@ impl Kind {
     fn dtype(self, name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
         let descr = array.dtype();
         let (kind, itemsize) = self.numpy();
-        let is_native = descr.byteorder() != b'>';
+        expect_native(name, &descr)?;
         let is_own = || -> PyResult<bool> {
             let is_extension = matches!(descr.kind(), b'V' | b'f') && descr.itemsize() == 1;
             Ok(is_extension && descr.getattr("name")?.cast::<PyString>()?.to_cow()? == self.name())
         };
-        if (descr.kind(), descr.itemsize(), is_native) != (kind, itemsize, true) && !is_own()? {
+        if (descr.kind(), descr.itemsize()) != (kind, itemsize) && !is_own()? {
             let plain = format!("{}int{}", if kind == b'u' { "u" } else { "" }, 8 * itemsize);
             let own = if plain == self.name() { String::new() } else { format!("{} or ", self.name()) };
             return Err(Error::Dtype(format!("{name} must have dtype {own}{plain}, got {descr}")).into());

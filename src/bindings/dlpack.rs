@@ -249,12 +249,16 @@ fn numpy_name([_, code, bits, lanes]: [u16; 4], padded: bool) -> Option<String> 
 }
 
 /// The array of a capsule of `__dlpack__`, which it keeps, with the kind and bits of its numbers: where NumPy has no dtype
-/// for them, in unsigned integers. None where it is not on a CPU or can't be an array.
+/// for them, in unsigned integers. None where it is not on a CPU or can't be an array. `writeable`: where the capsule doesn't
+/// say whether it may be written, as before `DLPack` 1.0.
 #[pyfunction]
-fn dlpack_array<'py>(capsule: &Bound<'py, PyCapsule>) -> PyResult<Option<(Bound<'py, PyUntypedArray>, u16, u16)>> {
+fn dlpack_array<'py>(
+    capsule: &Bound<'py, PyCapsule>,
+    writeable: bool,
+) -> PyResult<Option<(Bound<'py, PyUntypedArray>, u16, u16)>> {
     entry("as_array", || {
         let Some(found) = unpacked(capsule) else { return Ok(None) };
-        let (flags, kind) = (found.flags.unwrap_or(READ_ONLY), found.tensor.kind);
+        let (flags, kind) = (found.flags.unwrap_or(if writeable { 0 } else { READ_ONLY }), found.tensor.kind);
         let Some(name) = numpy_name(kind, flags & PADDED != 0) else { return Ok(None) };
         let descr = PyArrayDescr::new(capsule.py(), name)?;
         let is_empty = found.tensor.shape[..found.tensor.axes].contains(&0);

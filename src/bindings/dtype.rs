@@ -1,6 +1,6 @@
 //! The dtypes of arrays: which kernels know, and the messages about the others.
 
-use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -189,17 +189,23 @@ pub fn is_bf16(word: &Obj<'_>) -> bool {
     word.cast::<PyString>().is_ok_and(|text| text.to_str().is_ok_and(|text| text == "bf16"))
 }
 
+/// Refuse bytes in another order than this machine's: they would have to be copied.
+pub fn expect_native(name: Name, descr: &Bound<'_, PyArrayDescr>) -> PyResult<()> {
+    if descr.byteorder() != b'>' {
+        return Ok(());
+    }
+    let (got, kind, size) = (descr.getattr("str")?, char::from(descr.kind()), descr.itemsize());
+    let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{size}')", name.arg);
+    Err(Error::Dtype(text).into())
+}
+
 pub fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&Obj<'_>>) -> PyResult<Dtype> {
     let descr = array.dtype();
     let itemsize = descr.itemsize();
     if let Some(other) = bf16.filter(|word| !is_bf16(word)) {
         return Err(not_one_of(name.function, "dtype", "None or 'bf16'", other));
     }
-    if descr.byteorder() == b'>' {
-        let (got, kind) = (descr.getattr("str")?, char::from(descr.kind()));
-        let text = format!("{name} has big-endian dtype '{got}'; use {}.astype('={kind}{itemsize}')", name.arg);
-        return Err(Error::Dtype(text).into());
-    }
+    expect_native(name, &descr)?;
     match (descr.kind(), itemsize, bf16) {
         (b'u', 2, Some(_)) => Ok(Dtype::Bf16),
         (b'f', 4, None) => Ok(Dtype::F32),
@@ -223,9 +229,9 @@ pub fn float_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&
 /// A float, an integer or a bool.
 pub fn number_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<&Obj<'_>>) -> PyResult<Dtype> {
     let descr = array.dtype();
-    let is_native = descr.byteorder() != b'>';
+    expect_native(name, &descr)?;
     match (descr.kind(), descr.itemsize()) {
-        _ if bf16.is_some() || !is_native => float_dtype(name, array, bf16),
+        _ if bf16.is_some() => float_dtype(name, array, bf16),
         (b'f', 2 | 4 | 8) => float_dtype(name, array, bf16),
         (b'V', 2) if descr.getattr("name")?.cast::<PyString>()?.to_cow()? == "bfloat16" => Ok(Dtype::Bf16),
         (b'b', 1) => Ok(Dtype::Bool),
@@ -243,6 +249,7 @@ pub fn number_dtype(name: Name, array: &Bound<'_, PyUntypedArray>, bf16: Option<
 
 pub fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
     let descr = array.dtype();
+    expect_native(name, &descr)?;
     match (descr.kind(), descr.itemsize()) {
         (b'u', 1) => Ok(Dtype::U8),
         (b'i', 1) => Ok(Dtype::I8),
@@ -252,9 +259,10 @@ pub fn byte_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dty
 
 pub fn int_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
     let descr = array.dtype();
-    match (descr.kind(), descr.itemsize(), descr.byteorder()) {
-        (b'i', 4, b'<' | b'=') => Ok(Dtype::I32),
-        (b'i', 8, b'<' | b'=') => Ok(Dtype::I64),
+    expect_native(name, &descr)?;
+    match (descr.kind(), descr.itemsize()) {
+        (b'i', 4) => Ok(Dtype::I32),
+        (b'i', 8) => Ok(Dtype::I64),
         _ => Err(Error::Dtype(format!("{name} must have dtype int32 or int64, got {descr}")).into()),
     }
 }
@@ -262,6 +270,7 @@ pub fn int_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtyp
 /// What is only moved: unsigned integers of any size.
 pub fn word_dtype(name: Name, array: &Bound<'_, PyUntypedArray>) -> PyResult<Dtype> {
     let descr = array.dtype();
+    expect_native(name, &descr)?;
     match (descr.kind(), descr.itemsize()) {
         (b'u', 1) => Ok(Dtype::U8),
         (b'u', 2) => Ok(Dtype::U16),

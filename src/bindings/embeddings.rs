@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
 use super::arg::Name;
-use super::array::Array;
+use super::array::{Array, tuple};
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
@@ -22,7 +22,9 @@ fn vectors<'py>(x: &Obj<'py>) -> PyResult<(Array<'py>, usize)> {
     let x = Array::float(Name::new(NAME, "x"), x, None)?;
     let dim = x.cols();
     if x.shape().is_empty() || dim == 0 {
-        return Err(Error::Shape(format!("{NAME}: x must have vectors of at least 1 element in its last axis")).into());
+        let got = tuple(x.shape());
+        let what = "vectors of at least 1 element in its last axis";
+        return Err(Error::Shape(format!("{NAME}: x must have {what}, got shape {got}")).into());
     }
     Ok((x, dim))
 }

@@ -49,7 +49,7 @@ impl ImagePlan {
             let arrays: Vec<_> =
                 list.iter().enumerate().map(|(i, x)| image_array(name(i), x, &[3])).collect::<PyResult<_>>()?;
             let Some(first) = arrays.first() else {
-                return Err(Error::Value("Image: images must not be an empty list".into()).into());
+                return Err(Error::Value("Image: images must have at least one image, got an empty list".into()).into());
             };
             let channels = first.cols();
             Given { arrays, batch: None, is_one: false, channels }

@@ -111,10 +111,13 @@ fn uniform_of(function: &str, plan: &Plan, [rows, cols]: [usize; 2]) -> PyResult
         _ => None,
     };
     found.ok_or_else(|| {
-        let name = plan.format.name;
+        let got = match plan.format.coding {
+            Coding::Blocks(_) => format!("format {:?}", plan.format.name),
+            Coding::Uniform(_) => "scales of columns".into(),
+        };
         let what =
             "evenly spaced codes, with scales of rows, of groups or of the whole, for compute='int8' and 'int24'";
-        let text = format!("{function}: w must have {what}, got format {name:?}; pass compute='float32'");
+        let text = format!("{function}: w must have {what}, got {got}; pass compute='float32'");
         Error::Value(text).into()
     })
 }

@@ -107,7 +107,8 @@ impl<'py> Arrays<'py> {
             Coding::Uniform(_) => {
                 let scale = check.float(names, &given.1, shape)?;
                 if !matches!(scale.dtype, Dtype::F32 | Dtype::F64) {
-                    return Err(Error::Dtype(format!("{function}: scale must have dtype float32 or float64")).into());
+                    let (name, got) = (scale.name, scale.object_dtype());
+                    return Err(Error::Dtype(format!("{name} must have dtype float32 or float64, got {got}")).into());
                 }
                 scale
             }
@@ -124,8 +125,8 @@ impl<'py> Arrays<'py> {
         check.needs(plan.format, given)?;
         let zero_point = given.2.as_ref().map(|array| check.bytes(["zero_point", "out.zero_point"], array, shape));
         let offset = given.3.as_ref().map(|array| check.float(["offset", "out.offset"], array, shape)).transpose()?;
-        if offset.as_ref().is_some_and(|offset| offset.dtype != scale.dtype) {
-            return Err(Error::Dtype(format!("{function}: offset must have the dtype of scale")).into());
+        if let Some(offset) = &offset {
+            offset.expect_dtype(scale.dtype, format!("{} like scale", scale.object_dtype()))?;
         }
         let global = given.4.as_ref().map(|array| check.float(["global_scale", "out.global_scale"], array, &[]));
         let global = global.transpose()?;
@@ -151,7 +152,7 @@ impl<'py> Arrays<'py> {
         Held(all.filter_map(|(i, array)| array.map(|a| (a.given().clone().unbind(), a.dtype, i))).collect())
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Array<'py>> {
+    pub fn all(&self) -> impl Iterator<Item = &Array<'py>> + Clone {
         [&self.codes, &self.scale].into_iter().chain(&self.zero_point).chain(&self.offset).chain(&self.global)
     }
 

@@ -4,9 +4,9 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyModule, PyTuple};
 
-use super::arg::{Name, int};
+use super::arg::{Name, shown};
 use super::array::Array;
-use super::borrow::borrow;
+use super::borrow::{borrow, borrow_at_once};
 use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
 use super::parts::{Arrays, Held};
@@ -16,22 +16,52 @@ use crate::error::Error;
 use crate::kernels::codes::uniform::{self, RowsOf};
 use crate::kernels::codes::{self, Coding};
 use crate::kernels::gather::wrapped;
+use crate::par::CHUNK;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// The rows that are wanted, and the shape of their indices.
-fn rows(indices: &Obj<'_>, height: usize) -> PyResult<(Vec<usize>, Vec<usize>)> {
-    let (given, shape) = if indices.is_instance_of::<PyInt>() {
-        (vec![int("take", "indices", "within the rows", indices)?], vec![])
-    } else {
-        let array = Array::ints(Name::new("take", "indices"), indices)?;
-        array.expect_dtype(Dtype::I64, "int64")?;
-        (array.slice::<i64>().to_vec(), array.shape().to_vec())
-    };
-    let rows = wrapped(&given, height).map_err(|index| {
-        PyIndexError::new_err(format!("take: indices must be within the {height} rows, got {index}"))
-    })?;
-    Ok((rows, shape))
+/// Look-ups of up to so many numbers, which are one piece of work, keep the GIL: to give it away and get it again takes
+/// longer than they do, some milliseconds where other threads want it.
+const SMALL: usize = CHUNK;
+
+/// The rows that are wanted.
+enum Indices<'py> {
+    One(usize),
+    Many(Array<'py>, Vec<usize>),
+}
+
+impl<'py> Indices<'py> {
+    fn new(given: &Obj<'py>, height: usize) -> PyResult<Self> {
+        let wrong = |index: String| {
+            PyIndexError::new_err(format!("take: indices must be within the {height} rows, got {index}"))
+        };
+        if given.is_instance_of::<PyInt>() {
+            let row = given.extract().ok().and_then(|index| wrapped(index, height));
+            return Ok(Self::One(row.ok_or_else(|| wrong(shown(given)))?));
+        }
+        let array = Array::ints(Name::new("take", "indices"), given)?;
+        let row = |index| wrapped(index, height).ok_or(index);
+        let rows: Result<_, i64> = match array.dtype {
+            Dtype::I32 => array.slice::<i32>().iter().map(|&index| row(index.into())).collect(),
+            _ => array.slice::<i64>().iter().map(|&index| row(index)).collect(),
+        };
+        let rows = rows.map_err(|index| wrong(index.to_string()))?;
+        Ok(Self::Many(array, rows))
+    }
+
+    fn rows(&self) -> &[usize] {
+        match self {
+            Self::One(row) => std::slice::from_ref(row),
+            Self::Many(_, rows) => rows,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::One(_) => &[],
+            Self::Many(array, _) => array.shape(),
+        }
+    }
 }
 
 /// A table that was checked once: rows are then looked up without another look at what it is made of.
@@ -65,34 +95,51 @@ impl Table {
         })
     }
 
-    /// Fill `out` with rows; False, and nothing done, where the table is no longer what it was made of.
+    /// Rows, in `out` or in a new array of float32; None, and nothing done, where the table is no longer what it was
+    /// made of.
     fn take<'py>(
         &self,
         given: &Bound<'py, PyTuple>,
         indices: &Obj<'py>,
-        out: &Obj<'py>,
+        out: Option<&Obj<'py>>,
         dtype: Option<&Obj<'_>>,
         threads: Option<&Obj<'py>>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<Option<Obj<'py>>> {
         entry("take", || {
-            let py = out.py();
-            let same =
-                |i: usize| matches!((given.get_item(i), self.given.bind(py).get_item(i)), (Ok(a), Ok(b)) if a.is(&b));
-            if !(0..11).all(same) {
-                return Ok(false);
+            let py = given.py();
+            let mut same = self.given.bind(py).iter_borrowed().zip(given.iter_borrowed()).map(|(a, b)| a.is(&*b));
+            if !same.all(|same| same) {
+                return Ok(None);
             }
-            let Some(arrays) = self.arrays.arrays(py, "take", &self.plan)? else { return Ok(false) };
+            let Some(arrays) = self.arrays.arrays(py, "take", &self.plan)? else { return Ok(None) };
             let threads = resolve("take", threads)?;
-            let (rows, mut wanted) = rows(indices, self.height)?;
-            wanted.extend(&self.rest);
-            let mut out = Array::float_out(Name::new("take", "out"), out, dtype)?;
-            out.expect_shape(&wanted)?;
-            let _borrow = borrow(&std::iter::once(&out).chain(arrays.all()).collect::<Vec<_>>())?;
-            let of = RowsOf { height: self.height, width: self.rest.iter().product(), rows: &rows };
-            look_up(py, (&arrays, &self.plan), of, &mut out, threads)?;
-            Ok(true)
+            let indices = Indices::new(indices, self.height)?;
+            let (name, shape) = (Name::new("take", "out"), [indices.shape(), &self.rest].concat());
+            let mut target = match out {
+                Some(out) => Array::float_out(name, out, dtype)?,
+                None => Array::new_float32(name, py, &shape)?,
+            };
+            target.expect_shape(&shape)?;
+            let at_once = target.len() <= SMALL;
+            let _borrow = if at_once {
+                borrow_at_once(&target, arrays.all())?
+            } else {
+                Some(borrow(&std::iter::once(&target).chain(arrays.all()).collect::<Vec<_>>())?)
+            };
+            let of = RowsOf { height: self.height, width: self.rest.iter().product(), rows: indices.rows() };
+            look_up(py, (&arrays, &self.plan), of, &mut target, (threads, at_once))?;
+            Ok(Some(out.cloned().unwrap_or_else(|| target.object.into_any())))
         })
     }
+}
+
+/// Compute with the GIL where that is soon done, else without it.
+fn run(py: Python<'_>, at_once: bool, f: impl FnOnce() + Send) -> PyResult<()> {
+    if at_once {
+        f();
+        return Ok(());
+    }
+    compute(py, f)
 }
 
 /// Gather and dequantize.
@@ -101,7 +148,7 @@ fn look_up(
     (arrays, plan): (&Arrays<'_>, &Plan),
     of: RowsOf<'_>,
     out: &mut Array<'_>,
-    threads: usize,
+    (threads, at_once): (usize, bool),
 ) -> PyResult<()> {
     let spec = plan.spec;
     match_dtype!(out, O => {
@@ -109,15 +156,15 @@ fn look_up(
         match plan.format.coding {
             Coding::Uniform(code) if arrays.scale.dtype == Dtype::F64 => {
                 let ((codes, params), code) = (arrays.read_uniform::<f64>(), arrays.uniform(code));
-                compute(py, || uniform::dequantize_rows(codes, code, spec, params, of, target, threads))
+                run(py, at_once, || uniform::dequantize_rows(codes, code, spec, params, of, target, threads))
             }
             Coding::Uniform(code) => {
                 let ((codes, params), code) = (arrays.read_uniform::<f32>(), arrays.uniform(code));
-                compute(py, || uniform::dequantize_rows(codes, code, spec, params, of, target, threads))
+                run(py, at_once, || uniform::dequantize_rows(codes, code, spec, params, of, target, threads))
             }
             Coding::Blocks(blocks) => {
                 let parts = arrays.read_blocks();
-                compute(py, || codes::dequantize_rows(blocks, parts, spec, of, target, threads))
+                run(py, at_once, || codes::dequantize_rows(blocks, parts, spec, of, target, threads))
             }
         }
     })

@@ -14,7 +14,8 @@ use super::quant::{compute_dtype, nonfinite_error, policy};
 use super::spec::{GivenSpec, Plan, plan};
 use super::threads::resolve;
 use crate::error::Error;
-use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, Stored};
+use crate::kernels::affine::no_scale;
+use crate::kernels::codes::uniform::{self, How, Params, ParamsRef, ScaleDtype};
 use crate::kernels::codes::{Coding, Granularity, Policy, Scheme, Uniform};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::{Element, Real};
@@ -90,10 +91,13 @@ impl<'py> Scales<'py> {
         let (params, function) = (self.read::<C>(), self.scale.name.function);
         match uniform::are_params(uniform, params) {
             [true, true] => Ok(params),
-            [false, _] => Err(Error::Value(format!("{function}: scale must be finite and not 0")).into()),
+            [false, _] => {
+                let got = no_scale(params.scale).map_or(0.0, C::to_f64);
+                Err(Error::Value(format!("{function}: scale must be finite and not 0, got {got}")).into())
+            }
             [true, false] => {
-                let levels = (1u16 << uniform.bits) - 1;
-                Err(Error::Value(format!("{function}: zero_point must be within 0 to {levels}")).into())
+                let (levels, got) = ((1u16 << uniform.bits) - 1, params.zero_point.iter().max().unwrap_or(&0));
+                Err(Error::Value(format!("{function}: zero_point must be within 0 to {levels}, got {got}")).into())
             }
         }
     }
@@ -139,8 +143,8 @@ pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
     }
     let stored = how.2.as_ref().map(|given| text(function, "scale_dtype", given)).transpose()?;
     let stored = match stored {
-        None => Stored::Own,
-        Some(word) => Stored::parse(&word).ok_or_else(|| {
+        None => ScaleDtype::Own,
+        Some(word) => ScaleDtype::parse(&word).ok_or_else(|| {
             let what = "None, 'float32', 'float16' or 'bfloat16'";
             Error::Value(format!("{function}: scale_dtype must be {what}, got {word:?}"))
         })?,

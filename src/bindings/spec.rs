@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::arg::{int, optional_int, shown, text};
+use super::arg::{group_size, int, optional_int, shown, text};
 use crate::error::Error;
 use crate::kernels::codes::{Coding, FORMATS, Format, Granularity, Scheme, Sizes, Spec, Uniform};
 use crate::kernels::pack::packed_len;
@@ -66,8 +66,7 @@ fn group_sizes(function: &str, what: &str, given: &Obj<'_>) -> PyResult<Vec<i64>
         Ok(items) => items.iter().collect(),
         Err(_) => vec![given.clone()],
     };
-    let numbers: Vec<_> =
-        items.iter().map(|item| optional_int(function, "group_size", what, item)).collect::<PyResult<_>>()?;
+    let numbers: Vec<_> = items.iter().map(|item| group_size(function, what, item)).collect::<PyResult<_>>()?;
     Ok(numbers.into_iter().flatten().collect())
 }
 

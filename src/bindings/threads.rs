@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyModule};
+use pyo3::types::{PyBool, PyInt, PyModule};
 
 use super::arg::shown;
 use super::error::entry;
@@ -19,7 +19,12 @@ fn check(what: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
     if n.is_instance_of::<PyBool>() {
         return Err(refused());
     }
-    let index = n.call_method0("__index__").map_err(|_| refused())?;
+    // What is an int already needs no `__index__` (a fifth of a small call).
+    let index = if n.is_exact_instance_of::<PyInt>() {
+        n.clone()
+    } else {
+        n.call_method0("__index__").map_err(|_| refused())?
+    };
     index.extract::<usize>().ok().filter(|n| (1..=par::MAX_THREADS).contains(n)).ok_or_else(|| {
         PyValueError::new_err(format!("{what} must be from 1 to {}, got {}", par::MAX_THREADS, shown(&index)))
     })

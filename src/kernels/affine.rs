@@ -12,7 +12,7 @@ mod source;
 mod target;
 
 pub use minifloats::{E4M3Fnuz, E5M2Fnuz, Minifloat};
-pub use params::{Layout, Params, Shared, are_scales, narrowed, widened};
+pub use params::{Layout, Params, Shared, narrowed, no_scale, widened};
 pub use quantize::quantize;
 pub use source::{Bytes, Coded, Converted, Direct, Floats8, Ints, Source, Words, dequantize};
 pub use target::{Away, ByteCodes, Even, FloatCodes, Rounding, Target, WordCodes};

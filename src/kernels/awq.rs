@@ -123,7 +123,7 @@ pub fn awq<T: Element>(x: &[T], plan: &Plan<'_>, out: &mut [T::Compute], threads
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::codes::uniform::Stored;
+    use crate::kernels::codes::uniform::ScaleDtype;
 
     #[test]
     fn test_the_best_exponent_is_taken_and_none_where_all_inputs_are_equal() {
@@ -133,7 +133,7 @@ mod tests {
         for magnitudes in [vec![3.0; n], (0..n).map(|j| 0.1 + (j % 7) as f64).collect::<Vec<_>>()] {
             let counts: Vec<f64> = magnitudes.iter().map(|m| m * m).collect();
             for search in [false, true] {
-                let how = How { search, stored: Stored::Own, norm: 2.0 };
+                let how = How { search, stored: ScaleDtype::Own, norm: 2.0 };
                 let plan = Plan { uniform, size: 16, how, magnitudes: &magnitudes, counts: &counts, grid: 10 };
                 let mut out = vec![0.0f32; n];
                 let errors = awq(&x, &plan, &mut out, 2);

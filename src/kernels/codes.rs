@@ -40,7 +40,7 @@ pub use fp4::Fp4;
 pub use granularity::{Granularity, Spec};
 pub use nf4::Nf4;
 pub use quantize::{fake_quantize, quantize};
-pub use scale::{Absmax, Exponent, Linear, Scale, Stored, TwoLevel};
+pub use scale::{Absmax, Exponent, Linear, Scale, ScaleItem, TwoLevel};
 pub use uniform::{Scheme, Uniform};
 pub use unit_float::{UnitE4M3, UnitE5M3};
 

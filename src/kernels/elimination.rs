@@ -4,13 +4,15 @@
 //! becomes of weights: `SparseGPT` lets some of them go, GPTQ rounds all of them, and the rows of the inverse of `u` are what
 //! the rows of the identity lose where all columns go. A block of columns is
 //! taken out row by row; the columns behind the block follow at once, a few of them in registers, and only for what was
-//! lost (half of the columns at 50 %). Rows don't know of each other, and each sum has one order: neither threads nor
+//! lost (half of the columns at 50 %), or all columns of it in [`dense`]. Rows don't know of each other, and each sum has one order: neither threads nor
 //! instruction sets nor the widths of blocks matter.
 
+mod dense;
 mod factor;
 
 use std::ops::Range;
 
+pub(super) use dense::{ColumnRule, Errors, subtract_all, take_out_all};
 pub use factor::Factor;
 
 use crate::isa::kernel;
@@ -45,6 +47,13 @@ impl<C: Real> Panel<C> {
         });
         Self { depth, lanes }
     }
+
+    /// Copy a row.
+    fn copy_row(&self, i: usize, out: &mut [C]) {
+        for (out, lanes) in out.chunks_mut(LANES).zip(self.lanes.chunks(self.depth)) {
+            out.copy_from_slice(&lanes[i][..out.len()]);
+        }
+    }
 }
 
 /// A block of columns: its square of `u`, and the rows of `u` behind it.
@@ -57,7 +66,7 @@ pub(super) struct Block<C> {
 }
 
 impl<C: Real> Block<C> {
-    /// Of `u` with `n` columns, `at(row, column)` on and above the diagonal.
+    /// Of `u`, `at(row, column)` on and above the diagonal; behind it are the columns before `n`.
     pub(super) fn new(
         columns: Range<usize>,
         n: usize,
@@ -76,6 +85,11 @@ impl<C: Real> Block<C> {
     /// Take from the columns behind the block what the rows of a tile lost in it.
     pub(super) fn hand_on(&self, tile: &mut [C], n: usize, lost: &[Lost<C>]) {
         subtract(Tile { rows: tile, n, columns: self.columns.end..n }, lost, &self.panel);
+    }
+
+    /// The same, of `n` columns of rows of `stride`, where all columns went.
+    pub(super) fn hand_on_all(&self, tile: &mut [C], (n, stride): (usize, usize), errors: &Errors<C>) {
+        subtract_all(Tile { rows: tile, n: stride, columns: self.columns.end..n }, errors, &self.panel);
     }
 }
 

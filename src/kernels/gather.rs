@@ -89,11 +89,11 @@ pub fn checked(indices: &[i64], n: usize) -> Result<Vec<usize>, i64> {
     indices.iter().map(|&i| usize::try_from(i).ok().filter(|&index| index < n).ok_or(i)).collect()
 }
 
-/// The same of indices that may count from the end.
-pub fn wrapped(indices: &[i64], n: usize) -> Result<Vec<usize>, i64> {
-    let end = n as i64;
-    let from_front = |i: i64| usize::try_from(if i < 0 { i.saturating_add(end) } else { i }).ok();
-    indices.iter().map(|&i| from_front(i).filter(|&index| index < n).ok_or(i)).collect()
+/// The place among `n` that an index names, which may count from the end.
+#[inline]
+pub fn wrapped(index: i64, n: usize) -> Option<usize> {
+    let from_front = if index < 0 { index.saturating_add(n as i64) } else { index };
+    usize::try_from(from_front).ok().filter(|&index| index < n)
 }
 
 /// Take `indices` (each below `n`) of the middle axis of `x`, which is (outer, n, inner).

@@ -10,9 +10,9 @@ use std::ops::Range;
 
 pub use plan::{Plan, by_diagonal, reorder};
 
-use super::codes::uniform::{self, Nearest, Params, ParamsRef};
-use super::codes::{Granularity, Policy, Spec, Uniform};
-use super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
+use super::codes::uniform::{self, Nearest, NearestOfEach, Params, ParamsRef};
+use super::codes::{Granularity, Policy, Spec};
+use super::elimination::{Block, ColumnRule, Factor, TILE, take_out_all};
 use super::pack::{match_width, pack_chunk, packed_len};
 use crate::par;
 use crate::real::{Element, Real};
@@ -60,22 +60,36 @@ impl<C: Real> Parts<'_, C> {
     }
 }
 
-/// Weights of a row that are rounded.
+/// Columns that are rounded before those behind them in their block follow.
+const STRIP: usize = 32;
+
+/// Weights of a tile that are rounded, from a place on.
 struct Rounded<'a, C> {
-    uniform: Uniform,
-    /// Of the row.
+    plan: &'a Plan,
+    /// Of the tile.
     params: ParamsRef<'a, C>,
-    /// Which of them is that of a column of the block.
+    rows: usize,
+    /// Which parameter of a row is that of each place.
     parts: &'a [usize],
-    codes: &'a mut [u8],
+    /// The last of these, and what rounds with it.
+    current: Option<(usize, NearestOfEach<C, TILE>)>,
+    codes: &'a mut [[u8; TILE]],
 }
 
-impl<C: Real> Rule<C> for Rounded<'_, C> {
+impl<C: Real> ColumnRule<C> for Rounded<'_, C> {
     #[inline(always)]
-    fn becomes(&mut self, i: usize, rest: &[C]) -> Option<C> {
-        let (code, number) = Nearest::new(self.uniform, self.params, self.parts[i]).of(rest[0]);
-        self.codes[i] = code;
-        Some(number)
+    fn becomes(&mut self, i: usize, weights: &[C; TILE]) -> [C; TILE] {
+        let part = self.parts[i];
+        if self.current.as_ref().is_none_or(|(current, _)| *current != part) {
+            // Behind the last row the first once more.
+            let row = |r: usize| if r < self.rows { r * self.plan.stride() } else { 0 };
+            let nearest = |r| Nearest::new(self.plan.uniform, self.params.from(row(r)), part);
+            self.current = Some((part, NearestOfEach::new(std::array::from_fn(nearest))));
+        }
+        match &self.current {
+            Some((_, nearest)) => nearest.of(weights, &mut self.codes[i]),
+            None => *weights,
+        }
     }
 }
 
@@ -84,21 +98,24 @@ struct Scratch<C> {
     /// Weights, and their codes: in the order of places.
     work: Vec<C>,
     codes: Vec<u8>,
-    lost: Vec<Lost<C>>,
+    /// Of a block.
+    errors: Vec<[C; TILE]>,
     row: Vec<u8>,
 }
 
 impl<C: Real> Scratch<C> {
-    fn new(n: usize) -> Self {
-        let lost = vec![Lost::new(); TILE];
-        Self { work: vec![C::from_i16(0); TILE * n], codes: vec![0; TILE * n], lost, row: vec![0; n] }
+    fn new(n: usize, block: usize) -> Self {
+        let zero = C::from_i16(0);
+        let (work, codes, errors) = (vec![zero; TILE * n], vec![0; TILE * n], vec![[zero; TILE]; block]);
+        Self { work, codes, errors, row: vec![0; n] }
     }
 }
 
 /// All that tiles share.
 struct Pass<'a, C> {
     plan: &'a Plan,
-    blocks: Vec<Block<C>>,
+    /// Each with its strips, whose panels end where it ends.
+    blocks: Vec<(Block<C>, Vec<Block<C>>)>,
     /// Of each place: which parameter of a row is its own.
     parts: Vec<usize>,
     /// Of each column, or none.
@@ -114,22 +131,25 @@ impl<C: Real> Pass<'_, C> {
         scratch: &mut Scratch<C>,
     ) {
         let n = self.plan.order.len();
-        let Scratch { work, codes, lost, row } = scratch;
+        let Scratch { work, codes, errors, row } = scratch;
         let work = &mut work[..x.len()];
         for (work, x) in work.chunks_mut(n).zip(x.chunks(n)) {
             for (work, &column) in work.iter_mut().zip(&self.plan.order) {
                 *work = x[column].load();
             }
         }
-        for block in &self.blocks {
-            lost.iter_mut().for_each(Vec::clear);
-            for group in self.plan.groups(block.columns.clone()) {
+        for (block, strips) in &self.blocks {
+            let Range { start, end } = block.columns;
+            for strip in strips {
+                let columns = &strip.columns;
                 if let Parts::Late(params) = &mut params {
-                    self.find_group(work, &group, params);
+                    self.find_group(work, columns, params);
                 }
-                self.round_group(work, codes, (block, group), params.as_ref(), lost);
+                let errors = &mut errors[columns.start - start..columns.end - start];
+                self.round_strip(work, codes, strip, params.as_ref(), errors);
+                strip.hand_on_all(work, (end, n), errors);
             }
-            block.hand_on(work, n, lost);
+            block.hand_on_all(work, (n, n), &errors[..end - start]);
         }
         let bits = self.plan.uniform.bits;
         for (codes, packed) in codes.chunks(n).zip(packed.chunks_mut(packed_len(n, bits))) {
@@ -167,28 +187,46 @@ impl<C: Real> Pass<'_, C> {
         offset.into_iter().enumerate().for_each(|(i, offset)| params.offset[places(i)] = offset);
     }
 
-    /// Round places of a block in all rows; what is behind them in the block follows.
-    fn round_group(
+    /// Round places of all rows; what is behind them in the strip follows, behind the strip nothing does.
+    fn round_strip(
         &self,
-        work: &mut [C],
+        work: &[C],
         codes: &mut [u8],
-        (block, places): (&Block<C>, Range<usize>),
+        strip: &Block<C>,
         params: ParamsRef<'_, C>,
-        lost: &mut [Lost<C>],
+        errors: &mut [[C; TILE]],
     ) {
-        let (n, columns) = (self.plan.order.len(), block.columns.clone());
-        let places = places.start - columns.start..places.end - columns.start;
-        let rows = work.chunks_mut(n).zip(codes.chunks_mut(n)).zip(lost);
-        for (r, ((row, codes), lost)) in rows.enumerate() {
-            let rule = Rounded {
-                uniform: self.plan.uniform,
-                params: params.from(r * self.plan.stride()),
-                parts: &self.parts[columns.clone()],
-                codes: &mut codes[columns.clone()],
-            };
-            take_out(&mut row[columns.clone()], places.clone(), rule, block, lost);
+        let (n, columns) = (self.plan.order.len(), strip.columns.clone());
+        let mut found = [[0; TILE]; STRIP];
+        for (i, errors) in columns.clone().zip(errors.iter_mut()) {
+            *errors = [C::from_i16(0); TILE];
+            for (error, row) in errors.iter_mut().zip(work.chunks(n)) {
+                *error = row[i];
+            }
+        }
+        let (plan, parts, rows) = (self.plan, &self.parts[columns.clone()], work.len() / n);
+        let rule = Rounded { plan, params, rows, parts, current: None, codes: &mut found };
+        take_out_all(errors, rule, strip);
+        for (r, codes) in codes.chunks_mut(n).take(rows).enumerate() {
+            for (code, found) in codes[columns.clone()].iter_mut().zip(&found) {
+                *code = found[r];
+            }
         }
     }
+}
+
+/// The blocks of a plan, with their strips.
+fn blocks<C: Real>(factor: &Factor, plan: &Plan, threads: usize) -> Vec<(Block<C>, Vec<Block<C>>)> {
+    let block = |columns, end| Block::new(columns, end, |i, j| factor.at(i, j), threads);
+    let strips = |columns: Range<usize>| {
+        let end = columns.end;
+        let strips = move |group: Range<usize>| {
+            let end = group.end;
+            group.step_by(STRIP).map(move |i| i..end.min(i + STRIP))
+        };
+        plan.groups(columns).flat_map(strips).map(|strip| block(strip, end)).collect()
+    };
+    plan.blocks().into_iter().map(|columns| (block(columns.clone(), factor.n), strips(columns))).collect()
 }
 
 /// Round rows of weights. `factor` is of the columns in the order of the plan.
@@ -203,17 +241,18 @@ pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: 
     }
     let pass = Pass {
         plan,
-        blocks: plan.blocks().into_iter().map(|i| Block::new(i, n, |i, j| factor.at(i, j), threads)).collect(),
+        blocks: blocks(factor, plan, threads),
         parts: plan.order.iter().map(|&column| plan.part(column)).collect(),
         importances,
     };
+    let block = pass.blocks.iter().map(|(block, _)| block.columns.len()).max().unwrap_or(0);
     let tiles = x.chunks(TILE * n).zip(codes.chunks_mut(TILE * packed_len(n, plan.uniform.bits)));
     if plan.late {
         let items: Vec<_> = tiles.map(|(x, codes)| ((x, codes), params.split_off(x.len() / n * stride))).collect();
         par::for_each_with(
             threads,
             items.into_iter(),
-            || Scratch::new(n),
+            || Scratch::new(n, block),
             |scratch, ((x, codes), params)| {
                 pass.round(x, codes, Parts::Late(params), scratch);
             },
@@ -224,7 +263,7 @@ pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: 
     par::for_each_with(
         threads,
         tiles.enumerate(),
-        || Scratch::new(n),
+        || Scratch::new(n, block),
         |scratch, (t, (x, codes))| {
             pass.round(x, codes, Parts::Known(params.from(t * TILE * stride)), scratch);
         },

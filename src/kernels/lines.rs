@@ -14,9 +14,9 @@ pub struct Lines<'a, T> {
 
 #[cfg(not(target_arch = "x86_64"))]
 impl<'a, T: Copy> Lines<'a, T> {
-    /// Nothing.
-    pub fn new(_out: &'a mut [T]) -> Option<Self> {
-        None
+    /// What it was given.
+    pub fn new(out: &'a mut [T]) -> Result<Self, &'a mut [T]> {
+        Err(out)
     }
     /// Never called.
     pub fn push<const N: usize>(&mut self, _block: &[T; N]) {
@@ -24,6 +24,39 @@ impl<'a, T: Copy> Lines<'a, T> {
     }
     /// Never called.
     pub fn finish(self) {}
+    /// Never called.
+    pub fn again(&mut self) -> Lines<'_, T> {
+        match self.never {}
+    }
+    /// Never called.
+    pub fn place(self) {}
+    /// Never called.
+    pub fn go_on(&mut self, _place: ()) {}
+}
+
+/// What is made of so many elements or more is written past the caches: nothing of it would still be there.
+pub const STREAMED: usize = 1 << 24;
+
+/// What is left to be written of an array.
+pub enum Target<'a, T> {
+    /// In blocks, past the caches.
+    Lines(Lines<'a, T>),
+    /// As it is.
+    Slice(&'a mut [T]),
+}
+
+impl<'a, T: Copy> Target<'a, T> {
+    /// In blocks where `in_blocks`, if there is a way.
+    pub fn new(out: &'a mut [T], in_blocks: bool) -> Self {
+        if in_blocks { Lines::new(out).map_or_else(Self::Slice, Self::Lines) } else { Self::Slice(out) }
+    }
+
+    /// Write what is left of the last block.
+    pub fn finish(self) {
+        if let Self::Lines(lines) = self {
+            lines.finish();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -36,7 +69,7 @@ mod tests {
         for start in 0..70 {
             for blocks in 0..5 {
                 let mut out = vec![zero; start + blocks * N + 9];
-                let Some(mut lines) = Lines::new(&mut out[start..start + blocks * N]) else { continue };
+                let Ok(mut lines) = Lines::new(&mut out[start..start + blocks * N]) else { continue };
                 for block in 0..blocks {
                     lines.push::<N>(&std::array::from_fn(|i| number(1 + block * N + i)));
                 }

@@ -37,7 +37,7 @@ pub trait Output<T: Element>: Copy + Send + Sync + 'static {
     /// The item of a weight that stays, or goes.
     fn item(x: T, stays: bool) -> Self::Item;
     /// The item again of a weight that stays, or that of one that goes.
-    fn kept(item: Self::Item, stays: bool) -> Self::Item;
+    fn masked(item: Self::Item, stays: bool) -> Self::Item;
     /// The weights, where they are written in place.
     fn weights(items: &[Self::Item]) -> &[T];
 }
@@ -56,7 +56,7 @@ impl<T: Element> Output<T> for Weights {
         if stays { x } else { T::from_bits64(0) }
     }
     #[inline(always)]
-    fn kept(x: T, stays: bool) -> T {
+    fn masked(x: T, stays: bool) -> T {
         Self::item(x, stays)
     }
     #[inline(always)]
@@ -72,7 +72,7 @@ impl<T: Element> Output<T> for Mask {
         stays as u8
     }
     #[inline(always)]
-    fn kept(_: u8, stays: bool) -> u8 {
+    fn masked(_: u8, stays: bool) -> u8 {
         stays as u8
     }
     fn weights(_: &[u8]) -> &[T] {

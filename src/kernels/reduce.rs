@@ -15,8 +15,6 @@ pub use position::{End, positions};
 pub use words::{Extremes, Keys, Word, WordSum, integer_as_f64};
 pub use zeros::{NonZero, has};
 
-use std::hint::black_box;
-
 use crate::isa::kernel;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -70,10 +68,8 @@ kernel! {
         let mut a = [O::IDENTITY[0]; LANES];
         let mut b = [O::IDENTITY[1]; LANES];
         let (blocks, tail) = x.as_chunks::<LANES>();
-        // Not unrolled for old CPUs, whose registers hold two of the lanes: it was three times the bytes of the other sets.
-        let lanes = if FMA { LANES } else { black_box(LANES).min(LANES) };
         for block in blocks {
-            for i in 0..lanes {
+            for i in 0..LANES {
                 [a[i], b[i]] = op.step([a[i], b[i]], block[i]);
             }
         }
@@ -83,11 +79,11 @@ kernel! {
             for ((a, b), &v) in tail_a.iter_mut().zip(&mut tail_b).zip(tail) {
                 [*a, *b] = op.step([*a, *b], v);
             }
-            for i in 0..lanes {
+            for i in 0..LANES {
                 [a[i], b[i]] = op.merge([a[i], b[i]], [tail_a[i], tail_b[i]]);
             }
         }
-        let mut width = lanes / 2;
+        let mut width = LANES / 2;
         while width > 0 {
             for i in 0..width {
                 [a[i], b[i]] = op.merge([a[i], b[i]], [a[i + width], b[i + width]]);

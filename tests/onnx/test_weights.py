@@ -216,3 +216,20 @@ def test_names_of_nodes_and_operators_are_escaped_and_cut() -> None:
     assert weight.others == ("'Bad\\nOp'",)
     assert weight.uses[0].where.startswith("MatMul 'a\\x1b[31mbbb")
     assert len(weight.uses[0].where) < 160
+
+
+def unchecked(nodes: list[onnx.NodeProto], w: np.ndarray) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", [value("x", [2, 4])], [value("y", [2, 6])], [numpy_helper.from_array(w, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_weight_behind_a_transpose_of_other_axes_is_none() -> None:
+    """A mutant: what a node of unknown axes gives has those of its file, not those of the Transpose."""
+    nodes = [node("Transpose", ["w"], ["t"], perm=[0, 2, 1, 3]), node("MatMul", ["x", "t"], ["y"])]
+    assert found(unchecked(nodes, ones(4, 6))) == {}
+
+
+@pytest.mark.parametrize("inputs", [["x", "w"], ["w", "x"]])
+def test_a_gemm_takes_no_stack_of_matrices(inputs: list[str]) -> None:
+    weight = found(unchecked([node("Gemm", inputs, ["y"])], ones(1, 4, 6)))["w"]
+    assert [use.reason for use in weight.uses] == ["3-dimensional, which no Gemm takes"]

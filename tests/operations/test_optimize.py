@@ -143,12 +143,12 @@ def test_what_can_not_be_had_is_refused_before_anything_is_written(
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
-    text = '{"schema": 3, "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
+    text = '{"schema": 4, "seen": [], "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
     table = LossTable.from_json(text, "t")
     assert LossTable.from_json(table.to_json(), "t") == table
     assert table.range() == (17, 17)
     for other, message in (
-        (text.replace("3", "2", 1), "^t: a table of losses of another version; remove it$"),
+        (text.replace("4", "2", 1), "^t: a table of losses of another version; remove it$"),
         ("{}", "^t: not a table"),
     ):
         with pytest.raises(mo.FormatError, match=message):
@@ -344,6 +344,58 @@ def test_all_weights_of_a_graph_in_one_code_are_had_at_their_size(tmp_path: Path
     report = mo.optimize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", target_size=size, **how)
     assert (tmp_path / "b.onnx").stat().st_size == size
     assert report.options["allocation"]["loss"] < 0.01
+
+
+def perceptron(path: Path, sizes: tuple[int, ...]) -> Path:
+    """Layers with relus between them."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(7)
+    nodes, weights, x = [], [], "x"
+    for i, (columns, rows) in enumerate(itertools.pairwise(sizes)):
+        w = rng.standard_normal((rows, columns)) * (1 + 6 * (rng.random(columns) < 0.05))
+        weights.append(numpy_helper.from_array(w.astype(np.float32), f"w{i}"))
+        nodes += [
+            helper.make_node("Gemm", [x, f"w{i}"], [f"y{i}"], transB=1),
+            helper.make_node("Relu", [f"y{i}"], [f"z{i}"]),
+        ]
+        x = f"z{i}"
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", c]) for n, c in (("x", sizes[0]), (x, sizes[-1]))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def off(report: Any) -> float:
+    """How far the outputs are off, by the report."""
+    squares = [10 ** (-each.sqnr_db / 10) for each in report.run.outputs]
+    return float(np.sqrt(np.mean(squares)))
+
+
+@pytest.mark.parametrize("sizes", [(64, 96, 96, 10), (32, 64, 64, 64, 5)])
+def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    """Sums of losses say the opposite of what outputs do where layers make up for each other."""
+    source = perceptron(tmp_path / "a.onnx", sizes)
+    given = np.random.default_rng(1).random((16, sizes[0]), dtype=np.float32)
+    run = mo.RunOptions(inputs={"x": given}, rounds=0)
+    how: dict[str, Any] = {"run": run, "durable": False, "overwrite": True}
+    asked: list[tuple[int, float]] = []
+    for code in ({"bits": 8}, {"bits": 4}, {"bits": 2}, {"bits": 4, "group_size": 64}):
+        uniform = mo.quantize_file(source, tmp_path / "u.onnx", uniform=True, **code, **how)
+        size = int((tmp_path / "u.onnx").stat().st_size * 1.005)
+        ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, **how)
+        assert off(ours) <= off(uniform)
+        asked += [(size, off(uniform)), (size * 21 // 20, 9.0), (size * 11 // 10, 9.0)]
+    last = 9.0
+    for size, least in sorted(asked):
+        ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, table=tmp_path / "t.json", **how)
+        assert off(ours) <= min(last, least)
+        assert (tmp_path / "o.onnx").stat().st_size == ours.options["allocation"]["size"] <= size
+        last = off(ours)
 
 
 def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -396,7 +396,7 @@ CALLS = [
     (X[0], {}, ValueError, "Image: images must have 3 axes (rows, columns, channels) or 4 with a batch before them, "
      "got shape (5, 3); for one channel pass x[..., None]"),
     ([X[None]], {}, ValueError, "Image: images[0] must have 3 axes (rows, columns, channels), got shape (1, 4, 5, 3)"),
-    ([], {}, ValueError, "Image: images must not be an empty list"),
+    ([], {}, ValueError, "Image: images must have at least one image, got an empty list"),
     (X.astype(np.int8), {}, TypeError,
      "Image: images must have dtype uint8, float32, float64, float16 or bfloat16, got int8"),
     (X.astype(">f4"), {}, TypeError, "Image: images has big-endian dtype '>f4'; use images.astype('=f4')"),

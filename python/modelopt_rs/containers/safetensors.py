@@ -47,7 +47,10 @@ class _Tensors(Mapping[str, TensorInfo]):
 
     def locate(self, name: str) -> tuple[TensorInfo, int]:
         """Return a tensor, and where its bytes begin in the data."""
-        i = self._header.find(name) if isinstance(name, str) else None
+        try:
+            i = self._header.find(name) if isinstance(name, str) else None
+        except UnicodeEncodeError:  # half a character, which JSON can say and no header holds
+            i = None
         if i is None:
             raise KeyError(name)
         dtype, shape, begin, end = self._header.tensor(i)

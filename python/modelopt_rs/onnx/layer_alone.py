@@ -9,14 +9,13 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.tensors import in_memory, initializer_infos, stored
-from modelopt_rs.onnx.run.sessions import SILENT
+from modelopt_rs.onnx.run.sessions import new_session, session_options
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
 from modelopt_rs.onnx.weights import PASSED, Use, find_weights
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Transform
-from modelopt_rs.threads import get_num_threads
 
 __all__ = ["WHAT", "LayerAlone", "taken"]
 
@@ -170,13 +169,8 @@ class LayerAlone:
         return np.concatenate(parts)
 
     def _run(self, model: ir.Model, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = SILENT
-        options.intra_op_num_threads = self._threads or get_num_threads()
         data = ir.to_proto(model).SerializeToString()
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = new_session(data, session_options(self._threads), self._source.path)
         names = [each.name for each in session.get_inputs()]
         found: list[list[Any]] = [session.run(None, dict(zip(names, each, strict=True))) for each in samples]
         return found

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Given, Samples
+from modelopt_rs.onnx.run.sessions import limited
 from modelopt_rs.onnx.run.sizes import Search, patience
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.run import RunOptions
@@ -118,7 +120,9 @@ class InputStream:
         most: int | None = None,
         weights: Sequence[str] = (),
     ) -> None:
-        self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
+        made_up = data.calibrate is None and data.words != "the given inputs"
+        with limited(2 * max_memory, path) if made_up else nullcontext():  # of which half is what is looked at
+            self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
         outputs = [str(value.name) for value in model.graph.outputs]
         self._feeds = self._of(data, path, outputs, max_memory)

@@ -241,7 +241,7 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
     if node.op_type == "Transpose":
         attribute = node.attributes.get("perm")
         order = list(attribute.as_ints()) if attribute is not None else list(reversed(range(len(axes))))
-        return tuple(axes[i] for i in order), dtype
+        return (tuple(axes[i] for i in order), dtype) if len(order) == len(axes) else None
     if node.op_type == "Cast":
         attribute = node.attributes["to"]
         if attribute.type != ir.AttributeType.INT:  # before opset 6 it is a word
@@ -295,6 +295,8 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
     recurrent = kind in ("lstm", "gru", "rnn")
     if rank < (3 if recurrent or kind in ("conv", "convtranspose") else 2) or (recurrent and rank > 3):
         yield f"{rank}-dimensional"
+    if node.op_type in ("Gemm", "FusedGemm") and rank > 2:
+        yield f"{rank}-dimensional, which no {node.op_type} takes"
     if kind == "gather" and rank > 2:
         yield f"{rank}-dimensional: a table of more than rows"
     if kind == "fused" and _int(node, "transBatchB", 0):

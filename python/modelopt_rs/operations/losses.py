@@ -4,9 +4,11 @@ import glob
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from modelopt_rs.containers.container import Access
@@ -42,6 +44,7 @@ CODES: Final[Mapping[str, tuple[int, int | None]]] = {
 }
 """What weights can get: bits, and elements that share a scale where it is not what fits them."""
 
+LARGEST: Final = 2**28  # bytes of a graph that is made and run with several answers
 # About how far weights are off in so many bits: before they are measured.
 USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
 # Bytes that a header, or a graph, has for each tensor besides its name.
@@ -124,6 +127,30 @@ class Losses:
 
         self._perform(codes, None, replace(self.writing, dry_run=True), measured)
         return found[0]
+
+    def is_seen(self) -> bool:
+        """Whether the outputs of what is written can be seen: of a graph that may be run, and isn't too large."""
+        # What an iterator has is good for one pass, which is that of the last check.
+        if self.run is None or isinstance(self.run.inputs, Iterator):
+            return False
+        with self._open() as source:
+            return source.graph is not None and source.nbytes <= LARGEST
+
+    def off(self, codes: Mapping[str, str]) -> float | None:
+        """Return how far the outputs of the model with these codes are off, as a report of it says; None: not seen.
+
+        It is the root of the mean, over all outputs of floats, of their squared relative errors.
+        """
+        assert self.run is not None
+        quiet = replace(self.writing, dry_run=False, overwrite=False, verify=False, durable=False, progress=None)
+        with tempfile.TemporaryDirectory(prefix="modelopt-rs-") as folder:
+            work = replace(self, output=Path(folder, Path(self.output).name))
+            found = work._perform(codes, replace(self.run, rounds=0, memory=False, max_error=None), quiet).run
+        if found is None or found.not_run is not None or found.shape_mismatches:
+            return None
+        squares = [10 ** (-each.sqnr_db / 10) for each in found.outputs if each.sqnr_db is not None]
+        off = math.sqrt(sum(squares) / len(squares)) if squares else math.nan
+        return None if math.isnan(off) else off
 
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""

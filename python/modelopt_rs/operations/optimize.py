@@ -12,10 +12,11 @@ from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.containers.checkpoint_sink import refuse_same
 from modelopt_rs.containers.container import check_place
 from modelopt_rs.errors import OptionError
+from modelopt_rs.operations.answers import best_answer
 from modelopt_rs.operations.losses import Losses
 from modelopt_rs.operations.skeleton import Writing
 from modelopt_rs.planning.allocation import Allocation
-from modelopt_rs.planning.loss_table import LossTable
+from modelopt_rs.planning.loss_table import Answer, LossTable
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions
@@ -64,9 +65,10 @@ def optimize_file(
     table or a head at most those of the largest layer) and its prior; its least value within the size is found by
     Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
     weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
-    a tenth of them). Weights that runtimes fuse (query, key and value; gate and up; experts) share their codes; what
-    transformers reads only where all weights are coded alike gets one, or stays. Mixed bits have no zero points where
-    transformers would not read them.
+    a tenth of them). Of this answer and those of uniform bits, each made and run whole (models up to 256 MiB, where no
+    priors are given), that is written whose outputs are least off: none is worse than uniform bits. Weights that
+    runtimes fuse (query, key and value; gate and up; experts) share their codes; what transformers reads only where all
+    weights are coded alike gets one, or stays. Mixed bits have no zero points where transformers would not read them.
 
     Parameters
     ----------
@@ -83,7 +85,8 @@ def optimize_file(
         4 for the values of attention, 3 for heads, 1 for others.
     table : path, optional
         A JSON file with what was measured: read if it is there, else written, so that another size takes milliseconds
-        to find. It must be of this model and these options; that weights have changed is not seen.
+        to find. It must be of this model and these options; that weights have changed is not seen. It remembers
+        answers: a larger size gets none that is worse than that to a smaller one.
     include, exclude, nonfinite, only_dequantize, max_memory, threads, dry_run, verify, overwrite, durable, onnx, run,
     allow_symlinks_under, progress
         As for `quantize_file`.
@@ -159,13 +162,17 @@ def optimize_file(
         if table is not None:
             write_whole(table, losses.to_json().encode())
     codes, found, nbytes = _fitting(work, losses, size, given)
+    answer, seen = best_answer(work, losses, Answer(codes, nbytes), size, given)
+    if table is not None and seen != losses:
+        write_whole(table, seen.to_json().encode())
+    found = replace(found, loss=losses.loss_of(answer.codes, given))
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
         raise OptionError(f"max_loss must be at least {loss:.4g} for this size, got {max_loss:g}")
     floor, ceiling = losses.range()
-    said = {"floor": floor, "ceiling": ceiling, "size": nbytes, "loss": loss, "gap": found.gap}
+    said = {"floor": floor, "ceiling": ceiling, "size": answer.nbytes, "loss": loss, "gap": found.gap}
     asked = {"target_size": target_size, "target_bpw": target_bpw, "max_loss": max_loss, "priors": dict(given)}
-    report = work.written(codes)
+    report = work.written(answer.codes)
     return replace(report, command="optimize", options={**report.options, **asked, "allocation": said})
 
 

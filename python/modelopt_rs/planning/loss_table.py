@@ -13,7 +13,7 @@ from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.families import is_embedding
 from modelopt_rs.planning.loaders import is_expert
 
-__all__ = ["FLOAT", "PRIORS", "Coded", "LossTable", "TensorLosses", "role_of", "shared_group"]
+__all__ = ["FLOAT", "PRIORS", "Answer", "Coded", "LossTable", "TensorLosses", "role_of", "shared_group"]
 
 FLOAT: Final = "float"
 """The code of a weight that stays as it is."""
@@ -106,12 +106,28 @@ class TensorLosses:
     codes: Mapping[str, Coded]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Codes of all weights, the bytes of the model with them, and how far its outputs are off; None: not seen."""
+
+    codes: Mapping[str, str]
+    nbytes: int
+    off: float | None = None
+
+
 def _coded(read: Mapping[str, Any]) -> Coded:
     output = read["output"]
     return Coded(int(read["nbytes"]), float(read["error"]), None if output is None else float(output))
 
 
-SCHEMA: Final = 3
+def _answer(read: Mapping[str, Any], tensors: Mapping[str, TensorLosses]) -> Answer:
+    codes = {str(name): str(code) for name, code in read["codes"].items()}
+    if codes.keys() != tensors.keys() or any(code not in tensors[name].codes for name, code in codes.items()):
+        raise ValueError
+    return Answer(codes, int(read["nbytes"]), None if read["off"] is None else float(read["off"]))
+
+
+SCHEMA: Final = 4
 """Of the JSON."""
 
 
@@ -127,12 +143,15 @@ class LossTable:
     tensors : mapping of str to TensorLosses
     alike : tuple of str
         Weights that are read only if all that are coded have one code.
+    seen : tuple of Answer
+        To other sizes: a larger one gets none that is worse.
     """
 
     of: str
     fixed: int
     tensors: Mapping[str, TensorLosses]
     alike: tuple[str, ...] = ()
+    seen: tuple[Answer, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -220,6 +239,19 @@ class LossTable:
         total = sum(self.counts(name, priors) for name in self.tensors)
         return (allocation.loss / total) ** 0.5 if total else 0.0
 
+    def loss_of(self, codes: Mapping[str, str], priors: Mapping[str, float]) -> float:
+        """Return the loss of an answer, as that of an allocation."""
+        losses = self.losses(priors)
+        return sum(losses[name][code] for name, code in codes.items())
+
+    def uniform(self, code: str) -> tuple[dict[str, str], int]:
+        """Return the answer in which all weights that can have a code have it, and about the bytes of the model."""
+        able: dict[str, bool] = {}
+        for each in self.tensors.values():
+            able[each.group] = able.get(each.group, True) and code in each.codes
+        codes = {name: code if able[each.group] else FLOAT for name, each in self.tensors.items()}
+        return codes, self.fixed + sum(self.tensors[name].codes[code].nbytes for name, code in codes.items())
+
     def allocate(self, size: int, priors: Mapping[str, float]) -> tuple[dict[str, str], Allocation]:
         """Return the code of each weight with which the model is at most of this size, and the answer for groups."""
         able = [code for code in self._ways() if self._range(code)[0] <= size] or [None]
@@ -266,7 +298,8 @@ class LossTable:
             wrong = any(each.role not in PRIORS or not each.codes for each in tensors.values())
             if wrong or not tensors.keys() >= set(alike):
                 raise ValueError
-            return cls(str(read["of"]), int(read["fixed"]), tensors, alike)
+            seen = tuple(_answer(each, tensors) for each in read["seen"])
+            return cls(str(read["of"]), int(read["fixed"]), tensors, alike, seen)
         except FormatError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

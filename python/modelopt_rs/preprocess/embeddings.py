@@ -114,13 +114,16 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
             raise TypeError(str(why).replace("minmax:", "quantize_embeddings:", 1)) from None
     try:
         ends: NDArray[np.float32] = np.asarray(ranges).astype(np.float32, copy=False)
+    except OverflowError:  # an int
+        raise ValueError("quantize_embeddings: ranges must be finite in float32, got an int that is not") from None
     except (TypeError, ValueError):
         got = type(ranges).__name__
         raise TypeError(f"quantize_embeddings: ranges must be an array of numbers, got {got}") from None
     if ends.shape != (2, dim):
         raise ValueError(f"quantize_embeddings: ranges must have shape (2, {dim}), got {ends.shape}")
     if not np.isfinite(ends).all():
-        raise ValueError("quantize_embeddings: ranges must be finite")
+        got = ends[~np.isfinite(ends)][0]
+        raise ValueError(f"quantize_embeddings: ranges must be finite in float32, got {got}")
     if (ends[0] > ends[1]).any():
         raise ValueError("quantize_embeddings: ranges must be minima, then maxima, got a minimum above its maximum")
     start = ends[0]

@@ -1,6 +1,7 @@
 """Images as a model takes them: resized, framed, normalized, in its layout and dtype, in one pass."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
+from modelopt_rs.arguments import shown
 
 __all__ = ["Geometry", "Image"]
 
@@ -18,6 +20,7 @@ ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
 Images: TypeAlias = Array | Sequence[Array]
 
 CHANNELS: Final = 4
+PILLOW: Final = ("RGB", "RGBA", "L", "F")  # modes whose numbers are levels of the channels that they have here
 LARGEST: Final = 2**31 - 1
 LARGEST_FLOAT: Final = float(np.finfo(np.float32).max)
 LEAST_FLOAT: Final = float(np.finfo(np.float32).tiny)
@@ -141,8 +144,9 @@ class Image:
     ) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}
         for name, choices in CHOICES.items():
-            if self._options[name] not in choices:
-                raise ValueError(f"Image: {name} must be {_listed(choices)}, got {self._options[name]!r}")
+            value = self._options[name]
+            if not isinstance(value, str | None) or value not in choices:
+                raise ValueError(f"Image: {name} must be {_listed(choices)}, got {shown(value)}")
         for name in ("antialias", "swap_channels"):
             if not isinstance(self._options[name], bool | np.bool_):
                 raise TypeError(f"Image: {name} must be a bool, got {self._options[name]!r}")
@@ -173,7 +177,8 @@ class Image:
             One image (rows, columns, channels), a batch with one more axis before, or a list of images of any sizes:
             all of uint8, float32, float64, float16 or bfloat16 (computed in float32), with 1, 3 or 4 channels. Not
             written. Rows may lie anywhere: a part of an image, or one upside down, is read where it lies. Where pixels
-            of a row lie apart (mirrored, channels reversed: see `swap_channels`) it is copied first.
+            of a row lie apart (mirrored, channels reversed: see `swap_channels`) it is copied first. Images of Pillow
+            are taken too (copied; as they are stored, whatever their EXIF says): of modes RGB, RGBA, L and F.
         out : ndarray, optional
             C-contiguous, of the plan's dtype: written and returned. A slice of a larger batch, the memory of a
             session's input; for one image the axis of the batch may be missing. No other array is allocated then.
@@ -196,8 +201,13 @@ class Image:
         What is not finite in an image of floats spreads to the output pixels that it has a weight in. The code of NaN
         is the zero point; infinities saturate.
         """
+        if type(images) is not np.ndarray:
+            images = _pixels(images)
         if out is None:
-            out = np.empty(self._plan.shape(images), self._empty)
+            shape = self._plan.shape(images)
+            if math.prod(shape) * self._empty.itemsize > sys.maxsize:
+                raise ValueError(f"Image: size must make arrays of at most {sys.maxsize} bytes, got shape {shape}")
+            out = np.empty(shape, self._empty)
         self._plan.run(images, out, self._threads)
         return out
 
@@ -245,6 +255,23 @@ def _of_options(options: dict[str, Any]) -> Image:
     return Image(**options)
 
 
+def _pixels(images: Any) -> Any:
+    """Return images of Pillow as arrays, the rest as it is."""
+    if isinstance(images, list | tuple):
+        return [_of_pillow(image, f"images[{i}]") for i, image in enumerate(images)]
+    return _of_pillow(images, "images")
+
+
+def _of_pillow(image: Any, name: str) -> Any:
+    if not hasattr(image, "getbands"):
+        return image
+    if image.mode not in PILLOW:
+        modes, fix = f"{', '.join(PILLOW[:-1])} or {PILLOW[-1]}", "pass image.convert('RGB')"
+        raise ValueError(f"Image: {name} must have mode {modes}, got an image of mode {image.mode}; {fix}")
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
 def _listed(choices: tuple[Any, ...]) -> str:
     words = [repr(choice) for choice in choices]
     return f"{', '.join(words[:-1])} or {words[-1]}"
@@ -269,17 +296,23 @@ def _size(size: Any, resize: Resize) -> tuple[int, int] | None:
 def _number(name: str, value: Any) -> float:
     if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
         raise TypeError(f"Image: {name} must be a number, got {value!r}")
-    if not abs(float(value)) <= LARGEST_FLOAT:
-        raise ValueError(f"Image: {name} must be finite in float32, got {value!r}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int
+        number = math.inf
+    if not abs(number) <= LARGEST_FLOAT:
+        raise ValueError(f"Image: {name} must be finite in float32, got {shown(value)}")
+    return number
 
 
 def _by_channel(name: str, value: Any) -> tuple[list[float], int | None]:
     """One number for each of 4 channels, and how many were given where there was one for each."""
     try:
         numbers = np.asarray(value, dtype=np.float64)
+    except OverflowError:  # an int
+        raise ValueError(f"Image: {name} must be finite in float32, got {shown(value)}") from None
     except (TypeError, ValueError):
-        raise TypeError(f"Image: {name} must be a number or one for each channel, got {value!r}") from None
+        raise TypeError(f"Image: {name} must be a number or one for each channel, got {shown(value)}") from None
     if numbers.ndim > 1 or (numbers.ndim == 1 and numbers.size not in (1, 3, 4)):
         raise ValueError(f"Image: {name} must be a number, or 1, 3 or 4 of them, got {value!r}")
     rounded = [float(np.float32(n)) if abs(n) <= LARGEST_FLOAT else math.nan for n in numbers.ravel()]
@@ -312,8 +345,8 @@ def _codes(dtype: str, quantization: Any, rounding: str) -> tuple[float, int, in
         raise ValueError(f"Image: quantization must be given where dtype is {dtype}, got None; {fix}")
     if not isinstance(quantization, tuple | list) or len(quantization) != 2:
         raise TypeError(f"Image: quantization must be (scale, zero_point), got {quantization!r}")
-    # As ONNX's initializers are read: arrays without axes.
-    scale, zero_point = (v[()] if isinstance(v, np.ndarray) and not v.ndim else v for v in quantization)
+    # As ONNX's initializers and TensorFlow Lite's parameters are read: arrays of one number.
+    scale, zero_point = (v.flat[0] if isinstance(v, np.ndarray) and v.size == 1 else v for v in quantization)
     step = float(np.float32(_number("quantization's scale", scale)))
     if not step >= LEAST_FLOAT:
         raise ValueError(f"Image: quantization's scale must be a normal positive float32, got {scale!r}")

@@ -4,7 +4,7 @@ import html
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,18 +16,16 @@ from modelopt_rs.arrays import as_array
 from modelopt_rs.quant import products
 from modelopt_rs.quant.codes import float_dtype
 from modelopt_rs.quant.packed_weight import PackedWeight, prepacked
+from modelopt_rs.quant.rows import AS_THEY_ARE, as_indices, outside, rows_of_tiles, wanted
 
 __all__ = ["QuantizedArray", "dequantize"]
-
-
-_FLOAT32: Final = np.dtype(np.float32)
 
 
 class _LookedUp:
     """What a look-up leaves for the next one; no part of the array."""
 
     __slots__ = ("_table",)
-    _table: _core.Table
+    _table: _core.Table | None
 
 
 # Not frozen: a frozen dataclass takes three times as long to make, and small calls would show it.
@@ -82,6 +80,7 @@ class QuantizedArray(_LookedUp):
     global_scale: Array | None = None
 
     def __post_init__(self) -> None:
+        self._table = None  # type: ignore[misc]  # a slot of the base
         # What `quantize` makes is complete: that must cost nothing.
         if not self.shape or type(self.scale) is not np.ndarray or self.scheme is self.format:
             self._complete()
@@ -241,51 +240,55 @@ class QuantizedArray(_LookedUp):
                [1., 0., 0.]], dtype=float32)
         """
         # Small calls show every step here.
-        bf16: Bf16 = None if dtype is np.float32 or not isinstance(dtype, str) or dtype != "bf16" else "bf16"
-        if type(indices) is not int:
-            indices = _indices(indices, len(self), "take: indices")
-        if out is None:
-            rest = self.shape[1:]
-            wanted = rest if type(indices) is int else indices.shape + rest
-            out = np.empty(wanted, _FLOAT32 if dtype is np.float32 else float_dtype("take", dtype))
-        parts = (self.codes, self.scale, self.zero_point, self.offset, self.global_scale)
-        given = (*parts, self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape)
-        table = getattr(self, "_table", None)
-        if table is None or not table.take(given, indices, out, bf16, threads):
+        if type(indices) is not int and (type(indices) is not np.ndarray or indices.dtype not in AS_THEY_ARE):
+            indices = as_indices(indices, len(self), "take: indices")
+        bf16: Bf16 = None
+        if dtype is not np.float32:
+            bf16 = "bf16" if isinstance(dtype, str) and dtype == "bf16" else None
+            if out is None:
+                out = np.empty(np.shape(indices) + self.shape[1:], float_dtype("take", dtype))
+        given = (
+            self.codes, self.scale, self.zero_point, self.offset, self.global_scale,
+            self.bits, self.scheme, self.format, self.axis, self.group_size, self.shape,
+        )  # fmt: skip
+        table = self._table
+        rows = None if table is None else table.take(given, indices, out, bf16, threads)
+        if rows is None:
             table = self._table = _core.Table(given)  # type: ignore[misc]  # a slot of the base
-            if not table.take(given, indices, out, bf16, threads):
+            rows = table.take(given, indices, out, bf16, threads)
+            if rows is None:
                 raise ValueError("take: q must not be changed by another thread meanwhile")
-        return out
+        return rows
 
     def __getitem__(self, rows: Any) -> "QuantizedArray":
         """Take rows of the first axis as codes: an index or a slice (a view), integers or a mask (a copy)."""
         if isinstance(rows, tuple):
             raise TypeError("QuantizedArray: index must be of the first axis, got a tuple; np.asarray(q) has all axes")
-        if not isinstance(rows, (int, np.integer, slice)) or isinstance(rows, bool):
-            rows = _indices(rows, len(self), "QuantizedArray: index")
+        height = len(self)
+        rows = wanted(rows, height)
+        is_row = not isinstance(rows, slice | np.ndarray)
         if len(self.shape) < 2:
             raise ValueError(f"QuantizedArray: index takes rows of 2 or more axes, got shape {self.shape}")
         if isinstance(rows, np.ndarray):
             return self._gathered(rows)
-        axis = None if self.axis is None else self.axis % len(self.shape)
-        group_size = self.group_size
+        axis, group_size = self.axis, self.group_size
+        if axis is not None and axis < 0:
+            axis += len(self.shape)
         by_row = axis == 0 or group_size is not None
         scale_rows = rows
-        if isinstance(rows, slice):
-            shape = (len(range(*rows.indices(self.shape[0]))), *self.shape[1:])
-        else:
-            # One row: an axis that was the first becomes one scale for all.
-            shape = self.shape[1:]
-            axis = None if axis in (None, 0) else axis - 1
         if isinstance(group_size, tuple) and len(self.shape) == 2:
-            scale_rows, group_size = _rows_of_tiles(rows, self.shape[0], group_size)
-
-        def take(part: Array | None) -> Array | None:
-            return part[scale_rows, ...] if part is not None and by_row else part
-
-        scale = self.scale[scale_rows, ...] if by_row else self.scale
-        parts = (self.codes[rows], scale, take(self.zero_point), take(self.offset))
-        cut = (shape, axis, group_size)
+            scale_rows, group_size = rows_of_tiles(rows, height, group_size)
+        if is_row:
+            # An axis that was the first becomes one scale for all.
+            shape, axis = self.shape[1:], axis - 1 if axis else None
+        else:
+            shape = (len(range(*rows.indices(height))), *self.shape[1:])
+        scale, zero_point, offset = self.scale, self.zero_point, self.offset
+        if by_row:
+            scale = scale[scale_rows, ...]
+            zero_point = zero_point if zero_point is None else zero_point[scale_rows, ...]
+            offset = offset if offset is None else offset[scale_rows, ...]
+        parts, cut = (self.codes[rows], scale, zero_point, offset), (shape, axis, group_size)
         return QuantizedArray(*parts, self.bits, self.scheme, *cut, self.format, self.global_scale)
 
     def _gathered(self, rows: Array) -> "QuantizedArray":
@@ -297,10 +300,13 @@ class QuantizedArray(_LookedUp):
         if isinstance(self.group_size, tuple) and len(self.shape) == 2:
             raise ValueError("QuantizedArray: index must be a slice for tiles, got integers; take gives their numbers")
         by_row = self.group_size is not None or (self.axis is not None and self.axis % len(self.shape) == 0)
-        made = {
-            name: part[rows] if name == "codes" or (by_row and name != "global_scale") else part
-            for name, part in self.parts.items()
-        }
+        try:
+            made = {
+                name: part[rows] if name == "codes" or (by_row and name != "global_scale") else part
+                for name, part in self.parts.items()
+            }
+        except IndexError:
+            raise outside("QuantizedArray: index", len(self), rows) from None
         shape = (len(rows), *self.shape[1:])
         cut = (shape, self.axis, self.group_size)
         parts = (made["codes"], made["scale"], made.get("zero_point"), made.get("offset"))
@@ -376,38 +382,6 @@ class QuantizedArray(_LookedUp):
             cut = f"group_size={self.group_size}"
         kind = f"bits={self.bits}, scheme={self.scheme!r}" if self.format is None else f"format={self.format!r}"
         return f"QuantizedArray(shape={self.shape}, {kind}, {cut})"
-
-
-def _rows_of_tiles(rows: int | slice, height: int, size: tuple[int, int]) -> tuple[int | slice, int | tuple[int, int]]:
-    """Return which rows of scales belong to rows of a matrix in tiles, and how they are grouped."""
-    if not isinstance(rows, slice):
-        return range(height)[rows] // size[0], size[1]
-    start, stop, step = rows.indices(height)
-    if step != 1 or (start < stop and start % size[0]):
-        what = f"step by 1 and start at a multiple of {size[0]}, the rows of a tile"
-        raise ValueError(f"QuantizedArray: index must {what}, got {rows}")
-    return slice(start // size[0], -(-max(start, stop) // size[0])), size
-
-
-_INT64: Final = np.dtype(np.int64)
-
-
-def _indices(given: Any, n: int, name: str) -> Array:
-    """Return which rows are wanted, as int64."""
-    indices = np.asarray(given)
-    if indices.dtype is _INT64:
-        return indices
-    if indices.dtype == bool:
-        if indices.shape != (n,):
-            raise IndexError(f"{name} must have shape ({n},) as a mask of the rows, got {indices.shape}")
-        return np.flatnonzero(indices).astype(np.int64, copy=False)
-    if indices.dtype.kind not in "iu" and indices.size:
-        got = type(given).__name__ if indices.dtype.kind == "O" or not indices.ndim else indices.dtype
-        slices = "" if name.startswith("take") else "a slice, "
-        raise TypeError(f"{name} must be an integer, {slices}an array of integers or a mask, got {got}")
-    if indices.dtype.kind == "u" and indices.size and int(indices.max()) >= n:
-        raise IndexError(f"{name} must be within the {n} rows, got {indices.max()}")  # as int64 it could be negative
-    return indices.astype(np.int64, copy=False)
 
 
 def _part(name: str, given: Any, codes: np.dtype[Any]) -> Array:

@@ -94,9 +94,17 @@ def _code_of(function: str, dtype: Any, arg: str) -> Code:
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
         array = None
     name = str(dtype) if plain else getattr(array, "name", "")
-    if array is None or name not in _LIMITS:
-        raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {shown(dtype)}")
+    if array is None or name not in _LIMITS or not array.isnative:
+        fix = "" if array is None or array.isnative else f"; use '={array.str[1:]}'"
+        raise TypeError(f"{function}: {arg} must be one of {', '.join(_LIMITS)}, got {_as_given(dtype)}{fix}")
     return Code(name, array, *_LIMITS[name])
+
+
+def _as_given(dtype: Any) -> str:
+    """Show what was given for a dtype: also classes and the dtypes of other libraries by name."""
+    if isinstance(dtype, type):
+        return dtype.__name__
+    return str(dtype) if type(dtype).__name__ == "dtype" else shown(dtype)
 
 
 def float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
@@ -113,10 +121,12 @@ def float_dtype(function: str, dtype: Any) -> np.dtype[Any]:
         wanted: np.dtype[Any] = np.dtype(dtype)
         got = None
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError):  # NumPy's words for what is no dtype
-        wanted, got = np.dtype(bool), shown(dtype)
-    if wanted.char not in "fde" and wanted.name != "bfloat16":  # a name takes as long as all the rest
+        wanted, got = np.dtype(bool), _as_given(dtype)
+    # A name takes as long as all the rest.
+    if (wanted.char not in "fde" and wanted.name != "bfloat16") or not wanted.isnative:
         floats = "float32, float64, float16, bfloat16 or 'bf16'"
-        raise TypeError(f"{function}: dtype must be {floats}, got {got or wanted}")
+        fix = "" if wanted.isnative else f"; use '={wanted.str[1:]}'"
+        raise TypeError(f"{function}: dtype must be {floats}, got {got or wanted}{fix}")
     return wanted
 
 

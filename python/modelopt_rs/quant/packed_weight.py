@@ -41,6 +41,9 @@ class PackedWeight:
         """Bytes of the panels."""
         return self.panels.nbytes
 
+    def __array__(self, *_: object, **__: object) -> Array:
+        raise TypeError("PackedWeight: it can't be made an array; keep the QuantizedArray for its numbers")
+
     def __repr__(self) -> str:
         cut = "axis=0" if self.group_size is None else f"group_size={self.group_size}"
         return f"PackedWeight(shape={self.shape}, bits={self.bits}, scheme={self.scheme!r}, {cut})"

@@ -35,6 +35,9 @@ def _operand(x: Any, n: int, axis: int) -> Array:
     array = as_array(x, "matmul: x")
     if array.dtype.kind in "biucOSUmM":
         raise TypeError(f"matmul: x must have dtype float32, float64, float16 or bfloat16, got {array.dtype}")
+    if not array.dtype.isnative:
+        got, kind = array.dtype.str, array.dtype.str[1:]
+        raise TypeError(f"matmul: x has big-endian dtype '{got}'; use x.astype('={kind}')")
     got = array.shape[max(axis, -array.ndim)] if array.ndim else None
     if got != n:
         where = "its last axis" if axis == -1 or array.ndim < 2 else "its last axis but one"

@@ -165,9 +165,9 @@ impl<C: Real> Params<'_, C> {
     }
 }
 
-/// Whether all can be divided by.
-pub fn are_scales<C: Real>(scale: &[C]) -> bool {
-    scale.iter().all(|scale| scale.abs() <= C::MAX && *scale != C::ZERO)
+/// The first that nothing can be divided by.
+pub fn no_scale<C: Real>(scale: &[C]) -> Option<C> {
+    scale.iter().copied().find(|&scale| !(scale.abs() <= C::MAX) || scale == C::ZERO)
 }
 
 /// `n` zero points of as many, or of one; or the first that is not from `low` to `high`.

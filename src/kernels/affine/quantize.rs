@@ -37,7 +37,7 @@ kernel! {
             let ahead = ahead.as_chunks::<BLOCK>().0;
             for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
                 if let Some(ahead) = ahead.get(i) {
-                    isa::prefetch::<true, _>(ahead);
+                    isa::prefetch::<true, _>(ahead, 0);
                 }
                 let mut made = [K::Item::default(); BLOCK];
                 for (made, &x) in made.iter_mut().zip(block) {

@@ -2,8 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{Code, Rows, Scale};
+use super::{Code, Rows, Scale, quantize::BATCH};
 use crate::isa::{self, Isa, kernel};
+use crate::kernels::lines::{Lines, Target};
 use crate::kernels::pack::packed_len;
 
 /// Elements that a loop takes at a time: loops of this length are vectorised as a whole.
@@ -17,7 +18,7 @@ const AT_ONCE: usize = 32;
 
 kernel! {
     /// The scales of groups with these largest magnitudes.
-    pub fn store<K: Code, S: Scale>(absmax: &[f32], global: f32, scale: &mut [S::Stored]) {
+    pub fn store<K: Code, S: Scale>(absmax: &[f32], global: f32, scale: &mut [S::Item]) {
         for (scale, &absmax) in scale.iter_mut().zip(absmax) {
             *scale = S::store::<K>(absmax, global);
         }
@@ -26,7 +27,7 @@ kernel! {
 
 kernel! {
     /// Codes, packed.
-    pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Stored], global: f32, codes: &mut [u8]) {
+    pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Item], global: f32, codes: &mut [u8]) {
         if FMA && S::is_fused(global) {
             encode_rows::<K, S, true, FMA>(x, rows, scale, global, codes);
         } else {
@@ -40,7 +41,7 @@ kernel! {
 fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
     x: &[f32],
     rows: Rows,
-    scale: &[S::Stored],
+    scale: &[S::Item],
     global: f32,
     codes: &mut [u8],
 ) {
@@ -82,7 +83,8 @@ fn halves<D: Copy>(each: &[D; AT_ONCE], block: usize) -> [D; 2] {
     [each[2 * block % AT_ONCE], each[(2 * block + 1) % AT_ONCE]]
 }
 
-/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves.
+/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves. (What the next batch needs is
+/// asked for as it goes: for all of it at once the processor waits.)
 #[inline(always)]
 fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     isa: Isa,
@@ -94,6 +96,8 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
     for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
+        isa::prefetch::<false, _>(x, BATCH);
+        isa::prefetch::<true, _>(x, 2 * BATCH);
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
     }
     if !tail.is_empty() {
@@ -170,9 +174,19 @@ fn pack(bytes: &[u8], codes: &mut [u8]) {
 }
 
 kernel! {
-    /// The numbers of codes.
-    pub fn decode<K: Code, S: Scale>(codes: &[u8], rows: Rows, scale: &[S::Stored], global: f32, out: &mut [f32]) {
+    /// The numbers of codes; past the caches where `streamed`.
+    pub fn decode<K: Code, S: Scale>(
+        codes: &[u8], rows: Rows, scale: &[S::Item], global: f32, out: &mut [f32], streamed: bool
+    ) {
         let (Rows { row, size }, isa) = (rows, isa::current());
+        let in_blocks = row.is_multiple_of(BLOCK) && (size == HALF || size.is_multiple_of(BLOCK));
+        let out = match Target::new(out, FMA && streamed && in_blocks && out.len() == row && row.is_multiple_of(size)) {
+            Target::Lines(mut lines) => {
+                decode_lines::<K, S>(isa, codes, (size, scale, global), &mut lines);
+                return lines.finish();
+            }
+            Target::Slice(out) => out,
+        };
         let each = out.chunks_mut(row).zip(codes.chunks(packed_len(row, K::BITS)));
         for ((out, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
             if size == 1 && K::BITS == 8 {
@@ -200,6 +214,31 @@ kernel! {
                 } else {
                     decode_blocks::<K>(isa, codes, |i| [values[i % AT_ONCE]; 2], out);
                 }
+            }
+        }
+    }
+}
+
+/// The numbers of groups of blocks or halves, block by block.
+#[inline(always)]
+fn decode_lines<K: Code, S: Scale>(
+    isa: Isa,
+    codes: &[u8],
+    (size, scale, global): (usize, &[S::Item], f32),
+    lines: &mut Lines<'_, f32>,
+) {
+    let (n, bytes) = (size.div_ceil(BLOCK), packed_len(BLOCK, K::BITS));
+    for (codes, scale) in codes.chunks(packed_len(AT_ONCE * size, K::BITS)).zip(scale.chunks(AT_ONCE)) {
+        let mut values = [S::value(scale[0], global); AT_ONCE];
+        for (value, &scale) in values.iter_mut().zip(scale) {
+            *value = S::value(scale, global);
+        }
+        let (step, second) = if size == HALF { (2, 1) } else { (1, 0) };
+        for (codes, values) in codes.chunks(n * bytes).zip(values.chunks(step)) {
+            for codes in codes.chunks_exact(bytes) {
+                let mut block = [0.0; BLOCK];
+                decode_block::<K>(isa, codes, [values[0], values[second]], &mut block);
+                lines.push(&block);
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::uniform::RowsOf;
 use super::{BlockFormat, Floats, Granularity, PartsRef, Rows, Spec};
+use crate::kernels::lines::STREAMED;
 use crate::par::{self, CHUNK};
 
 /// Dequantize into `out` (whole rows of `spec.cols`).
@@ -41,7 +42,7 @@ pub fn dequantize<O: Floats>(format: &dyn BlockFormat, parts: PartsRef<'_>, spec
         let mut buffer = vec![];
         for (out, codes) in out.chunks_mut(period).zip(codes.chunks(bytes)) {
             let parts = PartsRef { codes, scale, global: parts.global };
-            O::write(out, &mut buffer, |out| format.decode(parts, piece.rows, out));
+            O::write(out, &mut buffer, |out, is_own| format.decode(parts, piece.rows, out, is_own && n >= STREAMED));
         }
     });
 }
@@ -91,4 +92,40 @@ pub fn dequantize_rows<O: Floats>(
             dequantize(format, PartsRef { codes, scale, global: parts.global }, spec, out, 1);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Coding, FORMATS, Parts, Policy, Scales, ScalesMut, Sizes, quantize};
+    use super::*;
+
+    #[test]
+    fn test_blocks_that_go_past_the_caches_are_those_of_parts_that_do_not() {
+        const COLS: usize = 4096;
+        let n = STREAMED + COLS;
+        let x: Vec<f32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.37).collect();
+        for format in &FORMATS {
+            let Coding::Blocks(blocks) = format.coding else { continue };
+            let size = if let Sizes::Fixed(size) = format.sizes { size } else { 64 };
+            let spec = Spec { granularity: Granularity::Group { size }, cols: COLS };
+            let bytes = n * blocks.bits() as usize / 8;
+            let (mut codes, mut floats, mut small) = (vec![0; bytes], vec![0.0; n / size], vec![0; n / size]);
+            let is_float = blocks.has_float_scales();
+            let scale = if is_float { ScalesMut::Floats(&mut floats) } else { ScalesMut::Bytes(&mut small) };
+            let mut global = 1.0;
+            let parts = Parts { codes: &mut codes, scale, global: &mut global };
+            quantize(blocks, &x, spec, Policy::Raise, 0.0, parts, 2).expect("finite");
+            let scale = if is_float { Scales::Floats(&floats) } else { Scales::Bytes(&small) };
+            // Wherever it begins in a line; in two parts.
+            let (mut whole, mut halves) = (vec![9.0f32; n + 3], vec![0.0f32; n]);
+            dequantize(blocks, PartsRef { codes: &codes, scale, global }, spec, &mut whole[3..], 2);
+            let (rows, per_row) = (n / COLS / 2, COLS / size);
+            let (first, second) = halves.split_at_mut(rows * COLS);
+            let (codes, other) = codes.split_at(rows * COLS * blocks.bits() as usize / 8);
+            let scales = [scale.part(0, rows * per_row), scale.part(rows * per_row, n / size - rows * per_row)];
+            dequantize(blocks, PartsRef { codes, scale: scales[0], global }, spec, first, 1);
+            dequantize(blocks, PartsRef { codes: other, scale: scales[1], global }, spec, second, 1);
+            assert!(whole[3..] == halves && whole[..3] == [9.0; 3], "{}", format.name);
+        }
+    }
 }

@@ -12,16 +12,16 @@ use crate::real::{Bf16, Element, F16};
 pub trait Floats: Element {
     /// As float32, rounded once: themselves, or in `buffer`.
     fn floats<'a>(x: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
-    /// Have `f` write float32, and round them once.
-    fn write(out: &mut [Self], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32]));
+    /// Have `f` write float32, and round them once; it is told whether they are `out` itself.
+    fn write(out: &mut [Self], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32], bool));
 }
 
 impl Floats for f32 {
     fn floats<'a>(x: &'a [f32], _buffer: &'a mut Vec<f32>) -> &'a [f32] {
         x
     }
-    fn write(out: &mut [f32], _buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
-        f(out);
+    fn write(out: &mut [f32], _buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32], bool)) {
+        f(out, true);
     }
 }
 
@@ -33,9 +33,9 @@ macro_rules! floats {
                 to_float32(x, &mut buffer[..x.len()]);
                 &buffer[..x.len()]
             }
-            fn write(out: &mut [$t], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
+            fn write(out: &mut [$t], buffer: &mut Vec<f32>, f: impl FnOnce(&mut [f32], bool)) {
                 buffer.resize(out.len().max(buffer.len()), 0.0);
-                f(&mut buffer[..out.len()]);
+                f(&mut buffer[..out.len()], false);
                 from_float32(buffer, out);
             }
         }

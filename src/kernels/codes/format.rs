@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Code, Scale, Scheme, Stored, TwoLevel, Uniform, blocks};
+use super::{Code, Scale, ScaleItem, Scheme, TwoLevel, Uniform, blocks};
 
 /// Numbers that lie in rows, each row in groups of `size` with a scale each; the last group of a row may be short. The
 /// codes of each row begin on a byte.
@@ -166,8 +166,8 @@ pub trait BlockFormat: Send + Sync {
     fn store(&self, absmax: &[f32], global: f32, scale: ScalesMut<'_>);
     /// The codes of rows whose scales are stored.
     fn encode(&self, x: &[f32], rows: Rows, scale: Scales<'_>, global: f32, codes: &mut [u8]);
-    /// The numbers of codes.
-    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32]);
+    /// The numbers of codes; past the caches where `streamed`.
+    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32], streamed: bool);
 }
 
 /// Groups of codes `K`, each with a scale `S`.
@@ -179,7 +179,7 @@ impl<K: Code, S: Scale> BlockFormat for Blocks<K, S> {
     }
 
     fn has_float_scales(&self) -> bool {
-        S::Stored::IS_FLOAT
+        S::Item::IS_FLOAT
     }
 
     fn has_global(&self) -> bool {
@@ -191,14 +191,14 @@ impl<K: Code, S: Scale> BlockFormat for Blocks<K, S> {
     }
 
     fn store(&self, absmax: &[f32], global: f32, scale: ScalesMut<'_>) {
-        blocks::store::<K, S>(absmax, global, S::Stored::write(scale));
+        blocks::store::<K, S>(absmax, global, S::Item::write(scale));
     }
 
     fn encode(&self, x: &[f32], rows: Rows, scale: Scales<'_>, global: f32, codes: &mut [u8]) {
-        blocks::encode::<K, S>(x, rows, S::Stored::read(scale), global, codes);
+        blocks::encode::<K, S>(x, rows, S::Item::read(scale), global, codes);
     }
 
-    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32]) {
-        blocks::decode::<K, S>(parts.codes, rows, S::Stored::read(parts.scale), parts.global, out);
+    fn decode(&self, parts: PartsRef<'_>, rows: Rows, out: &mut [f32], streamed: bool) {
+        blocks::decode::<K, S>(parts.codes, rows, S::Item::read(parts.scale), parts.global, out, streamed);
     }
 }

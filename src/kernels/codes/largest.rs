@@ -45,7 +45,7 @@ fn largest_of_each<const N: usize>(isa: Isa, all: &[f32], size: usize, out: &mut
     for (i, (x, out)) in all.chunks(AT_ONCE * N).zip(out.chunks_mut(each)).enumerate() {
         let far = i * AT_ONCE * N + AHEAD;
         if let Some(ahead) = all.get(far..far + AT_ONCE * N) {
-            isa::prefetch::<true, _>(ahead);
+            isa::prefetch::<true, _>(ahead, 0);
         }
         let mut keys = [0; AT_ONCE];
         if x.len() == AT_ONCE * N && largest_of_groups::<f32, N>(isa, x, &mut keys) {

@@ -4,12 +4,11 @@ use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
-use crate::isa;
 use crate::kernels::reduce;
 use crate::par::{self, CHUNK};
 
 /// Elements that are looked at, then coded, while they are in the L1 cache.
-const BATCH: usize = 1 << 12;
+pub(super) const BATCH: usize = 1 << 12;
 
 /// Rows of up to so many elements with a scale each are looked at and coded one after the other.
 const LONGEST_ROW: usize = 1 << 17;
@@ -73,7 +72,7 @@ impl Call<'_> {
                 let codes = &mut codes[..bytes];
                 self.format.encode(x, rows, scale, self.global, codes);
                 let parts = PartsRef { codes, scale, global: self.global };
-                T::write(out, numbers, |out| self.format.decode(parts, rows, out));
+                T::write(out, numbers, |out, _| self.format.decode(parts, rows, out, false));
             }
         }
     }
@@ -91,8 +90,6 @@ impl Call<'_> {
     ) -> bool {
         let Scratch { floats, finite, absmax: largest, float_scales, byte_scales, codes, numbers } = scratch;
         for batch in cut(x.len(), rows, BATCH) {
-            // Of the next batch, while this one is computed.
-            isa::prefetch::<true, _>(&x[batch.elements.end..x.len().min(batch.elements.end + BATCH)]);
             let x = &x[batch.elements.clone()];
             let count = batch.scales.len();
             largest.resize(count.max(largest.len()), 0.0);

@@ -8,17 +8,17 @@ use crate::real::{self, select};
 /// `global` is one number for the whole array, 1 where a scale has none.
 pub trait Scale: Copy + Send + Sync + 'static {
     /// What is stored.
-    type Stored: Stored;
+    type Item: ScaleItem;
     /// What [`Scale::over`] divides by.
     type Divisor: Copy;
     /// Whether there is one number for the whole array.
     const HAS_GLOBAL: bool = false;
     /// The stored scale of a block of codes `K`.
-    fn store<K: Code>(absmax: f32, global: f32) -> Self::Stored;
+    fn store<K: Code>(absmax: f32, global: f32) -> Self::Item;
     /// What the numbers of codes are multiplied by.
-    fn value(stored: Self::Stored, global: f32) -> f32;
+    fn value(stored: Self::Item, global: f32) -> f32;
     /// What numbers are divided by.
-    fn divisor(stored: Self::Stored, global: f32) -> Self::Divisor;
+    fn divisor(stored: Self::Item, global: f32) -> Self::Divisor;
     /// Whether [`Scale::over`] may take the fused steps of [`real::Divisor::quotient`]: no code differs.
     #[inline(always)]
     fn is_fused(_global: f32) -> bool {
@@ -29,7 +29,7 @@ pub trait Scale: Copy + Send + Sync + 'static {
 }
 
 /// A type of stored scales: f32, or bytes.
-pub trait Stored: Copy + Default + Send + Sync + 'static {
+pub trait ScaleItem: Copy + Default + Send + Sync + 'static {
     /// Whether it is f32.
     const IS_FLOAT: bool;
     /// Those that were given.
@@ -38,7 +38,7 @@ pub trait Stored: Copy + Default + Send + Sync + 'static {
     fn write(scales: ScalesMut<'_>) -> &mut [Self];
 }
 
-impl Stored for f32 {
+impl ScaleItem for f32 {
     const IS_FLOAT: bool = true;
     #[inline(always)]
     fn read(scales: Scales<'_>) -> &[f32] {
@@ -52,7 +52,7 @@ impl Stored for f32 {
     }
 }
 
-impl Stored for u8 {
+impl ScaleItem for u8 {
     const IS_FLOAT: bool = false;
     #[inline(always)]
     fn read(scales: Scales<'_>) -> &[u8] {
@@ -76,7 +76,7 @@ const SMALL: f32 = f32::from_bits(27 << 23);
 const ENLARGE: f32 = f32::from_bits(227 << 23);
 
 impl Scale for Absmax {
-    type Stored = f32;
+    type Item = f32;
     type Divisor = [f32; 2];
 
     #[inline(always)]
@@ -109,7 +109,7 @@ impl Scale for Absmax {
 pub struct Linear;
 
 impl Scale for Linear {
-    type Stored = f32;
+    type Item = f32;
     type Divisor = f32;
 
     #[inline(always)]
@@ -143,7 +143,7 @@ impl Scale for Linear {
 pub struct Exponent;
 
 impl Scale for Exponent {
-    type Stored = u8;
+    type Item = u8;
     type Divisor = f32;
 
     #[inline(always)]
@@ -187,7 +187,7 @@ impl TwoLevel {
 }
 
 impl Scale for TwoLevel {
-    type Stored = u8;
+    type Item = u8;
     type Divisor = (f32, real::Divisor<f32>);
     const HAS_GLOBAL: bool = true;
 

@@ -4,8 +4,8 @@
 //! Ranges and scales are computed in f64. x is divided by the scale, with the bits of a division (`Divisor::quotient`):
 //! multiplying by a rounded 1 / scale would put ties, and numbers near them, on the wrong side.
 
+mod ahead;
 mod code;
-mod cut;
 mod dequantize;
 mod ends;
 mod grid;
@@ -15,16 +15,19 @@ mod nearest;
 mod params;
 mod power;
 mod quantize;
+mod rows;
 mod runs;
 mod search;
 mod tile;
+mod tiling;
 mod tries;
 
-pub use dequantize::{RowsOf, dequantize, dequantize_rows};
-pub use grid::{How, Stored};
-pub use nearest::Nearest;
+pub use dequantize::dequantize;
+pub use grid::{How, ScaleDtype};
+pub use nearest::{Nearest, NearestOfEach};
 pub use params::Scheme;
 pub use quantize::{fake_quantize, fake_quantize_given, quantize, quantize_given};
+pub use rows::{RowsOf, dequantize_rows};
 pub use search::{are_params, are_weights, find_scales};
 
 use crate::real::Real;

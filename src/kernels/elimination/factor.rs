@@ -4,7 +4,7 @@
 //! of `Vᵀ`. (By the inverse of `H` and its factor, as the reference has it: three times the work.) Both in one square: `V`
 //! below the diagonal, `U` from it on. n³ / 3 products and subtractions: at n = 4,096 some 23 thousand millions.
 
-use super::{All, Block, Lost, Panel, TILE, Tile, subtract, take_out};
+use super::{All, Block, LANES, Panel, TILE, Tile, subtract_all, take_out_all};
 use crate::isa::kernel;
 use crate::par;
 
@@ -46,27 +46,48 @@ impl Factor {
 }
 
 kernel! {
-    /// Make rows of `V` of what the rows behind them have left, from the last to the first; the row of a bad pivot.
-    fn finish(rows: &mut [f64], n: usize, first: usize) -> Option<usize> {
+    /// Make rows of `V` of the square that the rows behind them have left, from the last to the first, and what they are
+    /// divided by; the row of a bad pivot.
+    fn finish_square(rows: &mut [f64], n: usize, first: usize, roots: &mut [f64; BLOCK]) -> Option<usize> {
         for j in (0..rows.len() / n).rev() {
             let (before, later) = rows.split_at_mut((j + 1) * n);
-            let row = &mut before[j * n..][..=first + j];
+            let row = &mut before[j * n + first..][..=j];
             for later in later.chunks(n).rev() {
-                let factor = later[first + j];
+                let later = &later[first..][..=j];
+                let factor = later[j];
                 for (x, &v) in row.iter_mut().zip(later) {
                     *x -= factor * v;
                 }
             }
-            let pivot = row[first + j];
+            let pivot = row[j];
             if !(pivot > 0.0 && pivot <= f64::MAX) {
                 return Some(first + j);
             }
-            let root = pivot.sqrt();
+            roots[j] = pivot.sqrt();
             for x in row {
-                *x /= root;
+                *x /= roots[j];
             }
         }
         None
+    }
+}
+
+kernel! {
+    /// The same for columns before that square, some of all rows.
+    fn finish_lanes(lanes: &mut [[f64; LANES]], square: &[f64], n: usize, roots: &[f64; BLOCK]) {
+        for j in (0..lanes.len()).rev() {
+            let (before, later) = lanes.split_at_mut(j + 1);
+            let mut sums = before[j];
+            for (later, square) in later.iter().zip(square.chunks(n).skip(j + 1)).rev() {
+                let factor = square[j];
+                for l in 0..LANES {
+                    sums[l] -= factor * later[l];
+                }
+            }
+            for l in 0..LANES {
+                before[j][l] = sums[l] / roots[j];
+            }
+        }
     }
 }
 
@@ -74,19 +95,23 @@ kernel! {
 fn factor(a: &mut [f64], n: usize, threads: usize) -> Result<(), usize> {
     for first in (0..n).step_by(BLOCK).rev() {
         let (before, rows) = a[..n.min(first + BLOCK) * n].split_at_mut(first * n);
-        if let Some(bad) = finish(rows, n, first) {
+        let mut roots = [1.0; BLOCK];
+        if let Some(bad) = finish_square(rows, n, first, &mut roots) {
             return Err(bad);
         }
+        let mut panel = Panel::new(rows.len() / n, first, |i, j| rows[i * n + j], threads);
+        let square = &rows[first..];
+        par::for_each(threads, panel.lanes.chunks_mut(rows.len() / n), |lanes| finish_lanes(lanes, square, n, &roots));
+        par::for_each(threads, rows.chunks_mut(n).enumerate(), |(i, row)| panel.copy_row(i, &mut row[..first]));
         let rows = &*rows;
-        let panel = Panel::new(rows.len() / n, first, |i, j| rows[i * n + j], threads);
-        let scratch = || vec![Lost::new(); TILE];
+        let scratch = || vec![[0.0; TILE]; BLOCK];
         par::for_each_with(threads, before.chunks_mut(TILE * n).enumerate(), scratch, |factors, (t, tile)| {
             let count = tile.len() / n;
-            for (i, factors) in factors[..count].iter_mut().enumerate() {
-                factors.clear();
-                factors.extend(rows.chunks(n).map(|row| row[t * TILE + i]).enumerate());
+            for (factors, row) in factors.iter_mut().zip(rows.chunks(n)) {
+                factors[..count].copy_from_slice(&row[t * TILE..][..count]);
             }
-            subtract(Tile { rows: tile, n, columns: 0..t * TILE + count }, factors, &panel);
+            let factors = &factors[..rows.len() / n];
+            subtract_all(Tile { rows: tile, n, columns: 0..t * TILE + count }, factors, &panel);
         });
     }
     Ok(())
@@ -103,18 +128,25 @@ fn invert(a: &mut [f64], n: usize, threads: usize) {
         let end = n.min(first + BLOCK);
         let at = |i: usize, j: usize| if i == j { diagonal[i] } else { a[j * n + i] };
         let block = Block::new(first..end, n, at, threads);
-        let scratch = || vec![Lost::new(); TILE];
+        let scratch = || vec![[0.0; TILE]; BLOCK];
         let tiles = a[..end * n].chunks_mut(TILE * n).enumerate();
-        par::for_each_with(threads, tiles, scratch, |lost, (t, tile)| {
-            for (i, (row, lost)) in tile.chunks_mut(n).zip(lost.iter_mut()).enumerate() {
-                let (from, row) = ((t * TILE + i).saturating_sub(first), &mut row[first..end]);
-                lost.clear();
-                take_out(row, from..end - first, All, &block, lost);
-                for &(place, error) in lost.iter() {
-                    row[place] = error;
+        par::for_each_with(threads, tiles, scratch, |errors, (t, tile)| {
+            let errors = &mut errors[..end - first];
+            // Before the diagonal the square holds `V`.
+            let before = |r: usize| (t * TILE + r).saturating_sub(first);
+            for (i, errors) in errors.iter_mut().enumerate() {
+                *errors = [0.0; TILE];
+                for (r, (error, row)) in errors.iter_mut().zip(tile.chunks(n)).enumerate() {
+                    *error = if i < before(r) { 0.0 } else { row[first + i] };
                 }
             }
-            block.hand_on(tile, n, lost);
+            take_out_all(errors, All, &block);
+            for (r, row) in tile.chunks_mut(n).enumerate() {
+                for (x, errors) in row[first..end].iter_mut().zip(&*errors).skip(before(r)) {
+                    *x = errors[r];
+                }
+            }
+            block.hand_on_all(tile, (n, n), errors);
         });
     }
 }

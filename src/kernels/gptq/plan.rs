@@ -116,14 +116,14 @@ impl Plan {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::super::codes::Scheme;
-    use super::super::super::codes::uniform::Stored;
+    use super::super::super::codes::uniform::ScaleDtype;
     use super::*;
 
     /// Of 4 bits, asymmetric, in groups.
     pub(in crate::kernels::gptq) fn plan(n: usize, size: usize, order: Vec<usize>, late: bool, block: usize) -> Plan {
         let uniform = Uniform { bits: 4, scheme: Scheme::Asymmetric, offset_binary: false, signed: false };
         let spec = Spec { granularity: Granularity::Group { size }, cols: n };
-        Plan { uniform, spec, how: How { search: false, stored: Stored::Own, norm: 2.0 }, order, late, block }
+        Plan { uniform, spec, how: How { search: false, stored: ScaleDtype::Own, norm: 2.0 }, order, late, block }
     }
 
     #[test]

@@ -12,10 +12,7 @@ use std::arch::x86_64::{
     _mm512_mullo_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_srl_epi16, _mm512_storeu_ps,
 };
 
-use super::TALL;
-use super::activations::Tile;
-use super::form::{Form, LANES, LINE};
-use super::product::{Lanes, PANELS};
+use super::{TALL, activations::Tile, form::Form, form::LANES, form::LINE, product::Lanes, product::PANELS};
 use crate::isa;
 use crate::kernels::codes::Scheme;
 
@@ -40,15 +37,13 @@ macro_rules! panel {
             // SAFETY: each part of a line has as many lanes as are loaded.
             let load = |line: &[u8; LINE], part: usize| unsafe { $load(line[4 * $lanes * part..].as_ptr().cast()) };
             let mut sums = [[[$floats(0.0); PARTS]; ROWS]; TOGETHER];
-            let mut lines = [lines[0], lines[TOGETHER - 1]];
-            let (mut words, units) = (tile.words.as_chunks::<WIDE>().0, tile.scale.as_chunks::<ROWS>().0);
+            let (mut lines, units) = ([lines[0], lines[TOGETHER - 1]], tile.scale.as_chunks::<ROWS>().0);
+            let mut words = tile.words.as_chunks::<WIDE>().0;
             for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(units) {
-                let (digits_of, rest_of_words) = words.split_at(block.words * planes);
-                words = rest_of_words;
-                let (first, rest_of_first) = lines[0].split_at(header + block.words);
-                let (last, rest_of_last) = lines[1].split_at(header + block.words);
-                lines = [rest_of_first, rest_of_last];
-                // Scales, and what lies between them and the codes.
+                let (digits_of, first, last);
+                (digits_of, words) = words.split_at(block.words * planes);
+                (first, lines[0]) = lines[0].split_at(header + block.words);
+                (last, lines[1]) = lines[1].split_at(header + block.words);
                 let (scale, second) = ([&first[0], &last[0]], [&first[header - 1], &last[header - 1]]);
                 for part in 0..PARTS {
                     let mut whole = [[$ints(0); WIDE]; TOGETHER];
@@ -62,7 +57,9 @@ macro_rules! panel {
                     })+
                     let codes = first[header..].iter().zip(&last[header..]);
                     for ((first, last), x) in codes.zip(digits_of.chunks_exact(planes)) {
-                        $(_mm_prefetch::<_MM_HINT_T0>([first, last][$panel].as_ptr().wrapping_add(AHEAD * LINE).cast());)+
+                        if part == 0 {
+                            $(_mm_prefetch::<_MM_HINT_T0>([first, last][$panel].as_ptr().wrapping_add(AHEAD * LINE).cast());)+
+                        }
                         let mut codes = [load(first, part), load(last, part)];
                         for x in x {
                             for digit in 0..WIDE {
@@ -83,8 +80,7 @@ macro_rules! panel {
                         }
                         product = $mul(product, $as_floats(load(scale[i], part)));
                         if form.scheme == Scheme::MinMax {
-                            let x = &of_block[row * digits..][..digits];
-                            let x = x.iter().fold(0.0, |x, &sum| x * 256.0 + sum as f32);
+                            let x = of_block[row * digits..][..digits].iter().fold(0.0, |x, &sum| x * 256.0 + sum as f32);
                             product = $add(product, $mul($floats(x), $as_floats(load(second[i], part))));
                         }
                         sums[i][row][part] = $add(sums[i][row][part], $mul(product, $floats(units[row])));
@@ -105,6 +101,9 @@ panel! { vnni "avx2,avx512f,avx512bw,avx512vnni" 16 [0 1] [_mm512_dpbusd_epi32 _
 [_mm512_loadu_si512 _mm512_storeu_ps _mm512_and_si512 _mm512_srl_epi16 _mm512_mullo_epi32 _mm512_set1_epi8]
 [_mm512_set1_epi32 _mm512_set1_ps _mm512_castsi512_ps _mm512_cvtepi32_ps _mm512_mul_ps _mm512_add_ps] }
 panel! { avx2 "avx2" 8 [0] [dot_of_bytes dot_of_few_bits]
+[_mm256_loadu_si256 _mm256_storeu_ps _mm256_and_si256 _mm256_srl_epi16 _mm256_mullo_epi32 _mm256_set1_epi8]
+[_mm256_set1_epi32 _mm256_set1_ps _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_mul_ps _mm256_add_ps] }
+panel! { avx2_pair "avx2" 8 [0 1] [dot_of_bytes dot_of_few_bits]
 [_mm256_loadu_si256 _mm256_storeu_ps _mm256_and_si256 _mm256_srl_epi16 _mm256_mullo_epi32 _mm256_set1_epi8]
 [_mm256_set1_epi32 _mm256_set1_ps _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_mul_ps _mm256_add_ps] }
 
@@ -132,9 +131,11 @@ pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile, o
             match (tile.rows, tile.rows * tile.digits, isa::has_vnni()) {
                 // SAFETY: `has_vnni` says that this CPU has AVX-512 F, BW and VNNI.
                 $(($rows, $wide, true) => unsafe { vnni::<$bits, $rows, $wide>(&lines, form, tile, out) },)*
-                $(($rows, $wide, false) => for (lines, out) in lines.chunks(1).zip(out.chunks_mut(1)) {
-                    // SAFETY: the instruction set in use has AVX2.
-                    unsafe { avx2::<$bits, $rows, $wide>(lines, form, tile, out) };
+                // SAFETY: the instruction set in use has AVX2. It has registers for two panels of two rows.
+                $(($rows, $wide, false) if $wide <= 2 => unsafe { avx2_pair::<$bits, $rows, $wide>(&lines, form, tile, out) },
+                ($rows, $wide, false) => for i in 0..PANELS {
+                    // SAFETY: as above.
+                    unsafe { avx2::<$bits, $rows, $wide>(&lines[i..=i], form, tile, &mut out[i..=i]) };
                 },)*
                 _ => unreachable!("the sizes of tiles"),
             }

@@ -39,18 +39,40 @@ pub struct Lines<'a, T> {
     before: __m512,
 }
 
+/// Bytes that were made, and the last register of them.
+pub struct Place(usize, __m512);
+
 impl<'a, T: Copy> Lines<'a, T> {
-    /// To write `out`, where this CPU can, its elements are of 2, 4 or 8 bytes and it begins where one of 4 could.
+    /// To write `out`, where this CPU can, its elements are of 2, 4 or 8 bytes and it begins where one of 4 could; else `out`.
     #[inline(always)]
-    pub fn new(out: &'a mut [T]) -> Option<Self> {
+    pub fn new(out: &'a mut [T]) -> Result<Self, &'a mut [T]> {
         let start = out.as_ptr().addr();
         if current() != Isa::Avx512 || !matches!(size_of::<T>(), 2 | 4 | 8) || !start.is_multiple_of(4) {
-            return None;
+            return Err(out);
         }
         let head = start.wrapping_neg() % LINE / 4;
         // SAFETY: this CPU has AVX-512; from each lane on there are as many indices as lanes.
         let (from_head, before) = unsafe { (_mm512_loadu_si512(INDICES[head..].as_ptr().cast()), _mm512_setzero_ps()) };
-        Some(Self { out, made: 0, head, from_head, before })
+        Ok(Self { out, made: 0, head, from_head, before })
+    }
+
+    /// The same for one loop, which has it in registers, and where it then is, for [`Self::go_on`]. (Else each block is followed
+    /// by two more stores, which wait behind those to memory.)
+    #[inline(always)]
+    pub fn again(&mut self) -> Lines<'_, T> {
+        Lines { out: self.out, made: self.made, head: self.head, from_head: self.from_head, before: self.before }
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    pub fn place(self) -> Place {
+        Place(self.made, self.before)
+    }
+
+    /// From there.
+    #[inline(always)]
+    pub fn go_on(&mut self, Place(made, before): Place) {
+        (self.made, self.before) = (made, before);
     }
 
     /// Write the next block.

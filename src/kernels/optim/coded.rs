@@ -3,12 +3,14 @@
 //! A block may be coded while the next one is stepped, in one loop: the divisions and roots of a step leave units idle, and the
 //! largest magnitude of a block, which its codes wait for, is known by then. (One loop after the other: 1.1 of the time.)
 
-use super::coding::{Coding, LONGEST, absmax, chance, code, gather, number, scale, spread, stored, unit};
+mod arrays;
+
+pub use arrays::{decode, encode};
+
+use super::coding::{Coding, LONGEST, absmax, chance, code, gather, inverse_scale, number, scale, spread, stored};
 use super::storage::Storage;
 use super::{Algorithm, MAX_STATES, Prepared};
 use crate::isa::{self, kernel};
-use crate::kernels::codes::NEAREST;
-use crate::par::{self, CHUNK};
 use crate::real::Element;
 
 /// A magnitude by its bits.
@@ -26,8 +28,11 @@ pub struct Blocks<'a> {
     pub absmax: &'a mut [f32],
 }
 
-/// How far ahead memory is asked for.
-const AHEAD: usize = 1024;
+/// How far ahead memory is asked for, into the first and into the second level of the cache, for each part of so many lanes.
+/// (All of a block at once: the processor waits.)
+const NEAR: usize = 512;
+const FAR: usize = 2048;
+const LANES: usize = 32;
 /// Elements of several blocks, where parameters or gradients are converted.
 const SPAN: usize = 768;
 
@@ -43,7 +48,7 @@ impl<'a> Blocks<'a> {
     fn read<K: Coding>(&mut self, i: usize, signed: bool, bytes: &mut [u8; LONGEST]) -> f32 {
         let Some(&absmax) = self.absmax.get(i) else { return 0.0 };
         spread::<K>(self.codes_of::<K>(i), bytes);
-        unit::<K>(absmax, signed)
+        scale::<K>(absmax, signed)
     }
 
     /// The largest magnitude of block number `i`; what its numbers are multiplied by.
@@ -51,7 +56,7 @@ impl<'a> Blocks<'a> {
         let largest = absmax(largest);
         let Some(place) = self.absmax.get_mut(i) else { return 0.0 };
         *place = largest;
-        scale::<K>(largest, signed)
+        inverse_scale::<K>(largest, signed)
     }
 
     /// Each block's codes and its largest magnitude.
@@ -100,16 +105,14 @@ impl<K: Coding> Storage<f32> for K {
         let [signed_a, signed_b, _] = A::SIGNED;
         let Buffers { numbers: [numbers, before], read, made } = buffers;
         let (mut numbers, mut before) = (numbers, before);
-        let mut scales = [0.0; 2];
+        let mut inverse_scales = [0.0; 2];
         let (n, blocks) = (param.len(), param.len().div_ceil(K::BLOCK));
         let block_at = |start: usize| n.min(start)..n.min(start + K::BLOCK);
         for i in 0..blocks {
-            let (own, ahead) = (block_at(i * K::BLOCK), block_at(i * K::BLOCK + AHEAD));
-            isa::prefetch::<true, _>(&param[ahead.clone()]);
-            isa::prefetch::<true, _>(&grad[ahead]);
+            let own = block_at(i * K::BLOCK);
             let (param, grad) = (&mut param[own.clone()], &grad[own]);
-            let units = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
-            let how = How { units, scales, prepared: *prepared, algorithm: *algorithm };
+            let scales = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
+            let how = How { scales, inverse_scales, prepared: *prepared, algorithm: *algorithm };
             let largest = if param.len() == K::BLOCK {
                 step_and_code::<A, K>(param, grad, read, numbers, before, made, how)
             } else {
@@ -119,9 +122,9 @@ impl<K: Coding> Storage<f32> for K {
                 put::<A, K>(i - 1, made, [&mut *a, &mut *b]);
             }
             let [largest_a, largest_b] = with_one_nan(numbers, largest);
-            scales = [a.set_largest::<K>(i, signed_a, largest_a), b.set_largest::<K>(i, signed_b, largest_b)];
+            inverse_scales = [a.set_largest::<K>(i, signed_a, largest_a), b.set_largest::<K>(i, signed_b, largest_b)];
             if !K::TOGETHER || i + 1 == blocks {
-                code_block::<K>(numbers, scales, A::SIGNED, &mut *made, A::STATES);
+                code_block::<K>(numbers, inverse_scales, A::SIGNED, &mut *made, A::STATES);
                 put::<A, K>(i, made, [&mut *a, &mut *b]);
             }
             (numbers, before) = (before, numbers);
@@ -136,11 +139,11 @@ fn put<A: Algorithm<f32>, K: Coding>(i: usize, made: &Two<u8>, states: [&mut Blo
     }
 }
 
-/// The units of the block that is stepped, the scales of the one before it, and the step.
+/// The scales of the block that is stepped, the inverse scales of the one before it, and the step.
 #[derive(Debug, Clone, Copy)]
 struct How<A> {
-    units: [f32; 2],
     scales: [f32; 2],
+    inverse_scales: [f32; 2],
     prepared: Prepared<f32>,
     algorithm: A,
 }
@@ -157,27 +160,35 @@ kernel! {
         made: &mut Two<u8>,
         how: How<A>,
     ) -> [Key; 2] {
-        let How { units, scales, prepared, algorithm } = how;
+        let How { scales, inverse_scales, prepared, algorithm } = how;
         let (param, grad) = (&mut param[..K::BLOCK], &grad[..K::BLOCK]);
         let mut largest = [0; 2];
-        for i in 0..K::BLOCK {
-            // First, what needs no division: it runs while those of the elements before are waited for (0.95 of the time).
-            // Chance by the low bits of the other number.
-            if K::TOGETHER {
-                made[0][i] = code::<K>(before[0][i], scales[0], chance(before[1][i]), A::SIGNED[0]);
+        for part in 0..K::BLOCK / LANES {
+            let ahead = part * LANES..(part + 1) * LANES;
+            isa::prefetch::<false, _>(&param[ahead.clone()], NEAR);
+            isa::prefetch::<false, _>(&grad[ahead.clone()], NEAR);
+            isa::prefetch::<true, _>(&param[ahead.clone()], FAR);
+            isa::prefetch::<true, _>(&grad[ahead], FAR);
+            for lane in 0..LANES {
+                let i = part * LANES + lane;
+                // First, what needs no division: it runs while those of the elements before are waited for (0.95 of the time).
+                // Chance by the low bits of the other number.
+                if K::TOGETHER {
+                    made[0][i] = code::<K>(before[0][i], inverse_scales[0], chance(before[1][i]), A::SIGNED[0]);
+                }
+                if K::TOGETHER && A::STATES > 1 {
+                    made[1][i] = code::<K>(before[1][i], inverse_scales[1], chance(before[0][i]), A::SIGNED[1]);
+                }
+                let a = number::<K>(codes[0][i], scales[0], A::SIGNED[0]);
+                let b = if A::STATES > 1 { number::<K>(codes[1][i], scales[1], A::SIGNED[1]) } else { 0.0 };
+                let (p, [a, b, _]) = prepared.step_any(&algorithm, param[i], grad[i], [a, b, 0.0]);
+                let a = stored::<K>(a, A::SIGNED[0]);
+                largest[0] = larger(largest[0], a, A::SIGNED[0]);
+                (param[i], numbers[0][i]) = (p, a);
+                let b = if A::STATES > 1 { stored::<K>(b, A::SIGNED[1]) } else { p };
+                largest[1] = larger(largest[1], b, A::STATES == 1 || A::SIGNED[1]);
+                numbers[1][i] = b;
             }
-            if K::TOGETHER && A::STATES > 1 {
-                made[1][i] = code::<K>(before[1][i], scales[1], chance(before[0][i]), A::SIGNED[1]);
-            }
-            let a = number::<K>(codes[0][i], units[0], A::SIGNED[0]);
-            let b = if A::STATES > 1 { number::<K>(codes[1][i], units[1], A::SIGNED[1]) } else { 0.0 };
-            let (p, [a, b, _]) = prepared.step_any(&algorithm, param[i], grad[i], [a, b, 0.0]);
-            let a = stored::<K>(a, A::SIGNED[0]);
-            largest[0] = larger(largest[0], a, A::SIGNED[0]);
-            (param[i], numbers[0][i]) = (p, a);
-            let b = if A::STATES > 1 { stored::<K>(b, A::SIGNED[1]) } else { p };
-            largest[1] = larger(largest[1], b, A::STATES == 1 || A::SIGNED[1]);
-            numbers[1][i] = b;
         }
         largest.map(|bits| f32::from_bits(bits).magnitude())
     }
@@ -235,66 +246,16 @@ fn code_all<K: Coding>([numbers, noise]: [&[f32; LONGEST]; 2], scale: f32, signe
 kernel! {
     /// The codes of a block of the first states, as [`step_and_code`] makes them.
     fn code_block<K: Coding>(
-        numbers: &Two<f32>, scales: [f32; 2], signed: [bool; MAX_STATES], made: &mut Two<u8>, states: usize
+        numbers: &Two<f32>, inverse_scales: [f32; 2], signed: [bool; MAX_STATES], made: &mut Two<u8>, states: usize
     ) {
         for state in 0..states {
             let (numbers, made) = ([&numbers[state], &numbers[1 - state]], &mut made[state]);
             // Known to the compiler in each.
             if signed[state] {
-                code_all::<K>(numbers, scales[state], true, made);
+                code_all::<K>(numbers, inverse_scales[state], true, made);
             } else {
-                code_all::<K>(numbers, scales[state], false, made);
+                code_all::<K>(numbers, inverse_scales[state], false, made);
             }
-        }
-    }
-}
-
-/// A state cut into pieces.
-fn pieces<K: Coding>(mut state: Blocks<'_>, n: usize) -> Vec<Blocks<'_>> {
-    (0..n.div_ceil(CHUNK)).map(|i| <K as Storage<f32>>::split_off(&mut state, CHUNK.min(n - i * CHUNK))).collect()
-}
-
-/// The numbers of a state.
-pub fn decode<K: Coding>(state: Blocks<'_>, signed: bool, out: &mut [f32], threads: usize) {
-    let work = pieces::<K>(state, out.len()).into_iter().zip(out.chunks_mut(CHUNK));
-    par::for_each(threads, work, |(state, out)| decode_piece::<K>(state, signed, out));
-}
-
-/// Code a state.
-pub fn encode<K: Coding>(x: &[f32], signed: bool, state: Blocks<'_>, threads: usize) {
-    let work = pieces::<K>(state, x.len()).into_iter().zip(x.chunks(CHUNK));
-    par::for_each(threads, work, |(state, x)| encode_piece::<K>(x, signed, state));
-}
-
-kernel! {
-    fn decode_piece<K: Coding>(state: Blocks<'_>, signed: bool, out: &mut [f32]) {
-        let mut state = state;
-        for (out, (codes, largest)) in out.chunks_mut(K::BLOCK).zip(state.each::<K>()) {
-            let mut bytes = [0; LONGEST];
-            spread::<K>(codes, &mut bytes);
-            let unit = unit::<K>(*largest, signed);
-            for (out, &code) in out.iter_mut().zip(&bytes) {
-                *out = number::<K>(code, unit, signed);
-            }
-        }
-    }
-}
-
-kernel! {
-    fn encode_piece<K: Coding>(x: &[f32], signed: bool, state: Blocks<'_>) {
-        let mut state = state;
-        for (x, (codes, kept)) in x.chunks(K::BLOCK).zip(state.each::<K>()) {
-            let (mut numbers, mut largest) = ([0.0; LONGEST], 0);
-            for (number, &x) in numbers.iter_mut().zip(x) {
-                *number = stored::<K>(x, signed);
-                largest = number.magnitude().max(largest);
-            }
-            *kept = absmax(largest);
-            let (scale, mut bytes) = (scale::<K>(*kept, signed), [0; LONGEST]);
-            for i in 0..K::BLOCK {
-                bytes[i] = code::<K>(numbers[i], scale, NEAREST, signed);
-            }
-            gather::<K>(&bytes, codes);
         }
     }
 }

@@ -110,17 +110,17 @@ kernel! {
     }
 }
 
-/// The number of a code; `unit` is [`unit`] of its block.
+/// The number of a code; `scale` is [`scale`] of its block.
 #[inline(always)]
-pub fn number<K: Coding>(code: u8, unit: f32, signed: bool) -> f32 {
+pub fn number<K: Coding>(code: u8, scale: f32, signed: bool) -> f32 {
     let x = if signed { K::Signed::decode(code.into()) } else { K::Unsigned::decode(code.into()) };
-    let x = x * unit;
+    let x = x * scale;
     if K::ROOT && !signed { x * x } else { x }
 }
 
 /// What the numbers of codes are multiplied by.
 #[inline(always)]
-pub fn unit<K: Coding>(absmax: f32, signed: bool) -> f32 {
+pub fn scale<K: Coding>(absmax: f32, signed: bool) -> f32 {
     absmax / top::<K>(signed)
 }
 
@@ -157,15 +157,15 @@ pub fn absmax(largest: <f32 as Element>::Key) -> f32 {
 
 /// What the numbers of a block are multiplied by before they are coded.
 #[inline(always)]
-pub fn scale<K: Coding>(absmax: f32, signed: bool) -> f32 {
+pub fn inverse_scale<K: Coding>(absmax: f32, signed: bool) -> f32 {
     // Just below, so that no chance takes the largest above all codes.
     if absmax == 0.0 { 0.0 } else { top::<K>(signed) * (1.0 - 2.0 * f32::EPSILON) / absmax }
 }
 
 /// The code of what is [`stored`].
 #[inline(always)]
-pub fn code<K: Coding>(x: f32, scale: f32, random: u32, signed: bool) -> u8 {
-    let x = x * scale;
+pub fn code<K: Coding>(x: f32, inverse_scale: f32, random: u32, signed: bool) -> u8 {
+    let x = x * inverse_scale;
     let code = if signed { K::Signed::encode_by_chance(x, random) } else { K::Unsigned::encode_by_chance(x, random) };
     code as u8
 }

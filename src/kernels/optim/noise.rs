@@ -33,7 +33,7 @@ impl Noise {
 
     /// Two words of key for elements whose indices have the same upper half, and the lower half of the first.
     #[inline(always)]
-    pub fn words(&self) -> (u32, u32, u32) {
+    pub fn keys(&self) -> (u32, u32, u32) {
         let key = mix(self.key ^ (self.first >> 32).wrapping_mul(GOLDEN));
         (key as u32, (key >> 32) as u32, self.first as u32)
     }
@@ -57,8 +57,8 @@ mod tests {
     fn test_every_bit_is_set_half_of_the_time_and_neighbours_are_independent() {
         let n = 1 << 16;
         for noise in [Noise::new(0, 1, 0), Noise::new(0, 2, 0), Noise::new(0, 1, 1), Noise::new(7, 1, 0)] {
-            let words = noise.words();
-            let all: Vec<u32> = (0..n).map(|i| bits(words, i)).collect();
+            let keys = noise.keys();
+            let all: Vec<u32> = (0..n).map(|i| bits(keys, i)).collect();
             for bit in 0..32 {
                 let ones = all.iter().filter(|x| *x >> bit & 1 == 1).count() as f64;
                 let equal = all.windows(2).filter(|w| (w[0] ^ w[1]) >> bit & 1 == 0).count() as f64;
@@ -73,11 +73,11 @@ mod tests {
     #[test]
     fn test_a_cut_changes_no_bits_and_tensors_and_steps_differ() {
         let noise = Noise::new(3, 5, 2);
-        let want: Vec<u32> = (0..100).map(|i| bits(noise.words(), i)).collect();
+        let want: Vec<u32> = (0..100).map(|i| bits(noise.keys(), i)).collect();
         let rest = noise.after(60);
-        let got = (0..60).map(|i| bits(noise.words(), i)).chain((0..40).map(|i| bits(rest.words(), i)));
+        let got = (0..60).map(|i| bits(noise.keys(), i)).chain((0..40).map(|i| bits(rest.keys(), i)));
         assert_eq!(got.collect::<Vec<_>>(), want);
-        let firsts = [(3, 5, 2), (3, 5, 3), (3, 6, 2), (4, 5, 2)].map(|(a, b, c)| bits(Noise::new(a, b, c).words(), 0));
+        let firsts = [(3, 5, 2), (3, 5, 3), (3, 6, 2), (4, 5, 2)].map(|(a, b, c)| bits(Noise::new(a, b, c).keys(), 0));
         assert!((0..4).all(|i| (0..i).all(|j| firsts[i] != firsts[j])), "{firsts:?}");
     }
 }

@@ -123,9 +123,9 @@ kernel! {
                 }
             }
             Some(noise) => {
-                let words = noise.words();
+                let keys = noise.keys();
                 for ((stored, v), i) in stored.iter_mut().zip(wide).zip(0u32..) {
-                    *stored = T::store_by_chance(v.store_as(), noise::bits(words, i));
+                    *stored = T::store_by_chance(v.store_as(), noise::bits(keys, i));
                 }
             }
         }

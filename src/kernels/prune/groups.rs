@@ -117,7 +117,7 @@ fn write_all<T: Element, K: Key, O: Output<T>>(x: Option<&[T]>, out: &mut [O::It
         }
     } else {
         for (out, &stays) in out.iter_mut().zip(stays) {
-            *out = O::kept(*out, stays != K::ZERO);
+            *out = O::masked(*out, stays != K::ZERO);
         }
     }
 }

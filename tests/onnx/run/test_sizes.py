@@ -1,6 +1,7 @@
 """H10, H19, H22: inputs that are made up never veto a good model; several sizes are run, and they are a smoke test."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.onnx.run.inputs import InputInfo
 from modelopt_rs.onnx.run.pair import run_pair
+from modelopt_rs.onnx.run.sessions import Ended, bounded, limited, open_session, run_session
 from modelopt_rs.onnx.run.trials import lengths, open_axes
 from modelopt_rs.planning.run import RunOptions
 
@@ -269,3 +271,22 @@ def test_a_run_that_does_not_end_is_ended_and_the_file_written(tmp_path: Path, d
     assert report.run.runs == 0
     assert words in report.run.not_run
     assert (tmp_path / "b.onnx").exists()
+
+
+def test_a_session_that_is_limited_never_holds_more_and_later_ones_are_not(tmp_path: Path) -> None:
+    """Twenty nodes of which each doubles the data: 64 MiB of 16 numbers, that no look from time to time would see."""
+    names = ["x", *(f"c{i}" for i in range(20)), "y"]
+    nodes = [helper.make_node("Concat", [a, a], [b], axis=0) for a, b in pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, 1, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "chain.onnx"
+    onnx.save(proto, path)
+    with limited(1 << 24, path):
+        session = open_session(path, threads=1)
+    few, many = ({"x": np.ones(n, np.float32)} for n in (1, 16))
+    with bounded(60.0, 1 << 24):
+        assert run_session(session, path, few)[0].nbytes == 1 << 23
+        with pytest.raises(Ended, match="takes more than 16,777,216 bytes"):
+            run_session(session, path, many)
+    assert run_session(open_session(path, threads=1), path, many)[0].nbytes == 1 << 27

@@ -12,8 +12,7 @@ from modelopt_rs.containers.onnx.external import Extent
 from modelopt_rs.containers.onnx.tensors import extent_of, is_lazy
 from modelopt_rs.onnx.int8.bodies import FLAT, WIDTH, bring_out
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, input_infos
-from modelopt_rs.onnx.run.sessions import FOLDER, SILENT, Session, refusal, run_session, utf8
-from modelopt_rs.threads import get_num_threads
+from modelopt_rs.onnx.run.sessions import FOLDER, Session, new_session, run_session, session_options, utf8
 
 __all__ = ["Observer", "skeleton"]
 
@@ -179,17 +178,9 @@ def _place(tensor: ir.TensorProtocol | None) -> Extent | None:
 
 
 def _session(data: bytes, folder: Path, path: str | os.PathLike[str], threads: int | None) -> Session:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = SILENT
-    options.intra_op_num_threads = threads or get_num_threads()
-    options.inter_op_num_threads = 1
+    options = session_options(threads)
     # Between runs the values are looked at: its threads would wait in loops and keep the cores from that.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with utf8(folder.resolve()) as name:
         options.add_session_config_entry(FOLDER, name)
-        try:
-            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common class but this
-            raise refusal(path, error, "refuses it") from error
+        return new_session(data, options, path)

@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from modelopt_rs.onnx.run.inputs import Feed, InputInfo, check_dims, input_infos
 from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.onnx.run.outputs import OutputFigures
 from modelopt_rs.onnx.run.samples import Given, Samples, feeds
-from modelopt_rs.onnx.run.sessions import Session, open_session, run_session
+from modelopt_rs.onnx.run.sessions import Session, limited, open_session, run_session
 from modelopt_rs.onnx.run.sizes import Found, Search, patience
 from modelopt_rs.onnx.run.trials import open_axes
 from modelopt_rs.planning.run import RunOptions
@@ -104,8 +105,10 @@ def compare_models(
     """
     start = time.perf_counter()
     options, threads = options or RunOptions(), threads or get_num_threads()
-    one = _Model(a, open_session(a, threads=threads))
-    other = _Model(b, open_session(b, threads=threads))
+    made_up = options.inputs is None and samples is None
+    with limited(max_memory, a, b) if made_up else nullcontext():
+        one = _Model(a, open_session(a, threads=threads))
+        other = _Model(b, open_session(b, threads=threads))
     infos, found = _inputs(one, other, options, max_memory, samples)
     inputs = found.feeds
     if not inputs:

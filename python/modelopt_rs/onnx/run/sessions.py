@@ -5,9 +5,10 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,12 +20,16 @@ from modelopt_rs.containers.system import READ, descriptor_path
 from modelopt_rs.errors import quote
 from modelopt_rs.threads import get_num_threads
 
-__all__ = ["FOLDER", "Ended", "Session", "bounded", "open_session", "resident", "run_session", "utf8"]
+__all__ = ["FOLDER", "Ended", "Session", "bounded", "limited", "new_session", "open_session"]
+__all__ += ["resident", "run_session", "session_options", "size_of", "utf8"]
 
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
 Feed: TypeAlias = Mapping[str, Array]
+WEIGHTS = 4  # times the bytes of a model: read, widened, and laid out again for each operator
 LOOK = 0.005  # seconds between two looks at a run that has bounds: it may fill 100 MB in ten times that
 _BOUNDS: ContextVar["_Bounds | None"] = ContextVar("_BOUNDS", default=None)
+_LIMIT: ContextVar[int | None] = ContextVar("_LIMIT", default=None)
+_ARENA = threading.Lock()  # onnxruntime has one allocator that sessions share: it is ours while one is opened
 
 INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
 # Where the files of weights are looked for, of a model that comes as bytes, or under another path than its own.
@@ -42,6 +47,7 @@ NODES = (
 )
 # Which file, which the message has already, and a place in its own sources: "/.../reshape_helper.h:91 f(int) ".
 PLACE = re.compile(r"^(Load model from .*? failed: ?)?(/\S+:\d+ .*?\) )?", re.S)
+NO_MEMORY = "is smaller than requested bytes"
 STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : (?P<status>\w+) : ")
 UNSUPPORTED = re.compile(
     r"No Op registered|not a registered|No opset import|Could not find an implementation|[Uu]nsupported|Opset \d+"
@@ -77,22 +83,95 @@ def open_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
 
         session = open_session("model.onnx", threads=1)
     """
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise ImportError(f"open_session: {INSTALL}") from e
+    if find_spec("onnxruntime") is None:
+        raise ImportError(f"open_session: {INSTALL}")
     os.close(open_regular(path))  # says what is wrong with the path as for every other file
+    options = session_options(threads)
+    with utf8(path) as model, utf8(Path(path).absolute().parent) as folder:
+        if model != os.fspath(path):
+            options.add_session_config_entry(FOLDER, folder)
+        return new_session(model, options, path)
+
+
+def session_options(threads: int | None) -> Any:
+    """Return what every session has: silence, and so many threads."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     options.intra_op_num_threads = threads or get_num_threads()
     options.inter_op_num_threads = 1
-    with utf8(path) as model, utf8(Path(path).absolute().parent) as folder:
-        if model != os.fspath(path):
-            options.add_session_config_entry(FOLDER, folder)
+    return options
+
+
+def new_session(model: str | bytes, options: Any, path: str | os.PathLike[str]) -> Session:
+    """Load a model; under `limited` all that it holds comes out of so many bytes.
+
+    Raises
+    ------
+    FormatError
+        If onnxruntime refuses it.
+    """
+    import onnxruntime
+
+    limit = _LIMIT.get()
+    with _ARENA if limit is not None else nullcontext():
+        if limit is not None:
+            _register(limit)
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # its errors have no common class but this
             raise refusal(path, e, "refuses it") from e
+        finally:
+            if limit is not None:
+                _register(0)  # of later sessions of this process that share one, nobody is limited
+
+
+def _register(nbytes: int) -> None:
+    """Let sessions that are opened from now on, and share an allocator, have one of so many bytes (0: of any)."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    same_as_requested = 1
+    arena = ort.OrtArenaCfg({"max_mem": nbytes, "arena_extend_strategy": same_as_requested})
+    ort.create_and_register_allocator(memory, arena)
+
+
+@contextmanager
+def limited(nbytes: int, *models: str | os.PathLike[str]) -> Iterator[None]:
+    """While it lasts, sessions that are opened hold no more than so many bytes: a node that needs more fails.
+
+    `bounded` looks at a run from time to time, and ends it before its next node; this is never late.
+
+    Parameters
+    ----------
+    nbytes : int
+        For the values between nodes.
+    *models : path
+        What is opened: their weights come on top, also as onnxruntime lays them out again.
+    """
+    token = _LIMIT.set(nbytes + WEIGHTS * max(map(size_of, models)))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Return the bytes of a model, or of all that is beside it, where its weights may be; 0 where it can't be read.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.sessions import size_of
+    >>> size_of("no such folder/model.onnx")
+    0
+    """
+    try:
+        beside = sum(each.stat().st_size for each in Path(path).parent.iterdir() if each.is_file())
+        return max(Path(path).stat().st_size, beside)
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -175,6 +254,7 @@ class _Bounds:
         import onnxruntime
 
         options, done, why = onnxruntime.RunOptions(), threading.Event(), []
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # what it took, for the next
         started, held = time.process_time(), resident()
 
         def watch() -> None:
@@ -192,6 +272,8 @@ class _Bounds:
         try:
             found: list[Any] = session.run(outputs, dict(feed), options)
         except Exception as e:
+            if NO_MEMORY in str(e):  # of its allocator, under `limited`
+                why.append(f"takes more than {self.nbytes:,} bytes")
             if why:
                 raise Ended(f"{Path(path)}: a run in onnxruntime {why[0]}") from e
             raise

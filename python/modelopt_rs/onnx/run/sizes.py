@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +13,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError
 from modelopt_rs.onnx.run.generate import axis_length
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, generated
-from modelopt_rs.onnx.run.sessions import Ended, bounded, resident
+from modelopt_rs.onnx.run.sessions import Ended, bounded, resident, size_of
 from modelopt_rs.onnx.run.trials import LADDER, lengths, open_axes
 from modelopt_rs.onnx.run.vocabulary import Known
 from modelopt_rs.planning.run import RunOptions
@@ -183,11 +182,7 @@ def patience(path: str | os.PathLike[str]) -> float:
     >>> patience("model.onnx")
     3.0
     """
-    try:
-        beside = sum(each.stat().st_size for each in Path(path).parent.iterdir() if each.is_file())
-        return PATIENCE[0] + PATIENCE[1] * max(Path(path).stat().st_size, beside)
-    except OSError:
-        return PATIENCE[0]
+    return PATIENCE[0] + PATIENCE[1] * size_of(path)
 
 
 def guesses(infos: Mapping[str, InputInfo]) -> Iterator[Mapping[str, InputInfo]]:

@@ -3,6 +3,7 @@
 //! A code is `round((x - offset) / scale)`: the quotient rounded to the dtype of the scale, then to an integer, half to
 //! even. See `Divisor::quotient` for how quotients are had at less than the price of divisions.
 
+use super::ahead::Ahead;
 use super::groups::IN_L1;
 use super::mode::Mode;
 use super::{BLOCK, Scheme, Uniform, dequantize};
@@ -225,21 +226,18 @@ impl<C: Real> Multiplier<C> {
 }
 
 /// Codes, or their numbers, of consecutive elements that share a part, where the scale is one that [`Divisor::quotient`]
-/// takes; what will be read later, of the same length or none, is fetched meanwhile: the range of a run waits for memory
-/// and its codes for the processor (together 0.85 of the time).
+/// takes, from element `at` of a group on; what will be read later is fetched meanwhile.
 #[inline(always)]
 pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
-    [x, ahead]: [&[T]; 2],
+    x: &[T],
+    (ahead, at): (Ahead, usize),
     multiplier: Multiplier<T::Compute>,
     out: &mut [O::Item],
 ) {
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
-    let ahead_blocks = ahead.as_chunks::<BLOCK>().0;
     for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
-        if let Some(ahead) = ahead_blocks.get(i) {
-            isa::prefetch::<true, _>(ahead);
-        }
+        ahead.fetch(block, at + i * BLOCK);
         *out = multiplier.block::<T, M, O>(block);
     }
     for (out, &x) in out_tail.iter_mut().zip(tail) {
@@ -250,13 +248,28 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
 /// The same of whole blocks past the caches.
 #[inline(always)]
 pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
-    [x, ahead]: [&[T]; 2],
+    x: &[T],
+    ahead: Ahead,
     multiplier: &Multiplier<T::Compute>,
     lines: &mut Lines<'_, O::Item>,
 ) {
-    for (block, ahead) in x.as_chunks::<BLOCK>().0.iter().zip(ahead.as_chunks::<BLOCK>().0) {
-        isa::prefetch::<true, _>(ahead);
+    for (i, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        ahead.fetch(block, i * BLOCK);
         lines.push(&multiplier.block::<T, M, O>(block));
+    }
+}
+
+/// The same by division.
+pub(super) fn divide_lines<T: Element, M: Mode, O: Make<T>>(
+    x: &[T],
+    uniform: Uniform,
+    stored: (T::Compute, u8, T::Compute),
+    lines: &mut Lines<'_, O::Item>,
+) {
+    for block in x.as_chunks::<BLOCK>().0 {
+        let mut made = [O::ANY; BLOCK];
+        O::divide::<M>(block, uniform, stored, &mut made);
+        lines.push(&made);
     }
 }
 
@@ -277,7 +290,7 @@ mod tests {
         ) {
             if FMA && Divisor::is_exact(stored.0) {
                 let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
-                multiply::<T, M, O>([x, &[]], multiplier, out);
+                multiply::<T, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, out);
             } else {
                 O::divide::<M>(x, uniform, stored, out);
             }

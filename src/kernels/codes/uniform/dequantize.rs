@@ -2,7 +2,7 @@
 
 use super::super::Spec;
 use super::code;
-use super::cut::Runs;
+use super::tiling::Runs;
 use super::{BLOCK, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
@@ -14,7 +14,7 @@ const STREAM_BLOCK: usize = 2048;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
-struct Coding<C> {
+pub(super) struct Coding<C> {
     flip: u8,
     zero: i16,
     /// 2 where the product with the scale may overflow before the offset brings it back (minmax over more than the
@@ -38,7 +38,7 @@ impl<C: Real> Coding<C> {
 
 impl Uniform {
     #[inline(always)]
-    fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
+    pub(super) fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
         let half = 1u8 << (self.bits - 1);
         let (flip, zero) = match (self.scheme, self.offset_binary) {
             (Scheme::Symmetric, false) => (half, half as i16),
@@ -71,7 +71,7 @@ fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
 
 /// The numbers of codes that share a part. (In blocks of 32 in the cache three times as long where there are 8 or more.)
 #[inline(always)]
-fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
+pub(super) fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     if coding.is_small() {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = small_number(code, coding);
@@ -115,27 +115,39 @@ fn by_element<C: Real, O: Element>(codes: &[u8], uniform: Uniform, params: Param
     }
 }
 
+/// The numbers of codes, one a byte; the runs that follow.
+#[inline(always)]
+pub(super) fn runs_of_values<C: Real, O: Element>(
+    codes: &[u8],
+    runs: Runs,
+    uniform: Uniform,
+    params: ParamsRef<'_, C>,
+    out: &mut [O],
+) -> Runs {
+    let (mut runs, mut at) = (runs, 0);
+    while at < out.len() {
+        let (part, n) = runs.next(out.len() - at);
+        let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
+        if runs.is_by_element() {
+            by_element(codes, uniform, params.from(part), out);
+        } else {
+            run(codes, uniform.coding(params.get(part)), out);
+        }
+        at += n;
+    }
+    runs
+}
+
 kernel! {
-    /// The numbers of codes, one a byte; the runs that follow.
-    fn values<C: Real, O: Element>(
+    /// The same in the instruction set that this CPU has.
+    pub(super) fn values<C: Real, O: Element>(
         codes: &[u8],
         runs: Runs,
         uniform: Uniform,
         params: ParamsRef<'_, C>,
         out: &mut [O],
     ) -> Runs {
-        let (mut runs, mut at) = (runs, 0);
-        while at < out.len() {
-            let (part, n) = runs.next(out.len() - at);
-            let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
-            if runs.is_by_element() {
-                by_element(codes, uniform, params.from(part), out);
-            } else {
-                run(codes, uniform.coding(params.get(part)), out);
-            }
-            at += n;
-        }
-        runs
+        runs_of_values(codes, runs, uniform, params, out)
     }
 }
 
@@ -161,68 +173,6 @@ pub(super) fn write_values<C: Real, O: Element>(
     }
 }
 
-/// Rows of the first axis of an array.
-#[derive(Debug, Clone, Copy)]
-pub struct RowsOf<'a> {
-    /// How many rows the array has.
-    pub height: usize,
-    /// Elements of a row: whole rows of `Spec::cols`.
-    pub width: usize,
-    /// Which are wanted.
-    pub rows: &'a [usize],
-}
-
-/// Rows whose codes and scales are asked for ahead of use: a table does not fit the caches.
-const AHEAD: usize = 8;
-
-/// Dequantize rows of the first axis, each wherever it lies.
-pub fn dequantize_rows<C: Real, O: Element>(
-    codes: &[u8],
-    uniform: Uniform,
-    spec: Spec,
-    params: ParamsRef<'_, C>,
-    of: RowsOf<'_>,
-    out: &mut [O],
-    threads: usize,
-) {
-    if out.is_empty() {
-        return;
-    }
-    let cut = uniform.cut(spec, of.height * of.width);
-    let bytes = of.width / spec.cols * packed_len(spec.cols, uniform.bits);
-    let packed = |row: usize| &codes[row * bytes..][..bytes];
-    // Of the scales only those that lie by rows are known without a division.
-    let ask = |row: usize| {
-        isa::prefetch::<false, _>(packed(row));
-        if params.scale.len() == of.height {
-            isa::prefetch::<false, _>(&params.scale[row..=row]);
-        }
-    };
-    let together = (par::CHUNK / of.width).max(1);
-    let items: Vec<_> = of.rows.chunks(together).zip(out.chunks_mut(together * of.width)).collect();
-    par::for_each(threads, items.into_iter(), |(rows, out)| {
-        rows.iter().take(AHEAD).for_each(|&row| ask(row));
-        for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(of.width)).enumerate() {
-            if let Some(&next) = rows.get(i + AHEAD) {
-                ask(next);
-            }
-            let runs = cut.runs_at(row * of.width);
-            if uniform.bits == 8 {
-                values(packed(row), runs, uniform, params, out);
-                continue;
-            }
-            par::with_scratch(of.width, |codes| {
-                let line = cut.row.min(of.width);
-                let lines = packed(row).chunks(packed_len(line, uniform.bits));
-                for (codes, packed) in codes.chunks_mut(line).zip(lines) {
-                    match_width!(uniform.bits, W => unpack_chunk::<W>(packed, codes, 0));
-                }
-                values(codes, runs, uniform, params, out);
-            });
-        }
-    });
-}
-
 /// Dequantize packed rows into `out` (whole rows of `spec.cols`).
 pub fn dequantize<C: Real, O: Element>(
     codes: &[u8],
@@ -235,24 +185,24 @@ pub fn dequantize<C: Real, O: Element>(
     if out.is_empty() {
         return;
     }
-    let cut = uniform.cut(spec, out.len());
+    let tiling = uniform.tiling(spec, out.len());
     let (mut out, mut codes) = (out, codes);
-    let items: Vec<_> = cut
+    let items: Vec<_> = tiling
         .pieces(false)
         .map(|piece| (piece, codes.split_off(..piece.bytes), out.split_off_mut(..piece.len)))
         .map(|(piece, codes, out)| (piece, codes.unwrap_or_default(), out.unwrap_or_default()))
         .collect();
     par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
-        let runs = cut.runs_at(piece.start);
+        let runs = tiling.runs_at(piece.start);
         if uniform.bits == 8 {
-            return write_values(packed, runs, uniform, params, out, cut.is_streamed());
+            return write_values(packed, runs, uniform, params, out, tiling.is_streamed());
         }
-        let row = cut.row.min(out.len());
+        let row = tiling.row.min(out.len());
         par::with_scratch(out.len(), |codes| {
             for (codes, packed) in codes.chunks_mut(row).zip(packed.chunks(packed_len(row, uniform.bits))) {
                 match_width!(uniform.bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            write_values(codes, runs, uniform, params, out, cut.is_streamed());
+            write_values(codes, runs, uniform, params, out, tiling.is_streamed());
         });
     });
 }

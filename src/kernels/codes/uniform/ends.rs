@@ -1,5 +1,6 @@
 //! The ranges of the groups of a batch.
 
+use super::ahead::Ahead;
 use super::groups::{BATCH, IN_L1};
 use super::mode::Mode;
 use super::{BLOCK, Scheme};
@@ -22,7 +23,7 @@ pub(super) type Ends<T> = [[<T as Element>::Key; BATCH]; 2];
 
 kernel! {
     /// The ends of the ranges of groups. A kernel of its own: it is the same for several modes, for codes and for numbers.
-    pub(super) fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ends: &mut Ends<T>) {
+    pub(super) fn find_ends<T: Element, M: Mode>(x: &[T], size: usize, ahead: Ahead, ends: &mut Ends<T>) {
         let n = x.len() / size;
         if M::SCHEME == Some(Scheme::Symmetric)
             && size == BLOCK
@@ -34,7 +35,7 @@ kernel! {
             ends_of_blocks::<T, M>(x, size, ends);
         } else {
             for (i, x) in x.chunks_exact(size).enumerate() {
-                [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x);
+                [ends[0][i], ends[1][i]] = ends_of_group::<T, M>(x, ahead);
             }
         }
         if M::SCHEME == Some(Scheme::Symmetric) {
@@ -89,15 +90,19 @@ fn fold_pairs<K: Key>(x: &[K], out: &mut [K]) {
 
 /// The ends of one group of any length.
 #[inline(always)]
-fn ends_of_group<T: Element, M: Mode>(x: &[T]) -> [T::Key; 2] {
+fn ends_of_group<T: Element, M: Mode>(x: &[T], ahead: Ahead) -> [T::Key; 2] {
     let (blocks, tail) = if x.len() <= SHORT { x.as_chunks::<BLOCK>() } else { (Default::default(), x) };
     let mut ends = [T::Key::MIN; 2];
     for block in blocks {
         let [low, high] = fold::<T, M>(block);
         ends = [ends[0].max(low), ends[1].max(high)];
     }
-    let [low, high] = fold::<T, M>(tail);
-    [ends[0].max(low), ends[1].max(high)]
+    for (part, quarter) in tail.chunks(IN_L1).zip(x.chunks(IN_L1 / 4)) {
+        ahead.fetch_following(quarter);
+        let [low, high] = fold::<T, M>(part);
+        ends = [ends[0].max(low), ends[1].max(high)];
+    }
+    ends
 }
 
 /// The ends of the range of numbers, in one loop.

@@ -8,9 +8,9 @@ use crate::real::{Bf16, Element, F16, Real};
 const SHORT: usize = 64;
 const LONG: usize = 4096;
 
-/// How scales are stored.
+/// The dtype that scales are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub enum ScaleDtype {
     /// As they are computed.
     Own,
     /// float32.
@@ -22,7 +22,7 @@ pub enum Stored {
     Bf16,
 }
 
-impl Stored {
+impl ScaleDtype {
     /// That of a name.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -88,8 +88,8 @@ fn each<C: Real>(scale: &mut [C; LANES], round: impl Fn(C) -> C) {
 pub struct How {
     /// By search; else by the plain formula.
     pub search: bool,
-    /// How scales are stored.
-    pub stored: Stored,
+    /// The dtype that scales are stored in.
+    pub stored: ScaleDtype,
     /// Of what misses are raised to before they are added up: 2 for squared errors.
     pub norm: f64,
 }
@@ -97,7 +97,7 @@ pub struct How {
 impl How {
     /// Whether they are those of the plain formula.
     pub fn is_plain(self) -> bool {
-        !self.search && self.stored == Stored::Own
+        !self.search && self.stored == ScaleDtype::Own
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn test_a_stored_scale_keeps_its_sign_is_never_0_or_infinite_and_stays_when_stored_again() {
-        for stored in [Stored::Own, Stored::F32, Stored::F16, Stored::Bf16] {
+        for stored in [ScaleDtype::Own, ScaleDtype::F32, ScaleDtype::F16, ScaleDtype::Bf16] {
             for (bits, given) in [8, 4]
                 .into_iter()
                 .flat_map(|bits| [1e-300, 1e-40, 1e-8, 0.1, 1.0, 70_000.0, 3.4e38, 1e300].map(|x| (bits, x)))
@@ -184,8 +184,8 @@ mod tests {
                 stored.round(bits, &mut again);
                 assert_eq!(again, scale, "{stored:?} {given}");
             }
-            assert_eq!(Stored::parse("float16"), Some(Stored::F16));
-            assert_eq!(Stored::parse("float8"), None);
+            assert_eq!(ScaleDtype::parse("float16"), Some(ScaleDtype::F16));
+            assert_eq!(ScaleDtype::parse("float8"), None);
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
                 *scale = f32::from_bits((bits & 0x8fff_ffff) + (90 << 23)); // 2^-37 to 2^-5, of both signs
                 *scale *= if bits & 1 == 0 { 1.0 } else { 65_536.0 };
             }
-            Stored::F16.round(4, &mut scale);
+            ScaleDtype::F16.round(4, &mut scale);
             for (code, scale) in (-15i8..16).flat_map(|code| scale.map(|scale| (code, scale))) {
                 let product = f32::from(code) * scale;
                 assert_eq!(product.store_as::<F16>().load(), product, "{code} x {scale:e}");
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn test_scales_are_rounded_to_the_nearest() {
-        for (stored, bits, part) in [(Stored::F16, 4, 2f32.powi(-7)), (Stored::F16, 8, 2f32.powi(-11))] {
+        for (stored, bits, part) in [(ScaleDtype::F16, 4, 2f32.powi(-7)), (ScaleDtype::F16, 8, 2f32.powi(-11))] {
             let mut scale: [f32; LANES] = std::array::from_fn(|lane| 1.0 + lane as f32 / 97.0);
             let exact = scale;
             stored.round(bits, &mut scale);

@@ -63,6 +63,53 @@ impl<C: Real> Nearest<C> {
     }
 }
 
+/// The same for `N` numbers, each of a part of its own.
+pub struct NearestOfEach<C, const N: usize> {
+    each: [Nearest<C>; N],
+    /// What `each` has, beside each other; where all of them are usual.
+    usual: Option<[[C; N]; 4]>,
+}
+
+impl<C: Real, const N: usize> NearestOfEach<C, N> {
+    /// Of these.
+    #[inline(always)]
+    pub fn new(each: [Nearest<C>; N]) -> Self {
+        let of = |f: fn(&Nearest<C>) -> C| std::array::from_fn(|i| f(&each[i]));
+        let usual = each.iter().all(|one| one.is_usual);
+        let parts = || [of(|one| one.stored.0), of(|one| one.stored.2), of(|one| one.low), of(|one| one.high)];
+        Self { each, usual: usual.then(parts) }
+    }
+
+    /// The nearest codes and their numbers.
+    #[inline(always)]
+    pub fn of(&self, x: &[C; N], codes: &mut [u8; N]) -> [C; N] {
+        let mut numbers = *x;
+        let Some([scale, offset, low, high]) = &self.usual else {
+            for ((number, code), one) in numbers.iter_mut().zip(codes).zip(&self.each) {
+                (*code, *number) = one.of(*number);
+            }
+            return numbers;
+        };
+        for i in 0..N {
+            let x = if x[i] == x[i] { x[i] } else { C::from_i16(0) };
+            let t = (x - offset[i]) / scale[i];
+            let t = if t > low[i] { t } else { low[i] };
+            let t = if t < high[i] { t } else { high[i] };
+            numbers[i] = t + C::ROUNDING;
+        }
+        for i in 0..N {
+            codes[i] = numbers[i].low_byte();
+        }
+        for i in 0..N {
+            numbers[i] = (numbers[i] - C::ROUNDING) * scale[i] + offset[i];
+        }
+        for (code, one) in codes.iter_mut().zip(&self.each) {
+            *code = code.wrapping_add(one.bias);
+        }
+        numbers
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{dequantize, quantize_given};

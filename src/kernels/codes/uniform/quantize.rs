@@ -2,12 +2,12 @@
 
 use super::super::{NonFinite, Policy, Spec};
 use super::code::{Codes, Numbers};
-use super::cut::{Cut, Piece, Runs};
 use super::dequantize::write_values;
 use super::groups::{code_groups, store_params};
 use super::mode::{Asymmetric, Given, MinMax, Mode, Saturating, Symmetric};
 use super::params::Range;
 use super::runs::{code_by_element, code_runs};
+use super::tiling::{Piece, Runs, Tiling};
 use super::{Params, ParamsRef, Scheme, Uniform};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
 use crate::kernels::reduce::{self, Op};
@@ -45,16 +45,16 @@ impl<T: Element> Out<'_, T> {
     }
 
     /// Make of the codes what they are for.
-    fn finish(self, codes: &[u8], cut: &Cut, runs: Runs, uniform: Uniform, params: ParamsRef<'_, T::Compute>) {
+    fn finish(self, codes: &[u8], tiling: &Tiling, runs: Runs, uniform: Uniform, params: ParamsRef<'_, T::Compute>) {
         match self {
             Self::Packed(_) if codes.is_empty() => {}
             Self::Packed(bytes) => {
-                let row = cut.row.min(codes.len());
+                let row = tiling.row.min(codes.len());
                 for (codes, bytes) in codes.chunks(row).zip(bytes.chunks_mut(packed_len(row, uniform.bits))) {
                     match_width!(uniform.bits, W => pack_chunk::<W>(codes, bytes));
                 }
             }
-            Self::Values(out) => write_values(codes, runs, uniform, params, out, cut.is_streamed()),
+            Self::Values(out) => write_values(codes, runs, uniform, params, out, tiling.is_streamed()),
         }
     }
 }
@@ -133,7 +133,7 @@ pub fn quantize_given<T: Element>(
     threads: usize,
 ) {
     if !x.is_empty() {
-        code::<T, Given>(x, uniform.cut(spec, x.len()), uniform, Out::Packed(codes), params, threads);
+        code::<T, Given>(x, uniform.tiling(spec, x.len()), uniform, Out::Packed(codes), params, threads);
     }
 }
 
@@ -148,7 +148,7 @@ pub fn fake_quantize_given<T: Element>(
 ) {
     if !x.is_empty() {
         let uniform = Uniform { offset_binary: true, ..uniform };
-        code::<T, Given>(x, uniform.cut(spec, x.len()), uniform, Out::Values(out), params, threads);
+        code::<T, Given>(x, uniform.tiling(spec, x.len()), uniform, Out::Values(out), params, threads);
     }
 }
 
@@ -162,35 +162,35 @@ fn run<T: Element>(
     params: Option<Params<'_, T::Compute>>,
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let cut = uniform.cut(spec, x.len());
-    if cut.has_cached_runs(size_of::<T>()) {
+    let tiling = uniform.tiling(spec, x.len());
+    if tiling.has_cached_runs(size_of::<T>()) {
         if policy == Policy::RaiseFirst && reduce::reduce_all::<T, reduce::Counts>(x, threads)[1] > 0 {
             return Err(NonFinite);
         }
         let saturate = policy == Policy::Saturate;
         return match uniform.scheme {
-            Scheme::Symmetric => find_and_code::<T, Symmetric>(x, cut, uniform, saturate, out, params, threads),
-            Scheme::Asymmetric => find_and_code::<T, Asymmetric>(x, cut, uniform, saturate, out, params, threads),
-            Scheme::MinMax => find_and_code::<T, MinMax>(x, cut, uniform, saturate, out, params, threads),
+            Scheme::Symmetric => find_and_code::<T, Symmetric>(x, tiling, uniform, saturate, out, params, threads),
+            Scheme::Asymmetric => find_and_code::<T, Asymmetric>(x, tiling, uniform, saturate, out, params, threads),
+            Scheme::MinMax => find_and_code::<T, MinMax>(x, tiling, uniform, saturate, out, params, threads),
         };
     }
     let mut own = OwnParams::new(uniform.scheme, if params.is_none() { spec.scales(x.len()) } else { 0 });
     let mut params = params.unwrap_or_else(|| own.as_params());
     let parts = params.scale.len();
-    let mut ranges = find_ranges::<T, reduce::MinMax>(x, &cut, parts, threads);
+    let mut ranges = find_ranges::<T, reduce::MinMax>(x, &tiling, parts, threads);
     let finite = !ranges.iter().any(|range| range.is_nonfinite());
     if !finite {
         if policy != Policy::Saturate {
             return Err(NonFinite);
         }
-        ranges = find_ranges::<T, reduce::FiniteMinMax>(x, &cut, parts, threads);
+        ranges = find_ranges::<T, reduce::FiniteMinMax>(x, &tiling, parts, threads);
     }
     store_params(uniform.scheme, uniform.bits, ranges.iter().copied(), &mut params);
     match (finite, uniform.scheme) {
-        (false, _) => code::<T, Saturating>(x, cut, uniform, out, params.as_ref(), threads),
-        (_, Scheme::Symmetric) => code::<T, Symmetric>(x, cut, uniform, out, params.as_ref(), threads),
-        (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, cut, uniform, out, params.as_ref(), threads),
-        (_, Scheme::MinMax) => code::<T, MinMax>(x, cut, uniform, out, params.as_ref(), threads),
+        (false, _) => code::<T, Saturating>(x, tiling, uniform, out, params.as_ref(), threads),
+        (_, Scheme::Symmetric) => code::<T, Symmetric>(x, tiling, uniform, out, params.as_ref(), threads),
+        (_, Scheme::Asymmetric) => code::<T, Asymmetric>(x, tiling, uniform, out, params.as_ref(), threads),
+        (_, Scheme::MinMax) => code::<T, MinMax>(x, tiling, uniform, out, params.as_ref(), threads),
     }
     Ok(())
 }
@@ -198,14 +198,14 @@ fn run<T: Element>(
 /// Ranges and codes, piece by piece.
 fn find_and_code<T: Element, M: Mode>(
     x: &[T],
-    cut: Cut,
+    tiling: Tiling,
     uniform: Uniform,
     saturate: bool,
     mut out: Out<'_, T>,
     mut params: Option<Params<'_, T::Compute>>,
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let items: Vec<_> = cut
+    let items: Vec<_> = tiling
         .pieces(true)
         .map(|piece| (piece, out.split_off(piece), params.as_mut().map(|params| params.split_off(piece.parts))))
         .collect();
@@ -215,20 +215,21 @@ fn find_and_code<T: Element, M: Mode>(
         let x = &x[piece.start..piece.start + piece.len];
         let mut looked_at = false;
         if let Out::Values(values) = &mut out {
-            let finite = code_groups::<T, M, Numbers>(x, cut, uniform, values, (8, cut.is_streamed()), params.from(0));
+            let finite =
+                code_groups::<T, M, Numbers>(x, tiling, uniform, values, (8, tiling.is_streamed()), params.from(0));
             if finite || !saturate {
                 return finite;
             }
             looked_at = true;
         }
-        par::with_scratch(out.scratch(cut.has_runs_on_bytes(), piece.len), |scratch| {
-            let to = if scratch.is_empty() { (uniform.bits, cut.is_streamed()) } else { (8, false) };
+        par::with_scratch(out.scratch(tiling.has_runs_on_bytes(), piece.len), |scratch| {
+            let to = if scratch.is_empty() { (uniform.bits, tiling.is_streamed()) } else { (8, false) };
             let codes = out.codes(scratch);
-            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, cut, uniform, codes, to, params.from(0));
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, tiling, uniform, codes, to, params.from(0));
             if saturate && !finite {
-                finite = code_groups::<T, Saturating, Codes>(x, cut, uniform, codes, to, params.from(0));
+                finite = code_groups::<T, Saturating, Codes>(x, tiling, uniform, codes, to, params.from(0));
             }
-            out.finish(scratch, &cut, cut.own_runs(piece), uniform, params.as_ref());
+            out.finish(scratch, &tiling, tiling.own_runs(piece), uniform, params.as_ref());
             finite
         })
     });
@@ -238,28 +239,28 @@ fn find_and_code<T: Element, M: Mode>(
 /// Codes where the parameters are known, piece by piece.
 fn code<T: Element, M: Mode>(
     x: &[T],
-    cut: Cut,
+    tiling: Tiling,
     uniform: Uniform,
     mut out: Out<'_, T>,
     params: ParamsRef<'_, T::Compute>,
     threads: usize,
 ) {
-    let items: Vec<_> = cut.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
+    let items: Vec<_> = tiling.pieces(false).map(|piece| (piece, out.split_off(piece))).collect();
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
-        let (x, runs) = (&x[piece.start..piece.start + piece.len], cut.runs_at(piece.start));
-        let to = (uniform, params, cut.is_streamed());
+        let (x, runs) = (&x[piece.start..piece.start + piece.len], tiling.runs_at(piece.start));
+        let to = (uniform, params, tiling.is_streamed());
         if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
             return code_runs::<T, M, Numbers>(x, runs, to, values);
         }
         par::with_scratch(out.scratch(uniform.bits == 8, piece.len), |scratch| {
-            let streamed = scratch.is_empty() && cut.is_streamed();
+            let streamed = scratch.is_empty() && tiling.is_streamed();
             let codes = out.codes(scratch);
             if runs.is_by_element() {
                 code_by_element::<T, M>(x, runs, uniform, params, codes);
             } else {
                 code_runs::<T, M, Codes>(x, runs, (uniform, params, streamed), codes);
             }
-            out.finish(scratch, &cut, runs, uniform, params);
+            out.finish(scratch, &tiling, runs, uniform, params);
         });
     });
 }
@@ -267,12 +268,12 @@ fn code<T: Element, M: Mode>(
 /// The ranges of all parts, each wherever it comes again.
 fn find_ranges<T: Element, O: Op<T, Scalar = T::Key> + Default>(
     x: &[T],
-    cut: &Cut,
+    tiling: &Tiling,
     parts: usize,
     threads: usize,
 ) -> Vec<Range<T>> {
     let mut ranges = vec![Range::<T>::EMPTY; parts];
-    for (state, i) in reduce::reduce_axis::<T, O>(x, cut.view(), threads).into_iter().zip((0..parts).cycle()) {
+    for (state, i) in reduce::reduce_axis::<T, O>(x, tiling.view(), threads).into_iter().zip((0..parts).cycle()) {
         let range = &mut ranges[i];
         range.0 = [range.0[0].min(state[0]), range.0[1].max(state[1])];
     }

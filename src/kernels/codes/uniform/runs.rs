@@ -1,12 +1,13 @@
 //! Codes where the parameters are known: of runs that share a part, of elements with a part each.
 
-use super::code::{Coder, Make, Multiplier, half, multiply, multiply_lines};
-use super::cut::Runs;
-use super::groups::{AHEAD, IN_L1};
+use super::ahead::Ahead;
+use super::code::{Coder, Make, Multiplier, divide_lines, half, multiply, multiply_lines};
+use super::groups::IN_L1;
 use super::mode::Mode;
+use super::tiling::Runs;
 use super::{BLOCK, ParamsRef, Uniform};
 use crate::isa::{self, kernel};
-use crate::kernels::lines::Lines;
+use crate::kernels::lines::Target;
 use crate::real::{Divisor, Element};
 
 kernel! {
@@ -21,33 +22,40 @@ kernel! {
         let (uniform, params, streamed) = how;
         let mut block = [O::ANY; IN_L1];
         let (mut runs, mut at) = (runs, 0);
+        let mut target = Target::new(out, streamed && x.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK));
         while at < x.len() {
             let rest = x.len() - at;
             let (part, n) = runs.next(if streamed { rest.min(IN_L1) } else { rest });
-            // Where nothing is fetched ahead, the loops are vectorised across blocks, byte by byte (2.5 of the time).
-            let far = at + AHEAD.max(n);
-            let ahead = x.get(far..far + n).unwrap_or(&x[at..at + n]);
-            let (x, out) = (&x[at..at + n], &mut out[at..at + n]);
+            let x = &x[at..at + n];
+            at += n;
             let stored = params.get(part);
             let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
             let exact = FMA && Divisor::is_exact(stored.0);
-            if exact && streamed && n.is_multiple_of(BLOCK) && let Some(mut lines) = Lines::new(out) {
-                multiply_lines::<T, M, O>([x, ahead], &multiplier, &mut lines);
-                lines.finish();
-                at += n;
-                continue;
-            }
+            let out = match &mut target {
+                Target::Lines(lines) if exact => {
+                    let mut own = lines.again();
+                    multiply_lines::<T, M, O>(x, Ahead::STRAIGHT, &multiplier, &mut own);
+                    let place = own.place();
+                    lines.go_on(place);
+                    continue;
+                }
+                Target::Lines(lines) => {
+                    divide_lines::<T, M, O>(x, uniform, stored, lines);
+                    continue;
+                }
+                Target::Slice(rest) => rest.split_off_mut(..n).unwrap_or_default(),
+            };
             let to = if streamed { &mut block[..n] } else { &mut *out };
             if exact {
-                multiply::<T, M, O>([x, ahead], multiplier, to);
+                multiply::<T, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, to);
             } else {
                 O::divide::<M>(x, uniform, stored, to);
             }
             if streamed {
                 isa::stream(&block[..n], out);
             }
-            at += n;
         }
+        target.finish();
     }
 }
 

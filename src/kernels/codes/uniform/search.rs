@@ -196,11 +196,11 @@ fn find_long<T: Element>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Scheme, Stored, fake_quantize_given};
+    use super::super::{ScaleDtype, Scheme, fake_quantize_given};
     use super::*;
     use crate::isa::{self, Isa};
 
-    const HOW: How = How { search: true, stored: Stored::F16, norm: 2.0 };
+    const HOW: How = How { search: true, stored: ScaleDtype::F16, norm: 2.0 };
 
     fn numbers(n: usize) -> Vec<f32> {
         let uniform = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5;

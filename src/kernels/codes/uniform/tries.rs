@@ -293,7 +293,7 @@ impl<C: Real> State<C> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grid::Stored;
+    use super::super::grid::ScaleDtype;
     use super::super::tile::Source;
     use super::*;
 
@@ -327,7 +327,7 @@ mod tests {
         (0..n).map(|i| ((i * 7919 + 13) % 211) as f32 / 97.0 - 1.1).map(|x| x * x * x).collect()
     }
 
-    const SEARCH: How = How { search: true, stored: Stored::Own, norm: 2.0 };
+    const SEARCH: How = How { search: true, stored: ScaleDtype::Own, norm: 2.0 };
 
     #[test]
     fn test_numbers_that_have_codes_are_found_whole() {
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn test_scales_are_found_as_they_are_stored() {
-        let (scale, ..) = searched(&numbers(64), FOUR, How { stored: Stored::Bf16, ..SEARCH });
+        let (scale, ..) = searched(&numbers(64), FOUR, How { stored: ScaleDtype::Bf16, ..SEARCH });
         assert_eq!(scale.to_bits() & 0xffff, 0);
     }
 }

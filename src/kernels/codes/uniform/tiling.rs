@@ -2,6 +2,7 @@
 
 use super::super::{Granularity, Spec};
 use super::Uniform;
+use crate::kernels::lines::STREAMED;
 use crate::kernels::pack::packed_len;
 use crate::kernels::reduce::View;
 use crate::par::CHUNK;
@@ -9,15 +10,15 @@ use crate::par::CHUNK;
 /// A run of up to this many bytes is quantized right after its range was found, from the cache.
 const CACHED_BYTES: usize = 1 << 19;
 
-/// What is made of more elements than this is written past the caches: nothing of it would still be there.
-const STREAMED: usize = 1 << 24;
+/// Into about so many pieces whole runs of such arrays are cut: enough for many threads.
+const PIECES: usize = 256;
 
 /// Longer runs than a piece keep the threads busy if there are so many.
 const ENOUGH_RUNS: usize = 16;
 
 /// The rows and runs of one array.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cut {
+pub(super) struct Tiling {
     /// Elements of the array.
     n: usize,
     /// Elements of a row, which begins on a byte; all of them where no row has padding bits.
@@ -46,7 +47,7 @@ pub(super) struct Piece {
 
 impl Uniform {
     /// How an array of `n` elements, at least one, is cut.
-    pub(super) fn cut(self, spec: Spec, n: usize) -> Cut {
+    pub(super) fn tiling(self, spec: Spec, n: usize) -> Tiling {
         let cols = spec.cols;
         let padded = !cols.is_multiple_of(8 / self.bits as usize);
         let parts = spec.scales(n);
@@ -59,11 +60,11 @@ impl Uniform {
             Granularity::Group { size } => (size, true),
         };
         let row = if padded || (anew && !cols.is_multiple_of(run)) { cols } else { n };
-        Cut { n, row, run, parts, anew, bits: self.bits }
+        Tiling { n, row, run, parts, anew, bits: self.bits }
     }
 }
 
-impl Cut {
+impl Tiling {
     /// Whether runs are quantized right after their ranges were found, from the cache, run by run.
     ///
     /// Else the ranges come first, in another pass over memory: for long runs, runs that share a part, a part for each
@@ -103,31 +104,33 @@ impl Cut {
 
     /// Pieces of about [`CHUNK`] elements, or some of these; of whole runs where `whole_runs`.
     pub(super) fn pieces(&self, whole_runs: bool) -> impl Iterator<Item = Piece> + use<> {
-        let cut = *self;
-        let per_byte = 8 / cut.bits as usize;
+        let tiling = *self;
+        let per_byte = 8 / tiling.bits as usize;
         // Elements that end on a byte, and a run with them.
-        let unit = match (whole_runs, cut.has_runs_on_bytes()) {
+        let unit = match (whole_runs, tiling.has_runs_on_bytes()) {
             (false, _) => per_byte,
-            (true, true) => cut.run,
-            (true, false) => cut.run * per_byte,
+            (true, true) => tiling.run,
+            (true, false) => tiling.run * per_byte,
         };
         // At the begin of a piece nothing was fetched ahead: of large arrays pieces of whole runs are longer.
-        let chunk = if whole_runs && cut.is_streamed() { 4 * CHUNK } else { CHUNK };
+        let chunk =
+            if whole_runs && tiling.is_streamed() { (tiling.n / PIECES).clamp(4 * CHUNK, 16 * CHUNK) } else { CHUNK };
         let within = (chunk / unit).max(1) * unit;
-        let rows = (chunk / cut.row).max(1);
+        let rows = (chunk / tiling.row).max(1);
         let mut start = 0;
         std::iter::from_fn(move || {
-            if start == cut.n {
+            if start == tiling.n {
                 return None;
             }
-            let to_row_end = cut.row - start % cut.row;
-            let piece = if cut.row > within {
+            let to_row_end = tiling.row - start % tiling.row;
+            let piece = if tiling.row > within {
                 let len = within.min(to_row_end);
-                Piece { start, len, bytes: packed_len(len, cut.bits), parts: len.div_ceil(cut.run) }
+                Piece { start, len, bytes: packed_len(len, tiling.bits), parts: len.div_ceil(tiling.run) }
             } else {
-                let rows = rows.min((cut.n - start) / cut.row);
-                let (bytes, parts) = (rows * packed_len(cut.row, cut.bits), rows * cut.row.div_ceil(cut.run));
-                Piece { start, len: rows * cut.row, bytes, parts }
+                let rows = rows.min((tiling.n - start) / tiling.row);
+                let (bytes, parts) =
+                    (rows * packed_len(tiling.row, tiling.bits), rows * tiling.row.div_ceil(tiling.run));
+                Piece { start, len: rows * tiling.row, bytes, parts }
             };
             start += piece.len;
             Some(piece)
@@ -136,7 +139,7 @@ impl Cut {
 
     /// The runs from element `start` on.
     pub(super) fn runs_at(&self, start: usize) -> Runs {
-        let Cut { row, run, parts, .. } = *self;
+        let Tiling { row, run, parts, .. } = *self;
         let row = if self.anew { row } else { self.n };
         let (before, within) = (start / row, start % row);
         let part = (before * row.div_ceil(run) + within / run) % parts;
@@ -166,6 +169,11 @@ impl Runs {
     #[inline(always)]
     pub(super) fn is_by_element(&self) -> bool {
         self.run == 1
+    }
+
+    /// Whether all are whole blocks of so many elements.
+    pub(super) fn are_of(&self, block: usize) -> bool {
+        [self.row, self.run, self.to_run_end, self.to_row_end].iter().all(|n| n.is_multiple_of(block))
     }
 
     /// The part of the next run, and its elements, of which at most `rest` are left. By element: the first of the next

@@ -1,0 +1,75 @@
+"""Which of several answers to a size is written: none worse than uniform bits, or than that to a smaller size."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from modelopt_rs.errors import OptionError, UnsupportedError
+from modelopt_rs.operations.losses import CODES, Losses
+from modelopt_rs.planning.loss_table import Answer, LossTable
+
+__all__ = ["best_answer"]
+
+UNIFORM: Final = 2
+"""How many answers of uniform bits are looked at: those that fit with the least loss."""
+
+
+def best_answer(
+    work: Losses, losses: LossTable, allocated: Answer, size: int, priors: Mapping[str, float]
+) -> tuple[Answer, LossTable]:
+    """Return the best of what was allocated, of uniform bits and of what the table has seen, and the table with it.
+
+    Of a graph that can be run that is the best whose outputs are least off, as the report of it says; else that of the
+    least loss. With priors it is what was allocated, unless uniform bits have less of the loss that they speak of.
+
+    Parameters
+    ----------
+    work : Losses
+    losses : LossTable
+    allocated : Answer
+        That of the least loss, as far as was searched.
+    size : int
+        The most bytes.
+    priors : mapping of str to float
+        Those that are given.
+    """
+    fit = [allocated, *_uniform(work, losses, size, priors)]
+    if priors:
+        return min(fit, key=lambda each: losses.loss_of(each.codes, priors)), losses
+    fit = [each for i, each in enumerate(fit) if all(each.codes != other.codes for other in fit[:i])]
+    smaller = [each for each in losses.seen if each.nbytes <= size]
+    if work.is_seen():
+        known = {_key(each): each for each in smaller if each.off is not None}
+        fit = [known.get(_key(each)) or replace(each, off=work.off(each.codes)) for each in fit]
+        if all(each.off is not None for each in fit):
+            best = min([*fit, *known.values()], key=lambda each: each.off or 0.0)
+            return best, _with(losses, fit)
+    best = min([*fit, *smaller], key=lambda each: losses.loss_of(each.codes, {}))
+    return best, _with(losses, [best])
+
+
+def _key(answer: Answer) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(answer.codes.items()))
+
+
+def _with(losses: LossTable, answers: list[Answer]) -> LossTable:
+    """Return the table with answers, each once."""
+    found = {_key(each): each for each in (*losses.seen, *answers)}
+    return replace(losses, seen=tuple(found.values()))
+
+
+def _uniform(work: Losses, losses: LossTable, size: int, priors: Mapping[str, float]) -> list[Answer]:
+    """Return the answers of uniform bits that fit, with the least loss first."""
+    found: list[Answer] = []
+    uniform = [losses.uniform(code) for code in CODES]
+    for codes, about in sorted(uniform, key=lambda each: losses.loss_of(each[0], priors)):
+        try:
+            # What a graph takes beside its weights is only about known.
+            nbytes = work.nbytes(codes, about) if about <= 1.05 * size else about
+        except (OptionError, UnsupportedError):  # of what is allocated it is known that it can be written
+            continue
+        if nbytes <= size:
+            found.append(Answer(codes, nbytes))
+        if len(found) == UNIFORM:
+            break
+    return found
