@@ -25,7 +25,8 @@ def choose_alike(
     """Return how each weight is coded where all whose bits no glob says must be alike; None: it can't be, and is left.
 
     They get the bits that most of their bytes would have got, or more where that takes fewer bytes: what can't be coded
-    so stays as it is, and counts; experts stay only together. Where no size of groups is given, all have that of the default or all half of it.
+    so stays as it is, and counts; experts stay only together. Where no size of groups is given, all have that of the
+    default or all half of it.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ _MIN_VERSION = 3  # opset imports came with it
 _MAX_NAME = 64 << 10
 _MAX_AXES = 32
 _TYPE_STRING, _TYPE_MESSAGE = 9, 11  # FieldDescriptor
-_TENSOR, _TENSORS, _GRAPH, _GRAPHS = 4, 9, 5, 10  # AttributeProto.AttributeType
+_TENSOR, _TENSORS, _GRAPH, _GRAPHS, _SPARSE = 4, 9, 5, 10, (11, 12)  # AttributeProto.AttributeType
 # By the field of elements: the dtypes that stand in it, and how many entries one element takes.
 _TYPED: Final[dict[str, dict[int, int]]] = {
     "float_data": {1: 1, 14: 2},
@@ -172,6 +172,8 @@ class Checker:
             where = f"{self._path}: attribute {quote(attribute.name)}{inside}"
             if attribute.type == 0 and not attribute.ref_attr_name:
                 raise UnsupportedError(f"{where}: has no type, as in the first version of the format")
+            if attribute.type in _SPARSE:
+                raise UnsupportedError(f"{where}: {NO_SPARSE}")
             if attribute.type == _GRAPH and (attribute.ref_attr_name or not attribute.HasField("g")):
                 raise FormatError(f"{where}: has no graph of its own")
             if attribute.type == _TENSOR and not attribute.ref_attr_name:
