@@ -14,7 +14,7 @@ const STREAM_BLOCK: usize = 2048;
 
 /// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Coding<C> {
+struct Coding<C> {
     flip: u8,
     zero: i16,
     /// 2 where the product with the scale may overflow before the offset brings it back (minmax over more than the
@@ -38,7 +38,7 @@ impl<C: Real> Coding<C> {
 
 impl Uniform {
     #[inline(always)]
-    pub(super) fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
+    fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
         let half = 1u8 << (self.bits - 1);
         let (flip, zero) = match (self.scheme, self.offset_binary) {
             (Scheme::Symmetric, false) => (half, half as i16),
@@ -71,7 +71,7 @@ fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
 
 /// The numbers of codes that share a part. (In blocks of 32 in the cache three times as long where there are 8 or more.)
 #[inline(always)]
-pub(super) fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
+fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
     if coding.is_small() {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = small_number(code, coding);
@@ -115,31 +115,8 @@ fn by_element<C: Real, O: Element>(codes: &[u8], uniform: Uniform, params: Param
     }
 }
 
-/// The numbers of codes, one a byte; the runs that follow.
-#[inline(always)]
-pub(super) fn runs_of_values<C: Real, O: Element>(
-    codes: &[u8],
-    runs: Runs,
-    uniform: Uniform,
-    params: ParamsRef<'_, C>,
-    out: &mut [O],
-) -> Runs {
-    let (mut runs, mut at) = (runs, 0);
-    while at < out.len() {
-        let (part, n) = runs.next(out.len() - at);
-        let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
-        if runs.is_by_element() {
-            by_element(codes, uniform, params.from(part), out);
-        } else {
-            run(codes, uniform.coding(params.get(part)), out);
-        }
-        at += n;
-    }
-    runs
-}
-
 kernel! {
-    /// The same in the instruction set that this CPU has.
+    /// The numbers of codes, one a byte; the runs that follow.
     pub(super) fn values<C: Real, O: Element>(
         codes: &[u8],
         runs: Runs,
@@ -147,7 +124,18 @@ kernel! {
         params: ParamsRef<'_, C>,
         out: &mut [O],
     ) -> Runs {
-        runs_of_values(codes, runs, uniform, params, out)
+        let (mut runs, mut at) = (runs, 0);
+        while at < out.len() {
+            let (part, n) = runs.next(out.len() - at);
+            let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
+            if runs.is_by_element() {
+                by_element(codes, uniform, params.from(part), out);
+            } else {
+                run(codes, uniform.coding(params.get(part)), out);
+            }
+            at += n;
+        }
+        runs
     }
 }
 

@@ -1,10 +1,10 @@
 //! Rows of a table that is looked up: gathered and dequantized in one pass.
 
 use super::super::Spec;
-use super::dequantize::{run, runs_of_values, values};
-use super::tiling::Tiling;
+use super::dequantize::values;
+use super::tiling::{Runs, Tiling};
 use super::{ParamsRef, Uniform};
-use crate::isa::{self, kernel};
+use crate::isa;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
 use crate::real::{Element, Real};
@@ -61,25 +61,20 @@ impl<'a, C> Table<'a, C> {
     }
 }
 
-kernel! {
-    /// Rows of codes of a byte.
-    fn byte_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
-        let of_row = table.part_of_row();
-        for &row in rows.iter().take(AHEAD) {
-            table.ask(row);
+/// Rows of codes of a byte.
+fn byte_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
+    let of_row = table.part_of_row();
+    rows.iter().take(AHEAD).for_each(|&row| table.ask(row));
+    for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(table.width)).enumerate() {
+        if let Some(&next) = rows.get(i + AHEAD) {
+            table.ask(next);
         }
-        for (i, (&row, out)) in rows.iter().zip(out.chunks_mut(table.width)).enumerate() {
-            if let Some(&next) = rows.get(i + AHEAD) {
-                table.ask(next);
-            }
-            // Runs are divisions: an eighth of the time where a row is one.
-            if let Some(step) = of_row {
-                run(table.packed(row), table.uniform.coding(table.params.get(row * step)), out);
-                continue;
-            }
-            let runs = table.tiling.runs_at(row * table.width);
-            runs_of_values(table.packed(row), runs, table.uniform, table.params, out);
-        }
+        // Where runs begin takes divisions: an eighth of the time where a row is one.
+        let runs = match of_row {
+            Some(step) => Runs::one(table.width, row * step),
+            None => table.tiling.runs_at(row * table.width),
+        };
+        values(table.packed(row), runs, table.uniform, table.params, out);
     }
 }
 

@@ -165,6 +165,11 @@ pub(super) struct Runs {
 }
 
 impl Runs {
+    /// One run of `n` elements, of a part.
+    pub(super) fn one(n: usize, part: usize) -> Self {
+        Runs { row: n, run: n, parts: part + 1, part, to_run_end: n, to_row_end: n }
+    }
+
     /// Whether each element has its own part.
     #[inline(always)]
     pub(super) fn is_by_element(&self) -> bool {
