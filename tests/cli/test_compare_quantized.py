@@ -62,6 +62,35 @@ def test_h28_every_form_of_a_quantized_weight_is_compared(
     assert report.sqnr_db == pytest.approx(made.totals.sqnr_db, abs=0.01)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_weights_that_do_not_fit_the_memory_are_compared_in_blocks(tmp_path: Path, bits: int, scheme: str) -> None:
+    """They were called 'only in A', and what is left exact."""
+    onnx.save(forms(), tmp_path / "a.onnx")
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=bits, scheme=scheme, run=None)
+    whole = mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=None)
+    parts = mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=None, max_memory=30_000)
+    fits = {each.name for each in parts.tensors}
+    assert fits | set(parts.not_compared) == {each.name for each in whole.tensors}
+    assert parts.only_in_a == parts.only_in_b == ()
+    if bits < 8:  # rows of blocks
+        assert fits >= {"square", "wide", "narrow", "turned"}
+    for each in parts.tensors:
+        same = next(other for other in whole.tensors if other.name == each.name)
+        assert (each.sqnr_db, each.max_error) == (pytest.approx(same.sqnr_db, abs=1e-6), same.max_error), each.name
+
+
+def test_weights_that_are_not_compared_for_their_size_are_said(run: Run, tmp_path: Path) -> None:
+    onnx.save(forms(), tmp_path / "a.onnx")
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, onnx=mo.OnnxOptions(target="portable"), run=None)
+    code, out, err = run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--no-run", "--max-memory", "30000B")
+    assert code == 0
+    assert (
+        "'square' is not compared: its codes as numbers take 65,536 bytes; give max_memory (--max-memory)" in out + err
+    )
+    assert "only in A" not in out
+
+
 def test_h28_the_codes_of_dynamic_layers_are_compared(tmp_path: Path) -> None:
     onnx.save(forms(), tmp_path / "a.onnx")
     options = mo.OnnxOptions(activations="dynamic")

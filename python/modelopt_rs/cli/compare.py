@@ -73,7 +73,7 @@ def _show(report: CompareReport) -> None:
     _show_names("shapes differ", shapes)
     _show_names("only in A", report.only_in_a)
     _show_names("only in B", report.only_in_b)
-    _show_names("not compared, a dtype that is not read", report.not_compared)
+    _show_names("not compared", report.not_compared)
     line()
     show_warnings(report.warnings)
     line(_summary(report))

@@ -1,7 +1,7 @@
 """The weights of a quantized graph as numbers again, by the names that they had in the graph that it was made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,34 +43,60 @@ class DenseWeight:
 
     def read(self) -> Array | None:
         """Return it as float32 in its old shape; None where the form is not known."""
-        users = [node for node, _ in self.codes.uses()]
-        while users and users[0].op_type in ("Reshape", "Transpose") and users[0].outputs[0].uses():
-            users = [node for node, _ in users[0].outputs[0].uses()] + users[1:]
+        users = self._users()
         packed = next((node for node in users if node.op_type in PACKED), None)
         # Codes of several forms in one are those of the first that is known.
         codes = _numbers(self.codes)
         if packed is not None:
-            dense = self._of_rows(codes, _int(packed, "bits", 4))
+            dense = self._of_rows(slice(None), _int(packed, "bits", 4))
         elif any(node.op_type == "Gather" for node in users):
             dense = self._of_table(codes)
         else:
             dense = self._in_place(codes, next((node for node in users if node.op_type == "DequantizeLinear"), None))
         return self._turned(dense) if dense is not None and dense.size == math.prod(self.shape) else None
 
-    def _of_rows(self, codes: Array, bits: int) -> Array | None:
+    def blocks(self, most: int) -> Iterator[tuple[int, int, Array]]:
+        """Yield it in blocks of at most so many numbers, each with its axis and where it begins there; nothing if it is
+        larger, and of a form that is only known whole.
+        """
+        packed = next((node for node in self._users() if node.op_type in PACKED), None)
+        whole = math.prod(self.shape)
+        if whole <= most or packed is None or len(self.shape) != 2:
+            dense = self.read() if whole <= most else None
+            if dense is not None:
+                yield 0, 0, dense
+            return
+        rows = int(self.codes.const_value.shape[0])  # type: ignore[union-attr, arg-type]
+        is_turned, step = self._is_turned((rows, whole // rows)), max(most * rows // whole, 1)
+        for at in range(0, rows, step):
+            block = self._of_rows(slice(at, at + step), _int(packed, "bits", 4))
+            if block is None:
+                return
+            yield int(is_turned), at, block.T if is_turned else block
+
+    def _users(self) -> list[ir.Node]:
+        """The nodes that take the codes, behind those that only move them."""
+        users = [node for node, _ in self.codes.uses()]
+        while users and users[0].op_type in ("Reshape", "Transpose") and users[0].outputs[0].uses():
+            users = [node for node, _ in users[0].outputs[0].uses()] + users[1:]
+        return users
+
+    def _of_rows(self, some: slice, bits: int) -> Array | None:
         """Rows of blocks, packed, unsigned; what is past the end of a row is dropped."""
-        rows = len(codes)
-        columns = math.prod(self.shape) // max(rows, 1)
-        scale = _numbers(self.scale).reshape(rows, -1)
-        numbers = unpacked_rows(codes.reshape(rows, -1), bits, codes.size // max(rows, 1) * 8 // bits)
+        codes = _numbers(self.codes)
+        n = len(codes)
+        columns = math.prod(self.shape) // max(n, 1)
+        scale = _numbers(self.scale).reshape(n, -1)[some]
+        codes = codes.reshape(n, -1)[some]
+        numbers = unpacked_rows(codes, bits, codes.shape[1] * 8 // bits)
         groups, points = scale.shape[1], 1 << (bits - 1)
         zero: Any = points
         if self.zero_point is not None:
-            zero = unpacked_rows(_numbers(self.zero_point).reshape(rows, -1), bits, groups)[:, :groups, None]
+            zero = unpacked_rows(_numbers(self.zero_point).reshape(n, -1)[some], bits, groups)[:, :groups, None]
         if numbers.shape[1] % groups:
             return None
-        blocks = numbers.reshape(rows, groups, -1)
-        return _dense(blocks, scale[:, :, None], zero).reshape(rows, -1)[:, :columns]
+        blocks = numbers.reshape(len(codes), groups, -1)
+        return _dense(blocks, scale[:, :, None], zero).reshape(len(codes), -1)[:, :columns]
 
     def _of_table(self, codes: Array) -> Array | None:
         """Rows that are gathered, then unpacked and multiplied."""
@@ -134,15 +160,19 @@ class DenseWeight:
         """Give it the axes that it had."""
         if len(self.shape) != 2 or dense.ndim != 2:
             return dense.reshape(self.shape)
-        turned = dense.shape != self.shape
-        if dense.shape[0] == dense.shape[1] and self.use is not None:
-            users = {node.op_type for node, _ in self.codes.uses()}
-            # Rows of blocks are outputs; what is before a MatMul has them as columns.
-            if "MatMulNBits" in users:
-                turned = self.use.in_axis == 0
-            elif "DequantizeLinear" in users and self.use.kind == "gemm":
-                turned = self.use.in_axis == 1 and not _before_gemm(self.codes)
-        return dense.T if turned else dense
+        return dense.T if self._is_turned(dense.shape) else dense
+
+    def _is_turned(self, shape: tuple[int, ...]) -> bool:
+        """Whether its rows are columns of what it was."""
+        if shape[0] != shape[1] or self.use is None:
+            return shape != self.shape
+        users = {node.op_type for node, _ in self.codes.uses()}
+        # Rows of blocks are outputs; what is before a MatMul has them as columns.
+        if "MatMulNBits" in users:
+            return self.use.in_axis == 0
+        if "DequantizeLinear" in users and self.use.kind == "gemm":
+            return self.use.in_axis == 1 and not _before_gemm(self.codes)
+        return False
 
 
 def _before_gemm(codes: ir.Value) -> bool:

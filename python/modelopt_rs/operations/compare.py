@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
+from modelopt_rs.errors import quote
 from modelopt_rs.layouts.view import plain
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.report.peak import peak_memory
@@ -108,18 +109,17 @@ def compare_files(
         if others:
             check_not_run(others[0], run)
         left, right = _plain(stored_a, threads), _plain(stored_b, threads)
-        codes = [] if others else _codes(left, right, max_memory)
+        codes = [] if others else _codes(left, right)
         known = [name for name, info in left.tensors.items() if _alike(info, right.tensors.get(name))]
         nbytes = sum(left.tensors[name].nbytes for name in (*known, *(each.name for each in codes)))
         execution = Execution(max_memory, threads, progress, nbytes)
         figures = {name: _compare(left, right, name, execution) for name in known}
         figures |= {each.name: f for each in codes if (f := _of_codes(left, each, execution)) is not None}
-        left_out = _left_out(left, right, figures, {part for w in codes if w.name in figures for part in w.parts})
-        tensors = tuple(
-            TensorDifference(name, left.tensors[name].shape, f.sqnr_db, f.max_error, f.cosine)
-            for name, f in figures.items()
-        )
+        large = [w for w in codes if w.name not in figures and HELD * math.prod(w.shape) > max_memory]
+        left_out = _left_out(left, right, figures, codes, large)
+        tensors = tuple(_difference(left.tensors[name], f) for name, f in figures.items())
         notes = [(stored.path, note) for stored in (stored_a, stored_b) for note in stored.notes]
+        notes += [(stored_b.path, _too_large(w)) for w in large]
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
         ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
@@ -148,16 +148,33 @@ def _alike(info: TensorInfo, other: TensorInfo | None) -> bool:
     return other is not None and info.shape == other.shape and _readable(info) and _readable(other)
 
 
-def _left_out(left: Source, right: Source, figures: Mapping[str, ErrorFigures], parts: set[str]) -> dict[str, Any]:
-    """Return what was not compared: names that one has alone, but `parts` of weights, and others with the reason."""
+def _difference(info: TensorInfo, figures: ErrorFigures) -> TensorDifference:
+    return TensorDifference(info.name, info.shape, figures.sqnr_db, figures.max_error, figures.cosine)
+
+
+def _too_large(weight: "DenseWeight") -> str:
+    needs = f"{HELD * math.prod(weight.shape):,} bytes"
+    return f"{quote(weight.name)} is not compared: its codes as numbers take {needs}; give max_memory (--max-memory)"
+
+
+def _left_out(
+    left: Source,
+    right: Source,
+    figures: Mapping[str, ErrorFigures],
+    codes: "Sequence[DenseWeight]",
+    large: "Sequence[DenseWeight]",
+) -> dict[str, Any]:
+    """Return what was not compared: names that one has alone, but those that stand for weights, and others."""
+    skipped = tuple(w.name for w in large)
+    parts = {part for w in codes if w.name in figures or w.name in skipped for part in w.parts}
     both = {
         name: (info.shape, right.tensors[name].shape) for name, info in left.tensors.items() if name in right.tensors
     }
     return {
-        "only_in_a": tuple(name for name in left.tensors if name not in both and name not in figures),
+        "only_in_a": tuple(name for name in left.tensors if name not in {*both, *figures, *skipped}),
         "only_in_b": tuple(name for name in right.tensors if name not in both and name not in parts),
         "shape_mismatches": tuple((name, *shapes) for name, shapes in both.items() if shapes[0] != shapes[1]),
-        "not_compared": tuple(name for name, (a, b) in both.items() if a == b and name not in figures),
+        "not_compared": tuple(name for name, (a, b) in both.items() if a == b and name not in figures) + skipped,
     }
 
 
@@ -172,27 +189,33 @@ def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptio
     return run_pair(a, b, options, threads=execution.threads, max_memory=execution.max_memory)
 
 
-def _codes(left: Source, right: Source, max_memory: int) -> "list[DenseWeight]":
-    """Return the weights that the second model has as codes; their numbers are made whole, so they must fit."""
+def _codes(left: Source, right: Source) -> "list[DenseWeight]":
+    """Return the weights that the second model has as codes."""
     from modelopt_rs.onnx.dense import dense_weights
 
     found = dense_weights(left.graph, right.graph)
-    return [each for each in found if each.name in left.tensors and HELD * math.prod(each.shape) <= max_memory]
+    return [each for each in found if each.name in left.tensors and _readable(left.tensors[each.name])]
 
 
 def _of_codes(left: Source, weight: "DenseWeight", execution: Execution) -> ErrorFigures | None:
-    """Compare a weight with the codes that were made of it."""
-    info, dense = left.tensors[weight.name], weight.read()
-    if dense is None or not _readable(info) or info.nbytes == 0:
-        return None
-    rows = np.ascontiguousarray(dense).reshape(info.rows, info.columns)
-    figures = ErrorFigures()
-    for tile in left.tiles(weight.name, max(execution.max_memory // HELD, 1)):
-        x = _float(tile.array, info.dtype)
-        y = rows[tile.first_row : tile.first_row + len(x)].astype(x.dtype, copy=False)
-        figures += ErrorFigures(*_core.error_stats(x, y, None, execution.threads))
-        execution.advance(tile.array.nbytes, weight.name)
-    return figures
+    """Compare a weight with the codes that were made of it; None where they are of no form that is known."""
+    info, figures = left.tensors[weight.name], ErrorFigures()
+    most, size, done = max(execution.max_memory // HELD, 1), math.prod(info.shape), 0
+    for axis, at, dense in weight.blocks(most) if size else ():
+        is_whole = dense.size == size
+        rows = dense.reshape(info.rows, info.columns) if is_whole else dense
+        end = at + rows.shape[axis]
+        for tile in left.tiles(weight.name, most):
+            first, x = tile.first_row, _float(tile.array, info.dtype)
+            begin, stop = (first, first + len(x)) if axis else (max(at, first), min(end, first + len(x)))
+            if begin < stop:
+                x = x[:, at:end] if axis else x[begin - first : stop - first]
+                y = rows[begin:stop] if axis else rows[begin - at : stop - at]
+                y = np.ascontiguousarray(y, x.dtype)
+                figures += ErrorFigures(*_core.error_stats(np.ascontiguousarray(x), y, None, execution.threads))
+        execution.advance(info.nbytes * dense.size // size, weight.name)
+        done += dense.size
+    return figures if done else None
 
 
 def _readable(info: TensorInfo) -> bool:

@@ -211,7 +211,7 @@ def _differences(report: CompareReport) -> Iterator[PageTable]:
     rows: list[Sequence[Cell]] = [(Cell(name), Cell("only in the reference")) for name in report.only_in_a]
     rows += [(Cell(name), Cell("only in the other one")) for name in report.only_in_b]
     rows += [(Cell(n), Cell(f"shape {_shape(a)} against {_shape(b)}")) for n, a, b in report.shape_mismatches]
-    rows += [(Cell(name), Cell("can't be read as numbers")) for name in report.not_compared]
+    rows += [(Cell(name), Cell("not compared")) for name in report.not_compared]
     if rows:
         yield PageTable("Not compared", "", ("tensor", "why"), rows, (0, 1))
 
