@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,10 +82,11 @@ def open_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
 
         session = open_session("model.onnx", threads=1)
     """
-    if find_spec("onnxruntime") is None:
-        raise ImportError(f"open_session: {INSTALL}")
+    try:
+        options = session_options(threads)
+    except ImportError as e:
+        raise ImportError(f"open_session: {INSTALL}") from e
     os.close(open_regular(path))  # says what is wrong with the path as for every other file
-    options = session_options(threads)
     with utf8(path) as model, utf8(Path(path).absolute().parent) as folder:
         if model != os.fspath(path):
             options.add_session_config_entry(FOLDER, folder)
