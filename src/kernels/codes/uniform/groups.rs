@@ -222,7 +222,8 @@ mod tests {
         let mut out = vec![0.0; x.len() + 3];
         let (out, parts) = (&mut out[3..], spec.scales(x.len()));
         if is_given {
-            let (mut scale, mut zero_point) = (vec![0.0; parts], vec![0; parts]);
+            let points = if uniform.scheme == Scheme::Asymmetric { parts } else { 0 };
+            let (mut scale, mut zero_point) = (vec![0.0; parts], vec![0; points]);
             let mut codes = vec![0; packed_len(x.len(), uniform.bits)];
             let params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
             quantize(x, uniform, spec, Policy::Raise, &mut codes, params, 2).expect("finite");
