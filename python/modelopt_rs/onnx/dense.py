@@ -41,6 +41,12 @@ class DenseWeight:
     scale: ir.Value
     zero_point: ir.Value | None
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what stands for it."""
+        parts = (self.codes, self.scale, self.zero_point)
+        return sum(part.const_value.nbytes for part in parts if part is not None and part.const_value is not None)
+
     def read(self) -> Array | None:
         """Return it as float32 in its old shape; None where the form is not known."""
         users = self._users()
@@ -48,7 +54,7 @@ class DenseWeight:
         # Codes of several forms in one are those of the first that is known.
         codes = _numbers(self.codes)
         if packed is not None:
-            dense = self._of_rows(slice(None), _int(packed, "bits", 4))
+            dense = _of_rows(self._rows(codes), self._columns(len(codes)), _int(packed, "bits", 4))
         elif any(node.op_type == "Gather" for node in users):
             dense = self._of_table(codes)
         else:
@@ -66,10 +72,13 @@ class DenseWeight:
             if dense is not None:
                 yield 0, 0, dense
             return
-        rows = int(self.codes.const_value.shape[0])  # type: ignore[union-attr, arg-type]
-        is_turned, step = self._is_turned((rows, whole // rows)), max(most * rows // whole, 1)
+        codes = _numbers(self.codes)
+        parts, rows = self._rows(codes), len(codes)
+        columns = self._columns(rows)
+        is_turned, step = self._is_turned((rows, columns)), max(most // columns, 1)
         for at in range(0, rows, step):
-            block = self._of_rows(slice(at, at + step), _int(packed, "bits", 4))
+            some = [None if part is None else part[at : at + step] for part in parts]
+            block = _of_rows(some, columns, _int(packed, "bits", 4))
             if block is None:
                 return
             yield int(is_turned), at, block.T if is_turned else block
@@ -81,22 +90,14 @@ class DenseWeight:
             users = [node for node, _ in users[0].outputs[0].uses()] + users[1:]
         return users
 
-    def _of_rows(self, some: slice, bits: int) -> Array | None:
-        """Rows of blocks, packed, unsigned; what is past the end of a row is dropped."""
-        codes = _numbers(self.codes)
-        n = len(codes)
-        columns = math.prod(self.shape) // max(n, 1)
-        scale = _numbers(self.scale).reshape(n, -1)[some]
-        codes = codes.reshape(n, -1)[some]
-        numbers = unpacked_rows(codes, bits, codes.shape[1] * 8 // bits)
-        groups, points = scale.shape[1], 1 << (bits - 1)
-        zero: Any = points
-        if self.zero_point is not None:
-            zero = unpacked_rows(_numbers(self.zero_point).reshape(n, -1)[some], bits, groups)[:, :groups, None]
-        if numbers.shape[1] % groups:
-            return None
-        blocks = numbers.reshape(len(codes), groups, -1)
-        return _dense(blocks, scale[:, :, None], zero).reshape(len(codes), -1)[:, :columns]
+    def _columns(self, rows: int) -> int:
+        return math.prod(self.shape) // max(rows, 1)
+
+    def _rows(self, codes: Array) -> list[Array | None]:
+        """Codes, scales and zero points by rows."""
+        zero_point = None if self.zero_point is None else _numbers(self.zero_point)
+        parts = (codes, _numbers(self.scale), zero_point)
+        return [None if part is None else part.reshape(len(codes), -1) for part in parts]
 
     def _of_table(self, codes: Array) -> Array | None:
         """Rows that are gathered, then unpacked and multiplied."""
@@ -173,6 +174,22 @@ class DenseWeight:
         if "DequantizeLinear" in users and self.use.kind == "gemm":
             return self.use.in_axis == 1 and not _before_gemm(self.codes)
         return False
+
+
+def _of_rows(parts: Sequence[Array | None], columns: int, bits: int) -> Array | None:
+    """Rows of blocks, packed, unsigned; what is past the end of a row is dropped."""
+    codes, scale, zero_point = parts
+    assert codes is not None
+    assert scale is not None
+    numbers = unpacked_rows(codes, bits, codes.shape[1] * 8 // bits)
+    groups = scale.shape[1]
+    zero: Any = 1 << (bits - 1)
+    if zero_point is not None:
+        zero = unpacked_rows(zero_point, bits, groups)[:, :groups, None]
+    if numbers.shape[1] % groups:
+        return None
+    blocks = numbers.reshape(len(codes), groups, -1)
+    return _dense(blocks, scale[:, :, None], zero).reshape(len(codes), -1)[:, :columns]
 
 
 def _before_gemm(codes: ir.Value) -> bool:

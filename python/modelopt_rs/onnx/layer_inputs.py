@@ -120,8 +120,9 @@ class InputStream:
         most: int | None = None,
         weights: Sequence[str] = (),
     ) -> None:
-        made_up = data.calibrate is None and data.words != "the given inputs"
-        with limited(2 * max_memory, path) if made_up else nullcontext():  # of which half is what is looked at
+        with (
+            limited(2 * max_memory, path) if data.words == "made-up inputs" else nullcontext()
+        ):  # of which half is what is looked at
             self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
         outputs = [str(value.name) for value in model.graph.outputs]

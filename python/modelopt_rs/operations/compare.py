@@ -200,8 +200,11 @@ def _codes(left: Source, right: Source) -> "list[DenseWeight]":
 def _of_codes(left: Source, weight: "DenseWeight", execution: Execution) -> ErrorFigures | None:
     """Compare a weight with the codes that were made of it; None where they are of no form that is known."""
     info, figures = left.tensors[weight.name], ErrorFigures()
-    most, size, done = max(execution.max_memory // HELD, 1), math.prod(info.shape), 0
-    for axis, at, dense in weight.blocks(most) if size else ():
+    most, size, done = execution.max_memory // HELD, math.prod(info.shape), 0
+    if size > most:  # the codes are held whole beside a block of numbers
+        most = (execution.max_memory - weight.nbytes) // HELD
+    most = max(most, 0)
+    for axis, at, dense in weight.blocks(most) if size and most else ():
         is_whole = dense.size == size
         rows = dense.reshape(info.rows, info.columns) if is_whole else dense
         end = at + rows.shape[axis]

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,18 +114,27 @@ def new_session(model: str | bytes, options: Any, path: str | os.PathLike[str]) 
     """
     import onnxruntime
 
-    limit = _LIMIT.get()
-    with _ARENA if limit is not None else nullcontext():
-        if limit is not None:
-            _register(limit)
-            options.add_session_config_entry("session.use_env_allocators", "1")
+    with _allocator(options):
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # its errors have no common class but this
             raise refusal(path, e, "refuses it") from e
+
+
+@contextmanager
+def _allocator(options: Any) -> Iterator[None]:
+    """While it lasts a session that is opened takes an allocator of its own, under `limited`."""
+    limit = _LIMIT.get()
+    if limit is None:
+        yield
+        return
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    with _ARENA:
+        _register(limit)
+        try:
+            yield
         finally:
-            if limit is not None:
-                _register(0)  # of later sessions of this process that share one, nobody is limited
+            _register(0)  # of later sessions of this process that share one, nobody is limited
 
 
 def _register(nbytes: int) -> None:
