@@ -124,6 +124,7 @@ def _check(where: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -
             raise TypeError(f"{where}: {name} must be {_words(hint)}, got {shown(arguments[name])}")
 
 
+@lru_cache(maxsize=256)
 def _members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 

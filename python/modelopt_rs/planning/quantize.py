@@ -189,12 +189,13 @@ class QuantizeOptions:
 
     def with_bits(self, bits: int) -> "QuantizeOptions":
         """Return the options with other bits."""
-        return replace(self, bits=bits)
+        # Most weights have what was asked for: a plan of thousands makes no options of its own for each.
+        return self if bits == self.bits else replace(self, bits=bits)
 
     def with_group_size(self, name: str) -> "QuantizeOptions":
         """Return the options with the group size of one weight."""
         size = next((n for glob, n in self.group_size_of.items() if is_match(name, glob)), self.group_size)
-        return replace(self, group_size=size)
+        return self if size == self.group_size else replace(self, group_size=size)
 
     def with_scheme(self, name: str) -> "QuantizeOptions":
         """Return the options with the scheme of one weight: experts are merged only without zero points."""
