@@ -155,22 +155,30 @@ def _made(
     source: Source, weights: Mapping[str, Weight], x: ir.Value, takers: set[ir.Node], length: int
 ) -> tuple[list[Slot], list[str]] | None:
     """Return the constants and the weights that are divided where a value is; None where it can't be."""
-    if x.is_graph_output() or any(node not in takers for node, _ in x.uses()):
-        return None
-    slots, node = norm_slots(x, length), x.producer()
-    if slots or node is None or node.domain != "":
-        return (slots, []) if slots else None
-    if node.op_type in ("MatMul", "Gemm"):
-        return _product(source, weights, node, length)
-    # Max(z, 0) / s is Max(z / s, 0), for s > 0.
-    through = {"Relu": node.inputs, "Mul": node.inputs, "Add": node.inputs}.get(node.op_type, ())
-    bias = [(node, i) for i, each in enumerate(through) if constant_vector(each, length) is not None]
-    if node.op_type == "Add" and len(bias) != 1:
-        return None
-    for each in through:
-        made = None if each is None or each.producer() is None else _made(source, weights, each, {node}, length)
-        if made is not None:
-            return [*made[0], *(bias if node.op_type == "Add" else ())], made[1]
+    left: list[tuple[ir.Value, set[ir.Node], list[Slot]]] = [(x, takers, [])]
+    seen: set[ir.Value] = set()  # a node may take a value twice, and one behind the other thousands
+    while left:
+        value, takers, biases = left.pop()
+        if value in seen or value.is_graph_output() or any(node not in takers for node, _ in value.uses()):
+            continue
+        seen.add(value)
+        slots, node = norm_slots(value, length), value.producer()
+        if slots:
+            return [*slots, *biases], []
+        if node is None or node.domain != "":
+            continue
+        if node.op_type in ("MatMul", "Gemm"):
+            made = _product(source, weights, node, length)
+            if made is not None:
+                return [*made[0], *biases], made[1]
+            continue
+        # Max(z, 0) / s is Max(z / s, 0), for s > 0.
+        through = node.inputs if node.op_type in ("Relu", "Mul", "Add") else ()
+        bias = [(node, i) for i, each in enumerate(through) if constant_vector(each, length) is not None]
+        if node.op_type == "Add" and len(bias) != 1:
+            continue
+        behind = [*bias, *biases] if node.op_type == "Add" else biases
+        left += [(each, {node}, behind) for each in reversed(through) if each is not None and each.producer()]
     return None
 
 

@@ -11,7 +11,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.tensors import in_memory, initializer_infos, stored
 from modelopt_rs.onnx.run.sessions import new_session, session_options
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
-from modelopt_rs.onnx.weights import PASSED, Use, find_weights
+from modelopt_rs.onnx.weights import Use, find_weights, is_constant
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.stream.model import Source
@@ -35,7 +35,7 @@ def taken(use: Use) -> list[str] | None:
     what = WHAT.get(use.kind)
     if what is None or use.inner or (what == "rows" and use.index != 1):
         return None
-    values = [value for value in _inputs(use.node) if value is not None and not _is_constant(value)]
+    values = [value for value in _inputs(use.node) if value is not None and not is_constant(value)]
     others = values[1:] if what != "steps" else []
     turned = use.kind == "gemm" and use.node.attributes.get_int("transA", False)
     floats = all(value.dtype in (None, ir.DataType.FLOAT, ir.DataType.FLOAT16) for value in values)
@@ -51,14 +51,6 @@ def _inputs(node: ir.Node) -> list[ir.Value | None]:
     """Return what a node takes; how long sequences are does not count."""
     lengths = node.op_type in ("LSTM", "GRU", "RNN")
     return [None if lengths and i == LENGTHS else value for i, value in enumerate(node.inputs)]
-
-
-def _is_constant(value: ir.Value) -> bool:
-    node = value.producer()
-    if value.const_value is not None or node is None:
-        return value.const_value is not None
-    passed = node.op_type in PASSED and node.inputs[0] is not None and _is_constant(node.inputs[0])
-    return node.op_type == "Constant" or passed
 
 
 class LayerAlone:
@@ -110,31 +102,42 @@ class LayerAlone:
         values: dict[ir.Value, ir.Value] = {}
         nodes: list[ir.Node] = []
         initializers: list[ir.Value] = []
+        fed: list[ir.Value] = []
         rest = iter(sample)
 
         def value_of(old: ir.Value | None) -> ir.Value | None:
-            if old is None or old in values:
-                return None if old is None else values[old]
-            node = old.producer()
-            if old.const_value is not None and node is None:
-                tensor = ir.tensor(self._constant(old), name=old.name)
-                values[old] = ir.val(str(old.name), const_value=tensor)
-                initializers.append(values[old])
-            elif _is_constant(old) and node is not None:
-                values[old] = ir.val(str(old.name), old.dtype)
-                inputs = [value_of(each) for each in node.inputs]
-                nodes.append(_like(node, inputs, [values[old]]))
+            if old is None:
+                return None
+            passed: list[ir.Node] = []  # what passes a constant on, the last first: there may be thousands
+            root, is_made = old, is_constant(old)
+            while is_made and root not in values and (node := root.producer()) is not None:
+                passed.append(node)
+                if node.op_type == "Constant" or node.inputs[0] is None:
+                    break
+                root = node.inputs[0]
             else:
-                array = next(rest)
-                values[old] = ir.val(str(old.name), ir.DataType.from_numpy(array.dtype), [None] * array.ndim)
+                if root not in values:
+                    values[root] = constant(root) if is_made else given(root)
+            for node in reversed(passed):
+                out = node.outputs[0]
+                values[out] = ir.val(str(out.name), out.dtype)
+                nodes.append(_like(node, [values[each] for each in node.inputs if each is not None], [values[out]]))
             return values[old]
+
+        def constant(old: ir.Value) -> ir.Value:
+            initializers.append(ir.val(str(old.name), const_value=ir.tensor(self._constant(old), name=old.name)))
+            return initializers[-1]
+
+        def given(old: ir.Value) -> ir.Value:
+            array = next(rest)
+            fed.append(ir.val(str(old.name), ir.DataType.from_numpy(array.dtype), [None] * array.ndim))
+            return fed[-1]
 
         node = self._use.node
         inputs = [value_of(each) for each in _inputs(node)]
         outputs = [ir.val(value.name or "", self._use.dtype) for value in node.outputs]
         nodes.append(_like(node, inputs, outputs))
         told = [new for new, old in zip(outputs, node.outputs, strict=True) if old.uses() or old.is_graph_output()]
-        fed = [new for old, new in values.items() if not _is_constant(old)]
         graph = ir.Graph(fed, told, nodes=nodes, initializers=initializers, opset_imports=self._opsets, name="layer")
         return ir.Model(graph, ir_version=10)
 

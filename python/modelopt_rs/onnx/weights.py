@@ -303,17 +303,17 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{node.op_type} with transBatchB"
     if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
         yield f"Gather on axis {_int(node, 'axis', 0)}"
-    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and _is_constant(node.inputs[1 - index]):
+    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and is_constant(node.inputs[1 - index]):
         yield f"{operator_of(node)} takes nothing but constants"  # a runtime computes it once, when it loads the model
 
 
-def _is_constant(value: ir.Value | None) -> bool:
-    """Return whether a value is an initializer, or one passed on."""
-    while value is not None and (node := value.producer()) is not None:
+def is_constant(value: ir.Value | None) -> bool:
+    """Return whether a value is a constant, or one passed on."""
+    while value is not None and (node := value.producer()) is not None and node.op_type != "Constant":
         if node.domain != "" or node.op_type not in PASSED:
             return False
         value = node.inputs[0]
-    return value is not None and value.const_value is not None and value.is_initializer()
+    return value is not None and (value.const_value is not None or value.producer() is not None)
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:

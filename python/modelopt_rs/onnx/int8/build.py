@@ -80,7 +80,9 @@ def skip(node: ir.Node) -> None:
 
 def drop_unused(model: ir.Model, values: Iterable[ir.Value | None]) -> None:
     """Take initializers, and nodes that made values, out of the graph if nothing takes them any more."""
-    for value in values:
+    left = list(values)
+    while left:
+        value = left.pop()
         if value is None or value.uses() or value.is_graph_output():
             continue
         if value.is_graph_input():
@@ -94,4 +96,4 @@ def drop_unused(model: ir.Model, values: Iterable[ir.Value | None]) -> None:
         elif node.graph is not None and not any(each.uses() or each.is_graph_output() for each in node.outputs):
             inputs = list(node.inputs)
             node.graph.remove(node, safe=True)
-            drop_unused(model, inputs)
+            left += inputs
