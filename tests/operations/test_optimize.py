@@ -121,6 +121,17 @@ def test_priors_say_what_counts(tmp_path: Path) -> None:
     assert min(bits[1000.0]) >= 4
 
 
+@pytest.mark.parametrize("size", [{"target_bpw": 6}, {"target_size": 10**6}])
+def test_a_model_without_weights_to_choose_for_is_named(tmp_path: Path, size: dict[str, Any]) -> None:
+    source = tmp_path / "m.safetensors"
+    write(source, {"norm.weight": ("F32", np.ones(64, np.float32))})
+    with pytest.raises(
+        mo.UnsupportedError, match=r"m\.safetensors: no weight of it can have fewer bits; quantize says"
+    ):
+        mo.optimize_file(source, tmp_path / "out.safetensors", **size)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

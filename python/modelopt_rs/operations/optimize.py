@@ -11,7 +11,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.containers.checkpoint_sink import refuse_same
 from modelopt_rs.containers.container import check_place
-from modelopt_rs.errors import OptionError
+from modelopt_rs.errors import OptionError, UnsupportedError
 from modelopt_rs.operations.answers import best_answer
 from modelopt_rs.operations.losses import Losses
 from modelopt_rs.operations.skeleton import Writing
@@ -148,7 +148,7 @@ def optimize_file(
         raise FileNotFoundError(errno.ENOENT, "No such directory for the table", str(Path(table).parent))
     work = Losses(source_path, out_path, options, onnx, run, writing)
     losses = work.sizes()
-    size = _size(losses, target_size, target_bpw)
+    size = _size(source_path, losses, target_size, target_bpw)
     if not dry_run:
         check_place(out_path, overwrite)
         if Path(source_path).is_dir():
@@ -227,8 +227,12 @@ def _check(size: int | None, bpw: float | None, max_loss: float | None, priors: 
             raise OptionError(f"priors {pattern!r} must be finite and not negative, got {prior}")
 
 
-def _size(table: LossTable, size: int | None, bpw: float | None) -> int:
+def _size(path: str | os.PathLike[str], table: LossTable, size: int | None, bpw: float | None) -> int:
     """Return the most bytes, if they can be had."""
+    if not table.elements:
+        raise UnsupportedError(
+            f"{os.fspath(path)}: none of its weights can have fewer bits; quantize says why (--dry-run)"
+        )
     floor, ceiling = table.range()
     if size is not None:
         if not floor <= size < ceiling:

@@ -107,7 +107,7 @@ def compare_models(
     options, threads = options or RunOptions(), threads or get_num_threads()
     made_up = options.inputs is None and samples is None
     with limited(max_memory, a, b) if made_up else nullcontext():
-        one = _Model(a, open_session(a, threads=threads))
+        one = _Model(a, _source_session(a, threads))
         other = _Model(b, open_session(b, threads=threads))
     infos, found = _inputs(one, other, options, max_memory, samples)
     inputs = found.feeds
@@ -146,6 +146,15 @@ def compare_models(
         sizes=found.sizes,
         tried=found.tried,
     )
+
+
+def _source_session(path: str | os.PathLike[str], threads: int) -> Session:
+    """Load the model that another was made of; what other runtimes run may be refused here."""
+    try:
+        return open_session(path, threads=threads)
+    except UnsupportedError as e:
+        words = "if another runtime takes it, leave the run out (--no-run, in Python run=None)"
+        raise UnsupportedError(f"{e}; {words}") from e
 
 
 def _inputs(
