@@ -230,9 +230,7 @@ def _check(size: int | None, bpw: float | None, max_loss: float | None, priors: 
 def _size(path: str | os.PathLike[str], table: LossTable, size: int | None, bpw: float | None) -> int:
     """Return the most bytes, if they can be had."""
     if not table.elements:
-        raise UnsupportedError(
-            f"{os.fspath(path)}: none of its weights can have fewer bits; quantize says why (--dry-run)"
-        )
+        raise UnsupportedError(f"{os.fspath(path)}: no weight of it can have fewer bits; quantize says why")
     floor, ceiling = table.range()
     if size is not None:
         if not floor <= size < ceiling:
