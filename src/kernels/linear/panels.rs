@@ -4,6 +4,7 @@ use super::form::{Form, LANES, LINE};
 use crate::kernels::codes::uniform::ParamsRef;
 use crate::kernels::codes::{Scheme, Uniform};
 use crate::kernels::pack::packed_len;
+use crate::kernels::row_dots::Bytes;
 use crate::kernels::transpose;
 use crate::par;
 use crate::real::Real;
@@ -12,6 +13,11 @@ use crate::real::Real;
 pub trait Panels: Sync {
     /// How many lines [`Panels::lines`] needs to work with.
     fn scratch(&self, form: &Form) -> usize;
+    /// The rows of a panel where they lie, and what comes before the codes of each of their blocks: rows of bytes with one scale
+    /// each.
+    fn rows(&self, _form: &Form, _panel: usize) -> Option<(Bytes<'_>, [[u8; LINE]; 2])> {
+        None
+    }
     /// The lines of a panel.
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]];
 }
@@ -133,6 +139,22 @@ impl<C: Real> Rows<'_, C> {
 impl<C: Real> Panels for Rows<'_, C> {
     fn scratch(&self, form: &Form) -> usize {
         form.lines
+    }
+
+    fn rows(&self, form: &Form, panel: usize) -> Option<(Bytes<'_>, [[u8; LINE]; 2])> {
+        if form.bits != 8 || self.per_row > 1 {
+            return None;
+        }
+        let (first, stride) = (panel * LANES, form.cols);
+        let rows = LANES.min(form.rows - first);
+        let mut headers = [[0; LINE]; 2];
+        for lane in 0..rows {
+            for (line, four) in headers.iter_mut().zip(self.header(form, (first + lane) * self.per_row)) {
+                line[4 * lane..4 * lane + 4].copy_from_slice(&four);
+            }
+        }
+        let flip = self.flip() as u8;
+        Some((Bytes { codes: &self.codes[first * stride..], rows, stride, flip }, headers))
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {
