@@ -101,18 +101,30 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
     }
     if !tail.is_empty() {
-        encode_short::<K, S>(tail, divisors(blocks.len()), rest);
+        encode_block::<K, S, FUSED>(isa, tail, divisors(blocks.len()), rest);
     }
 }
 
-/// The packed codes of a block, of which each half has a divisor.
+/// The packed codes of up to a block, of which each half has a divisor; what follows the last is 0.
 #[inline(always)]
 fn encode_block<K: Code, S: Scale, const FUSED: bool>(
     isa: Isa,
-    x: &[f32; BLOCK],
+    x: &[f32],
     divisors: [S::Divisor; 2],
     codes: &mut [u8],
 ) {
+    let Some(x) = x.first_chunk::<BLOCK>() else {
+        let mut bytes = [0; BLOCK];
+        for (i, (byte, &x)) in bytes.iter_mut().zip(x).enumerate() {
+            *byte = K::encode(S::over::<FUSED>(x, divisors[i / HALF])) as u8;
+        }
+        if K::BITS == 8 {
+            codes.copy_from_slice(&bytes[..codes.len()]);
+        } else {
+            pack(&bytes, codes);
+        }
+        return;
+    };
     let mut units = [0.0; BLOCK];
     for i in 0..HALF {
         units[i] = S::over::<FUSED>(x[i], divisors[0]);
@@ -125,18 +137,6 @@ fn encode_block<K: Code, S: Scale, const FUSED: bool>(
     } else if let Some(codes) = codes.first_chunk_mut::<{ BLOCK / 2 }>() {
         encode_four_bits::<K>(isa, &units, codes);
     }
-}
-
-/// The packed codes of less than a block, by division; what follows the last is 0. Compiled once, for the baseline: within the
-/// loops the compiler packed both by one of unknown length, which waited for the bytes to come back from memory (a third of the
-/// time of nvfp4).
-#[inline(never)]
-fn encode_short<K: Code, S: Scale>(x: &[f32], divisors: [S::Divisor; 2], codes: &mut [u8]) {
-    let mut bytes = [0; BLOCK];
-    for (i, (byte, &x)) in bytes.iter_mut().zip(x).enumerate() {
-        *byte = K::encode(S::over::<false>(x, divisors[i / HALF])) as u8;
-    }
-    if K::BITS == 8 { codes.copy_from_slice(&bytes[..codes.len()]) } else { pack(&bytes, codes) }
 }
 
 /// The packed codes of a block.

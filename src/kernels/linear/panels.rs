@@ -13,13 +13,23 @@ use crate::real::Real;
 pub trait Panels: Sync {
     /// How many lines [`Panels::lines`] needs to work with.
     fn scratch(&self, form: &Form) -> usize;
-    /// The rows of a panel where they lie, and what comes before the codes of each of their blocks: rows of bytes with one scale
-    /// each.
-    fn rows(&self, _form: &Form, _panel: usize) -> Option<(Bytes<'_>, [[u8; LINE]; 2])> {
+    /// The rows of a panel where they lie, if they are bytes and have one scale each.
+    fn rows(&self, _form: &Form, _panel: usize) -> Option<(Bytes<'_>, Numbers)> {
         None
     }
     /// The lines of a panel.
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]];
+}
+
+/// What rows of a panel have beside their codes.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Their scales.
+    pub scale: [f32; LANES],
+    /// What is taken from their codes, as these have no sign.
+    pub zero_point: [i32; LANES],
+    /// Their offsets.
+    pub offset: [f32; LANES],
 }
 
 /// All panels one after the other.
@@ -79,6 +89,19 @@ impl<C: Real> Rows<'_, C> {
     fn row(&self, form: &Form, row: usize) -> &[u8] {
         let bytes = packed_len(form.cols, form.bits);
         &self.codes[row * bytes..][..bytes]
+    }
+
+    /// Those of up to as many rows, or one for all of them.
+    #[inline(always)]
+    fn lanes<T, N: Copy + Default>(&self, parts: &[T], number: impl Fn(&T) -> N) -> [N; LANES] {
+        let mut lanes = [N::default(); LANES];
+        if self.per_row == 0 {
+            lanes = [number(&parts[0]); LANES];
+        }
+        for (lane, part) in lanes.iter_mut().zip(parts) {
+            *lane = number(part);
+        }
+        lanes
     }
 
     /// What comes before the codes of a block of a row.
@@ -141,20 +164,25 @@ impl<C: Real> Panels for Rows<'_, C> {
         form.lines
     }
 
-    fn rows(&self, form: &Form, panel: usize) -> Option<(Bytes<'_>, [[u8; LINE]; 2])> {
+    fn rows(&self, form: &Form, panel: usize) -> Option<(Bytes<'_>, Numbers)> {
         if form.bits != 8 || self.per_row > 1 {
             return None;
         }
         let (first, stride) = (panel * LANES, form.cols);
         let rows = LANES.min(form.rows - first);
-        let mut headers = [[0; LINE]; 2];
-        for lane in 0..rows {
-            for (line, four) in headers.iter_mut().zip(self.header(form, (first + lane) * self.per_row)) {
-                line[4 * lane..4 * lane + 4].copy_from_slice(&four);
+        let (codes, flip) = (&self.codes[first * stride..], self.flip() as u8);
+        let parts = if self.per_row == 0 { 0..1 } else { first..first + rows };
+        let ParamsRef { scale, zero_point, offset } = self.params;
+        let mut numbers = Numbers { scale: self.lanes(&scale[parts.clone()], |&x| x.store_as()), ..Numbers::default() };
+        match self.code.scheme {
+            Scheme::Symmetric => numbers.zero_point = [128; LANES],
+            Scheme::Asymmetric if self.code.signed => {
+                numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z as i8) + 128);
             }
+            Scheme::Asymmetric => numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z)),
+            Scheme::MinMax => numbers.offset = self.lanes(&offset[parts], |&x| x.store_as()),
         }
-        let flip = self.flip() as u8;
-        Some((Bytes { codes: &self.codes[first * stride..], rows, stride, flip }, headers))
+        Some((Bytes { codes, rows, stride, flip }, numbers))
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {

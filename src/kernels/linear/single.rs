@@ -2,9 +2,9 @@
 //! the way takes longer than the products.
 
 use super::activations::{Digits, Tile};
-use super::form::{Form, LANES, LINE};
-use super::panels::Panels;
-use super::product::{Lanes, floats, ints};
+use super::form::{Form, LANES};
+use super::panels::{Numbers, Panels};
+use super::product::Lanes;
 use super::{PIECE, finished};
 use crate::isa::kernel;
 use crate::kernels::codes::Scheme;
@@ -13,25 +13,27 @@ use crate::par;
 
 kernel! {
     /// The sums of all blocks by row, in the arithmetic of panels: see [`super::product::panels`].
-    fn all_blocks(sums: &[Sums], headers: &[[u8; LINE]; 2], form: &Form, tile: &Tile) -> Lanes {
-        let (scale, offset) = (floats(&headers[0]), floats(&headers[1]));
-        let zero_points = match form.scheme {
-            Scheme::Symmetric => [1 << (form.bits - 1); LANES],
-            Scheme::Asymmetric => ints(&headers[1]),
-            Scheme::MinMax => [0; LANES],
-        };
+    fn all_blocks(sums: &[Sums], numbers: &Numbers, is_minmax: bool, tile: &Tile) -> Lanes {
+        let Numbers { scale, zero_point, offset } = numbers;
         let mut all = [0.0; LANES];
         for ((sums, digits), &unit) in sums.iter().zip(tile.sums.chunks(tile.digits)).zip(&tile.scale) {
             // A float32 rounds the two digits that come first once, joined or not.
             let (first, last) = if let &[high, middle, low] = digits { (high * 256 + middle, low) } else { (digits[0], 0) };
             let factor = if digits.len() == 3 { 256.0 } else { 1.0 };
-            let alone = digits.iter().fold(0.0, |x, &digit| x * 256.0 + digit as f32);
+            let mut products = [0.0; LANES];
             for lane in 0..LANES {
-                let high = (sums[0][lane] - zero_points[lane] * first) as f32;
-                let low = (sums[1][lane] - zero_points[lane] * last) as f32;
-                let product = (high * factor + low) * scale[lane];
-                let product = if form.scheme == Scheme::MinMax { product + alone * offset[lane] } else { product };
-                all[lane] += product * unit;
+                let high = (sums[0][lane] - zero_point[lane] * first) as f32;
+                let low = (sums[1][lane] - zero_point[lane] * last) as f32;
+                products[lane] = (high * factor + low) * scale[lane];
+            }
+            if is_minmax {
+                let alone = digits.iter().fold(0.0, |x, &digit| x * 256.0 + digit as f32);
+                for lane in 0..LANES {
+                    products[lane] += alone * offset[lane];
+                }
+            }
+            for lane in 0..LANES {
+                all[lane] += products[lane] * unit;
             }
         }
         all
@@ -58,12 +60,14 @@ pub(super) fn multiply(
     par::for_each_with(threads, out.chunks_mut(together * LANES).enumerate(), scratch, |sums, (part, out)| {
         for (i, out) in out.chunks_mut(LANES).enumerate() {
             let panel = part * together + i;
-            let Some((bytes, headers)) = panels.rows(form, panel) else { return };
+            let Some((bytes, numbers)) = panels.rows(form, panel) else { return };
             row.sums(bytes, sums);
+            let mut all = all_blocks(sums, &numbers, form.scheme == Scheme::MinMax, &tile);
+            let mut of_rows = [0.0; LANES];
             let bias = bias.get(panel * LANES..).unwrap_or_default();
-            for (i, (y, sum)) in out.iter_mut().zip(all_blocks(sums, &headers, form, &tile)).enumerate() {
-                *y = finished(sum, bias.get(i).copied().unwrap_or(0.0));
-            }
+            of_rows.iter_mut().zip(bias).for_each(|(own, &bias)| *own = bias);
+            all.iter_mut().zip(of_rows).for_each(|(y, bias)| *y = finished(*y, bias));
+            out.copy_from_slice(&all[..out.len()]);
         }
     });
     true

@@ -12,12 +12,11 @@ use crate::real::{Element, Real};
 /// Elements that are made in the L1 cache before they are written past it.
 const STREAM_BLOCK: usize = 2048;
 
-/// How stored codes become numbers: (code ^ flip) - zero, exactly.
+/// How stored codes become numbers: (code ^ flip) - zero.
 #[derive(Debug, Clone, Copy)]
 struct Coding<C> {
     flip: u8,
-    /// As a float: codes are then widened once, where integers of 16 bits would be subtracted and widened again.
-    zero: C,
+    zero: i16,
     /// 2 where the product with the scale may overflow before the offset brings it back (minmax over more than the
     /// largest number): then scale and offset are halved. Else 1.
     double: C,
@@ -50,14 +49,13 @@ impl Uniform {
         let factor = code::half(self.scheme, self.bits, scale);
         let infinity = C::from_f64(f64::INFINITY);
         let limit = if scale < infinity { C::MAX } else { infinity };
-        let zero = C::from_i16(zero);
         Coding { flip, zero, double: C::from_i16(1) / factor, scale: scale * factor, offset: offset * factor, limit }
     }
 }
 
 #[inline(always)]
 fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
-    let quantized = C::from_i16((code ^ coding.flip) as i16) - coding.zero;
+    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
     let x = (quantized * coding.scale + coding.offset) * coding.double;
     let x = if x > coding.limit { coding.limit } else { x };
     let lowest = C::from_i16(0) - coding.limit;
@@ -67,7 +65,7 @@ fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
 /// The same where the scale is so small that no product comes near the largest number.
 #[inline(always)]
 fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
-    let quantized = C::from_i16((code ^ coding.flip) as i16) - coding.zero;
+    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
     (quantized * coding.scale + coding.offset).store_as()
 }
 
