@@ -7,7 +7,7 @@
 //!
 //! Codes of 16 rows lie beside each other, 4 bytes of each in turn ([`Form`]): a lane of a vector is a row, so that there are
 //! no sums across lanes, and one piece of `x` serves all of them. [`Rows`] are brought into that form on the way, [`Packed`]
-//! are in it.
+//! are in it. One row of `x` is multiplied by rows of bytes where these lie (`single`).
 
 mod activations;
 mod columns;
@@ -15,6 +15,7 @@ mod floats;
 mod form;
 mod panels;
 mod product;
+mod single;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -51,15 +52,17 @@ fn tiles(rows: usize, digits: Digits) -> Vec<(usize, usize)> {
     found
 }
 
-/// The rows of `out` cut at columns: for each range of columns its part of every row.
-fn by_columns(out: &mut [f32], cols: usize, wide: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut parts: Vec<_> = (0..cols.div_ceil(wide)).map(|_| Vec::with_capacity(out.len() / cols)).collect();
-    for row in out.chunks_mut(cols) {
-        for (part, piece) in parts.iter_mut().zip(row.chunks_mut(wide)) {
-            part.push(piece);
-        }
-    }
-    parts
+/// The rows of `out` cut at columns: for each range of columns its part of every row, made when it is asked for.
+fn by_columns(
+    out: &mut [f32],
+    cols: usize,
+    wide: usize,
+) -> impl ExactSizeIterator<Item = Vec<&mut [f32]>> + Send + use<'_> {
+    let mut rows: Vec<_> = out.chunks_mut(cols).collect();
+    (0..cols.div_ceil(wide)).map(move |_| {
+        let parts = rows.iter_mut().map(|row| row.split_off_mut(..wide.min(row.len())).unwrap_or_default());
+        parts.collect()
+    })
 }
 
 /// A sum as it is written: with its bias, and NaN always the same.
@@ -79,7 +82,7 @@ pub fn multiply(
     out: &mut [f32],
     threads: usize,
 ) {
-    if out.is_empty() {
+    if out.is_empty() || single::multiply(x, form, panels, digits, bias, out, threads) {
         return;
     }
     let (rows, cols) = (form.rows, form.cols);
@@ -90,7 +93,7 @@ pub fn multiply(
         let tiles = par::map(threads, places, |(start, n)| Tile::new(&x[start * cols..][..n * cols], n, form, digits));
         let parts = by_columns(out, rows, together * LANES);
         let scratch = || vec![[0; LINE]; PANELS * panels.scratch(form)];
-        par::for_each_with(threads, parts.into_iter().enumerate(), scratch, |scratch, (part, mut out)| {
+        par::for_each_with(threads, parts.enumerate(), scratch, |scratch, (part, mut out)| {
             let n = out[0].len().div_ceil(LANES);
             for first in (0..n).step_by(PANELS) {
                 let of_panel = [first, n.min(first + PANELS) - 1];
@@ -130,11 +133,19 @@ mod tests {
     }
 
     fn run(shape: [usize; 3], group: usize, bits: u32, scheme: Scheme, digits: Digits) {
-        let [m, n, k] = shape;
-        let (form, per_row) = (Form::new(bits, scheme, [n, k], group), k.div_ceil(group));
+        let per_row = shape[2].div_ceil(group);
+        run_by(shape, group, per_row, (bits, scheme, digits));
+        if per_row == 1 {
+            run_by(shape, group, 0, (bits, scheme, digits));
+        }
+    }
+
+    fn run_by(shape: [usize; 3], group: usize, per_row: usize, how: (u32, Scheme, Digits)) {
+        let ([m, n, k], (bits, scheme, digits)) = (shape, how);
+        let form = Form::new(bits, scheme, [n, k], group);
         let codes: Vec<u8> = (0..n * packed_len(k, bits)).map(|i| (i * 37 + i / 7) as u8).collect();
-        let (scale, offset) = (numbers(n * per_row), numbers(n * per_row));
-        let zero_point: Vec<u8> = (0..n * per_row).map(|i| (i % (1 << bits)) as u8).collect();
+        let (scale, offset) = (numbers(n * per_row.max(1)), numbers(n * per_row.max(1)));
+        let zero_point: Vec<u8> = (0..n * per_row.max(1)).map(|i| (i % (1 << bits)) as u8).collect();
         let (x, bias) = (numbers(m * k), numbers(n));
         let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &offset };
         let code = Uniform { bits, scheme, offset_binary: false, signed: false };
@@ -152,6 +163,17 @@ mod tests {
                     let mut out = vec![f32::NAN; m * n];
                     multiply(&x, &form, panels, digits, &bias, &mut out, threads);
                     assert!(out == want, "{shape:?} {group} {bits} {scheme:?} {digits:?} {isa:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_one_row_times_rows_of_bytes_is_the_same_in_panels_and_where_they_lie() {
+        for scheme in [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax] {
+            for digits in [Digits::One, Digits::Three] {
+                for [n, k] in [[37, 384], [16, 256], [5, 257], [33, 700], [2, 64], [1, 1], [100, 127]] {
+                    run([1, n, k], k, 8, scheme, digits);
                 }
             }
         }

@@ -20,6 +20,7 @@ pub mod optim;
 pub mod pack;
 pub mod prune;
 pub mod reduce;
+pub mod row_dots;
 pub mod select;
 pub mod taylor;
 pub mod top;

@@ -15,9 +15,13 @@ pub use position::{End, positions};
 pub use words::{Extremes, Keys, Word, WordSum, integer_as_f64};
 pub use zeros::{NonZero, has};
 
-use crate::isa::kernel;
+use crate::isa::{self, kernel};
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
+
+/// How far ahead memory is asked for, in bytes. (One thread that sums 64 M bytes takes 1.45 times as long without, on a busy
+/// machine; 1,024 bytes are as good, 4,096 worse.)
+const AHEAD: usize = 2048;
 
 /// Lanes of a chunk: four 512-bit registers of f64, or eight of 256 bits.
 const LANES: usize = 32;
@@ -50,7 +54,10 @@ pub trait Op<T>: Copy + Send + Sync {
     fn step(self, state: [Self::Scalar; 2], x: T) -> [Self::Scalar; 2];
     /// Join two states.
     fn merge(self, a: [Self::Scalar; 2], b: [Self::Scalar; 2]) -> [Self::Scalar; 2];
-    /// Reduce a piece of at most [`CHUNK`] elements: what an exact operation may do in another order.
+    /// Elements of a piece of work at most. An exact operation may have more where they are short: a piece of few bytes takes
+    /// no longer than to fetch it.
+    const PIECE: usize = CHUNK;
+    /// Reduce a piece: what an exact operation may do in another order.
     fn chunk(self, x: &[T]) -> [Self::Scalar; 2]
     where
         T: Copy,
@@ -69,6 +76,7 @@ kernel! {
         let mut b = [O::IDENTITY[1]; LANES];
         let (blocks, tail) = x.as_chunks::<LANES>();
         for block in blocks {
+            isa::prefetch::<false, _>(block, AHEAD / size_of::<T>());
             for i in 0..LANES {
                 [a[i], b[i]] = op.step([a[i], b[i]], block[i]);
             }
@@ -143,7 +151,7 @@ pub fn reduce_all<T: Copy + Sync, O: Op<T> + Default>(x: &[T], threads: usize) -
 
 /// The same by an operation that has numbers of its own.
 pub fn reduce_all_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], threads: usize) -> State<T, O> {
-    let parts = par::map(threads, x.chunks(CHUNK), |chunk| op.chunk(chunk));
+    let parts = par::map(threads, x.chunks(O::PIECE), |chunk| op.chunk(chunk));
     parts.into_iter().fold(O::IDENTITY, |a, b| op.merge(a, b))
 }
 

@@ -53,7 +53,8 @@ def linear(
         results of NaN alone; in "float32" they do what they do in sums of products.
     w : QuantizedArray or PackedWeight
         ``(out, in)``. Of what isn't packed a few rows at a time are brought into the packed form on the way, which
-        costs as much as a product with a few rows of `x`. Scales are rounded to float32.
+        costs as much as a product with a few rows of `x`. (Not for one row of `x` and codes of 8 bits with a scale for
+        each row or for the whole, on CPUs with AVX-512 VNNI.) Scales are rounded to float32.
     bias : ndarray of float32, optional
         ``(out,)``, added last.
     compute : {"int8", "int24", "float32"}

@@ -6,8 +6,12 @@ use crate::par;
 
 /// Rows of the weights whose products are summed in order; then these sums are, in order too.
 const ROWS: usize = 256;
-/// Such pieces that are in work before their sums are added: what they take of memory.
+/// Such pieces that are in work before their sums are added, at least: what they take of memory.
 const WAVE: usize = 16;
+/// As many sums may be in work in any case: of short rows all pieces, so that nobody waits for the last of a few.
+const SUMS: usize = 1 << 20;
+/// Sums that one thread adds at a time.
+const ADDED: usize = 1 << 12;
 /// Rows of `x` at a time.
 const SLAB: usize = 64;
 /// Elements of weights that are made numbers at a time.
@@ -49,7 +53,7 @@ pub fn multiply_columns(
     let together = (PIECE / cols).clamp(1, ROWS);
     for (x, out) in x.chunks(SLAB * rows.max(1)).zip(out.chunks_mut(SLAB * cols)) {
         let starts: Vec<usize> = (0..rows).step_by(ROWS).collect();
-        for wave in starts.chunks(WAVE) {
+        for wave in starts.chunks((SUMS / out.len()).max(WAVE)) {
             let parts = par::map(threads, wave.iter(), |&start| {
                 let mut sums = vec![0.0; out.len()];
                 let mut numbers = vec![0.0; together * cols];
@@ -64,11 +68,13 @@ pub fn multiply_columns(
                 }
                 sums
             });
-            for part in parts {
-                for (y, sum) in out.iter_mut().zip(part) {
-                    *y += sum;
+            par::for_each(threads, out.chunks_mut(ADDED).enumerate(), |(i, out)| {
+                for part in &parts {
+                    for (y, sum) in out.iter_mut().zip(&part[i * ADDED..]) {
+                        *y += sum;
+                    }
                 }
-            }
+            });
         }
         for y in out {
             *y = finished(*y, 0.0);

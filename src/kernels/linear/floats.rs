@@ -85,7 +85,7 @@ pub fn multiply_floats(
     let together = (PIECE / cols).max(1);
     let parts = by_columns(out, rows, together);
     let scratch = || (vec![0.0; together.min(rows) * cols], vec![]);
-    par::for_each_with(threads, parts.into_iter().enumerate(), scratch, |(numbers, places), (part, out)| {
+    par::for_each_with(threads, parts.enumerate(), scratch, |(numbers, places), (part, out)| {
         let (first, n) = (part * together, out[0].len());
         places.clear();
         places.extend(first..first + n);

@@ -4,6 +4,7 @@ use super::form::{Form, LANES, LINE};
 use crate::kernels::codes::uniform::ParamsRef;
 use crate::kernels::codes::{Scheme, Uniform};
 use crate::kernels::pack::packed_len;
+use crate::kernels::row_dots::Bytes;
 use crate::kernels::transpose;
 use crate::par;
 use crate::real::Real;
@@ -12,8 +13,23 @@ use crate::real::Real;
 pub trait Panels: Sync {
     /// How many lines [`Panels::lines`] needs to work with.
     fn scratch(&self, form: &Form) -> usize;
+    /// The rows of a panel where they lie, if they are bytes and have one scale each.
+    fn rows(&self, _form: &Form, _panel: usize) -> Option<(Bytes<'_>, Numbers)> {
+        None
+    }
     /// The lines of a panel.
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]];
+}
+
+/// What rows of a panel have beside their codes.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Their scales.
+    pub scale: [f32; LANES],
+    /// What is taken from their codes, as these have no sign.
+    pub zero_point: [i32; LANES],
+    /// Their offsets.
+    pub offset: [f32; LANES],
 }
 
 /// All panels one after the other.
@@ -75,6 +91,19 @@ impl<C: Real> Rows<'_, C> {
         &self.codes[row * bytes..][..bytes]
     }
 
+    /// Those of up to as many rows, or one for all of them.
+    #[inline(always)]
+    fn lanes<T, N: Copy + Default>(&self, parts: &[T], number: impl Fn(&T) -> N) -> [N; LANES] {
+        let mut lanes = [N::default(); LANES];
+        if self.per_row == 0 {
+            lanes = [number(&parts[0]); LANES];
+        }
+        for (lane, part) in lanes.iter_mut().zip(parts) {
+            *lane = number(part);
+        }
+        lanes
+    }
+
     /// What comes before the codes of a block of a row.
     fn header(&self, form: &Form, part: usize) -> [[u8; 4]; 2] {
         let scale = self.params.scale[part].store_as::<f32>().to_le_bytes();
@@ -133,6 +162,27 @@ impl<C: Real> Rows<'_, C> {
 impl<C: Real> Panels for Rows<'_, C> {
     fn scratch(&self, form: &Form) -> usize {
         form.lines
+    }
+
+    fn rows(&self, form: &Form, panel: usize) -> Option<(Bytes<'_>, Numbers)> {
+        if form.bits != 8 || self.per_row > 1 {
+            return None;
+        }
+        let (first, stride) = (panel * LANES, form.cols);
+        let rows = LANES.min(form.rows - first);
+        let (codes, flip) = (&self.codes[first * stride..], self.flip() as u8);
+        let parts = if self.per_row == 0 { 0..1 } else { first..first + rows };
+        let ParamsRef { scale, zero_point, offset } = self.params;
+        let mut numbers = Numbers { scale: self.lanes(&scale[parts.clone()], |&x| x.store_as()), ..Numbers::default() };
+        match self.code.scheme {
+            Scheme::Symmetric => numbers.zero_point = [128; LANES],
+            Scheme::Asymmetric if self.code.signed => {
+                numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z as i8) + 128);
+            }
+            Scheme::Asymmetric => numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z)),
+            Scheme::MinMax => numbers.offset = self.lanes(&offset[parts], |&x| x.store_as()),
+        }
+        Some((Bytes { codes, rows, stride, flip }, numbers))
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {

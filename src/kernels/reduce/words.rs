@@ -3,9 +3,15 @@
 //! What tells the dtypes of a width apart is a few words that an operation is given when it runs; the additional
 //! operations on integers hide behind the memory.
 
-use super::{Op, reduce_chunk};
-use crate::isa::kernel;
+use super::{AHEAD, Op, reduce_chunk};
+use crate::isa::{self, kernel};
+use crate::par::CHUNK;
 use crate::real::Key;
+
+/// Words of a piece: as many bytes of all widths.
+pub(super) const fn piece<W>() -> usize {
+    if size_of::<W>() < 4 { CHUNK * 4 / size_of::<W>() } else { CHUNK }
+}
 
 /// A word: a signed integer of the width of an element.
 pub trait Word:
@@ -73,6 +79,7 @@ macro_rules! sum_of_pairs {
                     let (blocks, tail) = x.as_chunks::<{ 2 * LANES }>();
                     let mut lanes = [0 as $wide; LANES];
                     for block in blocks {
+                        isa::prefetch::<false, _>(block, AHEAD / size_of::<$word>());
                         for i in 0..LANES {
                             let (low, high) = (block[2 * i], block[2 * i + 1]);
                             let pair = (low.bits() | (high.bits() << <$word>::BITS)) as $wide ^ turned;
@@ -183,6 +190,7 @@ pub struct Extremes<W>(pub Keys<W>);
 
 impl<W: Word> Op<W> for Extremes<W> {
     type Scalar = W;
+    const PIECE: usize = piece::<W>();
     const IDENTITY: [W; 2] = [W::MAX, W::MIN];
     #[inline(always)]
     fn step(self, s: [W; 2], x: W) -> [W; 2] {
@@ -228,6 +236,7 @@ impl<W: Word> WordSum<W> {
 
 impl<W: Word> Op<W> for WordSum<W> {
     type Scalar = u64;
+    const PIECE: usize = piece::<W>();
     const IDENTITY: [u64; 2] = [0; 2];
     #[inline(always)]
     fn step(self, s: [u64; 2], x: W) -> [u64; 2] {

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Op;
-use super::words::{LANES, Word};
+use super::words::{LANES, Word, piece};
 use crate::isa::kernel;
-use crate::par::{self, CHUNK};
+use crate::par;
 
 kernel! {
     /// How many words have some of these bits: in counters of their own width, emptied before they can overflow.
@@ -44,7 +44,7 @@ kernel! {
 /// Whether a word that is zero, or one that is not, is found: chunks are read until there is one.
 pub fn has<W: Word>(x: &[W], zero: bool, op: NonZero<W>, threads: usize) -> bool {
     let found = AtomicBool::new(false);
-    par::for_each(threads, x.chunks(CHUNK), |chunk| {
+    par::for_each(threads, x.chunks(piece::<W>()), |chunk| {
         if found.load(Ordering::Relaxed) {
             return;
         }
@@ -69,6 +69,7 @@ impl<W: Word> NonZero<W> {
 
 impl<W: Word> Op<W> for NonZero<W> {
     type Scalar = u64;
+    const PIECE: usize = piece::<W>();
     const IDENTITY: [u64; 2] = [0; 2];
     #[inline(always)]
     fn step(self, s: [u64; 2], x: W) -> [u64; 2] {
