@@ -11,7 +11,14 @@ from modelopt_rs.planning.families import CONV1D_MODELS, model_types
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError, layer_error
 from modelopt_rs.stream.error_figures import ErrorFigures
 
-__all__ = ["far_off_at_8_bits", "old_loader_in_words", "outputs_in_words", "quantize_warnings", "unread_in_words"]
+__all__ = [
+    "far_off_at_8_bits",
+    "not_run_in_words",
+    "old_loader_in_words",
+    "outputs_in_words",
+    "quantize_warnings",
+    "unread_in_words",
+]
 
 SHOWN = 3  # layers that are named
 AT_8_BITS: Final = 0.05
@@ -78,6 +85,25 @@ def old_loader_in_words(config: Mapping[str, Any]) -> list[str]:
         return []
     before = f"versions before {TRIED[0]}.{TRIED[1]} make up weights"
     return [f"config.json is of transformers {found[0]}: of a quantized {kinds[0]} {before}"]
+
+
+def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
+    """Say that bitsandbytes (0.50) raises an error where it lays such weights out for some CPUs.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import not_run_in_words
+    >>> not_run_in_words([(64, 96), (64, 128)])[0][:61]
+    '1 weight has a shape that bitsandbytes can run on GPUs only: '
+    >>> not_run_in_words([(64, 128)])
+    []
+    """
+    n = sum(rows % 32 != 0 or columns % 64 != 0 for rows, columns, *_ in shapes)
+    if not n:
+        return []
+    has = "1 weight has a shape" if n == 1 else f"{n:,} weights have shapes"
+    why = "on CPUs with bfloat16 in AVX-512 the rows must be a multiple of 32 and the columns of 64"
+    return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
 
 
 def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
