@@ -210,7 +210,7 @@ def test_what_is_longer_than_its_limit_is_not_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "config.json", 1 << 40)
     tracemalloc.start()
     try:
-        with pytest.raises(LimitError, match="config.json: is larger than max_header=67,108,864 bytes"):
+        with pytest.raises(LimitError, match=r"config\.json: is larger than max_header=67,108,864 bytes"):
             files.open(tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
