@@ -292,6 +292,7 @@ pub fn count<I: Send>(
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::sync::atomic::AtomicUsize;
     use std::thread::{current, yield_now};
     use std::time::{Duration, Instant};
 
@@ -350,6 +351,26 @@ mod tests {
             });
             assert!(both(), "{n}");
         }
+    }
+
+    #[test]
+    fn test_d4_no_lock_is_held_while_an_item_is_worked_on() {
+        // Of two items each waits until the other one is worked on too: a lock would keep it out.
+        let working = AtomicUsize::new(0);
+        let both = |_: &()| {
+            working.fetch_add(1, Ordering::SeqCst);
+            wait_for(Duration::from_secs(2), || working.load(Ordering::SeqCst) >= 2);
+            working.load(Ordering::SeqCst)
+        };
+        let items = [(), ()];
+        let together = |run: &dyn Fn()| {
+            working.store(0, Ordering::SeqCst);
+            run();
+        };
+        together(&|| for_each(2, items.iter(), |item| assert_eq!(both(item), 2)));
+        together(&|| for_each_with(2, items.iter(), || (), |(), item| assert_eq!(both(item), 2)));
+        together(&|| assert_eq!(map(2, items.iter(), both), [2, 2]));
+        together(&|| assert_eq!(count(2, items.iter(), 1, |sums, item| sums[0] += both(item) as u64), [4]));
     }
 
     #[test]

@@ -135,3 +135,41 @@ def test_h55_integers_that_differ_are_not_exact(run: Run, tmp_path: Path) -> Non
         )
     _, said, _ = run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--no-run")
     assert "the one that differs: SQNR -6.02 dB, largest error 2, " in said
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_h28_codes_may_be_the_reference(run: Run, tmp_path: Path, bits: int, target: str) -> None:
+    """`compare QUANTIZED MODEL`: as many weights, as far apart, as in the other order."""
+    onnx.save(forms(), tmp_path / "a.onnx")
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=bits, onnx=mo.OnnxOptions(target=target), run=None)
+    one = mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=None)
+    other = mo.compare_files(tmp_path / "b.onnx", tmp_path / "a.onnx", run=None)
+    assert {each.name: each.max_error for each in one.tensors} == {each.name: each.max_error for each in other.tensors}
+    assert other.changed == one.changed >= 5
+    assert other.only_in_a == other.only_in_b == other.not_compared == ()
+    assert other.sqnr_db == pytest.approx(one.sqnr_db, abs=1)
+    assert "SQNR exact" not in run("compare", tmp_path / "b.onnx", tmp_path / "a.onnx", "--no-run")[1]
+
+
+def test_h28_codes_of_both_are_no_numbers_to_compare(run: Run, tmp_path: Path) -> None:
+    """What codes of other scales are apart says nothing; of the same all is equal."""
+    onnx.save(forms(), tmp_path / "a.onnx")
+    ways = {"8": {}, "4": {"bits": 4}, "dynamic": {"onnx": mo.OnnxOptions(activations="dynamic")}}
+    for name, options in ways.items():
+        mo.quantize_file(tmp_path / "a.onnx", tmp_path / f"{name}.onnx", run=None, **options)
+    for one in ways:
+        for other in ways:
+            report = mo.compare_files(tmp_path / f"{one}.onnx", tmp_path / f"{other}.onnx", run=None)
+            assert report.changed == 0
+            if one == other:
+                assert report.sqnr_db == np.inf
+                assert not report.warnings
+                continue
+            (said,) = report.warnings
+            assert "weights (as '" in said
+            assert "have other codes in both, which can't be compared" in said
+            if not report.tensors:  # nothing is known: neither near nor far
+                assert np.isnan([report.sqnr_db, report.max_error, report.cosine]).all()
+    said = run("compare", tmp_path / "8.onnx", tmp_path / "4.onnx", "--no-run")[1]
+    assert "nothing is known of how far they are apart" in said

@@ -14,7 +14,7 @@ import pytest
 import modelopt_rs as mo
 from checkpoints import files_of, sharded
 from files_samples import SAMPLE, left_over, raw, save
-from modelopt_rs import FormatError, InPlaceError, files
+from modelopt_rs import FormatError, InPlaceError, LimitError, files
 from modelopt_rs.cli import main
 from modelopt_rs.containers.atomic import write_all
 from modelopt_rs.containers.atomic_pair import AtomicPair, locked
@@ -201,6 +201,21 @@ def test_nothing_is_allocated_before_it_is_read(tmp_path: Path, monkeypatch: pyt
     finally:
         tracemalloc.stop()
     assert peak < 4 << 20
+
+
+def test_what_is_longer_than_its_limit_is_not_read(tmp_path: Path) -> None:
+    """H49. 64 MiB of a configuration were read, and held twice, before it was refused."""
+    save(tmp_path / "model.safetensors", {"fc.weight": np.ones((2, 2), np.float32)})
+    (tmp_path / "config.json").touch()
+    os.truncate(tmp_path / "config.json", 1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError, match=r"config\.json: is larger than max_header=67,108,864 bytes"):
+            files.open(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("call", [files.open, mo.inspect_file])

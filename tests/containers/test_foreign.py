@@ -23,6 +23,7 @@ FILES = {
     "l.onnx": (b"\x1f\x8b\x08\0", "compressed by gzip"),
     "m.ckpt": (b"\0\0\0\0", "no checkpoint of torch"),
     "n.joblib": (b"\x80\x04\x95", "a file of joblib"),
+    "o.pth": (b"storages".ljust(257, b"\0") + b"ustar\0", "a tar archive, which is not read; unpack it; one of torch"),
 }
 
 
@@ -50,6 +51,8 @@ def test_archives_of_others_are_named(tmp_path: Path) -> None:
         ("flax_model.msgpack", "weights of Flax"),
         ("model_index.json", "a pipeline of diffusers, which is not read; give one of its folders"),
         ("x.Q4_K_M.gguf", "GGUF files"),
+        ("__0_0.distcp", "a checkpoint of torch.distributed, which is not read; make a file of it with"),
+        ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed"),
     ],
 )
 def test_a_directory_of_others_is_named(tmp_path: Path, member: str, said: str) -> None:

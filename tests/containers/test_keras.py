@@ -160,6 +160,17 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path / "b.keras", "none of Keras: it has no model.weights.h5")
 
 
+def test_an_archive_of_keras_is_known_by_its_suffix_in_any_case_or_named(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(UnsupportedError, match=r"x\.zip: is an archive of Keras; name it \.keras"):
+        files.open(tmp_path / "x.zip")
+    (tmp_path / "x.zip").rename(tmp_path / "x.KERAS")
+    with pytest.raises(FormatError, match=r"x\.KERAS: HDF5 can't read it"):
+        files.open(tmp_path / "x.KERAS")
+
+
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "x.h5", ARRAYS)
     monkeypatch.setitem(sys.modules, "h5py", None)

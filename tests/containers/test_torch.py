@@ -507,3 +507,47 @@ def test_dicts_of_python_2_are_made_of_pairs(tmp_path: Path) -> None:
     t = ts.tensor(FOUR, (4,), (1,))
     listed = b"](" + b"".join(b"](" + ts.atom(name) + t + b"e" for name in ("b", "a", "c")) + b"e"
     assert list(show(one(tmp_path / "x.pt", ts.called("collections", "OrderedDict", listed)))) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("function", ["_rebuild_tensor_v2", "_rebuild_tensor_v3"])
+@pytest.mark.parametrize("name", ["neg", "conj"])
+def test_a_tensor_that_torch_would_negate_on_reading_is_refused(tmp_path: Path, function: str, name: str) -> None:
+    """Its numbers are not those of the storage: read as they lie they would have the wrong sign."""
+    of, v3 = ts.storage("FloatStorage", "0", 4), function.endswith("v3")
+    if v3:
+        of = ts.storage("UntypedStorage", "0", 16, module="torch.storage")
+    dtype = (ts.named("torch", "float32"),) if v3 else ()
+    for lazily, said in (
+        ({name: True}, f"with is_{name}\\(\\); save it after .resolve_{name}\\(\\)"),
+        ({}, None),
+        (None, None),
+    ):
+        parts = (of, ts.atom(0), ts.atom((4,)), ts.atom((1,)), b"\x89", b"}", *dtype, ts.atom(lazily))
+        path = one(tmp_path / "x.pt", ts.state({"w": ts.called("torch._utils", function, *parts)}))
+        if said is None:
+            assert show(path)["w"].shape == (4,)
+        else:
+            refuse(path, said, UnsupportedError)
+
+
+@pytest.mark.parametrize("key", ["opt_g", "discriminator_optimizer", "adam"])
+def test_what_optimizers_have_saved_is_known_by_its_form(tmp_path: Path, key: str) -> None:
+    states = ts.mapping(state=ts.mapping(a=ts.plain(W, "0")), param_groups=ts.atom([]))
+    body = ts.mapping(generator=ts.state({"fc.weight": ts.plain(W, "0")}), **{key: states})
+    path = ts.archive(tmp_path / "x.pt", body, {"0": W.tobytes()})
+    with pytest.warns(UserWarning, match=f"tensors beside the model are left out: 1 under '{key}'$"):
+        assert list(show(path)) == ["generator.fc.weight"]
+
+
+@pytest.mark.parametrize("name", ["ComplexDoubleStorage", "complex32", "float4_e2m1fn_x2", "bits8", "uint4"])
+def test_dtypes_that_safetensors_lacks_are_named(tmp_path: Path, name: str) -> None:
+    refuse(
+        one(tmp_path / "x.pt", ts.named("torch", name)),
+        f"a tensor of torch.{name}, which safetensors",
+        UnsupportedError,
+    )
+
+
+def test_a_tensor_without_numbers_is_refused(tmp_path: Path) -> None:
+    body = ts.called("torch._utils", "_rebuild_meta_tensor_no_storage")
+    refuse(one(tmp_path / "x.pt", ts.state({"w": body})), "on the device meta, which has no numbers", UnsupportedError)

@@ -437,3 +437,11 @@ def test_d2_the_pool_is_used_in_one_file_only():
         pytest.skip("the sources are not here")
     users = [p.name for p in source.rglob("*.rs") if "rayon::" in p.read_text()]
     assert users == ["par.rs"]
+
+
+def test_c14_the_module_does_not_claim_to_run_without_the_gil():
+    """Nobody has tried that for long enough: an interpreter without it takes it back at the import, and says so."""
+    source = Path(__file__).resolve().parents[2] / "src" / "bindings" / "mod.rs"
+    if source.is_file():
+        assert "#[pymodule(gil_used = true)]" in source.read_text()
+    assert getattr(sys, "_is_gil_enabled", lambda: True)()

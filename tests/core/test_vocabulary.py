@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pydoc
 import types
 import warnings
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -78,6 +79,14 @@ def test_help_shows_every_option_in_a_few_lines(name: str) -> None:
     assert len(shown) <= 450
     assert "**" not in shown
     assert all(each.annotation is each.empty for each in vocabulary.parameters(PUBLIC[name]))
+
+
+@pytest.mark.parametrize("name", [name for name, value in PUBLIC.items() if inspect.isclass(value)])
+def test_help_of_a_class_has_its_methods_without_types(name: str) -> None:
+    """H63: `help(SGD)` showed a step of 540 characters, of a base class of the package too."""
+    lines = pydoc.render_doc(PUBLIC[name], renderer=pydoc.plaintext).splitlines()
+    methods = [line for line in lines if "(self, " in line or "(cls, " in line]
+    assert not [line for line in methods if "ndarray[tuple" in line or "collections.abc." in line]
 
 
 @pytest.mark.parametrize("module", [*vocabulary.MODULES, ".files"])

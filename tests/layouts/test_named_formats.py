@@ -192,3 +192,14 @@ def test_a_damaged_weight_is_a_format_error(tmp_path: Path, name: str, change: d
     path = damaged(tmp_path / "b.safetensors", change)
     with pytest.raises(FormatError, match=message), mo.files.open(path, dequantize=True) as view:
         view.read("fc.weight")
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_shapes_that_bitsandbytes_runs_on_some_devices_only_are_said(tmp_path: Path, name: str) -> None:
+    """It lays weights out anew for some CPUs, 32 rows and 64 columns at a time: an error where they don't fit."""
+    shapes = {"a.weight": (64, 96), "b.weight": (48, 128), "c.weight": (64, 128)}
+    tensors = {key: ("F32", weights(shape)) for key, shape in shapes.items()}
+    for kept, count in ((tensors, 2), ({"c.weight": tensors["c.weight"]}, 0)):
+        source = directory(tmp_path / f"{count}", kept)
+        said = mo.quantize_file(source, tmp_path / f"q{count}", format=name, durable=False).warnings
+        assert [text[:9] for text in said if "bitsandbytes can run on GPUs only" in text] == ["2 weights"] * (count > 0)

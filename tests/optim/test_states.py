@@ -437,3 +437,22 @@ def test_a_state_that_is_no_state_is_refused():
         mo.optim.BlockState.from_array(np.zeros(3), signed=True)
     assert repr(M) == "BlockState(shape=(8,), coding='float8', signed, nbytes=12)"
     assert np.asarray(M, np.float64).dtype == np.float64
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Lion"])
+def test_b8_means_that_fade_stay_subnormal_and_can_be_put_to_zero_in_place(name):
+    """Results are IEEE's, slow as they are; `threshold` clears what has faded and leaves all else, to the bit."""
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    w = np.ones((3, 65), np.float32)
+    optimizer = getattr(mo.optim, name)([w], lr=0.01, **options)
+    used = np.zeros_like(w)
+    used[0] = 1e-3
+    for step in range(10_000 if name == "Lion" else 1200):
+        optimizer.step([np.full_like(w, 1e-3) if step == 0 else used])
+    tiny = np.finfo(np.float32).tiny
+    mean = optimizer.state[0]["momentum_buffer" if name == "SGD" else "exp_avg"]
+    assert ((np.abs(mean[1:]) > 0) & (np.abs(mean[1:]) < tiny)).all()
+    before = mean[0].copy()
+    mo.prune.threshold(mean, tiny, out=mean)
+    assert not mean[1:].any()
+    np.testing.assert_array_equal(mean[0], before)

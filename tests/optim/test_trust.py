@@ -264,3 +264,34 @@ def test_h63_signatures_can_be_read_and_dir_has_what_is_public():
             shown = str(inspect.signature(x))
             assert all(option in shown for option in ("master", "state_bits", "ema_decay", "rounding_seed", "threads"))
     assert dir(mo.optim) == sorted(mo.optim.__all__)
+
+
+SCHEDULES = {
+    "constant": lambda s: s.constant(0.1),
+    "step_decay": lambda s: s.step_decay(0.1, 2),
+    "exponential": lambda s: s.exponential(0.1, 0.5),
+    "cosine": lambda s: s.cosine(0.1, 5),
+    "polynomial": lambda s: s.polynomial(0.1, 5, 0.5),
+    "linear_warmup": lambda s: s.linear_warmup(s.linear_warmup(s.cosine(0.1, 4), 2), 2, 0.0),
+    "one_cycle": lambda s: s.one_cycle(0.1, 6),
+}
+
+
+@pytest.mark.parametrize("name", mo.optim.schedule.__all__)
+def test_h58_what_is_no_step_is_refused_by_every_schedule(name):
+    """Counted from 0 all rates would be those of the step before, and a warm-up would begin below 0."""
+    lr = SCHEDULES[name](mo.optim.schedule)
+    for step in (0, -3, float("nan")):
+        with pytest.raises(ValueError, match=f"^{name}: step must be at least 1, the first, got {step}$"):
+            lr(step)
+    with pytest.raises(TypeError, match=f"^{name}: step must be a number, got '1'"):
+        lr("1")
+    assert all(0 <= lr(step) <= 0.1 for step in (1, np.int64(2), 3, 50, 10**9))
+
+
+def test_a_rate_that_grows_out_of_all_numbers_is_refused_by_name():
+    lr = mo.optim.schedule.exponential(0.1, 2.0)
+    optimizer = mo.optim.SGD([np.zeros(2, np.float32)], lr=lr)
+    optimizer.steps = 5000
+    with pytest.raises(ValueError, match=r"^sgd_step: lr must be at least 0 and finite, got inf"):
+        optimizer.step([np.ones(2, np.float32)])

@@ -148,6 +148,8 @@ def show_run(report: RunReport) -> None:
         )
     elif made:
         line(f"smoke test  {ran}")
+    if report.sqnr_db is None and any(each.dtype.startswith("float") for each in report.outputs):
+        line("not compared: the outputs have no element that is a finite number in both")
     if made:
         line("smoke test  both run; how good the outputs are is measured on real inputs: --inputs DATA")
     if report.speedup is not None and report.latency_before_ms and report.latency_after_ms:

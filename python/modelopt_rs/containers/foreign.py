@@ -26,12 +26,14 @@ BEGINNINGS: Final[tuple[tuple[int, bytes, str, str], ...]] = (
     (0, b"\xfd7zXZ", "compressed by xz", "unpack it"),
     (0, b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it"),
     (0, b"BZh", "compressed by bzip2", "unpack it"),
+    (257, b"ustar", "a tar archive", "unpack it; one of torch before 0.2: load it there and save its state_dict()"),
     (0, b"\x93NUMPY", "an array of numpy.save", "write it with safetensors.numpy.save_file"),
 )
-# Where it says nothing by which it could be told, its name does; of the first four also where it looks like another.
+# Where it says nothing by which it could be told, its name does; of the first five also where it looks like another.
 SUFFIXES: Final[dict[str, tuple[str, str]]] = {
     ".npz": ("arrays of numpy.savez", "write them with safetensors.numpy.save_file"),
     ".mlmodel": ("a Core ML model", _ORIGIN),
+    ".distcp": ("a part of a checkpoint of torch.distributed", "make one file of all with dcp_to_torch_save"),
     ".pt2": ("a program of torch.export", "export it to ONNX with torch.onnx.export"),
     ".joblib": ("a file of joblib", "export its model to ONNX, with skl2onnx for scikit-learn's"),
     ".msgpack": ("weights of Flax", "load them and write them with safetensors.flax.save_file"),
@@ -47,7 +49,7 @@ SUFFIXES: Final[dict[str, tuple[str, str]]] = {
     ".pdiparams": ("weights of Paddle", "export their model to ONNX with paddle2onnx"),
     ".ckpt": ("no checkpoint of torch", "where it is TensorFlow's, export its model to ONNX with tf2onnx"),
 }
-_ALWAYS: Final = tuple(SUFFIXES)[:4]
+_ALWAYS: Final = tuple(SUFFIXES)[:5]
 # What a directory has in it.
 MEMBERS: Final[tuple[tuple[str, str, str], ...]] = (
     (
@@ -58,6 +60,12 @@ MEMBERS: Final[tuple[tuple[str, str, str], ...]] = (
     ("flax_model.msgpack", "weights of Flax", "load it in transformers below 5 with from_flax=True and save it again"),
     ("model_index.json", "a pipeline of diffusers", "give one of its folders, as unet or text_encoder"),
     ("Manifest.json", "a Core ML package", _ORIGIN),
+    (
+        "*.distcp",
+        "a checkpoint of torch.distributed",
+        "make a file of it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save",
+    ),
+    ("*_model_states.pt", "a checkpoint of DeepSpeed", "make a file of it with its zero_to_fp32.py"),
     ("*.gguf", "GGUF files", "take the safetensors that they were made of"),
 )
 
@@ -69,7 +77,7 @@ def foreign_file(path: Path, begin: bytes, known: bool) -> str | None:
     ----------
     path : Path
     begin : bytes
-        At least its first 32 bytes.
+        At least its first 265 bytes, if it has so many.
     known : bool
         Whether it looks like a file that is read.
 

@@ -253,7 +253,7 @@ class _Keras:
     written_as = "safetensors"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
-        return begin[:8] == _HDF5 or (path.suffix == ".keras" and begin[:4] == ZIP_BEGIN)
+        return begin[:8] == _HDF5 or (path.suffix.lower() == ".keras" and begin[:4] == ZIP_BEGIN)
 
     def open(self, path: Path, access: Access) -> KerasSource:
         return KerasSource(path, max_header=access.max_header, max_tensors=access.max_tensors)

@@ -84,10 +84,11 @@ def read_file(path: Path, limit: int) -> bytes:
     """Return a whole file; LimitError if it is longer than `limit` bytes."""
     fd = open_regular(path)
     try:
-        text = read_at(fd, limit + 1, 0, path)
+        size = call(path, os.fstat, fd).st_size
+        text = read_at(fd, limit + 1, 0, path) if size <= limit else b""
     finally:
         call(path, os.close, fd)
-    if len(text) > limit:
+    if max(size, len(text)) > limit:
         raise LimitError(f"{path}: is larger than max_header={limit:,} bytes")
     return text
 

@@ -28,7 +28,7 @@ SUFFIXES: Final = {suffix: each.name for each in CONTAINERS for suffix in each.s
 """Which container names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
-_FOREIGN = 32  # bytes that tell what is none
+_FOREIGN = 265  # bytes that tell what is none
 
 
 def container_at(path: Path) -> Container:

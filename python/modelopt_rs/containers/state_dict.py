@@ -60,8 +60,7 @@ def state_dict(
                 _leave_out(left_out, str(key), other, walk)
         value = value[inside]
     if unwrap and isinstance(value, dict):
-        training = [key for key in value if isinstance(key, str) and key.lower().startswith(_TRAINING)]
-        for key in [key for key in training if isinstance(value[key], dict | list)]:
+        for key in [key for key, each in value.items() if _is_of_training(key, each)]:
             _leave_out(left_out, key, value[key], walk)
             value = {name: other for name, other in value.items() if name != key}
     tensors: dict[str, StoredTensor] = {}
@@ -83,6 +82,13 @@ def _inside(value: dict[Any, Any], walk: "_Walk") -> str | None:
         if isinstance(value.get(key), dict) and next(walk.arrays(value[key]), None) is not None:
             return key
     return None
+
+
+def _is_of_training(key: Any, value: Any) -> bool:
+    """Whether it is what else training saves: by its key, or as optimizers of torch say it, whatever it is called."""
+    if isinstance(value, dict) and {"state", "param_groups"} <= value.keys():
+        return True
+    return isinstance(value, dict | list) and isinstance(key, str) and key.lower().startswith(_TRAINING)
 
 
 def _leave_out(left_out: dict[str, int], key: str, value: Any, walk: "_Walk") -> None:

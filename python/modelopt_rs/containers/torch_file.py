@@ -104,6 +104,8 @@ class TorchSource(OpenFile):
         """Return what was saved, and note where the storages lie."""
         members = stored_members(self._fd, self.path, max_header=max_header, max_tensors=max_tensors)
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if not pickles and "model.weights.h5" in members:
+            raise UnsupportedError(f"{self.path}: is an archive of Keras; name it .keras")
         if len(pickles) != 1:
             raise FormatError(f"{self.path}: is a zip archive, but none of torch.save: it has no data.pkl")
         folder = pickles[0].removesuffix("data.pkl")

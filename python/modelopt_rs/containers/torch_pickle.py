@@ -6,75 +6,13 @@ from dataclasses import dataclass, replace
 from typing import IO, Any, Final
 
 from modelopt_rs.containers.pickles import OPAQUE, Function, load_pickle
+from modelopt_rs.containers.torch_names import BESIDE, CLASSES, OF_NO_DTYPE, PACKAGES, STORAGES
 from modelopt_rs.dtypes import DTYPES
 from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, quote
 
 __all__ = ["NumpyArray", "Storage", "StoredTensor", "load_objects"]
 
 _MAX_AXES = 32
-_STORAGES: Final = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64",
-    "QInt8Storage": "I8",
-    "QUInt8Storage": "U8",
-    "QInt32Storage": "I32",
-}
-# Objects that stand beside the weights in checkpoints. They are not made, and nothing is kept of them.
-_BESIDE: Final = (
-    "argparse Namespace",
-    "types SimpleNamespace",
-    "pathlib Path",
-    "pathlib PosixPath",
-    "pathlib WindowsPath",
-    "pathlib PurePosixPath",
-    "pathlib._local PosixPath",
-    "datetime datetime",
-    "datetime date",
-    "datetime timedelta",
-    "uuid UUID",
-    "_codecs encode",
-    "numpy dtype",
-    "numpy.core.multiarray scalar",
-    "numpy._core.multiarray scalar",
-    "torch device",
-    "torch.serialization _get_layout",
-    "torch Generator",
-    "builtins bytearray",
-    "builtins complex",
-    "builtins slice",
-    "builtins range",
-    "__builtin__ bytearray",
-    "__builtin__ complex",
-)
-# Packages whose objects stand there too: settings and callbacks. Stand-ins are made of all that has such a name.
-_PACKAGES: Final = ("lightning", "lightning_fabric", "omegaconf", "pytorch_lightning")
-# Classes that are named, and never called.
-_CLASSES: Final = (
-    "torch Tensor",
-    "torch._tensor Tensor",
-    "torch.nn.parameter Parameter",
-    "torch.nn.parameter Buffer",
-    "numpy ndarray",
-    "builtins object",
-    "builtins int",
-    "builtins float",
-    "builtins str",
-    "__builtin__ object",
-    "torch strided",
-    "torch per_tensor_affine",
-    "torch per_channel_affine",
-    "typing Any",
-    "torch contiguous_format",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +113,12 @@ def _storage(identity: Any) -> Storage:
     return replace(storage, first=view[1], elements=view[2])
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any = None, hooks: Any = None, lazily: Any = None
+) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise FormatError("the pickle has a tensor without a storage")
+    _check_done(lazily)
     return _checked(StoredTensor(storage, storage.dtype, offset, shape, strides))
 
 
@@ -186,7 +127,15 @@ def _tensor_of_dtype(
 ) -> StoredTensor:
     if not isinstance(storage, Storage) or not isinstance(dtype, _DtypeName):
         raise FormatError("the pickle has a tensor without a storage or a dtype")
+    _check_done(*rest[:1])
     return _checked(StoredTensor(storage, dtype.dtype, offset, shape, strides))
+
+
+def _check_done(lazily: Any = None) -> None:
+    """Refuse a tensor whose numbers are not those of its storage: torch would negate or conjugate them on reading."""
+    for name in ("conj", "neg"):
+        if isinstance(lazily, dict) and lazily.get(name):
+            raise UnsupportedError(f"the pickle has a tensor with is_{name}(); save it after .resolve_{name}()")
 
 
 def _checked(tensor: StoredTensor) -> StoredTensor:
@@ -260,11 +209,19 @@ def _refusing(kind: str, fix: str) -> Callable[..., Any]:
     return refuse
 
 
+def _without_numbers(*rest: Any, **options: Any) -> Any:
+    raise UnsupportedError(
+        "the pickle has a tensor on the device meta, which has no numbers; load them before it is saved"
+    )
+
+
 class _Known(dict[str, Any]):
     """All that a pickle may name."""
 
     def __missing__(self, name: str) -> Function:
-        if name.split(" ")[0].split(".")[0] not in _PACKAGES:
+        if OF_NO_DTYPE.fullmatch(name):
+            raise UnsupportedError(f"the pickle has a tensor of {name.replace(' ', '.')}, which safetensors can't hold")
+        if name.split(" ")[0].split(".")[0] not in PACKAGES:
             raise KeyError(name)
         return Function(name, lambda *rest, **options: OPAQUE)
 
@@ -282,6 +239,7 @@ def _known() -> Mapping[str, Any]:
         "torch._utils _rebuild_sparse_tensor": _refusing("sparse", "to_dense"),
         "torch._utils _rebuild_qtensor": _refusing("quantized", "dequantize"),
         "torch._utils _rebuild_nested_tensor": _refusing("nested", "to_padded_tensor"),
+        "torch._utils _rebuild_meta_tensor_no_storage": _without_numbers,
         "torch Size": _shape,
         "collections OrderedDict": _dict,
         "collections Counter": _dict,
@@ -291,11 +249,11 @@ def _known() -> Mapping[str, Any]:
             f"{module} {name}": _list for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "list")
         },
         **{f"{module}.multiarray _reconstruct": lambda *rest: NumpyArray() for module in ("numpy.core", "numpy._core")},
-        **{name: lambda *rest, **options: OPAQUE for name in _BESIDE},
+        **{name: lambda *rest, **options: OPAQUE for name in BESIDE},
     }
-    storages = {f"{module} {name}": dtype for module in ("torch", "torch.cuda") for name, dtype in _STORAGES.items()}
+    storages = {f"{module} {name}": dtype for module in ("torch", "torch.cuda") for name, dtype in STORAGES.items()}
     known = {
-        **dict.fromkeys(_CLASSES, OPAQUE),
+        **dict.fromkeys(CLASSES, OPAQUE),
         **{name: Function(name, call) for name, call in functions.items()},
         **{name: _StorageType(dtype) for name, dtype in storages.items()},
         "torch.storage UntypedStorage": _StorageType("U8"),

@@ -15,7 +15,7 @@ from modelopt_rs.planning.decide import Decision, is_match
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.by_inputs import Moments
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
@@ -30,7 +30,7 @@ def quantize_graph(
     *,
     path: str | os.PathLike[str] = "model.onnx",
     threads: int | None = None,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     measure: Measure | None = None,
     moments: Mapping[str, Moments] = MappingProxyType({}),
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
@@ -58,6 +58,7 @@ def quantize_graph(
     >>> print(decisions["w"].reason)
     Cast and Mul, a scale for each output; Conv 'c': a Conv that quantizes its input in each call is slower than float32
     """
+    max_memory = bytes_of("max_memory", max_memory)
     if onnx.activations == "none":
         more: Any = {"threads": threads, "max_memory": max_memory, "measure": measure, "moments": moments}
         return quantize_weights(model, tensors, options, onnx, **more)

@@ -19,10 +19,11 @@ from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
-from modelopt_rs.planning.sensitivity import Sensitivity
+from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
 from modelopt_rs.planning.statistics import StatisticsFile
-from modelopt_rs.planning.warnings import quantize_warnings
+from modelopt_rs.planning.warnings import far_off_at_8_bits, outputs_in_words, quantize_warnings
 from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.report.run import relative_error
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source, TensorInfo
@@ -75,7 +76,7 @@ def plan_model(
     decisions, changed = factors.decided(decisions), factors.transforms(folding.tensors, changed)
     copies = {k: Copy(left[k]) for k in left if k not in changed}
     transforms: dict[str, Transform] = {**changed, **factors.transforms(left, copies)}
-    schemes, errors = _schemes(changed, decisions, options, onnx), {} if measure is None else measure.errors
+    bits, errors = _bits(changed, decisions, options, onnx), {} if measure is None else measure.errors
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
@@ -93,7 +94,7 @@ def plan_model(
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=(*quantize_warnings(decisions, schemes, sizes, errors), *unseen),
+            warnings=(*_words(decisions, bits, options, sizes, errors), *_at_8_bits(figures, bits, check), *unseen),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
@@ -134,14 +135,34 @@ def _measure(
     return LayerErrors(sensitivity, folding.graph, folding.path, options, onnx, data)
 
 
-def _schemes(
+def _bits(
     changed: Collection[str], decisions: Mapping[str, Decision], options: QuantizeOptions, onnx: OnnxOptions
-) -> list[tuple[int, bool]]:
-    """Return of each weight whose scales are of the plain formula its bits, and whether it has no zero points."""
-    if options.search is not None:
-        return []
-    bits = [moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed]
-    return [(each, options.with_bits(each).spec.symmetric) for each in bits]
+) -> dict[str, int]:
+    """Return the bits of each weight that gets codes."""
+    return {name: moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed}
+
+
+def _words(
+    decisions: Mapping[str, Decision],
+    bits: Mapping[str, int],
+    options: QuantizeOptions,
+    sizes: tuple[int, int],
+    errors: Mapping[str, LayerError],
+) -> tuple[str, ...]:
+    """Return what should be known of the choice of bits."""
+    # What loses much by the plain formula need not with searched scales.
+    plain = bits.values() if options.search is None else ()
+    schemes = [(each, options.with_bits(each).spec.symmetric) for each in plain]
+    return quantize_warnings(decisions, schemes, sizes, errors)
+
+
+def _at_8_bits(figures: Mapping[str, ErrorFigures], bits: Mapping[str, int], check: OnnxCheck) -> list[str]:
+    """Say what is far off of weights of 8 bits, and of the outputs where all are: nothing was measured before."""
+    found = far_off_at_8_bits({name: each for name, each in figures.items() if bits.get(name) == 8})
+    run = check.report
+    if run is None or set(bits.values()) != {8}:
+        return found
+    return found + outputs_in_words(relative_error(run), run.inputs_from == "generated")
 
 
 def _figures(changed: Mapping[str, Transform]) -> dict[str, ErrorFigures]:

@@ -21,7 +21,7 @@ from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.report.statistics import CalibrateReport, SeenInputs
 from modelopt_rs.stream.execution import Execution
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source
 
 __all__ = ["calibrate_file", "merge_statistics"]
@@ -37,7 +37,7 @@ def calibrate_file(
     kind: str = "hessian",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     threads: int | None = None,
     overwrite: bool = False,
     durable: bool = True,
@@ -63,8 +63,9 @@ def calibrate_file(
         for "awq" and for searched scales.
     include, exclude : sequence of str
         Globs over names of weights: only those that one of `include` matches, if any is given; none of `exclude`.
-    max_memory : int
-        For the sums; where those of all layers take more, the samples are run as often as it needs.
+    max_memory : int or str
+        The bytes, as a number or a text such as "64MiB", for the sums; where those of all layers take more, the samples
+        are run as often as it needs.
     threads : int, optional
         Threads to compute with.
     overwrite : bool
@@ -88,6 +89,7 @@ def calibrate_file(
         If the operating system refuses to read or write.
     """
     check_types(calibrate_file, locals())
+    max_memory = bytes_of("max_memory", max_memory)
     start = time.perf_counter()
     if kind not in KINDS:
         raise OptionError(f"kind must be 'hessian' or 'norms', got {kind!r}")

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_files"]
 
+SMALL = 1 << 20
 HELD = 16  # bytes for each number of a weight that is made of codes: codes, numbers, both turned, and a tile
 
 
@@ -46,7 +47,8 @@ def compare_files(
 ) -> CompareReport:
     """Compare two model files tensor by tensor; a quantized one is dequantized on the way.
 
-    A weight of an ONNX model that the other one has as codes is compared with the numbers that these stand for. Two
+    A weight of an ONNX model that the other one has as codes is compared with the numbers that these stand for; what
+    both have as codes is compared only where it is the same. Two
     ONNX models are also run on the same inputs.
 
     Parameters
@@ -70,7 +72,7 @@ def compare_files(
     CompareReport
         For each tensor that both have in the same shape: SQNR in dB (infinite where equal), the largest error
         and the cosine; the totals are over those of floats that differ,
-        of integers where no float does. Names that only one has, and shapes that
+        of integers where no float does (NaN where nothing could be compared). Names that only one has, and shapes that
         differ, are listed. Of two ONNX models also the size
         of both, how far the outputs are apart, and the latency.
 
@@ -110,28 +112,31 @@ def compare_files(
             check_not_run(others[0], run)
         left, right = _plain(stored_a, threads), _plain(stored_b, threads)
         codes = [] if others else _codes(left, right)
+        infos = {**right.tensors, **left.tensors}
         known = [name for name, info in left.tensors.items() if _alike(info, right.tensors.get(name))]
-        nbytes = sum(left.tensors[name].nbytes for name in (*known, *(each.name for each in codes)))
+        nbytes = sum(infos[name].nbytes for name in (*known, *(each.weight.name for each in codes)))
         execution = Execution(max_memory, threads, progress, nbytes)
         figures = {name: _compare(left, right, name, execution) for name in known}
-        figures |= {each.name: f for each in codes if (f := _of_codes(left, each, execution)) is not None}
-        large = [w for w in codes if w.name not in figures and HELD * math.prod(w.shape) > max_memory]
-        left_out = _left_out(left, right, figures, codes, large)
-        tensors = tuple(_difference(left.tensors[name], f) for name, f in figures.items())
+        unknown = [] if others else _codes_of_both(left, right, figures)
+        figures |= {each.weight.name: f for each in codes if (f := _of_codes(each, execution)) is not None}
+        large = [w for w, *_ in codes if w.name not in figures and HELD * math.prod(w.shape) > max_memory]
+        left_out = _left_out(left, right, figures, [each.weight for each in codes], large)
+        tensors = tuple(_difference(infos[name], f) for name, f in figures.items())
         notes = [(stored.path, note) for stored in (stored_a, stored_b) for note in stored.notes]
         notes += [(stored_b.path, _too_large(w)) for w in large]
+        notes += [(stored_b.path, _in_words(unknown))] if unknown else []
         file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
         ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
     changed = {name: f for name, f in figures.items() if f.dd != 0.0}
-    floats = [f for name, f in changed.items() if left.tensors[name].dtype in FLOATS]
+    floats = [f for name, f in changed.items() if infos[name].dtype in FLOATS]
     whole = sum(floats or changed.values(), ErrorFigures())
     return CompareReport(
         a=str(a),
         b=str(b),
-        sqnr_db=whole.sqnr_db,
-        max_error=whole.max_error,
-        cosine=whole.cosine,
+        sqnr_db=whole.sqnr_db if figures else math.nan,
+        max_error=whole.max_error if figures else math.nan,
+        cosine=whole.cosine if figures else math.nan,
         worst_tensor=min(figures, key=lambda name: figures[name].sqnr_db, default=None),
         **left_out,
         seconds=time.perf_counter() - start,
@@ -171,8 +176,8 @@ def _left_out(
         name: (info.shape, right.tensors[name].shape) for name, info in left.tensors.items() if name in right.tensors
     }
     return {
-        "only_in_a": tuple(name for name in left.tensors if name not in {*both, *figures, *skipped}),
-        "only_in_b": tuple(name for name in right.tensors if name not in both and name not in parts),
+        "only_in_a": tuple(name for name in left.tensors if name not in {*both, *figures, *skipped, *parts}),
+        "only_in_b": tuple(name for name in right.tensors if name not in {*both, *figures, *skipped, *parts}),
         "shape_mismatches": tuple((name, *shapes) for name, shapes in both.items() if shapes[0] != shapes[1]),
         "not_compared": tuple(name for name, (a, b) in both.items() if a == b and name not in figures) + skipped,
     }
@@ -189,17 +194,65 @@ def _run(a: str | os.PathLike[str], b: str | os.PathLike[str], options: RunOptio
     return run_pair(a, b, options, threads=execution.threads, max_memory=execution.max_memory)
 
 
-def _codes(left: Source, right: Source) -> "list[DenseWeight]":
-    """Return the weights that the second model has as codes."""
+class _Coded(NamedTuple):
+    """A weight that one model has as codes, the model that has its numbers, and whether the codes are the reference."""
+
+    weight: "DenseWeight"
+    plain: Source
+    is_reference: bool
+
+
+def _codes(left: Source, right: Source) -> list[_Coded]:
+    """Return the weights that one of two models has as codes and the other as numbers."""
     from modelopt_rs.onnx.dense import dense_weights
 
-    found = dense_weights(left.graph, right.graph)
-    return [each for each in found if each.name in left.tensors and _readable(left.tensors[each.name])]
+    found = [_Coded(each, left, False) for each in dense_weights(left.graph, right.graph)]
+    found += [_Coded(each, right, True) for each in dense_weights(right.graph, left.graph)]
+    return [
+        each
+        for each in found
+        if each.weight.name in each.plain.tensors and _readable(each.plain.tensors[each.weight.name])
+    ]
 
 
-def _of_codes(left: Source, weight: "DenseWeight", execution: Execution) -> ErrorFigures | None:
+def _codes_of_both(left: Source, right: Source, figures: dict[str, ErrorFigures]) -> list[str]:
+    """Return the weights that both have as codes, and not the same: what codes are apart says nothing of them."""
+    here, there = left.graph.graph.initializers, right.graph.graph.initializers
+    found = []
+    for codes in here:
+        name = codes.removesuffix("_quantized")
+        parts = [f"{name}{part}" for part in ("_quantized", "_scale", "_zero_point")]
+        if name == codes or any(part not in graph for graph in (here, there) for part in parts[:2]):
+            continue
+        if any(_differ(here.get(part), there.get(part), figures.get(part)) for part in parts):
+            found.append(name)
+            for part in parts:
+                figures.pop(part, None)
+    return found
+
+
+def _differ(one: Any, other: Any, figures: ErrorFigures | None) -> bool:
+    """Whether two initializers are known to differ: by their figures, their form, or, of few bytes, by these."""
+    if one is None or other is None:
+        return one is not other
+    if figures is not None:
+        return figures.dd != 0.0
+    a, b = one.const_value, other.const_value
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return True
+    return a.nbytes <= SMALL and bool(a.tobytes() != b.tobytes())
+
+
+def _in_words(names: Sequence[str]) -> str:
+    weights = "1 weight" if len(names) == 1 else f"{len(names):,} weights"
+    fix = "compare each model with the one that it was made of"
+    return f"{weights} (as {quote(names[0])}) have other codes in both, which can't be compared: {fix}"
+
+
+def _of_codes(coded: _Coded, execution: Execution) -> ErrorFigures | None:
     """Compare a weight with the codes that were made of it; None where they are of no form that is known."""
-    info, figures = left.tensors[weight.name], ErrorFigures()
+    weight, plain, is_reference = coded
+    info, figures = plain.tensors[weight.name], ErrorFigures()
     most, size, done = execution.max_memory // HELD, math.prod(info.shape), 0
     if size > most:  # the codes are held whole beside a block of numbers
         most = (execution.max_memory - weight.nbytes) // HELD
@@ -208,14 +261,15 @@ def _of_codes(left: Source, weight: "DenseWeight", execution: Execution) -> Erro
         is_whole = dense.size == size
         rows = dense.reshape(info.rows, info.columns) if is_whole else dense
         end = at + rows.shape[axis]
-        for tile in left.tiles(weight.name, most):
+        for tile in plain.tiles(weight.name, most):
             first, x = tile.first_row, _float(tile.array, info.dtype)
             begin, stop = (first, first + len(x)) if axis else (max(at, first), min(end, first + len(x)))
             if begin < stop:
                 x = x[:, at:end] if axis else x[begin - first : stop - first]
                 y = rows[begin:stop] if axis else rows[begin - at : stop - at]
-                y = np.ascontiguousarray(y, x.dtype)
-                figures += ErrorFigures(*_core.error_stats(np.ascontiguousarray(x), y, None, execution.threads))
+                pair = (np.ascontiguousarray(x), np.ascontiguousarray(y, x.dtype))
+                one, other = pair[is_reference], pair[not is_reference]
+                figures += ErrorFigures(*_core.error_stats(one, other, None, execution.threads))
         execution.advance(info.nbytes * dense.size // size, weight.name)
         done += dense.size
     return figures if done else None

@@ -17,7 +17,12 @@ from modelopt_rs.planning.decide import Decision, check_bits_of, is_match
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
-from modelopt_rs.planning.warnings import old_loader_in_words, quantize_warnings
+from modelopt_rs.planning.warnings import (
+    far_off_at_8_bits,
+    not_run_in_words,
+    old_loader_in_words,
+    quantize_warnings,
+)
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Copy, Transform
@@ -100,6 +105,8 @@ class Quantization:
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
             self.warnings += [] if options.only_dequantize else old_loader_in_words(config)
+            if options.layout.name == "bitsandbytes" and config and not options.only_dequantize:
+                self.warnings += not_run_in_words(tensors[name].shape for name in specs)
 
     def round_by(self, known: KnownInputs) -> None:
         """Round weights by what is known of their inputs."""
@@ -118,11 +125,17 @@ class Quantization:
         # What loses much by the plain formula need not with searched scales.
         plain = [spec for spec in self.specs.values() if isinstance(spec, PackedSpec) and not self.searched]
         schemes = [(spec.bits, spec.symmetric) for spec in plain]
-        return (*self.warnings, *quantize_warnings(self.decisions, schemes, sizes, errors))
+        far_off = far_off_at_8_bits({k: f for k, f in self.figures().items() if _bits(self.specs[k]) == 8})
+        return (*self.warnings, *quantize_warnings(self.decisions, schemes, sizes, errors), *far_off)
 
     def figures(self) -> dict[str, ErrorFigures]:
         """Return how far the codes that were made are from the weights, by tensor."""
         return {name: encoder.figures for name, encoder in self.encoders.items()}
+
+
+def _bits(spec: Any) -> int | None:
+    """Return the bits of uniform codes."""
+    return spec.bits if isinstance(spec, PackedSpec) else None
 
 
 @dataclass(frozen=True, slots=True)

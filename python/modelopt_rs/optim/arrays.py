@@ -6,13 +6,21 @@ from typing import Any
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.arrays import as_array
 
 __all__ = ["as_arrays", "by_precision", "copied", "wide_dtype"]
 
 
 def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
-    """Make arrays of the numbers that NumPy makes of what was computed from arrays without axes."""
-    return [np.asarray(g) if isinstance(g, np.generic) else g for g in grads]
+    """Make arrays of those of other libraries, and of the numbers that NumPy makes of arrays without axes."""
+    return [g if type(g) is np.ndarray or g is None else _as_array(i, g) for i, g in enumerate(grads)]
+
+
+def _as_array(i: int, grad: Any) -> Any:
+    if isinstance(grad, np.generic):
+        return np.asarray(grad)
+    # What is no array the core refuses, with the name of the step.
+    return as_array(grad, f"step: grads[{i}]") if hasattr(grad, "__dlpack__") else grad
 
 
 def by_precision(pairs: Iterable[tuple[Array, Any]]) -> list[tuple[list[Array], list[Any]]]:

@@ -7,12 +7,30 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
+from modelopt_rs.arguments import check_choice, check_number
 from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.arrays import as_arrays
 from modelopt_rs.optim.average import global_norm
 from modelopt_rs.optim.options import Nonfinite
 
-__all__ = ["clipped"]
+__all__ = ["check_limits", "clipped"]
+
+
+def check_limits(where: str, clip_norm: float, grad_scale: float, nonfinite: Nonfinite) -> bool:
+    """Refuse what can't clip; False where the step itself will refuse the scale.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.clipping import check_limits
+    >>> check_limits("SGD.step", 1.0, 1.0, "skip")
+    True
+    """
+    check_number(where, "clip_norm", clip_norm)
+    check_number(where, "grad_scale", grad_scale)
+    check_choice(where, "nonfinite", nonfinite, ("propagate", "raise", "skip"))
+    if grad_scale > 0 and not clip_norm > 0:
+        raise ValueError(f"{where}: clip_norm must be greater than 0, got {clip_norm!r}")
+    return grad_scale > 0
 
 
 def clipped(

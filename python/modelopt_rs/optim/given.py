@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.arrays import as_array
 from modelopt_rs.optim.options import Grads, Group
 
 __all__ = ["aligned", "learning_rates", "named_params", "numbered"]
@@ -18,21 +19,23 @@ Where: TypeAlias = tuple[str, str]
 _ARRAYS = (np.ndarray, np.generic, type(None))
 
 
-def named_params(function: str, given: Any, before: int) -> list[tuple[str, Any]]:
-    """Name parameters: by the dict's keys, else by their places, after so many `before`.
+def named_params(function: str, given: Any, before: int) -> list[tuple[str, Array]]:
+    """Name parameters, of any library: by the dict's keys, else by their places, after so many `before`.
 
     Examples
     --------
     >>> from modelopt_rs.optim.given import named_params
-    >>> named_params("SGD", [1, 2], 3)
-    [('3', 1), ('4', 2)]
+    >>> import numpy as np
+    >>> named_params("SGD", [np.array(1.0), np.array(2.0)], 3)
+    [('3', array(1.)), ('4', array(2.))]
     """
-    if isinstance(given, np.ndarray):
-        return [(str(before), given)]
+    if hasattr(given, "__dlpack__"):
+        given = [given]
     if isinstance(given, Mapping):
-        return list(given.items())
+        return [(name, as_array(p, f"{function}: params[{name!r}]")) for name, p in given.items()]
     if isinstance(given, list | tuple):
-        return [(str(before + i), p) for i, p in enumerate(given)]
+        names = [str(before + i) for i in range(len(given))]
+        return named_params(function, dict(zip(names, given, strict=True)), before)
     got = type(given).__name__
     raise TypeError(f"{function}: params must be an array, a list or dict of arrays or a list of groups, got {got}")
 
@@ -46,9 +49,9 @@ def aligned(where: Where, grads: Grads, names: Sequence[str], single: bool) -> l
             got = min(unknown, key=str)
             raise ValueError(f"{'.'.join(where)}: grads must have the names of params, got {got!r}")
         given = [grads.get(name) for name in names]
-        for name, g in zip(names, given, strict=True):
+        for i, (name, g) in enumerate(zip(names, given, strict=True)):
             if not isinstance(g, _ARRAYS):
-                raise TypeError(f"{'.'.join(where)}: grads[{name!r}] must be a NumPy array, got {type(g).__name__}")
+                given[i] = as_array(g, f"{'.'.join(where)}: grads[{name!r}]")
     elif single:
         given = [grads]  # type: ignore[list-item]
     else:

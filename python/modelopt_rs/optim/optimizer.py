@@ -16,7 +16,7 @@ from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
 from modelopt_rs.optim.average import ema_step
-from modelopt_rs.optim.clipping import clipped
+from modelopt_rs.optim.clipping import check_limits, clipped
 from modelopt_rs.optim.given import aligned, learning_rates, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
@@ -115,7 +115,7 @@ class Optimizer:
         self._params: list[Array] = []
         self._names: list[str] = []
         self._groups: Groups = []
-        self._single = isinstance(params, np.ndarray)
+        self._single = hasattr(params, "__dlpack__")
         for group in self._grouped(params):
             self._add(group)
         self.state: list[dict[str, Any]] = [self.new_state(p, g) for p, g in self._with_groups()]
@@ -183,8 +183,6 @@ class Optimizer:
         self.check(full)
         taken = set(self._names)
         for name, p in named:
-            if not isinstance(p, np.ndarray):
-                raise TypeError(f"{self._name}: params[{name!r}] must be a NumPy array, got {type(p).__name__}")
             if name in taken:
                 raise ValueError(f"{self._name}: params must have different names, got {name!r} twice")
             taken.add(name)
@@ -286,9 +284,7 @@ class Optimizer:
         """
         grad_scale, clip_norm, clip_value, nonfinite = how
         norm = None
-        if clip_norm is not None and grad_scale > 0:
-            if not clip_norm > 0:
-                raise ValueError(f"{self._name}.step: clip_norm must be greater than 0, got {clip_norm!r}")
+        if clip_norm is not None and check_limits(f"{self._name}.step", clip_norm, grad_scale, nonfinite):
             limits = (clip_norm, grad_scale, nonfinite)
             given, norm = clipped(given, limits, dtype=self._dtype, threads=self.threads)
             if math.isfinite(norm):

@@ -22,6 +22,25 @@ def _at_least(function: str, name: str, value: float, least: float) -> None:
         raise ValueError(f"{function}: {name} must be at least {least:g} and finite, got {value!r}")
 
 
+def _schedule(function: str, rate: Schedule) -> Schedule:
+    """Return a schedule that refuses what is the number of no step: counted from 0 all rates would be off by one."""
+
+    def at(step: int) -> float:
+        check_number(function, "step", step)
+        if not step >= 1:
+            raise ValueError(f"{function}: step must be at least 1, the first, got {step!r}")
+        return rate(step)
+
+    return at
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
+
+
 def constant(lr: float) -> Schedule:
     """Always `lr`.
 
@@ -29,7 +48,7 @@ def constant(lr: float) -> Schedule:
     0.1
     """
     _at_least("constant", "lr", lr, 0)
-    return lambda step: lr
+    return _schedule("constant", lambda step: lr)
 
 
 def step_decay(lr: float, every: int, gamma: float = 0.1) -> Schedule:
@@ -42,7 +61,7 @@ def step_decay(lr: float, every: int, gamma: float = 0.1) -> Schedule:
     _at_least("step_decay", "lr", lr, 0)
     _at_least("step_decay", "every", every, 1)
     _at_least("step_decay", "gamma", gamma, 0)
-    return lambda step: lr * gamma ** ((step - 1) // every)
+    return _schedule("step_decay", lambda step: lr * _power(gamma, (step - 1) // every))
 
 
 def exponential(lr: float, gamma: float) -> Schedule:
@@ -53,7 +72,7 @@ def exponential(lr: float, gamma: float) -> Schedule:
     """
     _at_least("exponential", "lr", lr, 0)
     _at_least("exponential", "gamma", gamma, 0)
-    return lambda step: lr * gamma ** (step - 1)
+    return _schedule("exponential", lambda step: lr * _power(gamma, step - 1))
 
 
 def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
@@ -68,7 +87,11 @@ def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
     _at_least("cosine", "lr", lr, 0)
     _at_least("cosine", "steps", steps, 1)
     _at_least("cosine", "final", final, 0)
-    return lambda step: final + (lr - final) * (1 + math.cos(math.pi * min(step - 1, steps) / steps)) / 2
+
+    def rate(step: int) -> float:
+        return final + (lr - final) * (1 + math.cos(math.pi * min(step - 1, steps) / steps)) / 2
+
+    return _schedule("cosine", rate)
 
 
 def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) -> Schedule:
@@ -83,7 +106,11 @@ def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) ->
     _at_least("polynomial", "steps", steps, 1)
     _at_least("polynomial", "power", power, 0)
     _at_least("polynomial", "final", final, 0)
-    return lambda step: final + (lr - final) * (1 - min(step - 1, steps) / steps) ** power
+
+    def rate(step: int) -> float:
+        return final + (lr - final) * _power(1 - min(step - 1, steps) / steps, power)
+
+    return _schedule("polynomial", rate)
 
 
 def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = None) -> Schedule:
@@ -111,7 +138,11 @@ def linear_warmup(schedule: Schedule | float, steps: int, start: float | None = 
         _at_least("linear_warmup", "schedule", schedule, 0)
     after = schedule if callable(schedule) else constant(schedule)
     least = 1 / (steps + 1) if start is None else start
-    return lambda step: after(step - steps) if step > steps else after(1) * (least + (1 - least) * (step - 1) / steps)
+
+    def rate(step: int) -> float:
+        return after(step - steps) if step > steps else after(1) * (least + (1 - least) * (step - 1) / steps)
+
+    return _schedule("linear_warmup", rate)
 
 
 def one_cycle(
@@ -153,7 +184,7 @@ def one_cycle(
             return between(low, max_lr, at / top if top else 1.0)
         return between(max_lr, low / final_div_factor, (at - top) / (steps - 1 - top))
 
-    return lr
+    return _schedule("one_cycle", lr)
 
 
 def __dir__() -> list[str]:

@@ -126,7 +126,7 @@ class OnnxOptions:
 
         for glob, bits in self.bits_of.items():
             if bits not in BITS:
-                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits}")
+                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits!r}")
         if self.bits_of and self.activations != "none":
             raise OptionError(
                 f"bits_of needs activations 'none', got {self.activations!r}: integer kernels take int8 weights"

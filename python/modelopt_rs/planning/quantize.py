@@ -139,7 +139,7 @@ class QuantizeOptions:
     def _check_bits(self) -> None:
         for glob, bits in self.bits_of.items():
             if bits not in BITS:
-                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits}")
+                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits!r}")
         if self.max_layer_error is not None:
             if not self.max_layer_error > 0.0:
                 raise OptionError(f"max_layer_error must be above 0, got {self.max_layer_error}")

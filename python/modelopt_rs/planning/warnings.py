@@ -8,11 +8,23 @@ from typing import Any, Final
 from modelopt_rs.errors import quote
 from modelopt_rs.planning.decide import Decision, moved_in_words
 from modelopt_rs.planning.families import CONV1D_MODELS, model_types
-from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError
+from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError, layer_error
+from modelopt_rs.stream.error_figures import ErrorFigures
 
-__all__ = ["old_loader_in_words", "quantize_warnings", "unread_in_words"]
+__all__ = [
+    "far_off_at_8_bits",
+    "not_run_in_words",
+    "old_loader_in_words",
+    "outputs_in_words",
+    "quantize_warnings",
+    "unread_in_words",
+]
 
 SHOWN = 3  # layers that are named
+AT_8_BITS: Final = 0.05
+"""How far a weight of 8 bits may be off before it is told: six times as far as most are, half as far as at 4 bits."""
+OUTPUTS_AT_8_BITS: Final = 0.3
+"""The same of outputs: 10 dB, below which no model of 8 bits kept the figure of its task, static int8 included."""
 TRIED: Final = (5, 23)
 """The version of transformers that reads all that is written. As tried 5.20 and 5.22 make up weights of these."""
 LOST_BEFORE: Final = frozenset({"t5", "mt5", "umt5", "longt5", *CONV1D_MODELS})
@@ -75,6 +87,25 @@ def old_loader_in_words(config: Mapping[str, Any]) -> list[str]:
     return [f"config.json is of transformers {found[0]}: of a quantized {kinds[0]} {before}"]
 
 
+def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
+    """Say that bitsandbytes (0.50) raises an error where it lays such weights out for some CPUs.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import not_run_in_words
+    >>> not_run_in_words([(64, 96), (64, 128)])[0][:61]
+    '1 weight has a shape that bitsandbytes can run on GPUs only: '
+    >>> not_run_in_words([(64, 128)])
+    []
+    """
+    n = sum(rows % 32 != 0 or columns % 64 != 0 for rows, columns, *_ in shapes)
+    if not n:
+        return []
+    has = "1 weight has a shape" if n == 1 else f"{n:,} weights have shapes"
+    why = "on CPUs with bfloat16 in AVX-512 the rows must be a multiple of 32 and the columns of 64"
+    return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
+
+
 def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
 
@@ -96,13 +127,51 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
     ]
 
 
+def far_off_at_8_bits(figures: Mapping[str, ErrorFigures]) -> list[str]:
+    """Say which weights of 8 bits are far off. It costs nothing: what is off is added up as codes are made.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import far_off_at_8_bits
+    >>> from modelopt_rs.stream.error_figures import ErrorFigures
+    >>> far_off_at_8_bits({"a.weight": ErrorFigures(xx=1.0, dd=0.01), "b.weight": ErrorFigures(xx=1.0, dd=1e-4)})
+    ["1 weight is more than 0.05 off at 8 bits (the most: 'a.weight' 0.1): smaller groups or exclude lose less"]
+    """
+    errors = {name: error for name, each in figures.items() if (error := layer_error(each)) > AT_8_BITS}
+    if not errors:
+        return []
+    worst = ", ".join(f"{quote(name)} {errors[name]:.2g}" for name in _worst(errors))
+    are = "1 weight is" if len(errors) == 1 else f"{len(errors):,} weights are"
+    return [f"{are} more than {AT_8_BITS:g} off at 8 bits (the most: {worst}): smaller groups or exclude lose less"]
+
+
+def outputs_in_words(error: float | None, are_made_up: bool) -> list[str]:
+    """Say that the outputs of an ONNX model of 8 bits are far off, and on what: nothing else was measured.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import outputs_in_words
+    >>> outputs_in_words(0.5, True)
+    ['at 8 bits the outputs are 0.5 off on made-up inputs, which may say little: --inputs DATA measures real ones']
+    >>> outputs_in_words(0.1, False)
+    []
+    """
+    if error is None or error <= OUTPUTS_AT_8_BITS:
+        return []
+    made_up = "made-up inputs, which may say little: --inputs DATA measures real ones"
+    return [f"at 8 bits the outputs are {error:.2g} off on {made_up if are_made_up else 'the given inputs'}"]
+
+
+def _worst(errors: Mapping[str, float]) -> list[str]:
+    return sorted(errors, key=lambda name: -errors[name])[:SHOWN]
+
+
 def _far_off(errors: Mapping[str, LayerError]) -> list[str]:
     """Say which layers are the furthest off, where some are further than 4 bits are expected to be."""
-    far = {name: found for name, found in errors.items() if found.error > LAYER_ERRORS[4]}
+    far = {name: found.error for name, found in errors.items() if found.error > LAYER_ERRORS[4]}
     if not far:
         return []
-    worst = sorted(far, key=lambda name: -far[name].error)[:SHOWN]
-    shown = ", ".join(f"{quote(name)} {far[name].error:.2g}" for name in worst)
+    shown = ", ".join(f"{quote(name)} {far[name]:.2g}" for name in _worst(far))
     kept = "1 layer keeps its bits and is" if len(far) == 1 else f"{len(far):,} layers keep their bits and are"
     return [f"{kept} more than {LAYER_ERRORS[4]:g} off (the most: {shown}): more bits lose less"]
 

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nan
+from modelopt_rs.arrays import as_array
 from modelopt_rs.deprecated import former, renamed, warn_former
 from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.repair import InputStats
@@ -69,10 +70,10 @@ class Hessian:
         ValueError
             If it has another number of columns than before, or a value that is not finite: nothing is taken in then.
         """
-        if isinstance(x, np.ndarray) and 0 in (x.ndim, *x.shape[-1:]):
+        x = as_array(x, "Hessian: x")
+        if 0 in (x.ndim, *x.shape[-1:]):
             raise ValueError(f"Hessian: x must have shape (..., columns), at least one, got {x.shape}")
-        columns = x.shape[-1] if isinstance(x, np.ndarray) else 1
-        stats = InputStats(columns) if self._stats is None else self._stats
+        stats = InputStats(x.shape[-1]) if self._stats is None else self._stats
         with said_as({"InputStats": "Hessian"}):
             stats.update(x)
         self._stats = stats

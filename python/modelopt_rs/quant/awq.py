@@ -115,10 +115,11 @@ def awq_scales(
 def _magnitudes(x_stats: Any) -> NDArray[np.float64]:
     """Return one number for each input."""
     what = "ColumnNorms, InputStats, a Hessian or an array of float64"
-    if isinstance(x_stats, np.ndarray):
-        if x_stats.dtype.kind not in "biuf":  # what is no float64 of these the core refuses
-            raise TypeError(f"awq_scales: x_stats must be {what}, got {x_stats.dtype}")
-        return x_stats
+    if hasattr(x_stats, "__dlpack__"):
+        given: NDArray[Any] = as_array(x_stats, "awq_scales: x_stats")
+        if given.dtype.kind not in "biuf":  # what is no float64 of these the core refuses
+            raise TypeError(f"awq_scales: x_stats must be {what}, got {given.dtype}")
+        return given
     if isinstance(x_stats, HasMatrix):
         squares = x_stats.second_derivative.diagonal() / 2  # of which a Hessian has twice the mean
     elif isinstance(x_stats, HasProducts):

@@ -23,8 +23,8 @@ class OutputDifference:
     """How far one output of the second model is from that of the first, over all runs.
 
     `agree` is the share of elements that are equal, of integers, truth values and strings; SQNR and cosine are of
-    floats. `nonfinite` counts the elements that are NaN or infinite in one output and not the same in the other:
-    with any of them the error is infinite. `shape` is that of the first run.
+    floats, None where no element is finite in both. `nonfinite` counts the elements that are NaN or infinite in one
+    output and not the same in the other: with any of them the error is infinite. `shape` is that of the first run.
     """
 
     name: str
@@ -119,7 +119,7 @@ def check_max_error(report: RunReport, max_error: float | None) -> None:
     missing = (*report.only_in_before, *report.only_in_after, *report.not_compared)
     if missing:
         raise MaxErrorExceeded(f"max_error: output {quote(missing[0])} can't be compared", report)
-    if not any(output.elements for output in report.outputs):
+    if not any(each.elements and (each.sqnr_db is not None or each.agree is not None) for each in report.outputs):
         raise MaxErrorExceeded("max_error: the outputs have no elements that could be compared", report)
     worst = max(report.outputs, key=lambda output: output.max_error)
     if worst.max_error > max_error:

@@ -29,7 +29,7 @@ def bytes_of(name: str, size: int | str) -> int:
     Raises
     ------
     OptionError
-        If a text says no size, or less than a byte.
+        If a text says no size, or it is less than a byte.
 
     Examples
     --------
@@ -38,6 +38,8 @@ def bytes_of(name: str, size: int | str) -> int:
     (1536, 1000)
     """
     if not isinstance(size, str):
+        if size < 1:
+            raise OptionError(f"{name} must be at least one byte, got {size}")
         return size
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", size, re.ASCII)
     if match is None or match[2].lower() not in UNITS:

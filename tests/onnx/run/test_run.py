@@ -541,3 +541,14 @@ def test_json_has_the_fields_and_no_infinities(tmp_path: Path) -> None:
     assert found["schema"] == 1
     assert (found["sqnr_db"], found["cosine"], found["outputs"][0]["sqnr_db"]) == (None, 1.0, None)
     assert found["inputs"] == [{"name": "x", "dtype": "float32", "shape": [1, 8]}]
+
+
+@pytest.mark.parametrize("x", [np.full((2, 8), np.nan, np.float32), np.zeros((0, 8), np.float32)], ids=["NaN", "empty"])
+def test_outputs_without_a_finite_number_are_not_exact(tmp_path: Path, x: np.ndarray) -> None:
+    """Nothing is known of models that were compared on nothing."""
+    one = linear(tmp_path / "a.onnx", rng.standard_normal((8, 4)).astype(np.float32))
+    other = linear(tmp_path / "b.onnx", rng.standard_normal((8, 4)).astype(np.float32))
+    report = compare_models(one, other, RunOptions(inputs={"x": x}, rounds=0))
+    assert (report.sqnr_db, report.cosine, report.outputs[0].sqnr_db) == (None, None, None)
+    with pytest.raises(MaxErrorExceeded, match="the outputs have no elements that could be compared"):
+        check_max_error(report, 1.0)

@@ -230,3 +230,30 @@ def test_memory_is_for_one_sample(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 8 * 2**20
+
+
+def test_hidden_files_are_no_samples_and_suffixes_have_any_case(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X)
+    (tmp_path / "a.npz").rename(tmp_path / "a.NPZ")
+    np.save(tmp_path / "b.npy", X[:2])
+    (tmp_path / "b.npy").rename(tmp_path / "b.Npy")
+    (tmp_path / "._a.npz").write_bytes(b"what another system leaves beside it")
+    assert taken(tmp_path, ONE) == [{"x": X.tolist()}, {"x": X[:2].tolist()}]
+
+
+def test_numbers_of_python_have_the_dtype_of_the_input():
+    assert taken([{"x": X.tolist(), "mask": MASK.tolist()}], TWO) == [{"x": X.tolist(), "mask": MASK.tolist()}]
+    half = {"x": InputInfo("x", "float16", (None,))}
+    assert taken([{"x": [1, 2.5]}], half) == [{"x": [1.0, 2.5]}]
+    for value, dtype in (([0.5], "int64"), ([300], "uint8"), (["a"], "float32")):
+        with pytest.raises(TypeError, match=f"'x' must be of dtype {dtype}, got "):
+            taken([{"x": value}], {"x": InputInfo("x", dtype, (None,))})
+    with pytest.raises(ValueError, match="'x' must be an array, got list: the lengths of its parts differ"):
+        taken([{"x": [[1.0], [2.0, 3.0]]}], {"x": InputInfo("x", "float32", (None, None))})
+
+
+def test_tensors_of_torch_are_taken_or_say_what_to_pass():
+    torch = pytest.importorskip("torch")
+    assert taken({"x": torch.from_numpy(X)}, ONE) == [{"x": [row.tolist()]} for row in X]
+    with pytest.raises(ValueError, match=r"calibrate: 'x' must not require a gradient, .*detach"):
+        list(Samples({"x": torch.ones(2, 3, requires_grad=True)}, ONE, "m.onnx"))

@@ -16,7 +16,7 @@ from modelopt_rs.onnx.crop.units import NONE, Labels, segments
 from modelopt_rs.onnx.crop.walk import Kind, Place, Refused, Rule, Walk
 from modelopt_rs.onnx.weights import ONNX_FLOATS
 from modelopt_rs.prune.coupling import Group, Member
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["GraphGroup", "Refusal", "find_groups"]
@@ -63,7 +63,7 @@ class Refusal:
 
 
 def find_groups(
-    model: ir.Model, tensors: Mapping[str, TensorInfo] | None = None, *, max_memory: int = DEFAULT_MEMORY
+    model: ir.Model, tensors: Mapping[str, TensorInfo] | None = None, *, max_memory: int | str = DEFAULT_MEMORY
 ) -> tuple[list[GraphGroup], list[Refusal]]:
     """Find the groups of units that can be removed from a graph.
 
@@ -78,8 +78,8 @@ def find_groups(
         Its constants become initializers and its shapes are inferred; what it computes stays the same.
     tensors : mapping, optional
         The tensors of the file, by name: what isn't among them and isn't in memory can't be member of a group.
-    max_memory : int
-        The bytes that all that is known of the units may take.
+    max_memory : int or str
+        The bytes, as a number or a text such as "64MiB", that all that is known of the units may take.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def find_groups(
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     infer_shapes(model)
-    return _Finder(model, tensors, max_memory).run()
+    return _Finder(model, tensors, bytes_of("max_memory", max_memory)).run()
 
 
 class _Finder:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from modelopt_rs._core import FormatError, UnsupportedError
 from modelopt_rs._types import Array
+from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.containers.reading import open_regular
 from modelopt_rs.errors import OptionError, listing, quote
@@ -22,6 +23,7 @@ from modelopt_rs.onnx.run.vocabulary import Known, known_values
 __all__ = [
     "Feed",
     "InputInfo",
+    "array_of",
     "batch_axes",
     "check_dims",
     "checked",
@@ -222,6 +224,30 @@ def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
             raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays: {quote(str(e))}") from e
 
 
+def array_of(value: Any, what: str) -> Array:
+    """Return what is given as an array, which may be one of any library.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or not on the CPU, or (torch's) requires a gradient.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.inputs import array_of
+    >>> array_of([[1, 2], [3]], "inputs: 'x'")
+    Traceback (most recent call last):
+    ValueError: inputs: 'x' must be an array, got list: the lengths of its parts differ
+    """
+    if hasattr(value, "__dlpack__"):
+        return as_array(value, what)
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as why:
+        words = "the lengths of its parts differ" if "inhomogeneous" in str(why) else str(why)
+        raise ValueError(f"{what} must be an array, got {type(value).__name__}: {words}") from None
+
+
 def check_dims(infos: Mapping[str, InputInfo], dims: Mapping[str, int]) -> None:
     """Refuse lengths of axes that the inputs don't have.
 
@@ -263,7 +289,9 @@ def checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any], where: str
         )
     arrays = {}
     for name, info in infos.items():
-        array = np.asarray(given[name])
+        array = array_of(given[name], f"{where}: {quote(name)}")
+        if isinstance(given[name], list | tuple | int | float):  # which has no dtype of its own
+            array = _in_dtype(array, info.dtype)
         dtype = "str" if array.dtype.kind in "UO" else array.dtype.name
         if dtype != info.dtype:
             fix = "" if info.dtype == "str" else f"; convert it with .astype(np.{info.dtype})"
@@ -274,6 +302,15 @@ def checked(infos: Mapping[str, InputInfo], given: Mapping[str, Any], where: str
             )
         arrays[name] = np.ascontiguousarray(array) if array.ndim else array
     return arrays
+
+
+def _in_dtype(array: Array, dtype: str) -> Array:
+    """Return numbers of Python in the dtype of an input, if none is changed but by rounding."""
+    if dtype == "str" or array.dtype.kind not in "bif" or not np.can_cast(array.dtype, dtype, "same_kind"):
+        return array
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype)
+    return made if made.dtype.kind == "f" or np.array_equal(made, array) else array
 
 
 def _axes(info: InputInfo) -> str:

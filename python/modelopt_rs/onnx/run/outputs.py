@@ -22,6 +22,8 @@ class OutputFigures:
     ----------
     figures : ErrorFigures
         Sums over the elements; infinite where one output is NaN or infinite and the other not the same.
+    compared : int
+        How many elements the figures are of: what is NaN or the same infinity in both says nothing.
     comparable : bool
         Whether both gave tensors of numbers, truth values or strings, every time.
     mismatch : tuple, optional
@@ -36,6 +38,7 @@ class OutputFigures:
     floats: bool = False
     elements: int = 0
     equal: int = 0
+    compared: int = 0
     nonfinite: int = 0
     comparable: bool = True
     mismatch: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -57,7 +60,11 @@ class OutputFigures:
             return
         self.elements += before.size
         self.equal += int(np.count_nonzero(before == after))
-        self.figures += _strings(before, after) if strings[0] else self._numbers(before, after)
+        if strings[0]:
+            self.compared += before.size
+            self.figures += _strings(before, after)
+        else:
+            self.figures += self._numbers(before, after)
 
     def _numbers(self, before: Array, after: Array) -> ErrorFigures:
         x, y = (array.astype(np.float64).reshape(1, -1) for array in (before, after))
@@ -69,6 +76,7 @@ class OutputFigures:
             x, y = x[finite].reshape(1, -1), y[finite].reshape(1, -1)
         figures = ErrorFigures(*_core.error_stats(x, y, None, self.threads)) if x.size else ErrorFigures()
         self.nonfinite += lost
+        self.compared += x.size + lost
         return figures + ErrorFigures(dd=math.inf, max_error=math.inf) if lost else figures
 
     def difference(self) -> OutputDifference:
@@ -78,8 +86,8 @@ class OutputFigures:
             dtype=self.dtype,
             shape=self.shape,
             elements=self.elements,
-            sqnr_db=self.figures.sqnr_db if self.floats else None,
-            cosine=self.figures.cosine if self.floats else None,
+            sqnr_db=self.figures.sqnr_db if self.floats and self.compared else None,
+            cosine=self.figures.cosine if self.floats and self.compared else None,
             max_error=self.figures.max_error,
             agree=None if self.floats else (self.equal / self.elements if self.elements else 1.0),
             nonfinite=self.nonfinite,

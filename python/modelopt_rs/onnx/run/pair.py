@@ -115,7 +115,7 @@ def compare_models(
         return _not_run(one, other, _why(one, infos, options, found), threads, start)
     both, figures = _outputs(one, other, inputs, threads)
     differences = [f.difference() for f in figures if f.comparable and f.mismatch is None]
-    floats = [f.figures for f in figures if f.comparable and f.mismatch is None and f.floats]
+    floats = [f.figures for f in figures if f.comparable and f.mismatch is None and f.floats and f.compared]
     whole = sum(floats, ErrorFigures())
     worst = max(differences, key=lambda d: d.max_error, default=None)
     times = in_turn(lambda: one.run(inputs[0]), lambda: other.run(inputs[0]), options.rounds)

@@ -15,6 +15,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.run.inputs import (
     Feed,
     InputInfo,
+    array_of,
     batch_axes,
     check_dims,
     checked,
@@ -120,7 +121,12 @@ class Samples:
             with of_file():
                 whole = self._of_arrays(self._read_file(given))
             return lambda: whole
-        files = sorted(file for file in given.iterdir() if file.suffix in (".npy", ".npz"))
+        # Systems leave hidden files beside what they copy, by the same suffix.
+        files = sorted(
+            file
+            for file in given.iterdir()
+            if file.suffix.lower() in (".npy", ".npz") and not file.name.startswith(".")
+        )
         if not files:
             raise OptionError(f"{self._name}: {given} must have .npy or .npz files, has none")
         return lambda: map(self._of_file, files)
@@ -130,7 +136,7 @@ class Samples:
             return self._one(self._read_file(file), f"{self._name}: {file}")
 
     def _read_file(self, file: Path) -> Mapping[str, Array]:
-        if file.suffix != ".npy":
+        if file.suffix.lower() != ".npy":
             return load_inputs(file)
         if len(self._infos) != 1:
             raise OptionError(f"{self._name}: {file} must be an .npz file: the model has {len(self._infos)} inputs")
@@ -148,7 +154,7 @@ class Samples:
         """Cut what has several samples."""
         if any(isinstance(value, (list, tuple)) for value in given.values()):
             return self._of_lists(given)
-        arrays = {name: np.asarray(value) for name, value in given.items()}
+        arrays = {name: array_of(value, f"{self._name}: {quote(name)}") for name, value in given.items()}
         known = {name: array for name, array in arrays.items() if name in self._infos}
         if known and all(array.ndim == len(self._infos[name].shape) + 1 for name, array in known.items()):
             return self._of_lists({name: list(array) for name, array in arrays.items()})

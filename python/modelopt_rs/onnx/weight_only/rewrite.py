@@ -20,7 +20,7 @@ from modelopt_rs.planning.decide import Decision, check_bits_of
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.by_inputs import Moments
-from modelopt_rs.stream.memory import DEFAULT_MEMORY
+from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
@@ -34,7 +34,7 @@ def quantize_weights(
     onnx: OnnxOptions,
     *,
     threads: int | None = None,
-    max_memory: int = DEFAULT_MEMORY,
+    max_memory: int | str = DEFAULT_MEMORY,
     measure: Measure | None = None,
     moments: Mapping[str, Moments] = MappingProxyType({}),
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
@@ -53,8 +53,9 @@ def quantize_weights(
         `bits_of` are globs over the weights' names.
     threads : int, optional
         Threads to compute with; never changes a byte.
-    max_memory : int
-        What a run may hold; a quarter of it is for a weight whose axes change places.
+    max_memory : int or str
+        What a run may hold, as a number or a text such as "64MiB"; a quarter of it is for a weight whose axes change
+        places.
     measure : Measure, optional
         Says which weights need more bits.
     moments : mapping, optional
@@ -91,6 +92,7 @@ def quantize_weights(
     >>> [node.op_type for node in model.graph]
     ['Cast', 'MatMulNBits']
     """
+    max_memory = bytes_of("max_memory", max_memory)
     for bits in {options.bits, *onnx.bits_of.values()}:
         _check_group(options.group_size, bits)
     plan = plan_weights(model, tensors, options, onnx, measure)
