@@ -109,7 +109,7 @@ def test_heads_of_words_before_that_the_graph_is_given_stay_and_are_said():
     net = Net({"x": [2, 1, HIDDEN], "past_k": [2, HEADS, 4, WIDTH], "past_v": [2, HEADS, 4, WIDTH]})
     q, k, v = (linear(net, "x", n, HIDDEN, HEADS * WIDTH) for n in "qkv")
     h = net.add("MultiHeadAttention", q, k, v, "", "", "", "past_k", "past_v", num_heads=HEADS, domain=MICROSOFT)
-    h = linear(net, net.add("Gelu", linear(net, h, "out", HEADS * WIDTH, INNER), domain=MICROSOFT), "down", INNER, 3)
+    h = linear(net, net.add("Relu", linear(net, h, "out", HEADS * WIDTH, INNER)), "down", INNER, 3)
     net.add("Identity", h, out="y")
     [group] = crops(net.proto()).values()
     assert members(group) == {("out", 1, 0, 1), ("down", 0, 0, 1)}
