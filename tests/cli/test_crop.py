@@ -125,7 +125,10 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
             "Missing option '-o' / '--output' (or --dry-run); see modelopt-rs crop --help",
         ),
         (["MODEL", "-o", "OUT", "--what", "ffn"], "Missing option '--keep'; see modelopt-rs crop --help"),
-        (["MODEL", "-o", "OUT", "--keep", "0.5"], "Missing option '--what'; see modelopt-rs crop --help"),
+        (
+            ["MODEL", "-o", "OUT", "--keep", "0.5"],
+            "Missing option '--what' (or '--groups'); see modelopt-rs crop --help",
+        ),
         (["--keep", "0.5", "--what", "ffn"], "Missing argument 'FILE|DIR'; see modelopt-rs crop --help"),
         (
             ["MODEL", "-o", "OUT", "--keep", "half", "--what", "ffn"],

@@ -188,3 +188,19 @@ def test_the_levels_are_those_of_a_group_whatever_axis_it_lies_along(shape: tupl
     lying = np.ascontiguousarray(x.T) if turned else x
     y = mo.fake_quantize(lying, bits=4, group_size=32)
     assert 4 <= len(_levels(x, y.T if turned else y)) <= 15
+
+
+def test_a_crop_has_no_columns_of_errors_that_it_does_not_have(tmp_path: Path) -> None:
+    members = (mo.prune.Member("h.weight", 0), mo.prune.Member("out.weight", 1))
+    tensors = {"h.weight": ("F32", weights((64, 8), 1)), "out.weight": ("F32", weights((8, 64), 2))}
+    source = write(tmp_path / "a.safetensors", tensors)
+    report = mo.crop_file(source, tmp_path / "b.safetensors", keep=0.5, groups=[mo.prune.Group("h", 64, members)])
+    words = Page(written(report, tmp_path / "r.html")).words
+    assert "bytes after" in words
+    assert "SQNR, dB" not in words
+
+
+def test_each_cell_says_its_column_where_a_window_has_no_room_for_columns(report: Report, tmp_path: Path) -> None:
+    cells = [attributes for tag, attributes in Page(written(report, tmp_path / "r.html")).tags if tag == "td"]
+    assert cells
+    assert {each["data-label"] for each in cells} >= {"tensor", "why", "bytes before"}

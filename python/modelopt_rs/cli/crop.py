@@ -56,6 +56,13 @@ def parse_keep(text: str) -> tuple[str, float]:
     help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
 )
 @click.option(
+    "--groups",
+    type=click.Path(),
+    metavar="JSON",
+    help="Instead of --what, of a model whose structure isn't known: a file that says which axes of which tensors "
+    "shrink together, and which numbers count them.",
+)
+@click.option(
     "--calibrate",
     type=click.Path(),
     metavar="DATA",
@@ -101,6 +108,7 @@ def crop(
     output: str | None,
     keep: tuple[tuple[str, float], ...],
     what: tuple[str, ...],
+    groups: str | None,
     calibrate: str | None,
     round_to: int | None,
     scope: str,
@@ -133,9 +141,9 @@ def crop(
     """  # noqa: D301
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
-    for option, given in (("--keep", keep), ("--what", what)):
+    for option, given in (("'--keep'", keep), ("'--what' (or '--groups')", what or groups)):
         if not given:
-            raise click.UsageError(f"Missing option '{option}'")
+            raise click.UsageError(f"Missing option {option}")
     keeps = dict(keep)
     if len(keeps) < len(keep):
         raise click.UsageError("--keep must name groups once, got some twice")
@@ -145,7 +153,8 @@ def crop(
             output or "",
             # A share alone holds for what the others don't name.
             keep=keeps["*"] if list(keeps) == ["*"] else dict(sorted(keeps.items(), key=lambda item: item[0] == "*")),
-            what=what,
+            what=what or None,
+            groups=groups,
             calibrate=calibrate,
             round_to=round_to,
             scope=scope,

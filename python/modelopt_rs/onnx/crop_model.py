@@ -10,11 +10,13 @@ from modelopt_rs.containers.onnx.tensors import initializer_infos
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.crop.apply import crop_graph
-from modelopt_rs.onnx.crop.coupling import find_groups
+from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
+from modelopt_rs.onnx.crop.given import given_groups, write_numbers
 from modelopt_rs.onnx.crop_inputs import CropInputs
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
-from modelopt_rs.planning.crop import CropOptions, as_options
+from modelopt_rs.planning.crop import CropOptions, as_options, check_scored
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.given_groups import sizes_of
 from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.prune.choice import Chooser
@@ -117,21 +119,30 @@ class GraphCrop:
     def __init__(self, source: Source, options: CropOptions, max_memory: int = DEFAULT_MEMORY) -> None:
         self._source, self._options = source, options
         self._told = names_of_value_infos(source.graph)
-        wanted = KINDS if "all" in options.what else tuple(options.what)
-        unknown = [word for word in wanted if word not in KINDS]
-        if unknown:
-            known = ", ".join(repr(word) for word in (*KINDS, "all"))
-            raise OptionError(f"what must be of {known} for an ONNX model, got {unknown[0]!r}")
-        found, self.refusals = find_groups(source.graph, source.tensors, max_memory=max_memory)
-        groups = [group for group in found if group.kind in wanted]
-        if not groups:
-            raise OptionError(f"what must name something in this model, got {', '.join(wanted)}", self._why_none())
+        self.refusals: list[Refusal] = []
+        groups = self._found(max_memory) if options.given is None else given_groups(source, options.given)
         names = {member.name for group in groups for member in group.members}
         self._whole: Source = _Whole(source, names)
         with as_options():
             checked = check_groups("crop_file", self._whole.tensors, groups, TensorInfo)
             self._chooser = Chooser("crop_file", checked, options.choice)
+        if options.given is not None:
+            check_scored(self._whole.tensors, checked)
         self.groups = tuple(groups)
+
+    def _found(self, max_memory: int) -> list[GraphGroup]:
+        """Return the groups of the graph that `what` names."""
+        what = self._options.what
+        wanted = KINDS if "all" in what else tuple(what)
+        unknown = [word for word in wanted if word not in KINDS]
+        if unknown:
+            known = ", ".join(repr(word) for word in (*KINDS, "all"))
+            raise OptionError(f"what must be of {known} for an ONNX model, got {unknown[0]!r}")
+        found, self.refusals = find_groups(self._source.graph, self._source.tensors, max_memory=max_memory)
+        groups = [group for group in found if group.kind in wanted]
+        if not groups:
+            raise OptionError(f"what must name something in this model, got {', '.join(wanted)}", self._why_none())
+        return groups
 
     def _why_none(self) -> list[str]:
         """Say why each weight can't be cropped, alike reasons in one, the commonest first."""
@@ -158,10 +169,13 @@ class GraphCrop:
 
     def apply(self, report: CropReport, threads: int | None, inputs: CropInputs | None = None) -> dict[str, Transform]:
         """Crop the graph; return what makes the tensors that come in tiles."""
-        tensors = self._source.tensors
+        tensors, given = self._source.tensors, self._options.given
         stays = masks(self._whole.tensors, self.groups, report.kept)
+        if given is not None:
+            write_numbers(self._source.graph, list(given.counted(sizes_of(report))))
         crop_graph(self._source.graph, self.groups, report.kept, tensors)
-        forget_value_infos(self._source.graph, self._told)
+        # What the graph says of the shapes within it is true of found groups alone.
+        forget_value_infos(self._source.graph, self._told if given is None else ())
         transforms: dict[str, Transform] = {}
         for name, info in tensors.items():
             if name not in stays:

@@ -10,7 +10,8 @@ from typing import Any
 
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.checkpoint import read_config
-from modelopt_rs.containers.reading import MAX_HEADER
+from modelopt_rs.containers.reading import MAX_HEADER, read_file
+from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.deprecated import renamed
 from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.view import Widened
@@ -20,10 +21,12 @@ from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import check_no_method
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.given_groups import GivenGroups, parse_groups
 from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.choice import Keep
+from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.crop import CropReport, masks
 from modelopt_rs.report.reports import CropFileReport, CroppedGroup, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -49,7 +52,9 @@ def crop_file(
     out_path: str | os.PathLike[str],
     *,
     keep: Keep,
-    what: str | Sequence[str],
+    what: str | Sequence[str] | None = None,
+    groups: Sequence[Group] | str | os.PathLike[str] | None = None,
+    numbers: Mapping[str, str] | None = None,
     calibrate: Calibrate | None = None,
     round_to: int | None = None,
     scope: str = "group",
@@ -91,6 +96,14 @@ def crop_file(
         query heads alone (Llama). "ffn": the width of the feed-forward networks. "hidden": the width of the model;
         without training expect much worse answers. "all": heads, ffn and hidden. Or several of them. In an ONNX model
         "ffn" are the units between any two layers of MatMul or Gemm; "channels" are those of convolutions.
+    groups : sequence of Group or path, optional
+        Instead of `what`, for a model whose structure isn't known: which slices of which tensors (of an ONNX model,
+        initializers) live and die together. A ``*`` in names stands for the number of a layer, or whatever else differs
+        between two dots or slashes: one group for each. A path: a JSON file of groups and numbers.
+    numbers : mapping, optional
+        With groups: which numbers of config.json count units, or so many of each, and of which group or glob over
+        groups: ``{"ffn_dim": "*.ffn", "vision.heads": "vision.*.heads"}``. Of an ONNX model, integers of its graph:
+        ``name[i]`` of an initializer, ``node.attribute`` or ``node.attribute[i]`` of a node.
     calibrate : path, mapping, iterable or callable, optional
         For "ffn", "heads" and (of an ONNX model) "channels": samples, as for `prune_file`. A unit is then as important
         as what it says to the layers that take it (MatMul, Gemm and Conv; of a Hugging Face directory, which
@@ -173,7 +186,15 @@ def crop_file(
     """
     check_types(crop_file, locals())
     max_memory = bytes_of("max_memory", max_memory)
-    options = CropOptions(keep=keep, what=what, round_to=round_to, scope=scope, norm=norm, nonfinite=nonfinite)
+    options = CropOptions(
+        keep=keep,
+        what=() if what is None else what,
+        round_to=round_to,
+        scope=scope,
+        norm=norm,
+        nonfinite=nonfinite,
+        given=_given(groups, numbers),
+    )
     writing = Writing(
         max_memory=max_memory,
         threads=threads,
@@ -215,7 +236,7 @@ def _plan(
         check_runs(source, options.what)
     view = Widened(source, threads=execution.threads)
     tensors, threads, described = view.tensors, execution.threads, source.container == "checkpoint"
-    before = _config(view, config)
+    before = _config(view, config, options.given)
     plan = CropPlan(tensors, before, options, described=described)
     _after(plan, plan.draft(), tensors, then, threads)  # what can't be is refused before anything is read
     inputs = None if calibrate is None else ModuleCropInputs(view, plan.groups, calibrate, execution)
@@ -241,7 +262,7 @@ def _plan(
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in after.report.groups),
             config=_changes(before, after.config),
-            notes=tuple(_notes(before, after.config, described)),
+            notes=tuple(_notes(before, after, options.given, described)),
         )
 
     return FilePlan(
@@ -306,13 +327,31 @@ def _after(
     return _After(report, smaller, config, Quantization(smaller, config or {}, then, threads))
 
 
-def _config(source: Source, path: str | os.PathLike[str] | None) -> Mapping[str, Any]:
+def _given(
+    groups: Sequence[Group] | str | os.PathLike[str] | None, numbers: Mapping[str, str] | None
+) -> GivenGroups | None:
+    """Return the structure that the user says, if any."""
+    if groups is None:
+        if numbers is not None:
+            raise OptionError("numbers must be left out without groups: they say what counts the units of these")
+        return None
+    if isinstance(groups, Sequence) and not isinstance(groups, str):
+        return GivenGroups(tuple(groups), {} if numbers is None else dict(numbers))
+    if numbers is not None:
+        raise OptionError("numbers must be left out where groups is a file, which holds them itself")
+    where = os.fspath(groups)
+    return parse_groups(parse_object(read_file(Path(where), MAX_HEADER), where), where)
+
+
+def _config(source: Source, path: str | os.PathLike[str] | None, structure: GivenGroups | None) -> Mapping[str, Any]:
     """Return what the model's config.json says: its own, or the one at `path`."""
     own = source.config
     if own is not None:
         if path is not None:
             raise OptionError(f"config must be left out for a model with a config.json of its own, got {str(path)!r}")
         return own
+    if path is None and structure is not None and not structure.numbers:
+        return {}
     if path is None:
         what = "the directory has no config.json" if source.container == "checkpoint" else "a file has none"
         raise OptionError(f"config (--config) must be given, got none: {what}, and it says how heads and layers lie")
@@ -328,14 +367,20 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> dict
     return {key: (before.get(key), value) for key, value in after.items() if before.get(key) != value}
 
 
-def _notes(before: Mapping[str, Any], after: Mapping[str, Any] | None, described: bool) -> Iterator[str]:
-    if after is None:
-        yield NOT_SAID
+def _notes(before: Mapping[str, Any], after: _After, structure: GivenGroups | None, described: bool) -> Iterator[str]:
+    config = after.config
+    if config is None:
+        if structure is None:
+            yield NOT_SAID
         return
-    if not described and after != before:
+    if not described and config != before:
         yield NOT_WRITTEN
-    if after.get("pruned_heads"):
+    if config.get("pruned_heads"):
         yield PRUNED_HEADS
+    unnamed = [] if structure is None else structure.unnamed(after.report)
+    if unnamed:
+        more = f" and {len(unnamed) - 1:,} more" if len(unnamed) > 1 else ""
+        yield f"no number of config.json counts the units of {unnamed[0]!r}{more}: if there is one, say it in numbers"
 
 
 def _tensor_report(

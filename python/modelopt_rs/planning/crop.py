@@ -13,6 +13,7 @@ from modelopt_rs.arguments import check_fields
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import ArgumentError, OptionError, quote
 from modelopt_rs.planning.decide import check_plain
+from modelopt_rs.planning.given_groups import GivenGroups
 from modelopt_rs.prune.choice import Choice, Chooser, Keep
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
@@ -21,7 +22,7 @@ from modelopt_rs.prune.importance import Scores
 from modelopt_rs.prune.transformers import cropped_config, transformer_groups
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["CropOptions", "CropPlan", "as_options"]
+__all__ = ["CropOptions", "CropPlan", "as_options", "check_scored"]
 
 # "channels" are found in graphs alone.
 WORDS = ("heads", "query_heads", "ffn", "channels", "hidden", "all")
@@ -45,6 +46,8 @@ class CropOptions:
         Of the importance.
     nonfinite : {"raise", "remove"}
         What to do with units that have a NaN: refuse, or remove them first.
+    given : GivenGroups, optional
+        The groups, instead of `what`.
 
     Examples
     --------
@@ -54,17 +57,20 @@ class CropOptions:
     """
 
     keep: Keep
-    what: str | Sequence[str]
+    what: str | Sequence[str] = ()
     round_to: int | None = None
     scope: str = "group"
     norm: float = 2
     nonfinite: str = "raise"
+    given: GivenGroups | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "what", (self.what,) if isinstance(self.what, str) else tuple(self.what))
         unknown = [word for word in self.what if word not in WORDS]
-        if unknown or not self.what:
+        if self.given is not None and self.what:
+            raise OptionError(f"what must be left out where groups are given, got {', '.join(map(repr, self.what))}")
+        if unknown or (not self.what and self.given is None):
             got = repr(unknown[0]) if unknown else "none"
             raise OptionError(f"what must be of {', '.join(repr(word) for word in WORDS)}, got {got}")
         for name, known in (("scope", ("group", "global")), ("nonfinite", ("raise", "remove"))):
@@ -80,7 +86,9 @@ class CropOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "given"}
+        if self.given is not None:
+            values["numbers"] = dict(self.given.numbers)
         keep: Any = self.keep
         keep = {name: _number(n) for name, n in keep.items()} if isinstance(keep, Mapping) else _number(keep)
         # JSON has no infinity.
@@ -117,18 +125,24 @@ class CropPlan:
     def __init__(
         self, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: CropOptions, *, described: bool
     ) -> None:
-        self._tensors, self._config, self._described = tensors, config, described
+        self._tensors, self._config, self._described, self._given = tensors, config, described, options.given
         check_plain(tensors, config)
+        lists_heads = False
         with as_options():
-            groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
+            if self._given is None:
+                groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
+                # Some have a list for the heads of each layer.
+                lists_heads = family_of("crop_file", config).lists_heads and set(options.what) == {"heads"}
+            else:
+                groups = self._given.of(tensors)
             self.groups = check_groups("crop_file", tensors, groups, TensorInfo)
             self._chooser = Chooser("crop_file", self.groups, options.choice)
-            self._lists_heads = family_of("crop_file", config).lists_heads
         self.cropped = self._chooser.cropped
-        _check_kinds(tensors, self.cropped)
+        if self._given is None:
+            _check_matrices(tensors, self.cropped)
+        check_scored(tensors, self.cropped)
         self._local = options.scope == "group"
-        # Some have a list for the heads of each layer.
-        if described and not self._local and not (self._lists_heads and set(options.what) == {"heads"}):
+        if described and not self._local and self._given is None and not lists_heads:
             raise OptionError(
                 "scope must be 'group', got 'global': layers would keep different numbers, which config.json can't say"
             )
@@ -152,6 +166,8 @@ class CropPlan:
 
     def config_of(self, report: CropReport) -> dict[str, Any] | None:
         """Return the new config.json; None if it needn't be written and can't say what stays."""
+        if self._given is not None:
+            return self._given.changed(self._config, report) if self._config else None
         try:
             with as_options():
                 return cropped_config(self._config, report)
@@ -175,11 +191,23 @@ def as_options() -> Iterator[None]:
         raise OptionError(error.problem) from None
 
 
-def _check_kinds(tensors: Mapping[str, TensorInfo], groups: Sequence[Group]) -> None:
+def _check_matrices(tensors: Mapping[str, TensorInfo], groups: Sequence[Group]) -> None:
+    for name in cuts_of("crop_file", tensors, groups):
+        shape = tensors[name].shape
+        if len(shape) > 2:
+            raise UnsupportedError(f"tensor {quote(name)} must be a vector or a matrix to be cropped, got {shape}")
+
+
+def check_scored(tensors: Mapping[str, TensorInfo], groups: Sequence[Group]) -> None:
+    """Refuse tensors whose units can't be ranked.
+
+    Raises
+    ------
+    UnsupportedError
+        If one that counts is of no floats.
+    """
     for name, cuts in cuts_of("crop_file", tensors, groups).items():
         info = tensors[name]
-        if len(info.shape) > 2:
-            raise UnsupportedError(f"tensor {quote(name)} must be a vector or a matrix to be cropped, got {info.shape}")
         if info.dtype not in FLOATS and any(cut.member.scored for cut in cuts):
             floats = ", ".join(FLOATS)
             raise UnsupportedError(

@@ -100,8 +100,8 @@ def parts_of(report: AnyReport) -> list[Part]:
         return [] if report.file_bytes is None else [("file", *report.file_bytes)]
     before, after = Counter[str](), Counter[str]()
     for tensor in report.tensors:
-        # "4 bits: the layer would be off by more" and "4 bits" are drawn as one.
-        part = f"{_past(tensor.decision)}: {tensor.reason.split(':')[0]}"
+        # "4 bits: the layer would be off by more", "4 bits (not 2: ...)" and "4 bits" are drawn as one.
+        part = f"{_past(tensor.decision)}: {tensor.reason.split(':')[0].split(' (')[0]}"
         before[part] += tensor.bytes_before
         after[part] += tensor.bytes_after
     whole = report.file_bytes or (report.totals.bytes_before, report.totals.bytes_after)
@@ -197,10 +197,15 @@ def _tables(report: AnyReport) -> Iterator[PageTable]:
             rows = [(Cell(g.name), _whole(g.units), _whole(g.kept)) for g in report.groups]
             yield PageTable("Groups of units", "Units of a group live and die together.", columns, rows)
         columns = ("tensor", "what was done", "why", "bytes before", "bytes after", "SQNR, dB", "largest error")
-        yield PageTable("Error by tensor", "A click on a heading sorts.", columns, [
+        table = [
             (Cell(t.name), Cell(_past(t.decision)), Cell(t.reason), _whole(t.bytes_before), _whole(t.bytes_after),
              _loss(t.sqnr_db), _number(t.max_error)) for t in sorted(report.tensors, key=_worst_first)
-        ], (0, 1, 2))  # fmt: skip
+        ]  # fmt: skip
+        shown = len(columns) if any(row[-1].text or row[-2].text for row in table) else len(columns) - 2
+        title = "Tensors" if shown < len(columns) else "Error by tensor"  # what is cropped has no error of its own
+        yield PageTable(
+            title, "A click on a heading sorts.", columns[:shown], [row[:shown] for row in table], (0, 1, 2)
+        )
 
 
 def _worst_first(tensor: TensorReport | TensorDifference) -> float:

@@ -34,7 +34,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a name with dollar signs is a name
 }
 UNNAMED: Any = {"Software": None}  # a picture does not say what drew it
-WIDTH = 5.4  # inches: its letters can still be read on a telephone, where it is drawn at two thirds
+WIDTH = 3.6  # inches: narrower than a telephone draws it, so that letters become larger there, not smaller
 NAMED = 44  # characters of a name that are shown
 
 
@@ -50,19 +50,19 @@ def draw_sizes(parts: Sequence[Part]) -> "Figure":
     -------
     Figure
     """
-    figure, axes = _figure(0.5 + 0.42 * len(parts))
-    for i, (_, *sizes) in enumerate(parts):
-        for offset, size, colour in zip((-0.19, 0.19), sizes, ("before", "after"), strict=False):
-            axes.barh(i + offset, size, height=0.34, color=COLOURS[colour])
-            end = (size, i + offset)
-            beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(decimal_size(size), end, fontsize=8, color=COLOURS["ink"], **beside)
-    axes.set_yticks(range(len(parts)), [_short(part) for part, *_ in parts])
-    axes.invert_yaxis()
-    axes.tick_params(left=False)
+    figure, axes = _figure(0.3 + 0.56 * len(parts))
+    for i, (part, *sizes) in enumerate(parts):
+        beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "color": COLOURS["ink"]}
+        # A name stands above its bars: beside them it would take the width that they need.
+        axes.annotate(_short(part), (0, i - 0.3), **beside)
+        for offset, size, colour in zip((0.02, 0.3), sizes, ("before", "after"), strict=False):
+            axes.barh(i + offset, size, height=0.26, color=COLOURS[colour])
+            axes.annotate(decimal_size(size), (size, i + offset), fontsize=8, **beside)
+    axes.set_yticks([])
+    axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
-    axes.margins(x=0.14)
+    axes.margins(x=0.2)
     return figure
 
 
@@ -159,4 +159,7 @@ def decimal_size(nbytes: int) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAMED else "…" + name[1 - NAMED :]
+    """Cut a long name: names of tensors tell by their end, words by their beginning."""
+    if len(name) <= NAMED:
+        return name
+    return name[: NAMED - 1] + "…" if " " in name else "…" + name[1 - NAMED :]

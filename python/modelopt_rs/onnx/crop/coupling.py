@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from modelopt_rs.onnx.crop import layout, linear, pointwise, reshape
+from modelopt_rs.onnx.crop import fused, layout, linear, pointwise, reshape
 from modelopt_rs.onnx.crop.edits import Edit, EditLength
 from modelopt_rs.onnx.crop.elements import shape_of
 from modelopt_rs.onnx.crop.integers import Integers
@@ -21,9 +21,7 @@ from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["GraphGroup", "Refusal", "find_groups"]
 
-RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES, **reshape.RULES}
-# Of onnxruntime's own operators those that are element-wise.
-MICROSOFT = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
+RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES, **reshape.RULES, **fused.STANDARD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +65,11 @@ def find_groups(
 ) -> tuple[list[GraphGroup], list[Refusal]]:
     """Find the groups of units that can be removed from a graph.
 
-    From the outputs of each weight of a MatMul, Gemm, Conv, ConvTranspose or Gather the units are followed through the
-    graph, along every path and in both directions, to everything that has them as well. A group comes out only where
-    every operator on the way is known, and says that the graph without a unit computes what it computed with the unit's
-    weights at zero. Groups are disjoint: all of them can be cropped at once.
+    From the outputs of each weight of a MatMul, Gemm, Conv, ConvTranspose or Gather, and of the operators that
+    onnxruntime's optimizers put in their place, the units are followed through the graph, along every path and in both
+    directions, to everything that has them as well. A group comes out only where every operator on the way is known,
+    and says that the graph without a unit computes what it computed with the unit's weights at zero. Groups are
+    disjoint: all of them can be cropped at once.
 
     Parameters
     ----------
@@ -169,7 +168,7 @@ class _Finder:
     def _rule(node: ir.Node) -> Rule | None:
         if node.domain in ("", "ai.onnx"):
             return RULES.get(node.op_type)
-        return pointwise.elementwise if node.domain == "com.microsoft" and node.op_type in MICROSOFT else None
+        return fused.MICROSOFT.get(node.op_type) if node.domain == "com.microsoft" else None
 
     def _group(self, walk: Walk, name: str, seed: Place) -> GraphGroup:
         found = walk.labels[seed]

@@ -1,6 +1,6 @@
 """What changes in a graph besides its tensors when units go: lengths in shapes, sizes of splits, counts of groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from modelopt_rs.onnx.crop.elements import constant
 from modelopt_rs.onnx.crop.integers import Integers, part_of
 from modelopt_rs.onnx.crop.units import Labels
 
-__all__ = ["Edit", "EditBounds", "EditGroups", "EditLength", "EditParts", "EditShape", "Gone"]
+__all__ = ["Edit", "EditBounds", "EditCounts", "EditLength", "EditParts", "EditShape", "Gone"]
 
 Gone = NDArray[np.bool_]
 """For each unit whether it goes."""
@@ -206,22 +206,28 @@ def _place(bound: int, length: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class EditGroups(EditNode):
-    """The number of groups of a convolution or a norm whose groups are units.
+class EditCounts(EditNode):
+    """Attributes that count what units are: groups of a convolution or a norm, heads, widths of all heads.
 
     Attributes
     ----------
-    groups : int
-        Before anything is cropped.
-    attribute : str
-        Which says it.
+    each : int
+        Indices of a unit along the axis.
+    counts : mapping
+        By attribute what it loses with a unit: a number, or one of each of a list.
     """
 
-    groups: int
-    attribute: str = "group"
+    each: int
+    counts: Mapping[str, tuple[int, ...]]
 
     def apply(self, gone: Gone) -> None:
         """Take off those that go."""
-        left = self.node.attributes.get_int(self.attribute, 1)
-        each = len(self.labels) // self.groups
-        self.node.attributes.add(ir.AttrInt64(self.attribute, left - self.less(gone) // each))
+        units = self.less(gone) // self.each
+        for name, amounts in self.counts.items():
+            if len(amounts) == 1:
+                left = self.node.attributes.get_int(name, 0) - units * amounts[0]
+                self.node.attributes.add(ir.AttrInt64(name, left))
+            else:
+                sizes = self.node.attributes.get_ints(name, ())
+                left_of_each = [size - units * each for size, each in zip(sizes, amounts, strict=True)]
+                self.node.attributes.add(ir.AttrInt64s(name, left_of_each))

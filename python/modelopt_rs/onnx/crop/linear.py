@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs.onnx.crop.edits import EditGroups
+from modelopt_rs.onnx.crop.edits import EditCounts
 from modelopt_rs.onnx.crop.pointwise import first
 from modelopt_rs.onnx.crop.units import Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Walk
@@ -19,6 +19,10 @@ Roles: TypeAlias = Mapping[int | str, int]
 
 def made_by(node: ir.Node) -> tuple[int, int] | None:
     """Return which input is a node's weight and which axis of it makes its outputs; negative counts from the end."""
+    if node.domain == "com.microsoft":
+        if node.op_type in ("FusedGemm", "FusedMatMul"):
+            return 1, -2 if node.attributes.get_int("transB", 0) else -1
+        return {"FusedConv": (1, 0), "Attention": (1, -1), "EmbedLayerNormalization": (2, -1)}.get(node.op_type)
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "Gemm":
@@ -56,6 +60,11 @@ def matmul(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     left, right = walk.rank(a, node), walk.rank(b, node)
     a_roles: dict[int | str, int] = {"k": 0} if left == 1 else {"m": left - 2, "k": left - 1}
     b_roles: dict[int | str, int] = {"k": 0} if right == 1 else {"k": right - 2, "n": right - 1}
+    if node.attributes.get_int("transBatchA", 0) or node.attributes.get_int("transBatchB", 0):
+        raise Refused(node, "turns batches")
+    for roles, turned, names in ((a_roles, "transA", "mk"), (b_roles, "transB", "kn")):  # of FusedMatMul
+        if node.attributes.get_int(turned, 0) and len(roles) > 1:
+            roles[names[0]], roles[names[1]] = roles[names[1]], roles[names[0]]
     batches = max(left - 2, right - 2, 0)
     y: dict[int | str, int] = {}
     for number in range(1, batches + 1):
@@ -102,11 +111,13 @@ def convolution(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     x, w = first(node), node.inputs[1]
     assert w is not None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
+    added = node.inputs[3] if len(node.inputs) > 3 else None  # of FusedConv: as the output
     y, groups = node.outputs[0], node.attributes.get_int("group", 1)
     reads, makes = (0, 1) if node.op_type == "ConvTranspose" else (1, 0)
-    where = "y" if at.side == "out" else "xwb"[at.index]
+    where = "y" if at.side == "out" else "xwby"[at.index]
     if where in "xy" and at.axis == 0:
-        walk.give(y if where == "x" else x, 0, labels)
+        for value in (x, y, added):
+            walk.give(value, 0, labels)
         return
     if (where in "xy" and at.axis > 1) or (where == "w" and at.axis > 1):
         raise Refused(node, "goes along the units")
@@ -121,14 +132,15 @@ def convolution(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         walk.give(w, reads, labels)
     else:
         walk.give(w, makes, labels)
-        walk.give(y, 1, labels)
         walk.give(bias, 0, labels)
+        for value in (y, added):
+            walk.give(value, 1, labels)
 
 
 def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, groups: int) -> None:
     x, w, y = first(node), node.inputs[1], node.outputs[0]
     assert w is not None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias, added = (node.inputs[index] if len(node.inputs) > index else None for index in (2, 3))
     shape = walk.shape(w, node)
     if not isinstance(shape[0], int) or not isinstance(shape[1], int) or len(labels) % groups:
         raise Refused(node, f"has {groups} groups that don't divide its channels")
@@ -141,9 +153,10 @@ def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, 
     walk.room(node, max(inputs, outputs))
     walk.give(x, 1, np.repeat(units, inputs // groups))
     walk.give(w, 0, np.repeat(units, shape[0] // groups))
-    walk.give(y, 1, np.repeat(units, outputs // groups))
     walk.give(bias, 0, np.repeat(units, outputs // groups))
-    walk.edit(EditGroups(value=x, axis=1, node=node, groups=groups))
+    for value in (y, added):
+        walk.give(value, 1, np.repeat(units, outputs // groups))
+    walk.edit(EditCounts(value=x, axis=1, node=node, each=inputs // groups, counts={"group": (1,)}))
 
 
 RULES = {"MatMul": matmul, "Gemm": gemm, "Conv": convolution, "ConvTranspose": convolution}

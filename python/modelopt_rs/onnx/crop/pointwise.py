@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.errors import quote
-from modelopt_rs.onnx.crop.edits import EditGroups
+from modelopt_rs.onnx.crop.edits import EditCounts
 from modelopt_rs.onnx.crop.elements import Computed, Length, constant
 from modelopt_rs.onnx.crop.units import Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Walk
@@ -137,7 +137,8 @@ def group_norm(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         labels = np.repeat(units, len(labels) // groups)
         for value in node.inputs[1:]:
             walk.give(value, 0, units if of_groups else labels)
-        walk.edit(EditGroups(value=x, axis=1, node=node, groups=groups, attribute="num_groups"))
+        each = len(labels) // groups
+        walk.edit(EditCounts(value=x, axis=1, node=node, each=each, counts={"num_groups": (1,)}))
     walk.give(x, at.axis, labels)
     walk.give(y, at.axis, labels)
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from modelopt_rs.onnx.apart import call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Element, shape_of
+from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
 from modelopt_rs.onnx.crop.integers import Integers
 from modelopt_rs.onnx.crop.regroup import tokens
 
@@ -37,7 +38,7 @@ def infer_shapes(model: ir.Model) -> None:
         for node in model.graph.all_nodes():
             rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             try:
-                found |= rule is not None and rule(node, integers)
+                found |= fused_shapes(node) if rule is None else rule(node, integers)
             except CONTRADICTIONS:
                 continue  # shapes that don't fit each other: the walk will say so
         if not found or not helped:
