@@ -103,8 +103,8 @@ def _far_off(errors: Mapping[str, LayerError]) -> list[str]:
         return []
     worst = sorted(far, key=lambda name: -far[name].error)[:SHOWN]
     shown = ", ".join(f"{quote(name)} {far[name].error:.2g}" for name in worst)
-    kept = "1 layer keeps its bits and is" if len(far) == 1 else f"{len(far):,} layers keep their bits and are"
-    return [f"{kept} more than {LAYER_ERRORS[4]:g} off (the most: {shown}): more bits lose less"]
+    subject = "1 layer keeps its bits and is" if len(far) == 1 else f"{len(far):,} layers keep their bits and are"
+    return [f"{subject} more than {LAYER_ERRORS[4]:g} off (the most: {shown}): more bits lose less"]
 
 
 def _has(decision: Decision, bits: int) -> bool:
