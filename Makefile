@@ -63,11 +63,12 @@ lint: build
 # The wheel for every Linux since 2018 and the source archive (unwound by the system's libgcc_s: zig's own would crash where
 # CPython ends a thread inside a call when it exits), checked and tried as users have them (docs/how-to/release.md).
 wheels: $(BIN)/python
-	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20"
+	$(PIP) "ziglang>=0.13" "auditwheel>=6" "abi3audit>=0.0.20" "zopflipy>=1.10"
 	rm -rf target/wheels
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/maturin build --release --locked --zig --compatibility manylinux_2_28 --compression-level 9 \
 		--out target/wheels \
 		-- -C link-arg=$$(gcc -print-file-name=libgcc_s.so.1)
+	$(BIN)/python ci/compress_wheel.py target/wheels
 	$(BIN)/maturin sdist --out target/wheels
 	$(BIN)/python ci/check_wheel.py target/wheels --suite
 

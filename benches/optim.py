@@ -134,11 +134,11 @@ def cases(n: int) -> Iterator[Case]:
         ours, theirs = Ours("adamw_step", *big, 2), torch_step("AdamW", *big, **options)
         yield Case(f"AdamW f32, {n:,}", f"torch {peer}", target, ours.step, theirs, some)
     yield Case(f"AdamW f32, {n:,}", "NumPy formula", 6.0, Ours("adamw_step", *big, 2).step, numpy_adamw(*big), some)
-    for coding, target in (("float8", 20.0), ("dynamic", 10.0)):
+    for coding, target in (("minifloat", 20.0), ("dynamic", 10.0)):
         ours, theirs = Ours("adamw_step", *big, 2, coding), bitsandbytes_adamw(*big)
         yield Case(f"AdamW 8 bits, {coding}, {n:,}", "bitsandbytes AdamW8bit", target, ours.step, theirs, some)
-    ours, theirs = Ours("adamw_step", *big, 2, "float8"), torch_step("AdamW", *big, fused=True)
-    yield Case(f"AdamW 8 bits, float8, {n:,}", "torch fused=True, f32 states", 1.3, ours.step, theirs, some,
+    ours, theirs = Ours("adamw_step", *big, 2, "minifloat"), torch_step("AdamW", *big, fused=True)
+    yield Case(f"AdamW 8 bits, minifloat, {n:,}", "torch fused=True, f32 states", 1.3, ours.step, theirs, some,
                bound=lambda: plain.copy(CODED_BYTES * n / 2))  # fmt: skip
     for function, name, count, options in (
         ("sgd_step", "SGD", 1, {"momentum": 0.9}),
@@ -245,7 +245,7 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
     plain = Plain(x)
     for work, nbytes, coding, kind in (
         ("AdamW f32", ADAMW_BYTES, None, np.float32),
-        ("AdamW 8 bits, float8", CODED_BYTES, "float8", np.float32),
+        ("AdamW 8 bits, minifloat", CODED_BYTES, "minifloat", np.float32),
         ("AdamW bf16, f32 states", 22, None, np.uint16),
     ):
         params, grads = ([y.astype(kind) for y in ys] for ys in (flat, ones))
@@ -257,8 +257,8 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
     some_of = np.zeros(64_000, np.float32)
     cached = Ours("adamw_step", [some_of], [some_of + np.float32(1)], 2, threads=1)
     in_cache = repeated(cached.step, max(1, x.size // some_of.size))
-    coded = Ours("adamw_step", flat, ones, 2, "float8", threads=1)
-    work = f"AdamW 8 bits, float8, one thread, {x.size:,}"
+    coded = Ours("adamw_step", flat, ones, 2, "minifloat", threads=1)
+    work = f"AdamW 8 bits, minifloat, one thread, {x.size:,}"
     yield measure(Case(work, "float32 in the cache", 1.8, coded.step, in_cache, at_most=True), rounds)
     normal, tiny = (Ours("adamw_step", flat, ones, 2, lr=0.0, clip_value=limit) for limit in (1.0, 1e-38))
     tiny.grads = [np.full(x.size, 1e-40, np.float32)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "0.1"
-MAX_BYTES = 8_000_000
+MAX_BYTES = 4_000_000
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 TESTS = (
     *("hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "scikit-learn>=1.4"),

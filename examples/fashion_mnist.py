@@ -23,7 +23,7 @@ SIZES = (784, 256, 128, 10)
 BATCH, LR, SEEDS = 128, 2e-3, (0, 1)
 STATES: list[tuple[str, dict[str, Any]]] = [
     ("float32", {}),
-    ("8 bits, float8", {"state_bits": 8}),
+    ("8 bits, minifloat", {"state_bits": 8}),
     ("8 bits, dynamic", {"state_bits": 8, "coding": "dynamic"}),
     ("4 bits", {"state_bits": 4}),
 ]
@@ -84,7 +84,7 @@ def main() -> int:
     title = "AdamW on Fashion-MNIST: small states train as float32 states do"
     charts.save(charts.bars(list(reached), panels, title, list(reached)[1:]), args.picture)
     print(f"\nsizes and accuracies: {args.picture}")
-    lost = reached["float32"] - min(reached["8 bits, float8"], reached["8 bits, dynamic"])
+    lost = reached["float32"] - min(reached["8 bits, minifloat"], reached["8 bits, dynamic"])
     if lost > MOST_LOST:
         print(f"8 bits must lose at most {MOST_LOST:.1%}, got {lost:.2%}", file=sys.stderr)
         return 1

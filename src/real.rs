@@ -56,6 +56,8 @@ pub trait Real:
     fn from_i32(x: i32) -> Self;
     /// To an element, rounded once.
     fn store_as<O: Element>(self) -> O;
+    /// The same numbers to write, where they are of this type.
+    fn own_mut<O: Element>(x: &mut [O]) -> Option<&mut [Self]>;
 }
 
 /// A float that is stored.
@@ -72,6 +74,10 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn store(x: Self::Compute) -> Self;
     /// The same numbers, where they are stored as they are computed.
     fn as_computed(x: &[Self]) -> Option<&[Self::Compute]>;
+    /// The same numbers to write, where they are float32.
+    fn as_float32_mut(x: &mut [Self]) -> Option<&mut [f32]>;
+    /// The same numbers to write, where they are float64.
+    fn as_float64_mut(x: &mut [Self]) -> Option<&mut [f64]>;
     /// From f64, rounded once, half to even.
     fn store_f64(x: f64) -> Self;
     /// From f32, rounded once, half to even.
@@ -119,7 +125,7 @@ impl Half for Bf16 {
 macro_rules! element {
     ($t:ty, $compute:ty, $key:ty, bits $bits:literal, mantissa $mantissa:literal, zero $zero:expr,
      to_bits $to_bits:expr, from_bits $from_bits:expr, load $load:expr, store $store:expr, store_f64 $store_f64:expr,
-     as_computed $as_computed:expr) => {
+     as_computed $as_computed:expr, as_float32 $as_float32:expr, as_float64 $as_float64:expr) => {
         impl Element for $t {
             type Compute = $compute;
             type Key = $key;
@@ -138,6 +144,14 @@ macro_rules! element {
             #[inline(always)]
             fn as_computed(x: &[Self]) -> Option<&[$compute]> {
                 $as_computed(x)
+            }
+            #[inline(always)]
+            fn as_float32_mut(x: &mut [Self]) -> Option<&mut [f32]> {
+                $as_float32(x)
+            }
+            #[inline(always)]
+            fn as_float64_mut(x: &mut [Self]) -> Option<&mut [f64]> {
+                $as_float64(x)
             }
             #[inline(always)]
             fn store_f64(x: f64) -> Self {
@@ -181,13 +195,17 @@ fn none<A, B>(_: A) -> Option<B> {
 }
 
 element!(f32, f32, i32, bits 32, mantissa 23, zero 0.0, to_bits f32::to_bits, from_bits f32::from_bits,
-    load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32, as_computed Some);
+    load |x: f32| x, store |x: f32| x, store_f64 |x: f64| x as f32, as_computed Some,
+    as_float32 Some, as_float64 none);
 element!(f64, f64, i64, bits 64, mantissa 52, zero 0.0, to_bits f64::to_bits, from_bits f64::from_bits,
-    load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x, as_computed Some);
+    load |x: f64| x, store |x: f64| x, store_f64 |x: f64| x, as_computed Some,
+    as_float32 none, as_float64 Some);
 element!(F16, f32, i16, bits 16, mantissa 10, zero F16(0), to_bits |x: F16| x.0, from_bits F16,
-    load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)), as_computed none);
+    load F16::to_f32, store F16::from_f32, store_f64 |x: f64| F16::from_f32(round_to_odd(x)), as_computed none,
+    as_float32 none, as_float64 none);
 element!(Bf16, f32, i16, bits 16, mantissa 7, zero Bf16(0), to_bits |x: Bf16| x.0, from_bits Bf16,
-    load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)), as_computed none);
+    load Bf16::to_f32, store Bf16::from_f32, store_f64 |x: f64| Bf16::from_f32(round_to_odd(x)), as_computed none,
+    as_float32 none, as_float64 none);
 
 impl Real for f32 {
     #[inline(always)]
@@ -224,6 +242,10 @@ impl Real for f32 {
     #[inline(always)]
     fn store_as<O: Element>(self) -> O {
         O::store_f32(self)
+    }
+    #[inline(always)]
+    fn own_mut<O: Element>(x: &mut [O]) -> Option<&mut [Self]> {
+        O::as_float32_mut(x)
     }
 }
 
@@ -262,6 +284,10 @@ impl Real for f64 {
     #[inline(always)]
     fn store_as<O: Element>(self) -> O {
         O::store_f64(self)
+    }
+    #[inline(always)]
+    fn own_mut<O: Element>(x: &mut [O]) -> Option<&mut [Self]> {
+        O::as_float64_mut(x)
     }
 }
 

@@ -459,7 +459,7 @@ for each in DTYPES:
 def _(folder: Path) -> Results:
     for name, choices in CODED.items():
         for bits in choices:
-            for coding in ("float8", "dynamic")[: 2 if bits == 8 else 1]:
+            for coding in ("minifloat", "dynamic")[: 2 if bits == 8 else 1]:
                 for dtype in ("float32", "bfloat16"):
                     how = {"state_bits": bits, "coding": coding, "state_min_size": 0}
                     yield f"{name}-{bits}-{coding}-{dtype}", trained(folder, name, DTYPES[dtype], **how)
@@ -498,7 +498,7 @@ def _(folder: Path) -> Results:
 
 @group("block-states")
 def _(folder: Path) -> Results:
-    for coding in ("float8", "dynamic", "four"):
+    for coding in ("minifloat", "dynamic", "dynamic4"):
         for signed in (False, True):
             for n in (1, 129, 5000):
                 x = values(n, seed=n)

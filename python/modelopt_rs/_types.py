@@ -47,7 +47,7 @@ States: TypeAlias = Array | CodedState | Sequence[Array | CodedState] | Mapping[
 """One state, or a list or dict of them."""
 OptionalTensors: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None] | None
 """The same, where some have none."""
-Coding: TypeAlias = Literal["float8", "dynamic", "four"]
+Coding: TypeAlias = Literal["minifloat", "dynamic", "dynamic4"]
 OptimCall: TypeAlias = tuple[
     str,
     tuple[Tensors, Tensors, Sequence[States | None], OptionalTensors, int | None],

@@ -15,8 +15,8 @@ use super::tensors::{GivenTensors, Listed, Tensors, bits};
 use super::threads::resolve;
 use crate::error::Error;
 use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Algorithm, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, MuonDirection,
-    MuonStep, NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, UnitFloats, lamb, step as run,
+    Adadelta, Adagrad, Adam, Adamax, Algorithm, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, Minifloats,
+    MuonDirection, MuonStep, NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, lamb, step as run,
 };
 use crate::kernels::reduce::{SquareSum, reduce_all, total};
 use crate::real::Real;
@@ -127,8 +127,8 @@ impl<'py> Ready<'py> {
         let (step, (states, coding)) = (&self.step, self.tensors.storage());
         let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
         match coding {
-            Some(Coded::UnitFloats) => {
-                let blocks = self.tensors.blocks::<UnitFloats>(step.number);
+            Some(Coded::Minifloats) => {
+                let blocks = self.tensors.blocks::<Minifloats>(step.number);
                 compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
             }
             Some(Coded::DynamicMaps) => {

@@ -39,7 +39,7 @@ macro_rules! codings {
         }
     };
 }
-codings!(UnitFloats, DynamicMaps, FourBits);
+codings!(Minifloats, DynamicMaps, FourBits);
 
 impl Coded {
     fn word(self) -> &'static str {
@@ -49,7 +49,7 @@ impl Coded {
     fn parse(name: Name, word: &str) -> PyResult<Self> {
         let known = Self::ALL.iter().copied().find(|coding| coding.word() == word);
         known.ok_or_else(|| {
-            let text = format!("{name} must have coding 'float8', 'dynamic' or 'four', got {word:?}");
+            let text = format!("{name} must have coding 'minifloat', 'dynamic' or 'dynamic4', got {word:?}");
             Error::Value(text).into()
         })
     }
@@ -151,7 +151,7 @@ impl<'py> States<'py> {
             }
             all.push(blocks);
         }
-        Ok(Self::Coded(coding.unwrap_or(Coded::UnitFloats), all))
+        Ok(Self::Coded(coding.unwrap_or(Coded::Minifloats), all))
     }
 
     /// Shapes and dtypes of the states of tensor `i`.

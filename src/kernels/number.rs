@@ -83,9 +83,18 @@ pub fn each_computed<A: Element, B: Element>(
 
 kernel! {
     /// Numbers as they are computed, exactly.
-    fn load<T: Element>(x: &[T], out: &mut [T::Compute]) {
+    pub fn load<T: Element>(x: &[T], out: &mut [T::Compute]) {
         for (out, x) in out.iter_mut().zip(x) {
             *out = x.load();
+        }
+    }
+}
+
+kernel! {
+    /// Numbers as they are stored, each rounded once.
+    pub fn store<C: Real, O: Element>(x: &[C], out: &mut [O]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x.store_as();
         }
     }
 }

@@ -24,7 +24,7 @@ pub use adagrad::{Adadelta, Adagrad, RmsProp};
 pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
 pub use average::{Ema, Sum};
 pub use coded::{Blocks, decode, encode};
-pub use coding::{Coding, DynamicMaps, FourBits, UnitFloats};
+pub use coding::{Coding, DynamicMaps, FourBits, Minifloats};
 pub use lamb::{Lamb, lamb};
 pub use lion::Lion;
 pub use muon::{MuonDirection, MuonStep};

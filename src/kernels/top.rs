@@ -34,49 +34,49 @@ impl<W: Word> Contest<W> {
     }
 
     /// Leave the k best; the key of the last of them, if there are so many.
-    fn cut(self, kept: &mut Vec<Candidate<W>>) -> Option<W> {
-        if kept.len() < self.k {
+    fn cut(self, best: &mut Vec<Candidate<W>>) -> Option<W> {
+        if best.len() < self.k {
             return None;
         }
-        if kept.len() > self.k {
-            kept.select_nth_unstable_by(self.k - 1, order);
-            kept.truncate(self.k);
+        if best.len() > self.k {
+            best.select_nth_unstable_by(self.k - 1, order);
+            best.truncate(self.k);
         }
-        kept.iter().map(|&(key, _)| key).min()
+        best.iter().map(|&(key, _)| key).min()
     }
 
     /// The k best of a piece of a row.
     fn of_piece(self, x: &[W], start: usize) -> Vec<Candidate<W>> {
         let most = 2 * self.k + BLOCK;
-        let mut kept: Vec<Candidate<W>> = Vec::with_capacity(most.min(x.len()));
+        let mut best: Vec<Candidate<W>> = Vec::with_capacity(most.min(x.len()));
         let mut floor = None;
         let mut above = [0u8; BLOCK];
         for (i, block) in x.chunks(BLOCK).enumerate() {
             let first = start + i * BLOCK;
             match floor {
-                None => kept.extend(block.iter().enumerate().map(|(j, &word)| (self.key(word), first + j))),
+                None => best.extend(block.iter().enumerate().map(|(j, &word)| (self.key(word), first + j))),
                 Some(floor) if mark(block, self, floor, &mut above) => {
                     let marked = block.iter().zip(&above).enumerate().filter(|(_, (_, mark))| **mark != 0);
-                    kept.extend(marked.map(|(j, (&word, _))| (self.key(word), first + j)));
+                    best.extend(marked.map(|(j, (&word, _))| (self.key(word), first + j)));
                 }
                 Some(_) => continue,
             }
-            if floor.is_none() || kept.len() + BLOCK > most {
-                floor = self.cut(&mut kept);
+            if floor.is_none() || best.len() + BLOCK > most {
+                floor = self.cut(&mut best);
             }
         }
-        self.cut(&mut kept);
-        kept
+        self.cut(&mut best);
+        best
     }
 
     /// The places of the k best of a row, best first.
     fn of_row(self, x: &[W], threads: usize, places: &mut [i64]) {
         // Pieces much longer than k: each hands k on.
         let piece = CHUNK.max(8 * self.k);
-        let mut kept = par::map(threads, x.chunks(piece).enumerate(), |(i, x)| self.of_piece(x, i * piece)).concat();
-        self.cut(&mut kept);
-        kept.sort_unstable_by(order);
-        for (place, (_, i)) in places.iter_mut().zip(kept) {
+        let mut best = par::map(threads, x.chunks(piece).enumerate(), |(i, x)| self.of_piece(x, i * piece)).concat();
+        self.cut(&mut best);
+        best.sort_unstable_by(order);
+        for (place, (_, i)) in places.iter_mut().zip(best) {
             *place = i as i64;
         }
     }

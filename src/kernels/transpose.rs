@@ -10,9 +10,9 @@ pub const LINE: usize = 4 * ROWS;
 
 /// Write word j of each row, its bits flipped by `flip`, to the line of number `places[j]`. A row begins every `stride` bytes
 /// and has that many words at least.
-pub fn words(rows: &[u8], stride: usize, places: &[usize], flip: u32, lines: &mut [[u8; LINE]]) {
+pub fn transpose_words(rows: &[u8], stride: usize, places: &[usize], flip: u32, lines: &mut [[u8; LINE]]) {
     #[cfg(target_arch = "x86_64")]
-    let done = x86::words(rows, stride, places, flip, lines);
+    let done = x86::transpose_words(rows, stride, places, flip, lines);
     #[cfg(not(target_arch = "x86_64"))]
     let done = 0;
     for (j, &place) in places.iter().enumerate().skip(done) {
@@ -38,7 +38,7 @@ mod tests {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 isa::set(isa);
                 let mut lines = vec![[9; LINE]; 2 * n + 1];
-                words(&rows, stride, &places, 0x8000_0001, &mut lines);
+                transpose_words(&rows, stride, &places, 0x8000_0001, &mut lines);
                 for (j, &place) in places.iter().enumerate() {
                     for (i, row) in rows.chunks(stride).enumerate() {
                         let want: Vec<u8> =

@@ -121,6 +121,14 @@ FORMER = {
         lambda: mo.prune.constant(step=5, sparsity=0.5),
         lambda: mo.prune.constant(0.5)(5),
     ),
+    "coding": (
+        lambda: mo.optim.BlockState.from_array(W.astype(np.float32), coding="four", signed=False).codes,
+        lambda: mo.optim.BlockState.from_array(W.astype(np.float32), coding="dynamic4", signed=False).codes,
+    ),
+    "coding of an optimizer": (
+        lambda: mo.optim.Adam(np.ones(4, np.float32), coding="float8").param_groups[0]["coding"],
+        lambda: mo.optim.Adam(np.ones(4, np.float32)).param_groups[0]["coding"],
+    ),
     "length": (
         lambda: mo.quant.unpack(np.uint8([33]), 4, n=2),
         lambda: mo.quant.unpack(np.uint8([33]), 4, length=2),

@@ -300,10 +300,10 @@ BLOCKS = [
     *[
         (name, 8, coding)
         for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Lion")
-        for coding in ("float8", "dynamic")
+        for coding in ("minifloat", "dynamic")
     ],
-    ("Adam", 4, "float8"),
-    ("AdamW", 4, "float8"),
+    ("Adam", 4, "minifloat"),
+    ("AdamW", 4, "minifloat"),
 ]
 
 

@@ -297,7 +297,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: mo.optim.Adam(P, state_bits=8, coding="int8"),
         ValueError,
-        "Adam: coding must be 'float8' or 'dynamic', got 'int8'",
+        "Adam: coding must be 'minifloat' or 'dynamic', got 'int8'",
     ),
     (lambda: mo.optim.Lion(P, state_bits=4), ValueError, "Lion: state_bits must be 32 or 8 for these options, got 4"),
     (lambda: mo.optim.NAdam(P, state_bits=8), ValueError, "NAdam: state_bits must be 32 for these options, got 8"),

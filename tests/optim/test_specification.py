@@ -9,6 +9,8 @@ import pytest
 
 import modelopt_rs as mo
 from modelopt_rs import _core
+from modelopt_rs.optim import optimizers
+from modelopt_rs.optim.derived import step_of as derived_step
 from modelopt_rs.optim.specification import COMMON
 
 NAMES = [name for name in mo.optim.__all__ if isinstance(getattr(mo.optim, name), type) and name[:1].isupper()]
@@ -49,6 +51,57 @@ def test_a_class_has_the_options_of_its_step_function(name):
     function = options(step_of(name), ONLY_STEP | {"param", "grad", *states_of(name)})
     assert {function.pop(key)[1] for key in function.keys() & COMMON.keys()} <= {False, None}
     assert options(getattr(mo.optim, name), ONLY_CLASS) == function
+
+
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_a_step_function_and_a_torch_class_are_written_out_for_readers(name):
+    """They work without: then they follow from the class, which type checkers and editors don't see."""
+    where = step_of(name).__globals__["__name__"]
+    assert where != "modelopt_rs.optim.derived", f"write out {name.lower()}_step in modelopt_rs/optim"
+    if importlib.util.find_spec("torch") is not None:
+        from modelopt_rs.interop.torch import optimizers as guests
+
+        init = getattr(guests, name).__init__
+        assert "derived" not in inspect.unwrap(init).__qualname__, f"write out {name} in {guests.__file__}"
+
+
+# (That of NAdam returns a number for the next.)
+@pytest.mark.parametrize("name", [name for name in optimizers.__all__ if name != "NAdam"])
+def test_the_step_function_that_follows_from_a_class_is_the_one_that_is_written(name):
+    written, derived = step_of(name), derived_step(getattr(mo.optim, name))
+    shown = [
+        {p.name: (p.kind, p.default) for p in inspect.signature(function).parameters.values()}
+        for function in (written, derived)
+    ]
+    assert shown[0] == shown[1]
+    results = []
+    for function in (written, derived):
+        rng = np.random.default_rng(7)
+        arrays = [rng.random(33, np.float32) for _ in range(2 + len(states_of(name)))]
+        momentum = {"momentum": 0.9} if "momentum" in shown[0] else {}
+        function(*arrays, step=3, maximize=True, weight_decay=0.1, clip_value=0.5, **momentum)
+        results.append(np.concatenate(arrays).tobytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the extra `interop` is not installed: torch")
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_the_torch_class_that_follows_from_a_class_is_the_one_that_is_written(name):
+    import torch
+
+    from modelopt_rs.interop.torch import optimizers as guests
+
+    results = []
+    for cls in (getattr(guests, name), guests.derived(getattr(mo.optim, name))):
+        w = torch.nn.Parameter(torch.arange(20.0))
+        optimizer = cls([w], 0.125, weight_decay=0.1, maximize=True)
+        for _ in range(2):
+            w.grad = torch.sin(w.detach())
+            optimizer.step()
+        results.append(w.detach().numpy().tobytes())
+        with pytest.raises(TypeError, match=f"^{name}: unknown option 'fused'"):
+            cls([w], fused=True)
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", CLASSES)

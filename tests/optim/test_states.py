@@ -12,7 +12,7 @@ import reference as ref
 from modelopt_rs import _core
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-CODINGS = ("float8", "dynamic", "four")
+CODINGS = ("minifloat", "dynamic", "dynamic4")
 KINDS = [(coding, signed) for coding in CODINGS for signed in (True, False)]
 STEPS: list[tuple[str, dict[str, bool], dict[str, Any]]] = [
     ("adam_step", {"exp_avg": True, "exp_avg_sq": False}, {"weight_decay": 0.1}),
@@ -22,20 +22,20 @@ STEPS: list[tuple[str, dict[str, bool], dict[str, Any]]] = [
     ("rmsprop_step", {"square_avg": False}, {}),
     ("lion_step", {"exp_avg": True}, {}),
 ]
-CASES = [(f, s, o, c) for f, s, o in STEPS for c in CODINGS if c != "four" or f.startswith("adam")]
-LOWEST = {True: 2e-5, False: 3e-10}  # of a block's largest: where float8 ends, by whether it is signed
+CASES = [(f, s, o, c) for f, s, o in STEPS for c in CODINGS if c != "dynamic4" or f.startswith("adam")]
+LOWEST = {True: 2e-5, False: 3e-10}  # of a block's largest: where minifloat ends, by whether it is signed
 LENGTHS = [*range(0, 20), *range(120, 136), *range(250, 260), 511, 767, 768, 769, 1025, ref.CHUNK - 1, ref.CHUNK + 257]
 
 
 def block(coding: str) -> int:
-    return 128 if coding == "four" else 256
+    return 128 if coding == "dynamic4" else 256
 
 
 def table(coding: str, signed: bool) -> np.ndarray:
     """The number of every code, in units of the largest."""
-    count = 16 if coding == "four" else 256
+    count = 16 if coding == "dynamic4" else 256
     codes = np.arange(count, dtype=np.uint8)
-    packed = codes[::2] | codes[1::2] << 4 if coding == "four" else codes
+    packed = codes[::2] | codes[1::2] << 4 if coding == "dynamic4" else codes
     return mo.optim.BlockState(packed, np.ones(1, np.float32), (count,), coding=coding, signed=signed).dequantize()
 
 
@@ -59,27 +59,27 @@ def test_every_code_is_the_code_of_its_number(coding, signed):
 
 @pytest.mark.parametrize(("coding", "signed"), KINDS)
 def test_a_number_gets_the_nearest_code(coding, signed):
-    """Numbers as good as in the middle may go either way; float8 makes 0 of what is below its codes, or (not signed)
+    """Numbers as good as in the middle may go either way; minifloat makes 0 of what is below its codes, or (not signed)
     the lowest."""
     size = block(coding)
     values = np.sort(table(coding, signed).astype(np.float64))
     x = numbers(200 * size, signed).reshape(200, size)
     x[:, 7] = 1.0  # so the largest is the unit
     got = mo.optim.BlockState.from_array(x.reshape(-1), coding=coding, signed=signed).dequantize().reshape(x.shape)
-    if coding == "four" and not signed:  # the roots are coded
+    if coding == "dynamic4" and not signed:  # the roots are coded
         values, x, got = np.sqrt(values), np.sqrt(x), np.sqrt(got)
     place = np.clip(np.searchsorted(values, x), 1, len(values) - 1)
     best = np.minimum(np.abs(x - values[place - 1]), np.abs(x - values[place]))
     error = np.abs(got.astype(np.float64) - x)
     smallest = values[values > 0].min()
     allowed = best * (1 + 1e-4) + 1e-7
-    if coding == "float8":
+    if coding == "minifloat":
         allowed = np.where(np.abs(x) < smallest, smallest, allowed)
     assert np.all(error <= allowed)
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_the_error_of_float8_is_as_documented(signed):
+def test_the_error_of_minifloat_is_as_documented(signed):
     x = numbers(1 << 16, signed)
     got = mo.optim.BlockState.from_array(x, signed=signed).dequantize()
     largest = np.repeat(np.abs(x.reshape(-1, 256)).max(1), 256)
@@ -101,11 +101,11 @@ def test_the_dynamic_maps_are_those_of_the_paper(signed):
 
 def test_the_4_bit_maps_are_those_of_the_paper():
     signed = [0.0055, 0.0325, 0.0775, 0.2125, 0.4375, 0.6625, 0.8875, 1.0]
-    np.testing.assert_allclose(table("four", True), [*(-x for x in signed[-2::-1]), 0, *signed], rtol=3e-7)
-    np.testing.assert_allclose(table("four", False), (np.arange(1, 17) / 16) ** 2, rtol=3e-7)
+    np.testing.assert_allclose(table("dynamic4", True), [*(-x for x in signed[-2::-1]), 0, *signed], rtol=3e-7)
+    np.testing.assert_allclose(table("dynamic4", False), (np.arange(1, 17) / 16) ** 2, rtol=3e-7)
 
 
-@pytest.mark.parametrize("coding", ["float8", "four"])
+@pytest.mark.parametrize("coding", ["minifloat", "dynamic4"])
 def test_a_second_moment_never_becomes_0(coding):
     x = np.full(256, 1e-30, np.float32)
     x[0] = 1.0
@@ -116,7 +116,7 @@ def test_a_second_moment_never_becomes_0(coding):
 def test_zeros_and_what_is_too_small_become_zeros(coding, signed):
     for value in (0.0, 1e-38, 1e-45):
         state = mo.optim.BlockState.from_array(np.full(300, value, np.float32), coding=coding, signed=signed)
-        if coding == "four" and not signed and value > 1e-45:
+        if coding == "dynamic4" and not signed and value > 1e-45:
             continue  # its root is not too small
         assert not np.any(state.dequantize()) or value > 0
     assert not mo.optim.BlockState.zeros((300,), coding=coding, signed=signed).dequantize().any()
@@ -138,8 +138,8 @@ def test_b5_what_is_not_finite_spoils_its_block_alone(coding, signed, bad):
 def test_a_state_takes_at_most_1_02_bytes_an_element():
     n = 1 << 20
     sizes = {c: mo.optim.BlockState.zeros((n,), coding=c, signed=True).nbytes / n for c in CODINGS}
-    assert sizes["float8"] == sizes["dynamic"] <= 1.02
-    assert sizes["four"] <= 0.54
+    assert sizes["minifloat"] == sizes["dynamic"] <= 1.02
+    assert sizes["dynamic4"] <= 0.54
 
 
 # ------------------------------------------------------------------------------------------------------ the steps
@@ -154,7 +154,7 @@ def start(states: dict[str, bool], n: int, coding: str, seed: int) -> dict[str, 
 
 @pytest.mark.parametrize(("function", "states", "options", "coding"), CASES, ids=str)
 def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states, options, coding):
-    """To the bit; but float8 codes by chance: then each state has one of the two codes around its number."""
+    """To the bit; but minifloat codes by chance: then each state has one of the two codes around its number."""
     step = getattr(mo.optim, function)
     for n in LENGTHS:
         rng = np.random.default_rng(n)
@@ -171,7 +171,7 @@ def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states,
             for name, signed in states.items():
                 again = mo.optim.BlockState.from_array(now[name], coding=coding, signed=signed)
                 assert ref.bits_of(coded[name].absmax) == ref.bits_of(again.absmax)
-                if coding != "float8":
+                if coding != "minifloat":
                     assert ref.bits_of(coded[name].codes) == ref.bits_of(again.codes)
                     continue
                 error = np.abs(coded[name].dequantize() - now[name])
@@ -179,7 +179,7 @@ def test_a_step_is_that_of_float32_between_decoding_and_coding(function, states,
                 assert np.all(error <= np.maximum(np.abs(now[name]) / 8 * (1 + 1e-5), lowest))
 
 
-def test_float8_codes_of_steps_are_right_on_average():
+def test_minifloat_codes_of_steps_are_right_on_average():
     """Of a million numbers the mean relative error is below 6 standard errors of a fair choice."""
     n = 1 << 20
     rng = np.random.default_rng(0)
@@ -197,7 +197,7 @@ def test_float8_codes_of_steps_are_right_on_average():
         assert abs(error.mean(dtype=np.float64)) <= 6 / 8 / 2 / np.sqrt(error.size), name
 
 
-def test_second_moments_in_float8_are_those_of_float32_on_average():
+def test_second_moments_in_minifloat_are_those_of_float32_on_average():
     """After 3,000 steps of gradients over two decades: within 1.5 %. Random bits that were too small by 3e-4 on average
     made them 2.5 % smaller."""
     n = 1 << 13
@@ -342,7 +342,7 @@ def test_small_steps_are_not_lost_by_stochastic_rounding():
 # ------------------------------------------------------------------------------------------------------ the errors
 
 
-def state(n: int = 8, coding: str = "float8", signed: bool = True) -> mo.optim.BlockState:
+def state(n: int = 8, coding: str = "minifloat", signed: bool = True) -> mo.optim.BlockState:
     return mo.optim.BlockState.zeros((n,), coding=coding, signed=signed)
 
 
@@ -360,14 +360,14 @@ ERRORS: list[tuple[str, list[Any], dict[str, Any], type[Exception], str]] = [
         [M, M],
         {},
         ValueError,
-        "adam_step: exp_avg_sq must be coded as float8, signed=false, got float8, signed=true",
+        "adam_step: exp_avg_sq must be coded as minifloat, signed=false, got minifloat, signed=true",
     ),
     (
         "adam_step",
         [M, state(coding="dynamic", signed=False)],
         {},
         ValueError,
-        "adam_step: exp_avg_sq must be coded as float8",
+        "adam_step: exp_avg_sq must be coded as minifloat",
     ),
     (
         "adam_step",
@@ -379,7 +379,7 @@ ERRORS: list[tuple[str, list[Any], dict[str, Any], type[Exception], str]] = [
     ("adadelta_step", [V, V], {}, ValueError, "adadelta_step: square_avg must be a float32 array, got a BlockState"),
     (
         "lion_step",
-        [state(coding="four")],
+        [state(coding="dynamic4")],
         {},
         ValueError,
         "lion_step: exp_avg must be a float32 array, got a BlockState: this algorithm, or this form of it",
@@ -425,7 +425,8 @@ def test_b4_one_state_for_two_parameters_is_refused():
 
 
 def test_a_state_that_is_no_state_is_refused():
-    with pytest.raises(ValueError, match=r"^BlockState: coding must be 'float8', 'dynamic' or 'four', got 'int8'"):
+    text = r"^BlockState: coding must be 'minifloat', 'dynamic' or 'dynamic4', got 'int8'"
+    with pytest.raises(ValueError, match=text):
         mo.optim.BlockState.zeros((3,), coding="int8", signed=True)
     short = mo.optim.BlockState(np.zeros(7, np.uint8), np.zeros(1, np.float32), (8,), signed=True)
     with pytest.raises(ValueError, match="must have 8 bytes of codes and 1 of absmax for its shape, got 7 and 1"):
@@ -435,7 +436,7 @@ def test_a_state_that_is_no_state_is_refused():
         huge.dequantize(np.zeros(7, np.float32))
     with pytest.raises(TypeError, match=r"array must have dtype float32, got float64"):
         mo.optim.BlockState.from_array(np.zeros(3), signed=True)
-    assert repr(M) == "BlockState(shape=(8,), coding='float8', signed, nbytes=12)"
+    assert repr(M) == "BlockState(shape=(8,), coding='minifloat', signed, nbytes=12)"
     assert np.asarray(M, np.float64).dtype == np.float64
 
 

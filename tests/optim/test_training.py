@@ -50,7 +50,7 @@ def loss(data: digits.Data, name: str, lr: float, **options: Any) -> float:
 
 
 @pytest.mark.parametrize(("name", "lr", "options"), CASES, ids=str)
-def test_float8_states_train_to_the_loss_of_float32_states_within_2_percent(name, lr, options, data):
+def test_minifloat_states_train_to_the_loss_of_float32_states_within_2_percent(name, lr, options, data):
     """Over six starts 0.6 % to 0.9 % lower on average: noise in second moments makes the mean step a little longer."""
     assert loss(data, name, lr, state_bits=8, **options) == pytest.approx(loss(data, name, lr, **options), rel=0.02)
 

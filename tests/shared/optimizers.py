@@ -32,7 +32,7 @@ CODED: list[tuple[str, dict[str, Any]]] = [
         ("AdamW", {}),
         ("Lion", {}),
     )
-    for bits, coding in ((8, "float8"), (8, "dynamic"), (4, "float8"))
+    for bits, coding in ((8, "minifloat"), (8, "dynamic"), (4, "minifloat"))
     if bits == 8 or name.startswith("Adam")
 ]
 

@@ -103,9 +103,9 @@ class CheckpointSink(Sink):
     def _open_shard(self, shard: str, metadata: Mapping[str, str] | None) -> SafetensorsSink:
         name = self._source.written_as(shard)
         mine = [info for info in self._tensors if self._shard_of[info.name] == shard]
-        kept = self._source.shards[shard].metadata if metadata is None else metadata
+        metadata = self._source.shards[shard].metadata if metadata is None else metadata
         path, shown = self._directory.temporary / name, self._directory.shown(name)
-        return SafetensorsSink(path, mine, kept, durable=self._durable, shown=shown)
+        return SafetensorsSink(path, mine, metadata, durable=self._durable, shown=shown)
 
     def _files_to_copy(self) -> list[Path]:
         """List what isn't written anew, relative to the source; ValueError if something can't be copied."""

@@ -117,10 +117,10 @@ class LayerErrors:
             )
         if self._seen is None or any(self._values()[name] != what for name in names):
             return []
-        kept = [self._seen[name] for name in names]
-        if len({len(each) for each in kept}) != 1:
+        values = [self._seen[name] for name in names]
+        if len({len(each) for each in values}) != 1:
             return []
-        samples = list(zip(*kept, strict=True))
+        samples = list(zip(*values, strict=True))
         return [each for each in samples if each[0].any() and all(np.isfinite(array).all() for array in each)]
 
     def _values(self) -> dict[str, str]:

@@ -60,9 +60,9 @@ def see(
     seen: dict[str, list[Array]] = {name: [] for name in values}
     each = max_memory // 8 // max(len(values) * (stream.most or 1), 1)
     for name, array in stream.values(list(values)):
-        kept = cut(array, values[name], each)
-        if kept is not None:
-            seen[name].append(kept)
+        part = cut(array, values[name], each)
+        if part is not None:
+            seen[name].append(part)
         del array  # before the next run
     return seen
 
@@ -87,14 +87,14 @@ def cut(array: Array, kind: str, most: int) -> Array | None:
     if kind == "rows" and array.ndim:
         rows = array.reshape(-1, array.shape[-1])
         count = min(len(rows), ROWS, most // max(rows[:1].nbytes, 1))
-        kept = rows[np.linspace(0, len(rows) - 1, count).astype(int)] if count else rows[:0]
-        return kept.copy() if kept.nbytes else None
+        part = rows[np.linspace(0, len(rows) - 1, count).astype(int)] if count else rows[:0]
+        return part.copy() if part.nbytes else None
     length, batch = STEPS, BATCH
     while length >= LEAST:
         # Of states there are one or two, for the directions: as many as there are.
         shape = (batch, None, *[length] * (array.ndim - 2)) if kind == "maps" else (length,)
-        kept = array[tuple(map(slice, shape))] if array.ndim else array
-        if kept.nbytes <= most:
-            return kept.copy() if kept.nbytes else None
+        part = array[tuple(map(slice, shape))] if array.ndim else array
+        if part.nbytes <= most:
+            return part.copy() if part.nbytes else None
         length, batch = length // 2, 1
     return None

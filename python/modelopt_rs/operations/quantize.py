@@ -363,8 +363,8 @@ def _rounded(
 
 def _model(source: Source, options: QuantizeOptions, threads: int | None) -> PartlyQuantized:
     """Return a model as it is read: what compressed-tensors calls quantized as floats only for a smaller result."""
-    kept = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
-    return PartlyQuantized(Widened(source, threads=threads, but=kept), options.layout)
+    as_stored = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    return PartlyQuantized(Widened(source, threads=threads, but=as_stored), options.layout)
 
 
 def _tensor_report(

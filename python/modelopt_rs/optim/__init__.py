@@ -3,49 +3,27 @@
 Functions (`adam_step` ...) step one array or a list of arrays; objects (`Adam` ...) hold parameters with their states.
 """
 
-from modelopt_rs.optim import schedule
+from modelopt_rs.optim import optimizers, schedule
 from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.adagrad import adadelta_step, adagrad_step, rmsprop_step
 from modelopt_rs.optim.adam import adam_step, adamax_step, adamw_step, nadam_step, radam_step
 from modelopt_rs.optim.average import accumulate_step, ema_step, global_norm
+from modelopt_rs.optim.derived import add_step_functions
 from modelopt_rs.optim.layerwise import lamb_step
 from modelopt_rs.optim.matrix_optimizers import Adafactor, Muon
 from modelopt_rs.optim.muon import muon_step
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.optimizers import (
-    LAMB,
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Lion,
-    NAdam,
-    RAdam,
-    RMSprop,
-)
+from modelopt_rs.optim.optimizers import *  # noqa: F403
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.sgd import lion_step, sgd_step
 from modelopt_rs.optim.state import BlockState
 from modelopt_rs.signatures import show_options
 
 __all__ = [
-    "LAMB",
-    "SGD",
-    "Adadelta",
     "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "BlockState",
-    "Lion",
     "Muon",
-    "NAdam",
     "Optimizer",
-    "RAdam",
-    "RMSprop",
     "StepResult",
     "accumulate_step",
     "adadelta_step",
@@ -65,6 +43,8 @@ __all__ = [
     "schedule",
     "sgd_step",
 ]
+__all__ += optimizers.__all__
+add_step_functions(globals(), optimizers.__all__)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.dtypes import BY_WORD
-from modelopt_rs.optim.state import BlockState
+from modelopt_rs.optim.state import FORMER_CODINGS, BlockState
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["load_states", "save_states"]
@@ -84,8 +84,9 @@ def load_states(path: str | os.PathLike[str], algorithm: str, names: Sequence[st
                     states[i][key] = value
                     if isinstance(value, dict):
                         codes, absmax = (source.read(f"{name}.{key}.{part}") for part in ("codes", "absmax"))
+                        coding: Any = FORMER_CODINGS.get(value["coding"], value["coding"])
                         states[i][key] = BlockState(
-                            codes, absmax, value["shape"], coding=value["coding"], signed=value["signed"]
+                            codes, absmax, value["shape"], coding=coding, signed=value["signed"]
                         )
             places = {name: i for i, name in enumerate(names)}
             for tensor in source.tensors:

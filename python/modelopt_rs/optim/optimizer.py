@@ -11,7 +11,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.arguments import check_choice, check_number
-from modelopt_rs.deprecated import renamed
+from modelopt_rs.deprecated import of_today, renamed
 from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
 from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
@@ -20,7 +20,7 @@ from modelopt_rs.optim.clipping import check_limits, clipped
 from modelopt_rs.optim.given import aligned, learning_rates, named_params, numbered
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
-from modelopt_rs.optim.specification import COMMON, PRECISION, Specification, check_common
+from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION, Specification, check_common
 from modelopt_rs.optim.state import BlockState, take_state
 
 __all__ = ["Optimizer"]
@@ -43,7 +43,7 @@ class Optimizer:
         Bits of a state's element: float32 (float64 for float64 parameters), or codes in blocks (`BlockState`): 8 for
         SGD with momentum, Adagrad, RMSprop (without momentum, not centered), Adam, AdamW and Lion, 4 for Adam and
         AdamW.
-    coding : {"float8", "dynamic"}
+    coding : {"minifloat", "dynamic"}
         How 8 bits are coded, see `BlockState`.
     state_min_size : int
         Parameters of fewer elements keep float32 states (biases and norms: small, and easily harmed).
@@ -78,8 +78,10 @@ class Optimizer:
     """Whether a step may be told which weights stay zero."""
 
     def __init_subclass__(cls) -> None:
-        """Show the options that all have in the signatures of classes, as `help` prints them."""
+        """Show the options that all have in the signatures of classes, as `help` prints them; take former names."""
         super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = renamed(FORMER)(cls.__init__)  # type: ignore[method-assign]
         shown = inspect.signature(cls.__init__)
         own = [p for p in shown.parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
         if len(own) < len(shown.parameters) - 1:
@@ -147,8 +149,7 @@ class Optimizer:
         held = [state.get("master", p) for state, p in zip(self.state, self._params, strict=True)]
         if not copy:
             return held
-        wide = [bf16_to_float32(w) if w.dtype == np.uint16 else w for w in held]
-        return [np.array(w, wide_dtype(w), order="C") for w in wide]
+        return [np.array(bf16_to_float32(w) if w.dtype == np.uint16 else w, wide_dtype(w), order="C") for w in held]
 
     @classmethod
     def check(cls, options: Group) -> None:
@@ -176,7 +177,7 @@ class Optimizer:
 
     def _add(self, group: Group) -> None:
         named = named_params(self._name, group.get("params"), len(self._params))
-        options = {k: v for k, v in group.items() if k != "params"}
+        options = of_today(self._name, {k: v for k, v in group.items() if k != "params"}, {}, FORMER)
         if unknown := set(options) - set(self._defaults):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
         full: Group = {"params": [p for _, p in named], **self._defaults, **options}
@@ -217,7 +218,7 @@ class Optimizer:
         coded = (
             options["state_bits"] < 32 and wide_dtype(param) is np.float32 and param.size >= options["state_min_size"]
         )
-        coding: Coding = "four" if options["state_bits"] == 4 else options["coding"]
+        coding: Coding = "dynamic4" if options["state_bits"] == 4 else options["coding"]
         for name, shape in cls._state_shapes(param, options).items():
             if coded:
                 state[name] = BlockState.zeros(shape, coding=coding, signed=cls.is_signed(name))

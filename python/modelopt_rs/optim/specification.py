@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 
 from modelopt_rs import _core
 from modelopt_rs.arguments import check_choice, check_flag, check_number
+from modelopt_rs.optim.state import FORMER_CODINGS
 
-__all__ = ["COMMON", "PRECISION", "Specification", "State", "check_common", "own"]
+__all__ = ["COMMON", "FORMER", "PRECISION", "Specification", "State", "check_common", "own"]
 
 COMMON: dict[str, Any] = {
     "maximize": False,
     "state_bits": 32,
-    "coding": "float8",
+    "coding": "minifloat",
     "state_min_size": 4096,
     "master": False,
     "rounding_seed": None,
 }
 """The options of a group that all optimizers have, and their defaults."""
 _FLAGS = {"maximize", "master", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
+FORMER: dict[str, dict[str, str]] = {"coding": FORMER_CODINGS}
+"""Values of version 0.1 that are others now."""
 PRECISION = {"state_bits", "coding", "state_min_size", "master"}
 """Those of how states are kept, which a loaded state does not change."""
 
@@ -74,7 +77,7 @@ def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def check_common(name: str, options: Mapping[str, Any]) -> None:
     """Refuse values that the options of an optimizer can't have; `name` is its class's."""
     check_choice(name, "state_bits", options["state_bits"], (32, 8, 4))
-    check_choice(name, "coding", options["coding"], ("float8", "dynamic"))
+    check_choice(name, "coding", options["coding"], ("minifloat", "dynamic"))
     check_number(name, "state_min_size", options["state_min_size"])
     if "momentum" in options:
         check_number(name, "momentum", options["momentum"])

@@ -8,10 +8,13 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Coding
 from modelopt_rs.arguments import check_choice, check_flag, listed
+from modelopt_rs.deprecated import renamed
 
-__all__ = ["BlockState", "take_state"]
+__all__ = ["FORMER_CODINGS", "BlockState", "take_state"]
 
-_BLOCKS: dict[str, tuple[int, int]] = {"float8": (8, 256), "dynamic": (8, 256), "four": (4, 128)}
+_BLOCKS: dict[str, tuple[int, int]] = {"minifloat": (8, 256), "dynamic": (8, 256), "dynamic4": (4, 128)}
+FORMER_CODINGS = {"float8": "minifloat", "four": "dynamic4"}
+"""As version 0.1 wrote them into files: these are read for ever."""
 
 
 class BlockState:
@@ -29,27 +32,27 @@ class BlockState:
         One number a block, 1-D. Written by steps.
     shape : sequence of int
         The shape of what is coded: that of the parameter.
-    coding : {"float8", "dynamic", "four"}
-        "float8" (8 bits): small floats with 3 bits of mantissa. What is signed has 4 bits of exponent, down to 2e-5 of
-        the block's largest, and smaller ones become 0; what is not has 5, down to 2.5e-10, and smaller ones become
+    coding : {"minifloat", "dynamic", "dynamic4"}
+        "minifloat" (8 bits): small floats with 3 bits of mantissa. What is signed has 4 bits of exponent, down to 2e-5
+        of the block's largest, and smaller ones become 0; what is not has 5, down to 2.5e-10, and smaller ones become
         that. To nearest by `from_array`, an error of at most 1/16 of the number; steps round by chance, by low bits of
         the other numbers that they make: twice that, but 0 on average. "dynamic" (8 bits): the maps of Dettmers et al.,
         in the order of bitsandbytes: finer for large numbers (under 1 %), coarser for small ones, always to nearest.
-        "four" (4 bits): what is signed in the dynamic map of 4 bits, what is not by its root in 16 even steps from
+        "dynamic4" (4 bits): what is signed in the dynamic map of 4 bits, what is not by its root in 16 even steps from
         1/16, to nearest.
     signed : bool
-        Whether it can be negative: first moments and momenta. Second moments cannot; with "float8" and "four" they have
-        no 0, but in a block of zeros.
+        Whether it can be negative: first moments and momenta. Second moments cannot; with "minifloat" and "dynamic4"
+        they have no 0, but in a block of zeros.
 
     Notes
     -----
     A NaN or an infinity spoils its block. A block whose largest magnitude is below 1e-37 becomes zeros.
 
-    Small gradients beside a large one in the same block: with "float8" Adam moves an element as with float32 states if
-    its gradient is at least 3e-5 of the block's largest; below, its first moment becomes 0. With "dynamic" second
+    Small gradients beside a large one in the same block: with "minifloat" Adam moves an element as with float32 states
+    if its gradient is at least 3e-5 of the block's largest; below, its first moment becomes 0. With "dynamic" second
     moments below 1.6e-7 of the block's largest become 0, as with bitsandbytes: Adam then jumps where the gradient is
-    below 4e-4 of the block's largest (measured: a step of thousands of times lr, at 3e-4). With "four" elements hardly
-    move whose gradient is below 1e-2 of it (a tenth as far, at 1e-3 not at all).
+    below 4e-4 of the block's largest (measured: a step of thousands of times lr, at 3e-4). With "dynamic4" elements
+    hardly move whose gradient is below 1e-2 of it (a tenth as far, at 1e-3 not at all).
 
     References
     ----------
@@ -69,20 +72,24 @@ class BlockState:
 
     __slots__ = ("absmax", "codes", "coding", "shape", "signed")
 
-    def __init__(self, codes: Array, absmax: Array, shape: Sequence[int], *, coding: Coding = "float8", signed: bool):
+    @renamed({"coding": FORMER_CODINGS})
+    def __init__(
+        self, codes: Array, absmax: Array, shape: Sequence[int], *, coding: Coding = "minifloat", signed: bool
+    ) -> None:
         check_choice("BlockState", "coding", coding, tuple(_BLOCKS))
         check_flag("BlockState", "signed", signed)
         self.codes, self.absmax, self.shape = codes, absmax, tuple(listed("BlockState", "shape", shape, "integers"))
         self.coding, self.signed = coding, bool(signed)
 
     @classmethod
-    def zeros(cls, shape: Sequence[int], *, coding: Coding = "float8", signed: bool) -> "BlockState":
+    @renamed({"coding": FORMER_CODINGS})
+    def zeros(cls, shape: Sequence[int], *, coding: Coding = "minifloat", signed: bool) -> "BlockState":
         """Make a state of zeros: what an optimizer starts with."""
         state = cls(np.empty(0, np.uint8), np.empty(0, np.float32), shape, coding=coding, signed=signed)
         bits, block = _BLOCKS[coding]
         size = state.size
         # The code of 0: in the dynamic maps the middle, or two of it.
-        zero = {"float8": 0, "dynamic": 127 if signed else 0, "four": 0x77 if signed else 0}[coding]
+        zero = {"minifloat": 0, "dynamic": 127 if signed else 0, "dynamic4": 0x77 if signed else 0}[coding]
         state.codes = (
             np.full(-(-size * bits // 8), zero, np.uint8) if zero else np.zeros(-(-size * bits // 8), np.uint8)
         )
@@ -90,8 +97,9 @@ class BlockState:
         return state
 
     @classmethod
+    @renamed({"coding": FORMER_CODINGS})
     def from_array(
-        cls, x: Array, *, coding: Coding = "float8", signed: bool, threads: int | None = None
+        cls, x: Array, *, coding: Coding = "minifloat", signed: bool, threads: int | None = None
     ) -> "BlockState":
         """Code a float32 array, each number as the nearest that has a code."""
         state = cls.zeros(np.shape(x), coding=coding, signed=signed)

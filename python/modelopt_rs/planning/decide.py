@@ -139,10 +139,10 @@ def decide(
         elif default is not None:
             plan[name] = default[name]
         else:
-            kept = kept_by_default(name, config) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
+            reason = kept_by_default(name, config) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
             layer = "weight of a recurrent layer" if is_recurrent(name) else layer
-            plan[name] = Decision("copy", kept) if kept else Decision(action, layer)
+            plan[name] = Decision("copy", reason) if reason else Decision(action, layer)
     _check_included(action, cannot, include)
     return plan
 

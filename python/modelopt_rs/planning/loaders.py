@@ -111,9 +111,9 @@ def _why_not_bitsandbytes(name: str, expert: bool, config: Mapping[str, Any]) ->
     kinds = model_types(config)
     if kinds & RENAMED:
         return "transformers renames it, and bitsandbytes doesn't"
-    kept = any(name.endswith(f".{FLOAT32[kind]}.weight") for kind in kinds & FLOAT32.keys())
+    is_float32 = any(name.endswith(f".{FLOAT32[kind]}.weight") for kind in kinds & FLOAT32.keys())
     # The attention of torch has linear layers of its own class too.
-    if kept or kinds & OWN_LINEAR or name.endswith("head.attention.out_proj.weight"):
+    if is_float32 or kinds & OWN_LINEAR or name.endswith("head.attention.out_proj.weight"):
         return "transformers keeps it as it is"
     return None
 

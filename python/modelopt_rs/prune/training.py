@@ -139,9 +139,9 @@ class PrunedOptimizer(Optimizer):
     @property
     def sparsity(self) -> float:
         """The share of the pruned parameters that is masked now."""
-        kept = sum(int(np.count_nonzero(np.unpackbits(bits))) for bits in self.masks.values())
+        unmasked = sum(int(np.count_nonzero(np.unpackbits(bits))) for bits in self.masks.values())
         weights = sum(self._pruned[name].size for name in self.masks)
-        return 1 - kept / weights if weights else 0.0
+        return 1 - unmasked / weights if weights else 0.0
 
     # What is the optimizer's is looked up there: it may be replaced between steps.
 
@@ -287,9 +287,9 @@ class PrunedOptimizer(Optimizer):
     def _above_pruned(self, w: Array, mask: Bits) -> Array:
         """Copy weights so that those that were not pruned, and no others, are larger than 0."""
         copy = self._apply(w, mask)
-        kept = unpack(mask, 1, copy.shape[-1] if copy.ndim else 1).reshape(copy.shape) != 0
+        stays = unpack(mask, 1, copy.shape[-1] if copy.ndim else 1).reshape(copy.shape) != 0
         bits = copy.view(f"u{copy.itemsize}")
-        bits[(bits << 1 == 0) & kept] = 1  # the smallest number of every format of floats
+        bits[(bits << 1 == 0) & stays] = 1  # the smallest number of every format of floats
         return copy
 
     def _rank(self, where: str, arrays: list[Array], share: Any) -> list[Bits]:

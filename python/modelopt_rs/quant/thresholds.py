@@ -82,20 +82,20 @@ def entropy_threshold(counts: NDArray[np.int64], levels: int) -> int:
     counts = counts.copy()
     counts[0] = counts[1]
     total = float(counts.sum())
-    kept = np.arange(levels, len(counts) + 1)
+    bins = np.arange(levels, len(counts) + 1)
     sums, filled = np.r_[0, counts.cumsum()], np.r_[0, (counts > 0).cumsum()]
-    starts = -(-np.arange(levels + 1) * kept[:, None] // levels)
+    starts = -(-np.arange(levels + 1) * bins[:, None] // levels)
     mass, spread = np.diff(sums[starts]).astype(np.float64), np.diff(filled[starts])
-    last, beyond = counts[kept - 1].astype(np.float64), total - sums[kept]
+    last, beyond = counts[bins - 1].astype(np.float64), total - sums[bins]
     # Sum of p log p - p log q, not normalized: all but the last bin, in which p has more than q.
-    own = np.r_[0.0, _xlogx(counts.astype(np.float64)).cumsum()][kept - 1] + _xlogx(last + beyond)
+    own = np.r_[0.0, _xlogx(counts.astype(np.float64)).cumsum()][bins - 1] + _xlogx(last + beyond)
     density = np.log(np.where(spread > 0, mass, 1.0) / np.maximum(spread, 1))
     stretched = (last == 0) & (beyond > 0)
     cross = (mass * density).sum(axis=1) + beyond * np.where(stretched, 0.0, density[:, -1])
-    divergence = (own - cross) / total - np.log(total) + np.log(np.maximum(sums[kept] + stretched, 1))
+    divergence = (own - cross) / total - np.log(total) + np.log(np.maximum(sums[bins] + stretched, 1))
     # What is equal must not differ by the last bits of a logarithm.
     rounded = divergence.round(9)
-    return int(kept[len(kept) - 1 - np.argmin(rounded[::-1])])
+    return int(bins[len(bins) - 1 - np.argmin(rounded[::-1])])
 
 
 def _xlogx(x: Floats) -> Floats:

@@ -10,6 +10,7 @@ mod dequantize;
 mod ends;
 mod grid;
 mod groups;
+mod halves;
 mod mode;
 mod nearest;
 mod params;

@@ -58,9 +58,9 @@ kernel! {
                 continue;
             }
             *scale = f32::from_bits(largest) / top;
-            let unit = if *scale == 0.0 { 1.0 } else { *scale };
+            let divisor = if *scale == 0.0 { 1.0 } else { *scale };
             for (out, &x) in out.iter_mut().zip(x) {
-                let q = x / unit;
+                let q = x / divisor;
                 let q = if q > top { top } else { q };
                 let q = if q < -top { -top } else { q };
                 *out = ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);

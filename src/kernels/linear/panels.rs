@@ -129,7 +129,7 @@ impl<C: Real> Rows<'_, C> {
         let places = form.places.as_ref().filter(|_| n == LANES);
         if let Some(places) = places {
             let bytes = packed_len(form.cols, form.bits);
-            transpose::words(&self.codes[first * bytes..], bytes, &places[..bytes / 4], flip, lines);
+            transpose::transpose_words(&self.codes[first * bytes..], bytes, &places[..bytes / 4], flip, lines);
         }
         let mut line = 0;
         for (i, block) in form.blocks.iter().enumerate() {

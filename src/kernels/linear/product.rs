@@ -76,16 +76,16 @@ fn plain(lines: &[[u8; LINE]], form: &Form, tile: &Tile, sums: &mut [Lanes; TALL
                 }
                 alone = alone * 256.0 + sum as f32;
             }
-            let unit = tile.scale[i * tile.rows + row];
+            let row_scale = tile.scale[i * tile.rows + row];
             for ((sum, product), scale) in sums.iter_mut().zip(&mut products).zip(scale) {
                 *product *= scale;
                 if form.scheme != Scheme::MinMax {
-                    *sum += *product * unit;
+                    *sum += *product * row_scale;
                 }
             }
             if form.scheme == Scheme::MinMax {
                 for ((sum, product), offset) in sums.iter_mut().zip(products).zip(floats(&header[1])) {
-                    *sum += (product + alone * offset) * unit;
+                    *sum += (product + alone * offset) * row_scale;
                 }
             }
             line += form.header() + block.words;

@@ -42,10 +42,10 @@ pub trait Coding: Send + Sync + 'static {
 /// in the highest 5 octaves, down to 2^-27 (the loss 0.3 % to 0.5 % off, 1.07 of the time of a step in the cache); to
 /// nearest (1 % to 5 % off); the root itself (a sixth of the whole step); subnormal codes (a tenth).
 #[derive(Debug, Clone, Copy)]
-pub struct UnitFloats;
+pub struct Minifloats;
 
-impl Coding for UnitFloats {
-    const NAME: &'static str = "float8";
+impl Coding for Minifloats {
+    const NAME: &'static str = "minifloat";
     const BLOCK: usize = 256;
     const ROOT: bool = false;
     const TOGETHER: bool = true;
@@ -71,7 +71,7 @@ impl Coding for DynamicMaps {
 pub struct FourBits;
 
 impl Coding for FourBits {
-    const NAME: &'static str = "four";
+    const NAME: &'static str = "dynamic4";
     const BLOCK: usize = 128;
     const ROOT: bool = true;
     type Signed = Dynamic4;

@@ -260,14 +260,14 @@ pub fn groups<T: Element, S: Score<T>, O: Output<T>>(
         let parts: Vec<_> = parts.collect();
         par::map(threads, parts.into_iter(), |(i, piece)| row_piece(piece, score, i * part, plan))
     } else {
-        let unit = if inner > 1 { group * inner } else { n };
-        let at_once = (CHUNK / unit).max(1) * unit;
+        let whole = if inner > 1 { group * inner } else { n };
+        let at_once = (CHUNK / whole).max(1) * whole;
         par::map(threads, job.pieces(at_once), |piece| {
             if inner > 1 {
                 return bands(piece, score, plan);
             }
             let mut nan = false;
-            for row in piece.pieces(unit) {
+            for row in piece.pieces(whole) {
                 nan |= row_piece(row, score, 0, plan);
             }
             nan

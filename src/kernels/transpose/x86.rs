@@ -11,14 +11,20 @@ use crate::isa::{Isa, current};
 
 /// Write the first words and return how many: a multiple of 16, 0 without AVX-512.
 #[inline]
-pub(super) fn words(rows: &[u8], stride: usize, places: &[usize], flip: u32, lines: &mut [[u8; LINE]]) -> usize {
+pub(super) fn transpose_words(
+    rows: &[u8],
+    stride: usize,
+    places: &[usize],
+    flip: u32,
+    lines: &mut [[u8; LINE]],
+) -> usize {
     if current() != Isa::Avx512 {
         return 0;
     }
     let places = places.as_chunks::<ROWS>().0;
     assert!(places.is_empty() || rows.len() >= (ROWS - 1) * stride + places.len() * LINE);
     // SAFETY: the instruction set in use is one that this CPU has, and rows are as long as was checked.
-    unsafe { words_avx512(rows, stride, places, flip, lines) }
+    unsafe { transpose_words_avx512(rows, stride, places, flip, lines) }
     places.len() * ROWS
 }
 
@@ -26,7 +32,13 @@ pub(super) fn words(rows: &[u8], stride: usize, places: &[usize], flip: u32, lin
 ///
 /// From each of 16 places of `rows`, `stride` bytes apart, there are 64 bytes for each of `places`.
 #[target_feature(enable = "avx512f")]
-unsafe fn words_avx512(rows: &[u8], stride: usize, places: &[[usize; ROWS]], flip: u32, lines: &mut [[u8; LINE]]) {
+unsafe fn transpose_words_avx512(
+    rows: &[u8],
+    stride: usize,
+    places: &[[usize; ROWS]],
+    flip: u32,
+    lines: &mut [[u8; LINE]],
+) {
     let flip = _mm512_set1_epi32(flip as i32);
     for (i, places) in places.iter().enumerate() {
         let mut x = [flip; ROWS];

@@ -135,13 +135,13 @@ class _Scanner:
             raise self._error(begin, f"messages nest deeper than {MAX_DEPTH}")
         fields = _FIELDS[kind]
         parts: list[bytes] = []
-        kept = at = begin
+        unwritten = at = begin
         while at < end:
             start = at
             number, wire, value, at = self._field(at, end)
             child = fields.get(number)
             if child is None:
-                self._check_limit(at - kept)
+                self._check_limit(at - unwritten)
                 continue
             if wire != _LEN:
                 raise self._error(start, f"field {number} has wire type {wire}, not {_LEN}")
@@ -150,14 +150,14 @@ class _Scanner:
             self._count(child, start)
             if child != _DROPPED and at - value < LAZY_BYTES:
                 continue
-            parts.append(self._keep(kept, start))
+            parts.append(self._keep(unwritten, start))
             if child != _DROPPED:
                 into = self._tensor if child == _TENSOR else self._message
                 inner = into(child, value, at, depth + 1)
                 parts.append(varint(number << 3 | _LEN) + varint(sum(map(len, inner))))
                 parts += inner
-            kept = at
-        parts.append(self._keep(kept, end))
+            unwritten = at
+        parts.append(self._keep(unwritten, end))
         return parts
 
     def _tensor(self, kind: int, begin: int, end: int, depth: int) -> list[bytes]:
@@ -165,21 +165,21 @@ class _Scanner:
         payload = None
         is_external = False
         parts = []
-        kept = at = begin
+        unwritten = at = begin
         while at < end:
             start = at
             number, wire, value, at = self._field(at, end)
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and wire == _VARINT and value == _IS_EXTERNAL):
                 is_external = True
             if number not in _PAYLOADS or wire != _LEN or at - value < LAZY_BYTES:
-                self._check_limit(at - kept)
+                self._check_limit(at - unwritten)
                 continue
             if payload is not None:
                 raise UnsupportedError(f"{self._path}: byte {start:,}: a tensor's data stand in two pieces")
             payload = Payload(value, at - value, number)
-            parts.append(self._keep(kept, start))
-            kept = at
-        parts.append(self._keep(kept, end))
+            parts.append(self._keep(unwritten, start))
+            unwritten = at
+        parts.append(self._keep(unwritten, end))
         if payload is not None:
             if is_external:
                 raise self._error(begin, "a tensor has data of its own and external data")

@@ -11,37 +11,13 @@ except ModuleNotFoundError as error:
     what = 'interop.torch: torch must be installed; pip install "modelopt_rs[torch]"'
     raise ModuleNotFoundError(what, name=error.name) from error
 
+from modelopt_rs.interop.torch import optimizers
 from modelopt_rs.interop.torch.optimizer import Common, Optimizer
-from modelopt_rs.interop.torch.optimizers import (
-    LAMB,
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Lion,
-    NAdam,
-    RAdam,
-    RMSprop,
-)
+from modelopt_rs.interop.torch.optimizers import *  # noqa: F403
 from modelopt_rs.signatures import show_options
 
-__all__ = [
-    "LAMB",
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Common",
-    "Lion",
-    "NAdam",
-    "Optimizer",
-    "RAdam",
-    "RMSprop",
-]
+__all__ = ["Common", "Optimizer"]
+__all__ += optimizers.__all__
 
 del torch
 

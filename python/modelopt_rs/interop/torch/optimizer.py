@@ -10,11 +10,12 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from modelopt_rs import optim
 from modelopt_rs._types import Coding
+from modelopt_rs.deprecated import of_today, renamed
 from modelopt_rs.interop.torch.plan import Entry, Plan
 from modelopt_rs.interop.torch.tensors import NUMPY_NAMES, SMALLEST, TORCH_NAMES, array_of, axis_order, tensors_of
 from modelopt_rs.optim.options import Nonfinite
-from modelopt_rs.optim.specification import COMMON, PRECISION
-from modelopt_rs.optim.state import BlockState
+from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION
+from modelopt_rs.optim.state import FORMER_CODINGS, BlockState
 
 __all__ = ["Common", "LearningRate", "Optimizer", "Params"]
 
@@ -54,7 +55,7 @@ class Optimizer(torch.optim.Optimizer):
     state_bits : {32, 8, 4}
         Bits of a state's element: float32 (float64 for float64 parameters), or codes in blocks, for the same algorithms
         as in `modelopt_rs.optim.Optimizer`. Only of C-contiguous parameters; others keep float32 states.
-    coding : {"float8", "dynamic"}
+    coding : {"minifloat", "dynamic"}
         How 8 bits are coded, see `modelopt_rs.optim.BlockState`.
     state_min_size : int
         Parameters of fewer elements keep float32 states.
@@ -93,6 +94,12 @@ class Optimizer(torch.optim.Optimizer):
     stepped = False
     """Whether the last call of `step` has stepped anything."""
 
+    def __init_subclass__(cls) -> None:
+        """Take former names."""
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = renamed(FORMER)(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(self, params: Params, options: dict[str, Any], common: Common) -> None:
         if unknown := set(common) - set(COMMON_OPTIONS):
             raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
@@ -104,6 +111,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters: a dict with "params" and whatever options it has of its own."""
+        param_group.update(of_today(self._name, param_group, {}, FORMER))
         self._algorithm.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -223,8 +231,8 @@ class Optimizer(torch.optim.Optimizer):
         def take(_: Any, given: dict[str, Any]) -> dict[str, Any]:
             groups = [{**self.defaults, **group} for group in given["param_groups"]]
             # Where the numbers of groups or parameters are others, torch raises.
-            for group, mine, kept in zip(groups, self.param_groups, own, strict=False):
-                group.update(kept)
+            for group, mine, precision in zip(groups, self.param_groups, own, strict=False):
+                group.update(precision)
                 self._algorithm.check(group)
                 for place, p in zip(group["params"], mine["params"], strict=False):
                     if state := {k: v for k, v in given["state"].get(place, {}).items() if v is not None}:
@@ -269,6 +277,7 @@ class Optimizer(torch.optim.Optimizer):
                         f"{where} must be C-contiguous, for its state is in blocks, got its axes in the order {order}"
                     )
                 codes, absmax, coding = x.numpy(), state[f"{name}.absmax"].numpy(), state[f"{name}.coding"]
+                coding = FORMER_CODINGS.get(coding, coding)
                 name = NUMPY_NAMES.get(name, name)
                 made[name] = BlockState(codes, absmax, shape, coding=coding, signed=self._algorithm.is_signed(name))
             elif not part and key not in made and isinstance(x, torch.Tensor):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+import inspect
+from typing import Any, Unpack
 
 from modelopt_rs import optim
 from modelopt_rs.interop.torch.optimizer import Common, LearningRate, Optimizer, Params
+from modelopt_rs.optim.derived import own_options
 from modelopt_rs.optim.specification import own
 
 __all__ = ["LAMB", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
@@ -210,3 +212,39 @@ class LAMB(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, own(locals()), common)
+
+
+def derived(algorithm: type[optim.Optimizer]) -> type[Optimizer]:
+    """Make of a class of `modelopt_rs.optim` that for torch: where nobody has written it out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from modelopt_rs import optim
+    >>> from modelopt_rs.interop.torch.optimizers import derived
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> w.grad = torch.tensor([2.0])
+    >>> derived(optim.Lion)([w], lr=0.25).step()
+    >>> w.item()
+    0.75
+    """
+    options = [p for p in own_options(algorithm) if p.name != "semantics"]
+    signature = inspect.Signature([inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
+
+    def __init__(self: Optimizer, params: Params, *args: Any, **given: Any) -> None:
+        common: Any = {name: given.pop(name) for name in given.keys() - signature.parameters.keys()}
+        bound = signature.bind(params, *args, **given)
+        bound.apply_defaults()
+        Optimizer.__init__(self, bound.arguments.pop("params"), bound.arguments, common)
+
+    name = algorithm.__name__
+    made = type(name, (Optimizer,), {"_algorithm": algorithm, "__init__": __init__})
+    made.__doc__ = f"{name}: see `modelopt_rs.optim.{name}`, and `Optimizer` for `params` and what all take."
+    made.__signature__ = signature  # type: ignore[attr-defined]
+    return made
+
+
+for _name in optim.optimizers.__all__:
+    if _name not in __all__:
+        globals()[_name] = derived(getattr(optim, _name))
+        __all__.append(_name)

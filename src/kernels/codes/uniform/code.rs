@@ -10,7 +10,7 @@ use super::{BLOCK, Scheme, Uniform, dequantize};
 use crate::isa;
 use crate::kernels::lines::Lines;
 use crate::kernels::pack::{match_width, pack_codes};
-use crate::real::{Divisor, Element, Real};
+use crate::real::{Divisor, Real};
 
 /// All that a quantizing loop needs of one part.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ pub(super) fn half<C: Real>(scheme: Scheme, bits: u32, scale: C) -> C {
 }
 
 /// What is made of a number: its code, or the number of its code.
-pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
+pub(super) trait Make<C: Real>: Copy + Send + Sync + 'static {
     /// Its type.
     type Item: Copy + Send;
     /// Any.
@@ -118,11 +118,11 @@ pub(super) trait Make<T: Element>: Copy + Send + Sync + 'static {
     /// of each such piece may write two lines that are not whole.
     const SPAN: usize;
     /// Make it.
-    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> Self::Item;
+    fn make<M: Mode>(multiplier: &Multiplier<C>, x: C) -> Self::Item;
     /// Move a block to where it belongs: codes of less than 8 bits packed, others past the caches.
     fn put(block: &[Self::Item], bits: u32, out: &mut [Self::Item]);
     /// Make it by division: without FMA, and for scales at the ends of the range of floats. Compiled for the baseline.
-    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [Self::Item]);
+    fn divide<M: Mode>(x: &[C], uniform: Uniform, stored: (C, u8, C), out: &mut [Self::Item]);
 }
 
 /// Codes.
@@ -132,13 +132,13 @@ pub(super) struct Codes;
 #[derive(Clone, Copy)]
 pub(super) struct Numbers;
 
-impl<T: Element> Make<T> for Codes {
+impl<C: Real> Make<C> for Codes {
     type Item = u8;
     const ANY: u8 = 0;
     const SPAN: usize = IN_L1;
     #[inline(always)]
-    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> u8 {
-        multiplier.coder.code::<M>(multiplier.quotient::<T, M>(x))
+    fn make<M: Mode>(multiplier: &Multiplier<C>, x: C) -> u8 {
+        multiplier.coder.code::<M>(multiplier.quotient::<M>(x))
     }
 
     #[inline(always)]
@@ -151,9 +151,9 @@ impl<T: Element> Make<T> for Codes {
     }
 
     #[inline(never)]
-    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), codes: &mut [u8]) {
+    fn divide<M: Mode>(x: &[C], uniform: Uniform, stored: (C, u8, C), codes: &mut [u8]) {
         let coder = Coder::new::<M>(uniform, stored, half(M::scheme(uniform), uniform.bits, stored.0));
-        let code = |x: T| coder.code::<M>(coder.shifted::<M>(x.load()) / coder.half_scale);
+        let code = |x: C| coder.code::<M>(coder.shifted::<M>(x) / coder.half_scale);
         let (blocks, tail) = x.as_chunks::<BLOCK>();
         let (code_blocks, code_tail) = codes.as_chunks_mut::<BLOCK>();
         for (block, codes) in blocks.iter().zip(code_blocks) {
@@ -169,25 +169,25 @@ impl<T: Element> Make<T> for Codes {
     }
 }
 
-impl<T: Element> Make<T> for Numbers {
-    type Item = T;
-    const ANY: T = T::ZERO;
+impl<C: Real> Make<C> for Numbers {
+    type Item = C;
+    const ANY: C = C::ZERO;
     const SPAN: usize = IN_L1 / 2;
     #[inline(always)]
-    fn make<M: Mode>(multiplier: &Multiplier<T::Compute>, x: T) -> T {
+    fn make<M: Mode>(multiplier: &Multiplier<C>, x: C) -> C {
         let Multiplier { coder, .. } = multiplier;
-        let rounded = coder.limited::<M>(multiplier.quotient::<T, M>(x)) + T::Compute::ROUNDING;
+        let rounded = coder.limited::<M>(multiplier.quotient::<M>(x)) + C::ROUNDING;
         // With such a scale no product comes near the largest number.
-        T::store((rounded - T::Compute::ROUNDING) * coder.half_scale + coder.half_offset)
+        (rounded - C::ROUNDING) * coder.half_scale + coder.half_offset
     }
 
     #[inline(always)]
-    fn put(block: &[T], _bits: u32, out: &mut [T]) {
+    fn put(block: &[C], _bits: u32, out: &mut [C]) {
         isa::stream(block, out);
     }
 
     #[inline(never)]
-    fn divide<M: Mode>(x: &[T], uniform: Uniform, stored: (T::Compute, u8, T::Compute), out: &mut [T]) {
+    fn divide<M: Mode>(x: &[C], uniform: Uniform, stored: (C, u8, C), out: &mut [C]) {
         for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
             let mut codes = [0; BLOCK];
             Codes::divide::<M>(x, uniform, stored, &mut codes[..x.len()]);
@@ -211,12 +211,12 @@ impl<C: Real> Multiplier<C> {
     }
 
     #[inline(always)]
-    fn quotient<T: Element<Compute = C>, M: Mode>(&self, x: T) -> C {
-        self.divisor.quotient(self.coder.near::<M>(self.coder.shifted::<M>(x.load())))
+    fn quotient<M: Mode>(&self, x: C) -> C {
+        self.divisor.quotient(self.coder.near::<M>(self.coder.shifted::<M>(x)))
     }
 
     #[inline(always)]
-    pub(super) fn block<T: Element<Compute = C>, M: Mode, O: Make<T>>(&self, x: &[T; BLOCK]) -> [O::Item; BLOCK] {
+    pub(super) fn block<M: Mode, O: Make<C>>(&self, x: &[C; BLOCK]) -> [O::Item; BLOCK] {
         let mut made = [O::ANY; BLOCK];
         for (made, &x) in made.iter_mut().zip(x) {
             *made = O::make::<M>(self, x);
@@ -228,17 +228,17 @@ impl<C: Real> Multiplier<C> {
 /// Codes, or their numbers, of consecutive elements that share a part, where the scale is one that [`Divisor::quotient`]
 /// takes, from element `at` of a group on; what will be read later is fetched meanwhile.
 #[inline(always)]
-pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+pub(super) fn multiply<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     (ahead, at): (Ahead, usize),
-    multiplier: Multiplier<T::Compute>,
+    multiplier: Multiplier<C>,
     out: &mut [O::Item],
 ) {
     let (blocks, tail) = x.as_chunks::<BLOCK>();
     let (out_blocks, out_tail) = out.as_chunks_mut::<BLOCK>();
     for (i, (block, out)) in blocks.iter().zip(out_blocks).enumerate() {
         ahead.fetch(block, at + i * BLOCK);
-        *out = multiplier.block::<T, M, O>(block);
+        *out = multiplier.block::<M, O>(block);
     }
     for (out, &x) in out_tail.iter_mut().zip(tail) {
         *out = O::make::<M>(&multiplier, x);
@@ -247,23 +247,23 @@ pub(super) fn multiply<T: Element, M: Mode, O: Make<T>>(
 
 /// The same of whole blocks past the caches.
 #[inline(always)]
-pub(super) fn multiply_lines<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+pub(super) fn multiply_lines<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     ahead: Ahead,
-    multiplier: &Multiplier<T::Compute>,
+    multiplier: &Multiplier<C>,
     lines: &mut Lines<'_, O::Item>,
 ) {
     for (i, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
         ahead.fetch(block, i * BLOCK);
-        lines.push(&multiplier.block::<T, M, O>(block));
+        lines.push(&multiplier.block::<M, O>(block));
     }
 }
 
 /// The same by division.
-pub(super) fn divide_lines<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+pub(super) fn divide_lines<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     uniform: Uniform,
-    stored: (T::Compute, u8, T::Compute),
+    stored: (C, u8, C),
     lines: &mut Lines<'_, O::Item>,
 ) {
     for block in x.as_chunks::<BLOCK>().0 {
@@ -278,19 +278,19 @@ mod tests {
     use super::super::mode::{Asymmetric, MinMax, Saturating, Symmetric};
     use super::*;
     use crate::isa::{Isa, kernel};
-    use crate::real::{Bf16, F16};
+    use crate::real::{Bf16, Element, F16};
 
     kernel! {
         /// As where a scale takes the quotient; by division where there is no FMA.
-        fn made<T: Element, M: Mode, O: Make<T>>(
-            x: &[T],
+        fn made<C: Real, M: Mode, O: Make<C>>(
+            x: &[C],
             uniform: Uniform,
-            stored: (T::Compute, u8, T::Compute),
+            stored: (C, u8, C),
             out: &mut [O::Item],
         ) {
             if FMA && Divisor::is_exact(stored.0) {
                 let multiplier = Multiplier::new::<M>(uniform, stored, Divisor::new(stored.0));
-                multiply::<T, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, out);
+                multiply::<C, M, O>(x, (Ahead::STRAIGHT, 0), multiplier, out);
             } else {
                 O::divide::<M>(x, uniform, stored, out);
             }
@@ -311,15 +311,15 @@ mod tests {
             Scheme::MinMax => 0.0..=levels,
         };
         let meets = |x: &&T| M::SCHEME.is_none() || range.contains(&((x.to_f64() - offset.to_f64()) / scale.to_f64()));
-        let x: Vec<T> = x.iter().filter(meets).copied().collect();
+        let x: Vec<T::Compute> = x.iter().filter(meets).map(|x| x.load()).collect();
         let (mut want, mut got) = (vec![0; x.len()], vec![1; x.len()]);
         Codes::divide::<M>(&x, uniform, stored, &mut want);
-        made::<T, M, Codes>(&x, uniform, stored, &mut got);
+        made::<T::Compute, M, Codes>(&x, uniform, stored, &mut got);
         let at = want.iter().zip(&got).position(|(want, got)| want != got);
         assert!(at.is_none(), "{uniform:?} {:e} / {:e}: {at:?}", x[at.unwrap_or(0)].to_f64(), scale.to_f64());
-        let (mut want, mut got) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
+        let (mut want, mut got) = (vec![T::Compute::ZERO; x.len()], vec![T::Compute::ZERO; x.len()]);
         Numbers::divide::<M>(&x, uniform, stored, &mut want);
-        made::<T, M, Numbers>(&x, uniform, stored, &mut got);
+        made::<T::Compute, M, Numbers>(&x, uniform, stored, &mut got);
         assert!(
             want.iter().zip(&got).all(|(want, got)| want.to_bits64() == got.to_bits64()),
             "{uniform:?} {:e}",

@@ -2,9 +2,11 @@
 
 use super::super::Spec;
 use super::code;
+use super::groups::IN_L1;
 use super::tiling::Runs;
 use super::{BLOCK, ParamsRef, Scheme, Uniform};
 use crate::isa::{self, kernel};
+use crate::kernels::number::store;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
 use crate::real::{Element, Real};
@@ -54,24 +56,24 @@ impl Uniform {
 }
 
 #[inline(always)]
-fn number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
+fn number<C: Real>(code: u8, coding: Coding<C>) -> C {
     let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
     let x = (quantized * coding.scale + coding.offset) * coding.double;
     let x = if x > coding.limit { coding.limit } else { x };
     let lowest = C::from_i16(0) - coding.limit;
-    (if x < lowest { lowest } else { x }).store_as()
+    if x < lowest { lowest } else { x }
 }
 
 /// The same where the scale is so small that no product comes near the largest number.
 #[inline(always)]
-fn small_number<C: Real, O: Element>(code: u8, coding: Coding<C>) -> O {
+fn small_number<C: Real>(code: u8, coding: Coding<C>) -> C {
     let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
-    (quantized * coding.scale + coding.offset).store_as()
+    quantized * coding.scale + coding.offset
 }
 
 /// The numbers of codes that share a part. (In blocks of 32 in the cache three times as long where there are 8 or more.)
 #[inline(always)]
-fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
+fn run<C: Real>(codes: &[u8], coding: Coding<C>, out: &mut [C]) {
     if coding.is_small() {
         for (out, &code) in out.iter_mut().zip(codes) {
             *out = small_number(code, coding);
@@ -84,7 +86,7 @@ fn run<C: Real, O: Element>(codes: &[u8], coding: Coding<C>, out: &mut [O]) {
 }
 
 /// The numbers of a few codes that share a part.
-pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], uniform: Uniform, stored: (C, u8, C), out: &mut [O]) {
+pub(super) fn numbers<C: Real>(codes: &[u8], uniform: Uniform, stored: (C, u8, C), out: &mut [C]) {
     let coding = uniform.coding(stored);
     for (out, &code) in out.iter_mut().zip(codes) {
         *out = number(code, coding);
@@ -94,7 +96,7 @@ pub(super) fn numbers<C: Real, O: Element>(codes: &[u8], uniform: Uniform, store
 /// The numbers of codes with a part each, from the first of `params` on. What the scheme lacks is made up of zeros for
 /// a block at a time: a loop that asks for it at each element is not vectorised (13 times slower).
 #[inline(always)]
-fn by_element<C: Real, O: Element>(codes: &[u8], uniform: Uniform, params: ParamsRef<'_, C>, out: &mut [O]) {
+fn by_element<C: Real>(codes: &[u8], uniform: Uniform, params: ParamsRef<'_, C>, out: &mut [C]) {
     let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
     let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
     let scales = params.scale.as_chunks::<BLOCK>().0;
@@ -117,12 +119,12 @@ fn by_element<C: Real, O: Element>(codes: &[u8], uniform: Uniform, params: Param
 
 kernel! {
     /// The numbers of codes, one a byte; the runs that follow.
-    pub(super) fn values<C: Real, O: Element>(
+    fn own_values<C: Real>(
         codes: &[u8],
         runs: Runs,
         uniform: Uniform,
         params: ParamsRef<'_, C>,
-        out: &mut [O],
+        out: &mut [C],
     ) -> Runs {
         let (mut runs, mut at) = (runs, 0);
         while at < out.len() {
@@ -137,6 +139,26 @@ kernel! {
         }
         runs
     }
+}
+
+/// The numbers of codes, one a byte; the runs that follow. Of another type than they are computed in by way of the cache.
+pub(super) fn values<C: Real, O: Element>(
+    codes: &[u8],
+    runs: Runs,
+    uniform: Uniform,
+    params: ParamsRef<'_, C>,
+    out: &mut [O],
+) -> Runs {
+    if let Some(out) = C::own_mut(out) {
+        return own_values(codes, runs, uniform, params, out);
+    }
+    let (mut runs, mut buffer) = (runs, [C::ZERO; IN_L1]);
+    for (codes, out) in codes.chunks(IN_L1).zip(out.chunks_mut(IN_L1)) {
+        let own = &mut buffer[..out.len()];
+        runs = own_values(codes, runs, uniform, params, own);
+        store(own, out);
+    }
+    runs
 }
 
 /// The numbers of codes, one a byte, to where `streamed` says.

@@ -22,13 +22,13 @@ pub(super) const IN_L1: usize = 1024;
 
 /// The parameters and codes (or their numbers) of a piece of whole runs; whether all its numbers were finite. Codes
 /// of `bits` are packed on the way; where `streamed`, bytes and numbers go past the caches.
-pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+pub(super) fn code_groups<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     tiling: Tiling,
     uniform: Uniform,
     out: &mut [O::Item],
     to: (u32, bool),
-    params: Params<'_, T::Compute>,
+    params: Params<'_, C>,
 ) -> bool {
     let (mut params, (bits, streamed)) = (params, to);
     let (row, size) = (tiling.row.min(x.len()), tiling.run);
@@ -45,8 +45,8 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
             let is_followed = x.len() > Ahead::STRAIGHT.far && next.len() >= x.len();
             let ahead = if is_followed { Ahead::long_group(x.len()) } else { Ahead::STRAIGHT };
             let mut params = params.from(first);
-            finite &= store_batch::<T, M>(x, (size, ahead), uniform, &mut params);
-            code_batch::<T, M, O>(x, (size, ahead), (uniform, params.as_ref()), &mut out, to);
+            finite &= store_batch::<C, M>(x, (size, ahead), uniform, &mut params);
+            code_batch::<C, M, O>(x, (size, ahead), (uniform, params.as_ref()), &mut out, to);
             first += x.len() / size;
             rest = next;
         }
@@ -57,27 +57,27 @@ pub(super) fn code_groups<T: Element, M: Mode, O: Make<T>>(
 
 /// The parameters of up to [`BATCH`] groups; whether all their numbers were finite.
 #[inline(always)]
-fn store_batch<T: Element, M: Mode>(
-    x: &[T],
+fn store_batch<C: Real, M: Mode>(
+    x: &[C],
     (size, ahead): (usize, Ahead),
     uniform: Uniform,
-    params: &mut Params<'_, T::Compute>,
+    params: &mut Params<'_, C>,
 ) -> bool {
-    let mut ends: Ends<T> = [[T::Key::MIN; BATCH]; 2];
+    let mut ends: Ends<C> = [[C::Key::MIN; BATCH]; 2];
     match M::SCHEME {
-        Some(Scheme::Symmetric) => find_ends::<T, Symmetric>(x, size, ahead, &mut ends),
-        Some(_) => find_ends::<T, Asymmetric>(x, size, ahead, &mut ends),
-        None => find_ends::<T, Saturating>(x, size, ahead, &mut ends),
+        Some(Scheme::Symmetric) => find_ends::<C, Symmetric>(x, size, ahead, &mut ends),
+        Some(_) => find_ends::<C, Asymmetric>(x, size, ahead, &mut ends),
+        None => find_ends::<C, Saturating>(x, size, ahead, &mut ends),
     }
-    params_of_ends::<T>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
+    params_of_ends::<C>(M::scheme(uniform), uniform.bits, &ends, x.len() / size, params)
 }
 
 kernel! {
     /// The parameters of `n` groups; whether their ends are finite. A kernel of its own: it is the same for all modes.
-    fn params_of_ends<T: Element>(
-        scheme: Scheme, bits: u32, ends: &Ends<T>, n: usize, params: &mut Params<'_, T::Compute>
+    fn params_of_ends<C: Real>(
+        scheme: Scheme, bits: u32, ends: &Ends<C>, n: usize, params: &mut Params<'_, C>
     ) -> bool {
-        let ranges = ends[0][..n].iter().zip(&ends[1][..n]).map(|(low, &high)| Range::<T>([low.not(), high]));
+        let ranges = ends[0][..n].iter().zip(&ends[1][..n]).map(|(low, &high)| Range::<C>([low.not(), high]));
         let mut nonfinite = false;
         for range in ranges.clone() {
             nonfinite |= range.is_nonfinite();
@@ -94,16 +94,16 @@ kernel! {
 
 kernel! {
     /// The codes, or their numbers, of such groups, while what will be read after them is fetched.
-    fn code_batch<T: Element, M: Mode, O: Make<T>>(
-        x: &[T],
+    fn code_batch<C: Real, M: Mode, O: Make<C>>(
+        x: &[C],
         groups: (usize, Ahead),
-        how: (Uniform, ParamsRef<'_, T::Compute>),
+        how: (Uniform, ParamsRef<'_, C>),
         out: &mut Target<'_, O::Item>,
         to: (u32, bool),
     ) {
         let ((size, ahead), (uniform, params), (bits, streamed)) = (groups, how, to);
         let params = M::of(params);
-        let mut divisors = [Divisor::new(T::Compute::from_i16(1)); BATCH];
+        let mut divisors = [Divisor::new(C::from_i16(1)); BATCH];
         let mut exact = FMA;
         for (divisor, &scale) in divisors.iter_mut().zip(&params.scale[..x.len() / size]) {
             exact &= Divisor::is_exact(scale);
@@ -111,7 +111,7 @@ kernel! {
         }
         let out = match out {
             Target::Lines(lines) => {
-                return code_lines::<T, M, O>(x, groups, (uniform, params), exact.then_some(&divisors), lines);
+                return code_lines::<C, M, O>(x, groups, (uniform, params), exact.then_some(&divisors), lines);
             }
             Target::Slice(out) => out.split_off_mut(..packed_len(x.len(), bits)).unwrap_or_default(),
         };
@@ -123,7 +123,7 @@ kernel! {
             for (part, (x, out)) in x.chunks(O::SPAN).zip(out.chunks_mut(bytes)).enumerate() {
                 let to = if in_place { &mut *out } else { &mut block[..x.len()] };
                 let (size, params) = (size.min(x.len()), (uniform, params.from(i * n)));
-                code_span::<T, M, O>(x, (size, ahead, part * O::SPAN), params, exact.then_some(&divisors[i * n..]), to);
+                code_span::<C, M, O>(x, (size, ahead, part * O::SPAN), params, exact.then_some(&divisors[i * n..]), to);
                 if !in_place {
                     O::put(&block[..x.len()], bits, out);
                 }
@@ -134,23 +134,23 @@ kernel! {
 
 /// The same past the caches, block by block.
 #[inline(always)]
-fn code_lines<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+fn code_lines<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     (size, ahead): (usize, Ahead),
-    (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
-    divisors: Option<&[Divisor<T::Compute>; BATCH]>,
+    (uniform, params): (Uniform, ParamsRef<'_, C>),
+    divisors: Option<&[Divisor<C>; BATCH]>,
     lines: &mut Lines<'_, O::Item>,
 ) {
     let Some(divisors) = divisors else {
         for (i, x) in x.chunks_exact(size).enumerate() {
-            divide_lines::<T, M, O>(x, uniform, params.get(i), lines);
+            divide_lines::<C, M, O>(x, uniform, params.get(i), lines);
         }
         return;
     };
     let mut own = lines.again();
     for (i, x) in x.chunks_exact(size).enumerate() {
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        multiply_lines::<T, M, O>(x, ahead, &multiplier, &mut own);
+        multiply_lines::<C, M, O>(x, ahead, &multiplier, &mut own);
     }
     let place = own.place();
     lines.go_on(place);
@@ -158,11 +158,11 @@ fn code_lines<T: Element, M: Mode, O: Make<T>>(
 
 /// The same of so few that they are made in the cache; with divisors that [`Divisor::quotient`] takes, or by division.
 #[inline(always)]
-fn code_span<T: Element, M: Mode, O: Make<T>>(
-    x: &[T],
+fn code_span<C: Real, M: Mode, O: Make<C>>(
+    x: &[C],
     (size, ahead, at): (usize, Ahead, usize),
-    (uniform, params): (Uniform, ParamsRef<'_, T::Compute>),
-    divisors: Option<&[Divisor<T::Compute>]>,
+    (uniform, params): (Uniform, ParamsRef<'_, C>),
+    divisors: Option<&[Divisor<C>]>,
     out: &mut [O::Item],
 ) {
     let Some(divisors) = divisors else {
@@ -178,13 +178,13 @@ fn code_span<T: Element, M: Mode, O: Make<T>>(
         let (out, divisors, params) = (&mut out[..n], &divisors[..n], params.first(n));
         for i in 0..n {
             ahead.fetch(&x[i], at);
-            out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<T, M, O>(&x[i]);
+            out[i] = Multiplier::new::<M>(uniform, params.get(i), divisors[i]).block::<M, O>(&x[i]);
         }
         return;
     }
     for (i, (x, out)) in x.chunks_exact(size).zip(out.chunks_exact_mut(size)).enumerate() {
         let multiplier = Multiplier::new::<M>(uniform, params.get(i), divisors[i]);
-        multiply::<T, M, O>(x, (ahead, at), multiplier, out);
+        multiply::<C, M, O>(x, (ahead, at), multiplier, out);
     }
 }
 

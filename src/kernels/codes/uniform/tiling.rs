@@ -107,7 +107,7 @@ impl Tiling {
         let tiling = *self;
         let per_byte = 8 / tiling.bits as usize;
         // Elements that end on a byte, and a run with them.
-        let unit = match (whole_runs, tiling.has_runs_on_bytes()) {
+        let multiple = match (whole_runs, tiling.has_runs_on_bytes()) {
             (false, _) => per_byte,
             (true, true) => tiling.run,
             (true, false) => tiling.run * per_byte,
@@ -115,7 +115,7 @@ impl Tiling {
         // At the begin of a piece nothing was fetched ahead: of large arrays pieces of whole runs are longer.
         let chunk =
             if whole_runs && tiling.is_streamed() { (tiling.n / PIECES).clamp(4 * CHUNK, 16 * CHUNK) } else { CHUNK };
-        let within = (chunk / unit).max(1) * unit;
+        let within = (chunk / multiple).max(1) * multiple;
         let rows = (chunk / tiling.row).max(1);
         let mut start = 0;
         std::iter::from_fn(move || {
