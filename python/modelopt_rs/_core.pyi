@@ -222,8 +222,9 @@ def find_scales(
     dtype: Bf16,
     threads: int | None,
 ) -> None:
-    """Write scale and zero point. `how`: the function that asks; "mse", a norm or None; what scales are rounded to.
+    """Write scale, and zero point or offset.
 
+    `how`: the function that asks; "mse", a norm or None; what scales are rounded to.
     Of an axis only the first. What is not finite counts as 0.
     """
 
@@ -236,7 +237,7 @@ def quantize_given(
     dtype: Bf16,
     threads: int | None,
 ) -> None:
-    """Write codes for these scales and zero points."""
+    """Write codes for these scales, and zero points or offsets."""
 
 def fake_quantize_given(
     x: Any,

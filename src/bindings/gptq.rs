@@ -12,12 +12,12 @@ use super::parts::{Arrays, GivenParts};
 use super::prune::matrix_shape;
 use super::prune_sparsegpt::{check_finite, indefinite};
 use super::quant::{compute_dtype, nonfinite_text};
-use super::scales::search_how;
+use super::scales::{check_stored, search_how};
 use super::spec::{GivenSpec, Plan as SpecPlan, plan};
 use super::threads::resolve;
 use crate::error::{Error, Result};
 use crate::kernels::codes::uniform::How;
-use crate::kernels::codes::{Coding, Granularity, Scheme, Spec, Uniform};
+use crate::kernels::codes::{Coding, Granularity, Spec, Uniform};
 use crate::kernels::elimination::Factor;
 use crate::kernels::gptq::{self as kernel, Job, Plan};
 use crate::kernels::reduce::{Counts, reduce_all};
@@ -151,9 +151,7 @@ pub fn checked_code(
         return Err(refused(format!("format must be one of uniform codes, got {:?}", spec.format.name)));
     };
     let how = search_how(function, &(function.into(), how.0, how.1))?;
-    if uniform.scheme == Scheme::MinMax && !how.is_plain() {
-        return Err(refused("search and scale_dtype must be None for scheme 'minmax', whose range is exact".into()));
-    }
+    check_stored(function, uniform, how)?;
     Ok((spec, uniform, how))
 }
 

@@ -22,13 +22,14 @@ use crate::real::{Element, Real};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
-/// `(scale, zero_point)`.
+/// Scales, and zero points or offsets.
 type GivenScales<'py> = (Obj<'py>, Option<Obj<'py>>);
 
 /// Checked parameters.
 struct Scales<'py> {
     scale: Array<'py>,
     zero_point: Option<Array<'py>>,
+    offset: Option<Array<'py>>,
 }
 
 impl<'py> Scales<'py> {
@@ -42,19 +43,22 @@ impl<'py> Scales<'py> {
             ))
             .into());
         };
-        if uniform.scheme == Scheme::MinMax {
-            let text = "search, scale and scale_dtype must be None for scheme 'minmax', whose range is exact";
-            return Err(Error::Value(format!("{function}: {text}")).into());
-        }
         let name = |arg| Name::new(function, arg);
-        let scale = if out {
-            Array::float_out(name("scale"), &given.0, None)?
-        } else {
-            Array::float(name("scale"), &given.0, None)?
+        let floats = |arg, given| -> PyResult<_> {
+            let array =
+                if out { Array::float_out(name(arg), given, None)? } else { Array::float(name(arg), given, None)? };
+            array.expect_shape(&plan.scale)?;
+            let (wanted, what) = compute_dtype(x);
+            array.expect_dtype(wanted, what)?;
+            Ok(array)
         };
-        scale.expect_shape(&plan.scale)?;
-        let (wanted, what) = compute_dtype(x);
-        scale.expect_dtype(wanted, what)?;
+        let scale = floats("scale", &given.0)?;
+        if uniform.scheme == Scheme::MinMax {
+            let Some(offset) = &given.1 else {
+                return Err(Error::Value(format!("{function}: scale must be None for scheme 'minmax'")).into());
+            };
+            return Ok((uniform, Self { scale, zero_point: None, offset: Some(floats("offset", offset)?) }));
+        }
         if given.1.is_some() != (uniform.scheme == Scheme::Asymmetric) {
             let text = match given.1 {
                 Some(_) => "zero_point must be None for scheme 'symmetric'",
@@ -69,21 +73,23 @@ impl<'py> Scales<'py> {
             array.expect_dtype(Dtype::U8, "uint8")?;
             Ok(array)
         });
-        Ok((uniform, Self { scale, zero_point: zero_point.transpose()? }))
+        Ok((uniform, Self { scale, zero_point: zero_point.transpose()?, offset: None }))
     }
 
     fn all(&self) -> impl Iterator<Item = &Array<'py>> {
-        std::iter::once(&self.scale).chain(&self.zero_point)
+        std::iter::once(&self.scale).chain(&self.zero_point).chain(&self.offset)
     }
 
     fn read<C: Real + Item>(&self) -> ParamsRef<'_, C> {
         let zero_point = self.zero_point.as_ref().map(Array::slice::<u8>).unwrap_or_default();
-        ParamsRef { scale: self.scale.slice::<C>(), zero_point, offset: &[] }
+        let offset = self.offset.as_ref().map(Array::slice::<C>).unwrap_or_default();
+        ParamsRef { scale: self.scale.slice::<C>(), zero_point, offset }
     }
 
     fn write<C: Real + Item>(&mut self) -> Params<'_, C> {
         let zero_point = self.zero_point.as_mut().map(Array::slice_mut::<u8>).unwrap_or_default();
-        Params { scale: self.scale.slice_mut::<C>(), zero_point, offset: &mut [] }
+        let offset = self.offset.as_mut().map(Array::slice_mut::<C>).unwrap_or_default();
+        Params { scale: self.scale.slice_mut::<C>(), zero_point, offset }
     }
 
     /// To divide by.
@@ -152,6 +158,14 @@ pub fn search_how(function: &str, how: &GivenHow<'_>) -> PyResult<How> {
     Ok(How { search: norm.is_some(), stored, norm: norm.unwrap_or(2.0) })
 }
 
+/// Offsets are stored as they are computed, and so are scales beside them.
+pub fn check_stored(function: &str, uniform: Uniform, how: How) -> Result<(), Error> {
+    if uniform.scheme == Scheme::MinMax && how.stored != ScaleDtype::Own {
+        return Err(Error::Value(format!("{function}: scale_dtype must be None for scheme 'minmax'")));
+    }
+    Ok(())
+}
+
 /// Importances of the columns of `x`.
 fn checked_weights<'py>(x: &Array<'_>, given: &Obj<'py>) -> PyResult<Array<'py>> {
     let weights = Array::float(Name::new(x.name.function, "weights"), given, None)?;
@@ -185,6 +199,7 @@ fn find_scales<'py>(
             return Err(Error::Value(format!("{function}: axis must be the first of x")).into());
         }
         let (uniform, mut scales) = Scales::new(&x, &out, &plan, true)?;
+        check_stored(function, uniform, how)?;
         let weights = weights.map(|given| checked_weights(&x, given)).transpose()?;
         let _borrow = borrow(&std::iter::once(&x).chain(&weights).chain(scales.all()).collect::<Vec<_>>())?;
         let weights = weights.as_ref().map(Array::slice::<f32>).unwrap_or_default();

@@ -74,9 +74,10 @@ impl Plan<'_> {
             let _ = uniform::fake_quantize(&scaled, self.uniform, spec, Policy::Saturate, &mut rounded, 1);
         } else {
             let parts = spec.scales(scaled.len());
-            let (mut scale, mut zero_point) = (vec![zero; parts], vec![0; parts]);
-            zero_point.truncate(if self.uniform.scheme == Scheme::Asymmetric { parts } else { 0 });
-            let mut params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
+            let of = |scheme| if self.uniform.scheme == scheme { parts } else { 0 };
+            let (mut zero_point, mut offset) = (vec![0; of(Scheme::Asymmetric)], vec![zero; of(Scheme::MinMax)]);
+            let mut scale = vec![zero; parts];
+            let mut params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
             uniform::find_scales(
                 &scaled,
                 &self.importances(factors),

@@ -19,12 +19,10 @@ X = np.random.default_rng(0).integers(-8, 9, (96, 64)).astype(np.float32)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    net = Net({"x": ["n", 64]})
+    net = Net({"x": ["n", 64]}, ["y", "z"])
+    net.add("MatMul", "x", net.w("w", 64, 128), out="y")
     net.add(
-        "Conv",
-        net.add("Reshape", net.add("MatMul", "x", net.w("w", 64, 128)), net.ints("shape", -1, 8, 4, 4)),
-        net.w("conv", 64, 8, 3, 3),
-        out="y",
+        "Conv", net.add("Reshape", "x", net.ints("shape", -1, 4, 4, 4)), net.w("conv", 64, 2, 3, 3), out="z", group=2
     )
     onnx.save(net.proto(), tmp_path / "a.onnx")
     for name, rows in {"all": X, "left": X[:30], "right": X[30:]}.items():
@@ -38,17 +36,21 @@ def test_two_machines_files_are_added_up_and_taken(
     for name in ("all", "left", "right"):
         out = tmp_path / f"{name}.safetensors"
         assert main(["calibrate", str(model), "--calibrate", str(tmp_path / f"{name}.npz"), "-o", str(out)]) == 0
-    assert "1 weight, 96 rows of inputs each" in capsys.readouterr().out
+    assert "2 weights, 96 to 384 rows of inputs each" in capsys.readouterr().out
     parts = [str(tmp_path / f"{name}.safetensors") for name in ("left", "right")]
     report = tmp_path / "report.json"
     assert main(["calibrate", "--merge", *parts, "-o", str(tmp_path / "sum"), "--json", str(report)]) == 0
     assert (tmp_path / "sum").read_bytes() == (tmp_path / "all.safetensors").read_bytes()
-    assert json.loads(report.read_text())["weights"] == [{"name": "w", "columns": 64, "rows": 96}]
+    weights = [{"name": "w", "columns": 64, "rows": 96}, {"name": "conv", "columns": 18, "rows": 384}]
+    assert json.loads(report.read_text())["weights"] == weights
     how = ["quantize", str(model), "--bits", "4", "--method", "gptq", "--uniform"]
     assert main([*how, "--statistics", str(tmp_path / "sum"), "-o", str(tmp_path / "b.onnx")]) == 0
     assert main([*how, "--calibrate", str(tmp_path / "all.npz"), "-o", str(tmp_path / "c.onnx")]) == 0
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
-    assert "1 weight is rounded without GPTQ: convolutions are rounded plainly" in capsys.readouterr().out
+    assert "rounded without GPTQ" not in capsys.readouterr().out
+    how += ["--statistics", str(tmp_path / "sum"), "-o", str(tmp_path / "d.onnx")]
+    assert main([*[word for word in how if word not in ("--method", "gptq")], "--json", str(report)]) == 0
+    assert "searched whatever goes in: convolutions are rounded plainly" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,97 @@ def _searched(w: np.ndarray, like: Any) -> Any:
     )
 
 
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
+    "channels": ((48, 64, 3, 3), 1, {}),
+    "channels, DequantizeLinear": ((48, 64, 3, 3), 1, {"onnx": OnnxOptions(target="portable")}),
+    "channels, groups": ((48, 32, 2, 3), 2, {}),
+    "many positions": ((16, 16, 9, 9), 1, {}),
+    "in a row": ((48, 5, 3, 3), 1, {}),
+    "in a row, groups": ((48, 5, 3, 3), 4, {}),
+    "outputs": ((40, 8, 3, 3), 1, {"bits": 8}),
+    "points": ((48, 64, 1, 1), 2, {}),
+    "a line": ((48, 64, 3), 1, {}),
+}
+
+
+def patches(x: np.ndarray, kernel: tuple[int, ...], step: int) -> np.ndarray:
+    """Return what a convolution multiplies with: a row for each position, of each channel its kernel."""
+    axes = tuple(range(2, x.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel, axes)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, step) for _ in axes))]
+    return np.moveaxis(windows, 1, 1 + len(axes)).reshape(-1, x.shape[1] * int(np.prod(kernel)))
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_holds_what_gptq_gives_of_its_patches(name: str, scheme: str, tmp_path: Path) -> None:
+    shape, groups, options = CONVOLUTIONS[name]
+    kernel, channels = shape[2:], shape[1] * groups
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(12, channels, *(12 for _ in kernel))).astype(np.float32)
+    x = np.moveaxis(np.tensordot(rng.normal(size=(channels, channels)), x, (1, 1)), 0, 1).astype(np.float32)
+    net = Net({"x": ["n", channels, *(f"d{i}" for i in range(len(kernel)))]}, opset=21)
+    ones = [2] * len(kernel)
+    net.add("Conv", "x", net.w("w", *shape), out="y", group=groups, strides=ones)
+    onnx.save(net.proto(), tmp_path / "a.onnx")
+    how: dict[str, Any] = {"bits": 4, "uniform": True, "durable": False, "run": None, "scheme": scheme, **options}
+    data = {"method": "gptq", "calibrate": {"x": x}, "scale_dtype": "float16"}
+    report = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", **how, **data)
+    [tensor] = [each for each in report.tensors if each.name == "w"]
+    assert tensor.reason.endswith("; GPTQ")
+    got = weight_of(tmp_path / "b.onnx", shape, groups)
+    w, positions = net.weights["w"], int(np.prod(kernel))
+    by_channels = tensor.reason.split("; ")[0].endswith(("of 32", "of 16")) and name not in (
+        "in a row",
+        "in a row, groups",
+    )
+    block = 16 if "of 16" in tensor.reason else 32 if "of 32" in tensor.reason else shape[1] * positions
+    for group, rows in enumerate(np.split(np.arange(shape[0]), groups)):
+        part = patches(x[:, group * shape[1] : (group + 1) * shape[1]], kernel, 2).reshape(-1, shape[1], positions)
+        part, own = part.transpose(0, 2, 1).reshape(len(part), -1), w[rows].reshape(len(rows), shape[1], -1)
+        order = np.arange(part.shape[1]) if by_channels else np.arange(part.shape[1]).reshape(positions, -1).T.ravel()
+        own = own.transpose(0, 2, 1).reshape(len(rows), -1)[:, order]
+        found = hessian(part)
+        want = mo.quant.gptq(
+            own,
+            np.ascontiguousarray(found.second_derivative[np.ix_(order, order)]),
+            bits=how["bits"],
+            scheme=scheme,
+            group_size=block,
+            act_order="groups",
+            search="mse",
+            scale_dtype="float16",
+        )
+        made = got[rows].reshape(len(rows), shape[1], -1).transpose(0, 2, 1).reshape(len(rows), -1)[:, order]
+        np.testing.assert_allclose(made, want.dequantize(), atol=1e-5)
+        part = part[:, order]
+        loss = [float(np.square(part @ (own - q.dequantize()).T).sum()) for q in (want, _searched(own, want))]
+        assert loss[0] < 0.9 * loss[1]
+
+
+def weight_of(path: Path, shape: tuple[int, ...], groups: int) -> np.ndarray:
+    """Return what a model of one convolution gives for ones in its kernel: its weight."""
+    each = int(np.prod(shape[1:]))
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ones = np.eye(groups * each, dtype=np.float32).reshape(-1, groups * shape[1], *shape[2:])
+    [found] = session.run(None, {"x": ones})
+    rows = found.reshape(groups, each, groups, shape[0] // groups)
+    return np.concatenate([rows[g, :, g].T for g in range(groups)]).reshape(shape)
+
+
+def test_a_convolution_whose_inputs_take_more_than_the_memory_says_so(tmp_path: Path) -> None:
+    net = Net({"x": ["n", 64, 4, 4]})
+    h = net.add("Flatten", net.add("Conv", "x", net.w("conv", 8, 64, 3, 3)))
+    net.add("MatMul", h, net.w("head", 32, 48), out="y")
+    onnx.save(net.proto(), tmp_path / "a.onnx")
+    data = {"x": RNG.normal(size=(64, 64, 4, 4)).astype(np.float32)}
+    how: dict[str, Any] = {"bits": 8, "method": "gptq", "calibrate": data, "durable": False, "run": None}
+    report = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", **how, max_memory=1 << 22)
+    reasons = {each.name: each.reason for each in report.tensors}
+    assert reasons["conv"].endswith("; not GPTQ: the squares of its 576 inputs take more than the memory")
+    assert reasons["head"].endswith("; GPTQ")
+
+
 def test_threads_memory_and_the_way_samples_come_change_no_byte(tmp_path: Path) -> None:
     model = net("MatMul").proto()
     ways: list[dict[str, Any]] = [
@@ -110,9 +201,10 @@ def test_threads_memory_and_the_way_samples_come_change_no_byte(tmp_path: Path) 
 
 
 def deep() -> Net:
-    """Return a model with a table, a convolution, two products on one input, and a product in a row."""
+    """Return a model with a convolution, one that is turned, two products on one input, and a product in a row."""
     net = Net({"x": ["n", 8, 4, 4]})
-    h = net.add("Flatten", net.add("Relu", net.add("Conv", "x", net.w("conv", 16, 8, 3, 3))))
+    h = net.add("Relu", net.add("Conv", "x", net.w("conv", 16, 8, 3, 3)))
+    h = net.add("Flatten", net.add("ConvTranspose", h, net.w("up", 16, 16, 1, 1)))
     both = [net.add("MatMul", h, net.w(name, 64, 96)) for name in ("left", "right")]
     h = net.add("Relu", net.add("Add", *both))
     net.add("Gemm", h, net.w("head", 48, 96), net.w("bias", 48), transB=1, out="y")
@@ -126,9 +218,10 @@ def test_weights_whose_inputs_are_not_used_say_why(tmp_path: Path) -> None:
         tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True, durable=False
     )
     reasons = {each.name: each.reason for each in report.tensors if each.decision == "quantize"}
-    assert all(reasons[name].endswith("; GPTQ") for name in ("left", "right", "head"))
-    assert reasons["conv"].endswith("; not GPTQ: convolutions are rounded plainly")
-    assert "1 weight is rounded without GPTQ: convolutions are rounded plainly" in report.warnings
+    assert all(reasons[name].endswith("; GPTQ") for name in ("left", "right", "head", "conv"))
+    why = "what goes into ConvTranspose 'ConvTranspose_2' isn't collected: only of MatMul, Gemm and Conv"
+    assert reasons["up"].endswith(f"; not GPTQ: {why}")
+    assert f"1 weight is rounded without GPTQ: {why}" in report.warnings
     assert (report.options["method"], report.options["calibrate"]) == ("gptq", "dict")
 
 
@@ -139,7 +232,7 @@ def test_nothing_is_looked_at_in_a_dry_run(tmp_path: Path) -> None:
         raise AssertionError
 
     report = mo.quantize_file(tmp_path / "a.onnx", "", bits=8, method="gptq", calibrate=samples, dry_run=True, run=None)
-    assert sum(each.reason.endswith("; GPTQ") for each in report.tensors) == 3
+    assert sum(each.reason.endswith("; GPTQ") for each in report.tensors) == 4
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -187,11 +280,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
 
 def test_a_model_without_products_is_refused(tmp_path: Path) -> None:
     model = Net({"x": ["n", 8, 4, 4]})
-    model.add("Conv", "x", model.w("conv", 64, 8, 3, 3), out="y")
+    model.add("ConvTranspose", "x", model.w("up", 8, 64, 3, 3), out="y")
     onnx.save(model.proto(), tmp_path / "a.onnx")
     data = {"x": np.ones((2, 8, 4, 4), np.float32)}
-    text = (
-        "^method must be left out where it can round no weight, got 'gptq': 'conv': convolutions are rounded plainly$"
-    )
+    text = "^method must be left out where it can round no weight, got 'gptq': 'up': what goes into ConvTranspose "
     with pytest.raises(OptionError, match=text):
         mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True)

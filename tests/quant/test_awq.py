@@ -131,9 +131,9 @@ MESSAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "grid": (call(W, M, grid=0), ValueError, r"grid must be from 1 to 10,000, got 0$"),
     "search": (call(W, M, search="x"), ValueError, r"search must be None or 'mse', got \"x\"$"),
     "minmax": (
-        call(W, M, scheme="minmax", search="mse"),
+        call(W, M, scheme="minmax", scale_dtype="float16"),
         ValueError,
-        r"search and scale_dtype must be None for scheme",
+        r"scale_dtype must be None for scheme 'minmax'",
     ),
     "threads": (call(W, M, threads=0), ValueError, r"threads must be"),
 }

@@ -36,6 +36,102 @@ def test_the_error_is_that_of_the_reference(bits, scheme, scale_dtype, size):
     np.testing.assert_allclose(errors(x, q), want, rtol=2e-2, atol=1e-9)
 
 
+@pytest.mark.parametrize("bits", ref.BITS)
+@pytest.mark.parametrize("size", [7, 31, 32, 64, 65, 256, 257])
+def test_scales_and_offsets_leave_the_error_of_the_reference(bits, size):
+    x = normal(5, size, seed=size) + np.arange(5, dtype=np.float32)[:, None]
+    weights = np.random.default_rng(1).uniform(0, 4, size).astype(np.float32)
+    options = {"bits": bits, "scheme": "minmax", "group_size": size, "search": "mse"}
+    for counted, counts in ((None, np.ones(size)), (weights, weights)):
+        q = mo.quantize(x, **options, weights=counted)
+        want = [search.least_error_with_offset(row, bits, counts) for row in x]
+        np.testing.assert_allclose(errors(x, q, counts), want, rtol=5e-2, atol=1e-9)
+
+
+def half_quadratic(x, bits):
+    """What hqq's optimizer leaves: float zero points by half-quadratic splitting, with its defaults."""
+    top, beta, x = 2**bits - 1, 10.0, x.astype(np.float64)
+    low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+    scale = top / (high - low)
+    zero, best = np.rint(-low * scale), np.inf
+    for _ in range(20):
+        codes = np.clip(np.rint(x * scale + zero), 0, top)
+        off = x - (codes - zero) / scale
+        error = np.abs(off).mean()
+        if error >= best:
+            break
+        best, found = error, zero
+        shrunk = np.sign(off) * np.maximum(np.abs(off) - np.maximum(np.abs(off), 1e-30) ** -0.3 / beta, 0)
+        zero = (codes - (x - shrunk) * scale).mean(-1, keepdims=True)
+        beta *= 1.01
+    return (np.clip(np.rint(x * scale + found), 0, top) - found) / scale
+
+
+@pytest.mark.parametrize("bits", ref.BITS)
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_an_offset_is_no_worse_than_that_of_half_quadratic_splitting(bits, size):
+    rng = np.random.default_rng(size)
+    for x in (rng.standard_normal((400, size)), rng.standard_t(4, (400, size)), rng.uniform(1, 2, (400, size))):
+        x = x.astype(np.float32)
+        q = mo.quantize(x, bits=bits, scheme="minmax", group_size=size, search="mse")
+        assert errors(x, q).sum() <= np.square(x - half_quadratic(x, bits)).sum()
+
+
+@pytest.mark.parametrize("dtype", ref.DTYPES, ids=str)
+def test_offsets_are_the_same_for_every_instruction_set_thread_and_cut(dtype, isas):
+    for shape, options in [((70, 333), {"group_size": 32}), ((9, 33_000), {"axis": 0}), ((100_003,), {})]:
+        x = normal(*shape).astype(dtype)
+        for norm in (None, 0.7):
+            options = {"bits": 4, "scheme": "minmax", "search": "mse", "norm": norm, **options}
+            _core.set_isa("portable")
+            want = mo.quantize(x, **options, threads=1)
+            for isa in isas:
+                _core.set_isa(isa)
+                got = mo.quantize(x, **options, threads=3)
+                assert {k: v.tobytes() for k, v in got.parts.items()} == {k: v.tobytes() for k, v in want.parts.items()}
+                assert mo.fake_quantize(x, **options).tobytes() == want.dequantize(x.dtype).tobytes()
+                again = mo.quantize(-x, **options)
+                mo.quantize(x, **options, out=again)
+                assert again.offset.tobytes() == want.offset.tobytes()
+
+
+@given(
+    x=hnp.arrays(
+        st.sampled_from([np.float32, np.float64, np.float16]),
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=40),
+        elements=st.floats(-60000, 60000, width=16),
+    ),
+    bits=st.sampled_from(ref.BITS),
+    size=st.integers(1, 40),
+)
+def test_no_group_with_an_offset_is_worse_than_by_the_plain_formula(x, bits, size):
+    options = {"bits": bits, "scheme": "minmax", "group_size": size}
+    plain, found = (mo.quantize(x, **options, search=search) for search in (None, "mse"))
+    for i in range(0, x.shape[1], size):
+        part = x[:, i : i + size].astype(np.float64)
+        of = [np.square(part - q.dequantize(np.float64)[:, i : i + size]).sum(-1) for q in (found, plain)]
+        # Products with scales are rounded to float32.
+        assert (of[0] <= of[1] + 1e-13 * np.square(part).sum(-1)).all()
+
+
+def test_what_is_not_finite_moves_no_offset():
+    x = normal(3, 37) + 5
+    holes = x.copy()
+    holes[0, 3], holes[1, 4], holes[2, 36] = np.nan, np.inf, -np.inf
+    weights = np.ones(37, np.float32)
+    for options in ({}, {"weights": weights}):
+        options = {"bits": 4, "scheme": "minmax", "group_size": 37, "search": "mse", **options}
+        q = mo.quantize(holes, **options, nonfinite="saturate")
+        for row, hole in enumerate((3, 4, 36)):
+            alone = np.delete(x[row], hole)[None]
+            same = mo.quantize(alone, bits=4, scheme="minmax", group_size=36, search="mse")
+            assert (q.scale[row], q.offset[row]) == (same.scale[0], same.offset[0])
+    empty = mo.quantize(np.full((1, 4), np.nan, np.float32), **options | {"weights": None}, nonfinite="saturate")
+    assert (empty.scale.item(), empty.offset.item()) == (1.0, 0.0)
+    constant = mo.quantize(np.full((2, 4), 3.7, np.float32), **options | {"weights": None})
+    np.testing.assert_array_equal(constant.dequantize(), np.full((2, 4), 3.7, np.float32))
+
+
 @each_kind
 def test_weights_count_errors(bits, scheme):
     x, weights = normal(8, 96), np.random.default_rng(1).uniform(0, 4, 96).astype(np.float32)
@@ -226,7 +322,8 @@ def test_zeros_nan_infinities_and_extremes(bits, scheme):
         ({"search": "mse", "norm": True}, TypeError, "norm must be a number or None, got bool"),
         ({"scale": 1.0, "norm": 2.4}, ValueError, "search, weights, scale_dtype and norm must be None where"),
         ({"scale_dtype": "int8"}, ValueError, "scale_dtype must be None, 'float32', 'float16' or 'bfloat16'"),
-        ({"search": "mse", "scheme": "minmax"}, ValueError, "search, scale and scale_dtype must be None for scheme"),
+        ({"scale": 1.0, "scheme": "minmax"}, ValueError, "scale must be None for scheme 'minmax'"),
+        ({"scale_dtype": "float16", "scheme": "minmax"}, ValueError, "scale_dtype must be None for scheme 'minmax'"),
         ({"search": "mse", "format": "nf4"}, ValueError, 'search, scale and scale_dtype must be None for format "nf4"'),
         ({"weights": np.ones(8, np.float32)}, ValueError, "weights must be None without search"),
         ({"search": "mse", "weights": np.ones(7, np.float32)}, ValueError, r"weights must have shape \(8,\), got"),

@@ -23,6 +23,13 @@ def grid(bits: int, scheme: str, size: int) -> np.ndarray:
     return np.linspace(*(short[bits, scheme] if size <= 64 else long[bits]))
 
 
+def sides(bits: int, size: int) -> tuple[float, ...]:
+    """Where the range lies that is left, of codes that are not symmetric."""
+    if bits == 2:
+        return 0.25, 0.75
+    return (0.5,) if bits == 4 and size <= 64 else (0, 0.5, 1)
+
+
 def stored(scale: float, dtype: str | None, bits: int) -> float:
     """The scale as it is stored, within what its dtype holds; codes below 8 bits times float16 are exact in float16."""
     if dtype is None:
@@ -44,7 +51,7 @@ def candidates(x: np.ndarray, bits: int, scheme: str) -> list[tuple[float, float
     found = []
     for f in grid(bits, scheme, x.size):
         s, slack = (high - low) / levels * f, (high - low) * (1 - f)
-        found += [(s, np.clip(np.rint(-(low + slack * a) / s), 0, levels)) for a in (0, 0.5, 1)]
+        found += [(s, np.clip(np.rint(-(low + slack * a) / s), 0, levels)) for a in sides(bits, x.size)]
     return found
 
 
@@ -84,6 +91,40 @@ def least_error(x: np.ndarray, bits: int, scheme: str, dtype: str | None = None,
         s = stored(s, dtype, bits)
         errors.append(error(x, w, s, z, bits))
         s = refit(s, z)[1]
+    return min(errors)
+
+
+def least_error_with_offset(x: np.ndarray, bits: int, w: np.ndarray) -> float:
+    """The error that the search of scale and offset leaves of one part."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    low, high, levels = x.min(), x.max(), 2**bits - 1
+
+    def codes(s: float, o: float) -> np.ndarray:
+        return np.clip(np.rint((x - o) / s), 0, levels)
+
+    def error(s: float, o: float) -> float:
+        return float((w * (x - o - s * codes(s, o)) ** 2).sum())
+
+    def refit(s: float, o: float) -> tuple[float, float, float]:
+        """The best scale and offset for the codes of these, and the error that they leave."""
+        q = codes(s, o)
+        if np.ptp(q[w > 0]) == 0:
+            return error(s, o), s, o
+        mean_x, mean_q = np.average(x, weights=w), np.average(q, weights=w)
+        s = (w * (x - mean_x) * (q - mean_q)).sum() / (w * (q - mean_q) ** 2).sum()
+        o = mean_x - s * mean_q
+        return float((w * (x - o - s * q) ** 2).sum()), s, o
+
+    starts = [
+        ((high - low) / levels * f, low + (high - low) * (1 - f) * a)
+        for f in grid(bits, "asymmetric", x.size)
+        for a in sides(bits, x.size)
+    ]
+    errors = [error((high - low) / levels, low)]
+    _, s, o = min((refit(*start) for start in starts), key=lambda found: found[0])
+    for _ in range(4):
+        errors.append(error(s, o))
+        _, s, o = refit(s, o)
     return min(errors)
 
 

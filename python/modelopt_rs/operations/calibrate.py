@@ -51,11 +51,12 @@ def calibrate_file(
     Parameters
     ----------
     source_path : path
-        An ONNX model (onnxruntime runs it: layers of MatMul and Gemm), or a Hugging Face directory (transformers runs
-        it: linear layers).
+        An ONNX model (onnxruntime runs it: layers of MatMul, Gemm and, for "hessian", Conv), or a Hugging Face
+        directory (transformers runs it: linear layers).
     out_path : path
         A safetensors file: of each weight `<name>.products` (the sum of ``x xᵀ`` over all rows, float64) or
-        `<name>.squares` (the sums of squares), and `<name>.rows`.
+        `<name>.squares` (the sums of squares), and `<name>.rows`. Of a convolution x are its patches, of each kernel
+        position the channels; the sums of its groups lie below each other.
     calibrate : path, mapping, iterable or callable
         The samples, as `prune_file` takes them.
     kind : {"hessian", "norms"}
@@ -102,8 +103,8 @@ def calibrate_file(
         assert known.statistics is not None
         statistics = known.statistics
         statistics.keep(names)
-        sizes = [(name, columns[name]) for name in names]
-        seen = _write(out_path, sizes, kind, lambda name: statistics.of(name)[0], (overwrite, durable))
+        sizes = [(name, columns[name], known.groups.get(name, 1)) for name in names]
+        seen = _write(out_path, sizes, kind, statistics.of, (overwrite, durable))
         left = tuple((name, reason) for name, reason in known.unseen.items() if reason is not None and name in columns)
     seconds = time.perf_counter() - start
     return CalibrateReport("calibrate", (str(source_path),), str(out_path), kind, seconds, seen, left)
@@ -150,21 +151,25 @@ def merge_statistics(
         raise OptionError(f"paths must be two or more files of statistics, got {got}")
     with ExitStack() as stack:
         files = [stack.enter_context(closing(StatisticsFile(path))) for path in paths]
-        columns: dict[str, int] = {}
+        columns: dict[str, tuple[int, int]] = {}
         for file in files:
             if file.kind != files[0].kind:
                 raise OptionError(f"paths must be of one kind, got {files[0].kind!r} and {file.kind!r}")
             for name, size in file.columns.items():
-                if columns.setdefault(name, size) != size:
-                    raise OptionError(f"paths: {quote(name)} must have {columns[name]:,} inputs in all, got {size:,}")
+                whole = size, file.groups.get(name, 1)
+                for wanted, got, what in zip(columns.setdefault(name, whole), whole, ("inputs", "groups"), strict=True):
+                    if wanted != got:
+                        raise OptionError(f"paths: {quote(name)} must have {wanted:,} {what} in all, got {got:,}")
 
-        def of(name: str) -> Found:
-            first, *others = (file.of(name)[0] for file in files if name in file.columns)
+        def of(name: str) -> Sequence[Found]:
+            first, *others = (file.of(name) for file in files if name in file.columns)
             for other in others:
-                first.merge(other)  # type: ignore[arg-type]  # all are of the same kind
+                for each, more in zip(first, other, strict=True):
+                    each.merge(more)  # type: ignore[arg-type]  # all are of the same kind
             return first
 
-        seen = _write(out_path, list(columns.items()), files[0].kind, of, (overwrite, durable))
+        sizes = [(name, *size) for name, size in columns.items()]
+        seen = _write(out_path, sizes, files[0].kind, of, (overwrite, durable))
     seconds, sources = time.perf_counter() - start, tuple(map(str, paths))
     return CalibrateReport("calibrate", sources, str(out_path), files[0].kind, seconds, seen)
 
@@ -196,19 +201,19 @@ def _chosen(known: KnownInputs, columns: dict[str, int], include: Sequence[str],
 
 def _write(
     path: str | os.PathLike[str],
-    columns: Sequence[tuple[str, int]],
+    sizes: Sequence[tuple[str, int, int]],
     kind: str,
-    of: Callable[[str], Found],
+    of: Callable[[str], Sequence[Found]],
     how: tuple[bool, bool],
 ) -> tuple[SeenInputs, ...]:
     """Write statistics, one weight after the other; whatever goes wrong, what was there stays."""
-    infos = [info for name, size in columns for info in infos_of(name, size, kind)]
+    infos = [info for name, size, groups in sizes for info in infos_of(name, size, kind, groups)]
     metadata = {MARK: "1", "kind": kind, "made_by": f"modelopt_rs {_core.__version__}"}
     seen = []
     with SafetensorsSink(path, infos, metadata, overwrite=how[0], durable=how[1]) as sink:
-        for name, size in columns:
+        for name, size, groups in sizes:
             arrays: Sequence[Array] = arrays_of(of(name))
-            for info, array in zip(infos_of(name, size, kind), arrays, strict=True):
+            for info, array in zip(infos_of(name, size, kind, groups), arrays, strict=True):
                 sink.write_at(info.name, 0, array)
             seen.append(SeenInputs(name, size, int(arrays[1][0])))
         sink.commit()

@@ -133,9 +133,10 @@ def quantize_file(
         `quant.gptq` does with ``act_order="groups"``, given the same `Hessian`; or times factors of its inputs
         (`quant.awq_scales`), where what makes these can be divided by them: a norm, a product with a constant, another
         layer (ONNX models, and directories of the families Llama, Mistral, Qwen 2 and Qwen 3). Of an ONNX model weights
-        of MatMul and Gemm are rounded so, of a Hugging Face directory those of linear layers (torch's `Linear`), which
-        transformers runs; the others have searched scales, and the report says which. Such a weight must fit
-        `max_memory` whole, and so must three squares of its inputs in float64. It takes no byte more.
+        of MatMul, Gemm and ("gptq") Conv are rounded so, of a Hugging Face directory those of linear layers (torch's
+        `Linear`), which transformers runs; the others have searched scales, and the report says which. Such a weight
+        must fit `max_memory` whole, and so must three squares of its inputs in float64 (of a convolution's patches six,
+        or its scales are searched). It takes no byte more.
     calibrate : path, mapping, iterable or callable, optional
         Samples for `method`, as `prune_file` takes them. Only sums are kept: memory doesn't grow with their number.
     statistics : path, optional

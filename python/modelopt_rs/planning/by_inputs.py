@@ -66,17 +66,20 @@ class KnownInputs:
     statistics : Statistics or None
     moments : mapping
         By name of a weight what gives the moments of its inputs.
+    groups : mapping
+        By name of a weight how many parts of it have inputs of their own, where it is more than one.
     """
 
     def __init__(self, method: str | None, unseen: Mapping[str, str | None], statistics: Statistics | None) -> None:
         self.method, self.unseen, self.statistics = method, unseen, statistics
         names = [name for name, reason in unseen.items() if reason is None]
         self.moments: Mapping[str, Moments] = {name: partial(self._of, name) for name in names}
+        self.groups: Mapping[str, int] = {}
 
     def _of(self, name: str) -> Array:
         assert self.statistics is not None
-        [found] = self.statistics.of(name)
-        return moments_of(found, self.method)
+        found = [moments_of(each, self.method) for each in self.statistics.of(name)]
+        return found[0] if len(found) == 1 else np.stack(found)
 
     @property
     def is_looked_at(self) -> bool:

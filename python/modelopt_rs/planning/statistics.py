@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +28,10 @@ MARK: Final = "modelopt_rs.statistics"
 
 KINDS: Final = ("hessian", "norms")
 PARTS: Final = {"hessian": "products", "norms": "squares"}
-"""What is stored of a weight besides the number of rows: sums of ``x xᵀ``, or of squares, in float64."""
+"""What is stored of a weight besides the number of rows: sums of ``x xᵀ``, or of squares, in float64.
+
+Of a convolution ``x`` are its patches, of each kernel position the channels; the sums of groups lie below each other.
+"""
 
 # Of the families that llama.cpp calls "llama" and those built alike: what stands behind blk.N. and its module.
 MODULES: Final = {
@@ -52,17 +56,19 @@ def _start(path: Path) -> bytes:
         os.close(fd)
 
 
-def infos_of(name: str, columns: int, kind: str) -> list[TensorInfo]:
+def infos_of(name: str, columns: int, kind: str, groups: int = 1) -> list[TensorInfo]:
     """Return the tensors that stand for the inputs of a weight."""
-    shape = (columns, columns) if kind == "hessian" else (columns,)
+    shape = (groups * columns, columns) if kind == "hessian" else (columns,)
     found = TensorInfo(f"{name}.{PARTS[kind]}", "F64", shape, 8 * int(np.prod(shape)))
     return [found, TensorInfo(f"{name}.rows", "I64", (1,), 8)]
 
 
-def arrays_of(found: Hessian | ColumnNorms) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def arrays_of(found: Sequence[Hessian | ColumnNorms]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return what is stored of the inputs of a weight: sums, and the number of rows."""
-    sums: Any = found.square_sum if isinstance(found, ColumnNorms) else found.stats and found.stats.products
-    return sums, np.array([found.count], np.int64)
+    sums: list[Any] = [
+        each.square_sum if isinstance(each, ColumnNorms) else each.stats and each.stats.products for each in found
+    ]
+    return sums[0] if len(sums) == 1 else np.concatenate(sums), np.array([found[0].count], np.int64)
 
 
 class StatisticsFile:
@@ -78,6 +84,8 @@ class StatisticsFile:
     kind : {"hessian", "norms"}
     columns : mapping
         By name of a weight how many inputs it has.
+    groups : dict
+        By name of a weight how many parts of it have inputs of their own, where it is said.
 
     Raises
     ------
@@ -89,6 +97,7 @@ class StatisticsFile:
         self.path = Path(path)
         self._source: SafetensorsSource | None = None
         self._norms: dict[str, NDArray[np.float64]] = {}
+        self.groups: dict[str, int] = {}
         start = _start(self.path)
         if start[:4] == b"GGUF":
             self._norms = _of_gguf(self.path)
@@ -108,9 +117,11 @@ class StatisticsFile:
             got = "no such file" if version is None else f"version {quote(version)}, kind {quote(self.kind)}"
             raise FormatError(f"{self.path}: statistics must be of version 1, got {got}")
         end = f".{PARTS[self.kind]}"
-        self.columns = {n.removesuffix(end): info.shape[0] for n, info in source.tensors.items() if n.endswith(end)}
+        shapes = {n.removesuffix(end): info.shape for n, info in source.tensors.items() if n.endswith(end)}
+        self.columns = {name: shape[-1] if shape else 0 for name, shape in shapes.items()}
         for name, columns in self.columns.items():
-            for info in infos_of(name, columns, self.kind):
+            self.groups[name] = max(shapes[name][0] // max(columns, 1), 1) if self.kind == "hessian" and columns else 1
+            for info in infos_of(name, columns, self.kind, self.groups[name]):
                 got_info = source.tensors.get(info.name)
                 if got_info is None or (got_info.dtype, got_info.shape) != (info.dtype, info.shape):
                     source.close()
@@ -127,9 +138,12 @@ class StatisticsFile:
             raise FormatError(f"{self.path}: sums of {quote(name)} must be finite, of one or more rows")
         if self.kind == "norms":
             return [_norms(sums.reshape(-1), rows)]
-        stats = InputStats(len(sums))
-        stats.products, stats.count = sums, rows
-        return [Hessian.of(stats)]
+        found = []
+        for products in np.split(sums, self.groups[name]):
+            stats = InputStats(len(products))
+            stats.products, stats.count = products, rows
+            found.append(Hessian.of(stats))
+        return found
 
     def keep(self, names: Sequence[str]) -> None:
         """Do nothing: what is not asked for is not read."""
@@ -139,7 +153,9 @@ class StatisticsFile:
         if self._source is not None:
             self._source.close()
 
-    def check(self, columns: Mapping[str, int], method: str | None) -> dict[str, str | None]:
+    def check(
+        self, columns: Mapping[str, int], method: str | None, groups: Mapping[str, int] = MappingProxyType({})
+    ) -> dict[str, str | None]:
         """Return why the inputs of weights are not known; None: they are.
 
         Parameters
@@ -147,6 +163,8 @@ class StatisticsFile:
         columns : mapping
             By name of a weight of the model how many inputs it has.
         method : str or None
+        groups : mapping
+            By name how many parts of a weight have inputs of their own, where it is more than one.
 
         Raises
         ------
@@ -160,6 +178,9 @@ class StatisticsFile:
                 raise OptionError(
                     f"statistics of {quote(name)} must have {wanted:,} inputs, got {self.columns[name]:,}"
                 )
+            if self.groups.get(name, 1) != groups.get(name, 1) and name in self.columns:
+                wanted, got = groups.get(name, 1), self.groups.get(name, 1)
+                raise OptionError(f"statistics of {quote(name)} must have {wanted:,} groups, got {got:,}")
         return {name: None if name in self.columns else "the statistics have nothing of it" for name in columns}
 
 

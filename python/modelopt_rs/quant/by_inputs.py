@@ -13,7 +13,10 @@ from modelopt_rs.quant.search import Scales
 __all__ = ["ByInputs", "Moments"]
 
 Moments = Callable[[], Array]
-"""Returns of a layer's inputs what `gptq` takes, (in, in), or their mean squares, (in,), in float64."""
+"""Returns of a layer's inputs what `gptq` takes, (in, in), or their mean squares, (in,), in float64.
+
+Of a convolution (groups, in, in): so many parts of its rows have inputs of their own.
+"""
 
 PASS: Final = ("groups", False, 0.01, 128)
 """act_order, static_groups, damp and block_size of `gptq`.
@@ -49,12 +52,19 @@ class ByInputs(Scales):
         if moments.ndim == 1:
             Scales.quantize(self, x, parts, spec, nonfinite, dtype, threads)
             return
-        how = (self.search, self.dtype)
+        groups = moments.reshape(-1, *moments.shape[-2:])
+        rows = len(x) // len(groups)
+        for i, of_group in enumerate(groups):
+            at = slice(i * rows, (i + 1) * rows)
+            zero_point = None if parts[2] is None else parts[2][at]
+            self._by_gptq(x[at], of_group, (parts[0][at], parts[1][at], zero_point, None, None), spec, dtype, threads)
+        self.check(parts[1])
+
+    def _by_gptq(self, x: Array, moments: Array, parts: Parts, spec: Spec, dtype: Bf16, threads: int | None) -> None:
         if x.shape[-1] == len(moments):
-            _core.gptq(x, moments, parts, spec, how, PASS, (dtype, threads))
+            _core.gptq(x, moments, parts, spec, (self.search, self.dtype), PASS, (dtype, threads))
         else:
             self._filled(x, moments, parts, spec, dtype, threads)
-        self.check(parts[1])
 
     def _filled(self, x: Array, moments: Array, parts: Parts, spec: Spec, dtype: Bf16, threads: int | None) -> None:
         """Write codes of rows that zeros fill up, which meet no input."""

@@ -69,10 +69,10 @@ def quantize(
         their own: "nf4" and "fp4" 64, or a power of two from 32 to 4096; "mxfp4" and "mxfp8" 32; "nvfp4" 16. A pair
         (with "fp8_e4m3" and "fp8_e5m2"): tiles of so many rows and columns, smaller at the edges.
     search : {"mse"}, optional
-        Find the scale (and zero point) of each part with the least squared error: the best of a grid, then by least
-        squares with its codes made anew, as they are stored. Symmetric scales may then be negative, and the lowest
-        code, ``-2**(bits-1)``, is used. Never worse than the plain formula. Not for "minmax", nor for named formats
-        but those of uniform codes.
+        Find the scale (and zero point or offset) of each part with the least squared error: the best of a grid, then
+        by least squares with its codes made anew, as they are stored. Symmetric scales may then be negative, and the
+        lowest code, ``-2**(bits-1)``, is used. Of "minmax" the least squares are those of scale and offset together.
+        Never worse than the plain formula. Not for named formats but those of uniform codes.
     weights : ndarray of float32, optional
         With `search`: how much the squared error of each element of the last axis counts; not negative.
     norm : float, optional
@@ -158,8 +158,10 @@ def quantize(
     if out is None:
         out = allocate("quantize", x, spec)
         if parameters is not None:
-            out.scale, out.zero_point = parameters.of(x, spec, out.scale.shape, dtype, threads)
-            _core.quantize_given(x, out.codes, (out.scale, out.zero_point), spec, nonfinite, dtype, threads)
+            found = parameters.of(x, spec, out.scale.shape, dtype, threads)
+            _core.quantize_given(x, out.codes, found, spec, nonfinite, dtype, threads)
+            out.scale = found[0]
+            setattr(out, _beside(out), found[1])
             return out
     else:
         check_out("quantize", out, spec)
@@ -201,9 +203,14 @@ def allocate(function: str, x: Array, spec: Spec) -> QuantizedArray:
     return QuantizedArray(codes, scale, zero_point, offset, entry.bits, entry.scheme, shape, axis, group_size)
 
 
+def _beside(out: QuantizedArray) -> str:
+    """Return the name of what stands beside scales that were found."""
+    return "offset" if out.scheme == "minmax" else "zero_point"
+
+
 def _write_given(out: QuantizedArray, found: tuple[Array, Array | None], call: tuple[Any, ...]) -> None:
     """Write codes and parameters to arrays that were there before."""
-    for name, new in (("scale", found[0]), ("zero_point", found[1])):
+    for name, new in (("scale", found[0]), (_beside(out), found[1])):
         part = getattr(out, name)
         if new is not None and (part.shape, part.dtype, part.flags.writeable) != (new.shape, new.dtype, True):
             wanted = f"be writeable, with shape {new.shape} and dtype {new.dtype}"
@@ -211,8 +218,9 @@ def _write_given(out: QuantizedArray, found: tuple[Array, Array | None], call: t
     x, *rest = call
     _core.quantize_given(x, out.codes, found, *rest)
     np.copyto(out.scale, found[0])
-    if out.zero_point is not None and found[1] is not None:
-        np.copyto(out.zero_point, found[1])
+    beside = getattr(out, _beside(out))
+    if beside is not None and found[1] is not None:
+        np.copyto(beside, found[1])
 
 
 def check_out(function: str, out: QuantizedArray, spec: Spec) -> None:

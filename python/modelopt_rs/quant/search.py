@@ -90,11 +90,13 @@ class Parameters:
     def of(
         self, x: Array, spec: Spec, shape: tuple[int, ...], dtype: Bf16, threads: int | None
     ) -> tuple[Array, Array | None]:
-        """Return scale and zero point of this shape for codes of `x`."""
+        """Return scale, and zero point or offset, of this shape for codes of `x`."""
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{self.function}: x must be a NumPy array, got {type(x).__name__}")
         wide = np.float64 if x.dtype.char == "d" else np.float32
         if self.scale is not None:
+            if entry_of(spec[0]).scheme == "minmax":
+                raise ValueError(f"{self.function}: scale must be None for scheme 'minmax'")
             return self._given(wide)
         if self.zero_point is not None:
             raise ValueError(f"{self.function}: zero_point must be None without scale, got {shown(self.zero_point)}")
@@ -142,8 +144,9 @@ class Parameters:
                 text = f"weights must be None for axis={axis}, whose elements with one scale they weigh alike"
                 raise ValueError(f"{self.function}: {text}")
             x, axis = np.ascontiguousarray(np.moveaxis(x, axis, 0)), 0
-        zero_point = np.empty(shape, np.uint8) if entry_of(coding).scheme == "asymmetric" else None
-        found: tuple[Array, Array | None] = (np.empty(shape, wide), zero_point)
+        beside: dict[str | None, type] = {"asymmetric": np.uint8, "minmax": wide}
+        kind = beside.get(entry_of(coding).scheme)
+        found: tuple[Array, Array | None] = (np.empty(shape, wide), None if kind is None else np.empty(shape, kind))
         how = (self.function, sought(self.function, self.search, self.norm), self.scale_dtype)
         _core.find_scales(x, weights, found, (coding, axis, group_size), how, dtype, threads)
         return found

@@ -59,7 +59,7 @@ def quantize_weights(
     measure : Measure, optional
         Says which weights need more bits.
     moments : mapping, optional
-        By name of a weight of MatMul and Gemm what gives the moments of their inputs.
+        By name of a weight of MatMul, Gemm and Conv what gives the moments of their inputs.
 
     Returns
     -------

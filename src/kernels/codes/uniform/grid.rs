@@ -126,8 +126,15 @@ pub(super) fn grid(uniform: Uniform, size: usize) -> (Vec<f64>, &'static [f64]) 
         (_, _, false) => (0.15, 1.1, 12),
     };
     let factors = (0..n).map(|i| from + (to - from) * i as f64 / (n - 1) as f64).collect();
-    // Both signs of the scale, or low, middle and high.
-    (factors, if uniform.scheme == Scheme::Symmetric { &[1.0, -1.0] } else { &[0.0, 0.5, 1.0] })
+    let sides: &[f64] = match (uniform.bits, uniform.scheme, size <= SHORT) {
+        // Both signs of the scale.
+        (_, Scheme::Symmetric, _) => &[1.0, -1.0],
+        // Few ranges are so lopsided that more than the middle gains a thousandth of a decibel.
+        (4, _, true) => &[0.5],
+        (2, ..) => &[0.25, 0.75],
+        _ => &[0.0, 0.5, 1.0],
+    };
+    (factors, sides)
 }
 
 #[cfg(test)]
@@ -145,8 +152,12 @@ mod tests {
                 for size in [1, SHORT, SHORT + 1, LONG, LONG + 1] {
                     let (factors, sides) = grid(uniform(bits, scheme), size);
                     assert!(factors.is_sorted_by(|a, b| a < b) && factors[0] < 1.0 && factors[factors.len() - 1] > 1.0);
-                    let symmetric = scheme == Scheme::Symmetric;
-                    assert_eq!(sides, if symmetric { &[1.0, -1.0][..] } else { &[0.0, 0.5, 1.0] });
+                    if scheme == Scheme::Symmetric {
+                        assert_eq!(sides, [1.0, -1.0]);
+                    } else {
+                        // As far from one end as from the other.
+                        assert!(sides.iter().zip(sides.iter().rev()).all(|(a, b)| a + b == 1.0));
+                    }
                 }
             }
         }

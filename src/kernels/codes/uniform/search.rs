@@ -10,9 +10,10 @@
 
 use super::super::{Granularity, Spec};
 use super::grid::{How, units};
+use super::measure::Sums;
 use super::tile::{DEPTH, LANES, Lanes, Source, Tile};
 use super::tries::State;
-use super::{Params, ParamsRef, Uniform};
+use super::{Params, ParamsRef, Scheme, Uniform};
 use crate::isa::kernel;
 use crate::kernels::reduce::{self, sum_of_lanes};
 use crate::par::{self, CHUNK};
@@ -36,6 +37,7 @@ pub fn find_scales<T: Element>(
     if x.is_empty() {
         params.scale.fill(T::Compute::from_i16(1));
         params.zero_point.fill(0);
+        params.offset.fill(T::Compute::from_i16(0));
         return;
     }
     let weights = in_range(weights);
@@ -52,7 +54,7 @@ pub fn find_scales<T: Element>(
         .step_by(each)
         .map(|first| (first, params.split_off(each.min(params.scale.len()))))
         .collect();
-    let make = || (Tile::new(&source), State::new(uniform, how, size));
+    let make = || (new_tile(&source, uniform), State::new(uniform, how, size));
     par::for_each_with(threads, items.into_iter(), make, |(tile, state), (first, mut params)| {
         for at in (0..params.scale.len()).step_by(LANES) {
             find_groups(&source, first + at, tile, state);
@@ -61,6 +63,10 @@ pub fn find_scales<T: Element>(
             }
         }
     });
+}
+
+fn new_tile<T: Element>(source: &Source<'_, T>, uniform: Uniform) -> Tile<T::Compute> {
+    Tile::new(source, uniform.scheme == Scheme::MinMax)
 }
 
 /// Weights scaled by a power of two, the largest to less than 2.
@@ -88,9 +94,10 @@ pub fn are_params<C: Real>(uniform: Uniform, params: ParamsRef<'_, C>) -> [bool;
 kernel! {
     /// The only part of a search that knows the dtype: numbers to lanes.
     fn load<T: Element>(
-        source: &Source<'_, T>, lanes: &Lanes, at: usize, norm: &[T::Compute; LANES], tile: &mut Tile<T::Compute>
+        source: &Source<'_, T>, lanes: &Lanes, at: usize, norm: &[T::Compute; LANES], blank: T::Compute,
+        tile: &mut Tile<T::Compute>
     ) {
-        tile.load(source, lanes, at, norm);
+        tile.load(source, lanes, at, norm, blank);
     }
 }
 
@@ -133,10 +140,12 @@ fn find_groups<T: Element>(
 ) {
     let lanes = source.groups(first);
     let length = lanes.length();
-    let one = [T::Compute::from_i16(1); LANES];
-    let mut range = [[T::Compute::from_i16(0); LANES]; 2];
+    let (zero, one) = (T::Compute::from_i16(0), [T::Compute::from_i16(1); LANES]);
+    let mut range = state.no_range();
+    // What is blank is no part of a range; of one with 0 it may be 0.
+    let blank = if state.has_offset() { T::Compute::from_f64(f64::NAN) } else { zero };
     for at in (0..length).step_by(DEPTH) {
-        load(source, &lanes, at, &one, tile);
+        load(source, &lanes, at, &one, blank, tile);
         widen(tile, &mut range);
     }
     begin(state, range);
@@ -146,7 +155,7 @@ fn find_groups<T: Element>(
     while state.has_tries() {
         for at in (0..length).step_by(DEPTH) {
             if length > DEPTH {
-                load(source, &lanes, at, &state.norm, tile);
+                load(source, &lanes, at, &state.norm, zero, tile);
             }
             measure(state, tile);
         }
@@ -155,19 +164,15 @@ fn find_groups<T: Element>(
 }
 
 /// The sums of a part of a long group, for each of the tries.
-fn measure_segments<T: Element>(
-    source: &Source<'_, T>,
-    range: (usize, usize),
-    state: &State<T::Compute>,
-) -> Vec<[f64; 3]> {
+fn measure_segments<T: Element>(source: &Source<'_, T>, range: (usize, usize), state: &State<T::Compute>) -> Sums {
     let lanes = Lanes::segments(range);
-    let mut tile = Tile::new(source);
+    let mut tile = new_tile(source, state.uniform);
     let mut state = state.clone();
     for at in (0..lanes.length()).step_by(DEPTH) {
-        load(source, &lanes, at, &state.norm, &mut tile);
+        load(source, &lanes, at, &state.norm, T::Compute::from_i16(0), &mut tile);
         measure(&mut state, &tile);
     }
-    state.sums.iter().map(|sums| sums.map(sum_of_lanes)).collect()
+    [state.sums, state.first_sums].map(|sums| sums.iter().map(|sums| sums.map(sum_of_lanes)).collect())
 }
 
 /// The parameters of one long group: its segments are lanes.
@@ -183,7 +188,9 @@ fn find_long<T: Element>(
     let zero = T::Compute::from_i16(0);
     let (low, high) = if low > high { (zero, zero) } else { (T::from_key(low).load(), T::from_key(high).load()) };
     let mut state = State::new(uniform, how, source.size);
-    begin(&mut state, [[if low < zero { low } else { zero }; LANES], [if high > zero { high } else { zero }; LANES]]);
+    let has_offset = state.has_offset();
+    let limit = |limit, is_beyond| [if has_offset || is_beyond { limit } else { zero }; LANES];
+    begin(&mut state, [limit(low, low < zero), limit(high, high > zero)]);
     while state.has_tries() {
         let chunks: Vec<_> = (start..end).step_by(CHUNK).map(|at| (at, end.min(at + CHUNK))).collect();
         for sums in par::map(threads, chunks.into_iter(), |range| measure_segments(source, range, &state)) {
@@ -207,38 +214,42 @@ mod tests {
         (0..n).map(|i| uniform(i) + uniform(i * 7 + 1) * uniform(i * 3 + 2)).collect()
     }
 
-    fn found(x: &[f32], uniform: Uniform, spec: Spec, how: How) -> (Vec<f32>, Vec<u8>, f64) {
+    type Found = (Vec<f32>, Vec<u8>, Vec<f32>, f64);
+
+    fn found(x: &[f32], uniform: Uniform, spec: Spec, how: How) -> Found {
         let parts = spec.scales(x.len());
+        let of = |scheme| if uniform.scheme == scheme { parts } else { 0 };
         let mut scale = vec![0.0; parts];
-        let mut zero_point = vec![0; if uniform.scheme == Scheme::Asymmetric { parts } else { 0 }];
-        let params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut [] };
-        find_scales(x, &[], (uniform, spec), how, params, 2);
+        let (mut zero_point, mut offset) = (vec![0; of(Scheme::Asymmetric)], vec![0.0; of(Scheme::MinMax)]);
+        let mut params = Params { scale: &mut scale, zero_point: &mut zero_point, offset: &mut offset };
+        find_scales(x, &[], (uniform, spec), how, params.from(0), 2);
         let mut back = vec![0.0; x.len()];
-        let params = ParamsRef { scale: &scale, zero_point: &zero_point, offset: &[] };
-        fake_quantize_given(x, uniform, spec, &mut back, params, 1);
+        fake_quantize_given(x, uniform, spec, &mut back, params.as_ref(), 1);
         let error = x.iter().zip(&back).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-        (scale, zero_point, error)
+        (scale, zero_point, offset, error)
     }
 
     #[test]
     fn test_what_is_found_is_better_and_the_same_for_every_instruction_set() {
         let x = numbers(3 * 70_001);
         let granularities = [Granularity::Group { size: 32 }, Granularity::Group { size: 300 }, Granularity::Whole];
-        for (bits, scheme) in [8, 4, 2].into_iter().flat_map(|b| [(b, Scheme::Symmetric), (b, Scheme::Asymmetric)]) {
+        let schemes = [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax];
+        for (bits, scheme) in [8, 4, 2].into_iter().flat_map(|bits| schemes.map(|scheme| (bits, scheme))) {
             let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
+            let how = How { stored: if scheme == Scheme::MinMax { ScaleDtype::Own } else { HOW.stored }, ..HOW };
             for granularity in granularities {
                 let spec = Spec { granularity, cols: 70_001 };
                 let mut norms = None;
                 isa::set(Isa::Portable);
-                let want = found(&x, uniform, spec, HOW);
+                let want = found(&x, uniform, spec, how);
                 // Of 8 bits and many elements the plain formula may be the best.
-                let plain = found(&x, uniform, spec, How { search: false, ..HOW }).2;
-                let is_better = if bits == 8 { want.2 <= plain } else { want.2 < plain };
-                assert!(is_better, "{uniform:?} {spec:?}: {} and {plain}", want.2);
+                let plain = found(&x, uniform, spec, How { search: false, ..how }).3;
+                let is_better = if bits == 8 { want.3 <= plain } else { want.3 < plain };
+                assert!(is_better, "{uniform:?} {spec:?}: {} and {plain}", want.3);
                 for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                     isa::set(isa);
-                    assert_eq!(found(&x, uniform, spec, HOW), want, "{uniform:?} {spec:?} {isa:?}");
-                    let robust = How { norm: 0.7, ..HOW };
+                    assert_eq!(found(&x, uniform, spec, how), want, "{uniform:?} {spec:?} {isa:?}");
+                    let robust = How { norm: 0.7, ..how };
                     let found = found(&x[..70_001], uniform, spec, robust);
                     assert_eq!(*norms.get_or_insert_with(|| found.clone()), found, "{uniform:?} {spec:?} {isa:?}");
                 }

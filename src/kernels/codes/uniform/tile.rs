@@ -1,10 +1,6 @@
 //! Groups in lanes: what the search of scales reads.
 
-use super::power::power;
 use crate::real::{Element, Real};
-
-/// What is missed by less, in units of the scale, counts as missed by so much: or it would count without end.
-const LEAST_MISS: f64 = 1.0 / 1024.0;
 
 /// Groups that are searched together: loops of this length are vectorised as a whole.
 pub(super) const LANES: usize = 32;
@@ -71,20 +67,23 @@ impl Lanes {
 /// Up to [`DEPTH`] elements of each lane, side by side; zeros after the end of one: they change no sum.
 #[derive(Debug)]
 pub(super) struct Tile<C> {
-    x: Vec<[C; LANES]>,
-    weights: Vec<[C; LANES]>,
-    depth: usize,
+    pub(super) x: Vec<[C; LANES]>,
+    /// None, or as many.
+    pub(super) weights: Vec<[C; LANES]>,
+    pub(super) depth: usize,
 }
 
 impl<C: Real> Tile<C> {
-    /// For this source.
-    pub(super) fn new<T: Element<Compute = C>>(source: &Source<'_, T>) -> Self {
+    /// For this source; `weighted` where zeros would change sums: then what there is counts 1, or its weight.
+    pub(super) fn new<T: Element<Compute = C>>(source: &Source<'_, T>, weighted: bool) -> Self {
         let depth = source.size.min(DEPTH);
         let zeros = vec![[C::from_i16(0); LANES]; depth];
-        Self { weights: if source.weights.is_empty() { vec![] } else { zeros.clone() }, x: zeros, depth }
+        let weighted = weighted || !source.weights.is_empty();
+        Self { weights: if weighted { zeros.clone() } else { vec![] }, x: zeros, depth }
     }
 
-    /// The elements of each lane from its element `at` on, times its `norm`; what is not finite becomes 0.
+    /// The elements of each lane from its element `at` on, times its `norm`; what is none, or not finite, becomes `blank`
+    /// and has no weight.
     #[inline(always)]
     pub(super) fn load<T: Element<Compute = C>>(
         &mut self,
@@ -92,25 +91,36 @@ impl<C: Real> Tile<C> {
         lanes: &Lanes,
         at: usize,
         norm: &[C; LANES],
+        blank: C,
     ) {
-        let zero = C::from_i16(0);
         self.depth = DEPTH.min(lanes.length() - at);
         for (lane, (&(start, end), &norm)) in lanes.0.iter().zip(norm).enumerate() {
             let from = end.min(start + at);
             let x = &source.x[from..end.min(from + self.depth)];
             let (tile, rest) = self.x[..self.depth].split_at_mut(x.len());
             for (tile, &x) in tile.iter_mut().zip(x) {
-                tile[lane] = if x.magnitude() < T::INFINITY_KEY { x.load() * norm } else { zero };
+                tile[lane] = if x.magnitude() < T::INFINITY_KEY { x.load() * norm } else { blank };
             }
             for tile in rest {
-                tile[lane] = zero;
+                tile[lane] = blank;
             }
-            if !source.weights.is_empty() {
-                let weights = source.weights.iter().cycle().skip(from % source.cols);
-                for (tile, &weight) in self.weights.iter_mut().zip(weights.take(x.len())) {
-                    tile[lane] = weight;
-                }
+            if !self.weights.is_empty() {
+                self.load_weights(source, lane, from, x);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn load_weights<T: Element<Compute = C>>(&mut self, source: &Source<'_, T>, lane: usize, from: usize, x: &[T]) {
+        let (zero, ones) = (C::from_i16(0), [C::from_i16(1)]);
+        let weights = if source.weights.is_empty() { &ones } else { source.weights };
+        let (tile, rest) = self.weights[..self.depth].split_at_mut(x.len());
+        let weights = weights.iter().cycle().skip(from % source.cols.min(weights.len()));
+        for ((tile, &x), &weight) in tile.iter_mut().zip(x).zip(weights) {
+            tile[lane] = if x.magnitude() < T::INFINITY_KEY { weight } else { zero };
+        }
+        for tile in rest {
+            tile[lane] = zero;
         }
     }
 
@@ -127,92 +137,15 @@ impl<C: Real> Tile<C> {
         *range = [low, high];
     }
 
-    /// Each lane times its `norm`.
+    /// Each lane times its `norm`; what is blank becomes 0.
     #[inline(always)]
     pub(super) fn scale(&mut self, norm: &[C; LANES]) {
         for x in &mut self.x[..self.depth] {
             for lane in 0..LANES {
-                x[lane] = x[lane] * norm[lane];
+                x[lane] = if x[lane] == x[lane] { x[lane] * norm[lane] } else { C::from_i16(0) };
             }
         }
     }
-
-    /// For numbers by x * factor and codes between bounds: the sums of dd, dq and qq, where d is what a code q misses.
-    #[inline(always)]
-    pub(super) fn sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
-        if self.weights.is_empty() { self.plain_sums(factor, bounds) } else { self.weighted_sums(factor, bounds) }
-    }
-
-    /// The same with each square times |d| to the power `norm` - 2: dd is then the sum of |d| to the power `norm`.
-    #[inline(always)]
-    pub(super) fn sums_of_norm(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2], norm: f64) -> [[C; LANES]; 3] {
-        let zero = [C::from_i16(0); LANES];
-        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
-        for (i, x) in self.x[..self.depth].iter().enumerate() {
-            for lane in 0..LANES {
-                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
-                let miss = d.abs().to_f64();
-                let more = C::from_f64(power(if miss > LEAST_MISS { miss } else { LEAST_MISS }, norm - 2.0));
-                let weight = self.weights.get(i).map_or(more, |weights| weights[lane] * more);
-                dd[lane] = dd[lane] + d * (d * weight);
-                dq[lane] = dq[lane] + q * (d * weight);
-                qq[lane] = qq[lane] + q * (q * weight);
-            }
-        }
-        [dd, dq, qq]
-    }
-
-    #[inline(always)]
-    fn plain_sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
-        let zero = [C::from_i16(0); LANES];
-        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
-        let (factor, bounds) = (*factor, *bounds);
-        for x in &self.x[..self.depth] {
-            for lane in 0..LANES {
-                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
-                dd[lane] = dd[lane] + d * d;
-                dq[lane] = dq[lane] + d * q;
-                qq[lane] = qq[lane] + q * q;
-            }
-        }
-        [dd, dq, qq]
-    }
-
-    #[inline(always)]
-    fn weighted_sums(&self, factor: &[C; LANES], bounds: &[[C; LANES]; 2]) -> [[C; LANES]; 3] {
-        let zero = [C::from_i16(0); LANES];
-        let (mut dd, mut dq, mut qq) = (zero, zero, zero);
-        let (factor, bounds) = (*factor, *bounds);
-        for (x, weight) in self.x[..self.depth].iter().zip(&self.weights) {
-            for lane in 0..LANES {
-                let (q, d) = coded(x[lane] * factor[lane], [bounds[0][lane], bounds[1][lane]]);
-                let weighted = [d * weight[lane], q * weight[lane]];
-                dd[lane] = dd[lane] + d * weighted[0];
-                dq[lane] = dq[lane] + q * weighted[0];
-                qq[lane] = qq[lane] + q * weighted[1];
-            }
-        }
-        [dd, dq, qq]
-    }
-}
-
-/// What can be divided by: 1 where all codes, and so all products with them, are 0.
-#[inline(always)]
-pub(super) fn some(qq: &[f64; LANES]) -> [f64; LANES] {
-    let mut some = [1.0; LANES];
-    for lane in 0..LANES {
-        some[lane] = if qq[lane] > 0.0 { qq[lane] } else { 1.0 };
-    }
-    some
-}
-
-/// The code of a number in units of its scale, less the zero point, and what it misses.
-#[inline(always)]
-fn coded<C: Real>(t: C, [low, high]: [C; 2]) -> (C, C) {
-    let limited = if t > low { t } else { low };
-    let limited = if limited < high { limited } else { high };
-    let q = limited + C::ROUNDING - C::ROUNDING;
-    (q, t - q)
 }
 
 #[cfg(test)]
@@ -235,8 +168,8 @@ mod tests {
         assert_eq!(ends, [(0, 4), (4, 8), (8, 10), (10, 14), (14, 18), (18, 20), (20, 20)]);
         let lanes = source.groups(1);
         assert_eq!(lanes.length(), 4);
-        let mut tile = Tile::new(&source);
-        tile.load(&source, &lanes, 0, &[2.0; LANES]);
+        let mut tile = Tile::new(&source, false);
+        tile.load(&source, &lanes, 0, &[2.0; LANES], 0.0);
         let lane = |i: usize| [0, 1, 2, 3].map(|p| tile.x[p][i]);
         assert_eq!(
             [lane(0), lane(1), lane(4)],
@@ -258,29 +191,12 @@ mod tests {
     fn test_what_is_not_finite_counts_as_0_and_the_range_grows() {
         let x = [f32::NAN, f32::INFINITY, -3.0, 2.0, 1.0, f32::NEG_INFINITY, 0.0, 5.0];
         let source = Source { x: &x, weights: &[], row: 8, size: 4, cols: 8 };
-        let mut tile = Tile::new(&source);
-        tile.load(&source, &source.groups(0), 0, &ONES);
+        let mut tile = Tile::new(&source, false);
+        tile.load(&source, &source.groups(0), 0, &ONES, 0.0);
         let mut range = [[0.0; LANES]; 2];
         tile.widen(&mut range);
         assert_eq!((range[0][0], range[1][0], range[0][1], range[1][1]), (-3.0, 2.0, 0.0, 5.0));
         tile.scale(&[0.5; LANES]);
         assert_eq!([0, 1, 2, 3].map(|p| tile.x[p][0]), [0.0, 0.0, -1.5, 1.0]);
-    }
-
-    #[test]
-    fn test_sums_are_those_of_the_codes_half_to_even_within_their_limits() {
-        let x = [0.5f32, 1.5, -9.0, 0.25];
-        let weights = [1.0f32, 2.0, 0.0, 4.0];
-        for weights in [&[][..], &weights] {
-            let source = Source { x: &x, weights, row: 4, size: 4, cols: 4 };
-            let mut tile = Tile::new(&source);
-            tile.load(&source, &source.groups(0), 0, &ONES);
-            let sums = tile.sums(&ONES, &[[-7.0; LANES], [8.0; LANES]]).map(|sum| sum[0]);
-            // Codes 0, 2, -7 and 0; off by 0.5, -0.5, -2 and 0.25.
-            let w = |i: usize| weights.get(i).copied().unwrap_or(1.0);
-            let (q, d) = ([0.0, 2.0, -7.0, 0.0], [0.5, -0.5, -2.0, 0.25]);
-            let sum = |of: fn(f32, f32) -> f32| (0..4).map(|i| w(i) * of(d[i], q[i])).sum::<f32>();
-            assert_eq!(sums, [sum(|d, _| d * d), sum(|d, q| d * q), sum(|_, q| q * q)]);
-        }
     }
 }

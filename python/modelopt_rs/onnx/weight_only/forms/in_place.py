@@ -5,6 +5,7 @@ import math
 from modelopt_rs.onnx.weight_only.axis_scales import AxisScales
 from modelopt_rs.onnx.weight_only.coders import Coder, Rows
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat
+from modelopt_rs.onnx.weight_only.convolution import ChannelBlocks
 from modelopt_rs.onnx.weight_only.forms.form import StorageOptions, tensor
 from modelopt_rs.onnx.weight_only.inner_coders import AxisBlocks, NarrowAxisBlocks, WholeColumns
 from modelopt_rs.onnx.weights import Use
@@ -27,6 +28,8 @@ def coder_in_place(use: Use, coding: Coding, keep: int) -> Coder:
         return Rows(coding, length, length) if first else AxisScales(coding, use.out_axis, keep)
     if math.prod(shape[use.in_axis + 1 :]) == 1:
         return Rows(coding, shape[use.in_axis], shape[use.in_axis])
+    if coding.moments is not None:
+        return ChannelBlocks(coding, row_codes_in_place(use, block, shape))
     narrow = _is_narrow(use, block, shape)
     return NarrowAxisBlocks(coding, use.in_axis) if narrow else AxisBlocks(coding, use.in_axis)
 
