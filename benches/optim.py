@@ -248,7 +248,10 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
         ("AdamW 8 bits, minifloat", CODED_BYTES, "minifloat", np.float32),
         ("AdamW bf16, f32 states", 22, None, np.uint16),
     ):
-        params, grads = ([y.astype(kind) for y in ys] for ys in (flat, ones))
+        # The bits of bfloat16 are those of a float32's upper half: a 1 as uint16 would be a subnormal number.
+        params, grads = (
+            [(y.view(np.uint32) >> 16).astype(kind) if kind == np.uint16 else y for y in ys] for ys in (flat, ones)
+        )
         ours = Ours("adamw_step", params, grads, 2, coding, **({"dtype": "bf16"} if kind == np.uint16 else {}))
         copies = lambda nbytes=nbytes: plain.copy(nbytes * x.size / 2)  # noqa: E731
         case = Case(f"{work}, {x.size:,}", "copy of its bytes", 1.15, ours.step, copies, at_most=True)

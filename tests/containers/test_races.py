@@ -93,7 +93,7 @@ def test_one_of_several_wins(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)  # how long a disk takes is not what is tested
         assert process.exitcode == 0
     winners = dict(results.get() for _ in processes)
     assert sorted(i for won in winners.values() for i in won) == list(range(RACES))
