@@ -187,9 +187,9 @@ GOLDEN = {
 }
 SEARCHED = {
     (8, "symmetric", None): "9d525221e135049915c70077247ba12736e4df8bf953ba272e9f99d5ecac1281",
-    (4, "symmetric", None): "5b1bce06ec48191709978a3a258c444c56358f78ce1d3d4163c67a478cf516fb",
-    (2, "symmetric", None): "4495d138fe373d69930052cb38888c87704c10f557da17acba4424da89bde52b",
-    (4, "asymmetric", 16): "94cd933a27043dec78cd2ad0566c1550c052c6105c785a8c6f50a3f4e1c8b7f5",
+    (4, "symmetric", None): "4eab841d181c7b1af9d3c010024106e8072165097af0df83f12ec90184c6248b",
+    (2, "symmetric", None): "23ebf55fe6c106e5b762f397fee1ed8411bee568329490ba7f5df54ad811a427",
+    (4, "asymmetric", 16): "15adc420f3e23e81f05328cbf3a68d50d2656105b1234bb62bd67889299a7589",
 }
 
 
