@@ -357,7 +357,7 @@ mod tests {
     fn test_d4_no_lock_is_held_while_an_item_is_worked_on() {
         // Of two items each waits until the other one is worked on too: a lock would keep it out.
         let working = AtomicUsize::new(0);
-        let both = |_: &()| {
+        let both = |(): &()| {
             working.fetch_add(1, Ordering::SeqCst);
             wait_for(Duration::from_secs(2), || working.load(Ordering::SeqCst) >= 2);
             working.load(Ordering::SeqCst)

@@ -271,5 +271,18 @@ def test_sizes_are_numbers_or_texts(tmp_path: Any) -> None:
         sink.commit()
     for size in (64 * 2**20, "64MiB"):
         mo.quantize_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", max_memory=size, overwrite=True)
+    for size, said in ((0, "above 0, got 0"), (-5, "above 0, got -5"), ("0B", "at least one byte, got '0B'")):
+        with pytest.raises(mo.OptionError, match=f"max_memory must be {said}"):
+            mo.inspect_file(tmp_path / "a.safetensors", max_memory=size)
     with pytest.raises(ValueError, match=r"max_memory must be a size such as 256MiB, .*, got '12 furlongs'"):
         mo.inspect_file(tmp_path / "a.safetensors", max_memory="12 furlongs")
+
+
+def test_every_function_of_files_and_graphs_takes_sizes_as_texts() -> None:
+    """H64: `calibrate_file` and those of graphs took numbers alone."""
+    taken = {
+        name: function for name, function in PUBLIC.items() if "max_memory" in inspect.signature(function).parameters
+    }
+    assert len(taken) >= 10
+    for name, function in taken.items():
+        assert str in get_args(get_type_hints(function)["max_memory"]), name

@@ -1,6 +1,7 @@
 """What a training loop relies on: gradients that are not finite, schedules, what a step says, averages."""
 
 import inspect
+import json
 from typing import Any
 
 import ml_dtypes
@@ -295,3 +296,13 @@ def test_a_rate_that_grows_out_of_all_numbers_is_refused_by_name():
     optimizer.steps = 5000
     with pytest.raises(ValueError, match=r"^sgd_step: lr must be at least 0 and finite, got inf"):
         optimizer.step([np.ones(2, np.float32)])
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.5), np.float64(0.5), np.array(0.5), 0.5])
+@pytest.mark.parametrize("is_schedule", [True, False])
+def test_h59_rates_are_numbers_that_a_log_can_write(rate, is_schedule):
+    optimizer = mo.optim.SGD([np.ones(2, np.float32)], lr=(lambda step: rate) if is_schedule else rate)
+    assert json.loads(json.dumps(optimizer.rates)) == [0.5]
+    result = optimizer.step([np.ones(2, np.float32)])
+    assert type(result.rates[0]) is float
+    np.testing.assert_array_equal(optimizer.params["0"], 0.5)

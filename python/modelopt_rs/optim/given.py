@@ -77,7 +77,12 @@ def learning_rates(groups: Sequence[Group], step: int) -> tuple[float, ...]:
     # Most are floats: a look at each takes a third of a loop.
     if set(map(type, rates)) <= _FLOAT:
         return rates
-    return tuple(lr(step) if callable(lr) else lr for lr in rates)
+    return tuple(_plain(lr(step) if callable(lr) else lr) for lr in rates)
+
+
+def _plain(rate: Any) -> Any:
+    """Return a number of NumPy as Python's, which a log can write; what is no number the step refuses."""
+    return rate.item() if isinstance(rate, np.generic | np.ndarray) and rate.ndim == 0 else rate
 
 
 def numbered(groups: Sequence[Group]) -> list[Group]:

@@ -39,7 +39,7 @@ def bytes_of(name: str, size: int | str) -> int:
     """
     if not isinstance(size, str):
         if size < 1:
-            raise OptionError(f"{name} must be at least one byte, got {size}")
+            raise OptionError(f"{name} must be above 0, got {size}")
         return size
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", size, re.ASCII)
     if match is None or match[2].lower() not in UNITS:

@@ -25,6 +25,7 @@ __all__ += ["resident", "run_session", "session_options", "size_of", "utf8"]
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
 Feed: TypeAlias = Mapping[str, Array]
 WEIGHTS = 4  # times the bytes of a model: read, widened, and laid out again for each operator
+FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
 LOOK = 0.005  # seconds between two looks at a run that has bounds: it may fill 100 MB in ten times that
 _BOUNDS: ContextVar["_Bounds | None"] = ContextVar("_BOUNDS", default=None)
 _LIMIT: ContextVar[int | None] = ContextVar("_LIMIT", default=None)
@@ -129,6 +130,8 @@ def _allocator(options: Any) -> Iterator[None]:
         yield
         return
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # Constants that are computed as a session is opened come out of another allocator, and each may be twice the last.
+    options.add_session_config_entry(FOLDED, str(limit // 4))
     with _ARENA:
         _register(limit)
         try:
