@@ -102,3 +102,16 @@ def test_a_shape_behind_a_where_is_changed_in_its_parts():
     net.add("MatMul", h, net.w("b", 12, 3), out="y")
     [group] = crops(net.proto(), {"batch": 2}).values()
     assert group.units == 2
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_channels_that_become_places_are_one_unit(mode):
+    net = Net({"x": [2, 3, 4, 4]})
+    h = net.add("Relu", net.add("Conv", "x", net.w("a", 24, 3, 1, 1)))
+    h = net.add("DepthToSpace", h, blocksize=2, mode=mode)
+    h = net.add("SpaceToDepth", net.add("Relu", h), blocksize=2)
+    net.add("Conv", h, net.w("b", 5, 24, 1, 1), out="y")
+    [group] = crops(net.proto()).values()
+    assert group.units == 6
+    wanted = {("a", 0, 0, 4)} if mode == "CRD" else {("a", 0, 6 * i, 1) for i in range(4)}
+    assert places(group) == wanted | {("b", 1, 6 * i, 1) for i in range(4)}
