@@ -170,3 +170,14 @@ def test_numbers_want_a_config(tmp_path: Path) -> None:
         source, tmp_path / "b.safetensors", keep=16, groups=plain(), numbers={"ffn": "*"}, config=config
     )
     assert report.config == {"ffn": (24, 16)}
+
+
+@pytest.mark.parametrize(("options", "said"), [({}, True), ({"round_to": 1}, False), ({"keep": 0.5}, False)])
+def test_groups_that_rounding_leaves_whole_are_said(tmp_path: Path, options: Any, said: bool) -> None:
+    source = write(tmp_path / "a.safetensors", strange())
+    report = mo.crop_file(source, tmp_path / "b.safetensors", **({"keep": 0.9, "groups": plain()} | options))
+    note = (
+        "all 24 units of 'trunk.0.ffn' and 1 more stay: lengths are multiples of 8; "
+        "round_to=1 (--round-to 1) takes the share as it is"
+    )
+    assert report.notes == ((note,) if said else ())

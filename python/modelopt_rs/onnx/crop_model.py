@@ -238,7 +238,7 @@ def plan_model(
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in cropped.groups),
             config=None,
-            notes=tuple(plan.notes()),
+            notes=(*options.unmoved(cropped), *plan.notes()),
             file_bytes=check.file_bytes,
             run=check.report,
         )

@@ -262,7 +262,7 @@ def _plan(
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in after.report.groups),
             config=_changes(before, after.config),
-            notes=tuple(_notes(before, after, options.given, described)),
+            notes=(*options.unmoved(after.report), *_notes(before, after, options.given, described)),
         )
 
     return FilePlan(

@@ -14,7 +14,7 @@ from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import ArgumentError, OptionError, quote
 from modelopt_rs.planning.decide import check_plain
 from modelopt_rs.planning.given_groups import GivenGroups
-from modelopt_rs.prune.choice import Choice, Chooser, Keep
+from modelopt_rs.prune.choice import DEFAULT_ROUND, Choice, Chooser, Keep
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
 from modelopt_rs.prune.families import family_of
@@ -83,6 +83,20 @@ class CropOptions:
     def choice(self) -> Choice:
         """The same as the array functions take it."""
         return Choice(self.keep, self.round_to, self.scope, self.norm, self.nonfinite)
+
+    def unmoved(self, report: CropReport) -> list[str]:
+        """Say which groups stay whole though a share of them was to go: their lengths were rounded up to all."""
+        if self.round_to == 1 or not isinstance(self.keep, float) or self.keep >= 1 or self.scope != "group":
+            return []
+        whole = [group for group in report.groups if len(group.kept) == group.units > 1]
+        if not whole:
+            return []
+        more = f" and {len(whole) - 1:,} more" if len(whole) > 1 else ""
+        step = DEFAULT_ROUND if self.round_to is None else self.round_to
+        return [
+            f"all {whole[0].units:,} units of {quote(whole[0].name)}{more} stay: lengths are multiples of {step}; "
+            "round_to=1 (--round-to 1) takes the share as it is"
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options in force, as a report has them."""

@@ -87,13 +87,6 @@ def test_operators_that_are_not_known_refuse():
     assert reason(read(net, "t")) == "TopK 'TopK_1' is an operator that cropping doesn't know"
 
 
-def test_recurrent_layers_refuse():
-    net = Net({"x": [4, 2, 5]})
-    h = net.add("MatMul", "x", net.w("a", 5, 8))
-    net.add("LSTM", h, net.w("w", 1, 24, 8), net.w("r", 1, 24, 6), out="y", hidden_size=6)
-    assert reason(net) == "LSTM 'LSTM_1' is an operator that cropping doesn't know"
-
-
 def test_operators_of_other_domains_refuse():
     net, h = hidden()
     read(net, net.add("Relu", h, domain="com.example"))

@@ -38,7 +38,8 @@ def _given(node: ir.Node, side: str, index: int) -> ir.Value | None:
     """Return an input, or an output that something takes; None where there is none."""
     values = node.inputs if side == "in" else node.outputs
     value = values[index] if index < len(values) else None
-    if value is None or (side == "out" and index and not value.uses() and not value.is_graph_output()):
+    unused = side == "out" and index and value is not None and not value.uses() and not value.is_graph_output()
+    if value is None or (unused and value.shape is None):
         return None
     return value
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from modelopt_rs.onnx.crop import fused, layout, linear, pointwise, reshape
+from modelopt_rs.onnx.crop import fused, layout, linear, pointwise, recurrent, reshape
 from modelopt_rs.onnx.crop.edits import Edit, EditLength
 from modelopt_rs.onnx.crop.elements import shape_of
 from modelopt_rs.onnx.crop.integers import Integers
@@ -21,7 +21,14 @@ from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["GraphGroup", "Refusal", "find_groups"]
 
-RULES: dict[str, Rule] = {**pointwise.RULES, **linear.RULES, **layout.RULES, **reshape.RULES, **fused.STANDARD}
+RULES: dict[str, Rule] = {
+    **pointwise.RULES,
+    **linear.RULES,
+    **layout.RULES,
+    **reshape.RULES,
+    **recurrent.RULES,
+    **fused.STANDARD,
+}
 
 
 @dataclass(frozen=True, slots=True)

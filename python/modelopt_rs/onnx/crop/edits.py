@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from modelopt_rs.onnx.crop.elements import constant
-from modelopt_rs.onnx.crop.integers import Integers, part_of
+from modelopt_rs.onnx.crop.integers import PASSED, Integers, part_of
 from modelopt_rs.onnx.crop.units import Labels
 
 __all__ = ["Edit", "EditBounds", "EditCounts", "EditLength", "EditParts", "EditShape", "Gone"]
@@ -112,11 +112,19 @@ class EditShape(EditNode):
         node, index, position, numbers = self.node, 1, self.axis, constant(self.node.inputs[1])
         if numbers is None:
             node = self._own_concat()
-            index, position, new = part_of(Integers(), node, position)
+            index, position, new = self._part(node, position)
         else:
             new = [int(n) for n in numbers.ravel()]
         new[position] -= self.less(gone)
         self.give_constant(node, index, new)
+
+    @staticmethod
+    def _part(concat: ir.Node, position: int) -> tuple[int, int, list[int]]:
+        """Return the part of a Concat that holds a position: of constants, or of a length that is known."""
+        try:
+            return part_of(Integers(), concat, position)
+        except LookupError:
+            return part_of(Integers(fold=True), concat, position)
 
     def _own_concat(self) -> ir.Node:
         """Return the Concat that makes the shape; a copy of it where others use it as well."""
@@ -130,7 +138,7 @@ class EditShape(EditNode):
                 node = _copy(node, user, index, f"{self.node.outputs[0].name}.{node.op_type.lower()}")
             if node.op_type == "Concat":
                 return node
-            user, index = node, 0
+            user, index = node, PASSED[node.op_type]
 
 
 def _copy(node: ir.Node, user: ir.Node, index: int, name: str) -> ir.Node:

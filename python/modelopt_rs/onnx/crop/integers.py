@@ -6,7 +6,10 @@ import onnx_ir as ir
 
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, LARGEST, RULES, Element, constant, fixed, lengths_of
 
-__all__ = ["Integers", "concat_of", "part_of"]
+__all__ = ["PASSED", "Integers", "concat_of", "part_of"]
+
+# What a shape goes through unchanged, and by which input: of Where what isn't -1, as exporters write an Expand.
+PASSED = {"Cast": 0, "Identity": 0, "Where": 2}
 
 
 class Integers:
@@ -103,10 +106,11 @@ def _unknown_before(
 
 
 def concat_of(value: ir.Value | None) -> ir.Node | None:
-    """Return the Concat that makes a vector, also behind Cast and Identity; None if there is none."""
+    """Return the Concat that makes a vector, also behind Cast, Identity and Where; None if there is none."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Cast", "Identity"):
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    while node is not None and node.op_type in PASSED:
+        before = node.inputs[PASSED[node.op_type]]
+        node = None if before is None else before.producer()
     return node if node is not None and node.op_type == "Concat" else None
 
 

@@ -159,7 +159,29 @@ def gather(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         walk.give(data, at.axis if at.axis < axis else at.axis - more + 1, labels)
 
 
+def blocks(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
+    """Let channels that lie in one block of places be one unit: DepthToSpace, SpaceToDepth."""
+    x, y = first(node), node.outputs[0]
+    if at.axis > 1:
+        raise Refused(node, "goes along the units")
+    if at.axis == 0:
+        walk.give(y if at.side == "in" else x, 0, labels)
+        return
+    places = node.attributes.get_int("blocksize", 1) ** 2
+    deep, shallow = (x, y) if node.op_type == "DepthToSpace" else (y, x)
+    behind = node.attributes.get_string("mode", "DCR") == "CRD"  # the places of a channel, behind each other
+    if (at.side == "in") == (node.op_type == "DepthToSpace"):
+        if len(labels) % places:
+            raise Refused(node, f"has {len(labels)} channels for {places} places")
+        rows = labels.reshape(-1, places) if behind else labels.reshape(places, -1).T
+        labels = walk.units.fold(np.ascontiguousarray(rows))
+    walk.room(node, len(labels) * places)
+    walk.give(shallow, 1, labels)
+    walk.give(deep, 1, np.repeat(labels, places) if behind else np.tile(labels, places))
+
+
 RULES = {
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), blocks),
     "Transpose": transpose,
     "Squeeze": squeeze,
     "Unsqueeze": squeeze,

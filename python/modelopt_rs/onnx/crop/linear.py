@@ -7,12 +7,15 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.onnx.crop.edits import EditCounts
+from modelopt_rs.onnx.crop.einsum import einsum, einsum_axes
 from modelopt_rs.onnx.crop.pointwise import first
 from modelopt_rs.onnx.crop.units import Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Walk
 
 __all__ = ["RULES", "made_by"]
 
+# Of recurrent layers it is their hidden units, along the recurrent weights.
+MADE_BY = {"MatMul": (1, -1), "Conv": (1, 0), "Gather": (0, -1), "LSTM": (2, 2), "GRU": (2, 2), "RNN": (2, 2)}
 # What each axis of an operand is: rows, inner axis, columns, or a number of a batch axis counted from the end.
 Roles: TypeAlias = Mapping[int | str, int]
 
@@ -29,7 +32,19 @@ def made_by(node: ir.Node) -> tuple[int, int] | None:
         return 1, 0 if node.attributes.get_int("transB", 0) else 1
     if node.op_type == "ConvTranspose":
         return 1, 1 if node.attributes.get_int("group", 1) == 1 else 0
-    return {"MatMul": (1, -1), "Conv": (1, 0), "Gather": (0, -1)}.get(node.op_type)
+    if node.op_type == "Einsum":
+        return _made_by_einsum(node)
+    return MADE_BY.get(node.op_type)
+
+
+def _made_by_einsum(node: ir.Node) -> tuple[int, int] | None:
+    """The last operand is taken for the weight: of a letter that no other operand has."""
+    letters = einsum_axes(node)
+    if letters is None or len(letters.operands) < 2:
+        return None
+    *others, weight = letters.operands
+    own = [place for place, letter in enumerate(weight) if letter in letters.output and letter not in "".join(others)]
+    return (len(others), own[-1]) if own else None
 
 
 def _spread(
@@ -159,4 +174,4 @@ def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, 
     walk.edit(EditCounts(value=x, axis=1, node=node, each=inputs // groups, counts={"group": (1,)}))
 
 
-RULES = {"MatMul": matmul, "Gemm": gemm, "Conv": convolution, "ConvTranspose": convolution}
+RULES = {"MatMul": matmul, "Gemm": gemm, "Conv": convolution, "ConvTranspose": convolution, "Einsum": einsum}

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.errors import quote
-from modelopt_rs.onnx.crop.edits import Edit
-from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Length, shape_of
-from modelopt_rs.onnx.crop.integers import Integers
+from modelopt_rs.onnx.crop.edits import Edit, EditShape
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Length, fixed, shape_of
+from modelopt_rs.onnx.crop.integers import Integers, concat_of, part_of
 from modelopt_rs.onnx.crop.units import Labels, Units
 
 __all__ = ["At", "Kind", "Place", "Refused", "Rule", "Walk", "label_of"]
@@ -229,8 +229,22 @@ class Walk:
             places = ((node.outputs[0], position), (length.value, length.axis))
             both = [self.labels.get(place) for place in places]
             alike = [None if labels is None else np.sort(labels).tobytes() for labels in both]
-            if alike[0] != alike[1]:
+            if alike[0] == alike[1]:
+                continue
+            if both[0] is None or both[1] is not None or not self._says(node, position, length):
                 raise Refused(node, f"takes a length from {quote(length.value.name or '')}, which isn't cropped alike")
+            # What is as long as something else by chance gets a number of its own.
+            self.edit(EditShape(value=node.outputs[0], axis=position, node=node))
+
+    def _says(self, node: ir.Node, position: int, length: Length) -> bool:
+        """Whether a shape can say a number in the place of a length that is always the same."""
+        concat = concat_of(node.inputs[1])
+        if concat is None or not isinstance(fixed(length), int) or self.is_repeated(node.outputs[0], position):
+            return False
+        try:
+            return len(part_of(Integers(fold=True), concat, position)[2]) == 1
+        except LookupError:
+            return False
 
 
 Rule: TypeAlias = Callable[[Walk, ir.Node, At, Labels], None]
