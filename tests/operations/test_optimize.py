@@ -137,7 +137,7 @@ def test_a_model_without_weights_to_choose_for_is_named(tmp_path: Path, size: di
     [
         ({}, "one of target_size and target_bpw must be given, got none"),
         ({"target_size": 1, "target_bpw": 4.0}, "one of target_size and target_bpw must be given, got both"),
-        ({"target_size": 0}, "target_size must be at least one byte, got 0"),
+        ({"target_size": 0}, "target_size must be above 0, got 0"),
         ({"target_size": 1000}, r"target_size must be from [\d,]+ to [\d,]+ bytes for this model, got 1,000"),
         ({"target_bpw": 1.0}, r"target_bpw must be from 2\.\d+ to below 3\d\.\d+ for this model, got 1"),
         ({"target_bpw": 4.5, "priors": {"*": -1.0}}, r"priors '\*' must be finite and not negative, got -1.0"),
