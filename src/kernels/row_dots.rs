@@ -100,7 +100,7 @@ mod tests {
     use crate::isa::{self, Isa};
 
     #[test]
-    fn test_every_instruction_set_gives_the_same_sums_and_reads_no_further() {
+    fn test_every_instruction_set_gives_the_same_sums_wherever_blocks_begin_and_end() {
         for (blocks, rows) in [
             (vec![[0, 128], [128, 128], [256, 128]], 16),
             (vec![[0, 64], [64, 1], [65, 130]], 16),
