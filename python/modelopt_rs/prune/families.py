@@ -199,5 +199,5 @@ def family_of(function: str, config: Mapping[str, Any]) -> Family:
         if kind in family.types:
             return family
     known = ", ".join(each for family in FAMILIES for each in family.types)
-    fix = "export it to ONNX or write groups (mlp_groups)"
+    fix = "export it to ONNX, or say its structure: groups (--groups)"
     raise ArgumentError(function, f"config['model_type'] must be one of {known}, got {kind!r}; {fix}")
