@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 
-use super::algorithms::{GivenCommon, GivenStep, Kind, Step};
+use super::algorithms::{GivenCommon, GivenStep, Step};
 use super::arg::Name;
 use super::array::Array;
 use super::borrow::borrow;
@@ -14,92 +14,10 @@ use super::states::Coded;
 use super::tensors::{GivenTensors, Listed, Tensors, bits};
 use super::threads::resolve;
 use crate::error::Error;
-use crate::kernels::optim::{
-    Adadelta, Adagrad, Adam, Adamax, Algorithm, Coding, Common, DynamicMaps, Ema, FourBits, Lamb, Lion, Minifloats,
-    MuonDirection, MuonStep, NAdam, Plain, RAdam, RmsProp, Sgd, Sum, Tensor, lamb, step as run,
-};
+use crate::kernels::optim::{Kind, Runs};
 use crate::kernels::reduce::{SquareSum, reduce_all, total};
-use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
-
-impl Step {
-    /// Call the kernel; what `nadam_step` returns, else 0.
-    fn run<C: Real>(&self, tensors: Vec<Tensor<'_, C, Plain>>, states: usize, threads: usize) -> f64 {
-        let (common, x, step) = (&self.common, &self.numbers[..], self.number);
-        match (self.kind.function, states) {
-            (Sgd::<f32, true>::NAME, 0) => {
-                run(tensors, common, Sgd::<C, false>::new(common, 0.0, 0.0, false, step), threads);
-            }
-            (Sgd::<f32, true>::NAME, _) => {
-                run(tensors, common, Sgd::<C, true>::new(common, x[0], x[1], self.nesterov, step), threads);
-            }
-            (Adagrad::<f32>::NAME, _) => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
-            (RmsProp::<f32, true, true>::NAME, 1) => {
-                run(tensors, common, RmsProp::<C, false, false>::new(common, x[0], x[1], x[2]), threads);
-            }
-            (RmsProp::<f32, true, true>::NAME, 3) => {
-                run(tensors, common, RmsProp::<C, true, true>::new(common, x[0], x[1], x[2]), threads);
-            }
-            (RmsProp::<f32, true, true>::NAME, _) if x[2] > 0.0 => {
-                run(tensors, common, RmsProp::<C, true, false>::new(common, x[0], x[1], x[2]), threads);
-            }
-            (RmsProp::<f32, true, true>::NAME, _) => {
-                run(tensors, common, RmsProp::<C, false, true>::new(common, x[0], x[1], x[2]), threads);
-            }
-            (Ema::<f32>::NAME, _) => run(tensors, common, Ema::new(x[0]), threads),
-            (<Sum as Algorithm<f32>>::NAME, _) => run(tensors, common, Sum, threads),
-            (Adadelta::<f32>::NAME, _) => run(tensors, common, Adadelta::new(common, x[0], x[1]), threads),
-            (NAdam::<f32>::NAME, _) => {
-                let (nadam, product) = NAdam::new(common, [x[0], x[1]], x[2], x[3], x[4], step);
-                run(tensors, common, nadam, threads);
-                return product;
-            }
-            (RAdam::<f32>::NAME, _) => run(tensors, common, RAdam::new(common, [x[0], x[1]], x[2], step), threads),
-            (Adamax::<f32>::NAME, _) => run(tensors, common, Adamax::new(common, [x[0], x[1]], x[2], step), threads),
-            (Lion::<f32>::NAME, _) => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
-            (Lamb::<f32>::NAME, _) => lamb(tensors, common, Lamb::new(common, [x[0], x[1]], x[2], step), threads),
-            // Its two halves are told apart by the step; the first leaves the parameter as it is.
-            (MuonStep::<f32>::NAME, _) if step == 1 => {
-                let common = Common { weight_decay: 0.0, ..*common };
-                run(tensors, &common, MuonDirection::new(x[0], self.nesterov), threads);
-            }
-            (MuonStep::<f32>::NAME, _) => run(tensors, common, MuonStep::new(common), threads),
-            (_, 3) => {
-                let adam = Adam::<C, true>::new(common, [x[0], x[1]], x[2], self.semantics, step);
-                run(tensors, common, adam, threads);
-            }
-            _ => {
-                let adam = Adam::<C, false>::new(common, [x[0], x[1]], x[2], self.semantics, step);
-                run(tensors, common, adam, threads);
-            }
-        }
-        0.0
-    }
-
-    /// The same with states in 8 bits; [`Step::takes_blocks`] was asked.
-    fn run_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
-        let (common, x, step) = (&self.common, &self.numbers[..], self.number);
-        match self.kind.function {
-            Sgd::<f32, true>::NAME => {
-                run(tensors, common, Sgd::<f32, true>::new(common, x[0], x[1], self.nesterov, step), threads);
-            }
-            Adagrad::<f32>::NAME => run(tensors, common, Adagrad::new(common, x[0], x[1], step), threads),
-            RmsProp::<f32, true, true>::NAME => {
-                run(tensors, common, RmsProp::<f32, false, false>::new(common, x[0], x[1], x[2]), threads);
-            }
-            Lion::<f32>::NAME => run(tensors, common, Lion::new(common, [x[0], x[1]]), threads),
-            _ => self.run_adam_coded(tensors, threads),
-        }
-    }
-
-    /// Adam and `AdamW`, the only ones with states in 4 bits.
-    fn run_adam_coded<K: Coding>(&self, tensors: Vec<Tensor<'_, f32, K>>, threads: usize) {
-        let (common, x) = (&self.common, &self.numbers[..]);
-        let adam = Adam::<f32, false>::new(common, [x[0], x[1]], x[2], self.semantics, self.number);
-        run(tensors, common, adam, threads);
-    }
-}
 
 /// One call: `(function, arrays, common, step)`.
 type GivenCall<'py> = (String, GivenTensors<'py>, GivenCommon<'py>, GivenStep<'py>);
@@ -124,28 +42,30 @@ impl<'py> Ready<'py> {
     }
 
     fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64> {
-        let (step, (states, coding)) = (&self.step, self.tensors.storage());
+        let (Step { kind, hyper }, (states, coding)) = (&self.step, self.tensors.storage());
         let wide = self.tensors.params.first().is_some_and(|param| param.dtype == Dtype::F64);
-        match coding {
-            Some(Coded::Minifloats) => {
-                let blocks = self.tensors.blocks::<Minifloats>(step.number);
-                compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
+        let Runs { float32, float64, bits8, bits4 } = kind.runs;
+        match (coding, bits8, bits4) {
+            (Some(Coded::Minifloats), Some((run, _)), _) => {
+                let blocks = self.tensors.blocks(hyper.step);
+                compute(py, || run(hyper, states, blocks, threads))
             }
-            Some(Coded::DynamicMaps) => {
-                let blocks = self.tensors.blocks::<DynamicMaps>(step.number);
-                compute(py, || step.run_coded(blocks, threads)).map(|()| 0.0)
+            (Some(Coded::DynamicMaps), Some((_, run)), _) => {
+                let blocks = self.tensors.blocks(hyper.step);
+                compute(py, || run(hyper, states, blocks, threads))
             }
-            Some(Coded::FourBits) => {
-                let blocks = self.tensors.blocks::<FourBits>(step.number);
-                compute(py, || step.run_adam_coded(blocks, threads)).map(|()| 0.0)
+            (Some(Coded::FourBits), _, Some(run)) => {
+                let blocks = self.tensors.blocks(hyper.step);
+                compute(py, || run(hyper, states, blocks, threads))
             }
-            None if wide => {
-                let slices = self.tensors.slices::<f64>(step.number);
-                compute(py, || step.run(slices, states, threads))
+            (Some(_), ..) => unreachable!("`takes_blocks` was asked"),
+            (None, ..) if wide => {
+                let slices = self.tensors.slices(hyper.step);
+                compute(py, || float64(hyper, states, slices, threads))
             }
-            None => {
-                let slices = self.tensors.slices::<f32>(step.number);
-                compute(py, || step.run(slices, states, threads))
+            (None, ..) => {
+                let slices = self.tensors.slices(hyper.step);
+                compute(py, || float32(hyper, states, slices, threads))
             }
         }
     }

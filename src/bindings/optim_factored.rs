@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
 
-use super::algorithms::{Allowed, GivenCommon, Kind, PLAIN, common, step_number};
+use super::algorithms::{GivenCommon, common, step_number};
 use super::arg::{Name, pair};
 use super::array::{Array, tuple};
 use super::borrow::borrow;
@@ -15,7 +15,7 @@ use super::states::expect_dtype_for;
 use super::tensors::{Listed, Tensors, expect_count, listed};
 use super::threads::resolve;
 use crate::error::Error;
-use crate::kernels::optim::{Adafactor, Common, Factored, Tensor, adafactor};
+use crate::kernels::optim::{Adafactor, Allowed, Common, Factored, Kind, PLAIN, Tensor, adafactor};
 use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;

@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
 
-use super::algorithms::{Kind, MU_PRODUCT, Step};
+use super::algorithms::Step;
 use super::arg::{Name, flag, int, text};
 use super::error::entry;
 use super::optim::{Ready, run_all};
@@ -16,7 +16,7 @@ use super::options::{find, key, nonfinite, option};
 use super::states::BlockState;
 use super::tensors::{Listed, check_seed, is_of};
 use super::threads::resolve;
-use crate::kernels::optim::MAX_STATES;
+use crate::kernels::optim::{Kind, MAX_STATES, MU_PRODUCT};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -65,7 +65,7 @@ fn step<'py>(
     let given = (numbers, number.into_pyobject(py)?.into_any(), nesterov, semantics);
     let mut step = Step::new(kind.function, &common, &given)?;
     if let Some(given) = find(options, "decoupled_weight_decay")? {
-        step.common.decoupled = flag(kind.function, "decoupled_weight_decay", &given)?;
+        step.hyper.common.decoupled = flag(kind.function, "decoupled_weight_decay", &given)?;
     }
     Ok(step)
 }
@@ -258,8 +258,8 @@ fn specification<'py>(py: Python<'py>, function: &str) -> PyResult<Bound<'py, Py
         let numbers = PyTuple::new(py, kind.options())?;
         let states = kind.states.iter().zip(kind.signed).map(|((name, asked_by), signed)| (*name, signed, *asked_by));
         let states = PyTuple::new(py, states.collect::<Vec<_>>())?;
-        let (count, bits) = kind.blocks;
-        (numbers, states, (count, PyTuple::new(py, bits)?)).into_pyobject(py)
+        let blocks = (kind.coded_states, PyTuple::new(py, kind.bits())?);
+        (numbers, states, blocks).into_pyobject(py)
     })
 }
 

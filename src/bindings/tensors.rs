@@ -5,7 +5,6 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use super::algorithms::Kind;
 use super::arg::{Name, int};
 use super::array::Array;
 use super::dtype::{Dtype, Item, is_bf16, match_dtype};
@@ -13,7 +12,7 @@ use super::error::compute;
 use super::quant::nonfinite_text;
 use super::states::{BlockState, Coded, States};
 use crate::error::{Error, Result};
-use crate::kernels::optim::{Blocks, Coding, Grad, MAX_STATES, Narrow, Noise, Param, Plain, Tensor};
+use crate::kernels::optim::{Blocks, Coding, Grad, Kind, MAX_STATES, Narrow, Noise, Param, Plain, Tensor};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::{Bf16, F16, Real};
 
@@ -37,7 +36,7 @@ impl<'py> Listed<'py> {
     /// What was given to a function of this kind.
     pub fn new(kind: &Kind, given: &GivenTensors<'py>) -> PyResult<Self> {
         let function = kind.function;
-        let [of_params, of_grads] = kind.names();
+        let [of_params, of_grads] = kind.names;
         let params = listed(function, of_params, &given.0)?;
         let same_length = |what, items: &Vec<_>| expect_count(function, what, items.len(), of_params[1], params.len());
         let grads = listed(function, of_grads, &given.1)?;

@@ -10,6 +10,7 @@ mod adam;
 mod average;
 mod coded;
 mod coding;
+mod kind;
 mod lamb;
 mod lion;
 mod muon;
@@ -20,16 +21,11 @@ mod tensor;
 mod whole;
 
 pub use adafactor::{Adafactor, Factored, adafactor};
-pub use adagrad::{Adadelta, Adagrad, RmsProp};
-pub use adam::{Adam, Adamax, NAdam, RAdam, Semantics};
-pub use average::{Ema, Sum};
+pub use adam::Semantics;
 pub use coded::{Blocks, decode, encode};
 pub use coding::{Coding, DynamicMaps, FourBits, Minifloats};
-pub use lamb::{Lamb, lamb};
-pub use lion::Lion;
-pub use muon::{MuonDirection, MuonStep};
+pub use kind::{Allowed, Hyper, Kind, MU_PRODUCT, PLAIN, Run, Runs};
 pub use noise::Noise;
-pub use sgd::Sgd;
 pub use storage::{Plain, Storage};
 pub use tensor::{Grad, Narrow, Param, Tensor};
 
@@ -37,6 +33,24 @@ use crate::isa::kernel;
 use crate::kernels::pack::{W1, unpack_codes};
 use crate::par::{self, CHUNK};
 use crate::real::Real;
+
+/// All algorithms, but Adafactor, whose states have shapes of their own.
+pub const KINDS: &[&Kind] = &[
+    &sgd::SGD,
+    &adagrad::ADAGRAD,
+    &adagrad::RMSPROP,
+    &adagrad::ADADELTA,
+    &adam::ADAM,
+    &adam::ADAMW,
+    &adam::NADAM,
+    &adam::RADAM,
+    &adam::ADAMAX,
+    &lion::LION,
+    &average::EMA,
+    &average::SUM,
+    &lamb::LAMB,
+    &muon::MUON,
+];
 
 /// State arrays that an algorithm has at most.
 pub const MAX_STATES: usize = 3;
@@ -235,6 +249,8 @@ fn step_piece<C: Real, K: Storage<C>, A: Algorithm<C>>(
 
 #[cfg(test)]
 mod tests {
+    use super::adam::Adam;
+    use super::sgd::Sgd;
     use super::*;
     use crate::isa::{self, Isa};
 

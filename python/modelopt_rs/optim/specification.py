@@ -1,9 +1,9 @@
 """What an algorithm is made of, from which step functions, classes and torch classes follow.
 
 Names of numbers and states, which states are optional, which can be negative and which may be in blocks are the
-kernel's own and stand in Rust (`src/bindings/algorithms.rs`); options and their defaults are the signature of the class
-in `optimizers.py`. The signatures of the step function and of the torch class are copies of it, for readers and
-editors: `tests/optim/test_specification.py` holds them equal.
+kernel's own and stand in Rust (a `Kind` in `src/kernels/optim/`); options and their defaults are the signature of the
+class in `optimizers.py`. The step function and the torch class follow from it; where they are written out for readers
+and editors, `tests/optim/test_specification.py` holds them equal.
 """
 
 from collections.abc import Mapping

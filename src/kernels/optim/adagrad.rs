@@ -1,6 +1,8 @@
 //! Steps divided by the root of accumulated squares.
 
-use super::{Algorithm, Common, MAX_STATES};
+use super::Allowed::{BelowOne, NonNegative};
+use super::kind::{MOMENTUM, PLAIN, nothing, runs};
+use super::{Algorithm, Common, Hyper, Kind, MAX_STATES, Plain, Storage, Tensor, step};
 use crate::real::Real;
 
 /// `torch.optim.Adagrad`. State: the sum of squares.
@@ -109,4 +111,74 @@ impl<C: Real> Algorithm<C> for Adadelta<C> {
         let steps = self.rho * steps + self.fresh * (delta * delta);
         (param - self.lr * delta, [square, steps, c])
     }
+}
+
+/// What Adagrad takes.
+pub(super) const ADAGRAD: Kind = Kind {
+    function: Adagrad::<f32>::NAME,
+    numbers: &[("lr_decay", NonNegative), ("eps", NonNegative)],
+    states: &[("state_sum", None)],
+    signed: Adagrad::<f32>::SIGNED,
+    coded_states: 1,
+    runs: runs!(adagrad or 8),
+    ..PLAIN
+};
+
+fn adagrad<C: Real, K: Storage<C>>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, K>>, threads: usize) -> f64 {
+    let (common, x) = (&hyper.common, &hyper.numbers);
+    step(tensors, common, Adagrad::new(common, x[0], x[1], hyper.step), threads);
+    0.0
+}
+
+/// What `RMSprop` takes.
+pub(super) const RMSPROP: Kind = Kind {
+    function: RmsProp::<f32, true, true>::NAME,
+    numbers: &[("alpha", BelowOne), ("eps", NonNegative), ("momentum", NonNegative)],
+    states: &[("square_avg", None), MOMENTUM, ("grad_avg", Some("centered"))],
+    signed: RmsProp::<f32, true, true>::SIGNED,
+    coded_states: 1,
+    runs: runs!(rmsprop, 8 rmsprop_alone),
+    ..PLAIN
+};
+
+/// With its mean square alone.
+fn rmsprop_alone<C: Real, K: Storage<C>>(
+    hyper: &Hyper,
+    _: usize,
+    tensors: Vec<Tensor<'_, C, K>>,
+    threads: usize,
+) -> f64 {
+    let (common, x) = (&hyper.common, &hyper.numbers);
+    step(tensors, common, RmsProp::<C, false, false>::new(common, x[0], x[1], x[2]), threads);
+    0.0
+}
+
+fn rmsprop<C: Real>(hyper: &Hyper, states: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    let (common, x) = (&hyper.common, &hyper.numbers);
+    let (alpha, eps, momentum) = (x[0], x[1], x[2]);
+    match states {
+        1 => return rmsprop_alone(hyper, states, tensors, threads),
+        3 => step(tensors, common, RmsProp::<C, true, true>::new(common, alpha, eps, momentum), threads),
+        _ if momentum > 0.0 => {
+            step(tensors, common, RmsProp::<C, true, false>::new(common, alpha, eps, momentum), threads);
+        }
+        _ => step(tensors, common, RmsProp::<C, false, true>::new(common, alpha, eps, momentum), threads),
+    }
+    0.0
+}
+
+/// What Adadelta takes.
+pub(super) const ADADELTA: Kind = Kind {
+    function: Adadelta::<f32>::NAME,
+    numbers: &[("rho", BelowOne), ("eps", NonNegative)],
+    states: &[("square_avg", None), ("acc_delta", None)],
+    signed: Adadelta::<f32>::SIGNED,
+    runs: runs!(adadelta),
+    ..PLAIN
+};
+
+fn adadelta<C: Real>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    let (common, x) = (&hyper.common, &hyper.numbers);
+    step(tensors, common, Adadelta::new(common, x[0], x[1]), threads);
+    0.0
 }

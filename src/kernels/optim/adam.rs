@@ -1,5 +1,9 @@
 //! Adam and its family: a mean of gradients over a measure of their size, each corrected for its start at 0.
 
+mod kinds;
+
+pub(super) use kinds::{ADAM, ADAMAX, ADAMW, NADAM, RADAM};
+
 use super::{Algorithm, Common, MAX_STATES};
 use crate::real::Real;
 

@@ -1,6 +1,8 @@
 //! Running averages and sums, which walk over lists of arrays as a step does.
 
-use super::{Algorithm, MAX_STATES};
+use super::Allowed::BelowOne;
+use super::kind::{PLAIN, runs};
+use super::{Algorithm, Hyper, Kind, MAX_STATES, Plain, Tensor, step};
 use crate::real::Real;
 
 /// An exponential moving average of parameters: `param` is the average, `grad` what is averaged.
@@ -43,4 +45,34 @@ impl<C: Real> Algorithm<C> for Sum {
     fn step(&self, sum: C, grad: C, states: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
         (sum + grad, states)
     }
+}
+
+/// What an average takes.
+pub(super) const EMA: Kind = Kind {
+    function: Ema::<f32>::NAME,
+    names: [["average", "averages"], ["param", "params"]],
+    numbers: &[("decay", BelowOne)],
+    states: &[],
+    runs: runs!(ema),
+    ..PLAIN
+};
+
+fn ema<C: Real>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    step(tensors, &hyper.common, Ema::new(hyper.numbers[0]), threads);
+    0.0
+}
+
+/// What a sum takes.
+pub(super) const SUM: Kind = Kind {
+    function: <Sum as Algorithm<f32>>::NAME,
+    names: [["total", "totals"], ["grad", "grads"]],
+    numbers: &[],
+    states: &[],
+    runs: runs!(sum),
+    ..PLAIN
+};
+
+fn sum<C: Real>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    step(tensors, &hyper.common, Sum, threads);
+    0.0
 }

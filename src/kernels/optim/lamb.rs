@@ -4,8 +4,9 @@
 //! so that it needs no room of its own.
 
 use super::adam::{Means, correction};
+use super::kind::{PLAIN, runs};
 use super::whole::{Squares, look_then_apply, read_grad, read_param, root_mean, square_sum, write_param};
-use super::{BUFFER, Common, Plain, Prepared, Tensor, one_nan};
+use super::{BUFFER, Common, Hyper, Kind, Plain, Prepared, Tensor, one_nan};
 use crate::isa::kernel;
 use crate::real::Real;
 
@@ -97,6 +98,15 @@ kernel! {
             write_param(&mut piece.param, range, &mut params, directions, [C::from_i16(1), factor]);
         }
     }
+}
+
+/// What it takes.
+pub(super) const LAMB: Kind = Kind { function: Lamb::<f32>::NAME, runs: runs!(run), ..PLAIN };
+
+fn run<C: Real>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    let algorithm = Lamb::new(&hyper.common, hyper.betas(), hyper.numbers[2], hyper.step);
+    lamb(tensors, &hyper.common, algorithm, threads);
+    0.0
 }
 
 #[cfg(test)]

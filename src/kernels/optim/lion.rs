@@ -1,6 +1,7 @@
 //! Lion: the sign of an interpolation.
 
-use super::{Algorithm, Common, MAX_STATES};
+use super::kind::{BETAS, EXP_AVG, PLAIN, nothing, runs};
+use super::{Algorithm, Common, Hyper, Kind, MAX_STATES, Storage, Tensor, step};
 use crate::real::Real;
 
 /// Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1 (arXiv 2302.06675). sign(0) is 0: a
@@ -36,4 +37,21 @@ impl<C: Real> Algorithm<C> for Lion<C> {
         let lr = if direction < zero { zero - self.lr } else { lr };
         (param - lr, [self.beta2 * mean + self.fresh2 * grad, b, c])
     }
+}
+
+/// What it takes.
+pub(super) const LION: Kind = Kind {
+    function: Lion::<f32>::NAME,
+    numbers: &[BETAS[0], BETAS[1]],
+    states: &[EXP_AVG],
+    signed: Lion::<f32>::SIGNED,
+    decoupled: true,
+    coded_states: 1,
+    runs: runs!(lion or 8),
+    ..PLAIN
+};
+
+fn lion<C: Real, K: Storage<C>>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, K>>, threads: usize) -> f64 {
+    step(tensors, &hyper.common, Lion::new(&hyper.common, hyper.betas()), threads);
+    0.0
 }

@@ -3,7 +3,8 @@
 //! Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", as `torch.optim.Muon`. States: the
 //! momentum buffer, the direction, the buffer to be: nothing that counts is written before the second half.
 
-use super::{Algorithm, Common, MAX_STATES};
+use super::kind::{PLAIN, runs};
+use super::{Algorithm, Allowed::NonNegative, Common, Hyper, Kind, MAX_STATES, Plain, Tensor, step};
 use crate::real::Real;
 
 /// The first half: the direction and the buffer to be, from gradient and buffer.
@@ -55,4 +56,26 @@ impl<C: Real> Algorithm<C> for MuonStep<C> {
     fn step(&self, param: C, _grad: C, [_, direction, next]: [C; MAX_STATES]) -> (C, [C; MAX_STATES]) {
         (param - self.lr * direction, [next, direction, next])
     }
+}
+
+/// What both take.
+pub(super) const MUON: Kind = Kind {
+    function: MuonStep::<f32>::NAME,
+    numbers: &[("momentum", NonNegative), ("eps", NonNegative)],
+    states: &[("momentum_buffer", None), ("direction", None), ("next", None)],
+    decoupled: true,
+    runs: runs!(muon),
+    ..PLAIN
+};
+
+/// The halves are told apart by the step; the first leaves the parameter as it is.
+fn muon<C: Real>(hyper: &Hyper, _: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    let common = &hyper.common;
+    if hyper.step == 1 {
+        let common = Common { weight_decay: 0.0, ..*common };
+        step(tensors, &common, MuonDirection::new(hyper.numbers[0], hyper.nesterov), threads);
+    } else {
+        step(tensors, common, MuonStep::new(common), threads);
+    }
+    0.0
 }

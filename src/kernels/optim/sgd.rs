@@ -1,6 +1,7 @@
 //! Gradient descent, with and without momentum.
 
-use super::{Algorithm, Common, MAX_STATES};
+use super::kind::{MOMENTUM, PLAIN, runs};
+use super::{Algorithm, Allowed::NonNegative, Common, Hyper, Kind, MAX_STATES, Plain, Storage, Tensor, step};
 use crate::real::Real;
 
 /// `torch.optim.SGD`; `MOMENTUM`: with a momentum buffer.
@@ -40,4 +41,35 @@ impl<C: Real, const MOMENTUM: bool> Algorithm<C> for Sgd<C, MOMENTUM> {
         let direction = if self.nesterov { grad + self.momentum * buffer } else { buffer };
         (param - self.lr * direction, [buffer, b, c])
     }
+}
+
+/// What it takes.
+pub(super) const SGD: Kind = Kind {
+    function: Sgd::<f32, true>::NAME,
+    numbers: &[("momentum", NonNegative), ("dampening", NonNegative)],
+    states: &[MOMENTUM],
+    signed: Sgd::<f32, true>::SIGNED,
+    coded_states: 1,
+    runs: runs!(sgd, 8 with_momentum),
+    ..PLAIN
+};
+
+fn sgd<C: Real>(hyper: &Hyper, states: usize, tensors: Vec<Tensor<'_, C, Plain>>, threads: usize) -> f64 {
+    if states > 0 {
+        return with_momentum(hyper, states, tensors, threads);
+    }
+    let common = &hyper.common;
+    step(tensors, common, Sgd::<C, false>::new(common, 0.0, 0.0, false, hyper.step), threads);
+    0.0
+}
+
+fn with_momentum<C: Real, K: Storage<C>>(
+    hyper: &Hyper,
+    _: usize,
+    tensors: Vec<Tensor<'_, C, K>>,
+    threads: usize,
+) -> f64 {
+    let (common, x) = (&hyper.common, &hyper.numbers);
+    step(tensors, common, Sgd::<C, true>::new(common, x[0], x[1], hyper.nesterov, hyper.step), threads);
+    0.0
 }

@@ -1,13 +1,12 @@
 //! Quantize, and quantize and dequantize at once: ranges, then codes, then packed bytes or numbers.
 
 use super::super::{NonFinite, Policy, Spec};
-use super::code::Numbers;
+use super::code::{Codes, Numbers};
 use super::dequantize::write_values;
-use super::groups::{code_groups, store_params};
-use super::halves;
+use super::groups::store_params;
+use super::halves::{code_by_element, code_groups, code_runs};
 use super::mode::{Asymmetric, Given, MinMax, Mode, Saturating, Symmetric};
 use super::params::Range;
-use super::runs::code_runs;
 use super::tiling::{Piece, Runs, Tiling};
 use super::{Params, ParamsRef, Scheme, Uniform};
 use crate::kernels::pack::{match_width, pack_chunk, packed_len};
@@ -35,14 +34,6 @@ impl<T: Element> Out<'_, T> {
     /// Bytes of scratch for `n` codes, one a byte; none where they are made in their place.
     fn scratch(&self, in_place: bool, n: usize) -> usize {
         if matches!(self, Self::Packed(_)) && in_place { 0 } else { n }
-    }
-
-    /// The numbers, where they are made at once and not from codes.
-    fn own_values(&mut self) -> Option<&mut [T::Compute]> {
-        match self {
-            Self::Packed(_) => None,
-            Self::Values(values) => T::Compute::own_mut(values),
-        }
     }
 
     /// Where the codes go first.
@@ -223,9 +214,9 @@ fn find_and_code<T: Element, M: Mode>(
         let mut params = params.unwrap_or_else(|| own.as_params());
         let x = &x[piece.start..piece.start + piece.len];
         let mut looked_at = false;
-        if let (Some(x), Some(values)) = (T::as_computed(x), out.own_values()) {
+        if let Out::Values(values) = &mut out {
             let to = (8, tiling.is_streamed());
-            let finite = code_groups::<T::Compute, M, Numbers>(x, tiling, uniform, values, to, params.from(0));
+            let finite = code_groups::<T, M, Numbers>(x, tiling, uniform, values, to, params.from(0));
             if finite || !saturate {
                 return finite;
             }
@@ -235,9 +226,9 @@ fn find_and_code<T: Element, M: Mode>(
         par::with_scratch(out.scratch(in_place, piece.len), |scratch| {
             let to = if scratch.is_empty() { (uniform.bits, tiling.is_streamed()) } else { (8, false) };
             let codes = out.codes(scratch);
-            let mut finite = !looked_at && halves::code_groups::<T, M>(x, tiling, uniform, codes, to, params.from(0));
+            let mut finite = !looked_at && code_groups::<T, M, Codes>(x, tiling, uniform, codes, to, params.from(0));
             if saturate && !finite {
-                finite = halves::code_groups::<T, Saturating>(x, tiling, uniform, codes, to, params.from(0));
+                finite = code_groups::<T, Saturating, Codes>(x, tiling, uniform, codes, to, params.from(0));
             }
             out.finish(scratch, &tiling, tiling.own_runs(piece), uniform, params.as_ref());
             finite
@@ -259,13 +250,17 @@ fn code<T: Element, M: Mode>(
     par::for_each(threads, items.into_iter(), |(piece, mut out)| {
         let (x, runs) = (&x[piece.start..piece.start + piece.len], tiling.runs_at(piece.start));
         let to = (uniform, params, tiling.is_streamed());
-        if let (Some(x), Some(values), false) = (T::as_computed(x), out.own_values(), runs.is_by_element()) {
-            code_runs::<T::Compute, M, Numbers>(x, runs, to, values);
-            return;
+        if let (Out::Values(values), false) = (&mut out, runs.is_by_element()) {
+            return code_runs::<T, M, Numbers>(x, runs, to, values);
         }
         par::with_scratch(out.scratch(uniform.bits == 8, piece.len), |scratch| {
             let streamed = scratch.is_empty() && tiling.is_streamed();
-            halves::code_runs::<T, M>(x, runs, (uniform, params, streamed), out.codes(scratch));
+            let codes = out.codes(scratch);
+            if runs.is_by_element() {
+                code_by_element::<T, M>(x, runs, uniform, params, codes);
+            } else {
+                code_runs::<T, M, Codes>(x, runs, (uniform, params, streamed), codes);
+            }
             out.finish(scratch, &tiling, runs, uniform, params);
         });
     });
