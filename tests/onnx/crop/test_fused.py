@@ -6,9 +6,12 @@ import pytest
 pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
+import onnx
 import onnx_ir as ir
+import onnxruntime
 from onnx import TensorProto
 
+from graph_bert import bert
 from graph_nets import Net, crop_graph, crops, feeds_of, groups_of, halves, run
 
 MICROSOFT = "com.microsoft"
@@ -266,3 +269,18 @@ def test_what_does_not_fit_is_refused_by_name(op, inputs, own, reason):
     assert not groups
     assert reason in refused["q"].reason
     assert op in refused["q"].reason
+
+
+def test_what_onnxruntime_has_optimized_loses_the_same_units(tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    plain = bert("constant")
+    onnxruntime.InferenceSession(plain.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    assert {"FusedMatMul", "BiasGelu", "SkipLayerNormalization", "FusedGemm"} <= {
+        n.op_type for n in optimized.graph.node
+    }
+    groups = crops(optimized, {"batch": 2, "words": 5})
+    wanted = groups_of(plain)[1]
+    assert sorted((g.kind, g.units) for g in groups.values()) == sorted((g.kind, g.units) for g in wanted.values())
