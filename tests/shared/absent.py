@@ -39,6 +39,8 @@ if LIKE != "linux":
     Path.read_text = no_proc  # type: ignore[method-assign]
 if LIKE == "windows":
     shutil._use_fd_functions = False  # type: ignore[attr-defined]  # found out before, as it is there
+    if hasattr(shutil, "_rmtree_impl"):  # CPython 3.14 has chosen by it already
+        shutil._rmtree_impl = shutil._rmtree_unsafe
     sys.modules["fcntl"] = None  # type: ignore[assignment]
     sys.modules["resource"] = None  # type: ignore[assignment]
     os.supports_dir_fd.clear()  # type: ignore[attr-defined]
