@@ -115,9 +115,9 @@ def _of_dlpack(obj: Any, name: str) -> Array:
     try:
         device = tuple(int(number) for number in obj.__dlpack_device__())
         found = _core.dlpack_array(_capsule(obj), _is_written_by_ort(obj)) if device[0] in _CPU else None
+    except MemoryError:
+        raise
     except Exception as why:  # whatever another library raises of its own arrays
-        if isinstance(why, MemoryError):
-            raise
         text = " ".join(str(why).split())
         raise TypeError(f"{name} must be an array whose memory can be shared, got {kind}; {text}") from None
     if device[0] not in _CPU:

@@ -109,15 +109,13 @@ class LayerAlone:
             if old is None:
                 return None
             passed: list[ir.Node] = []  # what passes a constant on, the last first: there may be thousands
-            root, is_made = old, is_constant(old)
-            while is_made and root not in values and (node := root.producer()) is not None:
+            root: ir.Value | None = old
+            is_made = is_constant(old)
+            while is_made and root is not None and root not in values and (node := root.producer()) is not None:
                 passed.append(node)
-                if node.op_type == "Constant" or node.inputs[0] is None:
-                    break
-                root = node.inputs[0]
-            else:
-                if root not in values:
-                    values[root] = constant(root) if is_made else given(root)
+                root = node.inputs[0] if node.inputs else None  # a Constant takes nothing
+            if root is not None and root not in values:
+                values[root] = constant(root) if is_made else given(root)
             for node in reversed(passed):
                 out = node.outputs[0]
                 values[out] = ir.val(str(out.name), out.dtype)
