@@ -10,6 +10,7 @@ from modelopt_rs.onnx.apart import call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Element, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
 from modelopt_rs.onnx.crop.integers import Integers
+from modelopt_rs.onnx.crop.lengths import merge_names
 from modelopt_rs.onnx.crop.regroup import tokens
 
 __all__ = ["infer_shapes"]
@@ -41,6 +42,7 @@ def infer_shapes(model: ir.Model) -> None:
                 found |= fused_shapes(node) if rule is None else rule(node, integers)
             except CONTRADICTIONS:
                 continue  # shapes that don't fit each other: the walk will say so
+        found |= merge_names(model.graph, integers)
         if not found or not helped:
             return
 
