@@ -75,6 +75,14 @@ def model(tmp_path: Path) -> Path:
             "Invalid value for '--max-memory': must be at least one byte, got '0.1'",
         ),
         (
+            ["quantize", "MODEL", "-o", "OUT", "--json", "--overwrite"],
+            "Invalid value for '--json': '--overwrite' is an option; a file of that name is ./--overwrite",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "--bits"],
+            "Invalid value for '-o' / '--output': '--bits' is an option; a file of that name is ./--bits",
+        ),
+        (
             ["dequantize", "MODEL", "-o", "OUT", "--dtype", "int8"],
             "Invalid value for '--dtype': 'int8' is not one of 'float32', 'float16', 'bfloat16'.",
         ),

@@ -12,7 +12,7 @@ import modelopt_rs as mo
 from checkpoints import bert, weights, write
 from modelopt_rs.operations import page
 from modelopt_rs.operations.distributions import _levels, distributions
-from modelopt_rs.report.page import to_html
+from modelopt_rs.report.page import parts_of, to_html
 from modelopt_rs.report.reports import Report
 
 pytest.importorskip("jinja2")
@@ -204,3 +204,19 @@ def test_each_cell_says_its_column_where_a_window_has_no_room_for_columns(report
     cells = [attributes for tag, attributes in Page(written(report, tmp_path / "r.html")).tags if tag == "td"]
     assert cells
     assert {each["data-label"] for each in cells} >= {"tensor", "why", "bytes before"}
+
+
+@pytest.mark.parametrize(
+    ("quantize", "parts"), [(False, ["cropped"]), (True, ["cropped and quantized: weight of a linear layer"])]
+)
+def test_tensors_that_are_cropped_to_other_shapes_are_drawn_as_one(
+    tmp_path: Path, quantize: bool, parts: list[str]
+) -> None:
+    tensors = {"up.weight": ("F32", weights((64, 32), 1)), "down.weight": ("F32", weights((32, 64), 2))}
+    source = write(tmp_path / "a.safetensors", tensors)
+    members = (mo.prune.Member("up.weight", 0), mo.prune.Member("down.weight", 1))
+    options = {"then": mo.QuantizeOptions(bits=4)} if quantize else {}
+    report = mo.crop_file(
+        source, tmp_path / "b.safetensors", keep=0.5, groups=[mo.prune.Group("h", 64, members)], **options
+    )
+    assert [part for part, *_ in parts_of(report)] == ["the whole model", *parts]

@@ -73,7 +73,21 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse arguments, former ones too; those are said on stderr."""
-        return super().parse_args(ctx, self._today(args) if not ctx.resilient_parsing else args)
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, self._today(args))
+        self._check_files(ctx)
+        return rest
+
+    def _check_files(self, ctx: click.Context) -> None:
+        """Refuse `--json --no-run`: click takes the second option for the name of a file."""
+        params = self.get_params(ctx)
+        known = {name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}
+        for param in params:
+            value = ctx.params.get(str(param.name)) if isinstance(param.type, click.Path) else None
+            for path in value if isinstance(value, tuple) else (value,):
+                if path in known:
+                    raise click.BadParameter(f"{path!r} is an option; a file of that name is ./{path}", ctx, param)
 
     def _today(self, args: list[str]) -> list[str]:
         made = [part for arg in args for part in self._split(arg)]

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ PAST = {
     "optimize": "quantized",
     "copy": "left",
 }
+SHAPES = re.compile(r"^\[[\d, ]*\] -> \[[\d, ]*\](; )?")
 LARGEST = 8  # tensors that are drawn one by one, where nothing else tells them apart
 
 
@@ -100,8 +102,10 @@ def parts_of(report: AnyReport) -> list[Part]:
         return [] if report.file_bytes is None else [("file", *report.file_bytes)]
     before, after = Counter[str](), Counter[str]()
     for tensor in report.tensors:
-        # "4 bits: the layer would be off by more", "4 bits (not 2: ...)" and "4 bits" are drawn as one.
-        part = f"{_past(tensor.decision)}: {tensor.reason.split(':')[0].split(' (')[0]}"
+        # "4 bits: the layer would be off by more", "4 bits (not 2: ...)" and "4 bits" are drawn as one, and so is what
+        # is cropped, "[128, 64] -> [96, 64]", whatever its shape.
+        why = SHAPES.sub("", tensor.reason).split(":")[0].split(" (")[0]
+        part = f"{_past(tensor.decision)}: {why}".removesuffix(": ")
         before[part] += tensor.bytes_before
         after[part] += tensor.bytes_after
     whole = report.file_bytes or (report.totals.bytes_before, report.totals.bytes_after)
