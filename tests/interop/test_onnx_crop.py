@@ -228,3 +228,50 @@ def test_other_architectures_are_understood(tmp_path, name, dynamo):
     proto = export(Answer(randomize(model)), {"x": x}, tmp_path / "a.onnx", dynamo=dynamo, axes=axes)
     groups = crops(proto, DIMS)
     assert sorted((group.kind, group.units) for group in groups.values()) == kinds
+
+
+class Attending(torch.nn.Module):
+    """Attention between two layers, or layers of an encoder."""
+
+    def __init__(self, how, first):
+        super().__init__()
+        self.weights, layer = how == "weights", {"batch_first": first}
+        if how in ("weights", "plain"):
+            self.middle = torch.nn.MultiheadAttention(24, 4, **layer)
+        else:
+            one = torch.nn.TransformerEncoderLayer(24, 4, 40, norm_first=how == "norm first", **layer)
+            self.middle = torch.nn.TransformerEncoder(one, 2, enable_nested_tensor=False)
+        self.before, self.behind = torch.nn.Linear(6, 24), torch.nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.before(x)
+        if isinstance(self.middle, torch.nn.MultiheadAttention):
+            return self.behind(self.middle(x, x, x, need_weights=self.weights)[0])
+        return self.behind(self.middle(x))
+
+
+@pytest.fixture
+def slow_path():
+    """What torch exports is what it runs: its fused path has no operator in ONNX."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("open_batch", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("how", ["weights", "plain", "norm first", "norm last"])
+def test_the_older_exporters_attention_loses_heads(tmp_path, slow_path, how, first, open_batch):
+    """Queries, keys and values are told apart before heads, which lie in one axis with a batch of any length."""
+    x = torch.randn(2, 7, 6) if first else torch.randn(7, 2, 6)
+    axes = {0 if first else 1: "batch"} if open_batch else {}
+    module = randomize(Attending(how, first))
+    proto = export(module, {"x": x}, tmp_path / "a.onnx", dynamo=False, axes=axes)
+    for batch in (1, 2, 3) if open_batch else (2,):
+        groups = crops(proto, {"batch": batch})
+        kinds = sorted((group.kind, group.units) for group in groups.values())
+        if how in ("weights", "plain"):
+            assert kinds == [("ffn", 24), ("ffn", 24), ("heads", 4)]
+        else:
+            assert kinds == [("ffn", 40), ("ffn", 40), ("heads", 4), ("heads", 4), ("hidden", 24)]
