@@ -82,6 +82,7 @@ class Walk:
         most: int = 1 << 30,
     ) -> None:
         self._rules, self.opset, self.integers, self._taken, self.split = rules, opset, integers, taken, split
+        self._last = split == 2  # for what is told apart, and shuffled channels: widths of heads stay
         self._most = self._left = most
         self.labels: dict[Place, Labels] = {}
         self.edits: dict[tuple[object, ...], Edit] = {}
@@ -90,6 +91,7 @@ class Walk:
         self._must_edit: dict[ir.Node, None] = {}
         self._kept: dict[tuple[ir.Node, int], None] = {}
         self.weights: set[ir.Value] = set()
+        self.picks = False  # whether a part of something computed is taken by number
         self.choices = 1  # between so many axes at most
         self.repeated = False  # whether the axis that is met has its units an unknown number of times
         self.kind: Kind = "ffn"
@@ -163,10 +165,13 @@ class Walk:
             raise Refused(value, "is an output of the graph")
         known = shape_of(value)
         length = known[place[1]] if known is not None and place[1] < len(known) else None
+        if isinstance(length, int) and length != len(labels):
+            merged = "the units merged with an axis of unknown length"
+            raise Refused(
+                value, f"has {merged if repeated else f'an axis of length {length} that should be {len(labels)}'}"
+            )
         if repeated:
             self._repeated.add(place)
-        elif isinstance(length, int) and length != len(labels):
-            raise Refused(value, f"has an axis of length {length} that should be {len(labels)}")
         self._check_free(place, labels)
         self._left -= labels.nbytes
         if self._left < 0:
@@ -225,6 +230,8 @@ class Walk:
 
     def _check(self) -> None:
         """Check what only the whole can tell."""
+        if self._last and not self.picks and self.kind != "channels":
+            raise Refused(next(iter(self.labels))[0], "has units in an axis that is split")
         every = np.unique(np.concatenate([labels[labels >= 0] for labels in self.labels.values()]))
         if len(every) < 2:
             value = next(iter(self.labels))[0]
