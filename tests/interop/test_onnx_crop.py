@@ -9,9 +9,10 @@ pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402
+import onnx_ir as ir  # noqa: E402
 
 import modelopt_rs as mo  # noqa: E402
-from graph_nets import crops, feeds_of, groups_of, run  # noqa: E402
+from graph_nets import crop_graph, crops, feeds_of, groups_of, run, zeroed  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -228,3 +229,89 @@ def test_other_architectures_are_understood(tmp_path, name, dynamo):
     proto = export(Answer(randomize(model)), {"x": x}, tmp_path / "a.onnx", dynamo=dynamo, axes=axes)
     groups = crops(proto, DIMS)
     assert sorted((group.kind, group.units) for group in groups.values()) == kinds
+
+
+class Shuffled(torch.nn.Module):
+    """Channels of two branches change places, as in ShuffleNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.left, self.right = (torch.nn.Conv2d(n, 8, 1) for n in (3, 8, 8))
+        self.deep = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.head = torch.nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.cat((torch.relu(self.left(x)), torch.relu(self.right(x))), 1)
+        n, channels, height, width = x.size()
+        x = x.view(n, 2, channels // 2, height, width).transpose(1, 2).contiguous()
+        return self.head(self.deep(x.view(n, channels, height, width)))
+
+
+@pytest.mark.parametrize("axes", [{}, {0: "batch"}, {0: "batch", 2: "words", 3: "words"}], ids=len)
+def test_a_shuffle_of_computed_lengths_loses_channels(tmp_path, axes):
+    proto = export(randomize(Shuffled()), {"x": torch.randn(2, 3, 7, 7)}, tmp_path / "a.onnx", dynamo=False, axes=axes)
+    groups = crops(proto, DIMS)
+    assert sorted((group.kind, group.units) for group in groups.values()) == [("channels", 8), ("channels", 8)]
+
+
+class Attending(torch.nn.Module):
+    """Attention between two layers, or layers of an encoder."""
+
+    def __init__(self, how, first):
+        super().__init__()
+        self.weights, layer = how == "weights", {"batch_first": first}
+        if how in ("weights", "plain"):
+            self.middle = torch.nn.MultiheadAttention(24, 4, **layer)
+        else:
+            one = torch.nn.TransformerEncoderLayer(24, 4, 40, norm_first=how == "norm first", **layer)
+            self.middle = torch.nn.TransformerEncoder(one, 2, enable_nested_tensor=False)
+        self.before, self.behind = torch.nn.Linear(6, 24), torch.nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = self.before(x)
+        if isinstance(self.middle, torch.nn.MultiheadAttention):
+            return self.behind(self.middle(x, x, x, need_weights=self.weights)[0])
+        return self.behind(self.middle(x))
+
+
+@pytest.fixture
+def slow_path():
+    """What torch exports is what it runs: its fused path has no operator in ONNX."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("open_batch", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("how", ["weights", "plain", "norm first", "norm last"])
+def test_the_older_exporters_attention_loses_heads(tmp_path, slow_path, how, first, open_batch):
+    """Queries, keys and values are told apart before heads, which lie in one axis with a batch of any length."""
+    x = torch.randn(2, 7, 6) if first else torch.randn(7, 2, 6)
+    axes = {0 if first else 1: "batch"} if open_batch else {}
+    module = randomize(Attending(how, first))
+    proto = export(module, {"x": x}, tmp_path / "a.onnx", dynamo=False, axes=axes)
+    for batch in (1, 2, 3) if open_batch else (2,):
+        groups = crops(proto, {"batch": batch})
+        kinds = sorted((group.kind, group.units) for group in groups.values())
+        if how in ("weights", "plain"):
+            assert kinds == [("ffn", 24), ("ffn", 24), ("heads", 4)]
+        else:
+            assert kinds == [("ffn", 40), ("ffn", 40), ("heads", 4), ("heads", 4), ("hidden", 24)]
+
+
+def test_heads_and_what_is_before_them_go_in_any_order_and_twice(tmp_path, slow_path):
+    """Each may be cropped alone: the lengths that a graph computes are those from before any of them."""
+    module, axes = randomize(Attending("plain", True)), {0: "batch"}
+    proto = export(module, {"x": torch.randn(2, 7, 6)}, tmp_path / "a.onnx", dynamo=False, axes=axes)
+    feeds = feeds_of(proto, {"batch": 3})
+    for before, heads, order in ((24, 3, 1), (7, 4, -1), (5, 1, 1), (5, 2, -1)):
+        model, groups, _ = groups_of(proto)
+        kept = {group.name: np.arange(heads if group.kind == "heads" else before) for group in groups.values()}
+        wanted = run(zeroed(model, list(groups.values()), kept), feeds)
+        crop_graph(model, list(groups.values())[::order], kept)
+        small = ir.serde.serialize_model(model)
+        np.testing.assert_allclose(run(small, feeds)[0], wanted[0], rtol=2e-5, atol=2e-5)
+        crops(small, {"batch": 3})

@@ -128,8 +128,8 @@ def crop(
     """Remove the least important parts of a model: smaller matrices.
 
     FILE|DIR is a Hugging Face model directory or a sharded checkpoint of a
-    family whose layers are BERT's or Llama's (RoBERTa, ELECTRA, DistilBERT,
-    Mistral, Qwen, Gemma, Phi, OLMo ...), one safetensors file with --config,
+    family that is known (BERT, Llama, GPT-2, T5, BART, Mixtral, ViT, CLIP,
+    Whisper and their kin ...), one safetensors file with --config,
     or an ONNX model; OUT is the same. config.json gets the new sizes, so that transformers
     loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.

@@ -44,12 +44,17 @@ class ModuleCropInputs(UnitInputs):
     ------
     ImportError
         If torch and transformers aren't installed.
+    OptionError
+        If transformers has no linear layer of a tensor that takes units: one of another kind, or under another name.
     """
 
     def __init__(self, source: Source, groups: Sequence[Group], calibrate: Calibrate, execution: Execution) -> None:
         modules = linear_weights(source.path, source.tensors)
         # torch's linear layers are (out, in).
         axes = {name: (0, 1) for name, axis in takers(source, groups) if axis == 1 and name in modules}
+        if not axes:
+            text = "a model with linear layers, of the tensors' names, that take the units, got none"
+            raise OptionError(f"calibrate needs {text}; leave calibrate out, or crop it as an ONNX model")
         columns = {name: source.tensors[name].shape[1] for name in axes}
         chosen = {name: modules[name] for name in axes}
         room = execution.max_memory // 2  # the other half is for the weight

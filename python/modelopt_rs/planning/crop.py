@@ -15,11 +15,12 @@ from modelopt_rs.errors import ArgumentError, OptionError, quote
 from modelopt_rs.planning.decide import check_plain
 from modelopt_rs.planning.given_groups import GivenGroups
 from modelopt_rs.prune.choice import DEFAULT_ROUND, Choice, Chooser, Keep
+from modelopt_rs.prune.configuration import cropped_config
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
-from modelopt_rs.prune.families import family_of
+from modelopt_rs.prune.families import families_of
 from modelopt_rs.prune.importance import Scores
-from modelopt_rs.prune.transformers import cropped_config, transformer_groups
+from modelopt_rs.prune.transformers import transformer_groups
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["CropOptions", "CropPlan", "as_options", "check_scored"]
@@ -146,7 +147,8 @@ class CropPlan:
             if self._given is None:
                 groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
                 # Some have a list for the heads of each layer.
-                lists_heads = family_of("crop_file", config).lists_heads and set(options.what) == {"heads"}
+                families = families_of("crop_file", config)
+                lists_heads = families[0].lists_heads and set(options.what) == {"heads"}
             else:
                 groups = self._given.of(tensors)
             self.groups = check_groups("crop_file", tensors, groups, TensorInfo)

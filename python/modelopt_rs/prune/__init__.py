@@ -2,6 +2,7 @@
 
 from modelopt_rs.prune.blocks import blocks
 from modelopt_rs.prune.chains import Layer, chain_groups, mlp_groups
+from modelopt_rs.prune.configuration import cropped_config
 from modelopt_rs.prune.coupling import Group, Member
 from modelopt_rs.prune.crop import CropReport, GroupReport, apply_crop, crop, plan_crop, take
 from modelopt_rs.prune.importance import importance
@@ -10,7 +11,7 @@ from modelopt_rs.prune.schedule import constant, cubic, linear
 from modelopt_rs.prune.sparse import BitmaskArray, GroupsArray, compress, to_csr
 from modelopt_rs.prune.sparsegpt import Hessian, sparsegpt
 from modelopt_rs.prune.training import PrunedOptimizer
-from modelopt_rs.prune.transformers import cropped_config, transformer_groups
+from modelopt_rs.prune.transformers import transformer_groups
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, threshold
 from modelopt_rs.prune.wanda import ColumnNorms, wanda
 from modelopt_rs.signatures import show_options

@@ -1,15 +1,12 @@
 """The table of the families of transformers: what their layers and the numbers in config.json are called."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from modelopt_rs.errors import ArgumentError, check_mapping
+from modelopt_rs.prune.family import Family, Rules
 
-__all__ = ["FAMILIES", "Family", "Rules", "family_of"]
-
-# Which axes of a tensor are as long as the model is wide, by the end of its name; () for those that have none.
-Rules: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+__all__ = ["FAMILIES", "FIXED", "families_of"]
 
 _INTO = r"(self\.(query|key|value)|attn\.(q|k|v)|(q|k|v)_lin|intermediate\.dense|lin1)"
 _SQUARE = r"((pooler|transform|lm_head|classifier|discriminator_predictions)\.dense|vocab_transform|pre_classifier)"
@@ -50,66 +47,10 @@ _DECODER: Rules = (
     (r"rotary_emb\.inv_freq", ()),
     (r"(\w*layernorm|norm)\.(weight|bias)", (0,)),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """How the models of some types name their layers and numbers: all that a new family needs is one of these.
-
-    Names of layers stand without ``.weight``, relative to a layer of the transformer. Biases are found in the tensors.
-
-    Attributes
-    ----------
-    types : tuple of str
-        The values of `model_type`.
-    layer : str
-        A regular expression: what the name of a layer ends as.
-    qkv : (str, str, str)
-        The projections to queries, keys and values. Thrice the same name: one matrix that holds them in this order.
-    attention_out : str
-        The projection of all heads to the width of the model.
-    ffn : tuple of str
-        The projections into the feed-forward network; twice the same name: one matrix that holds both.
-    ffn_out : str
-        The projection out of it.
-    qk_norms : tuple of str
-        Norms of queries and keys, where a model has them; only those that go over one head allow to crop heads.
-    hidden : rules
-        Which axes are as long as the model is wide.
-    embedding : (str, rules) or None
-        The number in config.json of the width of the embeddings, and the rules where that is not the model's.
-    shared_bias : str
-        A table with a column for each head that all layers use: they then lose the same heads.
-    keys : (str, str, str)
-        The numbers in config.json of the model's width, its heads and its feed-forward width.
-    key_value_heads : bool
-        Whether several query heads may share a key-value head, ``num_key_value_heads``.
-    head_dim : bool
-        Whether config.json can say how wide a head is. Else it is the model's width by the number of heads.
-    fixed_by : str
-        An option in config.json, true in models that have norms as wide as that, whatever `head_dim` says.
-    divides : bool
-        Whether transformers wants the heads to divide the model's width none the less.
-    lists_heads : bool
-        Whether config.json may list the heads that are gone, as ``pruned_heads``.
-    """
-
-    types: tuple[str, ...]
-    layer: str
-    qkv: tuple[str, str, str]
-    attention_out: str
-    ffn: tuple[str, ...]
-    ffn_out: str
-    hidden: Rules
-    qk_norms: tuple[str, ...] = ()
-    embedding: tuple[str, Rules] | None = None
-    shared_bias: str = ""
-    keys: tuple[str, str, str] = ("hidden_size", "num_attention_heads", "intermediate_size")
-    key_value_heads: bool = False
-    head_dim: bool = False
-    fixed_by: str = ""
-    divides: bool = False
-    lists_heads: bool = False
+_EXPERTS: Rules = (
+    (r"(gate|shared_expert_gate|w1|w3)\.weight", (1,)),
+    (r"w2\.weight", (0,)),
+)
 
 
 def _encoder(*types: str, **others: Any) -> Family:
@@ -131,17 +72,68 @@ def _decoder(*types: str, **others: Any) -> Family:
         "layer": r"layers\.\d+",
         "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "attention_out": "self_attn.o_proj",
-        "ffn": ("mlp.gate_proj", "mlp.up_proj"),
+        "ffn": _GATED,
         "ffn_out": "mlp.down_proj",
         "hidden": _DECODER,
         "qk_norms": ("self_attn.q_norm", "self_attn.k_norm"),
         "key_value_heads": True,
-        "head_dim": True,
+        "head_dim": "head_dim",
     }
     return Family(types=types, **(own | others))
 
 
+def _ffn(
+    *types: str, layer: str, ffn: tuple[str, ...], out: str, key: str = "intermediate_size", **more: Any
+) -> Family:
+    """Return layers of which config.json says nothing but how wide the feed-forward network is."""
+    keys = ("hidden_size", "num_attention_heads", key)
+    return Family(types=types, layer=layer, ffn=ffn, ffn_out=out, keys=keys, **more)
+
+
+def _pictures(*types: str, **others: Any) -> Family:
+    """Return a family whose layers are ViT's: a head is as wide as transformers 5 reads from ``head_dim``."""
+    own: dict[str, Any] = {
+        "layer": r"encoder\.layer\.\d+",
+        "qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+        "attention_out": "attention.output.dense",
+        "ffn": ("intermediate.dense",),
+        "ffn_out": "output.dense",
+        "head_dim": "head_dim",
+    }
+    return Family(types=types, **(own | others))
+
+
+def _attention(*types: str, layer: str, name: str, **others: Any) -> Family:
+    """Return attention of T5."""
+    qkv = (f"{name}.q", f"{name}.k", f"{name}.v")
+    keys = ("d_model", "num_heads", "d_ff")
+    return Family(types=types, layer=layer, qkv=qkv, attention_out=f"{name}.o", keys=keys, head_dim="d_kv", **others)
+
+
+def _sides(types: tuple[str, ...], prefix: str = "", **more: Any) -> tuple[Family, ...]:
+    """Return the encoder and the decoder of a family whose layers are BART's."""
+    return tuple(
+        _ffn(*types, layer=rf"{prefix}{side}\.layers\.\d+", ffn=("fc1",), out="fc2", key=f"{side}_ffn_dim", **more)
+        for side in ("encoder", "decoder")
+    )
+
+
+def _towers(types: tuple[str, ...], **more: Any) -> tuple[Family, ...]:
+    """Return the layers for texts and those for pictures of a family whose names are CLIP's, each with its numbers."""
+    layers = {"text": r"text_model\.encoder\.layers\.\d+", "vision": rf"vision_model\.{_TOWER}"}
+    return tuple(
+        _ffn(*types, layer=layer, ffn=("mlp.fc1",), out="mlp.fc2", section=f"{kind}_config", **more)
+        for kind, layer in layers.items()
+    )
+
+
+_GATED = ("mlp.gate_proj", "mlp.up_proj")
 _FUSED = ("mlp.gate_up_proj", "mlp.gate_up_proj")
+_TOWER = r"(encoder\.layers\.\d+|head)"
+_T5 = ("t5", "mt5")
+_MIXTRAL = ("mixtral", "phimoe")
+_QWEN_MOE = ("qwen2_moe", "qwen3_moe")
+_BLOCK = r"h\.\d+"
 
 FAMILIES: Final = (
     _encoder("bert", "roberta", "xlm-roberta", "camembert", lists_heads=True),
@@ -181,23 +173,129 @@ FAMILIES: Final = (
     _decoder("glm", "glm4", ffn=_FUSED),
     _decoder("nemotron", "arcee", ffn=("mlp.up_proj",)),
     _decoder("starcoder2", ffn=("mlp.c_fc",), ffn_out="mlp.c_proj"),
-    _decoder("stablelm", qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"), head_dim=False),
+    _decoder("stablelm", qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"), head_dim=""),
+    _decoder(*_MIXTRAL, ffn=(), hidden=_EXPERTS + _DECODER),
+    _ffn(*_MIXTRAL, layer=r"layers\.\d+\.block_sparse_moe\.experts\.\d+", ffn=("w1", "w3"), out="w2"),
+    _decoder(*_QWEN_MOE, ffn=(), hidden=_EXPERTS + _DECODER),
+    _ffn(*_QWEN_MOE, layer=r"layers\.\d+", ffn=_GATED, out="mlp.down_proj"),
+    _ffn(
+        *_QWEN_MOE,
+        layer=r"layers\.\d+\.mlp\.experts\.\d+",
+        ffn=("gate_proj", "up_proj"),
+        out="down_proj",
+        key="moe_intermediate_size",
+    ),
+    _ffn(
+        "qwen2_moe",
+        layer=r"layers\.\d+\.mlp\.shared_expert",
+        ffn=("gate_proj", "up_proj"),
+        out="down_proj",
+        key="shared_expert_intermediate_size",
+    ),
+    _decoder("olmoe", ffn=(), hidden=_EXPERTS + _DECODER),
+    _ffn("olmoe", layer=r"layers\.\d+\.mlp\.experts\.\d+", ffn=("gate_proj", "up_proj"), out="down_proj"),
+    _ffn("gpt2", layer=_BLOCK, ffn=("mlp.c_fc",), out="mlp.c_proj", key="n_inner", transposed=True),
+    _ffn("gpt_bigcode", layer=_BLOCK, ffn=("mlp.c_fc",), out="mlp.c_proj", key="n_inner"),
+    _ffn("gpt_neo", layer=_BLOCK, ffn=("mlp.c_fc",), out="mlp.c_proj"),
+    _ffn("gptj", "codegen", layer=_BLOCK, ffn=("mlp.fc_in",), out="mlp.fc_out", key="n_inner"),
+    _ffn("gpt_neox", "persimmon", layer=r"layers\.\d+", ffn=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
+    _ffn("falcon", layer=_BLOCK, ffn=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", key="ffn_hidden_size"),
+    _ffn("opt", layer=r"decoder\.layers\.\d+", ffn=("fc1",), out="fc2", key="ffn_dim"),
+    _ffn("xglm", layer=r"layers\.\d+", ffn=("fc1",), out="fc2", key="ffn_dim"),
+    _ffn("biogpt", layer=r"layers\.\d+", ffn=("fc1",), out="fc2"),
+    _attention(
+        *_T5,
+        layer=r"encoder\.block\.\d+\.layer\.0",
+        name="SelfAttention",
+        shared_bias="encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    ),
+    _attention(
+        *_T5,
+        layer=r"decoder\.block\.\d+\.layer\.0",
+        name="SelfAttention",
+        shared_bias="decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    ),
+    _attention(*_T5, layer=r"decoder\.block\.\d+\.layer\.1", name="EncDecAttention"),
+    *(
+        _ffn(*_T5, "umt5", layer=r"block\.\d+\.layer\.\d+", ffn=ffn, out="DenseReluDense.wo", key="d_ff")
+        for ffn in (("DenseReluDense.wi",), ("DenseReluDense.wi_0", "DenseReluDense.wi_1"))
+    ),
+    *_sides(("bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100", "plbart")),
+    *_sides(("whisper", "speech_to_text")),
+    _ffn(
+        "albert",
+        layer=r"albert_layer_groups\.\d+\.albert_layers\.\d+",
+        ffn=("ffn",),
+        out="ffn_output",
+    ),
+    _ffn(
+        *("deberta", "deberta-v2", "ernie", "esm", "roformer", "data2vec-text", "layoutlm", "longformer", "big_bird"),
+        *("roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert", "rembert", "layoutlmv3"),
+        *("beit", "data2vec-vision", "yolos", "audio-spectrogram-transformer"),
+        layer=r"encoder\.layer\.\d+",
+        ffn=("intermediate.dense",),
+        out="output.dense",
+    ),
+    _ffn("mobilebert", layer=r"encoder\.layer\.\d+(\.ffn\.\d+)?", ffn=("intermediate.dense",), out="output.dense"),
+    _ffn("modernbert", layer=r"layers\.\d+", ffn=("mlp.Wi", "mlp.Wi"), out="mlp.Wo"),
+    _pictures("vit", "deit", "vit_mae", "vit_msn", "ijepa"),
+    _pictures(
+        *("dinov2", "dinov2_with_registers"),
+        ffn=("mlp.fc1",),
+        ffn_out="mlp.fc2",
+        keys=("hidden_size", "num_attention_heads", "mlp_ratio"),
+        multiple=True,
+    ),
+    _ffn(
+        *("swin", "swinv2", "donut-swin"),
+        layer=r"layers\.\d+\.blocks\.\d+",
+        ffn=("intermediate.dense",),
+        out="output.dense",
+        key="mlp_ratio",
+        multiple=True,
+    ),
+    *_towers(("clip", "siglip", "clipseg", "metaclip_2")),
+    _ffn(
+        *("clip_text_model", "siglip_text_model"),
+        layer=r"encoder\.layers\.\d+",
+        ffn=("mlp.fc1",),
+        out="mlp.fc2",
+    ),
+    _ffn("clip_vision_model", "siglip_vision_model", layer=_TOWER, ffn=("mlp.fc1",), out="mlp.fc2"),
+    _ffn(
+        *("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "sew"),
+        layer=r"encoder\.layers\.\d+",
+        ffn=("feed_forward.intermediate_dense",),
+        out="feed_forward.output_dense",
+    ),
 )
+SHOWN: Final = 8  # types that an error names
+# Known families of which no number in config.json says how wide the inside of a layer is.
+FIXED: Final[dict[str, str]] = {
+    "bloom": "4 times hidden_size in any model",
+    "openai-gpt": "4 times n_embd in any model",
+    "convnext": "4 times the width of a stage in any model",
+    "convnextv2": "4 times the width of a stage in any model",
+}
 
 
-def family_of(function: str, config: Mapping[str, Any]) -> Family:
-    """Return the family of a model.
+def families_of(function: str, config: Mapping[str, Any]) -> tuple[Family, ...]:
+    """Return the kinds of layers that a model of some type has.
 
     Raises
     ------
     ArgumentError
-        If it is of none that is known.
+        If its type is none that is known, or one whose config.json can't say what would stay.
     """
     check_mapping(function, "config", config, "what config.json holds")
     kind = config.get("model_type")
-    for family in FAMILIES:
-        if kind in family.types:
-            return family
-    known = ", ".join(each for family in FAMILIES for each in family.types)
+    found = tuple(family for family in FAMILIES if kind in family.types)
+    if found:
+        return found
+    if isinstance(kind, str) and kind in FIXED:
+        text = f"one whose config.json says how wide its feed-forward networks are, got {kind!r}: {FIXED[kind]}"
+        raise ArgumentError(function, f"config['model_type'] must be {text}; export it to ONNX, whose graph says it")
+    known = list(dict.fromkeys(each for family in FAMILIES for each in family.types))
+    some = f"{', '.join(known[:SHOWN])} and {len(known) - SHOWN} more (the how-to of cropping lists them)"
     fix = "export it to ONNX, or say its structure: groups (--groups)"
-    raise ArgumentError(function, f"config['model_type'] must be one of {known}, got {kind!r}; {fix}")
+    raise ArgumentError(function, f"config['model_type'] must be one of {some}, got {kind!r}; {fix}")

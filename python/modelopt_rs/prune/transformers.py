@@ -1,33 +1,34 @@
-"""The groups of transformers in Hugging Face's naming, and the configuration that a cropped one needs."""
+"""The groups of transformers in Hugging Face's naming."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 from modelopt_rs.arguments import listed, shown
 from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.coupling import Group, Member, Shaped
-from modelopt_rs.prune.crop import CropReport, GroupReport
-from modelopt_rs.prune.families import family_of
+from modelopt_rs.prune.families import families_of
+from modelopt_rs.prune.family import Family, number
 
-__all__ = ["WHAT", "What", "cropped_config", "transformer_groups"]
+__all__ = ["WHAT", "What", "transformer_groups"]
 
 What: TypeAlias = Literal["heads", "query_heads", "ffn", "hidden", "all"]
 WHAT = ("heads", "query_heads", "ffn", "hidden", "all")
-PROPORTION = "keep the same fraction of heads and hidden, one that leaves whole heads, or crop 'ffn' alone"
+_CHOICE: Final = re.compile(r"\(([^()|]*)(?:\|[^()]*)?\)(\??)")
 
 
 def transformer_groups(
     tensors: Mapping[str, Shaped], config: Mapping[str, Any], what: What | Iterable[What] = "all"
 ) -> tuple[Group, ...]:
-    """Return the groups of a transformer whose layers are BERT's or Llama's, whatever their names.
+    """Return the groups of a transformer of Hugging Face whose layers are known, whatever their names.
 
     - "heads", one group for each layer, ``<layer>.heads``: the rows of queries, keys and values and the columns of the
       output projection. Where query heads share key-value heads (Llama), a unit is a key-value head with its queries.
-      MPNet's layers share a bias for each head and lose the same heads: one group, ``encoder.heads``.
+      Layers of MPNet and T5 share a bias for each head and lose the same heads: one group, ``encoder.heads``.
     - "query_heads" (Llama), ``<layer>.query_heads``: query heads alone, the same number for each key-value head. Not
       with "heads".
-    - "ffn", one for each layer, ``<layer>.ffn``: the width of the feed-forward network.
+    - "ffn", one for each layer, ``<layer>.ffn``: the width of the feed-forward network; of a mixture of experts one for
+      each expert.
     - "hidden", one group ``hidden``: the width of the model, from the embeddings to the last norm and the heads of
       tasks. Cropping it changes what every norm divides by: without training expect much worse answers.
     - "all": heads, ffn and hidden.
@@ -39,10 +40,8 @@ def transformer_groups(
     tensors : mapping of str to ndarray
         All tensors of the model, under Hugging Face's names, with any prefix (``bert.``, ``model.``).
     config : mapping
-        What ``config.json`` holds. `model_type` must be one of bert, roberta, xlm-roberta, camembert, electra, mpnet,
-        distilbert, llama (SmolLM, too), smollm3, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, phi, phi3, olmo,
-        olmo2, olmo3, granite, glm, glm4, cohere, cohere2, starcoder2, stablelm, nemotron, arcee, seed_oss, exaone4 and
-        ernie4_5.
+        What ``config.json`` holds. `model_type` must be known: BERT, Llama and many more, of some "ffn" alone. The
+        how-to of cropping lists them.
     what : str or iterable of str
         As above.
 
@@ -53,8 +52,9 @@ def transformer_groups(
     Raises
     ------
     ValueError
-        If the model type is another one, tensors are missing or don't fit the configuration, (with "hidden") there
-        is one that is not known, or (with heads) a norm goes over all heads together (OLMo 2 and 3).
+        If the model type is another one, or one whose config.json can't say what would stay, tensors are missing or
+        don't fit the configuration, (with "hidden") there is one that is not known, or (with heads) a norm goes over
+        all heads together (OLMo 2 and 3).
 
     Examples
     --------
@@ -75,39 +75,67 @@ def transformer_groups(
             raise ArgumentError("transformer_groups", f"what must be of {', '.join(WHAT)}, got {shown(each)}")
     if "all" in chosen:
         chosen = ("heads", "ffn", "hidden")
-    model = _Model("transformer_groups", tensors, config)
-    groups: list[Group] = []
-    if "heads" in chosen and model.family.shared_bias:
-        groups.append(model.shared_heads())
-        chosen = tuple(each for each in chosen if each != "heads")
-    for layer in model.layers:
-        if "heads" in chosen:
-            groups.append(model.heads(layer))
-        if "query_heads" in chosen:
-            groups.append(model.query_heads(layer))
-        if "ffn" in chosen:
-            groups.append(model.ffn(layer))
+    models = _models("transformer_groups", tensors, config)
+    for each in chosen:
+        _check_known("transformer_groups", config, models, each)
+    groups = [group for model in models for group in model.groups(chosen)]
     if "hidden" in chosen:
-        groups.append(model.hidden())
+        groups.append(models[0].hidden())
     return tuple(groups)
 
 
-class _Model:
-    """A model's tensors and numbers; each method makes a group."""
+def _models(function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> list["_Model"]:
+    """Return the kinds of layers of a model: of an encoder with a decoder, or of several experts, those that it has."""
+    models = [_Model(function, tensors, config, family) for family in families_of(function, config)]
+    if not any(model.layers for model in models):
+        layer = _CHOICE.sub(lambda found: "" if found[2] else found[1], models[0].family.layer)
+        wanted = layer.replace("\\d+", "0").replace("\\", "") + f".{models[0].first}"
+        raise ArgumentError(function, f"tensors must hold the layers of the model, got no name that ends as {wanted}")
+    return models
 
-    def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any]) -> None:
-        self.function, self.tensors, self.config = function, tensors, config
-        self.family = family_of(function, config)
-        self.width = _number(function, config, self.family.keys[0])
-        self.head = _head_size(function, config)
-        query = f"{self.family.qkv[0]}.weight"
-        found = (re.fullmatch(rf"((.*\.)?{self.family.layer})\.{re.escape(query)}", name) for name in tensors)
-        self.layers = sorted((match[1] for match in found if match), key=_layer_number)
-        if not self.layers:
-            wanted = self.family.layer.replace("\\.", ".").replace("\\d+", "0") + f".{query}"
-            raise ArgumentError(
-                function, f"tensors must hold the layers of the model, got no name that ends as {wanted}"
-            )
+
+def _check_known(function: str, config: Mapping[str, Any], models: Sequence["_Model"], what: str) -> None:
+    """Refuse what config.json, or the table of families, has no number for."""
+    families, kind = [model.family for model in models], config["model_type"]
+    known = {
+        "heads": any(family.qkv for family in families),
+        "query_heads": any(family.key_value_heads for family in families),
+        "ffn": any(family.ffn for family in families),
+        "hidden": bool(families[0].hidden),
+    }
+    if known[what]:
+        return
+    if what == "query_heads" and known["heads"]:
+        raise ArgumentError(function, "what must not be 'query_heads' for the BERT family, got it; use 'heads'")
+    reason = "is known for what lies between" if what == "hidden" else "has a config.json that can't say it"
+    use = " and ".join(repr(each) for each, has in known.items() if has)
+    fix = f"use {use}, or export it to ONNX"
+    raise ArgumentError(function, f"what must not name {what!r} for {kind!r}, which {reason}; {fix}")
+
+
+class _Model:
+    """A model's tensors and numbers, and one kind of its layers; each method makes a group."""
+
+    def __init__(self, function: str, tensors: Mapping[str, Shaped], config: Mapping[str, Any], family: Family) -> None:
+        self.function, self.tensors, self.config, self.family = function, tensors, config, family
+        if family.qkv:
+            self.width = number(function, config, family.keys[0])
+            self.head = family.head_size(function, config)
+        self.first = f"{(family.qkv or family.ffn)[0]}.weight"
+        found = {layer for name in tensors if (layer := family.layer_of(name, self.first)) is not None}
+        self.layers = sorted(found, key=_in_order)
+
+    def groups(self, what: Iterable[str]) -> Iterator[Group]:
+        """Yield the groups of each layer."""
+        makers = {"heads": self.heads, "query_heads": self.query_heads, "ffn": self.ffn}
+        shared = bool(self.family.shared_bias)
+        if "heads" in what and shared and self.layers:
+            yield self.shared_heads()
+        for layer in self.layers:
+            for each, make in makers.items():
+                has = self.family.ffn if each == "ffn" else self.family.qkv
+                if each in what and has and not (shared and each == "heads"):
+                    yield make(layer)
 
     def length(self, name: str, axis: int) -> int:
         tensor = self.tensors.get(name)
@@ -124,9 +152,9 @@ class _Model:
             raise ArgumentError(self.function, f"{name!r} must have a multiple of {by} along axis {axis}, got {got}")
         return n // by
 
-    def rows(self, name: str, size: int = 1, offset: int = 0) -> list[Member]:
-        """Return the rows of a weight, and of its bias where there is one."""
-        members = [Member(f"{name}.weight", 0, offset, size)]
+    def rows(self, name: str, size: int = 1, offset: int = 0, axis: int = 0) -> list[Member]:
+        """Return the outputs of a weight, its rows as a rule, and of its bias where there is one."""
+        members = [Member(f"{name}.weight", axis, offset, size)]
         if f"{name}.bias" in self.tensors:
             members.append(Member(f"{name}.bias", 0, offset, size, scored=False))
         return members
@@ -136,14 +164,19 @@ class _Model:
         q, k, v = (f"{layer}.{name}.weight" for name in self.family.qkv)
         if q == k == v:
             shared = self.config.get("num_key_value_heads")
-            heads = _number(self.function, self.config, self.family.keys[1])
-            units = heads if shared is None else _number(self.function, self.config, "num_key_value_heads")
+            heads = number(self.function, self.config, self.family.keys[1])
+            units = heads if shared is None else number(self.function, self.config, "num_key_value_heads")
             rows = self.length(q, 0)
             if heads % units or rows != (heads + 2 * units) * self.head:
                 want = f"{heads} heads of queries and twice {units} of keys and values, {self.head} wide each"
                 raise ArgumentError(self.function, f"{q!r} must have the rows of {want}, got {rows}")
             return heads // units, units
         units = self.divided(k, 0, self.head)
+        if self.family.head_dim and not self.family.key_value_heads:
+            heads = number(self.function, self.config, self.family.keys[1])
+            if units != heads:
+                got = self.tensors[k].shape
+                raise ArgumentError(self.function, f"{k!r} must have {heads} heads of {self.head} rows, got {got}")
         return self.divided(q, 0, units * self.head), units
 
     def check_norms(self, layer: str) -> None:
@@ -178,10 +211,6 @@ class _Model:
         return Group(f"{self.family.shared_bias.split('.')[0]}.heads", groups[0].units, (*members, *tables))
 
     def query_heads(self, layer: str) -> Group:
-        if not self.family.key_value_heads:
-            raise ArgumentError(
-                self.function, "what must not be 'query_heads' for the BERT family, got it; use 'heads'"
-            )
         self.check_norms(layer)
         each, blocks = self.counts(layer)
         out = f"{layer}.{self.family.attention_out}.weight"
@@ -189,19 +218,20 @@ class _Model:
         return Group(f"{layer}.query_heads", each * blocks, tuple(members), blocks)
 
     def ffn(self, layer: str) -> Group:
+        axis = int(self.family.transposed)
         into = [f"{layer}.{name}" for name in self.family.ffn]
         fused = len(into) - len(set(into)) + 1
-        units = self.divided(f"{into[0]}.weight", 0, fused)
+        units = self.divided(f"{into[0]}.weight", axis, fused)
         members = [
             member
             for place, name in enumerate(into)
-            for member in self.rows(name, offset=units * place if fused > 1 else 0)
+            for member in self.rows(name, offset=units * place if fused > 1 else 0, axis=axis)
         ]
-        return Group(f"{layer}.ffn", units, (*members, Member(f"{layer}.{self.family.ffn_out}.weight", 1)))
+        return Group(f"{layer}.ffn", units, (*members, Member(f"{layer}.{self.family.ffn_out}.weight", 1 - axis)))
 
     def hidden(self) -> Group:
         rules, embedding = self.family.hidden, self.family.embedding
-        if embedding is not None and _number(self.function, self.config, embedding[0]) != self.width:
+        if embedding is not None and number(self.function, self.config, embedding[0]) != self.width:
             rules = embedding[1] + rules
         members = []
         for name, tensor in self.tensors.items():
@@ -215,172 +245,7 @@ class _Model:
         return Group("hidden", self.width, tuple(members))
 
 
-def cropped_config(config: Mapping[str, Any], report: CropReport) -> dict[str, Any]:
-    """Return the configuration of a model that `crop` has cropped by `transformer_groups`.
-
-    All layers must keep the same numbers (``scope="group"``). What transformers can load:
-
-    - ``intermediate_size`` (DistilBERT: ``hidden_dim``) and, for the Llama family, ``num_attention_heads``,
-      ``num_key_value_heads`` and ``head_dim``: every version. Llama, Gemma 2 and Gemma 3 also want ``hidden_size`` to
-      be a multiple of the heads.
-    - In the BERT family (and StableLM) a head is ``hidden_size / num_attention_heads`` wide. Heads cropped in
-      proportion to "hidden" load in every version. Heads of BERT, RoBERTa and ELECTRA cropped alone are written as
-      ``pruned_heads`` (for each layer those that are gone), which transformers up to 4 understands and 5 does not: load
-      them there with `modelopt_rs.interop.transformers.from_pretrained`. Of the others that is an error.
-
-    Parameters
-    ----------
-    config : mapping
-        What ``config.json`` held before. Not written.
-    report : CropReport
-        What `crop` or `plan_crop` returned.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If layers keep different numbers, or no configuration can say what was kept.
-
-    Examples
-    --------
-    >>> import numpy as np, modelopt_rs as mo
-    >>> config = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 6}
-    >>> names = "attention.self.query", "intermediate.dense", "output.dense"
-    >>> shapes = (8, 8), (6, 8), (8, 6)
-    >>> tensors = {f"encoder.layer.0.{n}.weight": np.ones(s, np.float32) for n, s in zip(names, shapes)}
-    >>> _, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config, "ffn"), keep=4)
-    >>> mo.prune.cropped_config(config, report)["intermediate_size"]
-    4
-    """
-    function = "cropped_config"
-    check_mapping(function, "config", config, "what config.json holds")
-    if not isinstance(report, CropReport):
-        raise TypeError(f"{function}: report must be a CropReport, got {type(report).__name__}")
-    family, new = family_of(function, config), dict(config)
-    parts: dict[str, list[GroupReport]] = {"heads": [], "query_heads": [], "ffn": [], "hidden": []}
-    for group in report.groups:
-        kind = group.name.rpartition(".")[2]
-        if kind in parts:
-            parts[kind].append(group)
-    width, _, ffn = family.keys
-    head = _head_size(function, config)
-    for group in parts["hidden"]:
-        new[width] = len(group.kept)
-        if family.embedding is not None and config.get(family.embedding[0]) == config[width]:
-            new[family.embedding[0]] = new[width]
-    if parts["ffn"]:
-        new[ffn] = _same(function, parts["ffn"])
-    if family.key_value_heads and (family.head_dim or parts["heads"] or parts["query_heads"] or parts["hidden"]):
-        _shared_heads(function, config, new, head, parts)
-    elif not family.key_value_heads and (parts["heads"] or parts["hidden"]):
-        _plain_heads(function, config, new, head, parts["heads"])
-    return new
-
-
-def _shared_heads(
-    function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, parts: dict[str, list[GroupReport]]
-) -> None:
-    """Write the numbers of query and key-value heads, and how wide they are."""
-    family, queries = family_of(function, config), _number(function, config, "num_attention_heads")
-    shared = queries if config.get("num_key_value_heads") is None else _number(function, config, "num_key_value_heads")
-    if queries % shared:
-        raise ArgumentError(
-            function, f"config['num_attention_heads'] must be a multiple of the {shared} key-value heads, got {queries}"
-        )
-    width = _number(function, new, "hidden_size")
-    if parts["heads"]:
-        new["num_key_value_heads"] = _same(function, parts["heads"])
-        new["num_attention_heads"] = new["num_key_value_heads"] * (queries // shared)
-    if parts["query_heads"]:
-        new["num_attention_heads"] = _same(function, parts["query_heads"])
-        new["num_key_value_heads"] = shared
-    heads, kind = new["num_attention_heads"], str(config["model_type"]).capitalize()
-    if family.head_dim and not config.get(family.fixed_by):
-        new["head_dim"] = head
-    elif heads * head != width:
-        got = f"{heads} heads of {head} and hidden_size {width}"
-        raise ArgumentError(
-            function, f"hidden_size must be heads times their width for {kind}, got {got}; {PROPORTION}"
-        )
-    if family.divides and width % heads:
-        got = f"{heads} heads and hidden_size {width}"
-        fix = "keep a number of heads that divides it"
-        raise ArgumentError(
-            function, f"heads must divide hidden_size for transformers to load {kind}, got {got}; {fix}"
-        )
-
-
-def _plain_heads(
-    function: str, config: Mapping[str, Any], new: dict[str, Any], head: int, heads: list[GroupReport]
-) -> None:
-    """Write the number of heads, or which are gone, where the model's width says how wide a head is."""
-    family = family_of(function, config)
-    n = _number(function, config, family.keys[1])
-    width = _number(function, new, family.keys[0])
-    pruned = _pruned_heads(function, config, n)
-    counts = {len(group.kept) for group in heads} or {n}
-    if not pruned and len(counts) == 1 and (same := counts.pop()) * head == width:
-        new[family.keys[1]] = same
-        return
-    if width != _number(function, config, family.keys[0]) or not family.lists_heads:
-        got = f"{family.keys[0]} {width} with heads of {head}"
-        raise ArgumentError(
-            function,
-            f"{family.keys[0]} must be heads times their width in the BERT family, got {got}; {PROPORTION}",
-        )
-    for group in heads:
-        layer = _layer_number(group.name)
-        left = [i for i in range(n) if i not in pruned.get(layer, [])]
-        if len(left) != group.units:
-            got = f"{len(left)} of {n}, {group.units} in the tensors"
-            raise ArgumentError(function, f"config['pruned_heads'] must leave the heads of layer {layer}, got {got}")
-        pruned[layer] = sorted([*pruned.get(layer, []), *(left[i] for i in group.removed)])
-    pruned = {layer: gone for layer, gone in sorted(pruned.items()) if gone}
-    if pruned:
-        new["pruned_heads"] = {str(layer): [int(i) for i in gone] for layer, gone in pruned.items()}
-
-
-def _pruned_heads(function: str, config: Mapping[str, Any], n: int) -> dict[int, list[int]]:
-    """Return the heads, of `n`, that are gone already, by layer."""
-    given = config.get("pruned_heads") or {}
-    try:
-        pruned = {int(layer): sorted({int(head) for head in gone}) for layer, gone in given.items()}
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        text = "an object of lists of heads by layer"
-        raise ArgumentError(function, f"config['pruned_heads'] must be {text}, got {given!r:.80}") from None
-    if any(not 0 <= head < n for gone in pruned.values() for head in gone):
-        raise ArgumentError(function, f"config['pruned_heads'] must be of heads 0 to {n - 1}, got {given!r:.80}")
-    return pruned
-
-
-def _same(function: str, groups: list[GroupReport]) -> int:
-    counts = sorted({len(group.kept) for group in groups})
-    if len(counts) > 1:
-        kind = groups[0].name.rpartition(".")[2]
-        raise ArgumentError(function, f"report must keep as many {kind!r} in every layer, got {counts}")
-    return counts[0]
-
-
-def _layer_number(name: str) -> int:
-    match = re.search(r"layers?\.(\d+)", name)
-    return int(match[1]) if match else 0
-
-
-def _number(function: str, config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(function, f"config[{key!r}] must be an integer of at least 1, got {value!r}")
-    return value
-
-
-def _head_size(function: str, config: Mapping[str, Any]) -> int:
-    if config.get("head_dim") is not None:
-        return _number(function, config, "head_dim")
-    key = family_of(function, config).keys[0]
-    width, heads = (_number(function, config, each) for each in family_of(function, config).keys[:2])
-    if width % heads:
-        raise ArgumentError(function, f"config[{key!r}] must be a multiple of its {heads} heads, got {width}")
-    return width // heads
+def _in_order(name: str) -> list[tuple[bool, int, str]]:
+    """Return what names are sorted by: as words, but numbers by their size."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

@@ -133,3 +133,47 @@ def test_all_groups_can_be_cropped_at_once(how):
     assert shapes["0.q.weight"] == [HIDDEN // 2, HEADS // 2 * WIDTH]
     assert shapes["0.up.weight"] == [HIDDEN // 2, INNER // 2]
     assert run(small, feeds_of(small, {"batch": 2, "words": 5}))[0].shape == (2, 2)
+
+
+def merged(mask=None, shape="batch"):
+    """Heads of an unknown batch lie in one axis, as torch's bmm wants them, with products of lengths."""
+    net = Encoder({"x": ["batch", 5, HIDDEN]} | ({} if mask is None else {"mask": mask}))
+    n = net.add("Gather", net.add("Shape", "x"), net.ints("first", 0))
+    many = net.add("Mul", n, net.ints("heads", HEADS))
+    parts = {}
+    for name in "qkv":
+        h = net.add("Transpose", net.linear("x", name, HIDDEN, HEADS * WIDTH), perm=[1, 0, 2])
+        to = net.add("Concat", net.ints(f"{name}5", 5), many, net.ints(f"{name}w", WIDTH), axis=0)
+        parts[name] = net.add("Transpose", net.add("Reshape", h, to), perm=[1, 0, 2])
+    scores = net.add("MatMul", parts["q"], net.add("Transpose", parts["k"], perm=[0, 2, 1]))
+    if mask is not None:
+        scores = net.add("Add", scores, "mask")
+    h = net.add("MatMul", net.add("Softmax", scores, axis=-1), parts["v"])
+    if shape == "own":
+        h = net.add("Reshape", h, net.add("Shape", h))
+    h = net.add("Transpose", h, perm=[1, 0, 2])
+    rows = net.add("Mul", n, net.ints("five", 5))
+    h = net.add("Reshape", h, net.add("Concat", rows, net.ints("all", HEADS * WIDTH), axis=0))
+    net.add("MatMul", h, net.w("out.weight", HEADS * WIDTH, 3), out="y")
+    return net.proto()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("mask", [None, [5, 5], [1, 5, 5]])
+def test_heads_that_are_merged_with_an_unknown_batch_are_cropped(mask, batch):
+    [heads] = crops(merged(mask), {"batch": batch}).values()
+    assert (heads.kind, heads.units) == ("heads", HEADS)
+
+
+@pytest.mark.parametrize("mask", [["rows", 5, 5], [12, 5, 5]])
+def test_what_may_be_as_long_as_heads_and_batch_together_refuses(mask):
+    """A mask of its own for each head, or of one length: nobody can say which of its rows go."""
+    _, groups, refused = groups_of(merged(mask))
+    assert not groups
+    assert "Add 'Add_" in refused["q.weight"].reason
+
+
+def test_the_length_of_heads_and_batch_together_is_not_asked_for():
+    _, groups, refused = groups_of(merged(shape="own"))
+    assert not groups
+    assert refused["q.weight"].reason.endswith("has the units merged with an axis of unknown length")

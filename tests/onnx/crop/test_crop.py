@@ -296,3 +296,34 @@ def test_channels_that_a_group_norm_does_not_divide_stay(groups, why):
     _, found, refusals = groups_of(net.proto())
     assert not found
     assert why in refusals["a"].reason
+
+
+@pytest.mark.parametrize("length", ["x", "h"])
+def test_a_length_that_is_computed_of_known_ones_is_written_as_a_number(length):
+    """Of the units themselves, or of others that are as many by chance: 8 = 2 * 5 - 2, or 8 / 1."""
+    net = Net({"x": ["n", 5]})
+    h = net.add("MatMul", "x", net.w("a", 5, 8), out="h")
+    width = net.add("Gather", net.add("Shape", length), net.ints("one", 1))
+    if length == "x":
+        width = net.add("Sub", net.add("Mul", width, net.ints("two", 2)), net.ints("also two", 2))
+    else:
+        width = net.add("Div", width, net.ints("itself", 1))
+    shape = net.add("Concat", net.ints("rows", -1), width, axis=0)
+    net.add("MatMul", net.add("Reshape", h, shape), net.w("b", 8, 3), out="y")
+    groups = crops(net.proto(), {"n": 4})
+    assert [group.units for group in groups.values()] == [8]
+
+
+def test_a_length_of_the_units_that_another_value_takes_stays():
+    """A table is cut into rows as long as the hidden layer was: it keeps them when units go."""
+    net = Net({"x": ["n", 5], "t": ["n", 16]})
+    net.add("MatMul", "x", net.w("a", 5, 8), out="h")
+    width = net.add("Gather", net.add("Shape", "h"), net.ints("one", 1))
+    rows = net.add("Reshape", "t", net.add("Concat", net.ints("minus", -1), width, axis=0))
+    half = net.add("Div", width, net.ints("two", 2))
+    more = net.add("Reshape", rows, net.add("Concat", net.ints("rest", -1), half, axis=0))
+    net.outputs = ["y", "z"]
+    net.add("MatMul", net.add("Relu", "h"), net.w("b", 8, 3), out="y")
+    net.add("MatMul", more, net.w("c", 4, 3), out="z")
+    groups = crops(net.proto(), {"n": 4})
+    assert [group.units for group in groups.values()] == [8]

@@ -26,13 +26,14 @@ larger than with more; above {floors}; and all that it warns of must stand in it
 after a look at the results. None holds for 2 bits where the report says that layers are far off, nor for detectors
 whose answers are sorted by a score. Files without `config.json` are quantized with `--only-dequantize`. `-`: no such
 command for this form; `refused`: exit code 2 with the reason, which is right for `crop` of a family that it doesn't
-know, and of a model whose weights are quantized already. With random weights, errors add up where trained networks
-absorb them, and what `crop` and `prune` leave says nothing but that it runs.
+know or whose config.json can't say what would stay, and of a model whose weights are quantized already. With random
+weights, errors add up where trained networks absorb them, and what `crop` and `prune` leave says nothing but that
+it runs.
 
 The columns: `quantize` with `--bits` 8, 4, 2; `--activations dynamic`; `--calibrate`; `prune --sparsity 0.5`,
 `prune --n-of-m 2:4`; `crop --keep 0.75` (`--what all` of ONNX, `--what ffn` of directories).
 """
-PERMITTED = ("model_type", "no weights with outputs to crop")  # what a refusal names
+PERMITTED = ("model_type", "mlp_ratio", "no weights with outputs to crop")  # what a refusal names
 
 
 def refused(line: Line) -> bool:

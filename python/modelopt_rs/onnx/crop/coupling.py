@@ -161,13 +161,16 @@ class _Finder:
         reason = ""
         # Of labels there are those of the groups, and those of one walk, before and after they get their numbers.
         most = (self._max_memory - sum(labels.nbytes for labels in self._taken.values())) // 2
-        for split in (0, 1):
+        choices = 1
+        for split in (0, 1, 2):
+            if split and choices < (2, 3, 2)[split]:
+                continue  # it would go the same way
             walk = Walk(self._rule, self._opset, self._integers, self._taken, split, most)
             try:
                 walk.run(weight, axis, units)
                 return self._group(walk, name, (weight, axis))
             except Refused as refused:
-                reason = reason or refused.why
+                reason, choices = reason or refused.why, max(choices, walk.choices)
         self._refused |= walk.labels.keys()
         return Refusal(name, units, reason)
 
@@ -187,7 +190,7 @@ class _Finder:
         members = [member for place, each in labels.items() for member in self._members(walk, place, each, len(order))]
         edits: list[Edit] = list(walk.edits.values())
         edits += [EditLength(value=value, axis=axis) for value, axis in labels if not value.is_initializer()]
-        edits = [replace(edit, labels=labels[edit.value, edit.axis]) for edit in edits]
+        edits = [replace(edit, labels=labels.get((edit.value, edit.axis), edit.labels)) for edit in edits]
         for place, each in labels.items():
             old = self._taken.get(place)
             self._taken[place] = each if old is None else np.where(each >= 0, each, old)

@@ -11,7 +11,7 @@ from modelopt_rs.onnx.crop.elements import constant
 from modelopt_rs.onnx.crop.integers import PASSED, Integers, part_of
 from modelopt_rs.onnx.crop.units import Labels
 
-__all__ = ["Edit", "EditBounds", "EditCounts", "EditLength", "EditParts", "EditShape", "Gone"]
+__all__ = ["Edit", "EditBounds", "EditCounts", "EditInferred", "EditLength", "EditParts", "EditShape", "Gone"]
 
 Gone = NDArray[np.bool_]
 """For each unit whether it goes."""
@@ -102,10 +102,17 @@ def _graph_of(node: ir.Node) -> ir.Graph:
     return node.graph
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EditShape(EditNode):
-    """A number in the shape that a Reshape or an Expand is given: the length of its output along an axis."""
+    """A number in the shape that a Reshape or an Expand is given: the length of its output along an axis.
 
-    __slots__ = ()
+    Attributes
+    ----------
+    number : int or None
+        Of a number that the graph computes what it was before anything was cropped; None for a constant.
+    """
+
+    number: int | None = None
 
     def apply(self, gone: Gone) -> None:
         """Make it smaller, in a constant or in the part of a Concat that holds it."""
@@ -118,13 +125,17 @@ class EditShape(EditNode):
         new[position] -= self.less(gone)
         self.give_constant(node, index, new)
 
-    @staticmethod
-    def _part(concat: ir.Node, position: int) -> tuple[int, int, list[int]]:
-        """Return the part of a Concat that holds a position: of constants, or of a length that is known."""
+    def _part(self, concat: ir.Node, position: int) -> tuple[int, int, list[int]]:
+        """Return the part of a Concat that holds a position: of constants, or of numbers that are known."""
         try:
             return part_of(Integers(), concat, position)
         except LookupError:
-            return part_of(Integers(fold=True), concat, position)
+            if self.number is None:
+                raise
+        # Lengths that are read now may be those that another group has left.
+        index, place, numbers = part_of(Integers(fold=True), concat, position)
+        numbers[place] = self.number
+        return index, place, numbers
 
     def _own_concat(self) -> ir.Node:
         """Return the Concat that makes the shape; a copy of it where others use it as well."""
@@ -139,6 +150,26 @@ class EditShape(EditNode):
             if node.op_type == "Concat":
                 return node
             user, index = node, PASSED[node.op_type]
+
+
+class EditInferred(EditShape):
+    """A length of which only the rest of a shape tells how many times the units are in it: -1 takes its place."""
+
+    __slots__ = ()
+
+    def apply(self, gone: Gone) -> None:
+        """Let the operator find it."""
+        concat = self._own_concat()
+        index = next(i for i, end in enumerate(np.cumsum(self.sizes(concat))) if self.axis < end)
+        self.give_constant(concat, index, [-1])
+
+    @staticmethod
+    def sizes(concat: ir.Node) -> list[int]:
+        """Return how many numbers each part of a Concat has."""
+        parts = [None if part is None else Integers().elements(part) for part in concat.inputs]
+        if any(part is None for part in parts):
+            raise LookupError(concat.name)
+        return [len(part) for part in parts if part is not None]
 
 
 def _copy(node: ir.Node, user: ir.Node, index: int, name: str) -> ir.Node:

@@ -85,10 +85,10 @@ def _gather(node: ir.Node, parts: Parts) -> list[Element] | None:
 
 
 def _slice(node: ir.Node, parts: Parts) -> list[Element] | None:
-    numbers = [constant(each) for each in node.inputs[1:]]
-    if parts[0] is None or len(numbers) < 2 or any(each is None for each in numbers):
+    numbers = parts[1:]
+    if parts[0] is None or len(numbers) < 2:
         return None
-    plain = [int(each.ravel()[0]) for each in numbers if each is not None and each.size == 1]
+    plain = [each[0] for each in numbers if each is not None and len(each) == 1 and isinstance(each[0], int)]
     if len(plain) != len(numbers):
         return None
     step = plain[3] if len(plain) > 3 else 1
@@ -185,6 +185,10 @@ def _product(node: ir.Node, parts: Parts) -> list[Element] | None:
     return [Computed(_lengths_in(parts[:1]))]
 
 
+def _rest(a: Element, b: Element) -> Element | None:
+    return a % b if isinstance(a, int) and isinstance(b, int) and a >= 0 < b else None
+
+
 def _divided(a: int, b: int) -> int:
     return (abs(a) // abs(b)) * (1 if (a < 0) == (b < 0) else -1) if b else 0
 
@@ -202,5 +206,6 @@ RULES: dict[str, Callable[[ir.Node, Parts], list[Element] | None]] = {
     "Div": _each(_of_numbers(_divided)),
     "Equal": _each(_equal),
     "Where": _each(_where),
-    **dict.fromkeys(("Mod", "Greater", "Less", "Max", "Min", "Not", "And", "Or"), _each(_unknown)),
+    "Mod": _each(_rest),
+    **dict.fromkeys(("Greater", "Less", "Max", "Min", "Not", "And", "Or"), _each(_unknown)),
 }

@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, LARGEST, RULES, Element, constant, fixed, lengths_of
+from modelopt_rs.onnx.crop.elements import (
+    CONTRADICTIONS,
+    LARGEST,
+    RULES,
+    Computed,
+    Element,
+    constant,
+    fixed,
+    lengths_of,
+)
 
 __all__ = ["PASSED", "Integers", "concat_of", "part_of"]
 
@@ -65,6 +74,13 @@ class Integers:
                 found = None
             self._known[each] = found if found is not None and len(found) <= LARGEST else None
         return self._known[value]
+
+    def present(self, value: ir.Value) -> list[Element] | None:
+        """Return what each number is; of a computed one the number that it has in the graph as it is, if known."""
+        elements, now = self.elements(value), self._folded.elements(value)
+        if elements is None or now is None:
+            return elements
+        return [b if isinstance(a, Computed) and isinstance(b, int) else a for a, b in zip(elements, now, strict=True)]
 
     def numbers(self, value: ir.Value | None) -> list[int] | None:
         """Return the numbers of a scalar or a vector that the graph as it is has at each run; None where they vary."""

@@ -150,6 +150,7 @@ def gather(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     if at.side == "in" and at.index == 0:
         if at.axis == axis:
             raise Refused(node, "picks from the units by number")
+        walk.picks |= not walk.static(data)
         walk.give(node.outputs[0], at.axis if at.axis < axis else at.axis + more - 1, labels)
     elif at.side == "in":
         walk.give(node.outputs[0], axis + at.axis, labels)

@@ -51,6 +51,8 @@ def _spread(
     walk: Walk, node: ir.Node, role: int | str, labels: Labels, operands: list[tuple[ir.Value, Roles]], y: Roles
 ) -> None:
     """Label the axis of a role in every operand that has it and isn't stretched along it, and in the output."""
+    if walk.repeated and not isinstance(role, int):
+        raise Refused(node, "has the units merged with an axis of unknown length")
     if role == "k" and not any(walk.static(value) for value, roles in operands if "k" in roles):
         raise Refused(node, "multiplies two activations along the units")
     for value, _ in operands[:2]:
@@ -60,11 +62,11 @@ def _spread(
         length = 1 if axis is None else walk.shape(value, node)[axis]
         if axis is None or (length == 1 and isinstance(role, int)):
             continue
-        if length != len(labels) and isinstance(role, int):
+        if (isinstance(length, int) if walk.repeated else length != len(labels)) and isinstance(role, int):
             raise Refused(node, f"has {len(labels)} indices against {length or 'an unknown number'}")
-        walk.give(value, axis, labels)
+        walk.give(value, axis, labels, repeated=walk.repeated)
     if role in y:
-        walk.give(node.outputs[0], y[role], labels)
+        walk.give(node.outputs[0], y[role], labels, repeated=walk.repeated)
 
 
 def matmul(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:

@@ -63,7 +63,7 @@ def only_first(node: ir.Node, at: At) -> None:
 def pass_on(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     """Label the same axis of the first input and the first output, which have the same axes."""
     only_first(node, at)
-    walk.give(node.outputs[0] if at.side == "in" else first(node), at.axis, labels)
+    walk.give(node.outputs[0] if at.side == "in" else first(node), at.axis, labels, repeated=walk.repeated)
 
 
 def elementwise(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
@@ -71,19 +71,20 @@ def elementwise(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     here = node.inputs[at.index] if at.side == "in" else node.outputs[at.index]
     assert here is not None
     inputs = [value for value in node.inputs if value is not None]
-    behind = at.axis - walk.rank(here, node)
+    behind, wide = at.axis - walk.rank(here, node), 0
     for value in inputs:
         shape = walk.shape(value, node)
         if len(shape) < -behind or shape[behind] == 1:
             continue
-        if shape[behind] != len(labels):
+        wide += 1
+        if (wide > 1 or isinstance(shape[behind], int)) if walk.repeated else shape[behind] != len(labels):
             got = f"{quote(value.name or '')}, which has {shape[behind] or 'an unknown number'}"
             raise Refused(node, f"takes {len(labels)} indices and {got}")
-        walk.give(value, len(shape) + behind, labels)
+        walk.give(value, len(shape) + behind, labels, repeated=walk.repeated)
     rank = max(walk.rank(value, node) for value in inputs)
     for value in node.outputs:
         if value is node.outputs[0] or value.uses() or value.is_graph_output():
-            walk.give(value, rank + behind, labels)
+            walk.give(value, rank + behind, labels, repeated=walk.repeated)
 
 
 def scaled(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
@@ -259,6 +260,8 @@ def lengths(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
         if numbers.is_graph_output():
             raise Refused(node, "gives the length of the axis to an output")
         for user, index in numbers.uses():
+            if walk.repeated and user.op_type in ("Reshape", "Expand", "Slice"):
+                raise Refused(user, "has the units merged with an axis of unknown length")
             if index == 1 and user.op_type in ("Reshape", "Expand"):
                 _asked(walk, user, elements, length)
             elif index in (1, 2) and user.op_type == "Slice":
@@ -276,7 +279,7 @@ def _depends(element: int | Length | Computed, length: Length) -> bool:
 def _asked(walk: Walk, user: ir.Node, elements: Sequence[int | Length | Computed], length: Length) -> None:
     for position, element in enumerate(elements):
         if isinstance(element, Computed) and length in element.lengths:
-            raise Refused(user, "takes a length that is computed of the number of units")
+            walk.keep_number(user, position)
         if element == length:
             walk.same_length(user, position, length)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -65,11 +65,11 @@ def _behind(left: list[object], right: list[object]) -> tuple[int, int] | None:
     return i, j
 
 
-def project(units: Units, whole: Labels, split: int) -> tuple[int, Labels]:
+def project(units: Units, whole: Labels, choose: Callable[[int], int]) -> tuple[int, Labels]:
     """Return the axis of an array of labels along which they lie, and the labels along it.
 
     Where they lie along none, as labels of single channels do that become heads, all labels within an index of one
-    axis are made the same: of the first axis that is longer than 1, or of one behind it (`split`), but not of the last.
+    axis are made the same: of the one that is chosen, by a number, of those that are longer than 1.
     """
     axes = [axis for axis, length in enumerate(whole.shape) if length > 1] or [0]
     found = units.find(whole)
@@ -77,7 +77,7 @@ def project(units: Units, whole: Labels, split: int) -> tuple[int, Labels]:
         rows = np.moveaxis(found, axis, 0).reshape(whole.shape[axis], -1)
         if (rows == rows[:, :1]).all():
             return axis, rows[:, 0]
-    axis = axes[min(split, max(len(axes) - 2, 0))]
+    axis = axes[choose(len(axes))]
     return axis, units.fold(np.moveaxis(found, axis, 0).reshape(whole.shape[axis], -1))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs.onnx.crop.edits import EditShape
+from modelopt_rs.onnx.crop.edits import EditInferred, EditShape
 from modelopt_rs.onnx.crop.elements import Computed, Element, Length, constant
 from modelopt_rs.onnx.crop.integers import concat_of, part_of
 from modelopt_rs.onnx.crop.pointwise import first, only_first
@@ -53,7 +53,7 @@ def reshape(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:
     known = {
         axis: len(each) for (value, axis), each in walk.labels.items() if value is y and not walk.is_repeated(y, axis)
     }
-    before, after = tokens(node, list(walk.shape(x, node)), target, known)
+    before, after = tokens(node, list(walk.shape(x, node)), _present(walk, node, target), known)
     for ins, outs in aligned(before, after):
         if at.axis in (ins if at.side == "in" else outs):
             sides = Side(x, ins, _plain(before, ins)), Side(y, outs, _plain(after, outs))
@@ -69,6 +69,12 @@ def _target(walk: Walk, node: ir.Node) -> list[Element]:
     return target
 
 
+def _present(walk: Walk, node: ir.Node, target: list[Element]) -> list[Element]:
+    """Return a shape with the numbers that lengths which are computed have in the graph as it is."""
+    shape = node.inputs[1]
+    return target if shape is None else walk.integers.present(shape) or target
+
+
 def _regroup(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: tuple[Side, Side]) -> int:
     """Label the axis of the other side that the units lie along; return the output's."""
     here, there = sides if at.side == "in" else sides[::-1]
@@ -79,7 +85,7 @@ def _regroup(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: tuple[Sid
         raise Refused(node, f"makes lengths {to} of {from_}")
     walk.room(node, math.prod(from_))
     spread = labels.reshape([-1 if axis == at.axis else 1 for axis in here.axes])
-    axis, out = project(walk.units, np.broadcast_to(spread, from_).reshape(to), walk.split)
+    axis, out = project(walk.units, np.broadcast_to(spread, from_).reshape(to), walk.choose)
     walk.give(there.value, there.axes[axis], out)
     # Whole slices go: what has come to be the same on the other side is the same here.
     back = np.broadcast_to(out.reshape([-1 if i == axis else 1 for i in range(len(to))]), to).reshape(from_)
@@ -89,24 +95,40 @@ def _regroup(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: tuple[Sid
 
 
 def _regroup_repeated(walk: Walk, node: ir.Node, at: At, labels: Labels, sides: tuple[Side, Side]) -> int:
-    """Label as `_regroup` does where the first of the axes, a batch, has an unknown length: merged, or split again."""
+    """Label as `_regroup` does where axes in front, a batch, have an unknown length: units merge with it, or split off.
+
+    What lies behind the last unknown length of each side tells how many times as long one batch is as the other. That
+    of the longer one, and so its period, is known where nothing else stands in front of it, or it has its units.
+    """
     here, there = sides
-    inner, outer = here.lengths[1:], there.lengths[1:]
-    if None not in inner and inner and not outer and at.axis != here.axes[0]:
-        spread = labels.reshape([-1 if axis == at.axis else 1 for axis in here.axes[1:]])
-        lengths = [n for n in inner if n is not None]
-        walk.room(node, math.prod(lengths))
-        whole = np.broadcast_to(spread, lengths).ravel()
-        walk.give(there.value, there.axes[0], whole, repeated=True)
-        return there.axes[0] if at.side == "in" else at.axis
-    to = [n for n in outer if n is not None]
-    if inner or not to or None in outer or math.prod(to) != len(labels) or not walk.is_repeated(here.value, at.axis):
+    i, j = (max((k for k, n in enumerate(side.lengths) if n is None), default=0) for side in sides)
+    inner, outer = (
+        [n for n in here.lengths[i + 1 :] if n is not None],
+        [n for n in there.lengths[j + 1 :] if n is not None],
+    )
+    at_place, a, b = here.axes.index(at.axis) - i, math.prod(inner), math.prod(outer)
+    if a % b == 0 and at_place > 0 and (j == 0 or _period(walk, there, j) == a // b):
+        lengths, to, more, place = inner, [a // b, *outer], j, at_place - 1
+    elif b % a == 0 and outer and (at_place > 0 or (at_place == 0 and _period(walk, here, i) == b // a)):
+        lengths, to, more, place = [b // a, *inner], outer, j + 1, at_place
+    else:
         raise Refused(node, "merges the units with an axis of unknown length")
-    axis, out = project(walk.units, labels.reshape(to), walk.split)
-    walk.give(there.value, there.axes[1 + axis], out)
-    back = np.broadcast_to(out.reshape([-1 if i == axis else 1 for i in range(len(to))]), to).ravel()
-    walk.give(here.value, at.axis, back, repeated=True)
-    return there.axes[1 + axis] if at.side == "in" else at.axis
+    if lengths[place] != len(labels) or (i and j):
+        raise Refused(node, "merges the units with an axis of unknown length")
+    walk.room(node, math.prod(lengths))
+    spread = labels.reshape([-1 if k == place else 1 for k in range(len(lengths))])
+    axis, out = project(walk.units, np.broadcast_to(spread, lengths).reshape(to), walk.choose)
+    walk.give(there.value, there.axes[axis + more], out, repeated=axis + more == j)
+    back = np.broadcast_to(out.reshape([-1 if k == axis else 1 for k in range(len(to))]), to).reshape(lengths)
+    rows = np.moveaxis(back, place, 0).reshape(len(labels), -1)
+    walk.give(here.value, at.axis, walk.units.fold(rows), repeated=at_place == 0)
+    return there.axes[axis + more] if at.side == "in" else at.axis
+
+
+def _period(walk: Walk, side: Side, place: int) -> int | None:
+    """Return after how many indices the units come again along an axis of unknown length."""
+    at = (side.value, side.axes[place])
+    return len(walk.labels[at]) if walk.is_repeated(*at) else None
 
 
 def _edit_shape(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> None:
@@ -118,7 +140,8 @@ def _edit_shape(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> 
         elif isinstance(element, Length):
             walk.same_length(node, position, element)
     if isinstance(target[axis], Computed):
-        raise Refused(node, "computes the length of the axis")
+        walk.edit(_computed(walk, node, target, axis))
+        return
     if isinstance(target[axis], Length) or target[axis] in (0, -1):
         return
     if constant(shape) is None:
@@ -130,6 +153,20 @@ def _edit_shape(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> 
         except LookupError as error:
             raise Refused(node, "has a shape that is put together in an unknown way") from error
     walk.edit(EditShape(value=node.outputs[0], axis=axis, node=node))
+
+
+def _computed(walk: Walk, node: ir.Node, target: list[Element], axis: int) -> EditShape:
+    """Return what makes a length smaller that the graph computes: a number, or -1 where only the batch tells it."""
+    y, number = node.outputs[0], walk.number(node, axis)
+    if number is not None:
+        return EditShape(value=y, axis=axis, node=node, number=number)
+    concat = concat_of(node.inputs[1])
+    others = [element for place, element in enumerate(_present(walk, node, target)) if place != axis]
+    if not walk.is_repeated(y, axis) or any(isinstance(each, Computed) or each == -1 for each in others):
+        raise Refused(node, "computes the length of the axis")
+    if concat is None or any(size != 1 for size in EditInferred.sizes(concat)) or node.op_type != "Reshape":
+        raise Refused(node, "has a shape that is put together in an unknown way")
+    return EditInferred(value=y, axis=axis, node=node)
 
 
 def expand(walk: Walk, node: ir.Node, at: At, labels: Labels) -> None:

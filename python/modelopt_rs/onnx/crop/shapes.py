@@ -91,7 +91,7 @@ def _complete(node: ir.Node, integers: Integers) -> bool:
     """Fill in lengths of a node's output; return whether any is new."""
     x, shape, y = node.inputs[0], node.inputs[1], node.outputs[0]
     lengths = None if x is None else shape_of(x)
-    target = None if shape is None else integers.elements(shape)
+    target = None if shape is None else integers.present(shape)
     if lengths is None or target is None or node.attributes.get_int("allowzero", 0) != 0:
         return False
     after = _expanded(lengths, target) if node.op_type == "Expand" else tokens(node, lengths, target, {})[1]

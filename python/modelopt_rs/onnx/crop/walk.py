@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from modelopt_rs.errors import quote
 from modelopt_rs.onnx.crop.edits import Edit, EditShape
-from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Length, fixed, shape_of
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Length, shape_of
 from modelopt_rs.onnx.crop.integers import Integers, concat_of, part_of
 from modelopt_rs.onnx.crop.units import Labels, Units
 
@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["ffn", "channels", "heads", "hidden"]
 Place: TypeAlias = tuple[ir.Value, int]
 # What becomes of the kind of a group when an operator is met: the last one wins.
 RANK: tuple[Kind, ...] = ("ffn", "channels", "heads", "hidden")
+# What may meet an axis that has its units an unknown number of times.
+BATCHED = ("Transpose", "Reshape", "Shape", "MatMul", "Softmax", "Add", "Sub", "Mul", "Div", "Cast", "Identity")
 COPIES = 8  # of an array of labels there are so many at a time
 
 
@@ -64,7 +66,8 @@ class Walk:
     taken : mapping
         By value and axis, which indices belong to groups already.
     split : int
-        Which axis takes the units where a Reshape splits one: the first of them, or a later one.
+        Which axis takes the units where a Reshape splits one: 0, the first of them; 1, a later one, but not the last;
+        2, the last, of the first that is split, as queries, keys and values that are told apart before heads are.
     most : int
         The bytes that all labels may take.
     """
@@ -79,13 +82,18 @@ class Walk:
         most: int = 1 << 30,
     ) -> None:
         self._rules, self.opset, self.integers, self._taken, self.split = rules, opset, integers, taken, split
+        self._last = split == 2  # for what is told apart, and shuffled channels: widths of heads stay
         self._most = self._left = most
         self.labels: dict[Place, Labels] = {}
         self.edits: dict[tuple[object, ...], Edit] = {}
         self._repeated: set[tuple[ir.Value | None, int]] = set()
         self._lengths: dict[tuple[ir.Node, int], Length] = {}
         self._must_edit: dict[ir.Node, None] = {}
+        self._kept: dict[tuple[ir.Node, int], None] = {}
         self.weights: set[ir.Value] = set()
+        self.picks = False  # whether a part of something computed is taken by number
+        self.choices = 1  # between so many axes at most
+        self.repeated = False  # whether the axis that is met has its units an unknown number of times
         self.kind: Kind = "ffn"
         self._queue: deque[Place] = deque()
 
@@ -111,7 +119,8 @@ class Walk:
         if rule is None:
             raise Refused(node, "is an operator that cropping doesn't know")
         value = node.inputs[at.index] if at.side == "in" else node.outputs[at.index]
-        if (value, at.axis) in self._repeated and node.op_type not in ("Transpose", "Reshape"):
+        self.repeated = (value, at.axis) in self._repeated
+        if self.repeated and node.op_type not in BATCHED:
             raise Refused(node, "has the units merged with an axis of unknown length")
         try:
             rule(self, node, at, labels)
@@ -144,7 +153,7 @@ class Walk:
         if count > self._most // (8 * COPIES):
             raise Refused(where, f"has {count:,} labels, for which max_memory is too small")
 
-    def is_repeated(self, value: ir.Value, axis: int) -> bool:
+    def is_repeated(self, value: ir.Value | None, axis: int) -> bool:
         """Say whether an axis has its labels an unknown number of times."""
         return (value, axis) in self._repeated
 
@@ -156,10 +165,13 @@ class Walk:
             raise Refused(value, "is an output of the graph")
         known = shape_of(value)
         length = known[place[1]] if known is not None and place[1] < len(known) else None
+        if isinstance(length, int) and length != len(labels):
+            merged = "the units merged with an axis of unknown length"
+            raise Refused(
+                value, f"has {merged if repeated else f'an axis of length {length} that should be {len(labels)}'}"
+            )
         if repeated:
             self._repeated.add(place)
-        elif isinstance(length, int) and length != len(labels):
-            raise Refused(value, f"has an axis of length {length} that should be {len(labels)}")
         self._check_free(place, labels)
         self._left -= labels.nbytes
         if self._left < 0:
@@ -204,6 +216,10 @@ class Walk:
         """Note that a length of a node's output is taken from a value: either both are cropped alike or none is."""
         self._lengths[node, position] = length
 
+    def keep_number(self, node: ir.Node, position: int) -> None:
+        """Note that a length of a node's output is computed of labelled axes: it must be written as a number."""
+        self._kept[node, position] = None
+
     def must_edit(self, node: ir.Node) -> None:
         """Note that a node depends on lengths of labelled axes, so that it must have an edit that takes them over."""
         self._must_edit[node] = None
@@ -214,6 +230,8 @@ class Walk:
 
     def _check(self) -> None:
         """Check what only the whole can tell."""
+        if self._last and not self.picks and self.kind != "channels":
+            raise Refused(next(iter(self.labels))[0], "has units in an axis that is split")
         every = np.unique(np.concatenate([labels[labels >= 0] for labels in self.labels.values()]))
         if len(every) < 2:
             value = next(iter(self.labels))[0]
@@ -231,20 +249,39 @@ class Walk:
             alike = [None if labels is None else np.sort(labels).tobytes() for labels in both]
             if alike[0] == alike[1]:
                 continue
-            if both[0] is None or both[1] is not None or not self._says(node, position, length):
+            number = self.number(node, position)
+            if number is None or (both[0] is not None and both[1] is not None):
                 raise Refused(node, f"takes a length from {quote(length.value.name or '')}, which isn't cropped alike")
             # What is as long as something else by chance gets a number of its own.
-            self.edit(EditShape(value=node.outputs[0], axis=position, node=node))
+            self.edit(EditShape(value=node.outputs[0], axis=position, node=node, number=number))
+        for node, position in self._kept:
+            number = self.number(node, position)
+            if number is None:
+                raise Refused(node, "takes a length that is computed of the number of units")
+            if not any(key[1:] == (node, position) for key in self.edits):
+                self.edit(EditShape(value=node.outputs[0], axis=position, node=node, number=number))
 
-    def _says(self, node: ir.Node, position: int, length: Length) -> bool:
-        """Whether a shape can say a number in the place of a length that is always the same."""
+    def choose(self, count: int) -> int:
+        """Return which of some axes takes the units where one is split."""
+        self.choices = max(self.choices, count)
+        if self.split < 2:
+            return min(self.split, max(count - 2, 0))
+        self.split = 0
+        return count - 1
+
+    def number(self, node: ir.Node, position: int) -> int | None:
+        """Return the length that a shape can say as a number, in the place of one that is read or computed."""
         concat = concat_of(node.inputs[1])
-        if concat is None or not isinstance(fixed(length), int) or self.is_repeated(node.outputs[0], position):
-            return False
+        if concat is None or self.is_repeated(node.outputs[0], position):
+            return None
         try:
-            return len(part_of(Integers(fold=True), concat, position)[2]) == 1
+            index, place, numbers = part_of(Integers(fold=True), concat, position)
         except LookupError:
-            return False
+            return None
+        part = concat.inputs[index]
+        own = None if part is None else self.integers.elements(part)
+        others = [each for at, each in enumerate(own or []) if at != place]
+        return numbers[place] if all(isinstance(each, int) for each in others) else None
 
 
 Rule: TypeAlias = Callable[[Walk, ir.Node, At, Labels], None]
