@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
-from modelopt_rs.onnx.constant_paths import graphs_of
+from modelopt_rs.onnx.int8.bodies import made_often
 from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
@@ -222,16 +221,10 @@ def layer_rows(
 
 def refuse_unseen(model: ir.Model) -> Mapping[str, str]:
     """Return the weights whose inputs can't be collected, and why."""
-    names = Counter(name for graph in graphs_of(model) for name in _made(graph))
-    often = {name for name, count in names.items() if count > 1}
+    often = made_often(model)
     opset = model.graph.opset_imports.get("", 0)
     reasons = {weight.name: _why_unseen(weight, often, opset) for weight in find_weights(model)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _made(graph: ir.Graph) -> Iterator[str]:
-    yield from (str(value.name) for value in graph.inputs)
-    yield from (str(value.name) for node in graph for value in node.outputs)
 
 
 def _why_unseen(weight: Weight, often: Container[str], opset: int) -> str | None:
