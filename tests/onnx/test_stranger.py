@@ -270,3 +270,25 @@ def test_weights_beside_codes_that_a_graph_has_already_are_pruned(tmp_path: Path
     made = {each.name: each for each in onnx.load(tmp_path / "b.onnx").graph.initializer}
     assert (onnx.numpy_helper.to_array(made["w"]) == 0).mean() == 0.5
     assert onnx.numpy_helper.to_array(made["c"]).tobytes() == onnx.numpy_helper.to_array(codes).tobytes()
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Conv"])
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "gptq"])
+def test_what_goes_into_layers_of_half_precision_is_collected(tmp_path: Path, operator: str, method: str) -> None:
+    half, more = TensorProto.FLOAT16, (1, 1) if operator == "Conv" else ()
+    w = normal(64, 64, *more, dtype=np.float16)
+    nodes = [node("Relu", ["x"], ["h"]), node(operator, ["h", "w"], ["m"]), node("Tanh", ["m"], ["y"])]
+    place = [["n", 64, *(["h", "w"] if more else [])] for _ in range(2)]
+    proto = model(nodes, [value("x", place[0], half)], [value("y", place[1], half)], {"w": w})
+    onnx.save(proto, tmp_path / "a.onnx")
+    feed = {"x": normal(16, 64, *((3, 3) if more else ()), seed=1, dtype=np.float16)}
+    options = {"method": method, "calibrate": feed, "durable": False}
+    files = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    made = (
+        mo.quantize_file(*files, bits=4, **options)
+        if method == "gptq"
+        else mo.prune_file(*files, sparsity=0.5, **options)
+    )
+    assert made.totals.changed == 1
+    assert "float32" not in made.tensors[0].reason
+    assert near(tmp_path, feed, 0.6)

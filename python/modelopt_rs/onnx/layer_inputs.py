@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
@@ -145,6 +146,7 @@ class InputStream:
         for each in inputs:
             wanted.setdefault(each.value, []).append(each)
         for name, array in self.values(list(wanted)):
+            array = array.astype(np.float32, copy=False)
             for each in wanted[name]:
                 for group in range(each.groups):
                     if each.patches is None:
@@ -240,8 +242,8 @@ def _why_unseen(weight: Weight, often: Container[str], opset: int) -> str | None
             return use.reason
         if use.inner and (use.kind == "conv" or opset < BODIES or x is None or x.name in often):
             return f"{use.where} stands in the body of an If, Loop or Scan"
-        if use.dtype != ir.DataType.FLOAT:
-            return f"{use.where} computes in {use.dtype}: what goes in must be float32"
+        if use.dtype != ir.DataType.FLOAT and (use.dtype != ir.DataType.FLOAT16 or use.inner):
+            return f"{use.where} computes in {use.dtype}: what goes in must be float32 or float16"
         if x is None or x.is_initializer():
             return f"{use.where} takes nothing but constants"
         if use.kind == "conv" and any(node.op_type == "Transpose" for node in use.chain):
