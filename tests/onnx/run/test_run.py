@@ -273,7 +273,9 @@ def test_inputs_that_last_for_other_numbers_of_runs_are_refused(tmp_path: Path) 
     x = np.arange(4, dtype=np.float32)
     once = run_pair(model, model, RunOptions(inputs={"x": x, "z": x[:2]}, rounds=0))  # z is the same in both runs
     assert once.runs == 2
-    with pytest.raises(ValueError, match="'z' is enough for 3 runs, others for 4"):
+    with pytest.raises(
+        ValueError, match="'z' is enough for 3 runs, others for 4; give each sample in a file of its own"
+    ):
         run_pair(model, model, RunOptions(inputs={"x": np.tile(x, 2), "z": np.zeros(6, np.float32)}, rounds=0))
 
 

@@ -355,7 +355,8 @@ def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mappi
     count = max((runs for _, _, runs in cuts.values()), default=1)
     for name, (_, _, runs) in cuts.items():
         if runs not in (1, count):
-            raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}")
+            fix = "give each sample in a file of its own, in a directory, or lists of them"
+            raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}; {fix}")
     return [{name: _part(array, *cuts[name], i) for name, array in arrays.items()} for i in range(count)]
 
 
