@@ -170,6 +170,9 @@ WRAPPED = {
         + b"s",
     ),
     "twice": lambda sd: ts.mapping(model=ts.mapping(state_dict=sd)),
+    "means": lambda sd: ts.mapping(ema=ts.mapping(module=sd, updates=ts.atom(3)), epoch=ts.atom(1)),
+    "means of torchvision": lambda sd: ts.mapping(model_ema=sd, epoch=ts.atom(1)),
+    "means of timm": lambda sd: ts.mapping(state_dict_ema=sd, arch=ts.atom("x")),
     "namespace": lambda sd: ts.mapping(
         model=sd,
         args=ts.named("argparse", "Namespace") + b")\x81" + ts.atom({"lr": 1}) + b"b",
@@ -179,11 +182,47 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("how", WRAPPED)
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_forward_module."])
 def test_a_state_dict_is_found_where_scripts_save_it(tmp_path: Path, how: str, prefix: str) -> None:
     """H37: under "state_dict", "model" and the like, with "module." before all names."""
     sd = ts.state({f"{prefix}fc.weight": ts.tensor(FOUR, (2, 2), (2, 1)), f"{prefix}n": ts.tensor(FOUR, (), ())})
     assert list(show(one(tmp_path / "x.pt", WRAPPED[how](sd)))) == ["fc.weight", "n"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "_fsdp_wrapped_module.layers.0._fsdp_wrapped_module.fc.w",
+        "layers.0._orig_mod.fc.w",
+        "module.layers.0._checkpoint_wrapped_module._orig_mod.fc.w",
+    ],
+)
+def test_what_wrappers_put_within_names_is_dropped(tmp_path: Path, given: str) -> None:
+    t = ts.tensor(FOUR, (4,), (1,))
+    other = "module.b" if given.startswith("module.") else "b"
+    assert list(show(one(tmp_path / "x.pt", ts.state({given: t, other: t})))) == ["layers.0.fc.w", "b"]
+
+
+def test_names_that_would_become_one_stay(tmp_path: Path) -> None:
+    t = ts.tensor(FOUR, (4,), (1,))
+    names = ["fc.w", "_orig_mod.fc.w", "_orig_mod.b"]
+    assert list(show(one(tmp_path / "x.pt", ts.state(dict.fromkeys(names, t))))) == names
+
+
+@pytest.mark.parametrize(("model", "means"), [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("net", "ema")])
+def test_of_a_model_and_its_means_the_model_is_taken_and_the_choice_is_said(
+    tmp_path: Path, model: str, means: str
+) -> None:
+    t = ts.tensor(FOUR, (4,), (1,))
+    body = ts.mapping(**{means: ts.state({"w": t, "b": t}), model: ts.state({"w": t})})
+    with pytest.warns(UserWarning, match=f"left out: 2 under '{means}'; to take the means .* under '{means}' alone"):
+        assert list(show(one(tmp_path / "x.pt", body))) == ["w"]
+
+
+def test_a_part_of_a_model_that_is_called_as_means_are_stays_one(tmp_path: Path) -> None:
+    t = ts.tensor(FOUR, (4,), (1,))
+    body = ts.mapping(student=ts.state({"w": t}), ema=ts.state({"w": t}))
+    assert list(show(one(tmp_path / "x.pt", body))) == ["student.w", "ema.w"]
 
 
 def test_a_prefix_of_some_names_stays(tmp_path: Path) -> None:

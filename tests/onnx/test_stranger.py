@@ -224,3 +224,71 @@ def test_a_flaw_of_the_source_that_stands_behind_another_is_none_of_the_output(t
     report = mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", keep=0.5, what="all", run=RunOptions())
     assert report.totals.changed == 2
     assert report.run.runs == 1
+
+
+@pytest.mark.parametrize("more", [("w",), ("w", "x"), ("w", "h")])
+def test_what_is_an_output_without_a_node_is_seen_where_outputs_are_measured(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Initializers and inputs may be outputs."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 64])], [value("y", ["n", 32])],
+                  {"w": normal(64, 96), "v": normal(96, 32, seed=1)})  # fmt: skip
+    proto.graph.output.extend(value(name, {"w": [64, 96], "v": [96, 32]}.get(name, ["n", None])) for name in more)
+    onnx.save(proto, tmp_path / "a.onnx")
+    report = mo.optimize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", target_bpw=8, durable=False)
+    assert report.totals.changed >= 1
+    assert near(tmp_path, {"x": normal(4, 64, seed=2)}, 0.2)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("beside", [False, True])
+def test_weights_that_nobody_can_feed_are_quantized(tmp_path: Path, bits: int, beside: bool) -> None:
+    """NumPy has no bfloat16."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    nodes = [node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT), node("MatMul", ["x", "wide"], ["h"])]
+    weights = {"w": normal(64, 96).astype(ml_dtypes.bfloat16), "v": normal(96, 64, seed=1)}
+    nodes.append(node("MatMul", ["h", "v"], ["y"]) if beside else node("Identity", ["h"], ["y"]))
+    proto = model(nodes, [value("x", ["n", 64])], [value("y", ["n", None])], weights)
+    assert quantized(tmp_path, proto, bits=bits).totals.changed == 1 + beside
+    assert near(tmp_path, {"x": normal(4, 64, seed=2)}, {8: 0.02, 4: 0.2, 2: 0.9}[bits])
+
+
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2", "INT4"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_weights_beside_codes_that_a_graph_has_already_are_pruned(tmp_path: Path, kind: str, method: str) -> None:
+    codes = onnx.helper.make_tensor("c", getattr(TensorProto, kind), [64, 96], np.arange(64 * 96) % 7 - 3)
+    nodes = [node("DequantizeLinear", ["c", "s"], ["d"]), node("MatMul", ["x", "d"], ["h"])]
+    nodes.append(node("MatMul", ["h", "w"], ["y"]))
+    proto = model(nodes, [value("x", ["n", 64])], [value("y", ["n", 32])],
+                  {"s": np.float32(0.1), "w": normal(96, 32), "c": np.zeros((64, 96), np.int8)}, opset=21)  # fmt: skip
+    proto.graph.initializer[-1].CopyFrom(codes)
+    onnx.save(proto, tmp_path / "a.onnx")
+    given = {"calibrate": {"x": normal(4, 64, seed=2)}} if method == "wanda" else {}
+    options = {"sparsity": 0.5, "method": method, "include": ["w"], "durable": False, **given}
+    assert mo.prune_file(tmp_path / "a.onnx", tmp_path / "b.onnx", **options).totals.changed == 1
+    made = {each.name: each for each in onnx.load(tmp_path / "b.onnx").graph.initializer}
+    assert (onnx.numpy_helper.to_array(made["w"]) == 0).mean() == 0.5
+    assert onnx.numpy_helper.to_array(made["c"]).tobytes() == onnx.numpy_helper.to_array(codes).tobytes()
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Conv"])
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "gptq"])
+def test_what_goes_into_layers_of_half_precision_is_collected(tmp_path: Path, operator: str, method: str) -> None:
+    half, more = TensorProto.FLOAT16, (1, 1) if operator == "Conv" else ()
+    w = normal(64, 64, *more, dtype=np.float16)
+    nodes = [node("Relu", ["x"], ["h"]), node(operator, ["h", "w"], ["m"]), node("Tanh", ["m"], ["y"])]
+    place = [["n", 64, *(["h", "w"] if more else [])] for _ in range(2)]
+    proto = model(nodes, [value("x", place[0], half)], [value("y", place[1], half)], {"w": w})
+    onnx.save(proto, tmp_path / "a.onnx")
+    feed = {"x": normal(16, 64, *((3, 3) if more else ()), seed=1, dtype=np.float16)}
+    options = {"method": method, "calibrate": feed, "durable": False}
+    files = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    made = (
+        mo.quantize_file(*files, bits=4, **options)
+        if method == "gptq"
+        else mo.prune_file(*files, sparsity=0.5, **options)
+    )
+    assert made.totals.changed == 1
+    assert "float32" not in made.tensors[0].reason
+    assert near(tmp_path, feed, 0.6)

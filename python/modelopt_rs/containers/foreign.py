@@ -29,7 +29,7 @@ BEGINNINGS: Final[tuple[tuple[int, bytes, str, str], ...]] = (
     (257, b"ustar", "a tar archive", "unpack it; one of torch before 0.2: load it there and save its state_dict()"),
     (0, b"\x93NUMPY", "an array of numpy.save", "write it with safetensors.numpy.save_file"),
 )
-# Where it says nothing by which it could be told, its name does; of the first five also where it looks like another.
+# Where it says nothing by which it could be told, its name does.
 SUFFIXES: Final[dict[str, tuple[str, str]]] = {
     ".npz": ("arrays of numpy.savez", "write them with safetensors.numpy.save_file"),
     ".mlmodel": ("a Core ML model", _ORIGIN),
@@ -49,7 +49,8 @@ SUFFIXES: Final[dict[str, tuple[str, str]]] = {
     ".pdiparams": ("weights of Paddle", "export their model to ONNX with paddle2onnx"),
     ".ckpt": ("no checkpoint of torch", "where it is TensorFlow's, export its model to ONNX with tf2onnx"),
 }
-_ALWAYS: Final = tuple(SUFFIXES)[:5]
+# Of these also where it looks like a file that is read.
+_ALWAYS: Final = frozenset((".npz", ".mlmodel", ".distcp", ".pt2", ".joblib"))
 # What a directory has in it.
 MEMBERS: Final[tuple[tuple[str, str, str], ...]] = (
     (

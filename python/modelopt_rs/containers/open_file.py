@@ -41,10 +41,10 @@ class OpenFile(Source):
         """What is left out; it is a Python warning as well."""
         return self._notes
 
-    def _leave_out(self, tensors: Mapping[str, int]) -> None:
-        """Note that tensors beside the model are left out: how many under which name."""
+    def _leave_out(self, tensors: Mapping[str, int], more: str = "") -> None:
+        """Note that tensors beside the model are left out: how many under which name, and what more is to say."""
         parts = listing([f"{n:,} under {quote(name)}" for name, n in tensors.items() if n])
-        self._notes = (f"tensors beside the model are left out: {parts}",)
+        self._notes = (f"tensors beside the model are left out: {parts}{more}",)
         warnings.warn(f"{self.path}: {self._notes[0]}", SourceWarning, stacklevel=3)
 
     @property

@@ -6,7 +6,7 @@ from typing import Any, Final
 from modelopt_rs.containers.torch_pickle import NumpyArray, StoredTensor
 from modelopt_rs.errors import FormatError, LimitError, UnsupportedError, quote
 
-__all__ = ["state_dict"]
+__all__ = ["AVERAGES", "state_dict"]
 
 # Under which keys training scripts save the model, beside its optimizer and other things.
 _WRAPPERS: Final = (
@@ -20,9 +20,14 @@ _WRAPPERS: Final = (
     "weights",
     "params",
 )
+# Under which they save means of the weights over the steps (EMA), beside the model or alone: timm's, torchvision's and
+# many others'. Of both the model is taken, and the warning of what is left out names the means.
+AVERAGES: Final = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "averaged_model")
 _TRAINING: Final = ("optim", "lr_sched", "sched")  # how the keys of what else is saved begin
-# What DistributedDataParallel and torch.compile put before every name.
-_PREFIXES: Final = ("module.", "_orig_mod.")
+# What DistributedDataParallel puts before every name, and Lightning's Fabric.
+_PREFIXES: Final = ("module.", "_forward_module.")
+# And what torch.compile, FullyShardedDataParallel and checkpointed activations put before that of any module in it.
+_WITHIN: Final = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 _MAX_DEPTH = 64
 _MAX_VISITS = 2_000_000
 
@@ -79,9 +84,15 @@ def state_dict(
 def _inside(value: dict[Any, Any], walk: "_Walk") -> str | None:
     """Return the key under which the state dict stands; None where this is one."""
     for key in _WRAPPERS:
-        if isinstance(value.get(key), dict) and next(walk.arrays(value[key]), None) is not None:
+        if _holds(value.get(key), walk):
             return key
-    return None
+    # A part of a model may be called so, but not beside nothing else.
+    others = [key for key, each in value.items() if not _is_of_training(key, each) and _holds(each, walk)]
+    return others[0] if len(others) == 1 and others[0] in AVERAGES else None
+
+
+def _holds(value: Any, walk: "_Walk") -> bool:
+    return isinstance(value, dict) and next(walk.arrays(value), None) is not None
 
 
 def _is_of_training(key: Any, value: Any) -> bool:
@@ -98,7 +109,10 @@ def _leave_out(left_out: dict[str, int], key: str, value: Any, walk: "_Walk") ->
 
 
 def _short(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Drop what stands before all names."""
+    """Drop what wrappers of modules have put into all names; where two would become one, all stay as they are."""
+    inner = {".".join(part for part in name.split(".") if part not in _WITHIN) or name: name for name in tensors}
+    if len(inner) == len(tensors):
+        tensors = {short: tensors[name] for short, name in inner.items()}
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) and name != prefix for name in tensors):
             tensors = {name.removeprefix(prefix): each for name, each in tensors.items()}

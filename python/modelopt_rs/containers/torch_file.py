@@ -22,7 +22,7 @@ from modelopt_rs.containers.reading import (
     read_into,
 )
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
-from modelopt_rs.containers.state_dict import state_dict
+from modelopt_rs.containers.state_dict import AVERAGES, state_dict
 from modelopt_rs.containers.strided import PIECE, gather, is_contiguous
 from modelopt_rs.containers.torch_pickle import Storage, StoredTensor, load_objects
 from modelopt_rs.containers.window import Window
@@ -44,7 +44,9 @@ class TorchSource(OpenFile):
 
     The pickle is read by a machine that knows tensors and plain containers and refuses all else; tensors are read
     by `pread`. A state dict may stand under a key such as "state_dict" or "model": the others' tensors are then
-    left out with a warning. "module." before all names is dropped. Two names of one storage are two tensors.
+    left out with a warning. Means of the weights ("ema", "model_ema" and the like) are taken where they stand alone.
+    What DistributedDataParallel, FullyShardedDataParallel and torch.compile put into names is dropped. Two names of
+    one storage are two tensors.
 
     Parameters
     ----------
@@ -98,7 +100,11 @@ class TorchSource(OpenFile):
             raise
         self._tensors = {name: TensorInfo(name, t.dtype, t.shape, t.nbytes) for name, t in self._stored.items()}
         if left_out:
-            self._leave_out(left_out)
+            means = next((key for key in AVERAGES if key in left_out), None)
+            hint = (
+                "" if means is None else f"; to take the means of its weights, save what is under {quote(means)} alone"
+            )
+            self._leave_out(left_out, hint)
 
     def _open_zip(self, max_header: int, max_tensors: int) -> Any:
         """Return what was saved, and note where the storages lie."""

@@ -2,17 +2,17 @@
 
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
-from modelopt_rs.onnx.constant_paths import graphs_of
+from modelopt_rs.onnx.int8.bodies import made_often
 from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
@@ -146,6 +146,7 @@ class InputStream:
         for each in inputs:
             wanted.setdefault(each.value, []).append(each)
         for name, array in self.values(list(wanted)):
+            array = array.astype(np.float32, copy=False)
             for each in wanted[name]:
                 for group in range(each.groups):
                     if each.patches is None:
@@ -222,16 +223,10 @@ def layer_rows(
 
 def refuse_unseen(model: ir.Model) -> Mapping[str, str]:
     """Return the weights whose inputs can't be collected, and why."""
-    names = Counter(name for graph in graphs_of(model) for name in _made(graph))
-    often = {name for name, count in names.items() if count > 1}
+    often = made_often(model)
     opset = model.graph.opset_imports.get("", 0)
     reasons = {weight.name: _why_unseen(weight, often, opset) for weight in find_weights(model)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _made(graph: ir.Graph) -> Iterator[str]:
-    yield from (str(value.name) for value in graph.inputs)
-    yield from (str(value.name) for node in graph for value in node.outputs)
 
 
 def _why_unseen(weight: Weight, often: Container[str], opset: int) -> str | None:
@@ -247,8 +242,8 @@ def _why_unseen(weight: Weight, often: Container[str], opset: int) -> str | None
             return use.reason
         if use.inner and (use.kind == "conv" or opset < BODIES or x is None or x.name in often):
             return f"{use.where} stands in the body of an If, Loop or Scan"
-        if use.dtype != ir.DataType.FLOAT:
-            return f"{use.where} computes in {use.dtype}: what goes in must be float32"
+        if use.dtype != ir.DataType.FLOAT and (use.dtype != ir.DataType.FLOAT16 or use.inner):
+            return f"{use.where} computes in {use.dtype}: what goes in must be float32 or float16"
         if x is None or x.is_initializer():
             return f"{use.where} takes nothing but constants"
         if use.kind == "conv" and any(node.op_type == "Transpose" for node in use.chain):

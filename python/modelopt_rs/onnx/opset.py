@@ -8,6 +8,7 @@ import onnx_ir as ir
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.errors import listing, quote
 from modelopt_rs.onnx.apart import Failed, call_apart, without_large
+from modelopt_rs.onnx.former import drop_ignored, former_attributes, say
 
 __all__ = ["raise_ir_version", "raise_opset"]
 
@@ -16,9 +17,6 @@ MAX_SECONDS: Final = 300
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
 NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RANDOM), 22)
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
-
-WRONG: Final = {"GroupNormalization": (18, 21)}
-"""The operators that onnx's converter leaves as they are though they mean something else: since and from when."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> None:
@@ -54,11 +52,12 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     for node in model.graph.all_nodes():
         if node.domain in ("", "ai.onnx") and have < NO_KERNEL.get(node.op_type, opset + 1) <= opset:
             raise _cannot(opset, f"onnxruntime has no kernel for {node.op_type} of it")
-        since, another = WRONG.get(node.op_type, (0, 0))
-        if node.domain in ("", "ai.onnx") and since <= have < another <= opset:
-            raise _cannot(opset, f"{node.op_type} has another meaning in it")
+    former = former_attributes(model.graph, have, opset)
+    if isinstance(former, str):
+        raise _cannot(opset, former)
     with without_large(model.graph) as large:
         graph = _converted(model, opset)
+    say(graph, former)
     for name, tensor in large.items():
         if name not in graph.initializers:
             raise _cannot(opset, f"the initializer {quote(name)} is gone")
@@ -77,7 +76,10 @@ def _cannot(opset: int, why: str) -> UnsupportedError:
 
 def _converted(model: ir.Model, opset: int) -> ir.Graph:
     try:
-        data = ir.to_proto(model).SerializeToString()
+        proto = ir.to_proto(model)
+        drop_ignored(proto.graph)
+        proto.ir_version = max(proto.ir_version, 4)  # before, the converter wants initializers to be inputs
+        data = proto.SerializeToString()
         made = call_apart("version_converter.convert_version", data, opset, seconds=MAX_SECONDS)
         converted: ir.Model = ir.from_proto(onnx.ModelProto.FromString(made))
         return converted.graph

@@ -18,7 +18,7 @@ from modelopt_rs.quant.coding import fake_quantize
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
-__all__ = ["TRIED_BITS", "coarse", "compared", "output_errors", "roles"]
+__all__ = ["TRIED_BITS", "TRIED_DTYPES", "coarse", "compared", "output_errors", "roles"]
 
 TRIED_BITS: Final = (4, 2)
 """In how many bits weights are tried: what an error does hardly depends on its size."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
 from modelopt_rs.onnx.layer_inputs import Data, InputStream
-from modelopt_rs.onnx.output_errors import coarse, compared
+from modelopt_rs.onnx.output_errors import TRIED_DTYPES, coarse, compared
 from modelopt_rs.onnx.run.inputs import Feed
 from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -74,7 +74,8 @@ class SummedErrors:
             Of each of them.
         """
         sizes = {name: self._source.tensors[name].nbytes for name in weights}
-        known = {name: weight for name, weight in weights.items() if sizes[name] <= LARGEST}
+        fed = [name for name in weights if self._source.tensors[name].dtype in TRIED_DTYPES]
+        known = {name: weights[name] for name in fed if sizes[name] <= LARGEST}
         if sum(sizes.values()) * len(known) > WORK:
             return {}
         start = time.perf_counter()

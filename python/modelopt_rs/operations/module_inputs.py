@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from modelopt_rs._types import Array
+from modelopt_rs.containers.numpy_files import read_npz
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
@@ -262,9 +263,8 @@ def _samples(given: Calibrate) -> Iterable[Any]:
     if not isinstance(given, str | os.PathLike):
         return given
     path = Path(given)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return [dict(arrays)]
+    if path.suffix.lower() == ".npz":
+        return [read_npz(path)]
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

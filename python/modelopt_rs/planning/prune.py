@@ -167,7 +167,8 @@ def plan_prune(
     >>> plan_prune(tensors, {}, PruneOptions(n=2, m=4))["fc.weight"].reason
     '6 inputs are no multiple of 4'
     """
-    check_plain(tensors, config)
+    if axes is None:  # in a graph nodes make numbers of what is stored otherwise
+        check_plain(tensors, config)
     known = dict.fromkeys(filter(is_kernel, tensors), OF_KERAS) if axes is None else axes
     return decide(
         "prune",

@@ -328,7 +328,7 @@ def test_a_convolution_behind_a_transpose_and_a_cast_keeps_the_transpose(bits: i
     assert off(run(small.proto, inputs(plain)), want) < 2e-5
 
 
-def tied() -> onnx.ModelProto:
+def tied(rows: int = 600, columns: int = 64) -> onnx.ModelProto:
     """A table and a head that share one tensor."""
     nodes = [
         node("Gather", ["w", "i"], ["rows"]),
@@ -336,7 +336,7 @@ def tied() -> onnx.ModelProto:
         node("MatMul", ["rows", "turned"], ["y"]),
     ]
     indices = value("i", ["b", 4], TensorProto.INT64)
-    return model(nodes, [indices], [value("y", ["b", 4, 600])], {"w": weights(600, 64)})
+    return model(nodes, [indices], [value("y", ["b", 4, rows])], {"w": weights(rows, columns)})
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -349,6 +349,30 @@ def test_a_table_and_a_head_share_one_quantized_copy_in_onnxruntime(bits: int, s
     block = 64 if bits == 8 else 32
     want = run(with_weight(proto, "w", lambda w: dense(w, options, block, 1, 0)), inputs(proto))
     assert off(run(small.proto, inputs(proto)), want) < 2e-5
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("rows", "columns"), [(200, 64), (300, 100), (90, 20), (600, 100), (700, 204)])
+@pytest.mark.parametrize("turned_first", [False, True])
+def test_small_tables_and_those_of_odd_width_share_one_copy_with_their_head_too(
+    rows: int, columns: int, bits: int, scheme: str, turned_first: bool
+) -> None:
+    """A small head is folded into floats at load, with a scale for each row; blocks may be longer than a row."""
+    proto = tied(rows, columns)
+    if turned_first:
+        proto.graph.node[2].input[0] = "z"
+        proto.graph.input.append(value("z", ["b", 4, columns]))
+        nodes = [proto.graph.node[i] for i in (1, 2, 0)]
+        proto.graph.output.append(value("rows", ["b", 4, columns]))
+        proto.graph.ClearField("node")
+        proto.graph.node.extend(nodes)
+    small = Quantized(proto, QuantizeOptions(bits=bits, scheme=scheme), EXACT)
+    assert len(small.transforms["w"].outputs) == (2 if scheme == "symmetric" else 3)
+    got, want = run(small.proto, inputs(proto)), run(proto, inputs(proto))
+    assert max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(got, want, strict=True)) < 0.2 / 16 ** (
+        bits == 8
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 4])

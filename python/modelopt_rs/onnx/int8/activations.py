@@ -18,12 +18,12 @@ from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling
 from modelopt_rs.onnx.int8.correct import correct_bias
 from modelopt_rs.onnx.int8.dynamic import Dynamic
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
-from modelopt_rs.onnx.int8.layers import Layer
+from modelopt_rs.onnx.int8.layers import Layer, rank_of
 from modelopt_rs.onnx.int8.placement import place
 from modelopt_rs.onnx.int8.recurrent import GateCodes, quantize_lstm
 from modelopt_rs.onnx.int8.smooth import fold_into_norm
 from modelopt_rs.onnx.int8.static import Grid, float_bias, quantize_layer, quantize_values
-from modelopt_rs.onnx.int8.statistics import Factor
+from modelopt_rs.onnx.int8.statistics import Factor, Statistics
 from modelopt_rs.onnx.opset import raise_ir_version, raise_opset
 from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision
@@ -164,6 +164,8 @@ class _Run:
         calibrated = Calibration(self._model, placement, self._layers, onnx, path, self._threads)
         smoothed = calibrated.smooth(factors) if onnx.smooth is not None else {}
         seen = calibrated.statistics({**factors, **smoothed})
+        if self._leave_idle(seen):
+            placement = place(self._model.graph, self._layers)
         left = {
             x: factor.values
             for x, factor in smoothed.items()
@@ -172,12 +174,15 @@ class _Run:
         grids = {
             root: Grid(np.float32(scale), np.uint8(zero or 0), left.get(root))
             for root, calibrator in seen.calibrators.items()
+            if root in seen.seen
             for scale, zero in [calibrator.params()]
         }
         if onnx.bias_correction:
             for layer in self._layers:
                 correct_bias(layer, seen.seen[layer.x].mean, self._threads)
-        ranks = {layer: seen.seen[layer.x].rank for layer in self._layers}
+        # Of what bodies make only the rows were seen, and what the graph tells is what runtimes know.
+        main = {*self._model.graph.inputs, *(value for node in self._model.graph for value in node.outputs)}
+        ranks = {layer: seen.seen[layer.x].rank if layer.x in main else rank_of(layer.x) for layer in self._layers}
         quantize_values(self._model, self._build, placement, grids, self._layers)
         scales = {layer: float(grids[placement.roots[layer.x]].scale) for layer in self._layers}
         for name, layers in self._found.layers.items():
@@ -192,6 +197,17 @@ class _Run:
                 if layer.changed and layer not in within:
                     float_bias(self._model, self._build, layer)
                 quantize_layer(self._model, self._build, layer, (codes, scale), pairs.get(layer))
+
+    def _leave_idle(self, seen: Statistics) -> bool:
+        """Leave weights of layers whose bodies ran on no sample as they are; say whether there are any."""
+        idle = {
+            name: layer for name, layers in self._found.layers.items() for layer in layers if layer.x not in seen.seen
+        }
+        for name, layer in idle.items():
+            del self._found.layers[name]
+            self._found.decisions[name] = Decision("copy", f"{layer.use.where}: no sample gets to its body")
+        self._layers = [layer for group in self._found.layers.values() for layer in group]
+        return bool(idle)
 
     def recurrent(self) -> None:
         """Rewrite LSTMs to those that quantize what they take in every step."""

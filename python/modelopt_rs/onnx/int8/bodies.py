@@ -1,14 +1,18 @@
 """Values in the bodies of If, Loop and Scan, brought out as outputs of a model: onnxruntime shows no others."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
+
+from modelopt_rs.onnx.constant_paths import graphs_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-__all__ = ["FLAT", "WIDTH", "bring_out"]
+__all__ = ["FLAT", "WIDTH", "bring_out", "made_often"]
 
 FLAT: Final = "/modelopt_rs/flat"
 """What the name of a value ends in that has all its elements of a run, one after the other."""
@@ -53,6 +57,17 @@ def bring_out(model: "ModelProto", names: Sequence[str]) -> None:
                 _lift(path[depth], f"{name}{part}", part, depth)
             out = helper.make_tensor_value_info(f"{name}{part}", kind, [None])
             model.graph.output.append(out)
+
+
+def made_often(model: ir.Model) -> set[str]:
+    """Return the names that several values of a model have, in its graph and in bodies: they can't be told apart."""
+    names = Counter(str(value.name) for graph in graphs_of(model) for value in (*graph.inputs, *_made(graph)))
+    return {name for name, count in names.items() if count > 1}
+
+
+def _made(graph: ir.Graph) -> Iterator[ir.Value]:
+    for node in graph:
+        yield from node.outputs
 
 
 def _values(graph: "GraphProto", path: _Path) -> Iterator[tuple[str, _Path]]:

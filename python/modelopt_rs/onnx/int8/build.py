@@ -49,9 +49,9 @@ class Builder(Names):
 
 
 def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
-    """Put nodes behind the one that makes a value; of an input of the graph, at its beginning."""
+    """Put nodes behind the one that makes a value; of one that the graph doesn't make, at its beginning."""
     producer = value.producer()
-    if producer is None:
+    if producer is None or producer.graph is not graph:
         graph.insert_before(graph[0], nodes)
     else:
         graph.insert_after(producer, nodes)

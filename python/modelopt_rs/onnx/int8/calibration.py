@@ -74,13 +74,14 @@ class Calibration:
         Raises
         ------
         ValueError
-            If a value is not finite, or empty in every sample.
+            If a value is not finite, or empty in every sample: what only layers in bodies take may be.
         """
         means = {layer.x: layer.channel_axis for layer in self._layers} if self._onnx.bias_correction else {}
         ranks = [layer.x for layer in self._layers]
         seen = self._run(Statistics(self._method, ranges=self._roots, means=means, ranks=ranks, factors=factors))
+        within = {layer.x for layer in self._layers if layer.use.inner}
         for name, value in seen.values.items():
-            if value not in seen.seen:
+            if value not in seen.seen and value not in within:
                 raise ValueError(
                     f"calibrate: value {quote(name)} is empty in every sample; exclude the weights it meets"
                 )

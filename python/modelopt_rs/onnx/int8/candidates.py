@@ -1,12 +1,13 @@
 """Which weights are computed in int8, and why the others are not."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.dtypes import tensor_info
 from modelopt_rs.errors import OptionError
+from modelopt_rs.onnx.int8.bodies import made_often
 from modelopt_rs.onnx.int8.layers import Layer, as_layer
 from modelopt_rs.onnx.int8.recurrent import partner, why_no_lstm
 from modelopt_rs.onnx.weights import Use, Weight, find_weights, why_no_weight
@@ -83,7 +84,8 @@ def find_candidates(
     weights = {weight.name: weight for weight in find_weights(model)}
     small = {name: _info(weight) for name, weight in weights.items() if name not in tensors}
     infos = {**tensors, **small}
-    found = {name: _layers(model, weights.get(name), info, onnx) for name, info in infos.items()}
+    often = made_often(model) if onnx.activations == "static" else set()
+    found = {name: _layers(model, weights.get(name), info, onnx, often) for name, info in infos.items()}
     cannot = {name: each if isinstance(each, str) else None for name, each in found.items()}
     default = dict.fromkeys(found, Decision("quantize", WORDS[str(onnx.activations)]))
     decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
@@ -113,7 +115,9 @@ def _info(weight: Weight) -> TensorInfo:
     return tensor_info(weight.name, weight.value.const_value.dtype.value, weight.shape)
 
 
-def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions) -> list[Layer] | Weight | str:
+def _layers(
+    model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: OnnxOptions, often: Container[str]
+) -> list[Layer] | Weight | str:
     """Return a layer for each use of a weight, itself if LSTMs take it, or why a tensor is left alone."""
     if weight is None:
         return why_no_weight(model, info.name)
@@ -130,19 +134,25 @@ def _layers(model: ir.Model, weight: Weight | None, info: TensorInfo, onnx: Onnx
         return "its nodes take it in different directions"
     layers = []
     for use in weight.uses:
-        layer = _where(model, use, onnx) or as_layer(weight, use)
+        layer = _where(use, onnx, often) or as_layer(weight, use)
         if isinstance(layer, str):
             return layer
         layers.append(layer)
     return layers
 
 
-def _where(model: ir.Model, use: Use, onnx: OnnxOptions) -> str | None:
-    """Say why a node can't be reached with these activations."""
+def _where(use: Use, onnx: OnnxOptions, often: Container[str]) -> str | None:
+    """Say why a node can't be reached with these activations; `often` has the names of several values."""
     if use.kind == "conv" and onnx.activations == "dynamic":
         return f"{use.where}: a Conv that quantizes its input in each call is slower than float32"
     if use.kind == "conv" and use.chain:
         return f"{use.where} takes it behind {use.chain[-1].op_type}"
-    if onnx.activations == "static" and use.node.graph is not model.graph:
-        return f"{use.where} is in the body of another node: activations there are not seen"
+    if onnx.activations == "static" and use.inner:
+        where, x = f"{use.where} is in the body of another node", use.node.inputs[0]
+        if use.kind == "conv":
+            return f"{where}: only of MatMul and Gemm activations are calibrated there"
+        if onnx.equalize or onnx.smooth is not None:
+            return f"{where}: equalize and smooth do not reach there"
+        if x is not None and x.name in often:
+            return f"{where}: several values are named as what it takes"
     return None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.onnx.weights import Use, Weight
 
-__all__ = ["Layer", "as_layer", "constant_vector", "only_use"]
+__all__ = ["Layer", "as_layer", "constant_vector", "only_use", "rank_of"]
 
 Vector = NDArray[np.float32]
 
@@ -176,7 +176,7 @@ def _take_add(layer: Layer) -> None:
     other = node.inputs[1] if node.inputs[0] is layer.out else node.inputs[0]
     bias = constant_vector(other, layer.outputs)
     # One of more axes than the product has would give it some.
-    if bias is not None and other is not None and _rank(other) <= max(_rank(layer.x), 1):
+    if bias is not None and other is not None and rank_of(other) <= max(rank_of(layer.x), 1):
         layer.add, layer.bias, layer.out = node, bias, node.outputs[0]
 
 
@@ -196,6 +196,6 @@ def _take_norm(layer: Layer) -> None:
     layer.out_scale, layer.norm, layer.out = factor.astype(np.float32), node, node.outputs[0]
 
 
-def _rank(value: ir.Value) -> int:
+def rank_of(value: ir.Value) -> int:
     """Return how many axes a value has; 0 where the graph does not tell."""
     return 0 if value.shape is None else len(value.shape)

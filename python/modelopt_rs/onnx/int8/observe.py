@@ -56,7 +56,7 @@ class Observer:
         inputs = {value.name for value in model.graph.inputs}
         self._inputs = [name for name in names if name in inputs]
         self._names = [name for name in names if name not in inputs]
-        main = {value.name for node in model.graph for value in node.outputs}
+        main = {value.name for node in model.graph for value in node.outputs} | model.graph.initializers.keys()
         self._within = {name for name in self._names if name not in main}
         self._session = _session(*skeleton(model, self._names, weights), path, threads)
 
@@ -160,7 +160,7 @@ def skeleton(model: ir.Model, outputs: Sequence[str] = (), weights: Sequence[str
     fed = {value.name for value in clone.graph.inputs}
     clone.graph.inputs.extend(clone.graph.initializers[name] for name in weights if name not in fed)
     there = {value.name for value in clone.graph.outputs}
-    values = {value.name: value for node in clone.graph for value in node.outputs}
+    values = {value.name: value for node in clone.graph for value in node.outputs} | dict(clone.graph.initializers)
     for name in outputs:
         if name not in there and name in values:
             clone.graph.outputs.append(values[name])

@@ -53,7 +53,7 @@ class Placement:
 
 
 def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
-    """Find the values to quantize for these layers, which are nodes of the graph.
+    """Find the values to quantize for these layers, which are nodes of the graph or, of products, of bodies in it.
 
     Examples
     --------
@@ -73,6 +73,9 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
     """
     by_node = {layer.node: layer for layer in layers}
     found = Placement()
+    for inner in by_node.values():
+        if inner.use.inner:
+            found.roots.setdefault(inner.x, inner.x)
     activations: set[ir.Value] = set()  # float results of what a Conv gives
     for node in graph:
         layer = by_node.get(node)

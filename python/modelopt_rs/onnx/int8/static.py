@@ -43,6 +43,7 @@ def quantize_values(
     """
     as_add(model.graph, placement)
     constants: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    in_bodies = {layer.node for layer in layers if layer.use.inner}
     for value, root in placement.roots.items():
         if root not in constants:
             constants[root] = (
@@ -53,12 +54,17 @@ def quantize_values(
         takers = list(value.uses()) if whole else [(layer.node, 0) for layer in layers if layer.x is value]
         every = len(takers) == len(value.uses()) and (whole or not value.is_graph_output())
         cut = value.producer() if every and _cuts(value, grids[root]) else None
-        codes, back = _quantize_value(model.graph, build, value, cut, constants[root], grids[root].factor)
-        for node, index in takers:
-            # A shape is that of the codes: it would not be worth to make numbers of them.
-            node.replace_input_with(index, codes if node.domain == "" and node.op_type in SHAPES else back)
-        if whole and value.is_graph_output():
-            _become_output(model.graph, build, value, back)
+        # A runtime sees what it fuses in one graph only: a layer in a body has its own.
+        homes = [node.graph if node in in_bodies else model.graph for node, _ in takers]
+        for graph in dict.fromkeys([model.graph, *homes] if whole else homes):
+            assert isinstance(graph, ir.Graph)
+            codes, back = _quantize_value(graph, build, value, cut, constants[root], grids[root].factor)
+            for (node, index), home in zip(takers, homes, strict=True):
+                # A shape is that of the codes: it would not be worth to make numbers of them.
+                if home is graph:
+                    node.replace_input_with(index, codes if node.domain == "" and node.op_type in SHAPES else back)
+            if whole and graph is model.graph and value.is_graph_output():
+                _become_output(model.graph, build, value, back)
         if cut is not None:
             drop_unused(model, [value])
 

@@ -1,7 +1,6 @@
 """What models are run on: inputs that are given, checked against those of the model, or made up from its graph."""
 
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,11 +9,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs._core import FormatError, UnsupportedError
+from modelopt_rs._core import UnsupportedError
 from modelopt_rs._types import Array
 from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
-from modelopt_rs.containers.reading import open_regular
 from modelopt_rs.errors import OptionError, listing, quote
 from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
 from modelopt_rs.onnx.run.sessions import Session
@@ -32,7 +30,6 @@ __all__ = [
     "graph_infos",
     "input_infos",
     "known_of",
-    "load_inputs",
     "of_file",
 ]
 
@@ -187,41 +184,6 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
     # Shapes and single numbers are looked at; whose the data may be has been asked when the model was opened.
     with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
         return known_values(source.model)
-
-
-def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Read the arrays of an .npz file by name; never runs what a file may have pickled.
-
-    Parameters
-    ----------
-    path : path
-
-    Raises
-    ------
-    FormatError
-        If it is no such file.
-    OSError
-        If it can't be opened.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import numpy as np
-    >>> from modelopt_rs.onnx.run.inputs import load_inputs
-    >>> with tempfile.TemporaryDirectory() as d:
-    ...     np.savez(f"{d}/data.npz", x=np.zeros((2, 3)))
-    ...     load_inputs(f"{d}/data.npz")["x"].shape
-    (2, 3)
-    """
-    with os.fdopen(open_regular(path), "rb") as file:
-        # Else NumPy would take it for something pickled, and say so.
-        if file.peek(2)[:2] != b"PK":
-            raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays, such as np.savez writes")
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zipfile.LargeZipFile) as e:
-            raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays: {quote(str(e))}") from e
 
 
 def array_of(value: Any, what: str) -> Array:
@@ -393,7 +355,8 @@ def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mappi
     count = max((runs for _, _, runs in cuts.values()), default=1)
     for name, (_, _, runs) in cuts.items():
         if runs not in (1, count):
-            raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}")
+            fix = "give each sample in a file of its own, in a directory, or lists of them"
+            raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}; {fix}")
     return [{name: _part(array, *cuts[name], i) for name, array in arrays.items()} for i in range(count)]
 
 

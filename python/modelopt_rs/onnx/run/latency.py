@@ -14,6 +14,7 @@ import numpy as np
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
+from modelopt_rs.containers.numpy_files import read_npz
 from modelopt_rs.errors import quote
 from modelopt_rs.report.peak import peak_memory
 
@@ -112,10 +113,9 @@ def _paths() -> str:
 
 
 def _main(path: str, data: str, threads: str) -> None:
-    from modelopt_rs.onnx.run.inputs import load_inputs
     from modelopt_rs.onnx.run.sessions import open_session, run_session
 
-    arrays = load_inputs(data)
+    arrays = read_npz(data)
     names = [str(name) for name in arrays["names"]]
     session = open_session(path, threads=int(threads))
     run_session(session, path, {name: arrays[f"x{i}"] for i, name in enumerate(names)})

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.reading import open_regular
+from modelopt_rs.containers.numpy_files import read_npy, read_npz
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.run.inputs import (
     Feed,
@@ -23,7 +22,6 @@ from modelopt_rs.onnx.run.inputs import (
     generated,
     graph_infos,
     known_of,
-    load_inputs,
     of_file,
 )
 from modelopt_rs.planning.run import RunOptions
@@ -137,15 +135,10 @@ class Samples:
 
     def _read_file(self, file: Path) -> Mapping[str, Array]:
         if file.suffix.lower() != ".npy":
-            return load_inputs(file)
+            return read_npz(file)
         if len(self._infos) != 1:
             raise OptionError(f"{self._name}: {file} must be an .npz file: the model has {len(self._infos)} inputs")
-        with os.fdopen(open_regular(file), "rb") as opened:
-            try:
-                array = np.load(opened, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise FormatError(f"{file}: not an .npy file of an array: {quote(str(error))}") from error
-        return dict.fromkeys(self._infos, array)
+        return dict.fromkeys(self._infos, read_npy(file))
 
     def _named(self, given: Any) -> Mapping[str, Any]:
         return given if isinstance(given, Mapping) else dict.fromkeys(self._infos, given)

@@ -124,11 +124,13 @@ def _rewrite(weight: Weight, info: TensorInfo, forms: Forms, storing: StorageOpt
     """Give every node of a weight its new form; return what makes the tensors."""
     made: dict[Form, QuantizedWeight] = {}
     coders: list[Coder] = []
+    # What rows are taken of has its scales by rows, whatever else takes it.
+    tables = {forms[use.role].stored_as(forms.values()): use for use in weight.uses if use.kind == "gather"}
     for use in weight.uses:
         form = forms[use.role]
         kind = form.stored_as(forms.values())
         if kind not in made:
-            made[kind], coder = stored(kind, use, info, storing, names)
+            made[kind], coder = stored(kind, tables.get(kind, use), info, storing, names)
             coders.append(coder)
         form.rewrite(use, made[kind], InsertedNodes(use, names))
     return coders[0] if len(coders) == 1 else SeveralForms(coders)

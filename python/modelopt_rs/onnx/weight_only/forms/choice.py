@@ -93,7 +93,7 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     inputs, outputs = info.shape[use.in_axis], info.shape[use.out_axis]
     by_columns = use.in_axis == 1
     if onnx.target == "onnxruntime" and options.group_size != 0:
-        if options.bits == 8 and inputs * outputs <= SMALL_MATRIX:
+        if _is_small(info, options):
             return _array(use, info, options, onnx)
         block = smallest_block(inputs, options.group_size or NBITS_BLOCK[options.bits], options.bits)
         return MatMulNBits(block, use.dtype, onnx.accuracy_level, transposed=not by_columns)
@@ -109,6 +109,11 @@ def _matrix(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOpti
     opset = _dequantize_opset(options.bits, block, use.dtype)
     axis = None if one_scale else use.in_axis if block else use.out_axis
     return DequantizeLinear(block, use.dtype, opset, axis, transposed=by_columns)
+
+
+def _is_small(info: TensorInfo, options: QuantizeOptions) -> bool:
+    """Whether a matrix is folded into floats when it is loaded."""
+    return options.bits == 8 and math.prod(info.shape) <= SMALL_MATRIX
 
 
 def _array(use: Use, info: TensorInfo, options: QuantizeOptions, onnx: OnnxOptions) -> Form | str:
@@ -137,12 +142,13 @@ def _table(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     columns = info.shape[1]
     if columns * options.bits % 8:
         return f"rows of {columns} codes of {options.bits} bits do not end on a byte"
-    # A head that shares the table is a MatMulNBits; one copy serves both.
+    # A head that shares the table is a MatMulNBits, or folded with a scale for each row; one copy serves both.
     shared = onnx.target == "onnxruntime" and any(other.kind in ("matmul", "gemm") for other in weight.uses)
+    shared = shared and not (options.group_size is None and _is_small(info, options))
     default = NBITS_BLOCK if shared else BLOCK
     wanted = default[options.bits] if options.group_size is None else options.group_size
     block = dividing_block(columns, wanted)
-    if options.bits < 8 and not block and 0 < wanted < columns:
+    if not block and wanted and (shared or (options.bits < 8 and wanted < columns)):
         # Its last block may be shorter; those of Gather, Cast and Mul may not, but be of any size.
         ragged = onnx.target == "onnxruntime"
         block = smallest_block(columns, wanted, options.bits) if ragged else _divisor(columns, wanted)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from modelopt_rs.onnx.weight_only.coders import Coder, Rows
 from modelopt_rs.onnx.weight_only.coding import Arrange, Coding, Outputs, flat, halves, packed_bytes
+from modelopt_rs.onnx.weight_only.forms.folded import Folded
 from modelopt_rs.onnx.weight_only.forms.form import SCALES, Form, StorageOptions, as_is, in_words, tensor
 from modelopt_rs.onnx.weight_only.nodes import InsertedNodes, QuantizedWeight
 from modelopt_rs.onnx.weights import Use
@@ -41,8 +42,9 @@ class GatherCodes:
         return in_words("Gather of codes", self.block, "a scale for each row")
 
     def stored_as(self, others: Collection[Form]) -> Form:
-        """Return the form itself."""
-        return self
+        """Return the form of a head that shares the table, if it has a scale for each row: one copy serves both."""
+        by_rows = Folded(self.block, self.dtype, self.opset, axis=None)
+        return next((other for other in others if other == by_rows and not self.block), self)
 
     def outputs(self, use: Use, info: TensorInfo, storing: StorageOptions) -> Outputs:
         """Return the tensors that stand for a table."""
