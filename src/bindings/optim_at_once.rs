@@ -105,7 +105,7 @@ impl<'a> Placed<'a> {
     /// The number of the next step; None where the last was none.
     fn next(&self) -> Option<u64> {
         let last = self.number.slice::<f32>()[0];
-        let is_number = last >= 0.0 && last < LAST_STEP && last.fract() == 0.0;
+        let is_number = (0.0..LAST_STEP).contains(&last) && last.fract() == 0.0;
         is_number.then_some(last as u64 + 1)
     }
 
