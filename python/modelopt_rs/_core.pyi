@@ -105,6 +105,7 @@ __all__ = [
     "swap_thread_override",
     "take",
     "taylor_sums",
+    "tensors_step",
     "threshold",
     "top_places",
     "unpack",
