@@ -105,6 +105,7 @@ __all__ = [
     "swap_thread_override",
     "take",
     "taylor_sums",
+    "tensors_step",
     "threshold",
     "top_places",
     "unpack",
@@ -450,6 +451,20 @@ class TensorExchange:
         """Say whether `trace` would give the same."""
     def arrays(self, tensors: list[Any]) -> list[Array] | None:
         """Give arrays that can be read; None where one is no dense tensor of floats on a CPU."""
+
+def tensors_step(
+    exchange: TensorExchange,
+    function: str,
+    groups: list[tuple[dict[str, Any], int]],
+    names: list[list[str]],
+    given: tuple[list[Any], list[Any], dict[Any, Any]],
+    grad_scale: float,
+    threads: int | None,
+) -> bool:
+    """Step many small tensors of torch. `names`: those of each group's states; `given`: (params, grads, states).
+
+    False where one does not lie plainly or has no state, or where all together are large: then nothing was changed.
+    """
 
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""

@@ -4,6 +4,7 @@
 //! lie so is copied by NumPy first; what is written is refused. `borrow` then registers the memory of the call.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 
 use numpy::npyffi::{NpyTypes, PY_ARRAY_API, get_type_object};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -12,11 +13,10 @@ use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
 use super::arg::Name;
 pub use super::arg::tuple;
-use super::array_order::{has_rows, in_order, is_in_order, reach};
+use super::array_order::len_in_order;
 use super::borrow::Extent;
 use super::dlpack::{Capsule, Described, Exchange, MAX_AXES, Managed, Tensor, VersionedManaged};
 use super::dtype::{Dtype, Item};
-use crate::error::Error;
 
 /// A checked array. It holds the reference for the whole call, so `resize` refuses and nothing frees the memory.
 pub struct Array<'py> {
@@ -41,35 +41,8 @@ impl<'py> Array<'py> {
         self.writeable
     }
 
-    /// What is read.
-    pub fn input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        let object = in_order(array)?;
-        let original = (!object.is(array)).then(|| array.clone());
-        Ok(Self { original, ..Self::new(name, object, dtype, false) })
-    }
-
-    /// What is read by [`Self::rows`], which may lie anywhere: of an image that is a part of another, or upside down.
-    pub fn rows_input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        if is_in_order(array) || !has_rows(array) {
-            return Self::input(name, array, dtype);
-        }
-        Ok(Self { by_rows: true, ..Self::new(name, array.clone(), dtype, false) })
-    }
-
     pub(super) fn new(name: Name, object: Bound<'py, PyUntypedArray>, dtype: Dtype, writeable: bool) -> Self {
         Self { dtype, object, name, original: None, writeable, by_rows: false }
-    }
-
-    /// What is written.
-    pub fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
-        if !is_writeable(array) {
-            return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
-        }
-        if !is_in_order(array) {
-            let text = format!("{name} must be C-contiguous and aligned, got another layout; pass a contiguous array");
-            return Err(Error::Layout(text).into());
-        }
-        Ok(Self::new(name, array.clone(), dtype, true))
     }
 
     /// A new array of any contents, to be written.
@@ -93,21 +66,6 @@ impl<'py> Array<'py> {
     /// How many elements.
     pub fn len(&self) -> usize {
         self.object.len()
-    }
-
-    /// Length of the last axis (1 for 0-d).
-    pub fn cols(&self) -> usize {
-        self.shape().last().copied().unwrap_or(1)
-    }
-
-    /// The bytes that it lies in.
-    pub fn extent(&self) -> Extent {
-        let (start, size) = (data(&self.object), self.dtype.size());
-        if self.by_rows {
-            let [before, behind] = reach(&self.object);
-            return Extent { start: start - before, end: start + behind + size, writes: false };
-        }
-        Extent { start, end: start + self.len() * size, writes: self.writeable }
     }
 
     /// The elements.
@@ -227,6 +185,56 @@ fn copied(found: &Tensor) -> Option<Described> {
         }
     }
     Some(Described { data: found.data + found.byte_offset as usize, kind: found.kind(), axes: n, shape, strides })
+}
+
+/// Floats in order in a tensor on a CPU, where `described` has found them: to be used before anything else can run.
+pub struct Floats<'a> {
+    start: usize,
+    len: usize,
+    pub dtype: Dtype,
+    tensor: PhantomData<&'a Bound<'a, PyAny>>,
+}
+
+impl<'a> Floats<'a> {
+    /// Those of a tensor, and how it lies; None where it has other numbers, or they lie otherwise.
+    pub fn of(describe: Describe, tensor: &'a Bound<'_, PyAny>) -> Option<(Self, Described)> {
+        let found = described(describe, tensor)?;
+        let dtype = match found.kind {
+            [1, 2, 32, 1] => Dtype::F32,
+            [1, 2, 64, 1] => Dtype::F64,
+            _ => return None,
+        };
+        let len = len_in_order(&found.shape[..found.axes], &found.strides[..found.axes])?;
+        let start = found.data;
+        let is_there = len == 0 || (start != 0 && start.is_multiple_of(dtype.size()));
+        is_there.then_some((Self { start, len, dtype, tensor: PhantomData }, found))
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn extent(&self, writes: bool) -> Extent {
+        Extent { start: self.start, end: self.start + self.len * self.dtype.size(), writes }
+    }
+
+    /// The numbers, to be read.
+    pub fn slice<T: Item>(&self) -> &[T] {
+        // SAFETY: by DLPack `len` elements of this dtype lie from `start` on, as `of` has checked; the tensor is held, the
+        // caller keeps the GIL from `of` on and calls nothing of Python's; `is_apart` has said that nothing here is written.
+        unsafe { std::slice::from_raw_parts(self.pointer(), self.len) }
+    }
+
+    /// The numbers, to be written.
+    pub fn slice_mut<T: Item>(&mut self) -> &mut [T] {
+        // SAFETY: as above; `is_apart` has said that what is written overlaps nothing else, here or in a running call.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(), self.len) }
+    }
+
+    fn pointer<T: Item>(&self) -> *mut T {
+        assert!(T::DTYPE == self.dtype, "dtype was matched");
+        if self.len == 0 { std::ptr::NonNull::dangling().as_ptr() } else { self.start as *mut T }
+    }
 }
 
 /// What the capsule of a `__dlpack__` describes, and its flags (0: may be read only); None where there is no such thing.

@@ -4,14 +4,60 @@ use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use super::arg::Name;
-use super::array::{Array, is_writeable, tuple};
-use super::array_order::{is_in_order, repeated_axis};
+use super::array::{Array, data, is_writeable, tuple};
+use super::array_order::{has_rows, in_order, is_in_order, reach, repeated_axis};
+use super::borrow::Extent;
 use super::dtype::{Dtype, byte_dtype, float_dtype, int_dtype, ndarray, number_dtype, word_dtype};
 use crate::error::{Error, Result};
 
 type Obj<'py> = Bound<'py, PyAny>;
 
 impl<'py> Array<'py> {
+    /// What is read.
+    pub fn input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        let object = in_order(array)?;
+        let mut made = Self::new(name, object, dtype, false);
+        made.original = (!made.object.is(array)).then(|| array.clone());
+        Ok(made)
+    }
+
+    /// What is read by [`Self::rows`], which may lie anywhere: of an image that is a part of another, or upside down.
+    pub fn rows_input(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        if is_in_order(array) || !has_rows(array) {
+            return Self::input(name, array, dtype);
+        }
+        let mut made = Self::new(name, array.clone(), dtype, false);
+        made.by_rows = true;
+        Ok(made)
+    }
+
+    /// What is written.
+    pub fn output(name: Name, array: &Bound<'py, PyUntypedArray>, dtype: Dtype) -> PyResult<Self> {
+        if !is_writeable(array) {
+            return Err(Error::Layout(format!("{name} must be writeable, got a read-only array")).into());
+        }
+        if !is_in_order(array) {
+            let text = format!("{name} must be C-contiguous and aligned, got another layout; pass a contiguous array");
+            return Err(Error::Layout(text).into());
+        }
+        Ok(Self::new(name, array.clone(), dtype, true))
+    }
+
+    /// Length of the last axis (1 for 0-d).
+    pub fn cols(&self) -> usize {
+        self.shape().last().copied().unwrap_or(1)
+    }
+
+    /// The bytes that it lies in.
+    pub fn extent(&self) -> Extent {
+        let (start, size) = (data(&self.object), self.dtype.size());
+        if self.by_rows {
+            let [before, behind] = reach(&self.object);
+            return Extent { start: start - before, end: start + behind + size, writes: false };
+        }
+        Extent { start, end: start + self.len() * size, writes: self.is_written() }
+    }
+
     /// An input of floats (`bf16`: uint16 is read as bfloat16).
     pub fn float(name: Name, object: &Bound<'py, PyAny>, bf16: Option<&Obj<'_>>) -> PyResult<Self> {
         let array = ndarray(name, object)?;

@@ -35,6 +35,16 @@ pub fn are_same(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
     }
 }
 
+/// How many elements such axes have, where they lie in C order; strides in elements.
+pub fn len_in_order(shape: &[i64], strides: &[i64]) -> Option<usize> {
+    let (mut len, mut is_so) = (1i64, true);
+    for (&n, &stride) in shape.iter().zip(strides).rev() {
+        is_so &= n == 1 || stride == len;
+        len = len.checked_mul(n)?;
+    }
+    (is_so || len == 0).then_some(len as usize)
+}
+
 /// Whether the elements of the last two axes lie in order from each index of those before on, aligned.
 pub fn has_rows(array: &Bound<'_, PyUntypedArray>) -> bool {
     let (shape, strides, size) = (array.shape(), array.strides(), array.dtype().itemsize());

@@ -118,6 +118,12 @@ pub fn borrow_at_once<'a, 'py: 'a>(
     borrow(&std::iter::once(written).chain(read).collect::<Vec<_>>()).map(Some)
 }
 
+/// Whether nothing that is written overlaps anything else, and no other call is running: for one that keeps the GIL.
+pub fn is_apart(extents: &[Extent]) -> bool {
+    let alone = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty();
+    alone && conflict(extents).is_none()
+}
+
 impl Drop for Borrow {
     fn drop(&mut self) {
         let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -107,10 +107,10 @@ pub struct Exchange {
 
 /// Tensors of one type of torch.
 #[pyclass(frozen, module = "modelopt_rs._core")]
-struct TensorExchange {
+pub struct TensorExchange {
     kind: Py<PyType>,
     bf16: Py<PyArrayDescr>,
-    describe: Describe,
+    pub describe: Describe,
 }
 
 #[pymethods]
@@ -173,17 +173,9 @@ impl TensorExchange {
         states: &Bound<'py, PyDict>,
         mut taken: impl FnMut(&[u64]) -> bool,
     ) -> PyResult<bool> {
-        // States mostly stand in the order of the parameters, and then need not be looked up: torch's hash is a call.
         let mut in_order = states.iter();
         for param in params {
-            let state = match in_order.next() {
-                Some((key, state)) if key.is(&param) => state,
-                _ => match states.get_item(&param)? {
-                    Some(state) => state,
-                    None => return Ok(false),
-                },
-            };
-            let state = state.cast_into::<PyDict>()?;
+            let Some(state) = state_of(&param, in_order.next(), states)? else { return Ok(false) };
             if !taken(&[state.as_ptr() as u64, state.len() as u64]) || !self.takes(&param, &mut taken) {
                 return Ok(false);
             }
@@ -199,6 +191,11 @@ impl TensorExchange {
         Ok(true)
     }
 
+    /// Whether it is a tensor of torch's own type.
+    pub fn is_own(&self, tensor: &Bound<'_, PyAny>) -> bool {
+        tensor.get_type().is(&self.kind)
+    }
+
     /// The same of one tensor.
     fn takes(&self, tensor: &Bound<'_, PyAny>, taken: &mut impl FnMut(&[u64]) -> bool) -> bool {
         let Some(found) = described(self.describe, tensor) else { return false };
@@ -211,7 +208,7 @@ impl TensorExchange {
 
     fn array<'py>(&self, tensor: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
         let py = tensor.py();
-        if !tensor.get_type().is(&self.kind) || tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
+        if !self.is_own(tensor) || is_negated(tensor)? {
             return Ok(None);
         }
         // What has no storage (a sparse tensor) has no memory to describe either.
@@ -229,6 +226,25 @@ impl TensorExchange {
         }
         of_memory(&found, descr, owner, false).map(Some)
     }
+}
+
+/// Whether the numbers of a tensor lie there with the other sign.
+pub fn is_negated(tensor: &Bound<'_, PyAny>) -> PyResult<bool> {
+    tensor.call_method0(intern!(tensor.py(), "is_neg"))?.is_truthy()
+}
+
+/// The state of a parameter. States mostly stand in the order of the parameters, and then need not be looked up: torch's
+/// hash is a call.
+pub fn state_of<'py>(
+    param: &Bound<'py, PyAny>,
+    next: Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    states: &Bound<'py, PyDict>,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let state = match next {
+        Some((key, state)) if key.is(param) => Some(state),
+        _ => states.get_item(param)?,
+    };
+    Ok(state.map(Bound::cast_into).transpose()?)
 }
 
 /// The name of NumPy's dtype for numbers of this kind, or of integers of their size; None where they share bytes.

@@ -25,6 +25,7 @@ mod image;
 mod image_arrays;
 mod linear;
 mod optim;
+mod optim_at_once;
 mod optim_factored;
 mod optimizers;
 mod options;
@@ -69,6 +70,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     linear::register(m)?;
     optim::register(m)?;
     states::register(m)?;
+    optim_at_once::register(m)?;
     optim_factored::register(m)?;
     optimizers::register(m)?;
     dlpack::register(m)?;

@@ -21,7 +21,7 @@ use crate::kernels::optim::{Kind, MAX_STATES, MU_PRODUCT};
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// The options of each group, and of how many parameters it is.
-type Groups<'py> = Vec<(Bound<'py, PyDict>, usize)>;
+pub type Groups<'py> = Vec<(Bound<'py, PyDict>, usize)>;
 /// `(params, grads, states, bits of masks)`, in the order of the groups; a parameter whose gradient is None is left as it
 /// is.
 type Given<'py> = (Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyList>, Option<Bound<'py, PyList>>);
@@ -38,7 +38,7 @@ fn array_of_number(grad: Obj<'_>) -> PyResult<Obj<'_>> {
 }
 
 /// Step number `number` with these options, checked.
-fn step<'py>(
+pub fn step<'py>(
     kind: &'static Kind,
     options: &Bound<'py, PyDict>,
     (lr, grad_scale, clip_value): (Option<Obj<'py>>, Obj<'py>, Option<Obj<'py>>),

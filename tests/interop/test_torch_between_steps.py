@@ -34,10 +34,11 @@ SHAPES = [(4, 6), (7,), (2, 3, 4, 4), ()]
 class Trained:
     """Parameters of one optimizer, and gradients that are the same for each such."""
 
-    def __init__(self, module: Any, name: str, options: dict[str, Any]) -> None:
+    def __init__(self, module: Any, name: str, options: dict[str, Any], channels_last: bool = False) -> None:
         self.make = torch.Generator().manual_seed(0)
         params = [torch.randn(shape, generator=self.make, dtype=torch.float64) for shape in SHAPES]
-        params[2] = params[2].to(memory_format=torch.channels_last)
+        if channels_last:
+            params[2] = params[2].to(memory_format=torch.channels_last)
         self.params = [torch.nn.Parameter(p) for p in params]
         groups = [{"params": self.params[:2]}, {"params": self.params[2:], "weight_decay": 0.1}]
         self.optimizer = getattr(module, name)(groups, **{"lr": 0.05, **options})
@@ -148,6 +149,9 @@ def gradients_in_place(t: Trained) -> None:
 
 
 def load(t: Trained) -> None:
+    in_groups = {p for group in t.optimizer.param_groups for p in group["params"]}
+    for p in set(t.optimizer.state) - in_groups:
+        del t.optimizer.state[p]  # torch's own state_dict knows no such
     t.optimizer.load_state_dict(copy.deepcopy(t.optimizer.state_dict()))
 
 
@@ -193,8 +197,8 @@ CHANGES = [
 ]
 
 
-def run(name: str, options: dict[str, Any], changes: list[Any]) -> None:
-    ours, theirs = Trained(guest, name, options), Trained(torch.optim, name, options)
+def run(name: str, options: dict[str, Any], changes: list[Any], channels_last: bool) -> None:
+    ours, theirs = (Trained(module, name, options, channels_last) for module in (guest, torch.optim))
     if name == "SGD":
         changes = [c for c in changes if c is not change_step]  # which torch doesn't count
     for t in (ours, theirs):
@@ -210,15 +214,17 @@ def run(name: str, options: dict[str, Any], changes: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
-def test_a_change_between_steps_is_noticed(name, options, change):
-    run(name, options, [change])
+@pytest.mark.parametrize(
+    ("name", "options", "channels_last"), [(*case, False) for case in OPTIONS] + [("AdamW", {}, True)], ids=str
+)
+def test_a_change_between_steps_is_noticed(name, options, channels_last, change):
+    run(name, options, [change], channels_last)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.sampled_from(OPTIONS), st.lists(st.sampled_from(CHANGES), min_size=2, max_size=6))
-def test_changes_in_any_order_are_noticed(case, changes):
-    run(*case, changes)
+@given(st.sampled_from(OPTIONS), st.lists(st.sampled_from(CHANGES), min_size=2, max_size=6), st.booleans())
+def test_changes_in_any_order_are_noticed(case, changes, channels_last):
+    run(*case, changes, channels_last)
 
 
 def test_versions_of_all_that_is_stepped_rise_in_each_step_and_no_others():
@@ -280,9 +286,9 @@ def on_no_device(t: Trained) -> None:
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_step_that_raises_has_changed_nothing(change, message, steps):
-    t = Trained(guest, "AdamW", {})
+@pytest.mark.parametrize(("steps", "channels_last"), [(1, False), (3, False), (3, True)])
+def test_a_step_that_raises_has_changed_nothing(change, message, steps, channels_last):
+    t = Trained(guest, "AdamW", {}, channels_last)
     for _ in range(steps):
         t.optimizer.step()
     change(t)
@@ -295,6 +301,41 @@ def test_a_step_that_raises_has_changed_nothing(change, message, steps):
     for a, b in zip(before[1], after[1], strict=True):
         assert all(torch.equal(a[k], b[k]) for k in a)
         assert a.keys() == b.keys()
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_tensors_step_as_beside_a_large_one_bit_for_bit(name, options, dtype):
+    make = torch.Generator().manual_seed(0)
+    shapes = [(5,), (3, 7), (), (0, 2), (400,), (9000,)]
+    given = [[torch.randn(s, generator=make, dtype=dtype) for s in shapes] for _ in range(5)]
+
+    def stepped(count: int) -> tuple[list[Any], list[Any]]:
+        params = [torch.nn.Parameter(p.clone()) for p in given[0][:count]]
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
+        optimizer = getattr(guest, name)(groups, lr=0.05, **{k: v for k, v in options.items() if k != "lr"})
+        for step, grads in enumerate(given[1:]):
+            for i, (p, g) in enumerate(zip(params, grads, strict=False)):
+                p.grad = None if (i, step) == (4, 1) else g.clone()  # it then is a step behind
+            optimizer.step()
+        return params, [x for p in params for x in optimizer.state[p].values()]
+
+    (small, states), (whole, others) = stepped(5), stepped(6)
+    assert all(map(torch.equal, small + states, whole[:5] + others))
+
+
+def test_threads_change_no_bit_of_small_tensors():
+    def stepped(threads: int) -> list[Any]:
+        make = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(97, generator=make)) for _ in range(500)]
+        optimizer = guest.AdamW(params, lr=0.1, threads=threads)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(97, generator=make)
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    assert all(map(torch.equal, stepped(1), stepped(3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

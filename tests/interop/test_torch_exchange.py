@@ -72,6 +72,18 @@ def test_gradients_of_every_dtype_are_read_as_they_are(dtype, transposed):
     assert torch.equal(p.detach().float(), want)
 
 
+def test_a_parameter_whose_sign_is_lazy_is_refused_and_not_stepped_with_the_wrong_one():
+    p = torch.nn.Parameter(torch.ones(()))
+    optimizer = guest.AdamW([p], lr=0.1)
+    for _ in range(2):
+        p.grad = torch.ones(())
+        optimizer.step()
+    p.data = negated(torch.ones(()))
+    with pytest.raises(RuntimeError, match="negative bit"):
+        optimizer.step()
+    assert (p.item(), optimizer.state[p]["step"].item()) == (1.0, 2.0)
+
+
 def test_a_gradient_is_held_no_longer_than_the_step():
     p = torch.nn.Parameter(torch.ones(5))
     optimizer = guest.AdamW([p])

@@ -8,12 +8,20 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from modelopt_rs import optim
+from modelopt_rs import _core, optim
 from modelopt_rs._types import Coding
 from modelopt_rs.deprecated import of_today, renamed
 from modelopt_rs.interop.torch.plan import Entry, Plan
-from modelopt_rs.interop.torch.tensors import NUMPY_NAMES, SMALLEST, TORCH_NAMES, array_of, axis_order, tensors_of
-from modelopt_rs.optim.options import Nonfinite
+from modelopt_rs.interop.torch.tensors import (
+    EXCHANGE,
+    NUMPY_NAMES,
+    SMALLEST,
+    TORCH_NAMES,
+    array_of,
+    axis_order,
+    tensors_of,
+)
+from modelopt_rs.optim.options import Groups, How, Nonfinite
 from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION
 from modelopt_rs.optim.state import FORMER_CODINGS, BlockState
 
@@ -73,8 +81,9 @@ class Optimizer(torch.optim.Optimizer):
 
     With a `GradScaler` gradients are divided by the scale on the way, and stay scaled.
 
-    From one step to the next the memory of parameters and states is held as it was: what a parameter has left
-    (``p.data = ...``) is freed by the next step.
+    From one step to the next the memory of parameters and states may be held as it was: what a parameter has left
+    (``p.data = ...``) is freed by the next step. Tensors of at most 1,024 elements in the mean (float32 or float64,
+    C-contiguous) are stepped with the GIL held.
 
     Examples
     --------
@@ -169,33 +178,44 @@ class Optimizer(torch.optim.Optimizer):
             grads += own_grads
             groups.append((group, len(params)))
         if stepped:
-            plan = self._planned(stepped)
-            given = plan.gradients(grads)
+            names = [[TORCH_NAMES.get(n, n) for n in self._algorithm.state_names(group)] for group in self.param_groups]
             how = (1.0 if scale is None else float(scale), None, nonfinite, None)
-            tensors = (plan.arrays, given, plan.states_as_arrays, None)
-            self.stepped = self._algorithm.launch(groups, tensors, how, None, self.defaults["threads"])
-            if not self.stepped:
-                return loss
-            if plan is not self._plan:
-                self.state.update(zip(plan.params, plan.states, strict=True))
-                self._plan = plan
-            plan.count()
-            torch.autograd.graph.increment_version(stepped)
+            plan = self._plan if self._plan is not None and self._plan.holds(stepped, self.state, names) else None
+            if plan is None and self._step_at_once((groups, names), (stepped, grads, self.state), how):
+                self._plan, self.stepped = None, True
+            else:
+                self.stepped = self._step_planned(plan or self._planned(names), groups, grads, how)
+            if self.stepped:
+                torch.autograd.graph.increment_version(stepped)
         return loss
 
     _marked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _planned(self, stepped: list[torch.Tensor]) -> Plan:
-        """The plan of the last step, or another if anything has changed; states are the optimizer's after the step."""
-        names = [self._algorithm.state_names(group) for group in self.param_groups]
-        if self._plan is not None and self._plan.holds(stepped, self.state, names):
-            return self._plan
+    def _step_at_once(self, how_many: tuple[Any, Any], tensors: tuple[Any, Any, Any], how: How) -> bool:
+        """Step many small tensors without a plan; False where they are large, or something about one is special."""
+        if EXCHANGE is None or how[2] != "propagate":
+            return False
+        function, threads = self._algorithm.specification.function, self.defaults["threads"]
+        return _core.tensors_step(EXCHANGE, function, *how_many, tensors, how[0], threads)
+
+    def _step_planned(self, plan: Plan, groups: Groups, grads: list[torch.Tensor], how: How) -> bool:
+        tensors = (plan.arrays, plan.gradients(grads), plan.states_as_arrays, None)
+        if not self._algorithm.launch(groups, tensors, how, None, self.defaults["threads"]):
+            return False
+        if plan is not self._plan:
+            # With new states the next step may need no plan.
+            self._plan = plan if all(p in self.state for p in plan.params) else None
+            self.state.update(zip(plan.params, plan.states, strict=True))
+        plan.count()
+        return True
+
+    def _planned(self, names: list[list[str]]) -> Plan:
+        """A plan of a step; states are the optimizer's after it."""
         entries = []
         for group, own_names in zip(self.param_groups, names, strict=True):
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    where = f"{self._name}.step: params[{i}]"
-                    entries.append(self._entry(where, p, group, [TORCH_NAMES.get(name, name) for name in own_names]))
+                    entries.append(self._entry(f"{self._name}.step: params[{i}]", p, group, own_names))
         return Plan(entries, names)
 
     def _entry(self, where: str, p: torch.Tensor, options: dict[str, Any], names: list[str]) -> Entry:

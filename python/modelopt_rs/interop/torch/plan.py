@@ -28,7 +28,7 @@ class Plan:
     The arrays keep the memory alive, so that no other tensor can come to lie where one lay.
     """
 
-    def __init__(self, entries: list[Entry], names: list[tuple[str, ...]]) -> None:
+    def __init__(self, entries: list[Entry], names: list[list[str]]) -> None:
         self.params = [e.param for e in entries]
         self.states = [e.state for e in entries]
         self.names = names
