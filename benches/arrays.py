@@ -70,12 +70,21 @@ class Row:
 # ---- measuring
 
 
+def rest() -> None:
+    """Wait until no thread of this process works: OpenMP's go on looking for work for a while, OpenBLAS's for 0.1 s."""
+    for _ in range(100):
+        start = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - start < 0.001:
+            return
+
+
 def seconds(run: Thunk, calls: int = 1) -> float:
     """Time one call, or each of many in a row; what it returns last is freed outside of the time.
 
-    The pause lets the other side's OpenMP threads stop spinning for work, which they do on our cores.
+    First a pause, as what was timed before may have left threads that spin on our cores.
     """
-    time.sleep(0.005 if calls == 1 else 0.05)  # an idle session of onnxruntime spins for longer
+    rest()
     if calls > 1:
         run()
     start = time.perf_counter()

@@ -175,6 +175,10 @@ mod tests {
                 for [n, k] in [[37, 384], [16, 256], [5, 257], [33, 700], [2, 64], [1, 1], [100, 127]] {
                     run([1, n, k], k, 8, scheme, digits);
                 }
+                // Several pieces of work, of long rows too, and rows that are longer than a piece.
+                for [n, k] in [[300, 700], [70, 2100], [18, 70_000]] {
+                    run([1, n, k], k, 8, scheme, digits);
+                }
             }
         }
     }

@@ -11,9 +11,9 @@ pub const PIECE: usize = 64;
 /// Rows of codes.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes<'a> {
-    /// Those of 1 to [`ROWS`] rows, and more after them.
+    /// Those of these rows, and maybe more after them.
     pub codes: &'a [u8],
-    /// How many rows there are.
+    /// How many rows there are: one or more.
     pub rows: usize,
     /// From the first byte of a row to that of the next.
     pub stride: usize,
@@ -32,9 +32,10 @@ pub struct Row {
     digits: usize,
 }
 
-/// Sums of a block by row: those of the highest two digits of three, joined (a high one is 64 at most, so that they are less
-/// than 2^31), or of the only one; then those of the lowest of three.
-pub type Sums = [[i32; ROWS]; 2];
+/// How many sums a block has of each kind, for so many rows.
+pub fn pitch(rows: usize) -> usize {
+    rows.next_multiple_of(ROWS)
+}
 
 impl Row {
     /// `words` has 4 digits for each 4 bytes of each block, of each of the `digits` after each other.
@@ -58,17 +59,21 @@ impl Row {
         Self { blocks, lines, digits }
     }
 
-    /// The sums of each block.
-    pub fn sums(&self, bytes: Bytes<'_>, sums: &mut [Sums]) {
+    /// Of each block the sums by row: of the highest two digits of three, joined (a high one is 64 at most, so that they are
+    /// less than 2^31), or of the only one; then of the lowest of three, or 0. There are [`pitch`] of each, from the last row
+    /// on all the same.
+    pub fn sums(&self, bytes: Bytes<'_>, sums: &mut [i32]) {
+        let pitch = pitch(bytes.rows);
+        assert!(bytes.rows > 0 && sums.len() == self.blocks.len() * 2 * pitch);
         #[cfg(target_arch = "x86_64")]
         if x86::sums(self, bytes, sums) {
             return;
         }
         let mut lines = &self.lines[..];
-        for (&[start, len], sums) in self.blocks.iter().zip(sums) {
+        for (&[start, len], sums) in self.blocks.iter().zip(sums.chunks_exact_mut(2 * pitch)) {
             let (of_block, rest) = lines.split_at(len.div_ceil(PIECE) * self.digits);
             lines = rest;
-            let [first, second] = sums;
+            let (first, second) = sums.split_at_mut(pitch);
             for (row, (first, second)) in first.iter_mut().zip(second).enumerate() {
                 let codes = &bytes.codes[row.min(bytes.rows - 1) * bytes.stride + start..][..len];
                 let mut found = [0i32; 3];
@@ -106,6 +111,7 @@ mod tests {
             (vec![[0, 64], [64, 1], [65, 130]], 16),
             (vec![[3, 256], [259, 63]], 5),
             (vec![[0, 1]], 1),
+            (vec![[0, 65], [65, 192]], 37),
             (vec![], 2),
         ] {
             let stride = blocks.last().map_or(1, |[start, len]| start + len);
@@ -129,11 +135,11 @@ mod tests {
                 let row = Row::new(blocks.clone(), digits, &words);
                 for flip in [0, 0x80] {
                     isa::set(Isa::Portable);
-                    let mut want = vec![[[0; ROWS]; 2]; blocks.len()];
+                    let mut want = vec![0; blocks.len() * 2 * pitch(rows)];
                     row.sums(Bytes { codes: &codes, rows, stride, flip }, &mut want);
                     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                         isa::set(isa);
-                        let mut got = vec![[[9; ROWS]; 2]; blocks.len()];
+                        let mut got = vec![9; blocks.len() * 2 * pitch(rows)];
                         row.sums(Bytes { codes: &codes, rows, stride, flip }, &mut got);
                         assert_eq!(got, want);
                     }

@@ -1,5 +1,7 @@
 //! Weights as panels: packed before, or from their rows on the way.
 
+use std::ops::Range;
+
 use super::form::{Form, LANES, LINE};
 use crate::kernels::codes::uniform::ParamsRef;
 use crate::kernels::codes::{Scheme, Uniform};
@@ -13,23 +15,23 @@ use crate::real::Real;
 pub trait Panels: Sync {
     /// How many lines [`Panels::lines`] needs to work with.
     fn scratch(&self, form: &Form) -> usize;
-    /// The rows of a panel where they lie, if they are bytes and have one scale each.
-    fn rows(&self, _form: &Form, _panel: usize) -> Option<(Bytes<'_>, Numbers)> {
+    /// Rows where they lie, and what they have beside their codes, if they are bytes and have one scale each.
+    fn rows(&self, _form: &Form, _rows: Range<usize>, _numbers: &mut Numbers) -> Option<Bytes<'_>> {
         None
     }
     /// The lines of a panel.
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]];
 }
 
-/// What rows of a panel have beside their codes.
+/// What each of some rows has beside its codes; what a scheme has not is left out.
 #[derive(Debug, Default)]
 pub struct Numbers {
-    /// Their scales.
-    pub scale: [f32; LANES],
-    /// What is taken from their codes, as these have no sign.
-    pub zero_point: [i32; LANES],
-    /// Their offsets.
-    pub offset: [f32; LANES],
+    /// Scales.
+    pub scale: Vec<f32>,
+    /// What is taken from codes, as these have no sign.
+    pub zero_point: Vec<i32>,
+    /// Offsets.
+    pub offset: Vec<f32>,
 }
 
 /// All panels one after the other.
@@ -91,17 +93,14 @@ impl<C: Real> Rows<'_, C> {
         &self.codes[row * bytes..][..bytes]
     }
 
-    /// Those of up to as many rows, or one for all of them.
+    /// Replace numbers by those of some rows.
     #[inline(always)]
-    fn lanes<T, N: Copy + Default>(&self, parts: &[T], number: impl Fn(&T) -> N) -> [N; LANES] {
-        let mut lanes = [N::default(); LANES];
-        if self.per_row == 0 {
-            lanes = [number(&parts[0]); LANES];
+    fn fill<T, N: Copy>(&self, rows: Range<usize>, parts: &[T], numbers: &mut Vec<N>, number: impl Fn(&T) -> N) {
+        numbers.clear();
+        match self.per_row {
+            0 => numbers.resize(rows.len(), number(&parts[0])),
+            _ => numbers.extend(parts[rows].iter().map(number)),
         }
-        for (lane, part) in lanes.iter_mut().zip(parts) {
-            *lane = number(part);
-        }
-        lanes
     }
 
     /// What comes before the codes of a block of a row.
@@ -164,25 +163,23 @@ impl<C: Real> Panels for Rows<'_, C> {
         form.lines
     }
 
-    fn rows(&self, form: &Form, panel: usize) -> Option<(Bytes<'_>, Numbers)> {
+    fn rows(&self, form: &Form, rows: Range<usize>, numbers: &mut Numbers) -> Option<Bytes<'_>> {
         if form.bits != 8 || self.per_row > 1 {
             return None;
         }
-        let (first, stride) = (panel * LANES, form.cols);
-        let rows = LANES.min(form.rows - first);
-        let (codes, flip) = (&self.codes[first * stride..], self.flip() as u8);
-        let parts = if self.per_row == 0 { 0..1 } else { first..first + rows };
-        let ParamsRef { scale, zero_point, offset } = self.params;
-        let mut numbers = Numbers { scale: self.lanes(&scale[parts.clone()], |&x| x.store_as()), ..Numbers::default() };
+        let (stride, ParamsRef { scale, zero_point, offset }) = (form.cols, self.params);
+        let (codes, flip) = (&self.codes[rows.start * stride..], self.flip() as u8);
+        self.fill(rows.clone(), scale, &mut numbers.scale, |&x| x.store_as());
         match self.code.scheme {
-            Scheme::Symmetric => numbers.zero_point = [128; LANES],
-            Scheme::Asymmetric if self.code.signed => {
-                numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z as i8) + 128);
+            Scheme::Symmetric => numbers.zero_point.resize(rows.len(), 128),
+            Scheme::Asymmetric => {
+                let signed = self.code.signed;
+                let number = |&z: &u8| if signed { i32::from(z as i8) + 128 } else { i32::from(z) };
+                self.fill(rows.clone(), zero_point, &mut numbers.zero_point, number);
             }
-            Scheme::Asymmetric => numbers.zero_point = self.lanes(&zero_point[parts], |&z| i32::from(z)),
-            Scheme::MinMax => numbers.offset = self.lanes(&offset[parts], |&x| x.store_as()),
+            Scheme::MinMax => self.fill(rows.clone(), offset, &mut numbers.offset, |&x| x.store_as()),
         }
-        Some((Bytes { codes, rows, stride, flip }, numbers))
+        Some(Bytes { codes, rows: rows.len(), stride, flip })
     }
 
     fn lines<'a>(&'a self, form: &Form, panel: usize, scratch: &'a mut [[u8; LINE]]) -> &'a [[u8; LINE]] {

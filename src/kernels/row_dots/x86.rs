@@ -10,19 +10,21 @@ use std::arch::x86_64::{
     _mm512_xor_si512,
 };
 
-use super::{Bytes, PIECE, ROWS, Row, Sums};
+use super::{Bytes, PIECE, ROWS, Row, pitch};
 use crate::isa;
 
 /// Rows whose sums are in registers.
 const FEW: usize = 4;
+/// Bytes of a row from which on asking for what comes next in it is enough.
+const LONG: usize = 2048;
 
 /// Write the sums, if this CPU can.
-pub(super) fn sums(row: &Row, bytes: Bytes<'_>, sums: &mut [Sums]) -> bool {
+pub(super) fn sums(row: &Row, bytes: Bytes<'_>, sums: &mut [i32]) -> bool {
     if !isa::has_vnni() {
         return false;
     }
     let end = row.blocks.iter().map(|[start, len]| start + len).max().unwrap_or(0);
-    assert!((1..=ROWS).contains(&bytes.rows) && bytes.codes.len() >= (bytes.rows - 1) * bytes.stride + end);
+    assert!(bytes.rows > 0 && bytes.codes.len() >= (bytes.rows - 1) * bytes.stride + end);
     // SAFETY: `has_vnni` says that this CPU has AVX-512 F, BW and VNNI, and the rows are as long as was checked.
     unsafe {
         match row.digits {
@@ -37,32 +39,35 @@ pub(super) fn sums(row: &Row, bytes: Bytes<'_>, sums: &mut [Sums]) -> bool {
 ///
 /// Each of the rows has the bytes of each block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn sums_of<const DIGITS: usize>(row: &Row, bytes: Bytes<'_>, sums: &mut [Sums]) {
-    let flip = _mm512_set1_epi8(bytes.flip as i8);
-    let mut lines = row.lines.as_chunks::<DIGITS>().0;
-    for (&[start, len], sums) in row.blocks.iter().zip(sums) {
-        let (of_block, rest) = lines.split_at(len.div_ceil(PIECE));
-        lines = rest;
-        let mut quarters = [[flip; 2]; ROWS / FEW];
-        for (i, quarter) in quarters.iter_mut().enumerate() {
-            let place = |j: usize| (FEW * i + j).min(bytes.rows - 1) * bytes.stride + start;
-            let places = [place(0), place(1), place(2), place(3)];
-            // SAFETY: as the caller says.
-            let found = unsafe { few::<DIGITS>(bytes, places, len, of_block, flip) };
-            quarter[0] = lanes(found[0]);
-            if DIGITS == 3 {
-                quarter[1] = lanes(found[1]);
+unsafe fn sums_of<const DIGITS: usize>(row: &Row, bytes: Bytes<'_>, sums: &mut [i32]) {
+    let (flip, pitch) = (_mm512_set1_epi8(bytes.flip as i8), pitch(bytes.rows));
+    for first in (0..pitch).step_by(ROWS) {
+        // The next rows at the same place are asked for: without it shorter rows take 2 to 3 times as long, those of a page 1.1
+        // times. But not past the last, as those are mostly another thread's: both took together as long as one.
+        let ahead = if first + ROWS < pitch || bytes.stride < LONG { ROWS * bytes.stride } else { 8 * PIECE };
+        let mut lines = row.lines.as_chunks::<DIGITS>().0;
+        for (&[start, len], sums) in row.blocks.iter().zip(sums.chunks_exact_mut(2 * pitch)) {
+            let (of_block, rest) = lines.split_at(len.div_ceil(PIECE));
+            lines = rest;
+            let [mut firsts, mut seconds] = [[flip; ROWS / FEW]; 2];
+            for (i, (of_first, of_second)) in firsts.iter_mut().zip(&mut seconds).enumerate() {
+                let row = |j: usize| (first + FEW * i + j).min(bytes.rows - 1);
+                let places = [0, 1, 2, 3].map(|j| bytes.codes[row(j) * bytes.stride + start..].as_ptr());
+                // SAFETY: as the caller says.
+                let found = unsafe { few::<DIGITS>(places, len, of_block, flip, ahead) };
+                *of_first = lanes(found[0]);
+                *of_second = if DIGITS == 3 { lanes(found[1]) } else { _mm512_setzero_si512() };
             }
-        }
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let found = if i < DIGITS { joined(quarters.map(|quarter| quarter[i])) } else { _mm512_setzero_si512() };
-            // SAFETY: as many lanes.
-            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), found) };
+            for (sums, quarters) in sums.chunks_exact_mut(pitch).zip([firsts, seconds]) {
+                let sums = &mut sums[first..first + ROWS];
+                // SAFETY: as many lanes.
+                unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), joined(quarters)) };
+            }
         }
     }
 }
 
-/// The sums of few rows, which have no other lanes yet: as [`Sums`].
+/// The sums of few rows, as [`Row::sums`] has them, in lanes yet.
 ///
 /// # Safety
 ///
@@ -70,47 +75,58 @@ unsafe fn sums_of<const DIGITS: usize>(row: &Row, bytes: Bytes<'_>, sums: &mut [
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn few<const DIGITS: usize>(
-    bytes: Bytes<'_>,
-    places: [usize; FEW],
+    mut places: [*const u8; FEW],
     len: usize,
     lines: &[[[u8; PIECE]; DIGITS]],
     flip: __m512i,
+    ahead: usize,
 ) -> [[__m512i; FEW]; 2] {
     let mut sums = [[_mm512_setzero_si512(); DIGITS]; FEW];
-    for (i, line) in lines.iter().enumerate() {
-        let left = len - i * PIECE;
-        let mut x = [flip; DIGITS];
-        for (x, line) in x.iter_mut().zip(line) {
-            // SAFETY: a line is 64 bytes.
-            *x = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-        }
-        for (sums, place) in sums.iter_mut().zip(places) {
-            let at = bytes.codes.as_ptr().wrapping_add(place + i * PIECE);
-            // What the rows after these have here. SAFETY: a prefetch of any address has no effect but on the cache; what is
-            // loaded are bytes of the block.
+    let (whole, rest) = lines.split_at(len / PIECE);
+    for line in whole {
+        let x = loaded(line);
+        for (sums, at) in sums.iter_mut().zip(&mut places) {
+            // SAFETY: a prefetch of any address has no effect but on the cache; what is loaded are bytes of the block.
             let codes = unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ROWS * bytes.stride).cast());
-                if left >= PIECE {
-                    _mm512_loadu_si512(at.cast())
-                } else {
-                    _mm512_maskz_loadu_epi8(!(!0 << left), at.cast())
-                }
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
+                _mm512_loadu_si512(at.cast())
             };
-            let codes = _mm512_xor_si512(codes, flip);
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = _mm512_dpbusd_epi32(*sum, codes, x);
-            }
+            *at = at.wrapping_add(PIECE);
+            add(sums, codes, x, flip);
+        }
+    }
+    if let [line] = rest {
+        let x = loaded(line);
+        for (sums, at) in sums.iter_mut().zip(places) {
+            // SAFETY: what is left of the block.
+            let codes = unsafe { _mm512_maskz_loadu_epi8(!(!0 << (len % PIECE)), at.cast()) };
+            add(sums, codes, x, flip);
         }
     }
     let mut found = [[flip; FEW]; 2];
     for (i, sums) in sums.iter().enumerate() {
-        found[0][i] = sums[0];
-        if DIGITS == 3 {
-            found[0][i] = _mm512_add_epi32(_mm512_slli_epi32::<8>(sums[0]), sums[1]);
-            found[1][i] = sums[2];
-        }
+        found[0][i] = if DIGITS == 3 { _mm512_add_epi32(_mm512_slli_epi32::<8>(sums[0]), sums[1]) } else { sums[0] };
+        found[1][i] = sums[DIGITS - 1];
     }
     found
+}
+
+/// A line for each digit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn loaded<const DIGITS: usize>(line: &[[u8; PIECE]; DIGITS]) -> [__m512i; DIGITS] {
+    // SAFETY: a line is 64 bytes.
+    std::array::from_fn(|digit| unsafe { _mm512_loadu_si512(line[digit].as_ptr().cast()) })
+}
+
+/// Add the products of a row's codes with each digit.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add<const DIGITS: usize>(sums: &mut [__m512i; DIGITS], codes: __m512i, x: [__m512i; DIGITS], flip: __m512i) {
+    let codes = _mm512_xor_si512(codes, flip);
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = _mm512_dpbusd_epi32(*sum, codes, x);
+    }
 }
 
 /// Each quarter of a register: the sums of its lanes, of the four rows beside each other.
