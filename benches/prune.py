@@ -263,8 +263,8 @@ def gptq_case(n: int, group: int = 128) -> Case:
     """As published, with blocks of 128 columns and a factor in float64.
 
     The bound is the products that nobody can do without, in MKL: those of the columns behind each block (n**3 / 2 of
-    float32) and of the factor and its inverse (n**3 / 3 of float64). It does them twice: a product and a sum that are
-    rounded each, as they have to be for the same bits everywhere, take two instructions in the place of one.
+    float32) and of the factor (n**3 / 6 of float64). It does them twice: a product and a sum that are rounded each, as
+    they have to be for the same bits everywhere, take two instructions in the place of one.
     """
     import torch
 
@@ -284,7 +284,7 @@ def gptq_case(n: int, group: int = 128) -> Case:
     def products() -> None:
         for _ in range(2):
             torch.mm(t[:, : n // 2], t[: n // 2])
-            torch.mm(th[:, : n // 3], th[: n // 3])
+            torch.mm(th[:, : n // 6], th[: n // 6])
 
     return Case(
         f"gptq to 4 bits, groups of {group}, {n} x {n}",

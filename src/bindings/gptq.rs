@@ -18,7 +18,7 @@ use super::threads::resolve;
 use crate::error::{Error, Result};
 use crate::kernels::codes::uniform::How;
 use crate::kernels::codes::{Coding, Granularity, Spec, Uniform};
-use crate::kernels::elimination::Factor;
+use crate::kernels::elimination::Cholesky;
 use crate::kernels::gptq::{self as kernel, Job, Plan};
 use crate::kernels::reduce::{Counts, reduce_all};
 use crate::real::Element;
@@ -116,7 +116,7 @@ pub fn check_weights<T: Element>(function: &str, x: &[T], shape: [usize; 2], thr
 }
 
 /// In which order columns are taken, and the factor of them in it.
-fn factor(h: &[f64], pass: &Pass, spec: Spec, threads: usize) -> Result<(Vec<usize>, Factor)> {
+fn factor(h: &[f64], pass: &Pass, spec: Spec, threads: usize) -> Result<(Vec<usize>, Cholesky)> {
     let n = spec.cols;
     let groups = match (pass.order, spec.granularity) {
         (Order::Groups, Granularity::Group { size }) => Some(size),
@@ -129,7 +129,7 @@ fn factor(h: &[f64], pass: &Pass, spec: Spec, threads: usize) -> Result<(Vec<usi
         let h = kernel::reorder(h, &order, threads);
         (order, h)
     };
-    match Factor::new(h, n, pass.damping, threads) {
+    match Cholesky::new(h, n, pass.damping, threads) {
         Ok(factor) => Ok((order, factor)),
         Err(place) => Err(indefinite(FUNCTION, order[place], "damping")),
     }
@@ -176,8 +176,8 @@ fn gptq<'py>(
         arrays.scale.expect_dtype(wanted, what)?;
         let _borrow = borrow(&[&layer.w, &layer.hessian].into_iter().chain(arrays.all()).collect::<Vec<_>>())?;
         check_finite(py, &layer.hessian, threads)?;
-        // The factor, panels, and a tile of each thread, at 8 bytes each.
-        ask_memory(FUNCTION, 8 * layer.shape[1] * (2 * layer.shape[1] + 128 * threads))?;
+        // The factor, panels, and tiles of each thread, at 8 bytes each.
+        ask_memory(FUNCTION, 8 * layer.shape[1] * (2 * layer.shape[1] + 192 * threads))?;
         match_dtype!(layer.w, T => {
             let (x, h, shape) = (layer.w.slice::<T>(), layer.hessian.slice::<f64>(), layer.shape);
             let (codes, params) = arrays.write_uniform::<<T as Element>::Compute>();

@@ -1,8 +1,8 @@
 //! Columns that are taken out of rows, one after the other; what a row loses at one is made up for by those behind it.
 //!
 //! Where column `i` of a row becomes `q`, `w[j] -= (w[i] - q) / u[i][i] * u[i][j]` for all `j > i`. A [`Rule`] says what
-//! becomes of weights: `SparseGPT` lets some of them go, GPTQ rounds all of them, and the rows of the inverse of `u` are what
-//! the rows of the identity lose where all columns go. A block of columns is
+//! becomes of weights: `SparseGPT` lets some of them go, and the rows of the inverse of `u` are what the rows of the identity
+//! lose where all columns go. GPTQ, which rounds all of them, counts from what they were, with a `u` that is no inverse. A block of columns is
 //! taken out row by row; the columns behind the block follow at once, a few of them in registers, and only for what was
 //! lost (half of the columns at 50 %), or all columns of it in [`dense`]. Rows don't know of each other, and each sum has one order: neither threads nor
 //! instruction sets nor the widths of blocks matter.
@@ -12,15 +12,15 @@ mod factor;
 
 use std::ops::Range;
 
-pub(super) use dense::{ColumnRule, Errors, subtract_all, take_out_all};
-pub use factor::Factor;
+pub(super) use dense::{COLUMNS, ColumnRule, Errors, finite, subtract_all, take_out_all};
+pub use factor::{Cholesky, Factor};
 
 use crate::isa::kernel;
 use crate::par;
 use crate::real::Real;
 
-/// Columns whose sums are in registers.
-const LANES: usize = 64;
+/// Columns of one row whose sums are in registers.
+pub(super) const LANES: usize = 64;
 
 /// Rows of one piece of work: each looks at the whole panel.
 pub(super) const TILE: usize = 64;
@@ -28,20 +28,30 @@ pub(super) const TILE: usize = 64;
 /// What a row lost: places within the block, and the weight there over the diagonal.
 pub(super) type Lost<C> = Vec<(usize, C)>;
 
-/// Rows of a matrix: `LANES` columns of all of them, then the next; 0 behind the last column.
-pub(super) struct Panel<C> {
+/// `N` columns of a row, from the beginning of a cache line: numbers that lie in two lines take twice as long to load.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Lanes<C, const N: usize>(pub(super) [C; N]);
+
+/// Rows of a matrix: `N` columns of all of them, then the next; 0 behind the last column.
+pub(super) struct Panel<C, const N: usize> {
     depth: usize,
-    lanes: Vec<[C; LANES]>,
+    lanes: Vec<Lanes<C, N>>,
 }
 
-impl<C: Real> Panel<C> {
+/// Rows that [`Panel::new`] reads beside each other: elements of a column in a cache line.
+const LINE: usize = 8;
+
+impl<C: Real, const N: usize> Panel<C, N> {
     /// `depth` rows of `columns` elements: `at(row, column)`.
     pub(super) fn new(depth: usize, columns: usize, at: impl Fn(usize, usize) -> C + Sync, threads: usize) -> Self {
-        let mut lanes = vec![[C::from_f64(0.0); LANES]; depth * columns.div_ceil(LANES)];
+        let mut lanes = vec![Lanes([C::from_f64(0.0); N]); depth * columns.div_ceil(N)];
         par::for_each(threads, lanes.chunks_mut(depth).enumerate(), |(i, lanes)| {
-            for (row, lanes) in lanes.iter_mut().enumerate() {
-                for (lane, column) in lanes.iter_mut().zip(i * LANES..columns) {
-                    *lane = at(row, column);
+            for (rows, lanes) in lanes.chunks_mut(LINE).enumerate() {
+                for (lane, column) in (i * N..columns.min(i * N + N)).enumerate() {
+                    for (row, lanes) in lanes.iter_mut().enumerate() {
+                        lanes.0[lane] = at(rows * LINE + row, column);
+                    }
                 }
             }
         });
@@ -50,22 +60,22 @@ impl<C: Real> Panel<C> {
 
     /// Copy a row.
     fn copy_row(&self, i: usize, out: &mut [C]) {
-        for (out, lanes) in out.chunks_mut(LANES).zip(self.lanes.chunks(self.depth)) {
-            out.copy_from_slice(&lanes[i][..out.len()]);
+        for (out, lanes) in out.chunks_mut(N).zip(self.lanes.chunks(self.depth)) {
+            out.copy_from_slice(&lanes[i].0[..out.len()]);
         }
     }
 }
 
 /// A block of columns: its square of `u`, and the rows of `u` behind it.
-pub(super) struct Block<C> {
+pub(super) struct Block<C, const N: usize> {
     pub(super) columns: Range<usize>,
     square: Vec<C>,
     /// 1 over the diagonal.
     pub(super) scales: Vec<C>,
-    panel: Panel<C>,
+    panel: Panel<C, N>,
 }
 
-impl<C: Real> Block<C> {
+impl<C: Real, const N: usize> Block<C, N> {
     /// Of `u`, `at(row, column)` on and above the diagonal; behind it are the columns before `n`.
     pub(super) fn new(
         columns: Range<usize>,
@@ -81,12 +91,16 @@ impl<C: Real> Block<C> {
         let panel = Panel::new(width, n - end, |i, j| C::from_f64(at(start + i, end + j)), threads);
         Self { columns, square, scales, panel }
     }
+}
 
+impl<C: Real> Block<C, LANES> {
     /// Take from the columns behind the block what the rows of a tile lost in it.
     pub(super) fn hand_on(&self, tile: &mut [C], n: usize, lost: &[Lost<C>]) {
         subtract(Tile { rows: tile, n, columns: self.columns.end..n }, lost, &self.panel);
     }
+}
 
+impl<C: Real> Block<C, COLUMNS> {
     /// The same, of `n` columns of rows of `stride`, where all columns went.
     pub(super) fn hand_on_all(&self, tile: &mut [C], (n, stride): (usize, usize), errors: &Errors<C>) {
         subtract_all(Tile { rows: tile, n: stride, columns: self.columns.end..n }, errors, &self.panel);
@@ -102,9 +116,9 @@ pub(super) struct Tile<'a, C> {
 
 /// `sums` less what was lost times the rows of the panel, in the order of `lost`.
 #[inline(always)]
-fn less<C: Real>(mut sums: [C; LANES], lost: &[(usize, C)], panel: &[[C; LANES]]) -> [C; LANES] {
+fn less<C: Real>(mut sums: [C; LANES], lost: &[(usize, C)], panel: &[Lanes<C, LANES>]) -> [C; LANES] {
     for &(place, factor) in lost {
-        let row = &panel[place];
+        let row = &panel[place].0;
         for l in 0..LANES {
             sums[l] = sums[l] - factor * row[l];
         }
@@ -114,7 +128,7 @@ fn less<C: Real>(mut sums: [C; LANES], lost: &[(usize, C)], panel: &[[C; LANES]]
 
 kernel! {
     /// Rows less the products of what they lost and the panel, whose first column is the first of the tile's.
-    pub(super) fn subtract<C: Real>(tile: Tile<'_, C>, lost: &[Lost<C>], panel: &Panel<C>) {
+    pub(super) fn subtract<C: Real>(tile: Tile<'_, C>, lost: &[Lost<C>], panel: &Panel<C, LANES>) {
         let Tile { rows, n, columns } = tile;
         for (start, lanes) in columns.clone().step_by(LANES).zip(panel.lanes.chunks(panel.depth)) {
             let end = columns.end.min(start + LANES);
@@ -148,7 +162,7 @@ impl<C: Real> Rule<C> for All {
 kernel! {
     /// Take columns out of a row (its part in the block), and add to `lost`; what is not finite is passed over.
     pub(super) fn take_out<C: Real, R: Rule<C>>(
-        row: &mut [C], columns: Range<usize>, rule: R, block: &Block<C>, lost: &mut Lost<C>
+        row: &mut [C], columns: Range<usize>, rule: R, block: &Block<C, LANES>, lost: &mut Lost<C>
     ) {
         let (width, mut rule) = (row.len(), rule);
         for i in columns {

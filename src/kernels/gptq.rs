@@ -1,21 +1,28 @@
 //! GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one after the other, and those behind make up for what
 //! was lost.
 //!
-//! The elimination is `SparseGPT`'s; here a [`Rule`] rounds all weights. Rows don't know of each other: a tile of them goes
-//! through all columns while it lies in the cache, and how rows are cut changes no bit.
+//! The authors hand on what each column loses as it is rounded, by the factor of the inverse of `H`. Counted from the weights
+//! as they were, before any correction, what columns have lost is handed on by the factor of `H` itself: with `H = Vᵀ V`,
+//! `w[j] += sum((w₀[i] - q[i]) * V[j][i] / V[j][j])` over all `i < j` makes row `j` of `V (w₀ - q)` as small as it can be (Chen
+//! et al. 2025, arXiv 2507.18553: GPTQ is Babai's nearest plane). The same numbers, and nothing is inverted.
+//!
+//! Rows don't know of each other: a tile of them goes through all columns while it lies in the cache, and how rows are cut
+//! changes no bit.
 
 mod plan;
+mod strip;
 
 use std::ops::Range;
 
 pub use plan::{Plan, by_diagonal, reorder};
 
-use super::codes::uniform::{self, Nearest, NearestOfEach, Params, ParamsRef};
+use super::codes::uniform::{self, Params, ParamsRef};
 use super::codes::{Granularity, Policy, Spec};
-use super::elimination::{Block, ColumnRule, Factor, TILE, take_out_all};
+use super::elimination::{Block, COLUMNS, Cholesky, TILE, take_out_all};
 use super::pack::{match_width, pack_chunk, packed_len};
 use crate::par;
 use crate::real::{Element, Real};
+use strip::{Kept, Rounded, STRIP, load_strip};
 
 /// Weights, in rows of `plan.spec.cols`, and what becomes of them.
 pub struct Job<'a, T: Element> {
@@ -60,43 +67,11 @@ impl<C: Real> Parts<'_, C> {
     }
 }
 
-/// Columns that are rounded before those behind them in their block follow.
-const STRIP: usize = 32;
-
-/// Weights of a tile that are rounded, from a place on.
-struct Rounded<'a, C> {
-    plan: &'a Plan,
-    /// Of the tile.
-    params: ParamsRef<'a, C>,
-    rows: usize,
-    /// Which parameter of a row is that of each place.
-    parts: &'a [usize],
-    /// The last of these, and what rounds with it.
-    current: Option<(usize, NearestOfEach<C, TILE>)>,
-    codes: &'a mut [[u8; TILE]],
-}
-
-impl<C: Real> ColumnRule<C> for Rounded<'_, C> {
-    #[inline(always)]
-    fn becomes(&mut self, i: usize, weights: &[C; TILE]) -> [C; TILE] {
-        let part = self.parts[i];
-        if self.current.as_ref().is_none_or(|(current, _)| *current != part) {
-            // Behind the last row the first once more.
-            let row = |r: usize| if r < self.rows { r * self.plan.stride() } else { 0 };
-            let nearest = |r| Nearest::new(self.plan.uniform, self.params.from(row(r)), part);
-            self.current = Some((part, NearestOfEach::new(std::array::from_fn(nearest))));
-        }
-        match &self.current {
-            Some((_, nearest)) => nearest.of(weights, &mut self.codes[i]),
-            None => *weights,
-        }
-    }
-}
-
 /// Memory for a tile.
 struct Scratch<C> {
-    /// Weights, and their codes: in the order of places.
+    /// Weights, those of a group before it is rounded, and codes: in the order of places.
     work: Vec<C>,
+    ahead: Vec<C>,
     codes: Vec<u8>,
     /// Of a block.
     errors: Vec<[C; TILE]>,
@@ -107,7 +82,7 @@ impl<C: Real> Scratch<C> {
     fn new(n: usize, block: usize) -> Self {
         let zero = C::from_i16(0);
         let (work, codes, errors) = (vec![zero; TILE * n], vec![0; TILE * n], vec![[zero; TILE]; block]);
-        Self { work, codes, errors, row: vec![0; n] }
+        Self { ahead: work.clone(), work, codes, errors, row: vec![0; n] }
     }
 }
 
@@ -115,7 +90,7 @@ impl<C: Real> Scratch<C> {
 struct Pass<'a, C> {
     plan: &'a Plan,
     /// Each with its strips, whose panels end where it ends.
-    blocks: Vec<(Block<C>, Vec<Block<C>>)>,
+    blocks: Vec<(Block<C, COLUMNS>, Vec<Block<C, COLUMNS>>)>,
     /// Of each place: which parameter of a row is its own.
     parts: Vec<usize>,
     /// Of each column, or none.
@@ -131,8 +106,8 @@ impl<C: Real> Pass<'_, C> {
         scratch: &mut Scratch<C>,
     ) {
         let n = self.plan.order.len();
-        let Scratch { work, codes, errors, row } = scratch;
-        let work = &mut work[..x.len()];
+        let Scratch { work, ahead, codes, errors, row } = scratch;
+        let (work, ahead) = (&mut work[..x.len()], &mut ahead[..x.len()]);
         for (work, x) in work.chunks_mut(n).zip(x.chunks(n)) {
             for (work, &column) in work.iter_mut().zip(&self.plan.order) {
                 *work = x[column].load();
@@ -142,11 +117,12 @@ impl<C: Real> Pass<'_, C> {
             let Range { start, end } = block.columns;
             for strip in strips {
                 let columns = &strip.columns;
-                if let Parts::Late(params) = &mut params {
-                    self.find_group(work, columns, params);
+                if let (Parts::Late(params), Some(group)) = (&mut params, self.group(columns.start)) {
+                    self.look_ahead((x, work), &group, ahead, errors);
+                    self.find_group(ahead, group, params);
                 }
                 let errors = &mut errors[columns.start - start..columns.end - start];
-                self.round_strip(work, codes, strip, params.as_ref(), errors);
+                self.round_strip((x, work), codes, strip, params.as_ref(), errors);
                 strip.hand_on_all(work, (end, n), errors);
             }
             block.hand_on_all(work, (n, n), &errors[..end - start]);
@@ -160,14 +136,51 @@ impl<C: Real> Pass<'_, C> {
         }
     }
 
-    /// Find the parameters of a group that is reached here, of all rows; of one that goes on nothing.
-    fn find_group(&self, work: &[C], group: &Range<usize>, params: &mut Params<'_, C>) {
-        let (n, part) = (self.plan.order.len(), self.parts[group.start]);
-        if group.start > 0 && self.parts[group.start - 1] == part {
-            return;
+    /// The places of the group that begins here.
+    fn group(&self, start: usize) -> Option<Range<usize>> {
+        let part = self.parts[start];
+        if start > 0 && self.parts[start - 1] == part {
+            return None;
         }
-        let end = (group.start..n).find(|&i| self.parts[i] != part).unwrap_or(n);
-        let (places, size) = (group.start..end, end - group.start);
+        Some(start..(start..self.parts.len()).find(|&i| self.parts[i] != part).unwrap_or(self.parts.len()))
+    }
+
+    /// Weights of a group as they make up best for what was lost before it: what each is when the others of the group before it
+    /// are not rounded.
+    fn look_ahead<T: Element<Compute = C>>(
+        &self,
+        (x, work): (&[T], &[C]),
+        group: &Range<usize>,
+        ahead: &mut [C],
+        errors: &mut [[C; TILE]],
+    ) {
+        let n = self.plan.order.len();
+        for (ahead, work) in ahead.chunks_mut(n).zip(work.chunks(n)) {
+            ahead[group.clone()].copy_from_slice(&work[group.clone()]);
+        }
+        let lies_in = |place: &Range<usize>| group.start <= place.start && place.end <= group.end;
+        for (block, strips) in &self.blocks {
+            let end = group.end.min(block.columns.end);
+            for strip in strips.iter().filter(|strip| group.start > 0 && lies_in(&strip.columns)) {
+                let Range { start, end: behind } = strip.columns;
+                let errors = &mut errors[start - block.columns.start..behind - block.columns.start];
+                let given = load_strip((x, ahead), &self.plan.order, &strip.columns, errors);
+                let mut kept = [[C::from_i16(0); TILE]; STRIP];
+                take_out_all(errors, Kept { given: &given, kept: &mut kept }, strip);
+                for (r, row) in ahead.chunks_mut(n).enumerate() {
+                    row[start..behind].iter_mut().zip(&kept).for_each(|(weight, kept)| *weight = kept[r]);
+                }
+                strip.hand_on_all(ahead, (end, n), errors);
+            }
+            if end < group.end && lies_in(&block.columns) {
+                block.hand_on_all(ahead, (group.end, n), &errors[..block.columns.len()]);
+            }
+        }
+    }
+
+    /// Find the parameters of a group, of all rows.
+    fn find_group(&self, work: &[C], places: Range<usize>, params: &mut Params<'_, C>) {
+        let (n, part, size) = (self.plan.order.len(), self.parts[places.start], places.len());
         let x: Vec<C> = work.chunks(n).flat_map(|row| &row[places.clone()]).copied().collect();
         let weights: Vec<f32> = match &self.importances[..] {
             [] => vec![],
@@ -188,24 +201,19 @@ impl<C: Real> Pass<'_, C> {
     }
 
     /// Round places of all rows; what is behind them in the strip follows, behind the strip nothing does.
-    fn round_strip(
+    fn round_strip<T: Element<Compute = C>>(
         &self,
-        work: &[C],
+        (x, work): (&[T], &[C]),
         codes: &mut [u8],
-        strip: &Block<C>,
+        strip: &Block<C, COLUMNS>,
         params: ParamsRef<'_, C>,
         errors: &mut [[C; TILE]],
     ) {
         let (n, columns) = (self.plan.order.len(), strip.columns.clone());
         let mut found = [[0; TILE]; STRIP];
-        for (i, errors) in columns.clone().zip(errors.iter_mut()) {
-            *errors = [C::from_i16(0); TILE];
-            for (error, row) in errors.iter_mut().zip(work.chunks(n)) {
-                *error = row[i];
-            }
-        }
+        let given = load_strip((x, work), &self.plan.order, &columns, errors);
         let (plan, parts, rows) = (self.plan, &self.parts[columns.clone()], work.len() / n);
-        let rule = Rounded { plan, params, rows, parts, current: None, codes: &mut found };
+        let rule = Rounded { plan, params, rows, parts, current: None, given: &given, codes: &mut found };
         take_out_all(errors, rule, strip);
         for (r, codes) in codes.chunks_mut(n).take(rows).enumerate() {
             for (code, found) in codes[columns.clone()].iter_mut().zip(&found) {
@@ -216,8 +224,8 @@ impl<C: Real> Pass<'_, C> {
 }
 
 /// The blocks of a plan, with their strips.
-fn blocks<C: Real>(factor: &Factor, plan: &Plan, threads: usize) -> Vec<(Block<C>, Vec<Block<C>>)> {
-    let block = |columns, end| Block::new(columns, end, |i, j| factor.at(i, j), threads);
+fn blocks<C: Real>(factor: &Cholesky, plan: &Plan, threads: usize) -> Vec<(Block<C, COLUMNS>, Vec<Block<C, COLUMNS>>)> {
+    let block = |columns, end| Block::new(columns, end, |i, j| factor.at(j, i) / factor.at(j, j), threads);
     let strips = |columns: Range<usize>| {
         let end = columns.end;
         let strips = move |group: Range<usize>| {
@@ -230,7 +238,7 @@ fn blocks<C: Real>(factor: &Factor, plan: &Plan, threads: usize) -> Vec<(Block<C
 }
 
 /// Round rows of weights. `factor` is of the columns in the order of the plan.
-pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Factor, plan: &Plan, threads: usize) {
+pub fn gptq<T: Element>(job: Job<'_, T>, factor: &Cholesky, plan: &Plan, threads: usize) {
     let Job { x, codes, mut params } = job;
     let (n, stride, importances) = (factor.n, plan.stride(), plan.importances(factor));
     if !plan.late || x.is_empty() {
@@ -280,7 +288,7 @@ mod tests {
         let (rows, n, size) = (TILE + 3, 21, 8);
         let x: Vec<f32> = (0..rows * n).map(|k| ((k * 7919) % 1009) as f32 - 504.3).collect();
         let h: Vec<f64> = (0..n * n).map(|k| f64::from(k / n == k % n)).collect();
-        let factor = Factor::new(h, n, 0.01, 2).unwrap();
+        let factor = Cholesky::new(h, n, 0.01, 2).unwrap();
         let groups = n.div_ceil(size);
         let empty = || (vec![0u8; rows * packed_len(n, 4)], vec![0.0f32; rows * groups], vec![0u8; rows * groups]);
         let mut want = empty();

@@ -189,6 +189,15 @@ def test_fewer_rows_than_inputs_need_damping():
         mo.quant.gptq(W, np.ones((40, 40)), damping=0)
 
 
+@pytest.mark.parametrize(("rows", "damp"), [(0, 1e-6), (100, 1e-3), (20, 1e-5)])
+def test_float32_loses_no_more_than_float64_where_hardly_anything_is_damped(rows, damp):
+    w, h = weights(40, 200).astype(np.float32), second_moments(inputs(200, rows=rows))
+    damped = h + damp * h.diagonal().mean() * np.eye(200)
+    for cut in ({"axis": 0}, {"group_size": 32}, {"group_size": 32, "search": "mse", "act_order": "groups"}):
+        got, want = (mo.quant.gptq(x, h, damping=damp, **cut) for x in (w, w.astype(np.float64)))
+        assert loss(w, got, damped) < 1.001 * loss(w, want, damped)
+
+
 # ---- arrays
 
 

@@ -60,9 +60,10 @@ def gptq(
     Inputs that never were other than 0 (``H[j, j] == 0``) have their diagonal set to 1: they are rounded, and correct
     nothing. (The authors' program sets their weights to 0.)
 
-    Computed in float32, for float64 weights in float64; the factor always in float64. It costs ``columns**3 / 3``
-    products, what follows ``rows * columns**2 / 2``, and memory for two more of `hessian`. Rows don't know of each
-    other: those of ``gptq(w)`` are those of ``gptq(w[rows])``, but where one scale is for all.
+    Computed in float32, for float64 weights in float64; the factor always in float64: that of `H`, as nothing needs to
+    be inverted where corrections are counted from the weights as they were [2]_. It costs ``columns**3 / 6`` products,
+    what follows ``rows * columns**2 / 2``, and memory for two more of `hessian`. Rows don't know of each other: those
+    of ``gptq(w)`` are those of ``gptq(w[rows])``, but where one scale is for all.
 
     Parameters
     ----------
@@ -115,8 +116,10 @@ def gptq(
 
     References
     ----------
-    Frantar, Ashkboos, Hoefler, Alistarh 2022, "GPTQ: accurate post-training quantization for generative pre-trained
-    transformers", arXiv 2210.17323, algorithm 1.
+    .. [1] Frantar, Ashkboos, Hoefler, Alistarh 2022, "GPTQ: accurate post-training quantization for generative
+       pre-trained transformers", arXiv 2210.17323, algorithm 1.
+    .. [2] Chen et al. 2025, "The geometry of LLM quantization: GPTQ as Babai's nearest plane algorithm",
+       arXiv 2507.18553.
 
     Examples
     --------

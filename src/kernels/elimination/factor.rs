@@ -1,25 +1,26 @@
-//! The upper triangular `U` with `H⁻¹ = Uᵀ U`, in float64: what `SparseGPT` and GPTQ read.
+//! In float64 the lower triangular `V` with `H = Vᵀ V`, which GPTQ reads, and the upper triangular `U` with `H⁻¹ = Uᵀ U`,
+//! which `SparseGPT` reads.
 //!
-//! `H = Vᵀ V` with `V` lower triangular, by a Cholesky factorisation from the last row to the first, and `U` is the inverse
-//! of `Vᵀ`. (By the inverse of `H` and its factor, as the reference has it: three times the work.) Both in one square: `V`
-//! below the diagonal, `U` from it on. n³ / 3 products and subtractions: at n = 4,096 some 23 thousand millions.
+//! `V` by a Cholesky factorisation from the last row to the first; `U` is the inverse of `Vᵀ`. (By the inverse of `H` and its
+//! factor, as the reference has it: three times the work.) Both in one square: `V` below the diagonal, `U` from it on. n³ / 6
+//! products and subtractions each: at n = 4,096 some 11 thousand millions.
 
-use super::{All, Block, LANES, Panel, TILE, Tile, subtract_all, take_out_all};
+use super::{All, Block, COLUMNS, Lanes, Panel, TILE, Tile, subtract_all, take_out_all};
 use crate::isa::kernel;
 use crate::par;
 
 /// Rows that are finished together.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 
-/// `U`, and which inputs are dead: their diagonal of `H` is 0.
-pub struct Factor {
+/// `V`, and which inputs are dead: their diagonal of `H` is 0.
+pub struct Cholesky {
     /// Inputs.
     pub n: usize,
-    pub(in crate::kernels) upper: Vec<f64>,
-    pub(in crate::kernels) dead: Vec<bool>,
+    lower: Vec<f64>,
+    dead: Vec<bool>,
 }
 
-impl Factor {
+impl Cholesky {
     /// Of `h` (its lower triangle), with 1 on the diagonal for dead inputs, then `damping` of the diagonal's mean added.
     ///
     /// If that is not positive definite: the input where this is seen.
@@ -35,6 +36,27 @@ impl Factor {
             a[i * n + i] += damp;
         }
         factor(&mut a, n, threads)?;
+        Ok(Self { n, lower: a, dead })
+    }
+
+    /// An element on or below the diagonal.
+    pub(in crate::kernels) fn at(&self, i: usize, j: usize) -> f64 {
+        self.lower[i * self.n + j]
+    }
+}
+
+/// `U`, and which inputs are dead.
+pub struct Factor {
+    /// Inputs.
+    pub n: usize,
+    pub(in crate::kernels) upper: Vec<f64>,
+    pub(in crate::kernels) dead: Vec<bool>,
+}
+
+impl Factor {
+    /// Of `h`, as [`Cholesky::new`].
+    pub fn new(h: Vec<f64>, n: usize, damping: f64, threads: usize) -> Result<Self, usize> {
+        let Cholesky { n, lower: mut a, dead } = Cholesky::new(h, n, damping, threads)?;
         invert(&mut a, n, threads);
         Ok(Self { n, upper: a, dead })
     }
@@ -74,18 +96,18 @@ kernel! {
 
 kernel! {
     /// The same for columns before that square, some of all rows.
-    fn finish_lanes(lanes: &mut [[f64; LANES]], square: &[f64], n: usize, roots: &[f64; BLOCK]) {
+    fn finish_lanes(lanes: &mut [Lanes<f64, COLUMNS>], square: &[f64], n: usize, roots: &[f64; BLOCK]) {
         for j in (0..lanes.len()).rev() {
             let (before, later) = lanes.split_at_mut(j + 1);
-            let mut sums = before[j];
+            let mut sums = before[j].0;
             for (later, square) in later.iter().zip(square.chunks(n).skip(j + 1)).rev() {
                 let factor = square[j];
-                for l in 0..LANES {
-                    sums[l] -= factor * later[l];
+                for (sum, &v) in sums.iter_mut().zip(&later.0) {
+                    *sum -= factor * v;
                 }
             }
-            for l in 0..LANES {
-                before[j][l] = sums[l] / roots[j];
+            for (x, &sum) in before[j].0.iter_mut().zip(&sums) {
+                *x = sum / roots[j];
             }
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::codes::uniform::How;
 use super::super::codes::{Granularity, Spec, Uniform};
-use super::super::elimination::{Factor, TILE};
+use super::super::elimination::{Cholesky, TILE};
 use crate::par;
 
 /// How a layer is rounded.
@@ -100,11 +100,12 @@ impl Plan {
     }
 
     /// How much the error of each column counts beside that of others in the search of scales: it leaves the loss
-    /// ((w - q) / u)² behind. Nothing where all count alike.
-    pub(super) fn importances(&self, factor: &Factor) -> Vec<f32> {
-        let least = (0..factor.n).map(|i| factor.at(i, i)).fold(f64::INFINITY, f64::min);
+    /// ((w - q) v)² behind. Nothing where all count alike.
+    pub(super) fn importances(&self, factor: &Cholesky) -> Vec<f32> {
+        let inverse = |i: usize| 1.0 / factor.at(i, i);
+        let least = (0..factor.n).map(inverse).fold(f64::INFINITY, f64::min);
         // In par, whose float environment is the default.
-        let counts = par::map(1, 0..factor.n, |i| (least / factor.at(i, i)).powi(2) as f32);
+        let counts = par::map(1, 0..factor.n, |i| (least / inverse(i)).powi(2) as f32);
         let mut weights = vec![0.0; factor.n];
         for (&column, count) in self.order.iter().zip(counts) {
             weights[column] = count;

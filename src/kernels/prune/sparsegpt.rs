@@ -1,6 +1,6 @@
 //! `SparseGPT` (Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1): the weights that stay make up for those that go.
 
-use super::super::elimination::{Block, Factor, Lost, Rule, TILE, take_out};
+use super::super::elimination::{Block, Factor, LANES, Lost, Rule, TILE, take_out};
 use super::groups::{LARGEST, one_group};
 use super::{Job, Mask, Scaled, Score, Weights, magnitude};
 use crate::isa::kernel;
@@ -18,7 +18,7 @@ pub enum Share<'a> {
 
 kernel! {
     /// What the weights of a block are ranked by.
-    fn scores<C: Real>(rows: &[C], n: usize, block: &Block<C>, out: &mut [C]) {
+    fn scores<C: Real>(rows: &[C], n: usize, block: &Block<C, LANES>, out: &mut [C]) {
         let columns = block.columns.clone();
         for (out, row) in out.chunks_mut(columns.len()).zip(rows.chunks(n)) {
             for ((out, w), &scale) in out.iter_mut().zip(&row[columns.clone()]).zip(&block.scales) {
@@ -29,7 +29,7 @@ kernel! {
 }
 
 /// The mask of a block: the `prune` lowest scores go.
-fn choose<C: Real>(work: &[C], n: usize, block: &Block<C>, prune: u64, threads: usize) -> Vec<u8> {
+fn choose<C: Real>(work: &[C], n: usize, block: &Block<C, LANES>, prune: u64, threads: usize) -> Vec<u8> {
     let width = block.columns.len();
     let size = work.len() / n * width;
     let (mut ranked, mut stays) = (vec![C::from_f64(0.0); size], vec![0; size]);
@@ -96,7 +96,13 @@ impl<C: Real> Rule<C> for Choice<'_, C> {
 }
 
 /// Prune block number `i`, and correct it and what is behind it.
-fn prune_block<C: Real>(work: &mut [C], n: usize, block: &Block<C>, (i, share): (usize, Share<'_>), threads: usize) {
+fn prune_block<C: Real>(
+    work: &mut [C],
+    n: usize,
+    block: &Block<C, LANES>,
+    (i, share): (usize, Share<'_>),
+    threads: usize,
+) {
     let (columns, width) = (block.columns.clone(), block.columns.len());
     let (mut stays, groups) = match share {
         Share::Counts(counts) => (choose(work, n, block, counts[i], threads), None),
