@@ -120,9 +120,9 @@ class InputStream:
         most: int | None = None,
         weights: Sequence[str] = (),
     ) -> None:
-        with (
-            limited(2 * max_memory, path) if data.words == "made-up inputs" else nullcontext()
-        ):  # of which half is what is looked at
+        # What is looked at is given out as a copy: with it, 64 MiB more than max_memory are not passed.
+        room = max_memory + max_memory // 2
+        with limited(room, path) if data.words == "made-up inputs" else nullcontext():
             self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
         outputs = [str(value.name) for value in model.graph.outputs]

@@ -86,6 +86,40 @@ def test_functions_of_another_opset_are_inlined_where_their_operators_are_the_sa
     assert report.totals.changed == taken
 
 
+@pytest.mark.parametrize("version", [0, 1 << 31, (1 << 63) - 1])
+def test_functions_of_a_version_that_no_operator_has_stay(tmp_path: Path, version: int) -> None:
+    """A mutant: a version that is no int of C."""
+    inner = [node("MatMul", ["a", "b"], ["c"])]
+    function = helper.make_function("own", "layer", ["a", "b"], ["c"], inner, [helper.make_opsetid("", version)])
+    proto = model([node("layer", ["x", "w"], ["y"], domain="own")], [("", 17), ("own", 1)], functions=[function])
+    with opened(tmp_path, proto) as source:
+        assert [each.op_type for each in source.model.graph] == ["layer"]
+
+
+def taking_a_graph(kind: int) -> Any:
+    """A node whose attribute is a graph, or some, that the call of its function would give."""
+    taker = node("Relu", ["h"], ["y"])
+    taker.attribute.append(onnx.AttributeProto(name="body", type=kind, ref_attr_name="given"))
+    return taker
+
+
+@pytest.mark.parametrize("kind", [onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS])
+@pytest.mark.parametrize("where", ["graph", "function", "body"])
+def test_a_graph_that_a_call_would_give_is_refused(tmp_path: Path, kind: int, where: str) -> None:
+    """A mutant: such an attribute has no graph to look into."""
+    nodes, functions = [PLAIN[0], taking_a_graph(kind)], []
+    if where == "function":
+        opsets = [helper.make_opsetid("", 17)]
+        functions = [helper.make_function("own", "last", ["h"], ["y"], [taking_a_graph(kind)], opsets)]
+        nodes = [PLAIN[0], node("last", ["h"], ["y"], domain="own")]
+    elif where == "body":
+        body = helper.make_graph([taking_a_graph(kind)], "b", [], [value("y", ["n", 64])])
+        nodes = [PLAIN[0], node("If", ["c"], ["y"], then_branch=body, else_branch=body)]
+        nodes.insert(0, node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.array(True))))
+    with pytest.raises(FormatError, match=r"attribute 'body' of node 'Relu'.* has no graph of its own"):
+        opened(tmp_path, model(nodes, [("", 17), ("own", 1)], functions=functions))
+
+
 WRONG = {
     "depends on its own output": [node("Identity", ["i"], ["i"]), *PLAIN],
     "made twice": [*PLAIN, node("Relu", ["x"], ["y"])],

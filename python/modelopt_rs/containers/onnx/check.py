@@ -174,7 +174,8 @@ class Checker:
                 raise UnsupportedError(f"{where}: has no type, as in the first version of the format")
             if attribute.type in _SPARSE:
                 raise UnsupportedError(f"{where}: {NO_SPARSE}")
-            if attribute.type == _GRAPH and (attribute.ref_attr_name or not attribute.HasField("g")):
+            there = attribute.HasField("g") or attribute.type == _GRAPHS
+            if attribute.type in (_GRAPH, _GRAPHS) and (attribute.ref_attr_name or not there):
                 raise FormatError(f"{where}: has no graph of its own")
             if attribute.type == _TENSOR and not attribute.ref_attr_name:
                 self._tensor(attribute.t, where)

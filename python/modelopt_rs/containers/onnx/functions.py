@@ -58,7 +58,7 @@ def _is_same(node: Any, *versions: int) -> bool:
     """Whether an operator is the same in two versions of its domain."""
     try:
         since = {onnx.defs.get_schema(node.op_type, version, node.domain).since_version for version in versions}
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # or a version that is no int of C
         return False
     return len(since) == 1
 
