@@ -46,7 +46,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     def read(file: IO[bytes], size: int) -> dict[str, Array]:
         # Else NumPy would take it for something pickled, and say so.
         if file.read(2) != b"PK":
-            raise ValueError("such as np.savez writes")
+            raise FormatError(f"{os.fspath(path)}: not an .npz file of arrays, such as np.savez writes")
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
@@ -76,6 +76,8 @@ def _read(path: str | os.PathLike[str], what: str, read: Callable[[IO[bytes], in
     with os.fdopen(open_regular(path), "rb") as file:
         try:
             return read(file, os.fstat(file.fileno()).st_size)
+        except FormatError:  # which is a ValueError, too
+            raise
         except _PROBLEMS as error:
             raise FormatError(f"{os.fspath(path)}: not {what}: {quote(str(error))}") from error
 
