@@ -320,7 +320,7 @@ def main() -> int:
         if "gptq".startswith(args.only):
             case = gptq_case(args.layer)
             rows.append(measure(case, args.slow_rounds))
-            print(f"gptq: {verdict(case, rows[-1])}", file=sys.stderr, flush=True)
+            print(f"gptq: {verdict(rows[-1])}", file=sys.stderr, flush=True)
     table(rows)
     return 1 if any(row.met is False for row in rows) else 0
 
