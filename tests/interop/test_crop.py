@@ -17,6 +17,7 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="safetensors
 
 from modelopt_rs.interop.embeddings import SENTENCES  # noqa: E402
 from modelopt_rs.interop.transformers import from_pretrained  # noqa: E402
+from saved_models import randomized, save, write  # noqa: E402
 
 # What other packages warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -32,24 +33,7 @@ def model_of(kind: str, **options: Any) -> Any:
     auto = (
         transformers.AutoModelForCausalLM if kind in ("llama", "mistral", "qwen2", "qwen3") else transformers.AutoModel
     )
-    model = auto.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3)
-    return model
-
-
-def saved(model: Any, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    model.save_pretrained(folder)
-    tensors = safetensors_numpy.load_file(folder / "model.safetensors")
-    return tensors, json.loads((folder / "config.json").read_text())
-
-
-def write(folder: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
-    folder.mkdir()
-    safetensors_numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return randomized(auto.from_config(config).eval())
 
 
 def outputs(model: Any) -> np.ndarray:
@@ -87,7 +71,7 @@ LLAMAS = [
 @pytest.mark.parametrize("what", [("ffn",), ("heads",), ("heads", "ffn")], ids="+".join)
 def test_dead_units_are_not_missed_in_the_llama_family(kind, options, what, tmp_path):
     model = model_of(kind, **options)
-    tensors, config = saved(model, tmp_path / "whole")
+    tensors, config = save(model, tmp_path / "whole")
     groups = mo.prune.transformer_groups(tensors, config, what)
     keep = clear(tensors, groups)
     want = outputs(transformers.AutoModelForCausalLM.from_pretrained(write(tmp_path / "zeros", tensors, config)))
@@ -99,7 +83,7 @@ def test_dead_units_are_not_missed_in_the_llama_family(kind, options, what, tmp_
 
 
 def test_query_heads_go_evenly_from_each_key_value_head(tmp_path):
-    tensors, config = saved(model_of("llama", num_key_value_heads=2), tmp_path / "whole")
+    tensors, config = save(model_of("llama", num_key_value_heads=2), tmp_path / "whole")
     for layer in range(2):
         for head in (1, 3):  # one of each three
             rows = slice(8 * head, 8 * head + 8)
@@ -119,7 +103,7 @@ def test_query_heads_go_evenly_from_each_key_value_head(tmp_path):
 def test_hidden_that_is_zero_is_not_missed_but_by_the_norms(tied, tmp_path):
     """An RMS norm divides by the number of its inputs: its weights times sqrt(all / kept) make up for that."""
     options = {"num_key_value_heads": 2, "tie_word_embeddings": tied, "rms_norm_eps": 1e-12, "head_dim": 8}
-    tensors, config = saved(model_of("llama", **options), tmp_path / "whole")
+    tensors, config = save(model_of("llama", **options), tmp_path / "whole")
     groups = mo.prune.transformer_groups(tensors, config, "hidden")
     keep = clear(tensors, groups)
     want = outputs(transformers.AutoModelForCausalLM.from_pretrained(write(tmp_path / "zeros", tensors, config)))
@@ -136,7 +120,7 @@ def test_hidden_that_is_zero_is_not_missed_but_by_the_norms(tied, tmp_path):
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize("what", [("ffn",), ("heads",), ("heads", "ffn")], ids="+".join)
 def test_dead_units_are_not_missed_in_the_bert_family(kind, what, tmp_path):
-    tensors, config = saved(model_of(kind), tmp_path / "whole")
+    tensors, config = save(model_of(kind), tmp_path / "whole")
     groups = mo.prune.transformer_groups(tensors, config, what)
     keep = clear(tensors, groups)
     zeros = write(tmp_path / "zeros", tensors, config)
@@ -154,7 +138,7 @@ def test_dead_units_are_not_missed_in_the_bert_family(kind, what, tmp_path):
 
 
 def test_heads_may_be_cropped_twice(tmp_path):
-    tensors, config = saved(model_of("bert"), tmp_path / "whole")
+    tensors, config = save(model_of("bert"), tmp_path / "whole")
     for keep in (4, 3):
         groups = mo.prune.transformer_groups(tensors, config, "heads")
         tensors, report = mo.prune.crop(tensors, groups, keep=keep)
@@ -164,7 +148,7 @@ def test_heads_may_be_cropped_twice(tmp_path):
 
 
 def test_transformers_refuses_pruned_heads_and_we_say_which_are_wrong(tmp_path):
-    tensors, config = saved(model_of("bert"), tmp_path / "whole")
+    tensors, config = save(model_of("bert"), tmp_path / "whole")
     small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config, "heads"))
     new = mo.prune.cropped_config(config, report)
     folder = write(tmp_path / "small", small, new)
@@ -178,7 +162,7 @@ def test_transformers_refuses_pruned_heads_and_we_say_which_are_wrong(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 def test_all_in_one_proportion_loads_without_help(kind, tmp_path):
-    tensors, config = saved(model_of(kind), tmp_path / "whole")
+    tensors, config = save(model_of(kind), tmp_path / "whole")
     small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config), keep=0.5)
     new = mo.prune.cropped_config(config, report)
     assert "pruned_heads" not in new
@@ -194,7 +178,7 @@ def test_all_in_one_proportion_loads_without_help(kind, tmp_path):
 def test_hidden_knows_the_heads_of_tasks(head, tmp_path):
     kind = "bert" if head.startswith("Bert") else "roberta"
     config = transformers.AutoConfig.for_model(kind, **SMALL)
-    tensors, config = saved(getattr(transformers, head)(config), tmp_path / "whole")
+    tensors, config = save(getattr(transformers, head)(config), tmp_path / "whole")
     small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config), keep=0.5)
     folder = write(tmp_path / "small", small, mo.prune.cropped_config(config, report))
     assert np.isfinite(outputs(getattr(transformers, head).from_pretrained(folder))).all()
@@ -213,7 +197,7 @@ CROPS = [
 
 @pytest.mark.parametrize(("kind", "options", "what", "keep"), CROPS, ids=str)
 def test_cropped_directories_load_and_mean_the_same(kind, options, what, keep, tmp_path):
-    tensors, config = saved(model_of(kind, **options), tmp_path / "whole")
+    tensors, config = save(model_of(kind, **options), tmp_path / "whole")
     mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=keep, what=what, durable=False)
     small, report = mo.prune.crop(tensors, mo.prune.transformer_groups(tensors, config, what), keep=keep)
     write(tmp_path / "arrays", small, mo.prune.cropped_config(config, report))
@@ -224,7 +208,7 @@ def test_cropped_directories_load_and_mean_the_same(kind, options, what, keep, t
 
 
 def test_a_directory_without_some_heads_loads_by_our_loader(tmp_path):
-    saved(model_of("bert"), tmp_path / "whole")
+    save(model_of("bert"), tmp_path / "whole")
     report = mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=0.5, what="heads", durable=False)
     assert any("from_pretrained" in note for note in report.notes)
     assert np.isfinite(outputs(from_pretrained(transformers.AutoModel, tmp_path / "small"))).all()
@@ -232,7 +216,7 @@ def test_a_directory_without_some_heads_loads_by_our_loader(tmp_path):
 
 def test_cropped_and_quantized_in_one_pass_loads(tmp_path):
     pytest.importorskip("compressed_tensors", reason="the extra `interop` is not installed: compressed-tensors")
-    saved(model_of("llama", num_key_value_heads=2), tmp_path / "whole")
+    save(model_of("llama", num_key_value_heads=2), tmp_path / "whole")
     options = {"keep": 0.75, "what": "ffn", "durable": False}
     mo.crop_file(tmp_path / "whole", tmp_path / "small", **options)
     mo.crop_file(tmp_path / "whole", tmp_path / "both", then=mo.QuantizeOptions(bits=8), **options)

@@ -1,6 +1,5 @@
 """Transformers whose layers are BERT's or Llama's under other names: cropped, loaded, and saying the same."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import modelopt_rs as mo
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="the extra `interop` is not installed: torch")
 transformers = pytest.importorskip("transformers", reason="the extra `interop` is not installed: transformers")
-safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
 
 from modelopt_rs.errors import OptionError  # noqa: E402
 from modelopt_rs.interop.transformers import from_pretrained  # noqa: E402
+from saved_models import randomized, save, write  # noqa: E402
 
 # What other packages warn of is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -80,19 +80,7 @@ def saved(kind: str, options: dict[str, Any], auto: str, folder: Path) -> tuple[
     config = transformers.AutoConfig.for_model(kind, **(DISTIL if kind == "distilbert" else SMALL), **options)
     torch.manual_seed(0)
     model = getattr(transformers, auto).from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3)
-    model.save_pretrained(folder)
-    tensors = safetensors_numpy.load_file(folder / "model.safetensors")
-    return tensors, json.loads((folder / "config.json").read_text())
-
-
-def write(folder: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
-    folder.mkdir()
-    safetensors_numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return save(randomized(model), folder)
 
 
 def logits(model: Any) -> np.ndarray:
