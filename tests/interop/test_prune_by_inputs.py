@@ -63,6 +63,38 @@ def test_h35_what_goes_is_what_the_array_functions_choose(family: str, method: s
     assert sum((p == 0).float().mean() > 0.45 for p in again.parameters() if p.ndim == 2) >= 12
 
 
+PICTURES = {"image_size": 16, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2", "beit"])
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_h35_layers_that_files_call_otherwise_than_transformers_are_seen(
+    kind: str, method: str, tmp_path: Path
+) -> None:
+    config = transformers.AutoConfig.for_model(kind, **PICTURES, intermediate_size=48)
+    model = transformers.AutoModel.from_config(config)
+    model.save_pretrained(tmp_path / "model")
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=np.float32)
+    report = mo.prune_file(
+        tmp_path / "model", tmp_path / "out", sparsity=0.5, method=method, calibrate=[{"pixel_values": pixels}]
+    )
+    assert sum(t.decision == "prune" for t in report.tensors) >= 12
+    again = transformers.AutoModel.from_pretrained(tmp_path / "out")
+    layers = [module.weight for module in again.modules() if type(module) is torch.nn.Linear]
+    assert sum((weight == 0).float().mean() > 0.45 for weight in layers) >= 12
+
+
+def test_h35_a_model_without_a_layer_that_is_seen_is_refused(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=4, n_positions=32)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    none = "for a model that has no linear layer that transformers runs under the name of a tensor"
+    with pytest.raises(
+        mo.OptionError, match=rf"^method must be 'magnitude' {none}, got 'wanda'; or prune it as an ONNX"
+    ):
+        mo.prune_file(tmp_path / "model", tmp_path / "out", sparsity=0.5, method="wanda", calibrate=samples())
+    assert not (tmp_path / "out").exists()
+
+
 def test_h35_texts_need_a_tokenizer_and_plain_files_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "model", "bert")
     (tmp_path / "texts.txt").write_text("one\ntwo\n")

@@ -10,10 +10,11 @@ from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
-__all__ = ["NOT_LINEAR", "known_modules"]
+__all__ = ["known_modules", "unseen_modules"]
 
 AWQ = "method must be 'gptq' for this model, got 'awq': only of {known} it is known what makes the inputs of layers"
 CONV1D_GROUPS = f"{CONV1D}, so scales lie along its outputs, and inputs don't say how to round it"
+NO_LAYER = "no linear layer that transformers runs under the name of a tensor"
 NOT_LINEAR = "no linear layer that transformers runs: what goes into it isn't seen"
 
 
@@ -55,3 +56,24 @@ def known_modules(
     columns = {name: source.tensors[name].shape[1] for name in modules}
     kind, room = statistics_kind(method), execution.max_memory // 2  # the other half is for the weight
     return KnownInputs(method, unseen, ModuleInputs(source.path, modules, kind, columns, calibrate, room))
+
+
+def unseen_modules(source: Source, method: str) -> dict[str, str]:
+    """Return why weights of a Hugging Face directory can't be pruned by what goes into them.
+
+    Raises
+    ------
+    OptionError
+        If the model is tensors alone, or none of its weights can be pruned so.
+    ImportError
+        If torch and transformers aren't installed.
+    """
+    if source.container != "checkpoint" or source.config is None:
+        fix = "give its Hugging Face directory, or prune it as an ONNX model"
+        got = f"got {method!r}: nothing runs it; {fix}"
+        raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")
+    modules = linear_weights(source.path, source.tensors)
+    if not modules:
+        fix = "or prune it as an ONNX model"
+        raise OptionError(f"method must be 'magnitude' for a model that has {NO_LAYER}, got {method!r}; {fix}")
+    return {name: NOT_LINEAR for name in source.tensors if name not in modules}

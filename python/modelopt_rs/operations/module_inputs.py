@@ -35,7 +35,8 @@ EXTRA: Final = "calibrate: a Hugging Face model is run by transformers"
 def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Return which weights are those of linear layers, by name the module; nothing is loaded.
 
-    A base model's file under a head, and the reverse, differ by a prefix.
+    A base model's file under a head, and the reverse, differ by a prefix; some families have other names in files than
+    in this version of transformers.
 
     Raises
     ------
@@ -46,15 +47,33 @@ def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
     with torch.device("meta"):
         model = _class(transformers, path)(_config(transformers, path))
     linear = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
-    prefix = f"{model.base_model_prefix}."
+    prefix, loaded = f"{model.base_model_prefix}.", _renaming(model)
     found = {}
     for name in names:
-        plain = name.removesuffix(".weight")
+        plain = loaded(name).removesuffix(".weight")
         for each in (plain, prefix + plain, plain.removeprefix(prefix)):
             if name.endswith(".weight") and each in linear:
                 found[name] = each
                 break
     return found
+
+
+def _renaming(model: Any) -> Callable[[str], str]:
+    """Return what transformers calls a tensor of a file; before version 5 it calls it the same."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+    except ImportError:
+        return lambda name: name
+    # What puts tensors together or turns them is no weight of a layer as it stands in the file.
+    renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+
+    def loaded(name: str) -> str:
+        for each in renamings:
+            name, _ = each.rename_source_key(name)
+        return name
+
+    return loaded
 
 
 def run_modules(path: Path, modules: Mapping[str, str], given: Calibrate, visit: Callable[[str, Array], None]) -> None:

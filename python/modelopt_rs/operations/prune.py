@@ -12,7 +12,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.layouts.bitmask import bitmask_tensors, sparsity_config
 from modelopt_rs.layouts.bitmask_encoder import Bitmask
 from modelopt_rs.layouts.view import Widened, stored_nbytes
-from modelopt_rs.operations.known_modules import NOT_LINEAR
+from modelopt_rs.operations.known_modules import unseen_modules
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -307,15 +307,7 @@ def _graph_parts(
 
 
 def _unseen(source: Source, options: PruneOptions) -> dict[str, str]:
-    """Return why weights of a Hugging Face directory can't be pruned by what goes into them."""
-    if source.graph is not None or not options.calibrated:
-        return {}
-    if source.container != "checkpoint" or source.config is None:
-        fix = "give its Hugging Face directory, or prune it as an ONNX model"
-        got = f"got {options.method!r}: nothing runs it; {fix}"
-        raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")
-    modules = linear_weights(source.path, source.tensors)
-    return {name: NOT_LINEAR for name in source.tensors if name not in modules}
+    return unseen_modules(source, options.method) if source.graph is None and options.calibrated else {}
 
 
 def _inputs(
