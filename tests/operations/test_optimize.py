@@ -385,7 +385,7 @@ def off(report: Any) -> float:
     return float(np.sqrt(np.mean(squares)))
 
 
-@pytest.mark.parametrize("sizes", [(64, 96, 96, 10), (32, 64, 64, 64, 5)])
+@pytest.mark.parametrize("sizes", [(64, 96, 96, 10), pytest.param((32, 64, 64, 64, 5), marks=pytest.mark.slow)])
 def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
     tmp_path: Path, sizes: tuple[int, ...]
 ) -> None:

@@ -231,14 +231,14 @@ mod tests {
 
     #[test]
     fn test_what_is_found_is_better_and_the_same_for_every_instruction_set() {
-        let x = numbers(3 * 70_001);
+        let x = numbers(3 * 30_001);
         let granularities = [Granularity::Group { size: 32 }, Granularity::Group { size: 300 }, Granularity::Whole];
         let schemes = [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax];
         for (bits, scheme) in [8, 4, 2].into_iter().flat_map(|bits| schemes.map(|scheme| (bits, scheme))) {
             let uniform = Uniform { bits, scheme, offset_binary: false, signed: false };
             let how = How { stored: if scheme == Scheme::MinMax { ScaleDtype::Own } else { HOW.stored }, ..HOW };
             for granularity in granularities {
-                let spec = Spec { granularity, cols: 70_001 };
+                let spec = Spec { granularity, cols: 30_001 };
                 let mut norms = None;
                 isa::set(Isa::Portable);
                 let want = found(&x, uniform, spec, how);
@@ -250,7 +250,7 @@ mod tests {
                     isa::set(isa);
                     assert_eq!(found(&x, uniform, spec, how), want, "{uniform:?} {spec:?} {isa:?}");
                     let robust = How { norm: 0.7, ..how };
-                    let found = found(&x[..70_001], uniform, spec, robust);
+                    let found = found(&x[..30_001], uniform, spec, robust);
                     assert_eq!(*norms.get_or_insert_with(|| found.clone()), found, "{uniform:?} {spec:?} {isa:?}");
                 }
             }
