@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,18 +63,12 @@ def _renaming(model: Any) -> Callable[[str], str]:
     """Return what transformers calls a tensor of a file; before version 5 it calls it the same."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
+        from transformers.core_model_loading import WeightRenaming, apply_renamings
     except ImportError:
         return lambda name: name
     # What puts tensors together or turns them is no weight of a layer as it stands in the file.
     renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
-
-    def loaded(name: str) -> str:
-        for each in renamings:
-            name, _ = each.rename_source_key(name)
-        return name
-
-    return loaded
+    return partial(apply_renamings, weight_renamings=renamings)
 
 
 def run_modules(path: Path, modules: Mapping[str, str], given: Calibrate, visit: Callable[[str, Array], None]) -> None:

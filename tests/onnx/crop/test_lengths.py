@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 
 from graph_bert import HEADS, HIDDEN, WIDTH, Encoder
 from graph_nets import crops, groups_of
-from modelopt_rs.onnx.crop.lengths import stretched
+from modelopt_rs.onnx.crop.lengths import stretched, stretched_shape
 
 SIZES = {"batch": 2, "words": 5, "seen": 5}
 
@@ -78,3 +78,9 @@ def test_inputs_and_outputs_keep_the_names_of_their_lengths():
 )
 def test_of_two_lengths_that_meet_one_is_1_or_both_are_the_same(a, b, both):
     assert stretched(a, b) == stretched(b, a) == both
+
+
+def test_a_length_that_is_known_of_one_value_is_that_of_all() -> None:
+    assert stretched_shape([[None, "n", "m"], [5, "n", 1]]) == [5, "n", "m"]
+    assert stretched_shape([["a", "n"], ["b"], ["b"]]) == ["a", None]
+    assert stretched_shape([["a"], ["b"], [7]]) == [7]

@@ -1,6 +1,7 @@
 """Which names of lengths mean the same length: what the library calls anew wherever two names meet."""
 
 from collections.abc import Callable, Iterator, Set
+from functools import reduce
 from itertools import zip_longest
 from typing import Final, TypeAlias
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Element, Length, shape_of
 from modelopt_rs.onnx.crop.integers import Integers
 
-__all__ = ["merge_names", "named", "stretched"]
+__all__ = ["merge_names", "named", "stretched", "stretched_shape"]
 
 Known: TypeAlias = int | str | None
 Lengths: TypeAlias = list[Known]
@@ -42,6 +43,12 @@ def stretched(a: Known, b: Known) -> Known:
     if b == 1:
         return a
     return next((n for n in (a, b) if isinstance(n, int) and n > 1), None)
+
+
+def stretched_shape(shapes: list[Lengths]) -> Lengths:
+    """Return the lengths of what several values become together, axes counted from the end."""
+    rows = list(zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1))[::-1]
+    return [reduce(stretched, row) for row in rows]
 
 
 def merge_names(graph: ir.Graph, integers: Integers) -> bool:
@@ -102,21 +109,8 @@ def _shape(value: ir.Value | None, names: dict[str, str]) -> Lengths:
     return [_find(names, each) for each in shape]
 
 
-def _stretch(shapes: list[Lengths]) -> Lengths:
-    rows = list(zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1))[::-1]
-    found: Lengths = []
-    for row in rows:
-        length: Known = 1
-        for each in row:
-            length = stretched(length, each)
-            if length is None:
-                break
-        found.append(length)
-    return found
-
-
 def _stretched(node: ir.Node, integers: Integers, names: dict[str, str]) -> Lengths:
-    return _stretch([_shape(value, names) for value in node.inputs])
+    return stretched_shape([_shape(value, names) for value in node.inputs])
 
 
 def _product(node: ir.Node, integers: Integers, names: dict[str, str]) -> Lengths:
@@ -124,14 +118,14 @@ def _product(node: ir.Node, integers: Integers, names: dict[str, str]) -> Length
     a, b = (_shape(value, names) for value in node.inputs)
     if len(a) < 2 or len(b) < 2:
         return []
-    return [*_stretch([a[:-2], b[:-2]]), a[-2], b[-1]]
+    return [*stretched_shape([a[:-2], b[:-2]]), a[-2], b[-1]]
 
 
 def _expand(node: ir.Node, integers: Integers, names: dict[str, str]) -> Lengths:
     target = None if node.inputs[1] is None else integers.elements(node.inputs[1])
     if target is None:
         return []
-    return _stretch([_shape(node.inputs[0], names), [_find(names, named(each)) for each in target]])
+    return stretched_shape([_shape(node.inputs[0], names), [_find(names, named(each)) for each in target]])
 
 
 def _reshape(node: ir.Node, integers: Integers, names: dict[str, str]) -> Lengths:

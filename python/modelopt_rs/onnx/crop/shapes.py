@@ -7,10 +7,10 @@ import onnx
 import onnx_ir as ir
 
 from modelopt_rs.onnx.apart import call_apart, without_large
-from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, Element, shape_of
+from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
 from modelopt_rs.onnx.crop.integers import Integers
-from modelopt_rs.onnx.crop.lengths import merge_names
+from modelopt_rs.onnx.crop.lengths import merge_names, named, stretched_shape
 from modelopt_rs.onnx.crop.regroup import tokens
 
 __all__ = ["infer_shapes"]
@@ -94,7 +94,11 @@ def _complete(node: ir.Node, integers: Integers) -> bool:
     target = None if shape is None else integers.present(shape)
     if lengths is None or target is None or node.attributes.get_int("allowzero", 0) != 0:
         return False
-    after = _expanded(lengths, target) if node.op_type == "Expand" else tokens(node, lengths, target, {})[1]
+    after = (
+        stretched_shape([lengths, [named(each) for each in target]])
+        if node.op_type == "Expand"
+        else tokens(node, lengths, target, {})[1]
+    )
     old = shape_of(y) or [None] * len(after)
     if len(old) != len(after):
         return False  # the file says something else
@@ -146,13 +150,6 @@ def _normed(node: ir.Node, integers: Integers) -> bool:
         return False
     y.shape, y.dtype = ir.Shape(list(x.shape)), x.dtype
     return True
-
-
-def _expanded(lengths: list[int | str | None], target: list[Element]) -> list[object]:
-    """Return the lengths of an Expand's output that are known."""
-    rank = max(len(lengths), len(target))
-    pairs = zip([1] * (rank - len(lengths)) + lengths, [1] * (rank - len(target)) + target, strict=True)
-    return [a if b == 1 else next((n for n in (a, b) if isinstance(n, int) and n > 1), None) for a, b in pairs]
 
 
 RULES: Final[dict[str, Callable[[ir.Node, Integers], bool]]] = {
