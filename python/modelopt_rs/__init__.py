@@ -7,21 +7,19 @@ and `modelopt_rs.preprocess` (images and embeddings into what a model reads). `m
 safetensors. The command `modelopt-rs` does what the functions of files do. Unrelated to NVIDIA's Model Optimizer.
 """
 
-import sys
+# ruff: isort: skip_file
+from modelopt_rs.start import end_on_interrupt, is_command
+
+if is_command():  # whose first milliseconds are the imports below
+    end_on_interrupt()
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-try:
-    import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
+import numpy as np  # now, not at the first use: where it can't be imported (a subinterpreter) is where to say so
 
-    from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
-    from modelopt_rs.signatures import show_options
-except KeyboardInterrupt:
-    # A command that is interrupted here has no code of its own yet that would say so.
-    if "modelopt-rs" not in sys.argv[0] and (sys.argv[0], "modelopt_rs" in sys.orig_argv) != ("-m", True):
-        raise
-    print("modelopt-rs: interrupted", file=sys.stderr)
-    sys.exit(130)
+from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError, __version__
+from modelopt_rs.signatures import show_options
 
 if TYPE_CHECKING:
     from modelopt_rs import files, optim, preprocess, prune, quant, reduce
@@ -73,7 +71,7 @@ _WHERE: Final = {
 }
 _MODULES: Final = ("files", "optim", "preprocess", "prune", "quant", "reduce")
 
-del np, sys
+del end_on_interrupt, is_command, np
 
 __all__ = [
     "FormatError",

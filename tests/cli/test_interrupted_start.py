@@ -28,7 +28,9 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.parametrize(
     "module",
     [
+        "typing",
         "numpy",
+        "datetime",  # imported by C code of NumPy, which makes an ImportError of whatever happens
         "numpy.linalg",
         "modelopt_rs._core",
         "click",
@@ -48,3 +50,36 @@ def test_h48_an_interrupt_during_imports_ends_with_130_and_no_traceback(tmp_path
     variables = {**os.environ, "PYTHONPATH": path, "INTERRUPTED_IMPORT": module}
     done = subprocess.run([*command, "quantize", "--help"], capture_output=True, text=True, env=variables)
     assert (done.returncode, done.stderr) == (130, "modelopt-rs: interrupted\n")
+
+
+PROGRAM = """
+import os, signal
+import modelopt_rs
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize("name", ["train.py", "modelopt-rs.py"])
+def test_a_program_that_imports_the_package_is_interrupted_as_python_does(tmp_path: Path, name: str) -> None:
+    script = tmp_path / "modelopt-rs" / name
+    script.parent.mkdir()
+    script.write_text(PROGRAM)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cleaned up\n", "")
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` and shells' background jobs start a command."""
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv = ["/usr/bin/modelopt-rs", "--version"]
+from modelopt_rs.cli import main
+signal.raise_signal(signal.SIGINT)
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -20,14 +20,16 @@ EXTRA_MEMORY = 64 << 20
 RUNS = 2  # a run in onnxruntime has an allocator of its own, of max_memory and the weights; and gives copies
 MAX_SECONDS = 10
 """Of CPU time, for a mutant with all that it goes through."""
-A_WORKER = 1000  # mutants: what libraries keep from one to the next is none of the last one's memory
+A_WORKER = 1000  # mutants, whose memory is what each needs more than there was at its start
+KEPT = 192 << 20
+"""After the first mutant: libraries that are imported when they are needed, what an allocator keeps; more is a leak."""
 WATCHDOG = 120  # seconds on the clock: other processes may have the CPU
 
 
 @dataclass
 class Outcome:
-    """What became of mutants: unpromised errors, by seed; hangs, deaths, those over their memory; the most time and
-    memory (of models that are run, too).
+    """What became of mutants: unpromised errors, by seed; hangs, deaths, those over their memory, where a process
+    kept too much; the most time and memory (of models that are run, too).
     """
 
     mutants: int = 0
@@ -37,6 +39,8 @@ class Outcome:
     peak: int = 0
     peak_of_runs: int = 0
     greedy: list[int] = field(default_factory=list)
+    leaks: list[int] = field(default_factory=list)
+    kept: int = 0
     seconds: float = 0.0
 
     def problems(self) -> list[str]:
@@ -44,6 +48,7 @@ class Outcome:
         found = [f"seed {seed}: {text}" for seed, texts in self.errors.items() for text in texts]
         found += [f"seed {seed}: hangs" for seed in self.hangs] + [f"seed {seed}: died" for seed in self.deaths]
         found += [f"seed {seed}: more memory" for seed in self.greedy]
+        found += [f"seed {seed}: memory that is kept" for seed in self.leaks]
         return found
 
 
@@ -86,6 +91,9 @@ def _feed(worker: Any, left: list[int], outcome: Outcome) -> None:
             outcome.hangs.append(seed)
         if row["peak"] > (RUNS if row["ran"] else 1) * MAX_MEMORY + EXTRA_MEMORY:
             outcome.greedy.append(seed)
+        if row["kept"] > KEPT:
+            outcome.leaks.append(seed)
+        outcome.kept = max(outcome.kept, row["kept"])
         peak = "peak_of_runs" if row["ran"] else "peak"
         setattr(outcome, peak, max(getattr(outcome, peak), row["peak"]))
         outcome.seconds = max(outcome.seconds, row["seconds"])
@@ -103,7 +111,7 @@ def main() -> int:
         f"{kind}: {outcome.mutants:,} mutants in {time.monotonic() - start:.0f} s, {len(outcome.errors):,} with errors, "  # noqa: E501
         f"{len(outcome.hangs)} hangs {outcome.hangs[:5]}, {len(outcome.deaths)} deaths {outcome.deaths[:5]}; "
         f"at most {outcome.seconds:.1f} s and {outcome.peak / 2**20:.0f} MiB more, "
-        f"with a run {outcome.peak_of_runs / 2**20:.0f}"
+        f"with a run {outcome.peak_of_runs / 2**20:.0f}, kept {outcome.kept / 2**20:.0f}"
     )
     return 1 if problems else 0
 

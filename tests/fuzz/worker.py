@@ -193,6 +193,11 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def resident() -> int:
+    """Return the bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def main() -> None:
     kind, limit = sys.argv[1], int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
@@ -201,16 +206,18 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with tempfile.TemporaryDirectory() as folder:
         run = arrays if kind == "arrays" else files(kind, Path(folder), limit)
-        base = 0
+        first = 0
         for line in sys.stdin:
             start = time.process_time()
             forget_peak()
+            before = resident()
             with np.errstate(all="ignore"):
                 found = run(int(line))
             gc.collect(0)
             peak = peak_memory()
-            base = base or peak  # of the first, which has brought the libraries
-            row = {"seed": int(line), "found": found, "seconds": time.process_time() - start, "peak": peak - base}
+            first = first or peak  # it has brought the libraries
+            row = {"seed": int(line), "found": found, "seconds": time.process_time() - start}
+            row |= {"peak": max(0, peak - max(before, first)), "kept": max(0, resident() - first)}
             row["ran"] = kind in ("onnx", "graphs") and is_run(random.Random(int(line)))
             answers.write(json.dumps(row) + "\n")
             answers.flush()

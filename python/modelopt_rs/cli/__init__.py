@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from modelopt_rs.start import raise_on_interrupt
+
 __all__ = ["main"]
 
 
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"modelopt-rs: the installation is broken, install modelopt_rs again: {what}", file=sys.stderr)
         return 70
     try:
+        raise_on_interrupt()
         return run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:  # before it is told what to do then
         return _interrupted()
