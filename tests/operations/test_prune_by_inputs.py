@@ -187,7 +187,7 @@ def test_what_goes_into_a_layer_and_is_not_seen_leaves_it_alone(tmp_path):
     [
         ({"method": "wanda", "calibrate": None}, "method must be 'wanda' or 'sparsegpt' with calibrate"),
         ({"method": "magnitude"}, "got calibrate with 'magnitude'"),
-        ({"method": "obs"}, "method must be one of 'magnitude', 'wanda', 'sparsegpt', got 'obs'"),
+        ({"method": "obs"}, "method must be 'magnitude', 'wanda' or 'sparsegpt', got 'obs'"),
         ({"method": "wanda", "scope": "row"}, "scope must be left out with method 'wanda' (each row loses the share)"),
         ({"method": "wanda", "max_memory": 5000}, "max_memory is 5,000"),
         ({"method": "wanda", "calibrate": {"z": np.ones(3)}}, "calibrate"),
