@@ -30,6 +30,7 @@ __all__ = [
     "plan_quantize",
     "refusal",
     "spec_of",
+    "why_never",
 ]
 
 QUANTIZED: Final = {name: FLOATS[name] for name in STORED.values()}
@@ -319,12 +320,17 @@ def plan_quantize(
     return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
 
-def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
-    """Say why a tensor can't be quantized with these options; None if it can."""
+def why_never(info: TensorInfo) -> str | None:
+    """Say why a tensor can't be quantized with any options, for its dtype or shape; None if it can."""
     if info.dtype not in QUANTIZED:
         return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
-    if 0 in info.shape:
-        return "empty"
+    return "empty" if 0 in info.shape else None
+
+
+def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
+    """Say why a tensor can't be quantized with these options; None if it can."""
+    if (reason := why_never(info)) is not None:
+        return reason
     options = options.at(info.name)
     unread = why_not_loaded(info, options.layout.name, options.layout.spec(options), config)
     can_hold = options.layout.can_hold(info)
