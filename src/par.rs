@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::race::OnceBox;
 
-pub use settings::{MAX_THREADS, VARIABLE, init_from_env, num_threads, set_num_threads, swap_override};
+pub use settings::{MAX_THREADS, init_from_env, num_threads, set_num_threads, swap_override};
 
 use crate::isa;
 use awake::Awake;

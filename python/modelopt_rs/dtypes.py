@@ -19,6 +19,7 @@ __all__ = [
     "DTYPES",
     "FLOATS",
     "INTEGERS",
+    "STORED",
     "Dtype",
     "array_dtype",
     "bf16_to_float32",
@@ -105,6 +106,9 @@ BY_ONNX_NUMBER: Final = {dtype.onnx: dtype.name for dtype in DTYPES.values()}
 
 BY_WORD: Final = {dtype.word: dtype.name for dtype in DTYPES.values() if dtype.word is not None}
 """The same by the names that NumPy, `ml_dtypes` and torch have for them."""
+
+STORED: Final = {word: BY_WORD[word] for word in ("float32", "float16", "bfloat16")}
+"""The dtypes that weights, and the scales of their codes, are stored in, by the names that users have for them."""
 
 
 def is_packed(dtype: str) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "UnsupportedError",
     "binary_size",
     "check_mapping",
+    "check_option",
     "listing",
     "quote",
 ]
@@ -85,6 +86,27 @@ def check_mapping(function: str, name: str, value: object, of: str) -> None:
     other = next((key for key in value if not isinstance(key, str)), None)
     if other is not None:
         raise TypeError(f"{function}: {name} must have keys of str, got {type(other).__name__}")
+
+
+def check_option(name: str, value: object, known: Sequence[object]) -> None:
+    """Refuse a value of an option that is none of those that it has.
+
+    Raises
+    ------
+    OptionError
+        If it is another.
+
+    Examples
+    --------
+    >>> from modelopt_rs.errors import check_option
+    >>> check_option("scope", "row", ("tensor", "row", "global"))
+    >>> check_option("scope", "layer", ("tensor", "row", "global"))
+    Traceback (most recent call last):
+    modelopt_rs.errors.OptionError: scope must be 'tensor', 'row' or 'global', got 'layer'
+    """
+    if value not in known:
+        *most, last = map(repr, known)
+        raise OptionError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

@@ -76,7 +76,7 @@ mod tests {
             for shared in [Shared::All, Shared::Axis, Shared::Blocks(1), Shared::Blocks(7), Shared::Blocks(64)] {
                 let layout = Layout { channels, inner, shared };
                 let n = outer * channels * inner;
-                let parts = layout.parts(n);
+                let parts = 1 + (0..n).map(|i| part(layout, i)).max().unwrap();
                 let scale: Vec<f32> = (0..parts).map(|i| 0.1 + (i % 23) as f32 * 0.013).collect();
                 let zero_point: Vec<i32> = (0..parts).map(|i| (i % 17) as i32 - 8).collect();
                 let x = random(n);
@@ -85,7 +85,7 @@ mod tests {
                     let mut codes = vec![0u8; n];
                     quantize(&Direct(&x), params, INT8, &mut codes, threads);
                     let mut back = vec![0f32; n];
-                    dequantize::<f32, f32>(&Coded::new(&codes, Bytes::SIGNED, params), &mut back, threads);
+                    dequantize::<f32, f32>(&Coded::new(&codes, Bytes::new(8, true), params), &mut back, threads);
                     (codes, back)
                 };
                 let (codes, back) = run(1);
@@ -142,7 +142,7 @@ mod tests {
     fn test_codes_to_other_codes_are_those_of_the_numbers_between() {
         let codes: Vec<u8> = (0..=255).collect();
         let (from, to) = (whole(&[0.07], &[3]), whole(&[0.11], &[-5]));
-        let source = Coded::new(&codes, Bytes::SIGNED, from);
+        let source = Coded::new(&codes, Bytes::new(8, true), from);
         let (mut between, mut want, mut got) = ([0f32; 256], [0u8; 256], [0u8; 256]);
         dequantize(&source, &mut between, 1);
         quantize(&Direct(&between), to, INT8, &mut want, 1);

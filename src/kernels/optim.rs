@@ -24,7 +24,7 @@ pub use adafactor::{Adafactor, Factored, adafactor};
 pub use adam::Semantics;
 pub use coded::{Blocks, decode, encode};
 pub use coding::{Coding, DynamicMaps, FourBits, Minifloats};
-pub use kind::{Allowed, Hyper, Kind, MU_PRODUCT, PLAIN, Run, Runs};
+pub use kind::{Allowed, Hyper, Kind, MU_PRODUCT, PLAIN, Runs};
 pub use noise::Noise;
 pub use storage::{Plain, Storage};
 pub use tensor::{Grad, Narrow, Param, Tensor};
@@ -207,8 +207,7 @@ fn step_piece<C: Real, K: Storage<C>, A: Algorithm<C>>(
     prepared: Prepared<C>,
     algorithm: A,
 ) {
-    if K::ANY_LENGTH
-        && piece.mask.is_none()
+    if piece.mask.is_none()
         && let (Param::Own(param), Grad::Own(grad)) = (&mut piece.param, piece.grad)
     {
         return K::step_block(param, grad, &mut piece.states, buffers, &prepared, &algorithm);

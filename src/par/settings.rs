@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const MAX_THREADS: usize = 1024;
 
 /// The environment variable for the default number of threads.
-pub const VARIABLE: &str = "MODELOPT_RS_NUM_THREADS";
+const VARIABLE: &str = "MODELOPT_RS_NUM_THREADS";
 
 /// 0: not set, the CPUs of this process.
 static DEFAULT_THREADS: AtomicUsize = AtomicUsize::new(0);

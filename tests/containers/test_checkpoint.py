@@ -381,8 +381,10 @@ def test_hub_caches_of_links_are_copied_as_files(model: Path, tmp_path: Path) ->
 
 def test_a_directory_without_a_model_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "model.onnx").write_bytes(b"")
-    with pytest.raises(FormatError, match=r"is in the directory; give one of its files: 'onnx/model.onnx'$"):
+    for name in ("onnx/model.onnx", "weights.hdf5", "vocab.txt"):
+        (tmp_path / name).write_bytes(b"")
+    said = r"is in the directory; give one of its files: 'weights.hdf5'; 'onnx/model.onnx'$"
+    with pytest.raises(FormatError, match=said):
         mo.inspect_file(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")

@@ -169,7 +169,7 @@ def test_config_decides_what_the_shapes_leave_open(tmp_path: Path) -> None:
     """Rows of 8 codes take one word at 2 and at 4 bits."""
     weight = make(PackedSpec(4), 3, 8)
     save(tmp_path / "model.safetensors", weight.tensors)
-    with pytest.raises(FormatError, match=r"\(3, 8\) as \(3, 1\) with scale \(3, 1\) may have 2 or 4 bits"):
+    with pytest.raises(FormatError, match=r"\(3, 8\) as \(3, 1\) with scale \(3, 1\) may have 4 or 2 bits"):
         files.open(tmp_path, dequantize=True)
     for spec in (PackedSpec(4), PackedSpec(8)):
         config = {"quantization_config": quantization_config({spec: ["Linear"]})}

@@ -69,7 +69,7 @@ def test_a_directory_loses_its_quantization_config(tmp_path: Path, form) -> None
 
 def test_dtype_must_be_known(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", bert())
-    with pytest.raises(OptionError, match="dtype must be one of float32, float16, bfloat16, got 'int8'"):
+    with pytest.raises(OptionError, match="dtype must be 'float32', 'float16' or 'bfloat16', got 'int8'"):
         mo.dequantize_file(source, tmp_path / "b.safetensors", dtype="int8")
 
 

@@ -484,9 +484,9 @@ def test_progress_adds_up(tmp_path: Path, options: dict[str, Any]) -> None:
         ({"n": 2, "m": 64}, "m must be from 2 to 32, got 64"),
         ({"n": 4, "m": 4}, "n must be from 1 to below m (4), got 4"),
         ({"n": 2, "m": 4, "scope": "row"}, "scope must be left out with n and m, got 'row'"),
-        ({"sparsity": 0.5, "scope": "layer"}, "scope must be one of 'tensor', 'row', 'global', got 'layer'"),
-        ({"sparsity": 0.5, "format": "csr"}, "format must be one of 'dense', 'bitmask', got 'csr'"),
-        ({"sparsity": 0.5, "nonfinite": "ignore"}, "nonfinite must be one of 'raise', 'largest', got 'ignore'"),
+        ({"sparsity": 0.5, "scope": "layer"}, "scope must be 'tensor', 'row' or 'global', got 'layer'"),
+        ({"sparsity": 0.5, "format": "csr"}, "format must be 'dense' or 'bitmask', got 'csr'"),
+        ({"sparsity": 0.5, "nonfinite": "ignore"}, "nonfinite must be 'raise' or 'largest', got 'ignore'"),
         (
             {"sparsity": 0.5, "format": "bitmask", "then": mo.QuantizeOptions()},
             "format must be 'dense' with then, got 'bitmask': what is quantized has its own layout",

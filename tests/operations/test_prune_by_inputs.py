@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.errors import OptionError
-from modelopt_rs.onnx.layer_inputs import layer_rows
+from modelopt_rs.onnx.layer_inputs import Data, InputStream, layer_inputs
 from modelopt_rs.onnx.patches import Patches
+from modelopt_rs.onnx.weights import find_weights
 
 RNG = np.random.default_rng(0)
 SAMPLES = {"x": RNG.normal(size=(12, 8, 9, 9)).astype(np.float32) * np.linspace(0.1, 3, 9, dtype=np.float32)}
@@ -187,7 +188,7 @@ def test_what_goes_into_a_layer_and_is_not_seen_leaves_it_alone(tmp_path):
     [
         ({"method": "wanda", "calibrate": None}, "method must be 'wanda' or 'sparsegpt' with calibrate"),
         ({"method": "magnitude"}, "got calibrate with 'magnitude'"),
-        ({"method": "obs"}, "method must be one of 'magnitude', 'wanda', 'sparsegpt', got 'obs'"),
+        ({"method": "obs"}, "method must be 'magnitude', 'wanda' or 'sparsegpt', got 'obs'"),
         ({"method": "wanda", "scope": "row"}, "scope must be left out with method 'wanda' (each row loses the share)"),
         ({"method": "wanda", "max_memory": 5000}, "max_memory is 5,000"),
         ({"method": "wanda", "calibrate": {"z": np.ones(3)}}, "calibrate"),
@@ -249,9 +250,14 @@ def test_rows_of_layers_come_in_batches_with_the_names_of_their_weights(tmp_path
     onnx.save(proto, tmp_path / "a.onnx")
     found = {}
     with mo.files.open(tmp_path / "a.onnx") as source:
-        for name, group, rows in layer_rows(source.graph, source.path, list(PLACES), SAMPLES):
+        weights = {each.name: layer_inputs(each) for each in find_weights(source.graph) if each.name in PLACES}
+        takers = [each for inputs in weights.values() for each in inputs]
+        values = list(dict.fromkeys(each.value for each in takers))
+        stream = InputStream(source.graph, source.path, values, Data(SAMPLES, None), threads=None, max_memory=0)
+        for each, group, rows in stream.rows(dict.fromkeys(takers)):
             assert rows.dtype == np.float32
-            found.setdefault((name, group), []).append(rows.copy())
+            for name in (name for name, inputs in weights.items() if each in inputs):
+                found.setdefault((name, group), []).append(rows.copy())
     runs = inner_values(proto)
     for name, (_, _, cut) in PLACES.items():
         for group, _ in enumerate(cut(runs[0][name])):

@@ -14,6 +14,7 @@ from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
 from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.operations.crop import crop_file
+from modelopt_rs.planning.crop import NONFINITE, SCOPES, WHAT
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.reports import CropFileReport
@@ -51,7 +52,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--what",
-    type=Choice(["heads", "query_heads", "ffn", "channels", "hidden", "all"]),
+    type=Choice(WHAT),
     multiple=True,
     help="What is cropped; all is heads, ffn and hidden, and channels of convolutions in ONNX models. Repeatable.",
 )
@@ -77,7 +78,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--scope",
-    type=Choice(["group", "global"]),
+    type=Choice(SCOPES),
     default="group",
     show_default=True,
     help="What keeps SHARE: each group, or all groups as one.",
@@ -91,7 +92,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--nonfinite",
-    type=Choice(["raise", "remove"]),
+    type=Choice(NONFINITE),
     default="raise",
     show_default=True,
     help="Units with a NaN: refuse, or remove first.",

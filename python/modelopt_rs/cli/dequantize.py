@@ -6,6 +6,7 @@ from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.options import common, model, output
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.show import progress, show_totals, show_warnings
+from modelopt_rs.dtypes import STORED
 from modelopt_rs.operations.dequantize import dequantize_file
 
 __all__ = ["dequantize"]
@@ -16,7 +17,7 @@ __all__ = ["dequantize"]
 @output(required=True)
 @click.option(
     "--dtype",
-    type=Choice(["float32", "float16", "bfloat16"]),
+    type=Choice(list(STORED)),
     default="float32",
     show_default=True,
     help="What the quantized weights become.",

@@ -7,8 +7,11 @@ import click
 
 from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.reports import reporting
+from modelopt_rs.dtypes import STORED
 from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.quantize import NONFINITE
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.memory import bytes_of
 
 __all__ = [
@@ -29,6 +32,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SEARCHES: Final[Mapping[str, str | None]] = {"mse": "mse", "none": None}
 """What `--search` says."""
+_BITS: Final = tuple(map(str, BITS))
 
 
 def parse_size(text: str) -> int:
@@ -103,14 +107,14 @@ QUANTIZATION: Final = (
     ),
     click.option(
         "--nonfinite",
-        type=Choice(["raise", "saturate"]),
+        type=Choice(NONFINITE),
         default="raise",
         show_default=True,
         help="NaN and infinities: refuse, or NaN to 0 and infinities to the largest code.",
     ),
     click.option(
         "--scale-dtype",
-        type=Choice(["float32", "float16", "bfloat16"]),
+        type=Choice(list(STORED)),
         help="What scales are stored in.  [default: float32 at 8 bits, else 16 bits]",
     ),
     click.option(
@@ -150,7 +154,7 @@ QUANTIZATION: Final = (
         metavar="GLOB=BITS",
         help="Bits of some weights, where others than --bits. Repeatable; the first that matches counts.",
     ),
-    click.option("--bits", type=Choice(["8", "4", "2"]), default="8", show_default=True, help="Bits of a code."),
+    click.option("--bits", type=Choice(_BITS), default="8", show_default=True, help="Bits of a code."),
 )
 
 
@@ -166,7 +170,7 @@ def read_bits_of(texts: tuple[str, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         glob, _, bits = text.rpartition("=")
-        if not glob or bits not in ("8", "4", "2"):
+        if not glob or bits not in _BITS:
             raise click.BadParameter(
                 f"{text!r} is not a glob and 8, 4 or 2, such as '*.value.weight=8'", param_hint="'--bits-of'"
             )

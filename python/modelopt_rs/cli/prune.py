@@ -12,6 +12,7 @@ from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings
 from modelopt_rs.cli.then import Chain, then_option
 from modelopt_rs.operations.prune import prune_file
+from modelopt_rs.planning.prune import FORMATS, METHODS, NONFINITE, SCOPES
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 
@@ -45,7 +46,7 @@ def parse_n_of_m(text: str) -> tuple[int, int]:
 )
 @click.option(
     "--method",
-    type=Choice(["magnitude", "wanda", "sparsegpt"]),
+    type=Choice(METHODS),
     default="magnitude",
     show_default=True,
     help="What goes: the smallest weights, or (with --calibrate) by what goes into layers as well; sparsegpt "
@@ -60,21 +61,21 @@ def parse_n_of_m(text: str) -> tuple[int, int]:
 )
 @click.option(
     "--scope",
-    type=Choice(["tensor", "row", "global"]),
+    type=Choice(SCOPES),
     default="tensor",
     show_default=True,
     help="What loses SHARE: each tensor, each of its rows, or all tensors as one.",
 )
 @click.option(
     "--format",
-    type=Choice(["dense", "bitmask"]),
+    type=Choice(FORMATS),
     default="dense",
     show_default=True,
     help="Store zeros, or a bit for each weight and those that are left.",
 )
 @click.option(
     "--nonfinite",
-    type=Choice(["raise", "largest"]),
+    type=Choice(NONFINITE),
     default="raise",
     show_default=True,
     help="NaN: refuse, or keep as larger than all numbers.",

@@ -20,14 +20,14 @@ from modelopt_rs.errors import SourceWarning, UnsupportedError, listing, quote
 from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.model import Source, TensorInfo, Tile
 
-__all__ = ["INDEX_SUFFIX", "TORCH_INDEX", "CheckpointSource", "read_config"]
+__all__ = ["INDEX_SUFFIX", "TORCH_INDEX", "CheckpointSource", "is_checkpoint", "no_checkpoint", "read_config"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 _SINGLE = "model.safetensors"
 _INDEX = "model" + INDEX_SUFFIX
 _TORCH_SINGLE = "pytorch_model.bin"
-_MODELS = (".safetensors", ".onnx", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".keras")  # what a command takes, as a file
+_NAMES = (_SINGLE, _INDEX, _TORCH_SINGLE, TORCH_INDEX)  # of several the first counts, as in transformers
 # The names of shards: what an index must name of all that the directory has.
 _SHARDS = {False: r"model-\d{5}-of-\d{5}\.safetensors", True: r"pytorch_model-\d{5}-of-\d{5}\.bin"}
 
@@ -181,33 +181,32 @@ class CheckpointSource(Source):
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
-    """Return the directory and its index or single file.
-
-    With both a single file and an index in the directory the single file counts, as in transformers.
-    """
+    """Return the directory and its index or single file."""
     if path.name.endswith((INDEX_SUFFIX, TORCH_INDEX)):
         return path.parent, path
-    names = (_SINGLE, _INDEX, _TORCH_SINGLE, TORCH_INDEX)
-    for name in names:
+    for name in _NAMES:
         if (path / name).exists():
             return path, path / name
     path.stat()
-    none = f"{path}: none of {', '.join(names)} is in the directory"
-    files = _model_files(path)
+    raise no_checkpoint(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is an index, or a directory with one or with a single file."""
+    if path.name.endswith((INDEX_SUFFIX, TORCH_INDEX)):
+        return True
+    return path.is_dir() and any((path / name).exists() for name in _NAMES)
+
+
+def no_checkpoint(path: Path, models: Sequence[str] = ()) -> FormatError:
+    """Return what says that a directory is none, what it is, and which of its files can be given instead."""
+    none = f"{path}: none of {', '.join(_NAMES)} is in the directory"
     if (path / "adapter_config.json").exists():
         fix = "merge it into its model first, with peft's merge_and_unload()"
-        raise UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
+        return UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
     if (foreign := foreign_directory(path)) is not None:
-        raise UnsupportedError(f"{none}: it has {foreign}")
-    raise FormatError(none + (f"; give one of its files: {listing(files)}" if files else ""))
-
-
-def _model_files(path: Path) -> list[str]:
-    """Return what looks like a model, here and in the folders of a directory."""
-    found = []
-    for depth in ("*", "*/*"):
-        found += sorted(each for each in path.glob(depth) if each.suffix in _MODELS and each.is_file())
-    return [quote(str(each.relative_to(path))) for each in found]
+        return UnsupportedError(f"{none}: it has {foreign}")
+    return FormatError(none + (f"; give one of its files: {listing(list(models))}" if models else ""))
 
 
 def _open_shard(path: Path, max_header: int, max_tensors: int) -> _Shard:

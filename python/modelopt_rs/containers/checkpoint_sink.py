@@ -15,7 +15,7 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.containers.atomic import AtomicFile, check_free, is_temporary, resolve
 from modelopt_rs.containers.atomic_directory import AtomicDirectory
-from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, TORCH_INDEX, CheckpointSource
+from modelopt_rs.containers.checkpoint import CheckpointSource, is_checkpoint
 from modelopt_rs.containers.container import Access, Output
 from modelopt_rs.containers.reading import call, open_regular, read_into
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
@@ -247,7 +247,7 @@ class _Checkpoint:
     written_as = None
 
     def sniff(self, path: Path, begin: bytes) -> bool:
-        return path.is_dir() or path.name.endswith((INDEX_SUFFIX, TORCH_INDEX))
+        return is_checkpoint(path)
 
     def open(self, path: Path, access: Access) -> CheckpointSource:
         return CheckpointSource(path, max_header=access.max_header, max_tensors=access.max_tensors)

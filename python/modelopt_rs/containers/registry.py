@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelopt_rs.arguments import shown
-from modelopt_rs.containers.checkpoint import INDEX_SUFFIX
+from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, no_checkpoint
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
 from modelopt_rs.containers.foreign import foreign_file
@@ -14,7 +14,7 @@ from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.torch_file import TORCH
-from modelopt_rs.errors import FormatError, OptionError, UnsupportedError
+from modelopt_rs.errors import FormatError, OptionError, UnsupportedError, quote
 from modelopt_rs.stream.model import Sink, Source
 
 __all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"]
@@ -45,6 +45,8 @@ def container_at(path: Path) -> Container:
     """
     if CHECKPOINT.sniff(path, b""):
         return CHECKPOINT
+    if path.is_dir():
+        raise no_checkpoint(path, _models_in(path))
     begin = _begin(path)
     known = [each for each in CONTAINERS if each.sniff(path, begin[:_BEGIN])]
     if (foreign := foreign_file(path, begin, bool(known))) is not None:
@@ -56,6 +58,18 @@ def container_at(path: Path) -> Container:
         f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index, a file of torch.save or Keras, "
         "or an ONNX model"
     )
+
+
+def _models_in(path: Path) -> list[str]:
+    """Return what looks like a model file, here and in the folders of a directory."""
+    read = {suffix for each in CONTAINERS for suffix in each.suffixes}
+    found = [
+        each
+        for depth in ("*", "*/*")
+        for each in sorted(path.glob(depth))
+        if each.suffix.lower() in read and each.is_file()
+    ]
+    return [quote(str(each.relative_to(path))) for each in found]
 
 
 def _begin(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs import _core
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import bf16_to_float32, nbytes, numpy_dtype
+from modelopt_rs.dtypes import STORED, bf16_to_float32, nbytes, numpy_dtype
 from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.layouts.decoder import Decoder
 from modelopt_rs.layouts.pack_quantized import read_specs
@@ -182,7 +182,7 @@ def _find_spec(source: Source, weight: str, shape: tuple[int, ...], allowed: lis
     if f"{weight}_g_idx" in source.tensors:
         raise UnsupportedError(f"{where}: reordered columns ({quote(weight + '_g_idx')}) are not supported")
     scale = source.tensors.get(f"{weight}_scale")
-    if scale is None or scale.dtype not in ("F32", "F16", "BF16"):
+    if scale is None or scale.dtype not in STORED.values():
         raise FormatError(f"{where}: {quote(weight + '_scale')} must be there and be F32, F16 or BF16")
     if len(scale.shape) != 2:
         raise UnsupportedError(f"{where}: a scale of shape {scale.shape} is not supported")

@@ -19,7 +19,7 @@ from modelopt_rs.stream.buffer import Buffer
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["RowQuantizer", "quantizer_buffers", "scales_of"]
+__all__ = ["ROUNDED", "RowQuantizer", "quantizer_buffers", "scales_of"]
 
 # What scales are rounded to before codes are made; those that are computed in the dtype that is stored are not.
 ROUNDED: Final[Mapping[str, ScaleDtype]] = {"F32": None, "F16": "float16", "BF16": "bfloat16"}

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.dtypes import DTYPES, FLOATS, array_dtype
+from modelopt_rs.dtypes import DTYPES, FLOATS, STORED, array_dtype
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
 from modelopt_rs.layouts.layout import Layout, StoredWeight, WritableLayout
 from modelopt_rs.layouts.registry import LAYOUTS, METADATA_KEY
@@ -236,9 +236,8 @@ def _model_dtype(source: Source) -> str:
     """Return the dtype that a model computes in."""
     config = source.config or {}
     said = config.get("dtype", config.get("torch_dtype"))
-    named = {DTYPES[name].word: name for name in ("F16", "BF16", "F32")}
-    if isinstance(said, str) and said.removeprefix("torch.") in named:
-        return named[said.removeprefix("torch.")]
+    if isinstance(said, str) and said.removeprefix("torch.") in STORED:
+        return STORED[said.removeprefix("torch.")]
     ends = ("_scale", "_scale_inv")
     floats = {info.dtype for info in source.tensors.values() if info.dtype in FLOATS and not info.name.endswith(ends)}
     return floats.pop() if len(floats) == 1 and floats <= {"F16", "BF16"} else "F32"

@@ -44,7 +44,7 @@ class CropInputs(UnitInputs):
             weight.name
             for weight in find_weights(source.graph)
             for use in weight.uses
-            if "group" in use.node.attributes and use.node.attributes["group"].as_int() > 1
+            if use.node.attributes.get_int("group", 1) > 1
         }
         found = {
             name: (lies.out_axis, lies.in_axis)

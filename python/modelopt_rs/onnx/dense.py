@@ -54,7 +54,7 @@ class DenseWeight:
         # Codes of several forms in one are those of the first that is known.
         codes = _numbers(self.codes)
         if packed is not None:
-            dense = _of_rows(self._rows(codes), self._columns(len(codes)), _int(packed, "bits", 4))
+            dense = _of_rows(self._rows(codes), self._columns(len(codes)), packed.attributes.get_int("bits", 4))
         elif any(node.op_type == "Gather" for node in users):
             dense = self._of_table(codes)
         else:
@@ -78,7 +78,7 @@ class DenseWeight:
         is_turned, step = self._is_turned((rows, columns)), max(most // columns, 1)
         for at in range(0, rows, step):
             some = [None if part is None else part[at : at + step] for part in parts]
-            block = _of_rows(some, columns, _int(packed, "bits", 4))
+            block = _of_rows(some, columns, packed.attributes.get_int("bits", 4))
             if block is None:
                 return
             yield int(is_turned), at, block.T if is_turned else block
@@ -119,7 +119,8 @@ class DenseWeight:
         """Codes that lie as a weight does, scales that broadcast, or for each index or block of an axis."""
         scale = _numbers(self.scale)
         zero: Any = 0 if self.zero_point is None else _numbers(self.zero_point)
-        axis, block = (1, 0) if node is None else (_int(node, "axis", 1), _int(node, "block_size", 0))
+        axis = 1 if node is None else node.attributes.get_int("axis", 1)
+        block = 0 if node is None else node.attributes.get_int("block_size", 0)
         if scale.ndim == codes.ndim + 1:  # blocks as an axis
             return self._of_blocks(codes, scale, zero)
         if block:
@@ -254,8 +255,3 @@ def _repeated(array: Any, block: int, axis: int, length: int) -> Any:
         return array
     along: Sequence[slice] = [slice(None)] * axis
     return np.repeat(array, block, axis=axis)[(*along, slice(length))]
-
-
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())

@@ -22,7 +22,7 @@ from modelopt_rs.onnx.run.sizes import Search, patience
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "layer_rows", "refuse_unseen"]
+__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen"]
 
 KINDS = ("matmul", "gemm", "conv")
 BODIES = 11  # the opset from which on values come out of bodies
@@ -185,40 +185,6 @@ def layer_inputs(weight: Weight) -> list[LayerInput]:
         assert x is not None
         found[LayerInput(str(x.name), Patches.of(use, weight.shape) if use.kind == "conv" else None)] = None
     return list(found)
-
-
-def layer_rows(
-    model: ir.Model, path: str | os.PathLike[str], names: Sequence[str], calibrate: Given, threads: int | None = None
-) -> Iterator[tuple[str, int, Array]]:
-    """Yield what weights are multiplied with while calibration data run through a model.
-
-    A batch of rows of float32 comes with the name of the weight and with the group of its convolution (else 0). In the
-    columns is what the weight has along its in axis; of a convolution kernel positions first, of each its channels.
-
-    Parameters
-    ----------
-    model : Model
-        As it was read from `path`.
-    path : path
-    names : sequence of str
-        Weights that `refuse_unseen` has nothing against.
-    calibrate : path, mapping, iterable or callable
-        See `Samples`.
-    threads : int, optional
-
-    Raises
-    ------
-    OptionError, ValueError, TypeError, FormatError
-        If the samples don't fit the model, or onnxruntime refuses it.
-    """
-    takers: dict[LayerInput, list[str]] = {}
-    for weight in find_weights(model):
-        for each in layer_inputs(weight) if weight.name in names else ():
-            takers.setdefault(each, []).append(weight.name)
-    values = list(dict.fromkeys(each.value for each in takers))
-    stream = InputStream(model, path, values, Data(calibrate, None), threads=threads, max_memory=0)
-    for each, group, rows in stream.rows(takers):
-        yield from ((name, group, rows) for name in takers[each])
 
 
 def refuse_unseen(model: ir.Model) -> Mapping[str, str]:

@@ -50,7 +50,7 @@ class Patches:
             ints("dilations", ones),
             ints("pads", (0,) * (2 * len(kernel))),
             attributes["auto_pad"].as_string() if "auto_pad" in attributes else "NOTSET",
-            attributes["group"].as_int() if "group" in attributes else 1,
+            attributes.get_int("group", 1),
         )
 
     def rows(self, x: Array, group: int) -> Iterator[Array]:

@@ -254,13 +254,13 @@ def _passed(node: ir.Node, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[t
 def _use(node: ir.Node, index: int, chain: tuple[ir.Node, ...], axes: tuple[int, ...], dtype: ir.DataType) -> Use:
     kind, _, (in_axis, out_axis) = OPERATORS[node.domain, node.op_type]
     rank = len(axes)
-    if kind in ("gemm", "fused") and _int(node, "transB", 0):
+    if kind in ("gemm", "fused") and node.attributes.get_int("transB", False):
         in_axis, out_axis = out_axis, in_axis
     if kind in ("matmul", "gemm") and index == 0 and rank > 1:  # whose rows are its outputs
         turned, kind, in_axis, out_axis = kind == "gemm", "batched", rank - 1, rank - 2
-        if turned and _int(node, "transA", 0):
+        if turned and node.attributes.get_int("transA", False):
             in_axis, out_axis = out_axis, in_axis
-    elif kind == "gemm" and _int(node, "transA", 0):  # of what no operator of blocks takes turned
+    elif kind == "gemm" and node.attributes.get_int("transA", False):  # of what no operator of blocks takes turned
         kind = "batched"
     elif kind == "matmul" and rank > 2:
         kind, in_axis, out_axis = "batched", rank - 2, rank - 1
@@ -299,10 +299,10 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{rank}-dimensional, which no {node.op_type} takes"
     if kind == "gather" and rank > 2:
         yield f"{rank}-dimensional: a table of more than rows"
-    if kind == "fused" and _int(node, "transBatchB", 0):
+    if kind == "fused" and node.attributes.get_int("transBatchB", False):
         yield f"{node.op_type} with transBatchB"
-    if kind == "gather" and _int(node, "axis", 0) not in (0, -rank):
-        yield f"Gather on axis {_int(node, 'axis', 0)}"
+    if kind == "gather" and node.attributes.get_int("axis", 0) not in (0, -rank):
+        yield f"Gather on axis {node.attributes.get_int('axis', 0)}"
     if OPERATORS[node.domain, node.op_type][1] == (0, 1) and is_constant(node.inputs[1 - index]):
         yield f"{operator_of(node)} takes nothing but constants"  # a runtime computes it once, when it loads the model
 
@@ -314,8 +314,3 @@ def is_constant(value: ir.Value | None) -> bool:
             return False
         value = node.inputs[0]
     return value is not None and (value.const_value is not None or value.producer() is not None)
-
-
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())

@@ -11,7 +11,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
-from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.errors import OptionError, check_option, quote
 from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import matches
@@ -92,8 +92,7 @@ def calibrate_file(
     check_types(calibrate_file, locals())
     max_memory = bytes_of("max_memory", max_memory)
     start = time.perf_counter()
-    if kind not in KINDS:
-        raise OptionError(f"kind must be 'hessian' or 'norms', got {kind!r}")
+    check_option("kind", kind, KINDS)
     if isinstance(calibrate, Iterator):
         calibrate = list(calibrate)  # samples are needed more than once
     with open_source(source_path, Access(allow_symlinks_under=allow_symlinks_under)) as source:

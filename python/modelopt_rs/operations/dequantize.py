@@ -3,8 +3,8 @@
 import os
 
 from modelopt_rs.arguments import check_types
-from modelopt_rs.dtypes import DTYPES
-from modelopt_rs.errors import OptionError, UnsupportedError
+from modelopt_rs.dtypes import STORED
+from modelopt_rs.errors import UnsupportedError, check_option
 from modelopt_rs.layouts.view import Dequantized, check_no_graph
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
@@ -15,8 +15,6 @@ from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Copy
 
 __all__ = ["dequantize_file"]
-
-_DTYPES = {DTYPES[name].word: name for name in ("F32", "F16", "BF16")}
 
 
 def dequantize_file(
@@ -85,8 +83,7 @@ def dequantize_file(
     """
     check_types(dequantize_file, locals())
     max_memory = bytes_of("max_memory", max_memory)
-    if dtype not in _DTYPES:
-        raise OptionError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}")
+    check_option("dtype", dtype, tuple(STORED))
     writing = Writing(
         max_memory=max_memory,
         threads=threads,
@@ -101,7 +98,7 @@ def dequantize_file(
 
 def _plan(source: Source, execution: Execution, dtype: str) -> FilePlan:
     check_no_graph(source)
-    view = Dequantized(source, dtype=_DTYPES[dtype], threads=execution.threads)
+    view = Dequantized(source, dtype=STORED[dtype], threads=execution.threads)
     _check_supported(source, bool(view.stored))
     execution.total = sum(info.nbytes for info in view.tensors.values())
 

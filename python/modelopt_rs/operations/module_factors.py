@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelopt_rs._types import Array, ScaleDtype
+from modelopt_rs._types import Array
 from modelopt_rs.dtypes import widened
 from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs.layouts.row_quantizer import ROUNDED
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision
@@ -31,7 +32,6 @@ MADE: Final = (
     ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
     ("mlp.up_proj", ("mlp.down_proj",)),
 )
-STORED: Final[Mapping[str, ScaleDtype]] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def _groups(tensors: Mapping[str, TensorInfo], specs: Mapping[str, Any]) -> Iter
             same = len({specs[name] for name in names}) == 1
             # Where several heads share their values, what is made has not the length of what is taken.
             fits = tensors[divided[0]].shape[0] == tensors[names[0]].shape[1]
-            if same and fits and all(tensors[name].dtype in STORED for name in (*names, *divided)):
+            if same and fits and all(tensors[name].dtype in ROUNDED for name in (*names, *divided)):
                 yield names, divided
 
 
@@ -121,5 +121,5 @@ def _factors(view: Source, names: Sequence[str], spec: PackedSpec, magnitudes: A
         axis=None if spec.group_size else 0,
         group_size=spec.group_size,
         search=options.search,
-        scale_dtype=None if stored == "F32" else STORED[stored],
+        scale_dtype=ROUNDED[stored],
     )

@@ -11,7 +11,7 @@ import numpy as np
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.errors import ArgumentError, OptionError, quote
+from modelopt_rs.errors import ArgumentError, OptionError, check_option, quote
 from modelopt_rs.planning.decide import check_plain
 from modelopt_rs.planning.given_groups import GivenGroups
 from modelopt_rs.prune.choice import DEFAULT_ROUND, Choice, Chooser, Keep
@@ -23,10 +23,12 @@ from modelopt_rs.prune.importance import Scores
 from modelopt_rs.prune.transformers import transformer_groups
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["CropOptions", "CropPlan", "as_options", "check_scored"]
+__all__ = ["NONFINITE", "SCOPES", "WHAT", "CropOptions", "CropPlan", "as_options", "check_scored"]
 
 # "channels" are found in graphs alone.
-WORDS = ("heads", "query_heads", "ffn", "channels", "hidden", "all")
+WHAT = ("heads", "query_heads", "ffn", "channels", "hidden", "all")
+SCOPES = ("group", "global")
+NONFINITE = ("raise", "remove")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +70,14 @@ class CropOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "what", (self.what,) if isinstance(self.what, str) else tuple(self.what))
-        unknown = [word for word in self.what if word not in WORDS]
+        unknown = [word for word in self.what if word not in WHAT]
         if self.given is not None and self.what:
             raise OptionError(f"what must be left out where groups are given, got {', '.join(map(repr, self.what))}")
         if unknown or (not self.what and self.given is None):
             got = repr(unknown[0]) if unknown else "none"
-            raise OptionError(f"what must be of {', '.join(repr(word) for word in WORDS)}, got {got}")
-        for name, known in (("scope", ("group", "global")), ("nonfinite", ("raise", "remove"))):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} must be {known[0]!r} or {known[1]!r}, got {getattr(self, name)!r}")
+            raise OptionError(f"what must be of {', '.join(repr(word) for word in WHAT)}, got {got}")
+        check_option("scope", self.scope, SCOPES)
+        check_option("nonfinite", self.nonfinite, NONFINITE)
         with as_options():
             self.choice.check("crop_file")
 

@@ -139,7 +139,7 @@ def decide(
         elif default is not None:
             plan[name] = default[name]
         else:
-            reason = kept_by_default(name, config) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
+            reason = kept_by_default(name) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
             layer = "weight of a recurrent layer" if is_recurrent(name) else layer
             plan[name] = Decision("copy", reason) if reason else Decision(action, layer)

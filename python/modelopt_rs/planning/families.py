@@ -51,7 +51,7 @@ def is_conv1d(name: str, config: Mapping[str, Any]) -> bool:
     return CONV1D_NAME.fullmatch(last) is not None and not model_types(config).isdisjoint(CONV1D_MODELS)
 
 
-def kept_by_default(name: str, config: Mapping[str, Any]) -> str | None:
+def kept_by_default(name: str) -> str | None:
     """Say why a tensor of this name is left alone if no glob names it; None if it isn't."""
     if is_kernel(name):
         layers = [re.sub(r"_\d+$", "", part) for part in name.split("/")]

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any, Final, TypeAlias
 
 from modelopt_rs.arguments import check_fields
-from modelopt_rs.errors import OptionError
+from modelopt_rs.errors import OptionError, check_option
 from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.formats import BITS
@@ -94,9 +94,7 @@ class OnnxOptions:
             object.__setattr__(self, "implied", self.calibrate is not None)
             object.__setattr__(self, "activations", "none" if self.calibrate is None else "static")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                shown = ", ".join(repr(word) for word in known)
-                raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+            check_option(name, getattr(self, name), known)
         if self.accuracy_level not in LEVELS:
             raise OptionError(f"accuracy_level must be from 0 to 4, got {self.accuracy_level}")
         if self.smooth is not None and not 0.0 <= self.smooth <= 1.0:
@@ -125,8 +123,7 @@ class OnnxOptions:
             raise OptionError("equalize needs activations 'dynamic' or 'static', got 'none'")
 
         for glob, bits in self.bits_of.items():
-            if bits not in BITS:
-                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits!r}")
+            check_option(f"bits_of {glob!r}", bits, BITS)
         if self.bits_of and self.activations != "none":
             raise OptionError(
                 f"bits_of needs activations 'none', got {self.activations!r}: integer kernels take int8 weights"

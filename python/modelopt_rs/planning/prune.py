@@ -6,11 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from modelopt_rs.dtypes import FLOATS
-from modelopt_rs.errors import OptionError
+from modelopt_rs.errors import OptionError, check_option
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide
 from modelopt_rs.stream.model import TensorInfo, is_kernel
 
-__all__ = ["PruneOptions", "WeightAxes", "plan_prune"]
+__all__ = ["FORMATS", "METHODS", "NONFINITE", "SCOPES", "PruneOptions", "WeightAxes", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
@@ -71,9 +71,7 @@ class PruneOptions:
         if self.n is not None and self.m is not None and not 1 <= self.n < self.m:
             raise OptionError(f"n must be from 1 to below m ({self.m}), got {self.n}")
         for name, known in (("method", METHODS), ("scope", SCOPES), ("format", FORMATS), ("nonfinite", NONFINITE)):
-            if getattr(self, name) not in known:
-                shown = ", ".join(repr(word) for word in known)
-                raise OptionError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+            check_option(name, getattr(self, name), known)
         if self.m is not None and self.scope != "tensor":
             raise OptionError(f"scope must be left out with n and m, got {self.scope!r}")
         if self.calibrated and self.scope != "tensor":

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from modelopt_rs.arguments import check_fields
-from modelopt_rs.errors import OptionError
+from modelopt_rs.dtypes import FLOATS, STORED
+from modelopt_rs.errors import OptionError, check_option
 from modelopt_rs.layouts.layout import StoredWeight, WritableLayout
 from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
@@ -20,6 +21,7 @@ from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
     "METHODS",
+    "NONFINITE",
     "QUANTIZED",
     "QuantizeOptions",
     "is_loaded",
@@ -28,16 +30,16 @@ __all__ = [
     "plan_quantize",
     "refusal",
     "spec_of",
+    "why_never",
 ]
 
-QUANTIZED: Final[dict[str, Literal["bf16"] | None]] = {"F32": None, "F16": None, "BF16": "bf16"}
+QUANTIZED: Final = {name: FLOATS[name] for name in STORED.values()}
 """The dtypes of weights that are quantized, and the `dtype=` that the array functions need for them."""
 
 METHODS: Final = ("gptq", "awq")
 """By what goes into layers."""
 
-STORED: Final = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""What scales may be stored in, as files name it."""
+NONFINITE: Final = ("raise", "saturate")
 
 TIED_HEAD = re.compile(r"lm_head|embed_out|decoder")
 
@@ -108,24 +110,19 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.bits not in BITS:
-            raise OptionError(f"bits must be 8, 4 or 2, got {self.bits}")
+        check_option("bits", self.bits, BITS)
         if self.scheme == "minmax":
             raise OptionError("scheme 'minmax' can't be stored: the file layout has no offset; use 'asymmetric'")
         if self.scheme not in (None, "symmetric", "asymmetric"):
             raise OptionError(f"scheme must be 'symmetric' or 'asymmetric', got {self.scheme!r}")
         if self.group_size is not None and self.group_size < 0:
             raise OptionError(f"group_size must be 0 (one scale a row) or more, got {self.group_size}")
-        if self.nonfinite not in ("raise", "saturate"):
-            raise OptionError(f"nonfinite must be 'raise' or 'saturate', got {self.nonfinite!r}")
-        if self.search not in (None, "mse"):
-            raise OptionError(f"search must be 'mse' or None, got {self.search!r}")
+        check_option("nonfinite", self.nonfinite, NONFINITE)
+        check_option("search", self.search, ("mse", None))
         if self.norm is not None and not (self.search == "mse" and self.format is None and 0.5 <= self.norm <= 4.0):
             got = f"{self.norm:g}" if self.search == "mse" and self.format is None else f"{self.norm:g} without it"
             raise OptionError(f"norm must be from 0.5 to 4, of uniform codes with search 'mse', got {got}")
-        if self.scale_dtype not in (None, *STORED):
-            shown = ", ".join(map(repr, STORED))
-            raise OptionError(f"scale_dtype must be one of {shown} or None, got {self.scale_dtype!r}")
+        check_option("scale_dtype", self.scale_dtype, (*STORED, None))
         if self.format is not None and self.scale_dtype is not None:
             raise OptionError(f"scale_dtype must be left out with format {self.format!r}, got {self.scale_dtype!r}")
         if self.format is not None and not (self.bits == 8 and self.scheme in (None, "symmetric")):
@@ -138,8 +135,7 @@ class QuantizeOptions:
 
     def _check_bits(self) -> None:
         for glob, bits in self.bits_of.items():
-            if bits not in BITS:
-                raise OptionError(f"bits_of {glob!r} must be 8, 4 or 2, got {bits!r}")
+            check_option(f"bits_of {glob!r}", bits, BITS)
         if self.max_layer_error is not None:
             if not self.max_layer_error > 0.0:
                 raise OptionError(f"max_layer_error must be above 0, got {self.max_layer_error}")
@@ -155,8 +151,7 @@ class QuantizeOptions:
     def _check_method(self) -> None:
         if self.method is None:
             return
-        if self.method not in METHODS:
-            raise OptionError(f"method must be 'gptq', 'awq' or None, got {self.method!r}")
+        check_option("method", self.method, (*METHODS, None))
         if self.format is not None:
             raise OptionError(f"method must be left out with format {self.format!r}, got {self.method!r}")
         if self.nonfinite != "raise":
@@ -325,12 +320,17 @@ def plan_quantize(
     return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
 
-def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
-    """Say why a tensor can't be quantized with these options; None if it can."""
+def why_never(info: TensorInfo) -> str | None:
+    """Say why a tensor can't be quantized with any options, for its dtype or shape; None if it can."""
     if info.dtype not in QUANTIZED:
         return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
-    if 0 in info.shape:
-        return "empty"
+    return "empty" if 0 in info.shape else None
+
+
+def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:
+    """Say why a tensor can't be quantized with these options; None if it can."""
+    if (reason := why_never(info)) is not None:
+        return reason
     options = options.at(info.name)
     unread = why_not_loaded(info, options.layout.name, options.layout.spec(options), config)
     can_hold = options.layout.can_hold(info)

@@ -163,7 +163,7 @@ def crop(
     """
     groups = check_groups("crop", tensors, groups)
     report = _plan("crop", tensors, groups, Choice(keep, round_to, scope, norm, nonfinite), scores, threads)
-    return _apply("crop", tensors, groups, report.kept, threads), report
+    return _apply(tensors, groups, report.kept, threads), report
 
 
 @renamed({"scope": {"local": "group"}})
@@ -245,7 +245,7 @@ def apply_crop(
             raise ValueError(f"apply_crop: kept must name groups, got {name!r}")
         checked[name] = check_ascending("apply_crop", f"kept[{name!r}]", units, "units", known[name])
     with said_as({"take: threads": "apply_crop: threads"}):
-        return _apply("apply_crop", tensors, groups, checked, threads)
+        return _apply(tensors, groups, checked, threads)
 
 
 def take(x: Array, indices: Array, axis: int, *, out: Array | None = None, threads: int | None = None) -> Array:
@@ -409,7 +409,6 @@ def masks(
 
 
 def _apply(
-    function: str,
     tensors: Mapping[str, Array],
     groups: Iterable[Group],
     kept: Mapping[str, Indices],

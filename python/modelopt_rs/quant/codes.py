@@ -2,30 +2,14 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import shown_dtype
 
-__all__ = ["Code", "CodeName", "code_of", "code_of_array", "float_dtype", "params_of"]
-
-CodeName: TypeAlias = Literal[
-    "int8",
-    "uint8",
-    "int16",
-    "uint16",
-    "int4",
-    "uint4",
-    "int2",
-    "uint2",
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-    "float4_e2m1fn",
-]
+__all__ = ["Code", "code_of", "code_of_array", "float_dtype", "params_of"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,8 @@ _FORMATS = {
     )
 }
 _UNIFORM = {(entry.bits, entry.scheme): entry for entry in _FORMATS.values() if entry.scheme}
-BITS: Final = tuple(sorted({bits for bits, _ in _UNIFORM}))
-"""What uniform codes may have."""
+BITS: Final = tuple(dict.fromkeys(bits for bits, _ in _UNIFORM))
+"""What uniform codes may have, from the most down."""
 
 
 def formats() -> tuple[Format, ...]:

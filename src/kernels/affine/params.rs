@@ -41,15 +41,6 @@ impl Layout {
     /// One scale.
     pub const WHOLE: Self = Self { channels: 1, inner: 1, shared: Shared::All };
 
-    /// Scales of an array of `n` elements.
-    pub fn parts(&self, n: usize) -> usize {
-        match self.shared {
-            Shared::All => 1,
-            Shared::Axis => self.channels,
-            Shared::Blocks(size) => n.checked_div(self.channels).unwrap_or(0) * self.channels.div_ceil(size),
-        }
-    }
-
     /// The stretch that begins at an element, of which at most `rest` are left.
     fn stretch(&self, at: usize, rest: usize) -> Stretch {
         let Self { channels, inner, shared } = *self;

@@ -13,12 +13,6 @@ pub(super) const STREAMED: usize = 1 << 24;
 
 /// Numbers.
 pub trait Source<C>: Sync {
-    /// How many.
-    fn len(&self) -> usize;
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
     /// All of them, where they lie in memory as they are.
     fn direct(&self) -> Option<&[C]>;
     /// Those from `start` on, to be written.
@@ -33,9 +27,6 @@ pub struct Direct<'a, C>(pub &'a [C]);
 pub struct Converted<'a, T>(pub &'a [T]);
 
 impl<C: Real> Source<C> for Direct<'_, C> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
     fn direct(&self) -> Option<&[C]> {
         Some(self.0)
     }
@@ -54,9 +45,6 @@ kernel! {
 }
 
 impl<T: Element> Source<f32> for Converted<'_, T> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
     fn direct(&self) -> Option<&[f32]> {
         None
     }
@@ -85,8 +73,6 @@ impl Bytes {
     pub const fn new(bits: u32, signed: bool) -> Self {
         Self { mask: 0xff >> (8 - bits), sign: if signed { 1 << (bits - 1) } else { 0 } }
     }
-    /// int8.
-    pub const SIGNED: Self = Self::new(8, true);
 }
 
 impl Number for Bytes {
@@ -188,9 +174,6 @@ kernel! {
 }
 
 impl<C: Real, N: Number> Source<C> for Coded<'_, C, N> {
-    fn len(&self) -> usize {
-        self.codes.len()
-    }
     fn direct(&self) -> Option<&[C]> {
         None
     }

@@ -82,7 +82,6 @@ impl<K: Coding> Storage<f32> for K {
     const BUFFERS: Buffers =
         Buffers { numbers: [[[0.0; LONGEST]; 2]; 2], read: [[0; LONGEST]; 2], made: [[0; LONGEST]; 2] };
     const BLOCK: usize = SPAN;
-    const ANY_LENGTH: bool = true;
 
     #[inline(always)]
     fn split_off<'a: 'a>(state: &mut Blocks<'a>, n: usize) -> Blocks<'a> {

@@ -14,8 +14,6 @@ pub trait Storage<C: Real>: Send + Sync + 'static {
     const BUFFERS: Self::Buffers;
     /// Elements that are stepped at a time where something is converted.
     const BLOCK: usize;
-    /// Whether any number of elements may be stepped at a time.
-    const ANY_LENGTH: bool;
     /// Cut off the first `n` elements: a multiple of [`Storage::BLOCK`], or all.
     fn split_off<'a>(state: &mut Self::State<'a>, n: usize) -> Self::State<'a>;
     /// Step a block whose parameters and gradients are in the dtype that is computed in.
@@ -38,7 +36,6 @@ impl<C: Real> Storage<C> for Plain {
     type Buffers = ();
     const BUFFERS: () = ();
     const BLOCK: usize = BUFFER;
-    const ANY_LENGTH: bool = true;
 
     #[inline(always)]
     #[expect(clippy::mut_mut, reason = "what a state is stays open in the trait")]

@@ -1023,9 +1023,9 @@ def test_nothing_is_read_of_large_tensors_when_the_graph_is_rewritten_and_conver
 
 
 OPTIONS = {
-    "target must be one of 'onnxruntime', 'portable', got 'tensorrt'": {"target": "tensorrt"},
-    "activations must be one of 'none', 'dynamic', 'static', got 'int8'": {"activations": "int8"},
-    "method must be one of": {"method": "mean"},
+    "target must be 'onnxruntime' or 'portable', got 'tensorrt'": {"target": "tensorrt"},
+    "activations must be 'none', 'dynamic' or 'static', got 'int8'": {"activations": "int8"},
+    "method must be 'minmax', 'moving_average', 'percentile', 'entropy' or 'mse', got 'mean'": {"method": "mean"},
     "accuracy_level must be from 0 to 4, got 5": {"accuracy_level": 5},
     "smooth must be from 0 to 1, got 2": {"smooth": 2.0},
     "opset must be from 7 to 26, got 99": {"opset": 99},

@@ -13,7 +13,7 @@ from modelopt_rs.onnx.int8.recurrent import partner, why_no_lstm
 from modelopt_rs.onnx.weights import Use, Weight, find_weights, why_no_weight
 from modelopt_rs.planning.decide import Decision, decide
 from modelopt_rs.planning.onnx import OnnxOptions
-from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions, why_never
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["Candidates", "check_options", "find_candidates"]
@@ -123,10 +123,8 @@ def _layers(
         return why_no_weight(model, info.name)
     if weight.others:
         return f"also used by {', '.join(dict.fromkeys(weight.others))}"
-    if info.dtype not in QUANTIZED:
-        return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
-    if 0 in info.shape:
-        return "empty"
+    if (reason := why_never(info)) is not None:
+        return reason
     if onnx.activations == "dynamic" and all(use.kind == "lstm" for use in weight.uses):
         reasons = (why_no_lstm(use, onnx.target) for use in weight.uses)
         return next((reason for reason in reasons if reason is not None), weight)

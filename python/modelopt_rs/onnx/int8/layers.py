@@ -63,8 +63,7 @@ class Layer:
     @property
     def groups(self) -> int:
         """Of a Conv: how many groups of channels do not mix."""
-        attribute = self.node.attributes.get("group")
-        return 1 if attribute is None else int(attribute.as_int())
+        return self.node.attributes.get_int("group", 1)
 
     @property
     def inputs(self) -> int:
@@ -89,8 +88,7 @@ class Layer:
     @property
     def transposed(self) -> bool:
         """Whether a Gemm takes its weight as [out, in]."""
-        attribute = self.node.attributes.get("transB")
-        return self.kind == "gemm" and attribute is not None and attribute.as_int() != 0
+        return self.kind == "gemm" and self.node.attributes.get_int("transB", 0) != 0
 
     @property
     def channel_axis(self) -> int:
@@ -186,8 +184,8 @@ def _take_norm(layer: Layer) -> None:
     if node is None or node.domain != "" or node.op_type != "BatchNormalization" or len(node.outputs) != 1:
         return
     vectors = [constant_vector(value, layer.outputs) for value in node.inputs[1:]]
-    training, epsilon = node.attributes.get("training_mode"), node.attributes.get("epsilon")
-    if any(vector is None for vector in vectors) or (training is not None and training.as_int()):
+    epsilon = node.attributes.get("epsilon")
+    if any(vector is None for vector in vectors) or node.attributes.get_int("training_mode", False):
         return
     scale, bias, mean, var = (np.asarray(vector, np.float64) for vector in vectors)
     factor = scale / np.sqrt(var + (1e-5 if epsilon is None else epsilon.as_float()))

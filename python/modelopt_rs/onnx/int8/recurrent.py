@@ -48,9 +48,8 @@ def _problems(use: Use, target: str) -> Iterator[str]:
         yield f"{use.where} computes in {use.dtype}: int8 kernels take float32"
     if target != "onnxruntime":
         yield f"{use.where}: DynamicQuantizeLSTM is onnxruntime's own; the target is {target}"
-    layout = use.node.attributes.get("layout")
-    if layout is not None and layout.as_int():
-        yield f"{use.where} has layout {layout.as_int()}, which onnxruntime has not"
+    if layout := use.node.attributes.get_int("layout", 0):
+        yield f"{use.where} has layout {layout}, which onnxruntime has not"
     odd = next((node.op_type for node in use.chain if node.op_type not in PASSED), None)
     if odd is not None:
         yield f"{use.where} takes it behind {odd}"

@@ -32,7 +32,7 @@ from modelopt_rs.onnx.weight_only.forms.gather_codes import GatherCodes
 from modelopt_rs.onnx.weight_only.forms.mat_mul_nbits import MatMulNBits
 from modelopt_rs.onnx.weights import Use, Weight
 from modelopt_rs.planning.onnx import OnnxOptions
-from modelopt_rs.planning.quantize import QUANTIZED, QuantizeOptions
+from modelopt_rs.planning.quantize import QuantizeOptions, why_never
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = ["BLOCKED", "BLOCKS", "choose", "folded"]
@@ -69,12 +69,10 @@ def choose(use: Use, weight: Weight, info: TensorInfo, options: QuantizeOptions,
     """
     if use.reason is not None:
         return use.reason
-    if info.dtype not in QUANTIZED:
-        return f"dtype {info.dtype} is not one of {', '.join(QUANTIZED)}"
+    if (reason := why_never(info)) is not None:
+        return reason
     if use.dtype not in SCALES:
         return f"{use.where} computes in {use.dtype}: onnxruntime has no such kernel for quantized weights"
-    if 0 in info.shape:
-        return "empty"
     if use.kind == "gather":
         return _table(use, weight, info, options, onnx)
     if use.kind in ("matmul", "gemm"):
