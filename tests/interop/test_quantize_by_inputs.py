@@ -140,6 +140,32 @@ def test_what_conv1d_is_is_said(tmp_path: Path) -> None:
         mo.quantize_file(tmp_path / "model", tmp_path / "out", bits=4, method="gptq", calibrate=samples())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_that_would_be_run_for_nothing_is_refused_with_the_way_out(tied: bool, tmp_path: Path) -> None:
+    """By both commands, with exit 2: whether there is a linear layer (a head that is left alone) or none."""
+    sizes = {"vocab_size": 60, "n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, tie_word_embeddings=tied)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    both: dict[str, Any] = {"calibrate": samples()}
+    ways = [
+        (
+            mo.quantize_file,
+            {"method": "gptq"},
+            r"can round no weight, .*; leave it out, or quantize it as an ONNX model$",
+        ),
+        (mo.quantize_file, {"method": "gptq", "exclude": ["*.c_*"]}, r"no weight is quantized, .*; leave it out, or "),
+        (
+            mo.prune_file,
+            {"method": "wanda", "sparsity": 0.5},
+            r"or prune it as an ONNX m|; use 'magnitude', or include",
+        ),
+    ]
+    for call, options, message in ways:
+        with pytest.raises(mo.OptionError, match=message):
+            call(tmp_path / "model", tmp_path / "out", **both, **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_weight_that_no_linear_layer_has_is_searched_and_says_so(tmp_path: Path) -> None:
     saved(tmp_path / "model", "bert")
     report = mo.quantize_file(
@@ -197,3 +223,67 @@ def test_awq_leaves_a_model_what_it_was_and_weighs_what_goes_in(heads: int, dtyp
             assert reasons[layer + "self_attn.o_proj.weight"].endswith("; AWQ") == (heads == 4)
     assert losses[8, "awq"] < 0.06
     assert losses[4, "awq"] < 0.9 * losses[4, None]
+
+
+@pytest.fixture
+def mamba(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A model whose own code takes the weight of `dt_proj` and never calls the layer."""
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=60, hidden_size=64, num_hidden_layers=1, state_size=8, time_step_rank=32
+    )
+    transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model", {"calibrate": samples(), "durable": False}
+
+
+UNREACHED = "backbone.layers.0.mixer.dt_proj.weight"
+
+
+@pytest.mark.parametrize("memory", [1 << 22, 1 << 19])
+def test_a_layer_that_no_sample_reaches_is_searched_and_says_so(mamba: Any, memory: int, tmp_path: Path) -> None:
+    model, options = mamba
+    how: dict[str, Any] = {"bits": 4, "uniform": True, "scheme": "symmetric", "include": [UNREACHED]}
+    report = mo.quantize_file(model, tmp_path / "out", **how, **options, max_memory=memory, method="gptq")
+    reasons = {each.name: each.reason for each in report.tensors if each.decision == "quantize"}
+    assert {name for name, each in reasons.items() if not each.endswith("; GPTQ")} == {UNREACHED}
+    assert reasons[UNREACHED].endswith("; not GPTQ: no sample reaches its layer")
+    assert "1 weight is rounded without GPTQ: no sample reaches its layer" in report.warnings
+    mo.quantize_file(model, tmp_path / "plain", **how, durable=False)
+    with mo.files.open(tmp_path / "out") as ours, mo.files.open(tmp_path / "plain") as plain:
+        got, want = (each.read(UNREACHED.replace("weight", "weight_packed")) for each in (ours, plain))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_statistics_have_no_rows_of_a_layer_that_no_sample_reaches(mamba: Any, tmp_path: Path) -> None:
+    """And what adds up with others' rows."""
+    model, options = mamba
+    for kind in ("hessian", "norms"):
+        report = mo.calibrate_file(model, tmp_path / kind, kind=kind, **options)
+        assert (UNREACHED, "no sample reaches its layer") in report.left
+        assert UNREACHED not in {each.name for each in report.weights}
+        merged = mo.merge_statistics([tmp_path / kind] * 2, tmp_path / f"{kind}2", durable=False)
+        assert {each.rows for each in merged.weights if each.name != UNREACHED} == {2 * 720}
+    done = mo.quantize_file(
+        model, tmp_path / "out", bits=4, method="gptq", statistics=tmp_path / "hessian2", durable=False
+    )
+    reasons = {each.name: each.reason for each in done.tensors if each.decision == "quantize"}
+    assert reasons[UNREACHED].endswith("; not GPTQ: no sample reaches its layer")
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_a_layer_that_no_sample_reaches_is_not_pruned(mamba: Any, method: str, tmp_path: Path) -> None:
+    model, options = mamba
+    report = mo.prune_file(model, tmp_path / "out", sparsity=0.5, method=method, **options)
+    rows = {each.name: each for each in report.tensors}
+    assert (rows[UNREACHED].decision, rows[UNREACHED].reason) == ("copy", "no sample reaches its layer")
+    assert rows[UNREACHED].zeros_after == rows[UNREACHED].zeros_before
+    assert rows[UNREACHED.replace("dt_proj", "x_proj")].sparsity_after == pytest.approx(0.5, abs=0.01)
+    assert "1 weight is not pruned: no sample reaches its layer" in report.warnings
+
+
+def test_samples_that_reach_no_layer_are_refused(mamba: Any, tmp_path: Path) -> None:
+    model, options = mamba
+    layers = [f"*.{each}.weight" for each in ("in_proj", "x_proj", "out_proj")]
+    with pytest.raises(ValueError, match=r"calibrate: no sample reaches a layer, as that of .*; give other samples$"):
+        mo.quantize_file(model, tmp_path / "out", bits=4, method="gptq", exclude=layers, **options)
+    assert not (tmp_path / "out").exists()

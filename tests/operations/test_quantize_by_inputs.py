@@ -286,3 +286,51 @@ def test_a_model_without_products_is_refused(tmp_path: Path) -> None:
     text = "^method must be left out where it can round no weight, got 'gptq': 'up': what goes into ConvTranspose "
     with pytest.raises(OptionError, match=text):
         mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, method="gptq", calibrate=data, uniform=True)
+
+
+@pytest.mark.parametrize("method", ["gptq", "wanda"])
+@pytest.mark.parametrize("kind", ["MatMul", "Conv"])
+def test_a_layer_whose_input_is_empty_in_every_sample_falls_back_and_says_so(
+    method: str, kind: str, tmp_path: Path
+) -> None:
+    net = Net({"x": ["n", INPUTS]}, outputs=["y", "none"])
+    none = net.add("Slice", "x", net.ints("zero", 0), net.ints("end", 0))
+    if kind == "Conv":
+        image = net.add("Unsqueeze", none, net.ints("axes", 2, 3))
+        net.add("Conv", image, net.w("never", 64, INPUTS, 1, 1), out="none")
+    else:
+        net.add("MatMul", none, net.w("never", INPUTS, 64), out="none")
+    net.add("MatMul", "x", net.w("seen", INPUTS, 64), out="y")
+    onnx.save(net.proto(), tmp_path / "a.onnx")
+    how: dict[str, Any] = {"durable": False, "calibrate": [{"x": X}], "run": None}
+    if method == "wanda":
+        wanda: Any = {"sparsity": 0.5, "method": "wanda", "include": ["never", "seen"]}
+        report = mo.prune_file(tmp_path / "a.onnx", tmp_path / "b.onnx", **wanda, **how)
+        rows = {each.name: each for each in report.tensors}
+        assert (rows["never"].decision, rows["never"].zeros_after, rows["seen"].sparsity_after) == ("copy", 0, 0.5)
+        assert "1 weight is not pruned: no sample reaches its layer" in report.warnings
+        return
+    report = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", bits=4, uniform=True, method=method, **how)
+    reasons = {each.name: each.reason for each in report.tensors}
+    assert reasons["never"].endswith("; not GPTQ: no sample reaches its layer")
+    assert reasons["seen"].endswith("; GPTQ")
+    assert "1 weight is rounded without GPTQ: no sample reaches its layer" in report.warnings
+    mo.quantize_file(tmp_path / "a.onnx", tmp_path / "c.onnx", bits=4, uniform=True, run=None, durable=False)
+    ours, plain = (
+        {each.name: each.raw_data for each in onnx.load(tmp_path / name).graph.initializer if "never" in each.name}
+        for name in ("b.onnx", "c.onnx")
+    )
+    assert ours == plain
+
+
+def test_samples_that_are_empty_where_they_meet_weights_are_refused(tmp_path: Path) -> None:
+    onnx.save(net("MatMul").proto(), tmp_path / "a.onnx")
+    for call, how in (
+        (mo.quantize_file, {"bits": 4, "method": "gptq"}),
+        (mo.prune_file, {"n": 2, "m": 4, "method": "wanda", "include": ["w"]}),
+    ):
+        with pytest.raises(
+            ValueError, match=r"value 'x' is empty in every sample, like all others; give other samples$"
+        ):
+            call(tmp_path / "a.onnx", tmp_path / "b.onnx", calibrate=[{"x": X[:0]}], **how)
+    assert not (tmp_path / "b.onnx").exists()

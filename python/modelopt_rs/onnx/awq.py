@@ -92,6 +92,8 @@ def find_factors(source: Source, known: KnownInputs, options: QuantizeOptions, o
     found, names = Factors(), Names(model)
     for group in groups if known.is_looked_at else ():
         squares = known.moments[group.names[0]]()
+        if not squares.size:
+            continue
         s = _factors(source, plan, group, np.sqrt(squares), options)
         for name in group.names:
             axis = plan.weights[name].in_axis

@@ -87,6 +87,8 @@ def _columns(weight: Weight) -> int:
 def _channels_first(moments: Moments, kernel: int) -> Array:
     """Return the second moments of patches in the order of a weight: of each channel its kernel positions."""
     found = moments()
+    if found.ndim < 2:  # nothing is known
+        return found
     order = np.arange(found.shape[-1]).reshape(kernel, -1).T.reshape(-1)
     return np.ascontiguousarray(found[..., order[:, None], order])
 

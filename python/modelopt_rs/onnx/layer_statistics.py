@@ -69,26 +69,34 @@ class LayerInputs:
     def of(self, name: str) -> list[ColumnNorms | Hessian]:
         """Return the statistics of the inputs of a weight, over all nodes that take it: one for each group of a Conv.
 
+        Of no rows, where an input is empty in every sample.
+
         Raises
         ------
         ValueError
-            If an input is not finite, or empty in every sample.
+            If an input is not finite.
         """
         sources = self._sources[name]
         if any(source not in self._seen for source in sources):
             self._seen = {}  # let go before others are made
             self._seen = self._collect(self._together(name))
+            if not any(each.count for found in self._seen.values() for each in found) and self._is_whole():
+                value = quote(sources[0].value)
+                raise ValueError(
+                    f"calibrate: value {value} is empty in every sample, like all others; give other samples"
+                )
         first, *others = (self._seen[source] for source in sources)
         if others:
             first = [self._merged([each, *rest]) for each, *rest in zip(first, *others, strict=True)]
-        if any(each.count == 0 for each in first):
-            value = quote(sources[0].value)
-            raise ValueError(f"calibrate: value {value} is empty in every sample; exclude {quote(name)}")
         return first
 
     def keep(self, names: Sequence[str]) -> None:
         """Collect those of these weights only; in this order they will be asked for."""
         self._names = list(names)
+
+    def _is_whole(self) -> bool:
+        """Whether all that is asked for was collected in one pass."""
+        return all(source in self._seen for name in self._names for source in self._sources[name])
 
     def _merged(self, parts: Iterable[ColumnNorms | Hessian]) -> ColumnNorms | Hessian:
         whole = self._kind()

@@ -69,7 +69,7 @@ def plan_model(
     how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "measure": measure}
     how |= {"path": source.path, "moments": {} if known is None else {**known.moments, **factors.moments}}
     changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
-    decisions, unseen = (decisions, []) if known is None else known.decided(decisions, changed)
+    decisions = decisions if known is None else known.decided(decisions, changed)
     folding.settle(source.graph, changed)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
@@ -80,14 +80,13 @@ def plan_model(
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
-        rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in decisions.items()]
+        settled, unseen = (decisions, []) if known is None else known.reached(decisions)
+        rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in settled.items()]
         totals = total(rows, figures, seconds)
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
         return Report(
             command="quantize",
-            source=execution.source,
-            output=execution.output,
-            dry_run=execution.dry_run,
+            **execution.said(),
             # Where no size of blocks is given, each form has its own: the reasons say which.
             options={**options.as_measured(), **_options(options, onnx, calibrate)},
             totals=totals,

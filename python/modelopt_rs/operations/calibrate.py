@@ -13,7 +13,7 @@ from modelopt_rs.containers.registry import open_source
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.errors import OptionError, check_option, quote
 from modelopt_rs.operations.known_modules import known_modules
-from modelopt_rs.planning.by_inputs import KnownInputs
+from modelopt_rs.planning.by_inputs import UNREACHED, KnownInputs
 from modelopt_rs.planning.decide import matches
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import KINDS, MARK, StatisticsFile, arrays_of, infos_of
@@ -104,7 +104,9 @@ def calibrate_file(
         statistics.keep(names)
         sizes = [(name, columns[name], known.groups.get(name, 1)) for name in names]
         seen = _write(out_path, sizes, kind, statistics.of, (overwrite, durable))
-        left = tuple((name, reason) for name, reason in known.unseen.items() if reason is not None and name in columns)
+        unseen = {**known.unseen, **{each.name: UNREACHED for each in seen if not each.rows}}
+        left = tuple((name, reason) for name, reason in unseen.items() if reason is not None and name in columns)
+    seen = tuple(each for each in seen if each.rows)
     seconds = time.perf_counter() - start
     return CalibrateReport("calibrate", (str(source_path),), str(out_path), kind, seconds, seen, left)
 
@@ -211,7 +213,7 @@ def _write(
     seen = []
     with SafetensorsSink(path, infos, metadata, overwrite=how[0], durable=how[1]) as sink:
         for name, size, groups in sizes:
-            arrays: Sequence[Array] = arrays_of(of(name))
+            arrays: Sequence[Array] = arrays_of(of(name), infos_of(name, size, kind, groups)[0].shape)
             for info, array in zip(infos_of(name, size, kind, groups), arrays, strict=True):
                 sink.write_at(info.name, 0, array)
             seen.append(SeenInputs(name, size, int(arrays[1][0])))

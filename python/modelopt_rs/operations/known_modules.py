@@ -51,11 +51,14 @@ def known_modules(
     config = source.config
     unseen = {name: CONV1D_GROUPS if is_conv1d(name, config) else NOT_LINEAR for name in source.tensors}
     unseen |= dict.fromkeys(modules)
-    if not modules or execution.dry_run:
-        return KnownInputs(method, unseen, None)
-    columns = {name: source.tensors[name].shape[1] for name in modules}
-    kind, room = statistics_kind(method), execution.max_memory // 2  # the other half is for the weight
-    return KnownInputs(method, unseen, ModuleInputs(source.path, modules, kind, columns, calibrate, room))
+    seen = None
+    if modules and not execution.dry_run:
+        columns = {name: source.tensors[name].shape[1] for name in modules}
+        kind, room = statistics_kind(method), execution.max_memory // 2  # the other half is for the weight
+        seen = ModuleInputs(source.path, modules, kind, columns, calibrate, room)
+    known = KnownInputs(method, unseen, seen)
+    known.fix = "leave it out, or quantize it as an ONNX model"
+    return known
 
 
 def unseen_modules(source: Source, method: str) -> dict[str, str]:

@@ -83,6 +83,8 @@ def find_module_factors(view: Source, known: KnownInputs, quantization: Quantiza
     moments = dict(known.moments)
     for names, divided in groups if known.is_looked_at else ():
         squares = known.moments[names[0]]()
+        if not squares.size:
+            continue
         s = _factors(view, names, specs[names[0]], np.sqrt(squares), options)
         for name in names:
             found.tensors.setdefault(name, {})[1] = s

@@ -150,18 +150,18 @@ class ModuleInputs:
         self._seen: dict[str, ColumnNorms | Hessian] = {}
 
     def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
-        """Return the statistics of the inputs of a weight.
+        """Return the statistics of the inputs of a weight; of no rows where no sample reaches its layer.
 
         Raises
         ------
         ValueError
-            If an input is not finite, or no sample reaches the layer.
+            If an input is not finite, or no sample reaches any layer.
         """
         if name not in self._seen:
             self._seen = {}  # let go before others are made
             self._seen = self._collect(self._together(name))
-        if not self._seen[name].count:
-            raise ValueError(f"calibrate: no sample reaches the layer of {quote(name)}; exclude it")
+        if self._seen.keys() == self._modules.keys() and not any(each.count for each in self._seen.values()):
+            raise ValueError(f"calibrate: no sample reaches a layer, as that of {quote(name)}; give other samples")
         return [self._seen[name]]
 
     def keep(self, names: Sequence[str]) -> None:

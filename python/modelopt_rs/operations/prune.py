@@ -16,7 +16,7 @@ from modelopt_rs.operations.known_modules import unseen_modules
 from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
-from modelopt_rs.planning.by_inputs import check_no_method
+from modelopt_rs.planning.by_inputs import SeenInputs, check_any_pruned, check_no_method
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
@@ -32,7 +32,7 @@ from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
 from modelopt_rs.stream.model import Source, TensorInfo, is_weight
 from modelopt_rs.stream.transform import Transform
-from modelopt_rs.transforms.prune import Inputs, Pruner
+from modelopt_rs.transforms.prune import Pruner
 
 __all__ = ["prune_file"]
 
@@ -210,10 +210,11 @@ def _plan(
     view = source if source.graph is not None else Widened(source, threads=execution.threads)
     tensors, config = view.tensors, view.config or {}
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
-    decisions = plan_prune(tensors, config, options, axes, _unseen(source, options))
+    decisions = _decided(source, tensors, config, options, axes)
     quantization = Quantization(tensors, config, then, execution.threads)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
-    pruner = Pruner(view, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
+    seen = _inputs(source, execution, options, chosen, calibrate)
+    pruner = Pruner(view, chosen, options, execution, axes, seen.of if seen.statistics else None)
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
@@ -222,7 +223,7 @@ def _plan(
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
         figures = {} if execution.dry_run else quantization.figures()
         why_dense, stored = dense if options.format == "bitmask" else {}, stored_nbytes(view)
-        done = {name: (decisions[name], quantization.decisions.get(name)) for name in tensors}
+        done = {name: (each, quantization.decisions.get(name)) for name, each in seen.reached(decisions).items()}
         measured = {name: (counted.get(name), figures.get(name), stored[name]) for name in tensors}
         rows = [
             _tensor_report(info, done[name], why_dense.get(name), transforms[name].outputs, measured[name])
@@ -234,7 +235,7 @@ def _plan(
             **execution.said(),
             options=_options(options, calibrate, then),
             totals=totals,
-            warnings=quantization.said((totals.bytes_before, totals.bytes_after)),
+            warnings=(*quantization.said((totals.bytes_before, totals.bytes_after)), *seen.words()),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
             run=check.report if check else None,
@@ -306,8 +307,19 @@ def _graph_parts(
     return axes, OnnxCheck(source, run, execution, calibrate)
 
 
-def _unseen(source: Source, options: PruneOptions) -> dict[str, str]:
-    return unseen_modules(source, options.method) if source.graph is None and options.calibrated else {}
+def _decided(
+    source: Source,
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    options: PruneOptions,
+    axes: Mapping[str, WeightAxes] | None,
+) -> dict[str, Decision]:
+    """Decide for each tensor whether it is pruned; where a model would be run for none, that is refused."""
+    unseen = unseen_modules(source, options.method) if source.graph is None and options.calibrated else {}
+    decisions = plan_prune(tensors, config, options, axes, unseen)
+    if options.calibrated:
+        check_any_pruned({k: each for k, each in decisions.items() if len(tensors[k].shape) > 1}, options.method)
+    return decisions
 
 
 def _inputs(
@@ -316,26 +328,20 @@ def _inputs(
     options: PruneOptions,
     chosen: Sequence[TensorInfo],
     calibrate: Calibrate | None,
-) -> Inputs | None:
+) -> SeenInputs:
     """Return what collects the inputs of layers, for methods that need them."""
     if calibrate is None or execution.dry_run or not chosen:
-        return None
+        return SeenInputs(None)
     kind = Hessian if options.method == "sparsegpt" else ColumnNorms
     if source.graph is None:
         columns = {info.name: info.shape[1] for info in chosen}
         modules = linear_weights(source.path, columns)
-        return ModuleInputs(source.path, modules, kind, columns, calibrate, execution.max_memory // 2).of
+        return SeenInputs(ModuleInputs(source.path, modules, kind, columns, calibrate, execution.max_memory // 2))
     from modelopt_rs.onnx.layer_statistics import LayerInputs
 
-    return LayerInputs(
-        source.graph,
-        source.path,
-        kind,
-        [info.name for info in chosen],
-        calibrate,
-        max_memory=execution.max_memory // 2,  # the other half is for the weight that is pruned
-        threads=execution.threads,
-    ).of
+    names, room = [info.name for info in chosen], execution.max_memory // 2  # the other half is for the weight
+    how: Any = {"max_memory": room, "threads": execution.threads}
+    return SeenInputs(LayerInputs(source.graph, source.path, kind, names, calibrate, **how))
 
 
 def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:

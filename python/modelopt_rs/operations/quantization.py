@@ -84,6 +84,7 @@ class Quantization:
         self.threads = threads
         self.warnings: list[str] = []
         self.searched = options is not None and options.search is not None
+        self._known: KnownInputs | None = None
         if options is None:
             return
         model = _Model(tensors, config, threads, sensitivity, stored)
@@ -113,8 +114,14 @@ class Quantization:
         for name, encoder in self.encoders.items():
             if name in known.moments and isinstance(encoder, Quantize):
                 encoder.round_by(known.moments[name])
-        self.decisions, words = known.decided(self.decisions, self.encoders)
-        self.warnings += words
+        self.decisions = known.decided(self.decisions, self.encoders)
+        self._known = known
+
+    def settle(self) -> None:
+        """Say what turned out while weights were rounded: which of their layers no sample reached."""
+        if self._known is not None:
+            self.decisions, words = self._known.reached(self.decisions)
+            self.warnings += words
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""

@@ -315,6 +315,7 @@ def _plan(
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
+        quantization.settle()
         rows = [
             _tensor_report(info, quantization.decisions[name], transforms, figures.get(name), model)
             for name, info in tensors.items()

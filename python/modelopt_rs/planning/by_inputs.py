@@ -17,9 +17,12 @@ from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.quant.by_inputs import Moments
 
 __all__ = [
+    "UNREACHED",
     "WORDS",
     "KnownInputs",
+    "SeenInputs",
     "Statistics",
+    "check_any_pruned",
     "check_no_method",
     "decided_by_inputs",
     "moments_of",
@@ -37,11 +40,14 @@ WORDLESS: Final[Mapping[str | None, str]] = {
 }
 
 
+UNREACHED: Final = "no sample reaches its layer"
+
+
 class Statistics(Protocol):
     """Has what is known of the inputs of weights."""
 
     def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
-        """Return it."""
+        """Return it; of no rows where no sample reaches the layer."""
 
     def keep(self, names: Sequence[str]) -> None:
         """Collect that of these weights only; in this order they will be asked for."""
@@ -68,6 +74,10 @@ class KnownInputs:
         By name of a weight what gives the moments of its inputs.
     groups : mapping
         By name of a weight how many parts of it have inputs of their own, where it is more than one.
+    fix : str
+        What helps where no weight can be rounded so.
+    unreached : set of str
+        The weights whose inputs were asked for, and that no sample reached: they have no moments.
     """
 
     def __init__(self, method: str | None, unseen: Mapping[str, str | None], statistics: Statistics | None) -> None:
@@ -75,10 +85,18 @@ class KnownInputs:
         names = [name for name, reason in unseen.items() if reason is None]
         self.moments: Mapping[str, Moments] = {name: partial(self._of, name) for name in names}
         self.groups: Mapping[str, int] = {}
+        self.fix = "leave it out"
+        self.unreached: set[str] = set()
+        self._decisions: Mapping[str, Decision] = {}
 
     def _of(self, name: str) -> Array:
         assert self.statistics is not None
-        found = [moments_of(each, self.method) for each in self.statistics.of(name)]
+        seen = self.statistics.of(name)
+        # A layer's own code may take a weight and never call the layer; an expert may get no token.
+        if any(each.count == 0 for each in seen):
+            self.unreached.add(name)
+            return np.empty(0)
+        found = [moments_of(each, self.method) for each in seen]
         return found[0] if len(found) == 1 else np.stack(found)
 
     @property
@@ -91,15 +109,54 @@ class KnownInputs:
         self.unseen = {**self.unseen, **reasons}
         self.moments = {name: each for name, each in self.moments.items() if name not in reasons}
 
-    def decided(self, decisions: Mapping[str, Decision], names: Iterable[str]) -> tuple[dict[str, Decision], list[str]]:
-        """Return decisions that say how weights are rounded, and what should be known of it.
+    def decided(self, decisions: Mapping[str, Decision], names: Iterable[str]) -> dict[str, Decision]:
+        """Return decisions that say how weights are rounded.
 
         From now on the inputs of these weights alone are looked at, in this order.
         """
         if self.statistics is not None:
             self.statistics.keep([name for name in names if name in self.moments])
-        words = unseen_in_words(decisions, self.unseen, self.method)
-        return decided_by_inputs(decisions, self.unseen, self.method), words
+        self._decisions = decisions
+        return decided_by_inputs(decisions, self.unseen, self.method, self.fix)
+
+    def reached(self, decided: Mapping[str, Decision]) -> tuple[dict[str, Decision], list[str]]:
+        """Return the decisions as it turned out, once weights are rounded, and what should be known of it."""
+        unseen = {**self.unseen, **dict.fromkeys(self.unreached, UNREACHED)}
+        late = {
+            name: _rounded(self._decisions[name], UNREACHED, self.method) for name in self.unreached & decided.keys()
+        }
+        return {**decided, **late}, unseen_in_words(self._decisions, unseen, self.method)
+
+
+class SeenInputs:
+    """What is known of the inputs of weights that are pruned, and which of their layers no sample reached.
+
+    Parameters
+    ----------
+    statistics : Statistics or None
+    """
+
+    def __init__(self, statistics: Statistics | None) -> None:
+        self.statistics = statistics
+        self._unreached: set[str] = set()
+
+    def of(self, name: str) -> Sequence[ColumnNorms | Hessian]:
+        """Return it."""
+        assert self.statistics is not None
+        found = self.statistics.of(name)
+        if any(each.count == 0 for each in found):
+            self._unreached.add(name)
+        return found
+
+    def reached(self, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+        """Return the decisions as it turned out, once weights are pruned."""
+        return {**decisions, **dict.fromkeys(self._unreached, Decision("copy", UNREACHED))}
+
+    def words(self) -> list[str]:
+        """Say how many weights are left alone for it."""
+        count = len(self._unreached)
+        weights = "1 weight is" if count == 1 else f"{count:,} weights are"
+        return [f"{weights} not pruned: {UNREACHED}"] if count else []
 
 
 def check_no_method(then: QuantizeOptions | None) -> None:
@@ -137,7 +194,10 @@ def moments_of(found: ColumnNorms | Hessian, method: str | None = None) -> Array
 
 
 def decided_by_inputs(
-    decisions: Mapping[str, Decision], unseen: Mapping[str, str | None], method: str | None
+    decisions: Mapping[str, Decision],
+    unseen: Mapping[str, str | None],
+    method: str | None,
+    fix: str = "leave it out",
 ) -> dict[str, Decision]:
     """Return the decisions with how weights are rounded, and where it isn't by their inputs, why.
 
@@ -147,6 +207,8 @@ def decided_by_inputs(
     unseen : mapping
         By name of a weight why what goes into its layers isn't used; None: it is.
     method : str or None
+    fix : str
+        What helps where that is so of all.
 
     Raises
     ------
@@ -157,10 +219,12 @@ def decided_by_inputs(
     for name, decision in decisions.items():
         if decision.action == "quantize":
             reason = unseen.get(name, "no layer's")
-            words = WORDS[method] if reason is None else f"not {WORDS[method]}: {reason}"
-            found[name] = replace(decision, reason=f"{decision.reason}; {words}")
+            found[name] = _rounded(decision, reason, method)
             if reason is not None:
                 left[name] = reason
+    if method is not None and not any(each.action == "quantize" for each in decisions.values()):
+        text = f"method must be left out where no weight is quantized, got {method!r}"
+        raise OptionError(f"{text}{_first_reason(decisions)}; {fix}")
     if left and len(left) == sum(each.action == "quantize" for each in decisions.values()):
         most, _ = Counter(left.values()).most_common(1)[0]
         name = next(name for name, reason in left.items() if reason == most)
@@ -169,8 +233,35 @@ def decided_by_inputs(
                 f"statistics must be of this model's weights, got none of those that are coded: {quote(name)}: {most}"
             )
         text = f"method must be left out where it can round no weight, got {method!r}: {quote(name)}: {most}"
-        raise OptionError(text)
+        raise OptionError(f"{text}; {fix}")
     return found
+
+
+def check_any_pruned(decisions: Mapping[str, Decision], method: str) -> None:
+    """Refuse to run a model for nothing.
+
+    Raises
+    ------
+    OptionError
+        If no weight is pruned.
+    """
+    if not any(each.action == "prune" for each in decisions.values()):
+        text = f"method must be 'magnitude' where no weight is pruned by its inputs, got {method!r}"
+        raise OptionError(f"{text}{_first_reason(decisions)}; use 'magnitude', or include others")
+
+
+def _first_reason(decisions: Mapping[str, Decision]) -> str:
+    """Return why one of the weights is left alone that most are alike to."""
+    if not decisions:
+        return ""
+    most, _ = Counter(each.reason for each in decisions.values()).most_common(1)[0]
+    name = next(name for name, each in decisions.items() if each.reason == most)
+    return f", as {quote(name)}: {most}"
+
+
+def _rounded(decision: Decision, reason: str | None, method: str | None) -> Decision:
+    words = WORDS[method] if reason is None else f"not {WORDS[method]}: {reason}"
+    return replace(decision, reason=f"{decision.reason}; {words}")
 
 
 def unseen_in_words(

@@ -63,8 +63,12 @@ def infos_of(name: str, columns: int, kind: str, groups: int = 1) -> list[Tensor
     return [found, TensorInfo(f"{name}.rows", "I64", (1,), 8)]
 
 
-def arrays_of(found: Sequence[Hessian | ColumnNorms]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return what is stored of the inputs of a weight: sums, and the number of rows."""
+def arrays_of(
+    found: Sequence[Hessian | ColumnNorms], shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what is stored of the inputs of a weight: sums, and the number of rows; zeros where nothing was seen."""
+    if not found[0].count:
+        return np.zeros(shape), np.zeros(1, np.int64)
     sums: list[Any] = [
         each.square_sum if isinstance(each, ColumnNorms) else each.stats and each.stats.products for each in found
     ]
@@ -134,8 +138,8 @@ class StatisticsFile:
             return [_norms(self._norms[name], 1)]
         sums = self._source.read(f"{name}.{PARTS[self.kind]}")
         rows = int(self._source.read(f"{name}.rows").reshape(-1)[0])
-        if rows < 1 or not np.isfinite(sums).all():
-            raise FormatError(f"{self.path}: sums of {quote(name)} must be finite, of one or more rows")
+        if rows < 0 or not np.isfinite(sums).all():
+            raise FormatError(f"{self.path}: sums of {quote(name)} must be finite, of no negative number of rows")
         if self.kind == "norms":
             return [_norms(sums.reshape(-1), rows)]
         found = []

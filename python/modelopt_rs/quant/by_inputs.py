@@ -15,7 +15,7 @@ __all__ = ["ByInputs", "Moments"]
 Moments = Callable[[], Array]
 """Returns of a layer's inputs what `gptq` takes, (in, in), or their mean squares, (in,), in float64.
 
-Of a convolution (groups, in, in): so many parts of its rows have inputs of their own.
+Of a convolution (groups, in, in): so many parts of its rows have inputs of their own. (0,) where nothing is known.
 """
 
 PASS: Final = ("groups", False, 0.01, 128)
@@ -78,10 +78,10 @@ class ByInputs(Scales):
         _core.quantize_given(filled, parts[0], (parts[1], parts[2]), spec, "raise", None, threads)
 
     def importances(self, columns: int) -> Array | None:
-        """Return the mean squares; None where nothing is searched."""
-        if self.search is None:
+        """Return the mean squares; None where nothing is searched, or nothing known."""
+        squares = np.empty(0) if self.search is None else self.moments()
+        if not squares.size:
             return None
-        squares = self.moments()
         most = squares.max(initial=0.0)
         # Only their ratios count, and float32 holds those.
         weights = (squares / most if most > 0.0 else np.ones_like(squares)).astype(np.float32)

@@ -131,6 +131,8 @@ def _prune_by_inputs(
     outputs = np.moveaxis(array.reshape(shape), axes, (0, -1))
     matrix = np.ascontiguousarray(outputs).reshape(len(outputs), -1)
     statistics = inputs()
+    if any(each.count == 0 for each in statistics):  # no sample reaches the layer: nothing says what matters in it
+        return
     rows = len(matrix) // len(statistics)
     share = {"sparsity": options.sparsity, "n": options.n, "m": options.m}
     for place, each in enumerate(statistics):

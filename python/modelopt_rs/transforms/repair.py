@@ -31,7 +31,8 @@ class Repair(Transform):
     stays : ndarray of bool
         The inputs that stay.
     stats : callable
-        Returns the sums over the inputs: of a convolution by kernel positions, of each the channels.
+        Returns the sums over the inputs: of a convolution by kernel positions, of each the channels. None: nothing is
+        known of them, and nothing is repaired.
     then : Transform
         What becomes of the repaired weight.
     """
@@ -41,7 +42,7 @@ class Repair(Transform):
         info: TensorInfo,
         axes: tuple[int, int],
         stays: NDArray[np.bool_],
-        stats: Callable[[], InputStats],
+        stats: Callable[[], InputStats | None],
         then: Transform,
     ) -> None:
         self._info, self._axes, self._stays, self._stats, self._then = info, axes, stays, stats, then
@@ -59,11 +60,14 @@ class Repair(Transform):
 
     def __call__(self, array: Array) -> Rows:
         """Repair the weight."""
+        stats = self._stats()
+        if stats is None or not stats.count:
+            return self._then(array)
         wide = np.array(widened(array, self._info.dtype), np.float64 if self._info.dtype == "F64" else np.float32)
         outputs = np.moveaxis(wide.reshape(self._info.shape), self._axes, (0, -1))
         matrix = np.ascontiguousarray(outputs).reshape(len(outputs), -1)
         stays = np.flatnonzero(np.tile(self._stays, matrix.shape[1] // len(self._stays)))
-        matrix[:, stays] = least_squares(matrix, stays, self._stats(), ridge=RIDGE)[0]
+        matrix[:, stays] = least_squares(matrix, stays, stats, ridge=RIDGE)[0]
         outputs[...] = matrix.reshape(outputs.shape)
         return self._then(rounded(wide, self._info.dtype))
 

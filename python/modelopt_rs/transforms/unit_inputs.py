@@ -64,6 +64,8 @@ class UnitInputs:
             weight = np.moveaxis(read, (out_axis, in_axis), (0, -1)).astype(np.float64)
             [norms] = self._norms(name)
             assert isinstance(norms, ColumnNorms)
+            if not norms.count:  # no sample reaches this layer: it says nothing of its units
+                continue
             each = np.square(weight).sum(axis=0).reshape(-1) * np.square(norms.norms.astype(np.float64))
             each = each.reshape(-1, weight.shape[-1]).sum(axis=0)
             for group, member in wanted:
@@ -77,10 +79,9 @@ class UnitInputs:
         if name not in self._axes or self._axes[name][1] not in stays:
             return then
 
-        def stats() -> InputStats:
+        def stats() -> InputStats | None:
             [hessian] = self._sums(name)
             assert isinstance(hessian, Hessian)
-            assert hessian.stats is not None
             return hessian.stats
 
         return Repair(self._source.tensors[name], self._axes[name], stays[self._axes[name][1]], stats, then)

@@ -69,4 +69,5 @@ class ChannelBlocks(Transform):
 
 
 def _turned(moments: Moments, order: Array) -> Array:
-    return np.ascontiguousarray(moments()[..., order[:, None], order])
+    found = moments()
+    return found if found.ndim < 2 else np.ascontiguousarray(found[..., order[:, None], order])
