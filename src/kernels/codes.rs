@@ -44,6 +44,11 @@ pub use scale::{Absmax, Exponent, Linear, Scale, ScaleItem, TwoLevel};
 pub use uniform::{Scheme, Uniform};
 pub use unit_float::{UnitE4M3, UnitE5M3};
 
+use crate::isa::Isa;
+
+/// Elements that a loop takes at a time: loops of this length are vectorised as a whole.
+const BLOCK: usize = 32;
+
 /// How numbers become codes of a few bits and back: numbers in units of their block's scale, so that the largest
 /// magnitude of a block is [`Code::TOP`] or near it.
 ///
@@ -67,6 +72,19 @@ pub trait Code: Copy + Send + Sync + 'static {
     }
     /// The number of a code.
     fn decode(code: u32) -> f32;
+    /// The packed codes of 4 bits of a block, where there is more than a plain loop: whether there is. For a kernel; `isa` is
+    /// [`crate::isa::current`].
+    #[inline(always)]
+    fn encode_packed(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
+        match Self::CODEBOOK {
+            #[cfg(target_arch = "x86_64")]
+            Some(book) => x86::encode(isa, book, x, codes),
+            _ => {
+                let _ = (isa, x, codes);
+                false
+            }
+        }
+    }
 }
 
 /// What rounds to nearest in the place of random bits.

@@ -5,6 +5,7 @@ pub mod awq;
 pub mod close;
 pub mod codes;
 pub mod compare;
+pub mod e2m1;
 pub mod elimination;
 pub mod embeddings;
 pub mod gather;

@@ -6,6 +6,7 @@
 mod moments;
 mod ops;
 mod position;
+mod short;
 mod words;
 mod zeros;
 
@@ -176,6 +177,9 @@ pub fn reduce_axis_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, thre
     } else {
         let rows = CHUNK / n;
         par::for_each(threads, states.chunks_mut(rows).zip(x.chunks(rows * n)), |(states, x)| {
+            if n <= short::LONGEST {
+                return short::reduce_rows::<T, O>(x, op, n, states);
+            }
             for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
                 *state = op.chunk(row);
             }

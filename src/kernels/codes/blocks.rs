@@ -2,16 +2,18 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{Code, Rows, Scale, quantize::BATCH};
+use super::{BLOCK, Code, Rows, Scale};
 use crate::isa::{self, Isa, kernel};
 use crate::kernels::lines::{Lines, Target};
 use crate::kernels::pack::packed_len;
 
-/// Elements that a loop takes at a time: loops of this length are vectorised as a whole.
-const BLOCK: usize = 32;
-
 /// Groups of this length are taken two at a time.
 const HALF: usize = BLOCK / 2;
+
+/// How far ahead memory is asked for, where the codes are made in a pass of their own.
+const AHEAD: usize = 256;
+/// And that of the codes: a store to a line that is not there holds up all that follow.
+const CODES_AHEAD: usize = 1024;
 
 /// Such short groups whose scales are read in a loop of their own.
 const AT_ONCE: usize = 32;
@@ -83,8 +85,7 @@ fn halves<D: Copy>(each: &[D; AT_ONCE], block: usize) -> [D; 2] {
     [each[2 * block % AT_ONCE], each[(2 * block + 1) % AT_ONCE]]
 }
 
-/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves. (What the next batch needs is
-/// asked for as it goes: for all of it at once the processor waits.)
+/// The packed codes of whole blocks and a short one; `divisors` says those of a block's halves.
 #[inline(always)]
 fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     isa: Isa,
@@ -96,8 +97,8 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
     for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
-        isa::prefetch::<false, _>(x, BATCH);
-        isa::prefetch::<true, _>(x, 2 * BATCH);
+        isa::prefetch::<false, _>(x, AHEAD);
+        isa::prefetch::<false, _>(&*codes, CODES_AHEAD);
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
     }
     if !tail.is_empty() {
@@ -142,12 +143,11 @@ fn encode_block<K: Code, S: Scale, const FUSED: bool>(
 /// The packed codes of a block.
 #[inline(always)]
 fn encode_four_bits<K: Code>(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) {
+    if K::encode_packed(isa, x, codes) {
+        return;
+    }
     let mut bytes = [0; BLOCK];
-    if let Some(book) = K::CODEBOOK {
-        #[cfg(target_arch = "x86_64")]
-        if x86::encode(isa, book, x, codes) {
-            return;
-        }
+    if K::CODEBOOK.is_some() {
         // In lanes of 32 bits, as what is compared: as bytes each comparison would be narrowed first.
         let mut wide = [0; BLOCK];
         for (code, &x) in wide.iter_mut().zip(x) {

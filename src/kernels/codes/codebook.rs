@@ -9,6 +9,20 @@ pub struct Codebook {
     pub tree: [f32; 16],
     /// The code of each rank: of so many bounds that are below a number.
     pub codes: [u8; 16],
+    /// Where cells of [`CELLS`] are as wide as one: the bound in each, if any, and how many are in the cells below it. The
+    /// cells of negative numbers are the last 16.
+    pub bound_in_cell: [f32; 32],
+    /// See `bound_in_cell`.
+    pub rank_of_cell: [i32; 32],
+}
+
+/// Cells from 0 to 1, a little wider than a 16th so that 1 is in one of 16. No two bounds are in one.
+pub const CELLS: f32 = 15.9;
+
+/// The cell of a number from -1 to 1, rounded down.
+const fn cell(x: f32) -> i32 {
+    let toward_zero = (x * CELLS) as i32;
+    if x * CELLS < toward_zero as f32 { toward_zero - 1 } else { toward_zero }
 }
 
 impl Codebook {
@@ -22,7 +36,19 @@ impl Codebook {
             tree[i] = bounds[(i - first) * apart + apart / 2 - 1];
             i += 1;
         }
-        Self { numbers, tree, codes }
+        let (mut bound_in_cell, mut rank_of_cell) = ([f32::INFINITY; 32], [0; 32]);
+        let (mut at, mut rank) = (-16i32, 0);
+        while at < 16 {
+            let place = (at & 31) as usize;
+            rank_of_cell[place] = rank as i32;
+            if rank < 15 && bounds[rank] < 1.0 && cell(bounds[rank]) == at {
+                bound_in_cell[place] = bounds[rank];
+                rank += 1;
+            }
+            at += 1;
+        }
+        assert!(rank == 15 || bounds[rank] >= 1.0, "no two bounds in a cell");
+        Self { numbers, tree, codes, bound_in_cell, rank_of_cell }
     }
 }
 

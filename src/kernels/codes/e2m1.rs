@@ -1,6 +1,8 @@
 //! E2M1.
 
-use super::{Code, minifloat};
+use super::{BLOCK, Code, minifloat};
+use crate::isa::Isa;
+use crate::kernels::e2m1;
 
 /// 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives: FP4 of the OCP Microscaling Formats v1.0, 5.3.3.
 #[derive(Debug, Clone, Copy)]
@@ -21,5 +23,10 @@ impl Code for E2M1 {
     #[inline(always)]
     fn decode(code: u32) -> f32 {
         minifloat::decode::<4, 1, 1>(code & 15)
+    }
+
+    #[inline(always)]
+    fn encode_packed(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
+        e2m1::encode(isa, x, codes)
     }
 }

@@ -98,9 +98,25 @@ pub fn ranges<T: Element, O: Op<T, Scalar = T::Key> + Default>(
     largest
 }
 
+kernel! {
+    /// The largest of magnitudes; a NaN is above all.
+    fn largest(absmax: &[f32]) -> i32 {
+        let mut largest = 0;
+        for absmax in absmax {
+            largest = largest.max(absmax.to_bits() as i32);
+        }
+        largest
+    }
+}
+
+/// The largest magnitude of an array of which these are the largest of groups, all of them finite.
+pub fn largest_of_all(absmax: &[f32]) -> f32 {
+    f32::from_key(largest(absmax))
+}
+
 /// Whether largest magnitudes are of finite numbers.
 pub fn are_finite(absmax: &[f32]) -> bool {
-    absmax.iter().all(|absmax| *absmax < f32::INFINITY)
+    largest(absmax) < f32::INFINITY_KEY
 }
 
 /// The largest magnitude of each group of an array (where `saturate`: of its finite numbers), and whether all of it was

@@ -1,6 +1,6 @@
 //! Numbers to codes, and to codes and back at once, for every format of blocks.
 
-use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
+use super::floats::{are_finite, group_absmax, is_finite, largest_of_all, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
@@ -8,7 +8,7 @@ use crate::kernels::reduce;
 use crate::par::{self, CHUNK};
 
 /// Elements that are looked at, then coded, while they are in the L1 cache.
-pub(super) const BATCH: usize = 1 << 12;
+const BATCH: usize = 1 << 12;
 
 /// Rows of up to so many elements with a scale each are looked at and coded one after the other.
 const LONGEST_ROW: usize = 1 << 17;
@@ -100,7 +100,9 @@ impl Call<'_> {
             } else {
                 largest.copy_from_slice(&known[batch.scales.clone()]);
             }
-            if !are_finite(largest) || !known.is_empty() && self.saturate {
+            // What is known is finite, or of the finite numbers.
+            let sanitizes = if known.is_empty() { !are_finite(largest) } else { self.saturate };
+            if sanitizes {
                 if !self.saturate {
                     return false;
                 }
@@ -275,7 +277,7 @@ fn prepare<'f, T: Floats>(
             return Err(NonFinite);
         }
         call.saturate = !finite;
-        call.global = format.global(known.iter().copied().fold(absmax, f32::max));
+        call.global = format.global(largest_of_all(&known).max(absmax));
     } else if policy == Policy::RaiseFirst && !is_finite(x, threads) {
         return Err(NonFinite);
     }
