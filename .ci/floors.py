@@ -21,8 +21,8 @@ PACKAGE = "modelopt_rs"
 FLOORS = (
     ("_core", "_types"),
     ("errors",),
-    ("arguments", "arrays", "deprecated", "signatures"),
     ("dtypes",),
+    ("arguments", "arrays", "deprecated", "signatures"),
     ("threads",),
     ("reduce",),
     ("quant", "preprocess"),
