@@ -34,6 +34,10 @@ def model(tmp_path: Path) -> Path:
         (["inspect"], "Missing argument 'FILE|DIR'; see modelopt-rs inspect --help"),
         (["compare", "a"], "Missing argument 'B'; see modelopt-rs compare --help"),
         (["dequantize", "a"], "Missing option '-o' / '--output'; see modelopt-rs dequantize --help"),
+        (
+            ["optimize", "MODEL", "-o", "OUT"],
+            "Missing option '--target-size' or '--target-bpw'; see modelopt-rs optimize --help",
+        ),
         (["quantize", "MODEL"], "Missing option '-o' / '--output' (or --dry-run); see modelopt-rs quantize --help"),
         (
             ["quantize", "MODEL", "-o", "OUT", "--bits", "3"],

@@ -46,6 +46,15 @@ def test_help_has_examples_first_then_options_in_groups(name: str, capsys: pytes
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_the_list_of_commands_cuts_no_sentence_and_values_keep_their_spelling(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = shown(capsys, "--help")
+    assert "..." not in out.partition("Commands:")[2]
+    _, out, _ = shown(capsys, "quantize", "--help")
+    assert " symmetric, or asymmetric: with a zero point." in out
+
+
 def test_options_of_onnx_models_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = shown(capsys, "quantize", "--help")
     own, onnx = out.index("\nOptions:"), out.index("\nONNX models only:")

@@ -379,6 +379,15 @@ def test_hub_caches_of_links_are_copied_as_files(model: Path, tmp_path: Path) ->
     assert set(infos(ARRAYS)) == set(CheckpointSource(tmp_path / "out").tensors.values())
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".gguf"])
+def test_h47_a_directory_gets_no_name_of_a_file(model: Path, suffix: str) -> None:
+    before = sorted(model.parent.iterdir())
+    said = rf"create: path must not end in \{suffix}, got .*; what is made of model is written as a directory$"
+    with pytest.raises(mo.OptionError, match=said):
+        mo.dequantize_file(model, model.parent / f"out{suffix}")
+    assert sorted(model.parent.iterdir()) == before
+
+
 def test_a_directory_without_a_model_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     for name in ("onnx/model.onnx", "weights.hdf5", "vocab.txt"):

@@ -282,7 +282,7 @@ def test_symbolic_links_are_followed(path: Path) -> None:
 
 def test_open_says_what_is_supported(tmp_path: Path) -> None:
     (tmp_path / "x.dat").write_bytes(b"data" + bytes(100))
-    with pytest.raises(FormatError, match=r"x.dat: not a model file that is supported: a safetensors file, a "):
+    with pytest.raises(FormatError, match=r"x.dat: no model that is known: those are safetensors files, "):
         files.open(tmp_path / "x.dat")
     (tmp_path / "short.safetensors").write_bytes(b"")
     with pytest.raises(FormatError, match="less than the 8"):

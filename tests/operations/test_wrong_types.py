@@ -124,7 +124,7 @@ def test_h57_calibration_data_of_a_file_of_weights_are_named(source: Path, tmp_p
         mo.quantize_file(source, tmp_path / "b.safetensors", onnx=mo.OnnxOptions(calibrate="data.npz"))
 
 
-@pytest.mark.parametrize("name", ["b.onnx", "b.ONNX", "b.h5", "b.gguf", "b.bin"])
+@pytest.mark.parametrize("name", ["b.onnx", "b.ONNX", "b.h5", "b.gguf", "b.pb", "b.bin"])
 def test_h47_a_name_of_another_container_is_refused(source: Path, name: str) -> None:
     before = files_of(source.parent)
     message = rf"create: path must not end in \{name[1:]}, got .*{name}; what is made of .* is written as safetensors"

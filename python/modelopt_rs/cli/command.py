@@ -124,6 +124,12 @@ class Command(click.Command):
 class Group(click.Group):
     """The commands; of other words it says which was meant."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with the whole of its first sentence."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(limit=1000)) for name, each in commands if each])
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -146,8 +152,10 @@ def _write_groups(command: click.Command, ctx: click.Context, formatter: click.H
     for option in command.get_params(ctx):
         record = option.get_help_record(ctx)
         if record is not None and isinstance(option, click.Option):
-            text = record[1].removeprefix(MARK)
-            rows[group_of(option)].append((record[0], text[:1].upper() + text[1:]))
+            text = record[1]
+            if text.startswith(MARK):
+                text = text[len(MARK)].upper() + text[len(MARK) + 1 :]
+            rows[group_of(option)].append((record[0], text))
     for title, records in rows.items():
         if records:
             with formatter.section(title):

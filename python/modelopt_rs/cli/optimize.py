@@ -83,6 +83,8 @@ def optimize(
     """  # noqa: D301
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
+    if target_size is None and target_bpw is None:
+        raise click.UsageError("Missing option '--target-size' or '--target-bpw'")
     with progress("optimize") as callback:
         report = optimize_file(
             model,

@@ -244,7 +244,7 @@ def refuse_same(source: Path, destination: Path) -> None:
 class _Checkpoint:
     name = "checkpoint"
     suffixes = ()
-    written_as = None
+    written_as = "a directory"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         return is_checkpoint(path)

@@ -83,8 +83,8 @@ class Container(Protocol):
         """What names of its files end in."""
 
     @property
-    def written_as(self) -> str | None:
-        """What is made of it, by its name in any case; None where that may have any name."""
+    def written_as(self) -> str:
+        """What is made of it, in words: the name of a container in any case, or a directory."""
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         """Whether a path is of this kind; `begin` has the first bytes of a file, none of a directory."""

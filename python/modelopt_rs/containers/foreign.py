@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["foreign_directory", "foreign_file"]
+__all__ = ["FOREIGN", "LOOKED_AT", "foreign_directory", "foreign_file"]
 
 _TF: Final = "export it to ONNX with tf2onnx"
 _ORIGIN: Final = "take the model that it was made of"
@@ -49,6 +49,12 @@ SUFFIXES: Final[dict[str, tuple[str, str]]] = {
     ".pdiparams": ("weights of Paddle", "export their model to ONNX with paddle2onnx"),
     ".ckpt": ("no checkpoint of torch", "where it is TensorFlow's, export its model to ONNX with tf2onnx"),
 }
+LOOKED_AT: Final = max(at + len(magic) for at, magic, *_ in BEGINNINGS)
+"""Bytes of a file that tell what it is."""
+
+FOREIGN: Final = frozenset(SUFFIXES) | {".gguf", ".tflite"}
+"""What names of such files end in."""
+
 # Of these also where it looks like a file that is read.
 _ALWAYS: Final = frozenset((".npz", ".mlmodel", ".distcp", ".pt2", ".joblib"))
 # What a directory has in it.
@@ -78,7 +84,7 @@ def foreign_file(path: Path, begin: bytes, known: bool) -> str | None:
     ----------
     path : Path
     begin : bytes
-        At least its first 265 bytes, if it has so many.
+        At least its first `LOOKED_AT`, if it has so many.
     known : bool
         Whether it looks like a file that is read.
 

@@ -8,7 +8,7 @@ from modelopt_rs.arguments import shown
 from modelopt_rs.containers.checkpoint import INDEX_SUFFIX, no_checkpoint
 from modelopt_rs.containers.checkpoint_sink import CHECKPOINT
 from modelopt_rs.containers.container import Access, Container, Output
-from modelopt_rs.containers.foreign import foreign_file
+from modelopt_rs.containers.foreign import FOREIGN, LOOKED_AT, foreign_file
 from modelopt_rs.containers.keras_file import KERAS
 from modelopt_rs.containers.onnx_file import ONNX
 from modelopt_rs.containers.reading import call, open_regular, read_at
@@ -22,13 +22,12 @@ __all__ = ["CONTAINERS", "check_suffix", "container_at", "create", "open_source"
 CONTAINERS: Final[tuple[Container, ...]] = (CHECKPOINT, SAFETENSORS, KERAS, TORCH, ONNX)
 """All kinds of model files; the first that knows a path has it."""
 
-SUFFIXES: Final = {suffix: each.name for each in CONTAINERS for suffix in each.suffixes} | dict.fromkeys(
-    (".gguf", ".tflite", ".npz"), "none that is known"
-)
+SUFFIXES: Final = dict.fromkeys(FOREIGN, "none that is known") | {
+    suffix: each.name for each in CONTAINERS for suffix in each.suffixes
+}
 """Which container names of files promise."""
 
 _BEGIN = 9  # bytes that tell them apart
-_FOREIGN = 265  # bytes that tell what is none
 
 
 def container_at(path: Path) -> Container:
@@ -54,9 +53,9 @@ def container_at(path: Path) -> Container:
     if known:
         return known[0]
     raise FormatError(
-        f"{path}: not a model file that is supported: a safetensors file, a Hugging Face directory with "
-        f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index, a file of torch.save or Keras, "
-        "or an ONNX model"
+        f"{path}: no model that is known: those are safetensors files, Hugging Face directories (with "
+        f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index), files of torch.save and Keras, "
+        "and ONNX models"
     )
 
 
@@ -75,7 +74,7 @@ def _models_in(path: Path) -> list[str]:
 def _begin(path: Path) -> bytes:
     fd = open_regular(path)
     try:
-        return read_at(fd, _FOREIGN, 0, path)
+        return read_at(fd, LOOKED_AT, 0, path)
     finally:
         call(path, os.close, fd)
 
@@ -110,9 +109,9 @@ def check_suffix(path: str | os.PathLike[str], source: Source) -> None:
     OptionError
         If it has the suffix of such a file.
     """
-    written = next((each.written_as for each in CONTAINERS if each.name == source.container), None)
+    written = next(each.written_as for each in CONTAINERS if each.name == source.container)
     suffix = _named("create", path).suffix
-    if written is not None and SUFFIXES.get(suffix.lower(), written.lower()) != written.lower():
+    if SUFFIXES.get(suffix.lower(), written.lower()) != written.lower():
         made = f"what is made of {source.path.name} is written as {written}"
         raise OptionError(f"create: path must not end in {suffix}, got {os.fspath(path)}; {made}")
 
