@@ -212,6 +212,7 @@ def _plan(
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
     decisions = plan_prune(tensors, config, options, axes, _unseen(source, options))
     quantization = Quantization(tensors, config, then, execution.threads)
+    quantization.weigh_by_norms(view.read)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
     pruner = Pruner(view, chosen, options, execution, axes, _inputs(source, execution, options, chosen, calibrate))
     execution.total += pruner.bytes_to_read()
