@@ -61,6 +61,10 @@ class Quantize(Transform):
         self.row_multiple = self._per_output * (1 if spec.symmetric else 32 // spec.bits)
         self.figures = ErrorFigures()
 
+    def weigh_by(self, moments: Moments) -> None:
+        """Search scales by the mean squares of the inputs, which are held: of each row by itself."""
+        self._scales = ByInputs(self._scales.search, self._scales.dtype, moments)
+
     def round_by(self, moments: Moments) -> None:
         """Make codes by what is known of the inputs: of the whole matrix at once."""
         self._scales = ByInputs(self._scales.search, self._scales.dtype, moments)

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +14,7 @@ from modelopt_rs.onnx.attention_values import makes_attention_values
 from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
 from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.layer_samples import Seen, see
-from modelopt_rs.onnx.summed_errors import OUTPUTS, SummedErrors, most_useful
+from modelopt_rs.onnx.summed_errors import ENOUGH, LESS, OUTPUTS, WORTH, SummedErrors, most_useful, out_of_proportion
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
 from modelopt_rs.planning.decide import Moved
@@ -24,6 +25,8 @@ from modelopt_rs.planning.sensitivity import LayerError, Sensitivity, layer_erro
 from modelopt_rs.stream.error_figures import ErrorFigures
 
 __all__ = ["LayerErrors"]
+
+OUT_OF_PROPORTION: Final = f"their errors do over {WORTH:g} times as much to the outputs for their bytes as all do"
 
 
 class LayerErrors:
@@ -89,8 +92,14 @@ class LayerErrors:
         why = f"with those asked for the model's outputs would be over {limit:g} off on {on}"
         moved = most_useful(errors, sizes, bits, limit)
         total = math.sqrt(np.sum(list(errors.values()), axis=0).max()) if errors else 0.0
-        return {name: Moved(more, why, f"with those asked for the outputs would be {total:.2g} off on {on}")
-                for name, more in moved.items()}  # fmt: skip
+        found = {name: Moved(more, why, f"with those asked for the outputs would be {total:.2g} off on {on}")
+                 for name, more in moved.items()}  # fmt: skip
+        left = {name: errors[name] * LESS[bits[name]] if name in moved else errors[name] for name in errors}
+        have = {**bits, **moved}
+        for name, (more, times) in out_of_proportion(left, sizes, have, ENOUGH * limit).items():
+            words = f"its error does {times:.0f} times as much to the outputs on {on} for its bytes as all do"
+            found.setdefault(name, Moved(more, f"{OUT_OF_PROPORTION} on {on}", words))
+        return found
 
     def _error(self, use: Use, bits: int) -> float | None:
         """Return how far the output of a node is off; None where that can't be said."""

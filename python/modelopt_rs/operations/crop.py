@@ -5,9 +5,11 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelopt_rs._types import Array
 from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.checkpoint import read_config
 from modelopt_rs.containers.reading import MAX_HEADER, read_file
@@ -244,7 +246,7 @@ def _plan(
     execution.total += scorer.bytes_to_read()
     scores = scorer.scores()
     after = _after(plan, plan.report(scores if inputs is None else inputs.scores(scores)), tensors, then, threads)
-    transforms = _transforms(tensors, plan, after, inputs, threads)
+    transforms = _transforms(view, plan, after, inputs, threads)
 
     def report(seconds: float) -> CropFileReport:
         figures = {} if execution.dry_run else after.quantization.figures()
@@ -276,19 +278,27 @@ def _plan(
 
 
 def _transforms(
-    tensors: Mapping[str, TensorInfo],
+    view: Source,
     plan: CropPlan,
     after: "_After",
     inputs: ModuleCropInputs | None,
     threads: int | None,
 ) -> dict[str, Transform]:
     """Return what becomes of each tensor: repaired where inputs are known, cropped, quantized or copied."""
+    tensors, stays = view.tensors, masks(view.tensors, plan.groups, after.report.kept)
+    after.quantization.weigh_by_norms(partial(_cropped, view, stays))
     transforms = {name: after.quantization.transform(info) for name, info in after.tensors.items()}
-    for name, stays in masks(tensors, plan.groups, after.report.kept).items():
-        transforms[name] = Crop(tensors[name], stays, transforms[name], threads)
+    for name, of_tensor in stays.items():
+        transforms[name] = Crop(tensors[name], of_tensor, transforms[name], threads)
         if inputs is not None:
-            transforms[name] = inputs.repair(name, stays, transforms[name])
+            transforms[name] = inputs.repair(name, of_tensor, transforms[name])
     return transforms
+
+
+def _cropped(view: Source, stays: Mapping[str, Mapping[int, Array]], name: str) -> Array:
+    """Read a vector without what goes of it."""
+    whole = view.read(name)
+    return whole[stays[name][0]] if name in stays else whole
 
 
 def _options(

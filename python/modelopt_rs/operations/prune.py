@@ -212,6 +212,7 @@ def _plan(
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
     decisions = _decided(source, tensors, config, options, axes)
     quantization = Quantization(tensors, config, then, execution.threads)
+    quantization.weigh_by_norms(view.read)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
     seen = _inputs(source, execution, options, chosen, calibrate)
     pruner = Pruner(view, chosen, options, execution, axes, seen.of if seen.statistics else None)

@@ -1,10 +1,11 @@
 """What is quantized of a model's tensors, whatever else is done to them in the same pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from modelopt_rs._types import Array
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.layouts.layout import Encoder, StoredWeight
 from modelopt_rs.layouts.modules import Modules
@@ -15,6 +16,7 @@ from modelopt_rs.planning.bits import BitsChoice, choose_bits
 from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision, check_bits_of, is_match
 from modelopt_rs.planning.loaders import check_loaded, groups_alike
+from modelopt_rs.planning.norms import SEARCHED, norm_moments
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
 from modelopt_rs.planning.warnings import (
@@ -81,7 +83,7 @@ class Quantization:
         self.metadata: Mapping[str, str] = {}
         self.config: Mapping[str, Any] | None = None
         self.specs: dict[str, Any] = {}
-        self.threads = threads
+        self.threads, self._tensors = threads, tensors
         self.warnings: list[str] = []
         self.searched = options is not None and options.search is not None
         self._known: KnownInputs | None = None
@@ -122,6 +124,15 @@ class Quantization:
         if self._known is not None:
             self.decisions, words = self._known.reached(self.decisions)
             self.warnings += words
+
+    def weigh_by_norms(self, read: Callable[[str], Array]) -> None:
+        """Search scales of less than 8 bits by what norms, which are read, say of their inputs."""
+        few = [name for name, spec in self.specs.items() if (_bits(spec) or 8) < 8] if self.searched else []
+        for name, moments in norm_moments(self._tensors, few, read).items():
+            encoder, decision = self.encoders[name], self.decisions[name]
+            if isinstance(encoder, Quantize):
+                encoder.weigh_by(moments)
+                self.decisions[name] = replace(decision, reason=f"{decision.reason}; {SEARCHED}")
 
     def transform(self, info: TensorInfo) -> Transform:
         """Return what becomes of a tensor."""

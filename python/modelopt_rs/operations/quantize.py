@@ -355,6 +355,7 @@ def _rounded(
     """Round weights by what is known of their inputs, if it is; return what tensors are multiplied by for it."""
     calibrate, statistics = given
     if calibrate is None and statistics is None:
+        quantization.weigh_by_norms(view.read)
         return ModuleFactors()
     known = known_modules(view, options.method, calibrate, execution, statistics)
     factors = find_module_factors(view, known, quantization, options)

@@ -11,8 +11,14 @@ import modelopt_rs as mo
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+from modelopt_rs.containers.onnx import OnnxSource  # noqa: E402
+from modelopt_rs.onnx.layer_inputs import Data  # noqa: E402
 from modelopt_rs.onnx.output_errors import coarse  # noqa: E402
+from modelopt_rs.onnx.summed_errors import SummedErrors  # noqa: E402
+from modelopt_rs.onnx.weights import find_weights  # noqa: E402
+from modelopt_rs.planning.quantize import QuantizeOptions  # noqa: E402
 from modelopt_rs.planning.run import RunOptions  # noqa: E402
+from modelopt_rs.stream.execution import Execution  # noqa: E402
 from onnx_graphs import model, node, run, value  # noqa: E402
 
 FEED = {"x": np.random.default_rng(9).standard_normal((16, 128)).astype(np.float32)}
@@ -104,3 +110,42 @@ def test_weights_that_do_not_fit_groups_are_added_too(tmp_path: Path) -> None:
     """Their scales are by row."""
     proto = deep(12, size=100)
     assert quantized(tmp_path, proto, max_layer_error=0.3).totals.changed == 12
+
+
+def test_a_small_weight_that_does_most_to_the_outputs_gets_more_bits_before_they_are_far_off(tmp_path: Path) -> None:
+    """It costs next to nothing: what is asked for is few bytes, not few bits of what hardly takes bytes."""
+    weights = {"a": normal(128, 32, seed=1), "b": normal(32, 16384, seed=2)}
+    nodes = [node("MatMul", ["x", "a"], ["h"]), node("MatMul", ["h", "b"], ["y"])]
+    proto = model(nodes, [value("x", ["n", 128])], [value("y", ["n", 16384])], weights, opset=21)
+    report, plain = quantized(tmp_path, proto), quantized(tmp_path, proto, uniform=True)
+    assert plain.run.sqnr_db > 16.5  # no further off than outputs may be
+    [words] = report.warnings
+    assert words.startswith("1 weight at 8 bits: their errors do over 16 times as much to the outputs for their bytes")
+    [moved] = [each for each in report.tensors if each.reason.startswith("8 bits")]
+    assert moved.name == "a"
+    assert moved.reason.startswith("8 bits (its error does ")
+    assert report.run.sqnr_db > plain.run.sqnr_db + 1
+    assert report.totals.bytes_after < 1.01 * plain.totals.bytes_after
+
+
+def test_weights_count_as_much_as_they_do_together(tmp_path: Path) -> None:
+    """Two that are off alike do twice what the sum of their squares says."""
+    x, w = FEED["x"], normal(128, 128)
+    for other, times in ((w, 2.0), (normal(128, 128, seed=1), 1.0)):
+        every = {"w0": w, "w1": other}
+        nodes = [node("MatMul", ["x", f"w{i}"], [f"h{i}"]) for i in range(2)] + [node("Add", ["h0", "h1"], ["y"])]
+        proto = model(nodes, [value("x", ["n", 128])], [value("y", ["n", 128])], every, opset=21)
+        found = np.sum(list(errors(tmp_path, proto).values()))
+        off = [x @ (coarse(each, 1, bits=4, group_size=32, search="mse") - each) for each in every.values()]
+        power = np.linalg.norm(x @ sum(every.values())) ** 2
+        assert found == pytest.approx(np.linalg.norm(sum(off)) ** 2 / power, rel=1e-3)
+        assert found == pytest.approx(times * sum(np.linalg.norm(each) ** 2 for each in off) / power, rel=0.2)
+
+
+def errors(path: Path, proto: Any) -> dict[str, Any]:
+    onnx.save(proto, path / "a.onnx")
+    with OnnxSource(path / "a.onnx") as source:
+        weights = {weight.name: weight for weight in find_weights(source.graph)}
+        data = Data([FEED], None)
+        summed = SummedErrors(source.graph, source.path, source, Execution(2**28, 1, None, 0), data)
+        return summed.of(weights, QuantizeOptions(bits=4), dict.fromkeys(weights, 4))

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelopt_rs._types import Array
 
-__all__ = ["VALUES", "axis_length", "generate", "is_batch", "is_sequence", "parts_of"]
+__all__ = ["VALUES", "axis_length", "generate", "is_batch", "is_image", "is_sequence", "parts_of"]
 
 # By what an open axis's name has in it, the first that fits.
 LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
@@ -17,7 +17,9 @@ LENGTHS: Final[tuple[tuple[tuple[str, ...], int], ...]] = (
     (("height", "width"), 224),
 )
 IDS = 10  # how many ids there are where no table says it
-VALUES: Final = ("usual", "positive", "zero")
+VALUES: Final = ("usual", "positive", "zero", "image")
+COLORS: Final = (1, 3, 4)  # how many channels an image has
+SMALLEST: Final = 16  # its pixels along a side
 
 
 def axis_length(axis: int | str | None, place: str, dims: Mapping[str, int]) -> int:
@@ -77,6 +79,38 @@ def is_sequence(axis: int | str | None) -> bool:
     return isinstance(axis, str) and any(word in axis.lower() for i in (0, 2) for word in LENGTHS[i][0])
 
 
+def is_image(dtype: str, shape: Sequence[int | str | None]) -> bool:
+    """Whether an input may be images: of one, three or four channels, first or last, and of enough pixels.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.run.generate import is_image
+    >>> [is_image("float32", shape) for shape in (("N", 3, 224, 224), (1, None, None, 3), (1, 8, 64, 64))]
+    [True, True, False]
+    """
+    if len(shape) != 4 or not dtype.startswith("float"):
+        return False
+    sides = (shape[2:], shape[1:3])[shape[1] not in COLORS]
+    colors = shape[1] in COLORS or shape[3] in COLORS
+    return colors and all(not isinstance(side, int) or side >= SMALLEST for side in sides)
+
+
+def _images(size: Sequence[int], channels_first: bool, rng: np.random.Generator) -> Array:
+    """Make up images in the numbers of files, 0 to 255: amplitudes that fall with the frequency.
+
+    So are those of pictures of anything (Field 1987, "Relations between the statistics of natural images").
+    """
+    last = size if channels_first else (size[0], size[3], size[1], size[2])
+    height, width = last[2:]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf  # the mean
+    amplitudes = np.fft.rfft2(rng.standard_normal(last)) / frequency
+    found = np.fft.irfft2(amplitudes, (height, width))
+    spread = found.std(axis=(2, 3), keepdims=True)
+    found = np.clip(128 + 64 * found / np.where(spread > 0, spread, 1), 0, 255)
+    return found if channels_first else np.moveaxis(found, 1, -1)
+
+
 def generate(
     name: str,
     dtype: str,
@@ -104,9 +138,9 @@ def generate(
     limits : mapping
         How many ids an input may have.
     rng : Generator
-    values : {"usual", "positive", "zero"}
+    values : {"usual", "positive", "zero", "image"}
         As above; or floats from 0 to 1, and integers and truth values that are all 1 (where the table has more than
-        one row), or all 0.
+        one row), or all 0; or what may be images as smooth ones of 0 to 255, and all others as usual.
 
     Examples
     --------
@@ -116,7 +150,9 @@ def generate(
     array([[1, 1, 1]])
     """
     size = [axis_length(axis, f"{name}:{i}", dims) for i, axis in enumerate(shape)]
-    if values != "usual":
+    if values == "image" and is_image(dtype, shape) and all(size):
+        return np.ascontiguousarray(_images(size, shape[1] in COLORS, rng).astype(dtype))
+    if values in ("positive", "zero"):
         one = int(values == "positive" and limits.get(name, IDS) > 1)
         return np.asarray(rng.random(size) if dtype.startswith("float") else np.full(size, one)).astype(dtype)
     lower = name.lower()

@@ -14,7 +14,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.errors import OptionError, listing, quote
-from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
+from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_image, is_sequence
 from modelopt_rs.onnx.run.sessions import Session
 from modelopt_rs.onnx.run.vocabulary import Known, known_values
 
@@ -125,7 +125,8 @@ def generated(
     rng : Generator
     """
     kind = values if values in VALUES else "usual"
-    feed = {name: generate(name, i.dtype, i.shape, dims, known.limits, rng, kind) for name, i in infos.items()}
+    kinds = {name: "image" if kind == "usual" and name in known.pixels else kind for name in infos}
+    feed = {name: generate(name, i.dtype, i.shape, dims, known.limits, rng, kinds[name]) for name, i in infos.items()}
     for name, numbers in known.equal.items():
         if name in feed and feed[name].dtype.kind in "iu":
             feed[name] = np.full_like(feed[name], _compared(numbers, values))
@@ -166,7 +167,7 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
     Parameters
     ----------
     infos : mapping
-        The inputs of the model: only of integers anything is said.
+        The inputs of the model: only of integers and images anything is said.
     path : path
 
     Raises
@@ -179,7 +180,7 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
         raise UnsupportedError(
             f"{path}: input {quote(strings.name)} has strings, which can't be generated; give inputs"
         )
-    if not any(info.dtype.startswith(("int", "uint")) for info in infos.values()):
+    if not any(info.dtype.startswith(("int", "uint")) or is_image(info.dtype, info.shape) for info in infos.values()):
         return Known()
     # Shapes and single numbers are looked at; whose the data may be has been asked when the model was opened.
     with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:

@@ -1,14 +1,18 @@
-"""What a graph says of the values of its inputs: how long the tables are that they are looked up in, and what they are
-compared with.
+"""What a graph says of the values of its inputs: how long the tables are that they are looked up in, what they are
+compared with, and whether images have the numbers of files.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Known", "compared", "known_values", "vocabulary"]
+from modelopt_rs._types import Array
+from modelopt_rs.onnx.run.generate import is_image
+
+__all__ = ["Known", "compared", "known_values", "pixels", "vocabulary"]
 
 # Which input of an operator has the ids, and which the table.
 LOOK_UPS: Final[dict[str, tuple[int, int]]] = {
@@ -19,6 +23,15 @@ LOOK_UPS: Final[dict[str, tuple[int, int]]] = {
 }
 # What hands ids on without changing them.
 CARRIERS: Final = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Expand", "Slice")
+
+# What moves the numbers of an image, and changes none.
+MOVERS: Final = (
+    *("Cast", "Concat", "Identity", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
+)
+# Images of files have a spread of about 64, normalized ones of 1: this is between them.
+BETWEEN: Final = 8.0
+LARGEST: Final = 2**24  # bytes of the weight of a first layer
 
 # Above this a number that an input is compared with is a bound, not a choice.
 MOST = 1_000_000
@@ -34,10 +47,13 @@ class Known:
         How many ids there are, by input.
     equal : mapping
         The numbers that an input is compared with, such as rates of sampling.
+    pixels : frozenset of str
+        The inputs that are images with the numbers of files, 0 to 255.
     """
 
     limits: Mapping[str, int] = field(default_factory=dict)
     equal: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    pixels: frozenset[str] = frozenset()
 
     @property
     def choices(self) -> int:
@@ -47,7 +63,7 @@ class Known:
 
 def known_values(model: ir.Model) -> Known:
     """Return what a graph says of the values of its inputs."""
-    return Known(vocabulary(model), compared(model))
+    return Known(vocabulary(model), compared(model), pixels(model))
 
 
 def compared(model: ir.Model) -> dict[str, tuple[int, ...]]:
@@ -88,6 +104,71 @@ def _number(value: ir.Value | None) -> int | None:
         return None
     number = int(tensor.numpy().reshape(-1)[0])
     return number if abs(number) <= MOST else None
+
+
+def pixels(model: ir.Model) -> frozenset[str]:
+    """Return the inputs that are images with the numbers of files, 0 to 255, and not normalized ones.
+
+    Either the graph normalizes them; or its first convolution, trained with a normalization that was folded into it,
+    has biases that nothing but such numbers would be seen beside: of a detector that takes files 34 times as large as
+    its weights, of models that take normalized images up to half as large.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+
+    Examples
+    --------
+    >>> import numpy as np, onnx_ir as ir
+    >>> from modelopt_rs.onnx.run.vocabulary import pixels
+    >>> image = ir.val("image", ir.DataType.FLOAT, [1, 3, 224, 224])
+    >>> much = ir.val("much", const_value=ir.tensor(np.float32(255), name="much"))
+    >>> node = ir.node("Div", [image, much])
+    >>> graph = ir.Graph([image], node.outputs, nodes=[node], initializers=[much])
+    >>> sorted(pixels(ir.Model(graph, ir_version=8)))
+    ['image']
+    """
+    found = set()
+    for value in model.graph.inputs:
+        dtype = "" if value.dtype is None or value.dtype == ir.DataType.STRING else value.dtype.numpy().name
+        shape = [axis if isinstance(axis, int) else None for axis in value.shape or ()]
+        if dtype.startswith("float") and is_image(dtype, shape) and _takes_pixels(value):
+            found.add(str(value.name))
+    return frozenset(found)
+
+
+def _takes_pixels(value: ir.Value) -> bool:
+    """Whether what an image comes to first is made for the numbers of files."""
+    seen = set()
+    while (node := next((node for node, _ in value.uses()), None)) is not None and node not in seen:
+        seen.add(node)
+        if node.op_type in ("Add", "Sub", "Mul", "Div"):
+            size = max((size for each in node.inputs if (size := _size(each)) is not None), default=0.0)
+            return 0.0 < size < 1 / BETWEEN if node.op_type == "Mul" else size > BETWEEN
+        if node.op_type == "Conv":
+            weight, bias = (_array(each) for each in (*node.inputs[1:3], None, None)[:2])
+            if weight is None or bias is None or len(bias) != len(weight) or not weight.size:
+                return False
+            norms = np.sqrt(np.square(weight).reshape(len(weight), -1).sum(1))
+            return bool(np.median(np.abs(bias)) > BETWEEN * np.median(norms))
+        if node.op_type not in MOVERS or not node.outputs:
+            return False
+        value = node.outputs[0]
+    return False
+
+
+def _size(value: ir.Value | None) -> float | None:
+    """Return the largest magnitude of a constant."""
+    array = _array(value)
+    return None if array is None or not array.size else float(np.abs(array).max())
+
+
+def _array(value: ir.Value | None) -> Array | None:
+    """Return a constant of floats that is not large."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or not tensor.dtype.is_floating_point() or tensor.nbytes > LARGEST:
+        return None
+    return tensor.numpy().astype(np.float64)
 
 
 def vocabulary(model: ir.Model) -> dict[str, int]:
