@@ -223,11 +223,10 @@ def _plan(
     def report(seconds: float) -> Report:
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
         figures = {} if execution.dry_run else quantization.figures()
-        why_dense, stored = dense if options.format == "bitmask" else {}, stored_nbytes(view)
         done = {name: (each, quantization.decisions.get(name)) for name, each in seen.reached(decisions).items()}
-        measured = {name: (counted.get(name), figures.get(name), stored[name]) for name in tensors}
+        measured = {name: (counted.get(name), figures.get(name), size) for name, size in stored_nbytes(view).items()}
         rows = [
-            _tensor_report(info, done[name], why_dense.get(name), transforms[name].outputs, measured[name])
+            _tensor_report(info, done[name], dense.get(name), transforms[name].outputs, measured[name])
             for name, info in tensors.items()
         ]
         totals = total(rows, figures, seconds)
@@ -265,13 +264,13 @@ def _storage(
     options: PruneOptions,
     quantization: Quantization,
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str | None], dict[str, Transform]]:
-    """Return zeros before and after, where they must be known; why a tensor is stored dense; what stores each."""
-    zeros: dict[str, tuple[int, int]] = {}
-    if options.format == "bitmask":
-        # How many weights are left says how large the output is, and where in it everything stands.
-        zeros = pruner.measure()
-    dense = {info.name: _why_dense(info, zeros.get(info.name)) for info in chosen}
+    """Return, for bitmasks, zeros before and after and why a tensor is stored dense; what stores each."""
     lasts: dict[str, Transform] = {name: quantization.transform(info) for name, info in tensors.items()}
+    if options.format != "bitmask":
+        return {}, {}, lasts
+    # How many weights are left says how large the output is, and where in it everything stands.
+    zeros = pruner.measure()
+    dense = {info.name: _why_dense(info, zeros[info.name]) for info in chosen}
     for info in chosen:
         if dense[info.name] is None:
             lasts[info.name] = Bitmask(info, _nonzero(info, zeros[info.name]), quantization.threads)
@@ -349,10 +348,8 @@ def _nonzero(info: TensorInfo, zeros: tuple[int, int]) -> int:
     return math.prod(info.shape) - zeros[1]
 
 
-def _why_dense(info: TensorInfo, zeros: tuple[int, int] | None) -> str | None:
+def _why_dense(info: TensorInfo, zeros: tuple[int, int]) -> str | None:
     """Say why a tensor is stored with its zeros; None if it is stored as a bitmask."""
-    if zeros is None:
-        return "asked for"
     if not info.name.endswith(".weight"):
         return NO_WEIGHT
     small = sum(part.nbytes for part in bitmask_tensors(info, _nonzero(info, zeros)))
