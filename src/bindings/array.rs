@@ -202,6 +202,8 @@ impl<'a> Floats<'a> {
         let dtype = match found.kind {
             [1, 2, 32, 1] => Dtype::F32,
             [1, 2, 64, 1] => Dtype::F64,
+            [1, 2, 16, 1] => Dtype::F16,
+            [1, 4, 16, 1] => Dtype::Bf16,
             _ => return None,
         };
         let len = len_in_order(&found.shape[..found.axes], &found.strides[..found.axes])?;

@@ -145,7 +145,8 @@ impl<'py> Array<'py> {
             return Self::output(name, array, dtype);
         }
         if let Some(axis) = repeated_axis(array) {
-            let text = format!("{name} must have a place for each element, got stride 0 along axis {axis}");
+            let stride = array.strides()[axis];
+            let text = format!("{name} must have a place for each element, got stride {stride} along axis {axis}");
             return Err(Error::Layout(text).into());
         }
         let copy = array.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?;

@@ -5,9 +5,23 @@ use pyo3::prelude::*;
 
 use super::array::data;
 
-/// An axis along which one place is many elements.
+/// An axis along which a step is shorter than what lies within one: places of several elements, as no view has them but
+/// those of `broadcast_to` and `as_strided`.
 pub fn repeated_axis(array: &Bound<'_, PyUntypedArray>) -> Option<usize> {
-    array.shape().iter().zip(array.strides()).position(|(&n, &stride)| n > 1 && stride == 0)
+    if array.len() == 0 {
+        return None;
+    }
+    let steps = array.shape().iter().zip(array.strides()).enumerate().filter(|(_, (n, _))| **n > 1);
+    let mut steps: Vec<_> = steps.map(|(axis, (n, stride))| (stride.unsigned_abs(), axis, *n)).collect();
+    steps.sort_unstable();
+    let mut within = array.dtype().itemsize();
+    for (step, axis, n) in steps {
+        if step < within {
+            return Some(axis);
+        }
+        within += step * (n - 1);
+    }
+    None
 }
 
 /// Whether it lies as kernels need it.

@@ -176,14 +176,14 @@ impl TensorExchange {
         let mut in_order = states.iter();
         for param in params {
             let Some(state) = state_of(&param, in_order.next(), states)? else { return Ok(false) };
-            if !taken(&[state.as_ptr() as u64, state.len() as u64]) || !self.takes(&param, &mut taken) {
+            if !taken(&[state.as_ptr() as u64, state.len() as u64]) || !self.takes(&param, &mut taken)? {
                 return Ok(false);
             }
             for (key, value) in state {
                 // What is no tensor (how a state is coded) is itself all that there is to it.
                 let is_tensor = value.get_type().is(&self.kind) || value.is_instance(self.kind.bind(value.py()))?;
                 let words = [key.as_ptr() as u64, value.as_ptr() as u64];
-                if !taken(&words) || (is_tensor && !self.takes(&value, &mut taken)) {
+                if !taken(&words) || (is_tensor && !self.takes(&value, &mut taken)?) {
                     return Ok(false);
                 }
             }
@@ -197,13 +197,14 @@ impl TensorExchange {
     }
 
     /// The same of one tensor.
-    fn takes(&self, tensor: &Bound<'_, PyAny>, taken: &mut impl FnMut(&[u64]) -> bool) -> bool {
-        let Some(found) = described(self.describe, tensor) else { return false };
+    fn takes(&self, tensor: &Bound<'_, PyAny>, taken: &mut impl FnMut(&[u64]) -> bool) -> PyResult<bool> {
+        let sign = u64::from(is_negated(tensor)?);
+        let Some(found) = described(self.describe, tensor) else { return Ok(false) };
         let [device, code, bits, lanes] = found.kind.map(u64::from);
         let kind = ((device << 16 | code) << 16 | bits) << 16 | lanes;
         let axes = found.shape[..found.axes].iter().zip(&found.strides[..found.axes]);
-        taken(&[tensor.as_ptr() as u64, found.data as u64, kind, found.axes as u64])
-            && axes.into_iter().all(|(&n, &stride)| taken(&[n as u64, stride as u64]))
+        Ok(taken(&[tensor.as_ptr() as u64, found.data as u64, kind, (found.axes as u64) << 1 | sign])
+            && axes.into_iter().all(|(&n, &stride)| taken(&[n as u64, stride as u64])))
     }
 
     fn array<'py>(&self, tensor: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {

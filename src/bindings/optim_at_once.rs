@@ -15,7 +15,7 @@ use super::error::entry;
 use super::optimizers::{Groups, step};
 use super::options::find;
 use super::threads::resolve;
-use crate::kernels::optim::{Grad, Kind, MAX_STATES, Param, Plain, Tensor};
+use crate::kernels::optim::{Grad, Kind, MAX_STATES, Narrow, Param, Plain, Tensor};
 use crate::real::Real;
 
 type Obj<'py> = Bound<'py, PyAny>;
@@ -71,12 +71,13 @@ fn found<'py>(
             let mut own: [Option<Obj<'py>>; MAX_STATES] = Default::default();
             for (own, name) in own.iter_mut().zip(names) {
                 *own = state.get_item(name)?.filter(|tensor| exchange.is_own(tensor));
-                if own.is_none() {
+                let Some(state) = own else { return Ok(None) };
+                if is_negated(state)? {
                     return Ok(None);
                 }
             }
             let is_plain = exchange.is_own(&grad) && exchange.is_own(&number);
-            if !is_plain || is_negated(&grad)? || is_negated(&param)? {
+            if !is_plain || is_negated(&grad)? || is_negated(&param)? || is_negated(&number)? {
                 return Ok(None);
             }
             all.push(Found { group, param, grad, number, states: own });
@@ -85,18 +86,29 @@ fn found<'py>(
     Ok(Some(all))
 }
 
+/// In what numbers of this dtype are stepped.
+fn computed_in(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::F64 { Dtype::F64 } else { Dtype::F32 }
+}
+
+/// A parameter in 16 bits, rounded to nearest.
+fn rounded<T, C>(stored: &mut [T]) -> Narrow<'_, T, C> {
+    Narrow { stored, master: &mut [], noise: None }
+}
+
 impl<'a> Placed<'a> {
     /// None where they don't lie alike and in order.
     fn of(describe: Describe, found: &'a Found<'_>) -> Option<Self> {
         let (param, lies) = Floats::of(describe, &found.param)?;
         let like = |tensor: &'a Obj<'_>| {
             let (floats, own) = Floats::of(describe, tensor)?;
-            ((own.kind, own.axes, own.shape) == (lies.kind, lies.axes, lies.shape)).then_some(floats)
+            ((own.axes, own.shape) == (lies.axes, lies.shape)).then_some(floats)
         };
-        let grad = like(&found.grad)?;
+        let wide = computed_in(param.dtype);
+        let grad = like(&found.grad).filter(|grad| computed_in(grad.dtype) == wide)?;
         let mut states: [Option<Floats<'a>>; MAX_STATES] = Default::default();
         for (placed, state) in states.iter_mut().zip(found.states.iter().flatten()) {
-            *placed = Some(like(state)?);
+            *placed = Some(like(state).filter(|state| state.dtype == wide)?);
         }
         let (number, scalar) = Floats::of(describe, &found.number)?;
         (scalar.axes == 0 && number.dtype == Dtype::F32).then_some(Self { param, grad, number, states })
@@ -111,7 +123,16 @@ impl<'a> Placed<'a> {
 
     fn tensor<C: Real + Item>(&mut self) -> Tensor<'_, C, Plain> {
         let states = self.states.each_mut().map(|state| state.as_mut().map(Floats::slice_mut).unwrap_or_default());
-        let (param, grad) = (Param::Own(self.param.slice_mut()), Grad::Own(self.grad.slice()));
+        let param = match self.param.dtype {
+            Dtype::F16 => Param::F16(rounded(self.param.slice_mut())),
+            Dtype::Bf16 => Param::Bf16(rounded(self.param.slice_mut())),
+            _ => Param::Own(self.param.slice_mut()),
+        };
+        let grad = match self.grad.dtype {
+            Dtype::F16 => Grad::F16(self.grad.slice()),
+            Dtype::Bf16 => Grad::Bf16(self.grad.slice()),
+            _ => Grad::Own(self.grad.slice()),
+        };
         Tensor { param, grad, states, mask: None }
     }
 }
@@ -124,8 +145,9 @@ fn batches<'a>(describe: Describe, all: &'a [Found<'_>]) -> Option<Vec<Batch<'a>
     for found in all {
         let placed = Placed::of(describe, found)?;
         elements += placed.param.len();
-        let first = batches.first().map_or(placed.param.dtype, |batch| batch.placed[0].param.dtype);
-        if elements > SMALL * all.len() || placed.param.dtype != first {
+        let wide = computed_in(placed.param.dtype);
+        let first = batches.first().map_or(wide, |batch| computed_in(batch.placed[0].param.dtype));
+        if elements > SMALL * all.len() || wide != first {
             return None;
         }
         let (group, number) = (found.group, placed.next()?);

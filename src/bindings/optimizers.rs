@@ -3,7 +3,7 @@
 //! What a user may change between steps (options, states, step numbers) is read anew each time; nothing is kept here.
 
 use numpy::PyUntypedArray;
-use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
@@ -148,6 +148,14 @@ impl<'py> Batch<'py> {
     }
 }
 
+/// Options may have been changed to some that ask for other states.
+fn lacks(function: &str, i: usize, key: &Bound<'_, PyString>, state: &Bound<'_, PyDict>) -> PyErr {
+    let got = state.keys().iter().map(|key| key.to_string()).collect::<Vec<_>>().join(", ");
+    PyValueError::new_err(format!(
+        "{function}: the state of params[{i}] must have '{key}' for these options, got {got}"
+    ))
+}
+
 /// All that has a gradient, in the order of the first of each batch.
 fn batches<'py>(kind: &'static Kind, groups: &Groups<'py>, given: &Given<'py>) -> PyResult<Vec<Batch<'py>>> {
     let (params, grads, states, masks) = given;
@@ -164,9 +172,8 @@ fn batches<'py>(kind: &'static Kind, groups: &Groups<'py>, given: &Given<'py>) -
                 continue;
             }
             let (param, state) = (params.get_item(i)?, states.get_item(i)?.cast_into::<PyDict>()?);
-            let of_state = |key: &Bound<'py, PyString>| {
-                state.get_item(key)?.ok_or_else(|| PyKeyError::new_err(key.clone().unbind()))
-            };
+            let of_state =
+                |key: &Bound<'py, PyString>| state.get_item(key)?.ok_or_else(|| lacks(kind.function, i, key, &state));
             let mut arrays: [Option<Obj<'py>>; MAX_STATES] = Default::default();
             for (array, (key, ..)) in arrays.iter_mut().zip(&names) {
                 *array = Some(of_state(key)?);

@@ -304,7 +304,7 @@ def test_a_step_that_raises_has_changed_nothing(change, message, steps, channels
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_small_tensors_step_as_beside_a_large_one_bit_for_bit(name, options, dtype):
     make = torch.Generator().manual_seed(0)
     shapes = [(5,), (3, 7), (), (0, 2), (400,), (9000,)]
@@ -359,6 +359,21 @@ def test_a_changed_dtype_is_noticed():
     optimizer.step()
     assert w.dtype == torch.float64
     assert w.tolist() == [0.5] * 50
+
+
+@pytest.mark.parametrize("n", [7, 3000])
+def test_16_and_32_bits_of_one_list_step_as_in_lists_of_their_own_bit_for_bit(n):
+    make = torch.Generator().manual_seed(0)
+    kinds = [torch.bfloat16, torch.float32, torch.float16]
+    given = [[torch.randn(n, generator=make).to(dtype) for dtype in kinds] for _ in range(5)]
+    apart, together = ([torch.nn.Parameter(p.clone()) for p in given[0]] for _ in range(2))
+    optimizers = [*(guest.AdamW([p], lr=0.1) for p in apart), guest.AdamW(together, lr=0.1)]
+    for grads in given[1:]:
+        for p, q, g in zip(apart, together, grads, strict=True):
+            p.grad, q.grad = g.clone(), g.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(map(torch.equal, apart, together))
 
 
 def test_amsgrad_that_is_turned_on_later_is_refused_in_a_later_step_too():

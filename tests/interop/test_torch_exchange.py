@@ -1,6 +1,7 @@
 """Gradients and parameters whose memory `modelopt_rs.interop.torch` can't simply look at (extra `interop`)."""
 
 import gc
+import signal
 import subprocess
 import sys
 import weakref
@@ -11,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `interop` is not installed: torch")
 
+from modelopt_rs import _core  # noqa: E402
 from modelopt_rs.interop import torch as guest  # noqa: E402
 
 
@@ -72,16 +74,141 @@ def test_gradients_of_every_dtype_are_read_as_they_are(dtype, transposed):
     assert torch.equal(p.detach().float(), want)
 
 
-def test_a_parameter_whose_sign_is_lazy_is_refused_and_not_stepped_with_the_wrong_one():
-    p = torch.nn.Parameter(torch.ones(()))
-    optimizer = guest.AdamW([p], lr=0.1)
-    for _ in range(2):
-        p.grad = torch.ones(())
+def negate_param(p: Any, state: dict[str, Any], form: Any) -> None:
+    p.data = form(p.data)
+
+
+def negate_state(p: Any, state: dict[str, Any], form: Any) -> None:
+    state["exp_avg"] = form(state["exp_avg"])
+
+
+def negate_state_in_place(p: Any, state: dict[str, Any], form: Any) -> None:
+    state["exp_avg"].data = form(state["exp_avg"])
+
+
+def negate_step(p: Any, state: dict[str, Any], form: Any) -> None:
+    state["step"] = form(state["step"])
+
+
+@pytest.mark.parametrize("change", [negate_param, negate_state, negate_state_in_place, negate_step])
+@pytest.mark.parametrize("form", [torch._neg_view, lambda x: torch._neg_view(-x)], ids=["same memory", "other memory"])
+@pytest.mark.parametrize("n", [5, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_negated_lazily_is_refused_and_not_stepped_with_the_wrong_sign(change, form, n, dtype):
+    params = [torch.nn.Parameter(torch.ones(n).to(dtype)) for _ in range(2)]
+    optimizer = guest.AdamW(params, lr=0.1)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones(n).to(dtype)
         optimizer.step()
-    p.data = negated(torch.ones(()))
-    with pytest.raises(RuntimeError, match="negative bit"):
+    change(params[1], optimizer.state[params[1]], form)
+    before = [x.clone() for p in params for x in (p, *optimizer.state[p].values())]
+    with pytest.raises(ValueError, match=r"^AdamW.step: params\[1\].* must .*negated lazily"):
         optimizer.step()
-    assert (p.item(), optimizer.state[p]["step"].item()) == (1.0, 2.0)
+    after = [x for p in params for x in (p, *optimizer.state[p].values())]
+    assert all(map(torch.equal, before, after))
+
+
+def test_a_step_of_0_that_is_negated_lazily_is_refused():
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.ones(5)
+    optimizer = guest.AdamW([p])
+    optimizer.step()
+    optimizer.state[p]["step"] = torch._neg_view(torch.tensor(-0.0))
+    with pytest.raises(ValueError, match="negated lazily"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "got"),
+    [
+        (5, TypeError, "got int"),
+        (None, TypeError, "got NoneType"),
+        (torch.tensor(1j), TypeError, "got torch.complex64"),
+        (torch.ones((), device="meta"), TypeError, "got torch.float32 \\(torch.strided, meta\\)"),
+        (torch.ones(2), ValueError, "got shape \\(2,\\)"),
+        (torch.tensor(2.5), ValueError, "whole number of at least 0 for 'step' in its state, got tensor\\(2.5"),
+        (torch.tensor(float("nan")), ValueError, "whole number .*, got tensor\\(nan"),
+        (torch.tensor(-3.0), ValueError, "whole number .*, got tensor\\(-3"),
+    ],
+    ids=str,
+)
+def test_a_number_of_steps_that_is_none_is_refused(step, error, got):
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.ones(5)
+    optimizer = guest.AdamW([p])
+    optimizer.step()
+    before = p.detach().clone()
+    optimizer.state[p]["step"] = step
+    with pytest.raises(error, match=r"^AdamW.step: params\[0\] must have a .*" + got):
+        optimizer.step()
+    if not isinstance(step, torch.Tensor) or (step.device.type == "cpu" and step.numel() == 1):
+        state = optimizer.state_dict()
+        state["state"][0]["step"] = "x" if step is None else -1 if step == 5 else step
+        with pytest.raises(ValueError, match=r"^AdamW.load_state_dict: parameter 0 must have a whole number"):
+            optimizer.load_state_dict(state)
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize(("dtype", "n"), [(torch.float32, 3000), (torch.float16, 3000), (torch.bfloat16, 3000)])
+def test_the_first_step_has_planned_the_second(dtype, n, monkeypatch):
+    from modelopt_rs.interop.torch import optimizer as module
+
+    planned = []
+    monkeypatch.setattr(module, "axis_order", lambda where, p: planned.append(where) or list(range(p.dim())))
+    params = [torch.nn.Parameter(torch.ones(n).to(dtype)) for _ in range(3)]
+    optimizer = guest.AdamW(params)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones(n).to(dtype)
+        optimizer.step()
+    assert len(planned) == 3
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_step_whose_kernel_was_interrupted_is_a_whole_step(at, monkeypatch):
+    kernel = _core.optimizer_step
+
+    def interrupted(*arguments: Any) -> Any:
+        kernel(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    def trained(interrupts: bool) -> list[Any]:
+        p = torch.nn.Parameter(torch.ones(3000))
+        optimizer = guest.AdamW([p], lr=0.1)
+        for step in range(4):
+            p.grad = torch.full((3000,), 1.0 + step)
+            if interrupts and step == at:
+                with monkeypatch.context() as patched:
+                    patched.setattr(_core, "optimizer_step", interrupted)
+                    with pytest.raises(KeyboardInterrupt):
+                        optimizer.step()
+            else:
+                optimizer.step()
+        return [p.detach(), *optimizer.state[p].values()]
+
+    assert all(map(torch.equal, trained(False), trained(True)))
+
+
+@pytest.mark.parametrize("n", [5, 3000])
+def test_a_step_inside_of_what_torch_compiles_is_the_same_step(n):
+    def trained(compiles: bool) -> list[Any]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(n, 2)
+        optimizer, calls = guest.AdamW(model.parameters(), lr=0.1), []
+        optimizer.register_step_post_hook(lambda *_: calls.append(1))
+
+        def step(x: Any) -> None:
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+
+        step = torch.compile(step, backend="eager") if compiles else step
+        for i in range(4):
+            step(torch.full((1, n), 1.0 + i))
+        return [*(p.detach() for p in model.parameters()), torch.tensor(calls)]
+
+    assert all(map(torch.equal, trained(False), trained(True)))
 
 
 def test_a_gradient_is_held_no_longer_than_the_step():

@@ -224,6 +224,18 @@ def test_momentum_turned_on_later_begins_with_the_gradient():
     assert_near(ours, theirs, 1e-13)
 
 
+def test_momentum_may_be_turned_on_between_a_step_and_what_is_loaded():
+    ours, theirs = parameters(torch.float64), parameters(torch.float64)
+    made = [guest.SGD(ours), torch.optim.SGD(theirs)]
+    for i, grads in enumerate(gradients(torch.float64, 6)):
+        for optimizer, params in zip(made, (ours, theirs), strict=True):
+            step(optimizer, params, grads)
+            if i > 2:
+                optimizer.param_groups[0]["momentum"] = 0.9
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert_near(ours, theirs, 1e-13)
+
+
 def test_tensors_are_stepped_where_they_are_and_gradients_are_not_written():
     w = torch.nn.Parameter(torch.ones(5))
     memory, grad = w.data_ptr(), torch.ones(1).expand(5)

@@ -139,7 +139,7 @@ def not_finite(params: list[np.ndarray], optimizer: Any, grads: list[Any]) -> No
         (state_of_other_dtype, TypeError, r"adamw_step: exp_avg_sq\[0\] must have dtype float32 for params\[0\]"),
         (bad_option, ValueError, r"adamw_step: eps must be at least 0 and finite, got -1"),
         (bad_step, ValueError, r"adamw_step: step must be from 1 to 2\^53, got -2"),
-        (no_state, KeyError, r"'exp_avg'"),
+        (no_state, ValueError, r"adamw_step: the state of params\[5\] must have 'exp_avg' for these options, got step"),
         (not_finite, ValueError, r"adamw_step: grads\[1\] has .*nothing was changed"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),

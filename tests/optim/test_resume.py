@@ -130,6 +130,52 @@ def test_h52_a_wrong_state_dict_is_refused_and_changes_nothing(change, message):
     assert everything(optimizer) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"momentum": 0.9}),
+        ("RMSprop", {"momentum": 0.9, "centered": True}),
+        ("Adam", {"amsgrad": True}),
+        ("AdamW", {"amsgrad": True}),
+    ],
+)
+@pytest.mark.parametrize("by_file", [False, True])
+def test_h52_loaded_options_bring_the_states_that_they_ask_for(name, options, by_file, tmp_path):
+    """An optimizer made without them goes on as the one that was saved, and the reverse."""
+    p = np.linspace(-1, 1, 50, dtype=np.float32)
+    for saved, made in [(options, {}), ({}, options)]:
+        one, weights = getattr(mo.optim, name)(p.copy(), **saved), p.copy()
+        one.step(p)
+        weights[:] = next(iter(one.params.values()))
+        two = getattr(mo.optim, name)(weights, **made)
+        if by_file:
+            one.save(tmp_path / "o.safetensors")
+            two.load(tmp_path / "o.safetensors")
+        else:
+            two.load_state_dict(one.state_dict())
+        for optimizer in (one, two):
+            optimizer.step(p)
+        assert everything(one) == everything(two)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"lr": -1.0}, ValueError, "adam_step: lr must be at least 0"),
+        ({"betas": (0.9,)}, TypeError, "adam_step: betas must be a pair of numbers"),
+        ({"amsgrad": "x"}, TypeError, "Adam: amsgrad must be "),
+    ],
+)
+def test_h52_options_out_of_their_range_are_not_loaded(change, error, message):
+    optimizer = mo.optim.Adam(np.ones(3, np.float32))
+    optimizer.step(np.ones(3, np.float32))
+    before, state = repr(optimizer.param_groups), optimizer.state_dict()
+    state["param_groups"][0].update(change)
+    with pytest.raises(error, match="^" + message):
+        optimizer.load_state_dict(state)
+    assert repr(optimizer.param_groups) == before
+
+
 def test_h53_masks_do_not_go_lost_in_silence(tmp_path):
     """H53: a file without masks isn't one of a pruned run."""
     p = {"w": np.ones((4, 4), np.float32)}

@@ -300,6 +300,16 @@ WRONG_ARRAYS: list[tuple[list[Any], type[Exception], str]] = [
         ValueError,
         "adam_step: param must have a place for each element, got stride 0 along axis 0",
     ),
+    (
+        [np.lib.stride_tricks.as_strided(P, (5, 4), (8, 4)), G, M, V],
+        ValueError,
+        "adam_step: param must have a place for each element, got stride 8 along axis 0",
+    ),
+    (
+        [np.lib.stride_tricks.as_strided(P[::-1, ::-1], (5, 4), (-4, -12)), G, M, V],
+        ValueError,
+        "adam_step: param must have a place for each element, got stride -12 along axis 1",
+    ),
     ([P.T, P.T, M.T, V.T], ValueError, "adam_step: param and grad overlap in memory"),
     (
         [[P[:, ::2], P[:, 2:]], [G[:, ::2], G[:, 2:]], [M[:, ::2], M[:, 2:]], [V[:, ::2], V[:, 2:]]],

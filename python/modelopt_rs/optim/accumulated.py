@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.optim.arrays import as_arrays, by_precision, wide_dtype
-from modelopt_rs.optim.average import accumulate_step
+from modelopt_rs.optim.average import accumulate_call
 
 __all__ = ["Accumulated"]
 
@@ -33,7 +34,7 @@ class Accumulated:
 
     def __init__(self, params: Sequence[Array]) -> None:
         self._params, self.count = params, 0
-        # Arrays stay when sums are cleared: new pages cost more than zeros.
+        # Arrays stay when sums are cleared: new pages cost more than zeros. Those that are not in `_summed` count as 0.
         self._totals: dict[int, Array] = {}
         self._summed: set[int] = set()
 
@@ -44,8 +45,17 @@ class Accumulated:
         for i in places:
             if i not in self._totals:
                 self._totals[i] = np.zeros(self._params[i].shape, wide_dtype(self._params[i]))
-        for totals, parts in by_precision((self._totals[i], grads[i]) for i in places):
-            accumulate_step(totals, parts, dtype=dtype, threads=threads)
+            elif i not in self._summed:
+                self._totals[i].fill(0)
+        calls = [accumulate_call(*lists) for lists in by_precision((self._totals[i], grads[i]) for i in places)]
+        try:
+            _core.optim_step(calls, "propagate", dtype, threads)
+        except KeyboardInterrupt:  # it is raised when the call has returned
+            self._count(places)
+            raise
+        self._count(places)
+
+    def _count(self, places: list[int]) -> None:
         self._summed.update(places)
         self.count += 1
 
@@ -56,9 +66,7 @@ class Accumulated:
         return [self._totals[i] if i in self._summed else None for i in range(len(self._params))], self.count
 
     def clear(self) -> None:
-        """Forget all."""
-        for i in self._summed:
-            self._totals[i].fill(0)
+        """Forget all: what is there is zeroed when it is added to."""
         self._summed.clear()
         self.count = 0
 

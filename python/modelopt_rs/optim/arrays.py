@@ -7,8 +7,9 @@ import numpy as np
 
 from modelopt_rs._types import Array
 from modelopt_rs.arrays import as_array
+from modelopt_rs.dtypes import bf16_to_float32
 
-__all__ = ["as_arrays", "by_precision", "copied", "wide_dtype"]
+__all__ = ["as_arrays", "by_precision", "copied", "wide_copy", "wide_dtype"]
 
 
 def as_arrays(grads: Iterable[Array | None]) -> list[Array | None]:
@@ -47,3 +48,8 @@ def copied(where: str, params: Sequence[Array], places: Sequence[Any], given: Ma
 def wide_dtype(param: Array) -> Any:
     """Return the dtype of what a parameter has beside it: states and sums."""
     return np.float64 if param.dtype == np.float64 else np.float32
+
+
+def wide_copy(param: Array) -> Array:
+    """Copy a parameter in the dtype of what it has beside it; two bytes without a sign are bits of bfloat16."""
+    return np.array(bf16_to_float32(param) if param.dtype == np.uint16 else param, wide_dtype(param), order="C")

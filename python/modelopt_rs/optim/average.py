@@ -9,10 +9,20 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, OptimCall, Tensors
 from modelopt_rs.optim.step import step_function
 
-__all__ = ["accumulate_step", "ema_step", "global_norm"]
+__all__ = ["accumulate_call", "accumulate_step", "ema_call", "ema_step", "global_norm"]
 
 _PLAIN = (0.0, 1.0, None, 0.0, False)
 """lr, grad_scale, clip_value, weight_decay, maximize."""
+
+
+def ema_call(average: Tensors, param: Tensors, decay: float) -> OptimCall:
+    """Give `ema_step` as one of several calls, all of which are checked before the first write."""
+    return ("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))
+
+
+def accumulate_call(total: Tensors, grad: Tensors) -> OptimCall:
+    """Give `accumulate_step` as one of several calls."""
+    return ("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))
 
 
 @step_function
@@ -46,8 +56,7 @@ def ema_step(average: Tensors, param: Tensors, *, decay: float, dtype: Bf16 = No
     >>> average
     array([ 0.1, -0.2], dtype=float32)
     """
-    call: OptimCall = ("ema_step", (average, param, [], None, None), _PLAIN, ([decay], 1, False, "torch"))
-    _core.optim_step([call], "propagate", dtype, threads)
+    _core.optim_step([ema_call(average, param, decay)], "propagate", dtype, threads)
 
 
 @step_function
@@ -79,8 +88,7 @@ def accumulate_step(total: Tensors, grad: Tensors, *, dtype: Bf16 = None, thread
     >>> total
     array([4., 6.], dtype=float32)
     """
-    call: OptimCall = ("accumulate_step", (total, grad, [], None, None), _PLAIN, ([], 1, False, "torch"))
-    _core.optim_step([call], "propagate", dtype, threads)
+    _core.optim_step([accumulate_call(total, grad)], "propagate", dtype, threads)
 
 
 def global_norm(

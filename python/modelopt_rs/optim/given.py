@@ -1,6 +1,6 @@
 """Parameters and gradients as a caller gives them: an array, a list or a dict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -10,8 +10,9 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.arrays import as_array
 from modelopt_rs.optim.options import Grads, Group
+from modelopt_rs.optim.specification import PRECISION
 
-__all__ = ["aligned", "learning_rates", "named_params", "numbered"]
+__all__ = ["aligned", "learning_rates", "loaded", "named_params", "numbered", "whole"]
 
 Where: TypeAlias = tuple[str, str]
 """A class and its method: joined in messages only, for that takes as long as a small step's checks."""
@@ -98,3 +99,16 @@ def numbered(groups: Sequence[Group]) -> list[Group]:
     numbers = (list(range(end - n, end)) for n, end in zip(counts, accumulate(counts), strict=True))
     options = ({k: v for k, v in group.items() if k != "params"} for group in groups)
     return [{**given, "params": own} for given, own in zip(options, numbers, strict=True)]
+
+
+def loaded(group: Group, given: Mapping[str, Any], names: Iterable[str]) -> Group:
+    """Give the options of a group with those of a `state_dict`, but for how states are kept, and schedules."""
+    keeps = {*PRECISION, "lr"} if callable(group["lr"]) or given.get("lr") is None else PRECISION
+    return {**group, **{name: given[name] for name in names if name in given and name not in keeps}}
+
+
+def whole(what: str, number: Any) -> int:
+    """Give a count, checked."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+        raise ValueError(f"{what} must be an integer of at least 0, got {number!r}")
+    return int(number)

@@ -11,6 +11,7 @@ from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import shown
 from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.arrays import as_arrays
+from modelopt_rs.optim.interrupts import uninterrupted
 from modelopt_rs.optim.muon import muon_step
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, Tensors
@@ -60,22 +61,23 @@ class _Whole(Optimizer):
             ordered = [
                 item for first in (True, False) for item, is_bad in zip(ordered, bad, strict=True) if is_bad == first
             ]
-        for _, batch in ordered:
-            ((group, lr), *_), *_ = batch
-            _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
-            masters = [state.get("master") for state in own_states]
-            more = {
-                "grad_scale": grad_scale,
-                "clip_value": clip_value,
-                "nonfinite": "raise" if nonfinite == "raise" else "propagate",
-                "lr": lr,
-                "dtype": dtype,
-                "threads": threads,
-                "master": masters if any(m is not None for m in masters) else None,
-            }
-            cls._step_batch(group, own_states[0]["step"] + 1, (own_params, own_grads), own_states, more)
-            for state in own_states:
-                state["step"] += 1
+        with uninterrupted():
+            for _, batch in ordered:
+                ((group, lr), *_), *_ = batch
+                _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
+                masters = [state.get("master") for state in own_states]
+                more = {
+                    "grad_scale": grad_scale,
+                    "clip_value": clip_value,
+                    "nonfinite": "raise" if nonfinite == "raise" else "propagate",
+                    "lr": lr,
+                    "dtype": dtype,
+                    "threads": threads,
+                    "master": masters if any(m is not None for m in masters) else None,
+                }
+                cls._step_batch(group, own_states[0]["step"] + 1, (own_params, own_grads), own_states, more)
+                for state in own_states:
+                    state["step"] += 1
         return True
 
 

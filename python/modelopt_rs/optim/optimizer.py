@@ -12,16 +12,15 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Coding
 from modelopt_rs.arguments import check_choice, check_number
 from modelopt_rs.deprecated import of_today, renamed
-from modelopt_rs.dtypes import bf16_to_float32
 from modelopt_rs.optim.accumulated import Accumulated
-from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_dtype
-from modelopt_rs.optim.average import ema_step
+from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_copy, wide_dtype
+from modelopt_rs.optim.average import ema_call
 from modelopt_rs.optim.clipping import check_limits, clipped
-from modelopt_rs.optim.given import aligned, learning_rates, named_params, numbered
+from modelopt_rs.optim.given import aligned, learning_rates, loaded, named_params, numbered, whole
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
 from modelopt_rs.optim.result import StepResult
-from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION, Specification, check_common
-from modelopt_rs.optim.state import BlockState, take_state
+from modelopt_rs.optim.specification import COMMON, FORMER, Specification, check_common
+from modelopt_rs.optim.state import take_state, zeros_of
 
 __all__ = ["Optimizer"]
 
@@ -121,10 +120,10 @@ class Optimizer:
         for group in self._grouped(params):
             self._add(group)
         self.state: list[dict[str, Any]] = [self.new_state(p, g) for p, g in self._with_groups()]
-        if self._ema_decay is not None:
-            check_number(self._name, "ema_decay", self._ema_decay)
-        if self._ema_decay is not None and not 0 <= self._ema_decay < 1:
-            raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {self._ema_decay!r}")
+        if (decay := self._ema_decay) is not None:
+            check_number(self._name, "ema_decay", decay)
+            if not 0 <= decay < 1:
+                raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {decay!r}")
         self.steps = 0
         self._accumulated = Accumulated(self._params)
         self._averages = self._weights(copy=True) if self._ema_decay is not None else []
@@ -147,9 +146,7 @@ class Optimizer:
     def _weights(self, copy: bool = False) -> list[Array]:
         """The parameters, or their wide copies where they have some."""
         held = [state.get("master", p) for state, p in zip(self.state, self._params, strict=True)]
-        if not copy:
-            return held
-        return [np.array(bf16_to_float32(w) if w.dtype == np.uint16 else w, wide_dtype(w), order="C") for w in held]
+        return [wide_copy(w) for w in held] if copy else held
 
     @classmethod
     def check(cls, options: Group) -> None:
@@ -213,20 +210,15 @@ class Optimizer:
     def new_state(cls, param: Array, options: Group) -> dict[str, Any]:
         """What a parameter starts with."""
         state: dict[str, Any] = {"step": 0}
+        wide = wide_dtype(param)
         if "mu_product" in cls.specification.numbers:
             state["mu_product"] = 1.0
-        coded = (
-            options["state_bits"] < 32 and wide_dtype(param) is np.float32 and param.size >= options["state_min_size"]
-        )
+        coded = options["state_bits"] < 32 and wide is np.float32 and param.size >= options["state_min_size"]
         coding: Coding = "dynamic4" if options["state_bits"] == 4 else options["coding"]
         for name, shape in cls._state_shapes(param, options).items():
-            if coded:
-                state[name] = BlockState.zeros(shape, coding=coding, signed=cls.is_signed(name))
-            else:
-                state[name] = np.zeros(shape, wide_dtype(param))
+            state[name] = zeros_of(shape, wide, coding if coded else None, signed=cls.is_signed(name))
         if options.get("master") and param.dtype.itemsize == 2:
-            bits = param.dtype == np.uint16
-            state["master"] = bf16_to_float32(param) if bits else param.astype(np.float32)
+            state["master"] = wide_copy(param)
         return state
 
     # ------------------------------------------------------------------------------------------------ steps
@@ -293,16 +285,29 @@ class Optimizer:
                 grad_scale *= max(1.0, norm / clip_norm)
         rates = learning_rates(self.param_groups, self.steps + 1)
         launched = (grad_scale, clip_value, nonfinite, rates)
-        tensors = (self._params, given, self.state, masks)
-        stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
-        if self._accumulated.count:
-            self._accumulated.clear()
-        if stepped:
-            self.steps += 1
-            if self._ema_decay is not None:
-                for average, w in by_precision(zip(self._averages, self._weights(), strict=True)):
-                    ema_step(average, w, decay=self._ema_decay, dtype=self._dtype, threads=self.threads)
+        tensors, number = (self._params, given, self.state, masks), self.steps + 1
+        first = next((state for state, g in zip(self.state, given, strict=True) if g is not None), {"step": 0})
+        before = first["step"]
+        try:
+            stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
+            self._finish(number if stepped else self.steps)
+        except KeyboardInterrupt:
+            # It is raised when the kernel has returned: all was stepped, and what goes with it is done now.
+            if first["step"] != before:
+                self._finish(number)
+            raise
         return StepResult(stepped, norm, rates)
+
+    def _finish(self, number: int) -> None:
+        """Forget what was accumulated, count and average, once for a number of steps."""
+        self._accumulated.clear()
+        if self.steps == number:
+            return
+        pairs = zip(self._averages, self._weights(), strict=True) if self._averages else ()
+        calls = [ema_call(*lists, self._ema_decay or 0.0) for lists in by_precision(pairs)]
+        self.steps = number
+        if calls:
+            _core.optim_step(calls, "propagate", self._dtype, self.threads)
 
     def gradients(self, grads: Grads | None = None) -> tuple[list[tuple[int, Array]], int]:
         """Give what `step` takes: gradients, each with the place of its parameter, and how many were added up in each.
@@ -378,24 +383,24 @@ class Optimizer:
         want, got = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
         if want != got:
             raise ValueError(f"{where} must have groups of {want} parameters, got {got}")
-        places = [i for group in groups for i in group["params"]]
+        options = [loaded(group, new, self._defaults) for group, new in zip(self.param_groups, groups, strict=True)]
+        for group in options:
+            self.check(group)
+        places = [(i, own) for group, own in zip(groups, options, strict=True) for i in group["params"]]
+        # Which states there are depends on the options that are loaded with them.
         fresh = [
-            self.taken(f"{where} must have {{}} for parameter {k}", p, group, given.get(i))
-            for k, (i, (p, group)) in enumerate(zip(places, self._with_groups(), strict=True))
+            self.taken(f"{where} must have {{}} for parameter {k}", p, own, given.get(i))
+            for k, ((i, own), p) in enumerate(zip(places, self._params, strict=True))
         ]
-        steps = state_dict.get("steps", max((state["step"] for state in fresh), default=0))
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-            raise ValueError(f"{where}['steps'] must be an integer of at least 0, got {steps!r}")
+        places = [i for i, _ in places]
+        steps = whole(f"{where}['steps']", state_dict.get("steps", max((s["step"] for s in fresh), default=0)))
         accumulated = state_dict.get("accumulated") or {"count": 0, "sums": {}}
         totals = copied(f"{where}['accumulated']", self._params, places, accumulated["sums"])
         averages = copied(f"{where}['averages']", self._params, places, state_dict.get("averages", {}))
-        for group, new in zip(self.param_groups, groups, strict=True):
-            for name in self._defaults:
-                keeps = name in PRECISION or (name == "lr" and (callable(group["lr"]) or new.get("lr") is None))
-                if name in new and not keeps:
-                    group[name] = new[name]
+        for group, own in zip(self.param_groups, options, strict=True):
+            group.update(own)
         self.state[:] = fresh
-        self.steps = int(steps)
+        self.steps = steps
         self._accumulated.set(totals, int(accumulated["count"]))
         if self._ema_decay is not None:
             self._averages = [averages.get(k, w) for k, w in enumerate(self._weights(copy=True))]

@@ -10,7 +10,7 @@ from modelopt_rs._types import Array, Coding
 from modelopt_rs.arguments import check_choice, check_flag, listed
 from modelopt_rs.deprecated import renamed
 
-__all__ = ["FORMER_CODINGS", "BlockState", "take_state"]
+__all__ = ["FORMER_CODINGS", "BlockState", "take_state", "zeros_of"]
 
 _BLOCKS: dict[str, tuple[int, int]] = {"minifloat": (8, 256), "dynamic": (8, 256), "dynamic4": (4, 128)}
 FORMER_CODINGS = {"float8": "minifloat", "four": "dynamic4"}
@@ -144,6 +144,11 @@ class BlockState:
     def __repr__(self) -> str:
         kind = "signed" if self.signed else "not signed"
         return f"BlockState(shape={self.shape}, coding={self.coding!r}, {kind}, nbytes={self.nbytes:,})"
+
+
+def zeros_of(shape: tuple[int, ...], dtype: Any, coding: Coding | None, *, signed: bool) -> "Array | BlockState":
+    """Make what a state starts with: numbers, or blocks of a coding."""
+    return np.zeros(shape, dtype) if coding is None else BlockState.zeros(shape, coding=coding, signed=signed)
 
 
 def take_state(where: str, own: dict[str, Any], given: Mapping[str, Any]) -> None:

@@ -241,17 +241,27 @@ class PrunedOptimizer(Optimizer):
                     masked[i] = self._apply(g, masks[names[i]])
         how = (grad_scale * count, clip_norm, clip_value, nonfinite)
         bits = [flags.get(name) for name in names] if by_kernel and masks else None
-        result = self.optimizer.step_masked(masked, how, bits)
-        if not result.stepped:
-            return result
-        self.masks, self._flags, self._asked, self.steps = masks, flags, asked, self.steps + 1
+        before, taken = self.optimizer.steps, (masks, flags, asked, self.steps + 1, masked)
+        try:
+            result = self.optimizer.step_masked(masked, how, bits)
+            if result.stepped:
+                self._take(*taken)
+        except KeyboardInterrupt:
+            # It is raised when all was stepped, and what goes with it is done now.
+            if self.optimizer.steps != before:
+                self._take(*taken)
+            raise
+        return result
+
+    def _take(self, masks: Any, flags: Any, asked: float, number: int, masked: list[Array | None]) -> None:
+        """Take over the masks of a step that was made, and prune what it has left."""
+        self.masks, self._flags, self._asked, self.steps = masks, flags, asked, number
         averages = self.averages
-        for name, taken, state in zip(names, masked, self.state, strict=True):
-            if name in masks and (taken is None or not by_kernel):
+        for name, taken, state in zip(self.params, masked, self.state, strict=True):
+            if name in masks and (taken is None or not self.optimizer.takes_masks):
                 self._zero(name, self._pruned[name], state.get("master"))
             if name in masks:
                 self._zero(name, averages.get(name))
-        return result
 
     def _zero(self, name: str, *written: Array | None) -> None:
         """Zero what is pruned."""

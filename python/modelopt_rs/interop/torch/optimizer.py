@@ -14,11 +14,14 @@ from modelopt_rs.deprecated import of_today, renamed
 from modelopt_rs.interop.torch.plan import Entry, Plan
 from modelopt_rs.interop.torch.tensors import (
     EXCHANGE,
+    NUMBERS,
     NUMPY_NAMES,
     SMALLEST,
     TORCH_NAMES,
     array_of,
     axis_order,
+    check_number,
+    step_of,
     tensors_of,
 )
 from modelopt_rs.optim.options import Groups, How, Nonfinite
@@ -82,8 +85,8 @@ class Optimizer(torch.optim.Optimizer):
     With a `GradScaler` gradients are divided by the scale on the way, and stay scaled.
 
     From one step to the next the memory of parameters and states may be held as it was: what a parameter has left
-    (``p.data = ...``) is freed by the next step. Tensors of at most 1,024 elements in the mean (float32 or float64,
-    C-contiguous) are stepped with the GIL held.
+    (``p.data = ...``) is freed by the next step. Tensors of at most 1,024 elements in the mean (C-contiguous,
+    states not in blocks) are stepped with the GIL held.
 
     Examples
     --------
@@ -118,6 +121,10 @@ class Optimizer(torch.optim.Optimizer):
     def _name(self) -> str:
         return type(self).__name__
 
+    def _names(self, group: dict[str, Any]) -> list[str]:
+        """Torch's names of the states that these options need."""
+        return [TORCH_NAMES.get(name, name) for name in self._algorithm.state_names(group)]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters: a dict with "params" and whatever options it has of its own."""
         param_group.update(of_today(self._name, param_group, {}, FORMER))
@@ -148,6 +155,8 @@ class Optimizer(torch.optim.Optimizer):
             If a tensor is not on the CPU, sparse, not dense or of another dtype, or an option is out of its range. All
             groups are checked before the first write: then nothing was changed.
         """
+        if torch.compiler.is_compiling():
+            return self._eager_step(closure, nonfinite=nonfinite)
         # torch would wrap this method in its hooks and a mark for its profiler, which takes longer than a small step.
         # Where torch has wrapped it, or that of a subclass, all is done already.
         hooks = (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks, *GLOBAL_HOOKS)
@@ -178,16 +187,23 @@ class Optimizer(torch.optim.Optimizer):
             grads += own_grads
             groups.append((group, len(params)))
         if stepped:
-            names = [[TORCH_NAMES.get(n, n) for n in self._algorithm.state_names(group)] for group in self.param_groups]
+            names = [self._names(group) for group in self.param_groups]
             how = (1.0 if scale is None else float(scale), None, nonfinite, None)
             plan = self._plan if self._plan is not None and self._plan.holds(stepped, self.state, names) else None
-            if plan is None and self._step_at_once((groups, names), (stepped, grads, self.state), how):
+            # With the states that the first step has made the second may need no plan.
+            is_open = plan is None or plan.is_first
+            if is_open and self._step_at_once((groups, names), (stepped, grads, self.state), how):
                 self._plan, self.stepped = None, True
             else:
                 self.stepped = self._step_planned(plan or self._planned(names), groups, grads, how)
             if self.stepped:
                 torch.autograd.graph.increment_version(stepped)
         return loss
+
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def _eager_step(self, closure: Callable[[], Any] | None = None, **how: Any) -> Any:
+        """Step out of what `torch.compile` compiles: it has no copy of what a plan holds of memory."""
+        return self.step(closure, **how)
 
     _marked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
@@ -200,14 +216,26 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_planned(self, plan: Plan, groups: Groups, grads: list[torch.Tensor], how: How) -> bool:
         tensors = (plan.arrays, plan.gradients(grads), plan.states_as_arrays, None)
-        if not self._algorithm.launch(groups, tensors, how, None, self.defaults["threads"]):
-            return False
+        first = plan.states_as_arrays[0]
+        before = first["step"]
+        try:
+            if not self._algorithm.launch(groups, tensors, how, None, self.defaults["threads"]):
+                return False
+            self._finish(plan)
+        except KeyboardInterrupt:
+            # It is raised when the kernel has returned: all was stepped, and what goes with it is done now.
+            if first["step"] != before:
+                self._finish(plan)
+            raise
+        return True
+
+    def _finish(self, plan: Plan) -> None:
+        """Take over the states of a plan that was stepped, and their numbers."""
+        plan.is_first = plan is not self._plan and any(p not in self.state for p in plan.params)
         if plan is not self._plan:
-            # With new states the next step may need no plan.
-            self._plan = plan if all(p in self.state for p in plan.params) else None
+            self._plan = plan
             self.state.update(zip(plan.params, plan.states, strict=True))
         plan.count()
-        return True
 
     def _planned(self, names: list[list[str]]) -> Plan:
         """A plan of a step; states are the optimizer's after it."""
@@ -222,12 +250,13 @@ class Optimizer(torch.optim.Optimizer):
         order = axis_order(where, p)
         param = array_of(where, p, order)
         state = self.state.get(p, {})
-        missing = [key for key in names if key not in state and f"{key}.codes" not in state]
-        # SGD's momentum may be turned on later; torch then begins with the gradient, as in a first step.
-        if "step" not in state or (names and len(missing) == len(names)):
+        missing = lacking(state, ["step", *names])
+        if missing == ["step", *names] or begins(state, names):
             state = tensors_of(self._algorithm.new_state(param, state_options(options, order)), order)
         elif missing:
             raise ValueError(f"{where} must have {missing[0]!r} in its state, got {', '.join(state)}")
+        for name in NUMBERS.keys() & state.keys():
+            check_number(f"{where} must have a tensor of one number for {name!r} in its state", state[name])
         return Entry(where, p, state, order, param, self._arrays(where, state, order, param.shape))
 
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -255,7 +284,8 @@ class Optimizer(torch.optim.Optimizer):
                 group.update(precision)
                 self._algorithm.check(group)
                 for place, p in zip(group["params"], mine["params"], strict=False):
-                    if state := {k: v for k, v in given["state"].get(place, {}).items() if v is not None}:
+                    state = {k: v for k, v in given["state"].get(place, {}).items() if v is not None}
+                    if state and not begins(state, self._names(group)):
                         states[p] = self._taken(place, p, group, state)
             return {"state": {}, "param_groups": groups}
 
@@ -285,7 +315,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _arrays(self, where: str, state: Mapping[str, Any], order: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
         """A state in the names and forms of `modelopt_rs.optim`, of the same memory."""
-        made: dict[str, Any] = {"step": int(state["step"])}
+        made: dict[str, Any] = {"step": step_of(where, state["step"])}
         if "mu_product" in state:
             # torch's own has become 0 in float32 after some hundreds of steps, which the kernel refuses.
             made["mu_product"] = max(float(state["mu_product"]), SMALLEST)
@@ -310,3 +340,13 @@ class Optimizer(torch.optim.Optimizer):
 def state_options(options: dict[str, Any], order: list[int]) -> dict[str, Any]:
     """How the states of a parameter are kept: blocks are in C order and couldn't follow it to another."""
     return options if order == sorted(order) else {**options, "state_bits": 32}
+
+
+def lacking(state: Mapping[str, Any], names: list[str]) -> list[str]:
+    """Which of these there are neither as numbers nor in blocks."""
+    return [key for key in names if key not in state and f"{key}.codes" not in state]
+
+
+def begins(state: Mapping[str, Any], names: list[str]) -> bool:
+    """Whether it has none: SGD's momentum may be turned on later, and begins with the gradient, as in torch."""
+    return bool(names) and len(lacking(state, names)) == len(names)

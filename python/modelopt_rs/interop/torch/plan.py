@@ -29,6 +29,8 @@ class Plan:
     """
 
     def __init__(self, entries: list[Entry], names: list[list[str]]) -> None:
+        self.is_first = False
+        """Whether the step that it was made for has made states."""
         self.params = [e.param for e in entries]
         self.states = [e.state for e in entries]
         self.names = names

@@ -19,7 +19,9 @@ __all__ = [
     "TORCH_NAMES",
     "array_of",
     "axis_order",
+    "check_number",
     "is_at",
+    "step_of",
     "tensors_of",
     "trace_of",
 ]
@@ -63,7 +65,7 @@ def is_at(trace: Any, params: list[torch.Tensor], states: dict[torch.Tensor, dic
 
 
 def _trace(x: Any) -> tuple[Any, ...]:
-    return (id(x), x.data_ptr(), x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else (id(x),)
+    return (id(x), x.data_ptr(), x.shape, x.stride(), x.dtype, x.is_neg()) if isinstance(x, torch.Tensor) else (id(x),)
 
 
 def axis_order(where: str, p: torch.Tensor) -> list[int]:
@@ -77,12 +79,38 @@ def axis_order(where: str, p: torch.Tensor) -> list[int]:
     return order
 
 
+def check_number(what: str, x: Any) -> None:
+    """Refuse what is not plainly one number on the CPU, which each step reads and writes."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{what}, got {type(x).__name__}")
+    if x.device.type != "cpu" or x.layout != torch.strided or x.is_complex():
+        raise TypeError(f"{what}, got {x.dtype} ({x.layout}, {x.device})")
+    if x.numel() != 1 or x.is_neg() or x.requires_grad:
+        got = f"shape {tuple(x.shape)}, is_neg() {x.is_neg()}, requires_grad {x.requires_grad}"
+        raise ValueError(f"{what}, neither negated lazily nor with gradients, got {got}")
+
+
+def step_of(where: str, x: Any) -> int:
+    """How many steps a state has seen, in whatever form of a number."""
+    try:
+        step = float(x)
+    except (TypeError, ValueError, RuntimeError):  # as torch says it of complex numbers
+        step = -1.0
+    if not (step >= 0 and step.is_integer()):
+        raise ValueError(f"{where} must have a whole number of at least 0 for 'step' in its state, got {x!r}")
+    return int(x)
+
+
 def array_of(where: str, x: torch.Tensor, order: list[int], part: str = "") -> Array:
     """A tensor's memory, its axes in this order."""
     if x.device.type != "cpu" or x.layout != torch.strided or x.dtype not in TORCH_FLOATS:
         got = f"{x.dtype} ({x.layout}, {x.device})"
         raise TypeError(
             f"{where}{part} must be a dense tensor of float32, float64, float16 or bfloat16 on the CPU, got {got}"
+        )
+    if x.is_neg():
+        raise ValueError(
+            f"{where}{part} must not be negated lazily, got a tensor whose is_neg() is True; use .resolve_neg()"
         )
     x = x.detach() if x.requires_grad else x
     array: Array = x.view(torch.uint16).numpy().view(BF16) if x.dtype == torch.bfloat16 else x.numpy()
