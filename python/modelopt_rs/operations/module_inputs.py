@@ -16,9 +16,10 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.stream.model import Source
 from modelopt_rs.transforms.sums import Sums
 
-__all__ = ["ModuleInputs", "linear_weights", "run_modules"]
+__all__ = ["ModuleInputs", "can_run", "linear_weights", "run_modules"]
 
 LONGEST: Final = 2048  # tokens of a text
 VOCABULARIES: Final = (
@@ -31,6 +32,11 @@ VOCABULARIES: Final = (
 )
 NONE: Final = "calibrate must have one or more samples, got none"
 EXTRA: Final = "calibrate: a Hugging Face model is run by transformers"
+
+
+def can_run(source: Source) -> bool:
+    """Whether transformers can run a model: it is a Hugging Face directory, and says what it is."""
+    return source.container == "checkpoint" and source.config is not None
 
 
 def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
