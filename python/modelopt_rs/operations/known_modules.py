@@ -4,8 +4,8 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_factors import AWQ_FAMILIES
 from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.families import CONV1D, is_conv1d, model_types
-from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source

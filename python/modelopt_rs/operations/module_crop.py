@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms

@@ -13,7 +13,7 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.containers.numpy_files import read_npz
 from modelopt_rs.errors import OptionError, quote
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.calibration import Calibrate, repeatable
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.stream.model import Source
@@ -150,7 +150,7 @@ class ModuleInputs:
         max_memory: int,
     ) -> None:
         self._path, self._modules, self._kind, self._columns = path, modules, kind, columns
-        self._given = list(given) if isinstance(given, Iterator) else given
+        self._given = repeatable(given)
         self._max_memory = max_memory
         _check_first(path, next(iter(_samples(self._given)), None))  # what can't be is refused before anything is read
         self._seen: dict[str, ColumnNorms | Hessian] = {}
