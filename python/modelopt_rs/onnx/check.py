@@ -12,7 +12,8 @@ from modelopt_rs.containers.onnx import OnnxSink, OnnxSource
 from modelopt_rs.containers.onnx.layout import outline, to_proto
 from modelopt_rs.errors import FormatError, quote
 from modelopt_rs.onnx.run.pair import run_pair
-from modelopt_rs.onnx.run.samples import Given, check_feeds
+from modelopt_rs.onnx.run.samples import check_feeds
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import MaxErrorExceeded, RunReport
 from modelopt_rs.stream.execution import Execution
@@ -54,7 +55,7 @@ class OnnxCheck:
     """
 
     def __init__(
-        self, source: Source, run: RunOptions | None, execution: Execution, samples: Given | None = None
+        self, source: Source, run: RunOptions | None, execution: Execution, samples: Calibrate | None = None
     ) -> None:
         self._source, self._run, self._threads = source, run, execution.threads
         self._samples = None if isinstance(samples, Iterator) else samples  # it is good for one pass

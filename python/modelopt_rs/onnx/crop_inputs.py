@@ -7,7 +7,7 @@ from modelopt_rs.onnx.layer_inputs import refuse_unseen
 from modelopt_rs.onnx.layer_statistics import LayerInputs
 from modelopt_rs.onnx.weight_axes import find_weight_axes
 from modelopt_rs.onnx.weights import find_weights
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.stream.execution import Execution

@@ -14,10 +14,10 @@ from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
 from modelopt_rs.onnx.crop.given import given_groups, write_numbers
 from modelopt_rs.onnx.crop_inputs import CropInputs
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
+from modelopt_rs.planning.calibration import Calibrate, said
 from modelopt_rs.planning.crop import CropOptions, as_options, check_scored
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.given_groups import sizes_of
-from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.prune.choice import Chooser
 from modelopt_rs.prune.coupling import check_groups

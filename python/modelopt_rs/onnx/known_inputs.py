@@ -11,7 +11,7 @@ from modelopt_rs.onnx.layer_inputs import layer_inputs, refuse_unseen
 from modelopt_rs.onnx.layer_statistics import LayerInputs
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, Statistics, statistics_kind
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.quant.by_inputs import Moments
 from modelopt_rs.stream.execution import Execution

@@ -16,10 +16,11 @@ from modelopt_rs.onnx.int8.bodies import made_often
 from modelopt_rs.onnx.int8.observe import Observer
 from modelopt_rs.onnx.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
-from modelopt_rs.onnx.run.samples import Given, Samples
+from modelopt_rs.onnx.run.samples import Samples
 from modelopt_rs.onnx.run.sessions import limited
 from modelopt_rs.onnx.run.sizes import Search, patience
 from modelopt_rs.onnx.weights import Weight, find_weights
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 
 __all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen"]
@@ -40,7 +41,7 @@ class Data:
         Inputs that are given or how they are made up; None: only what calibrates.
     """
 
-    calibrate: Given | None
+    calibrate: Calibrate | None
     run: RunOptions | None
 
     @property

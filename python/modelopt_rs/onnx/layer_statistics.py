@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from modelopt_rs.errors import quote
 from modelopt_rs.onnx.layer_inputs import Data, InputStream, LayerInput, layer_inputs
-from modelopt_rs.onnx.run.samples import Given
 from modelopt_rs.onnx.weights import find_weights
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
 from modelopt_rs.transforms.sums import Sums
@@ -51,7 +51,7 @@ class LayerInputs:
         path: str | os.PathLike[str],
         kind: type[ColumnNorms] | type[Hessian],
         names: Sequence[str],
-        given: Given,
+        given: Calibrate,
         *,
         max_memory: int,
         threads: int | None = None,

@@ -14,9 +14,10 @@ from modelopt_rs.onnx.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.by_inputs import KnownInputs
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import Calibrate, OnnxOptions
+from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity

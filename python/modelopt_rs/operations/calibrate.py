@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 from modelopt_rs import _core
@@ -14,8 +14,8 @@ from modelopt_rs.containers.safetensors_sink import SafetensorsSink
 from modelopt_rs.errors import OptionError, check_option, quote
 from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.planning.by_inputs import UNREACHED, KnownInputs
+from modelopt_rs.planning.calibration import Calibrate, repeatable
 from modelopt_rs.planning.decide import matches
-from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import KINDS, MARK, StatisticsFile, arrays_of, infos_of
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
@@ -93,8 +93,7 @@ def calibrate_file(
     max_memory = bytes_of("max_memory", max_memory)
     start = time.perf_counter()
     check_option("kind", kind, KINDS)
-    if isinstance(calibrate, Iterator):
-        calibrate = list(calibrate)  # samples are needed more than once
+    calibrate = repeatable(calibrate)
     with open_source(source_path, Access(allow_symlinks_under=allow_symlinks_under)) as source:
         execution = Execution(max_memory, threads, None, 0)
         known, columns = _known(source, "gptq" if kind == "hessian" else None, calibrate, execution)

@@ -21,10 +21,10 @@ from modelopt_rs.operations.module_crop import ModuleCropInputs, check_runs
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import check_no_method
+from modelopt_rs.planning.calibration import Calibrate, repeatable, said
 from modelopt_rs.planning.crop import CropOptions, CropPlan
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.given_groups import GivenGroups, parse_groups
-from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.choice import Keep
@@ -208,7 +208,7 @@ def crop_file(
         progress=progress,
     )
 
-    samples = list(calibrate) if isinstance(calibrate, Iterator) else calibrate  # they are needed more than once
+    samples = repeatable(calibrate)
 
     def plan(source: Source, execution: Execution) -> FilePlan:
         if source.graph is None:

@@ -2,10 +2,10 @@
 
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_factors import AWQ_FAMILIES
-from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
+from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.families import CONV1D, is_conv1d, model_types
-from modelopt_rs.planning.onnx import Calibrate
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
@@ -44,11 +44,11 @@ def known_modules(
         unseen |= statistics.check(columns, method)
         return KnownInputs(method, unseen, None if execution.dry_run else statistics)
     assert calibrate is not None
-    if source.container != "checkpoint" or source.config is None:
+    if not can_run(source):
         fix = "give its Hugging Face directory, or quantize it as an ONNX model"
         raise OptionError(f"method must be left out for a model that is tensors alone, got {method!r}; {fix}")
     modules = linear_weights(source.path, source.tensors)
-    config = source.config
+    config = source.config or {}
     unseen = {name: CONV1D_GROUPS if is_conv1d(name, config) else NOT_LINEAR for name in source.tensors}
     unseen |= dict.fromkeys(modules)
     seen = None
@@ -71,7 +71,7 @@ def unseen_modules(source: Source, method: str) -> dict[str, str]:
     ImportError
         If torch and transformers aren't installed.
     """
-    if source.container != "checkpoint" or source.config is None:
+    if not can_run(source):
         fix = "give its Hugging Face directory, or prune it as an ONNX model"
         got = f"got {method!r}: nothing runs it; {fix}"
         raise OptionError(f"method must be 'magnitude' for a model that is tensors alone, {got}")

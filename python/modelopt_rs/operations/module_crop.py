@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from modelopt_rs.errors import OptionError
-from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
@@ -23,7 +23,7 @@ def check_runs(source: Source, what: Sequence[str]) -> None:
     OptionError
         If it is no Hugging Face directory; or norms between divide by what goes.
     """
-    if source.container != "checkpoint" or source.config is None:
+    if not can_run(source):
         fix = "crop it as an ONNX model, or arrays by prune.InputStats, prune.crop and prune.least_squares"
         raise OptionError(f"calibrate must be left out for a model of tensors alone: nothing runs it; {fix}")
     check_no_hidden(not {"hidden", "all"}.isdisjoint(what), "'ffn' or 'heads'")

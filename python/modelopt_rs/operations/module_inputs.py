@@ -13,12 +13,13 @@ import numpy as np
 from modelopt_rs._types import Array
 from modelopt_rs.containers.numpy_files import read_npz
 from modelopt_rs.errors import OptionError, quote
-from modelopt_rs.planning.onnx import Calibrate
+from modelopt_rs.planning.calibration import Calibrate, repeatable
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
+from modelopt_rs.stream.model import Source
 from modelopt_rs.transforms.sums import Sums
 
-__all__ = ["ModuleInputs", "linear_weights", "run_modules"]
+__all__ = ["ModuleInputs", "can_run", "linear_weights", "run_modules"]
 
 LONGEST: Final = 2048  # tokens of a text
 VOCABULARIES: Final = (
@@ -31,6 +32,11 @@ VOCABULARIES: Final = (
 )
 NONE: Final = "calibrate must have one or more samples, got none"
 EXTRA: Final = "calibrate: a Hugging Face model is run by transformers"
+
+
+def can_run(source: Source) -> bool:
+    """Whether transformers can run a model: it is a Hugging Face directory, and says what it is."""
+    return source.container == "checkpoint" and source.config is not None
 
 
 def linear_weights(path: Path, names: Iterable[str]) -> dict[str, str]:
@@ -144,7 +150,7 @@ class ModuleInputs:
         max_memory: int,
     ) -> None:
         self._path, self._modules, self._kind, self._columns = path, modules, kind, columns
-        self._given = list(given) if isinstance(given, Iterator) else given
+        self._given = repeatable(given)
         self._max_memory = max_memory
         _check_first(path, next(iter(_samples(self._given)), None))  # what can't be is refused before anything is read
         self._seen: dict[str, ColumnNorms | Hessian] = {}

@@ -17,10 +17,10 @@ from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import SeenInputs, check_any_pruned, check_no_method
+from modelopt_rs.planning.calibration import Calibrate, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import Calibrate, said
 from modelopt_rs.planning.prune import PruneOptions, WeightAxes, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run

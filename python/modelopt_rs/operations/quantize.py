@@ -1,7 +1,7 @@
 """`quantize_file`: a model file in, one of a quarter to a tenth of its size out, in bounded memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
@@ -12,9 +12,10 @@ from modelopt_rs.operations.known_modules import known_modules
 from modelopt_rs.operations.module_factors import ModuleFactors, find_module_factors
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.calibration import Calibrate, repeatable, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.onnx import Calibrate, OnnxOptions, said
+from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
@@ -209,8 +210,7 @@ def quantize_file(
         method=method,
     )
     _check_known(options, calibrate, statistics)
-    if isinstance(calibrate, Iterator):
-        calibrate = list(calibrate)  # samples are needed more than once
+    calibrate = repeatable(calibrate)
     writing = Writing(
         max_memory=max_memory,
         threads=threads,

@@ -1,26 +1,17 @@
 """The options that only ONNX models have; nothing of the package onnx is needed to make them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from os import PathLike
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError, check_option
+from modelopt_rs.planning.calibration import Calibrate, said
 from modelopt_rs.planning.decide import is_match
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.quant.formats import BITS
 
-__all__ = ["Calibrate", "OnnxOptions", "said"]
-
-Calibrate: TypeAlias = str | PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any]
-"""Where calibration data come from: a file or directory, arrays by input, samples, or what returns them."""
-
-
-def said(data: Calibrate) -> str:
-    """Return where calibration data come from, as a report says it."""
-    return str(data) if isinstance(data, (str, PathLike)) else type(data).__name__
-
+__all__ = ["CHOICES", "OnnxOptions"]
 
 CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "target": ("onnxruntime", "portable"),

@@ -1,13 +1,13 @@
 """How an ONNX model is run against another one: on which inputs, how often, and how far off it may be."""
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from modelopt_rs.arguments import check_fields
 from modelopt_rs.errors import OptionError
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.stream.model import Source
 
 __all__ = ["DEFAULT_RUN", "RunOptions", "check_not_run"]
@@ -52,7 +52,7 @@ class RunOptions:
     11
     """
 
-    inputs: str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any] | None = None
+    inputs: Calibrate | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
     samples: int = 1
     max_error: float | None = None

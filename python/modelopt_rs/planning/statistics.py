@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from modelopt_rs.containers.gguf import MAX_STATISTICS, read_gguf
 from modelopt_rs.containers.reading import open_regular, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.system import read_place
 from modelopt_rs.errors import FormatError, OptionError, quote
-from modelopt_rs.planning.gguf import MAX_STATISTICS, read_gguf
 from modelopt_rs.prune.repair import InputStats
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms

@@ -13,10 +13,11 @@ from modelopt_rs.errors import FormatError, UnsupportedError, quote
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, check_dims, input_infos, known_of
 from modelopt_rs.onnx.run.latency import in_turn, peak_of_run, speedup
 from modelopt_rs.onnx.run.outputs import OutputFigures
-from modelopt_rs.onnx.run.samples import Given, Samples, feeds
+from modelopt_rs.onnx.run.samples import Samples, feeds
 from modelopt_rs.onnx.run.sessions import Session, limited, open_session, run_session
 from modelopt_rs.onnx.run.sizes import Found, Search, patience
 from modelopt_rs.onnx.run.trials import open_axes
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import InputReport, RunReport, check_max_error
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -35,7 +36,7 @@ def run_pair(
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
-    samples: Given | None = None,
+    samples: Calibrate | None = None,
 ) -> RunReport:
     """Run a model and what was made of it on the same inputs, and refuse what is too far off.
 
@@ -91,7 +92,7 @@ def compare_models(
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
-    samples: Given | None = None,
+    samples: Calibrate | None = None,
 ) -> RunReport:
     """Run two models on the same inputs, and say how far they are apart; never refuses an error of any size.
 
@@ -158,7 +159,7 @@ def _source_session(path: str | os.PathLike[str], threads: int) -> Session:
 
 
 def _inputs(
-    one: "_Model", other: "_Model", options: RunOptions, max_memory: int, samples: Given | None
+    one: "_Model", other: "_Model", options: RunOptions, max_memory: int, samples: Calibrate | None
 ) -> tuple[Mapping[str, InputInfo], Found]:
     """Return what inputs the first model has, and those that are given, or some that it runs on."""
     try:

@@ -24,11 +24,11 @@ from modelopt_rs.onnx.run.inputs import (
     known_of,
     of_file,
 )
+from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Given", "Samples", "check_feeds", "feeds"]
+__all__ = ["Samples", "check_feeds", "feeds"]
 
-Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | Callable[[], Any]
 Infos: TypeAlias = Mapping[str, InputInfo]
 
 
@@ -77,7 +77,7 @@ class Samples:
 
     def __init__(
         self,
-        given: Given,
+        given: Calibrate,
         infos: Infos,
         path: str | os.PathLike[str],
         name: str = "calibrate",
