@@ -29,7 +29,7 @@ mod unit_float;
 mod x86;
 
 pub use codebook::Codebook;
-pub use dequantize::{dequantize, dequantize_rows};
+pub use dequantize::{decode_group, dequantize, dequantize_rows};
 pub use dynamic::{Dynamic4, SignedDynamic, SixteenSteps, UnsignedDynamic};
 pub use e2m1::E2M1;
 pub use e4m3::E4M3;
@@ -199,6 +199,8 @@ mod tests {
         check::<Nf4>();
         check::<Fp4>();
         check::<E2M1>();
+        check::<Dynamic4>();
+        check::<SixteenSteps>();
     }
 
     #[test]

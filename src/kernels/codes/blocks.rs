@@ -246,7 +246,7 @@ fn decode_lines<K: Code, S: Scale>(
 
 /// The numbers of whole blocks and a short one.
 #[inline(always)]
-fn decode_blocks<K: Code>(isa: Isa, codes: &[u8], scales: impl Fn(usize) -> [f32; 2], out: &mut [f32]) {
+pub(super) fn decode_blocks<K: Code>(isa: Isa, codes: &[u8], scales: impl Fn(usize) -> [f32; 2], out: &mut [f32]) {
     let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at(blocks.len() * bytes);

@@ -1,10 +1,19 @@
 //! Codes to numbers, for every format of blocks.
 
+use super::blocks::decode_blocks;
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::uniform::RowsOf;
-use super::{BlockFormat, Floats, Granularity, PartsRef, Rows, Spec};
+use super::{BlockFormat, Code, Floats, Granularity, PartsRef, Rows, Spec};
+use crate::isa::{self, kernel};
 use crate::kernels::lines::STREAMED;
 use crate::par::{self, CHUNK};
+
+kernel! {
+    /// The numbers of the packed codes of one group.
+    pub fn decode_group<K: Code>(codes: &[u8], scale: f32, out: &mut [f32]) {
+        decode_blocks::<K>(isa::current(), codes, |_| [scale; 2], out);
+    }
+}
 
 /// Dequantize into `out` (whole rows of `spec.cols`).
 pub fn dequantize<O: Floats>(format: &dyn BlockFormat, parts: PartsRef<'_>, spec: Spec, out: &mut [O], threads: usize) {

@@ -85,7 +85,6 @@ impl<const N: usize> Decades<N> {
 
 const SIGNED8: Decades<8> = Decades::new(0);
 const UNSIGNED8: Decades<8> = Decades::new(1);
-const SIGNED4: Decades<4> = Decades::new(0);
 
 /// A signed code: the middle, plus or minus a rank. The highest rank, 1, is only positive.
 #[inline(always)]
@@ -142,18 +141,50 @@ impl Code for UnsignedDynamic {
 #[derive(Debug, Clone, Copy)]
 pub struct Dynamic4;
 
+/// The numbers, in order: as a [`Decades`] of three and 1 has them.
+#[expect(clippy::excessive_precision, clippy::unreadable_literal, reason = "with all of their digits")]
+static NUMBERS4: [f32; 16] = [
+    -0.887499988,
+    -0.662500024,
+    -0.437499970,
+    -0.212500006,
+    -0.0775000006,
+    -0.0324999988,
+    -0.00549999997,
+    0.0,
+    0.00549999997,
+    0.0324999988,
+    0.0775000006,
+    0.212500006,
+    0.437499970,
+    0.662500024,
+    0.887499988,
+    1.0,
+];
+
+/// The smallest magnitude of each rank from 1 on, by its bits: half of the way, as float32 arithmetic finds it.
+const RANKS4: [u32; 8] =
+    [0x3b34_3958, 0x3c9b_a5e3, 0x3d61_47b0, 0x3e14_7ae1, 0x3ea6_6669, 0x3f0c_cccc, 0x3f46_6668, 0x3f71_999a];
+
 impl Code for Dynamic4 {
     const BITS: u32 = 4;
     const TOP: f32 = 1.0;
+    const NUMBERS: Option<&'static [f32; 16]> = Some(&NUMBERS4);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {
-        encode_signed(&SIGNED4, x)
+        let (sign, mut rank) = (x.to_bits() as i32 >> 31, 0);
+        for least in RANKS4 {
+            rank += (x.abs() >= f32::from_bits(least)) as i32;
+        }
+        // Minus the rank, one more than its bits turned, where negative.
+        let rank = if rank > 7 + sign { 8 + sign } else { rank };
+        (7 + ((rank ^ sign) - sign)) as u32
     }
 
     #[inline(always)]
     fn decode(code: u32) -> f32 {
-        decode_signed(&SIGNED4, code)
+        NUMBERS4[(code & 15) as usize]
     }
 }
 
@@ -161,9 +192,12 @@ impl Code for Dynamic4 {
 #[derive(Debug, Clone, Copy)]
 pub struct SixteenSteps;
 
+static STEPS: [f32; 16] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0];
+
 impl Code for SixteenSteps {
     const BITS: u32 = 4;
     const TOP: f32 = 16.0;
+    const NUMBERS: Option<&'static [f32; 16]> = Some(&STEPS);
 
     #[inline(always)]
     fn encode(x: f32) -> u32 {
@@ -174,5 +208,24 @@ impl Code for SixteenSteps {
     #[inline(always)]
     fn decode(code: u32) -> f32 {
         (code + 1) as i32 as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_what_is_listed_of_four_bits_is_the_arithmetic_of_the_map() {
+        let decades = Decades::<4>::new(0);
+        for code in 0..16 {
+            assert_eq!(Dynamic4::decode(code).to_bits(), decode_signed(&decades, code).to_bits(), "{code}");
+        }
+        let beside = |bits: u32| [bits - 1, bits, bits + 1].map(f32::from_bits);
+        let all = (0..=0x7fff).map(|bits| f32::from_bits(bits << 16)).chain(RANKS4.into_iter().flat_map(beside));
+        // Above 1 are NaN alone, which have the code of 0.
+        for x in all.filter(|&x| !(x > 1.0)).flat_map(|x| [x, -x]) {
+            assert_eq!(Dynamic4::encode(x), encode_signed(&decades, x), "{x:e}");
+        }
     }
 }

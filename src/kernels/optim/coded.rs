@@ -7,7 +7,9 @@ mod arrays;
 
 pub use arrays::{decode, encode};
 
-use super::coding::{Coding, LONGEST, absmax, chance, code, gather, inverse_scale, number, scale, spread, stored};
+use super::coding::{
+    Coding, LONGEST, absmax, chance, code, gather, inverse_scale, number, numbers, of_stored, scale, spread, stored,
+};
 use super::storage::Storage;
 use super::{Algorithm, MAX_STATES, Prepared};
 use crate::isa::{self, kernel};
@@ -44,11 +46,15 @@ impl<'a> Blocks<'a> {
         &mut self.codes[i * bytes..end]
     }
 
-    /// Block number `i`: its codes, a byte each, in `bytes`, and their unit; of a state that is not there, anything.
-    fn read<K: Coding>(&mut self, i: usize, signed: bool, bytes: &mut [u8; LONGEST]) -> f32 {
-        let Some(&absmax) = self.absmax.get(i) else { return 0.0 };
-        spread::<K>(self.codes_of::<K>(i), bytes);
-        scale::<K>(absmax, signed)
+    /// Block number `i` as state number `at`: its codes and their unit; of a state that is not there, anything.
+    fn read<K: Coding>(&mut self, i: usize, signed: bool, at: usize, read: &mut Read) {
+        let Some(&absmax) = self.absmax.get(i) else { return };
+        read.scales[at] = scale::<K>(absmax, signed);
+        if K::BITS == 4 {
+            numbers::<K>(self.codes_of::<K>(i), read.scales[at], signed, &mut read.stored[at]);
+        } else {
+            spread::<K>(self.codes_of::<K>(i), &mut read.codes[at]);
+        }
     }
 
     /// The largest magnitude of block number `i`; what its numbers are multiplied by.
@@ -66,21 +72,45 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// A block that was read of each of two states: of 8 bits the codes, a byte each, which the step turns into numbers, and their
+/// units; of 4 bits the numbers, by a list in a register.
+#[derive(Debug)]
+struct Read {
+    codes: Two<u8>,
+    scales: [f32; 2],
+    stored: Two<f32>,
+}
+
+impl Read {
+    /// Number `i` of state number `at`.
+    #[inline(always)]
+    fn number<K: Coding>(&self, at: usize, i: usize, signed: bool) -> f32 {
+        if K::BITS == 4 {
+            of_stored::<K>(self.stored[at][i], signed)
+        } else {
+            number::<K>(self.codes[at][i], self.scales[at], signed)
+        }
+    }
+}
+
 /// What each worker has for itself.
 #[derive(Debug)]
 pub struct Buffers {
     /// The new states, as they are stored, of the block that is stepped and of the one before it, by turns.
     numbers: [Two<f32>; 2],
-    /// Codes that are read, and those of the block before that are made.
-    read: Two<u8>,
+    /// What is read, and the codes of the block before that are made.
+    read: Read,
     made: Two<u8>,
 }
 
 impl<K: Coding> Storage<f32> for K {
     type State<'a> = Blocks<'a>;
     type Buffers = Buffers;
-    const BUFFERS: Buffers =
-        Buffers { numbers: [[[0.0; LONGEST]; 2]; 2], read: [[0; LONGEST]; 2], made: [[0; LONGEST]; 2] };
+    const BUFFERS: Buffers = Buffers {
+        numbers: [[[0.0; LONGEST]; 2]; 2],
+        read: Read { codes: [[0; LONGEST]; 2], scales: [0.0; 2], stored: [[0.0; LONGEST]; 2] },
+        made: [[0; LONGEST]; 2],
+    };
     const BLOCK: usize = SPAN;
 
     #[inline(always)]
@@ -110,8 +140,9 @@ impl<K: Coding> Storage<f32> for K {
         for i in 0..blocks {
             let own = block_at(i * K::BLOCK);
             let (param, grad) = (&mut param[own.clone()], &grad[own]);
-            let scales = [a.read::<K>(i, signed_a, &mut read[0]), b.read::<K>(i, signed_b, &mut read[1])];
-            let how = How { scales, inverse_scales, prepared: *prepared, algorithm: *algorithm };
+            a.read::<K>(i, signed_a, 0, read);
+            b.read::<K>(i, signed_b, 1, read);
+            let how = How { inverse_scales, prepared: *prepared, algorithm: *algorithm };
             let largest = if param.len() == K::BLOCK {
                 step_and_code::<A, K>(param, grad, read, numbers, before, made, how)
             } else {
@@ -138,10 +169,9 @@ fn put<A: Algorithm<f32>, K: Coding>(i: usize, made: &Two<u8>, states: [&mut Blo
     }
 }
 
-/// The scales of the block that is stepped, the inverse scales of the one before it, and the step.
+/// The inverse scales of the block before the one that is stepped, and the step.
 #[derive(Debug, Clone, Copy)]
 struct How<A> {
-    scales: [f32; 2],
     inverse_scales: [f32; 2],
     prepared: Prepared<f32>,
     algorithm: A,
@@ -153,13 +183,13 @@ kernel! {
     fn step_and_code<A: Algorithm<f32>, K: Coding>(
         param: &mut [f32],
         grad: &[f32],
-        codes: &Two<u8>,
+        read: &Read,
         numbers: &mut Two<f32>,
         before: &Two<f32>,
         made: &mut Two<u8>,
         how: How<A>,
     ) -> [Key; 2] {
-        let How { scales, inverse_scales, prepared, algorithm } = how;
+        let How { inverse_scales, prepared, algorithm } = how;
         let (param, grad) = (&mut param[..K::BLOCK], &grad[..K::BLOCK]);
         let mut largest = [0; 2];
         for part in 0..K::BLOCK / LANES {
@@ -178,8 +208,8 @@ kernel! {
                 if K::TOGETHER && A::STATES > 1 {
                     made[1][i] = code::<K>(before[1][i], inverse_scales[1], chance(before[0][i]), A::SIGNED[1]);
                 }
-                let a = number::<K>(codes[0][i], scales[0], A::SIGNED[0]);
-                let b = if A::STATES > 1 { number::<K>(codes[1][i], scales[1], A::SIGNED[1]) } else { 0.0 };
+                let a = read.number::<K>(0, i, A::SIGNED[0]);
+                let b = if A::STATES > 1 { read.number::<K>(1, i, A::SIGNED[1]) } else { 0.0 };
                 let (p, [a, b, _]) = prepared.step_any(&algorithm, param[i], grad[i], [a, b, 0.0]);
                 let a = stored::<K>(a, A::SIGNED[0]);
                 largest[0] = larger(largest[0], a, A::SIGNED[0]);
@@ -204,7 +234,7 @@ fn larger(largest: u32, x: f32, signed: bool) -> u32 {
 fn step_short<A: Algorithm<f32>, K: Coding>(
     param: &mut [f32],
     grad: &[f32],
-    codes: &Two<u8>,
+    read: &Read,
     numbers: &mut Two<f32>,
     before: &Two<f32>,
     made: &mut Two<u8>,
@@ -214,7 +244,7 @@ fn step_short<A: Algorithm<f32>, K: Coding>(
     let (mut params, mut grads) = ([0.0; LONGEST], [0.0; LONGEST]);
     params[..n].copy_from_slice(param);
     grads[..n].copy_from_slice(grad);
-    let _of_zeros = step_and_code::<A, K>(&mut params, &grads, codes, numbers, before, made, how);
+    let _of_zeros = step_and_code::<A, K>(&mut params, &grads, read, numbers, before, made, how);
     param.copy_from_slice(&params[..n]);
     numbers.each_mut().map(|numbers| {
         numbers[n..].fill(0.0);

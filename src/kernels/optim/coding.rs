@@ -4,7 +4,9 @@
 //! All codings are arithmetic on whole vectors: a table of 256 numbers would need a gather for each element.
 
 use crate::isa::kernel;
-use crate::kernels::codes::{Code, Dynamic4, SignedDynamic, SixteenSteps, UnitE4M3, UnitE5M3, UnsignedDynamic};
+use crate::kernels::codes::{
+    Code, Dynamic4, SignedDynamic, SixteenSteps, UnitE4M3, UnitE5M3, UnsignedDynamic, decode_group,
+};
 use crate::real::Element;
 
 /// How a state is kept in blocks: a code for what can be negative, and one for the rest (second moments), which has all
@@ -89,6 +91,16 @@ pub fn spread<K: Coding>(codes: &[u8], buffer: &mut [u8; LONGEST]) {
     if K::BITS == 8 { buffer[..codes.len()].copy_from_slice(codes) } else { part_pairs(codes, buffer) }
 }
 
+/// The numbers of one block of codes of 4 bits, roots where these are stored; `scale` is [`scale`] of it.
+pub fn numbers<K: Coding>(codes: &[u8], scale: f32, signed: bool, buffer: &mut [f32; LONGEST]) {
+    let buffer = &mut buffer[..2 * codes.len()];
+    if signed {
+        decode_group::<K::Signed>(codes, scale, buffer);
+    } else {
+        decode_group::<K::Unsigned>(codes, scale, buffer);
+    }
+}
+
 /// The codes of one block from a byte each.
 pub fn gather<K: Coding>(bytes: &[u8; LONGEST], codes: &mut [u8]) {
     if K::BITS == 8 { codes.copy_from_slice(&bytes[..codes.len()]) } else { join_pairs(bytes, codes) }
@@ -114,7 +126,12 @@ kernel! {
 #[inline(always)]
 pub fn number<K: Coding>(code: u8, scale: f32, signed: bool) -> f32 {
     let x = if signed { K::Signed::decode(code.into()) } else { K::Unsigned::decode(code.into()) };
-    let x = x * scale;
+    of_stored::<K>(x * scale, signed)
+}
+
+/// A number of what is [`stored`].
+#[inline(always)]
+pub fn of_stored<K: Coding>(x: f32, signed: bool) -> f32 {
     if K::ROOT && !signed { x * x } else { x }
 }
 
