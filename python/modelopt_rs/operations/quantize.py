@@ -113,7 +113,8 @@ def quantize_file(
         are asked for, 0.5 where 2 are, which take 0.33 to 0.46 with zero points and 0.6 without. The values of an
         attention (of an ONNX model whatever its weights are called, else ``*.value.weight`` and ``*.v_lin.weight``)
         have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
-        twice as far: where all weights together take them further, those that do most get more bits.
+        one and a half times as far: where all weights together take them further, those that do most get more bits;
+        so do small ones whose errors do over 16 times as much for their bytes as all do.
     uniform : bool
         All weights get the bits asked for, however far off they are.
     only_dequantize : bool
