@@ -144,18 +144,14 @@ kernel! {
             if low == high {
                 continue;
             }
-            // To a place of their own first: with a vector's pointers the loop does not fit the registers (1.2 times as long).
-            let (mut within, mut n) = ([T::Key::ZERO; BLOCK], 0);
             for (keys, eight) in keys.chunks(8).zip(flags.as_chunks::<8>().0) {
                 // Few keys are in the bracket: eight at a time are passed by, and seldom two of them are in it.
                 let mut left = u64::from_le_bytes(*eight);
                 while left != 0 {
-                    within[n % BLOCK] = keys[left.trailing_zeros() as usize / 8];
-                    n += 1;
+                    found.push(keys[left.trailing_zeros() as usize / 8]);
                     left &= left - 1;
                 }
             }
-            found.extend_from_slice(&within[..n]);
         }
         [less, same].map(|lanes| lanes.into_iter().map(Key::to_u64).sum())
     }
