@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.errors import OptionError
-from modelopt_rs.onnx.patches import Patches
+from modelopt_rs.onnx.measure.patches import Patches
 
 RNG = np.random.default_rng(0)
 

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 import modelopt_rs as mo
 from graph_nets import Net
 from modelopt_rs.errors import OptionError
-from modelopt_rs.onnx.layer_inputs import Data, InputStream, layer_inputs
-from modelopt_rs.onnx.patches import Patches
+from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream, layer_inputs
+from modelopt_rs.onnx.measure.patches import Patches
 from modelopt_rs.onnx.weights import find_weights
 
 RNG = np.random.default_rng(0)

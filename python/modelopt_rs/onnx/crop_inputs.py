@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from modelopt_rs.onnx.crop.coupling import GraphGroup
-from modelopt_rs.onnx.layer_inputs import refuse_unseen
-from modelopt_rs.onnx.layer_statistics import LayerInputs
+from modelopt_rs.onnx.measure.layer_inputs import refuse_unseen
+from modelopt_rs.onnx.measure.layer_statistics import LayerInputs
 from modelopt_rs.onnx.weight_axes import find_weight_axes
 from modelopt_rs.onnx.weights import find_weights
 from modelopt_rs.planning.calibration import Calibrate

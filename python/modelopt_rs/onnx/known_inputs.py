@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from modelopt_rs._types import Array
-from modelopt_rs.onnx.layer_inputs import layer_inputs, refuse_unseen
-from modelopt_rs.onnx.layer_statistics import LayerInputs
+from modelopt_rs.onnx.measure.layer_inputs import layer_inputs, refuse_unseen
+from modelopt_rs.onnx.measure.layer_statistics import LayerInputs
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, Statistics, statistics_kind
 from modelopt_rs.planning.calibration import Calibrate

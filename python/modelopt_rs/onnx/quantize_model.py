@@ -9,8 +9,8 @@ from modelopt_rs.onnx.awq import Factors, find_factors
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.known_inputs import known_inputs
-from modelopt_rs.onnx.layer_errors import LayerErrors
-from modelopt_rs.onnx.layer_inputs import Data
+from modelopt_rs.onnx.measure.layer_errors import LayerErrors
+from modelopt_rs.onnx.measure.layer_inputs import Data
 from modelopt_rs.onnx.quantize import quantize_graph
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.by_inputs import KnownInputs

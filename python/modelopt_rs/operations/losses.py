@@ -157,8 +157,8 @@ class Losses:
 
     def _with_outputs(self, found: dict[str, dict[str, Coded]], execution: Execution) -> dict[str, dict[str, Coded]]:
         """Return the codes with what each does to the outputs of an ONNX model."""
-        from modelopt_rs.onnx.layer_inputs import Data
-        from modelopt_rs.onnx.output_errors import output_errors
+        from modelopt_rs.onnx.measure.layer_inputs import Data
+        from modelopt_rs.onnx.measure.output_errors import output_errors
 
         with self._open() as source:
             seen = output_errors(source, found, Data(None, self.run), execution)
@@ -237,7 +237,7 @@ def _more(seen: Mapping[int, float], code: str) -> float:
 def _roles(source: Source) -> Mapping[str, str]:
     if source.graph is None:
         return {}
-    from modelopt_rs.onnx.output_errors import roles
+    from modelopt_rs.onnx.measure.output_errors import roles
 
     return roles(source.graph)
 

@@ -295,7 +295,7 @@ def _graph_parts(
     if then is not None:
         raise OptionError("then must be left out for an ONNX model: prune it, and quantize what comes out")
     from modelopt_rs.onnx.check import OnnxCheck
-    from modelopt_rs.onnx.layer_inputs import refuse_unseen
+    from modelopt_rs.onnx.measure.layer_inputs import refuse_unseen
     from modelopt_rs.onnx.weight_axes import find_weight_axes
 
     axes = find_weight_axes(source.graph)
@@ -337,7 +337,7 @@ def _inputs(
         columns = {info.name: info.shape[1] for info in chosen}
         modules = linear_weights(source.path, columns)
         return SeenInputs(ModuleInputs(source.path, modules, kind, columns, calibrate, execution.max_memory // 2))
-    from modelopt_rs.onnx.layer_statistics import LayerInputs
+    from modelopt_rs.onnx.measure.layer_statistics import LayerInputs
 
     names, room = [info.name for info in chosen], execution.max_memory // 2  # the other half is for the weight
     how: Any = {"max_memory": room, "threads": execution.threads}

@@ -22,7 +22,7 @@ class Patches:
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.patches import Patches
+    >>> from modelopt_rs.onnx.measure.patches import Patches
     >>> patches = Patches((2,), (1,), (1,), (0, 0), "NOTSET", 1)
     >>> [rows.tolist() for rows in patches.rows(np.arange(3.0).reshape(1, 1, 3), 0)]
     [[[0.0, 1.0], [1.0, 2.0]]]

@@ -11,10 +11,18 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.attention_values import makes_attention_values
-from modelopt_rs.onnx.layer_alone import WHAT, LayerAlone, taken
-from modelopt_rs.onnx.layer_inputs import Data
-from modelopt_rs.onnx.layer_samples import Seen, see
-from modelopt_rs.onnx.summed_errors import ENOUGH, LESS, OUTPUTS, WORTH, SummedErrors, most_useful, out_of_proportion
+from modelopt_rs.onnx.measure.layer_alone import WHAT, LayerAlone, taken
+from modelopt_rs.onnx.measure.layer_inputs import Data
+from modelopt_rs.onnx.measure.layer_samples import Seen, see
+from modelopt_rs.onnx.measure.summed_errors import (
+    ENOUGH,
+    LESS,
+    OUTPUTS,
+    WORTH,
+    SummedErrors,
+    most_useful,
+    out_of_proportion,
+)
 from modelopt_rs.onnx.weight_only.coders import Coder
 from modelopt_rs.onnx.weights import Use, Weight, find_weights
 from modelopt_rs.planning.decide import Moved

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.int8.bodies import made_often
 from modelopt_rs.onnx.int8.observe import Observer
-from modelopt_rs.onnx.patches import Patches
+from modelopt_rs.onnx.measure.patches import Patches
 from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Samples
 from modelopt_rs.onnx.run.sessions import limited

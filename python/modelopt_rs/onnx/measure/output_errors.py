@@ -9,7 +9,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
 from modelopt_rs.onnx.attention_values import makes_attention_values
-from modelopt_rs.onnx.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream
 from modelopt_rs.onnx.run.outputs import OutputFigures
 from modelopt_rs.onnx.weights import find_weights
 from modelopt_rs.planning.loss_table import role_of

@@ -12,9 +12,9 @@ onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: on
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
 from modelopt_rs.containers.onnx import OnnxSource  # noqa: E402
-from modelopt_rs.onnx.layer_inputs import Data  # noqa: E402
-from modelopt_rs.onnx.output_errors import coarse  # noqa: E402
-from modelopt_rs.onnx.summed_errors import SummedErrors  # noqa: E402
+from modelopt_rs.onnx.measure.layer_inputs import Data  # noqa: E402
+from modelopt_rs.onnx.measure.output_errors import coarse  # noqa: E402
+from modelopt_rs.onnx.measure.summed_errors import SummedErrors  # noqa: E402
 from modelopt_rs.onnx.weights import find_weights  # noqa: E402
 from modelopt_rs.planning.quantize import QuantizeOptions  # noqa: E402
 from modelopt_rs.planning.run import RunOptions  # noqa: E402

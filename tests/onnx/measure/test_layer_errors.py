@@ -11,7 +11,7 @@ import modelopt_rs as mo
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
-from modelopt_rs.onnx import layer_alone  # noqa: E402
+from modelopt_rs.onnx.measure import layer_alone  # noqa: E402
 from onnx_graphs import model, node, value  # noqa: E402
 
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
-from modelopt_rs.onnx.layer_inputs import Data, InputStream
-from modelopt_rs.onnx.output_errors import TRIED_DTYPES, coarse, compared
+from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.measure.output_errors import TRIED_DTYPES, coarse, compared
 from modelopt_rs.onnx.run.inputs import Feed
 from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.quantize import QuantizeOptions
@@ -142,7 +142,7 @@ def together_by_sum(together: Array, alone: Sequence[Array]) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.summed_errors import together_by_sum
+    >>> from modelopt_rs.onnx.measure.summed_errors import together_by_sum
     >>> together_by_sum(np.array([0.4, 0.1, 0.0]), [np.array([0.1, 0.1, 0.0]), np.array([0.1, 0.1, 0.0])]).tolist()
     [2.0, 0.5, 1.0]
     """
@@ -162,7 +162,7 @@ def most_useful(
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.summed_errors import most_useful
+    >>> from modelopt_rs.onnx.measure.summed_errors import most_useful
     >>> errors = {"a": np.array([0.2]), "b": np.array([0.1])}
     >>> most_useful(errors, {"a": 64, "b": 64}, {"a": 4, "b": 4}, 0.5)
     {'a': 8}
@@ -196,7 +196,7 @@ def out_of_proportion(
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.summed_errors import out_of_proportion
+    >>> from modelopt_rs.onnx.measure.summed_errors import out_of_proportion
     >>> errors = {"a": np.array([0.2]), "b": np.array([0.1])}
     >>> out_of_proportion(errors, {"a": 64, "b": 6400}, {"a": 4, "b": 4}, 0.1)
     {'a': (8, 67.33333333333333)}

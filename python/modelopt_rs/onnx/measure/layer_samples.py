@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
-from modelopt_rs.onnx.layer_inputs import Data, InputStream
+from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream
 
 __all__ = ["Seen", "see"]
 
@@ -80,7 +80,7 @@ def cut(array: Array, kind: str, most: int) -> Array | None:
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.layer_samples import cut
+    >>> from modelopt_rs.onnx.measure.layer_samples import cut
     >>> cut(np.zeros((2, 100, 8), np.float32), "rows", 1024).shape
     (32, 8)
     """

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs.errors import quote
-from modelopt_rs.onnx.layer_inputs import Data, InputStream, LayerInput, layer_inputs
+from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream, LayerInput, layer_inputs
 from modelopt_rs.onnx.weights import find_weights
 from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.prune.sparsegpt import Hessian
