@@ -64,17 +64,19 @@ kernel! {
     }
 }
 
+/// Moments of at most `CHUNK` numbers; `memory` is for those that are not computed with as they are.
+fn moments_chunk<T: Number>(chunk: &[T], memory: &mut Vec<T::Real>) -> Moments {
+    let (chunk, n) = (T::load(chunk, memory), chunk.len() as f64);
+    let mean = total(reduce_chunk::<T::Real, Sum>(chunk, Sum)) / n;
+    let [sum, squares] = deviations(chunk, mean);
+    Moments { n, mean: mean + sum / n, m2: squares - sum * sum / n }
+}
+
 /// The moments of one row; the second look at each chunk finds it in the cache.
 fn moments_row<T: Number>(x: &[T], threads: usize) -> Moments {
-    par::map(threads, x.chunks(CHUNK), |chunk| {
-        let mut memory = Vec::new();
-        let (chunk, n) = (T::load(chunk, &mut memory), chunk.len() as f64);
-        let mean = total(reduce_chunk::<T::Real, Sum>(chunk, Sum)) / n;
-        let [sum, squares] = deviations(chunk, mean);
-        Moments { n, mean: mean + sum / n, m2: squares - sum * sum / n }
-    })
-    .into_iter()
-    .fold(Moments::default(), Moments::merge)
+    par::map(threads, x.chunks(CHUNK), |chunk| moments_chunk(chunk, &mut Vec::new()))
+        .into_iter()
+        .fold(Moments::default(), Moments::merge)
 }
 
 /// Moments over the middle axis: `outer * inner` of them.
@@ -90,8 +92,10 @@ pub fn moments_axis<T: Number>(x: &[T], view: View, threads: usize) -> Vec<Momen
         return x.chunks_exact(n).map(|row| moments_row(row, threads)).collect();
     }
     let rows = CHUNK / n;
-    let batches =
-        par::map(threads, x.chunks(rows * n), |x| x.chunks_exact(n).map(|row| moments_row(row, 1)).collect::<Vec<_>>());
+    let batches = par::map(threads, x.chunks(rows * n), |x| {
+        let mut memory = Vec::new();
+        x.chunks_exact(n).map(|row| moments_chunk(row, &mut memory)).collect::<Vec<_>>()
+    });
     batches.into_iter().flatten().collect()
 }
 
