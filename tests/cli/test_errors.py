@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
     ("arguments", "message"),
     [
         ([], "Missing command; see modelopt-rs --help"),
-        (["bogus"], "No such command 'bogus'."),
+        (["bogus"], "No such command 'bogus'; see modelopt-rs --help"),
         (["quantize"], "Missing argument 'FILE|DIR'; see modelopt-rs quantize --help"),
         (["inspect"], "Missing argument 'FILE|DIR'; see modelopt-rs inspect --help"),
         (["compare", "a"], "Missing argument 'B'; see modelopt-rs compare --help"),
@@ -87,6 +87,18 @@ def model(tmp_path: Path) -> Path:
             "Invalid value for '-o' / '--output': '--bits' is an option; a file of that name is ./--bits",
         ),
         (
+            ["inspect", "MODEL", "--report", "--json", "x"],
+            "Invalid value for '--report': '--json' is an option; a file of that name is ./--json",
+        ),
+        (
+            ["quantize", "MODEL", "-o", "OUT", "--threads", "x"],
+            "Invalid value for '--threads': 'x' is not a valid whole number.",
+        ),
+        (
+            ["calibrate", "MODEL", "-o", "OUT", "--calibrate", "x.npz"],
+            "calibrate: MODEL must be an ONNX model or a Hugging Face directory: nothing runs it",
+        ),
+        (
             ["dequantize", "MODEL", "-o", "OUT", "--dtype", "int8"],
             "Invalid value for '--dtype': 'int8' is not one of 'float32', 'float16', 'bfloat16'.",
         ),
@@ -94,7 +106,7 @@ def model(tmp_path: Path) -> Path:
 )
 def test_usage(fail: Fail, model: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     places = {"MODEL": str(model), "OUT": str(tmp_path / "out.safetensors")}
-    assert fail(2, *(places.get(a, a) for a in arguments)) == message
+    assert fail(2, *(places.get(a, a) for a in arguments)) == message.replace("MODEL", places["MODEL"])
 
 
 def test_memory_for_no_row(fail: Fail, model: Path, tmp_path: Path) -> None:
@@ -122,9 +134,20 @@ def test_output_exists(fail: Fail, model: Path, tmp_path: Path) -> None:
 
 def test_output_in_no_directory(fail: Fail, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "no" / "b.safetensors"
-    assert fail(1, "quantize", model, "-o", out) == f"{out}: No such file or directory"
+    assert (
+        fail(1, "quantize", model, "-o", out) == f"{out}: No such file or directory: there is no directory {out.parent}"
+    )
     report = tmp_path / "no" / "r.json"
-    assert fail(1, "inspect", model, "--json", report) == f"{report}: No such file or directory"
+    assert (
+        fail(1, "inspect", model, "--json", report)
+        == f"{report}: No such file or directory: there is no directory {out.parent}"
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["quantize"]])
+def test_h_is_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "-h"]) == 0
+    assert "Usage: modelopt-rs" in capsys.readouterr().out
 
 
 def test_e17_not_a_regular_file(fail: Fail) -> None:

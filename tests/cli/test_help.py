@@ -66,7 +66,7 @@ def test_options_of_onnx_models_stand_apart(capsys: pytest.CaptureFixture[str]) 
     [
         (["quantise", "x"], "No such command 'quantise'; did you mean quantize?"),
         (["prune", "x", "--scope", "tensr"], "not one of 'tensor', 'row', 'global'; did you mean tensor?"),
-        (["zzz"], "No such command 'zzz'."),
+        (["zzz"], "No such command 'zzz'; see modelopt-rs --help"),
     ],
 )
 def test_what_was_meant_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -50,6 +51,7 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 @click.group(
     cls=Group,
     no_args_is_help=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes: 0 ok, 1 failure, 2 wrong use, 3 malformed input or a limit, 4 written, but "
     "perhaps not durable, 70 internal error, 130 interrupted, 143 terminated.",
 )
@@ -124,7 +126,9 @@ def explain(error: BaseException) -> tuple[int, str]:
             return MALFORMED, str(error)
         case OSError() if error.strerror is not None:
             where = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-            return IN_PLACE if isinstance(error, InPlaceError) else FAILURE, f"{where}{error.strerror}"
+            return IN_PLACE if isinstance(
+                error, InPlaceError
+            ) else FAILURE, f"{where}{error.strerror}{_no_folder(error)}"
         case ImportError() if error.name is None:  # an extra that isn't installed: Python's own have the module
             return FAILURE, str(error)
         case MemoryError():
@@ -134,6 +138,14 @@ def explain(error: BaseException) -> tuple[int, str]:
         case InternalError():
             return INTERNAL, str(error)
     return INTERNAL, f"internal error, please report it: {type(error).__name__}: {error}"
+
+
+def _no_folder(error: OSError) -> str:
+    """Say where not even the directory of a file is there: one that is to be written needs one."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str | bytes):
+        return ""
+    folder = Path(os.fsdecode(error.filename)).parent
+    return "" if folder.is_dir() else f": there is no directory {folder}"
 
 
 def _reasons(error: BaseException) -> list[str]:

@@ -2,7 +2,7 @@
 
 import click
 
-from modelopt_rs.cli.command import Choice, Command
+from modelopt_rs.cli.command import Choice, Command, Whole
 from modelopt_rs.cli.options import links, parse_size, selection
 from modelopt_rs.cli.reports import check_apart
 from modelopt_rs.cli.show import line
@@ -40,7 +40,7 @@ __all__ = ["calibrate"]
 @click.option(
     "--max-memory", type=parse_size, default="256MiB", show_default=True, metavar="SIZE", help="For sums, at a time."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to compute with.")
+@click.option("--threads", type=Whole(1, 1024), metavar="N", help="Threads to compute with.")
 @click.option("--json", "json_path", type=click.Path(), metavar="FILE", help="Write the report as JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def calibrate(

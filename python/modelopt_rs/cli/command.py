@@ -3,13 +3,14 @@
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from modelopt_rs.deprecated import REMOVED_IN
 
-__all__ = ["Choice", "Command", "Group", "group_of"]
+__all__ = ["Choice", "Command", "Group", "Whole", "group_of"]
 
 GROUPS: Final[Mapping[str, frozenset[str]]] = {
     "Output": frozenset({"--output", "--overwrite", "--no-verify", "--dry-run", "--json", "--report"}),
@@ -57,6 +58,12 @@ class Choice(_Choice):
             raise click.BadParameter(text, ctx, param) from None
 
 
+class Whole(click.IntRange):
+    """A whole number in a range."""
+
+    name = "whole number"
+
+
 class Command(click.Command):
     """A command of `modelopt-rs`.
 
@@ -75,19 +82,19 @@ class Command(click.Command):
         """Parse arguments, former ones too; those are said on stderr."""
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
-        rest = super().parse_args(ctx, self._today(args))
-        self._check_files(ctx)
-        return rest
+        made = self._today(args)
+        self._check_files(ctx, made)
+        return super().parse_args(ctx, made)
 
-    def _check_files(self, ctx: click.Context) -> None:
+    def _check_files(self, ctx: click.Context, args: Sequence[str]) -> None:
         """Refuse `--json --no-run`: click takes the second option for the name of a file."""
-        params = self.get_params(ctx)
-        known = {name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}
-        for param in params:
-            value = ctx.params.get(str(param.name)) if isinstance(param.type, click.Path) else None
-            for path in value if isinstance(value, tuple) else (value,):
-                if path in known:
-                    raise click.BadParameter(f"{path!r} is an option; a file of that name is ./{path}", ctx, param)
+        known = {name: param for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        for arg, value in pairwise(args):
+            if arg == "--":
+                return
+            param = known.get(arg) if arg.startswith("-") else None
+            if param is not None and isinstance(param.type, click.Path) and value.startswith("-") and value in known:
+                raise click.BadParameter(f"{value!r} is an option; a file of that name is ./{value}", ctx, param)
 
     def _today(self, args: list[str]) -> list[str]:
         made = [part for arg in args for part in self._split(arg)]
@@ -135,7 +142,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise click.UsageError(f"No such command {args[0]!r}{closest(args[0], self.list_commands(ctx))}", ctx)
+            near = closest(args[0], self.list_commands(ctx)).replace(".", "; see modelopt-rs --help")
+            raise click.UsageError(f"No such command {args[0]!r}{near}", ctx)
         return super().resolve_command(ctx, args)
 
 

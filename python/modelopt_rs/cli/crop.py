@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from modelopt_rs.cli.command import Choice
+from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.onnx_options import show_onnx
 from modelopt_rs.cli.options import common, dry_run, links, model, output
 from modelopt_rs.cli.reports import ReportPaths
@@ -72,7 +72,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option(
     "--round-to",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     metavar="N",
     help="Make cropped lengths multiples of N.  [default: 8 for shares, 1 for numbers]",
 )

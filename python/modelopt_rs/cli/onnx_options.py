@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelopt_rs.cli.command import Choice
+from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.run_options import show_run
 from modelopt_rs.cli.show import line, show_reasons
 from modelopt_rs.planning.onnx import CHOICES, OnnxOptions
@@ -20,7 +20,7 @@ OPTIONS = (
     click.option("--opset", type=int, metavar="N", help="ONNX: the opset of OUT, at least."),
     click.option(
         "--accuracy-level",
-        type=click.IntRange(0, 4),
+        type=Whole(0, 4),
         default=4,
         show_default=True,
         metavar="N",

@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from modelopt_rs.cli.command import Choice
+from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.reports import reporting
 from modelopt_rs.dtypes import STORED
 from modelopt_rs.errors import OptionError
@@ -132,7 +132,7 @@ QUANTIZATION: Final = (
     ),
     click.option(
         "--group-size",
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         metavar="N",
         help="Elements of a row that share a scale; 0: the whole row.  "
         "[default: 0 at 8 bits, else 32; ONNX: what is fast]",
@@ -201,7 +201,7 @@ def common(command: Command) -> Command:
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
         reporting,
-        click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads to compute with."),
+        click.option("--threads", type=Whole(1, 1024), metavar="N", help="Threads to compute with."),
         click.option(
             "--max-memory",
             type=parse_size,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from modelopt_rs.cli.command import Whole
 from modelopt_rs.cli.show import count, decibels, line, number, table
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.report.run import MaxErrorExceeded, RunReport
@@ -25,7 +26,7 @@ def running(command: Command) -> Command:
         click.option("--run-memory", is_flag=True, help="ONNX: measure the peak memory of running each, too."),
         click.option(
             "--rounds",
-            type=click.IntRange(min=0),
+            type=Whole(min=0),
             default=11,
             show_default=True,
             metavar="N",
@@ -33,7 +34,7 @@ def running(command: Command) -> Command:
         ),
         click.option(
             "--samples",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             default=1,
             show_default=True,
             metavar="N",

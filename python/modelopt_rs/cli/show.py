@@ -37,6 +37,8 @@ __all__ = [
     "table",
 ]
 
+LARGE = 16 * 2**20  # bytes of input whose speed is worth a word
+
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
 MAX_REASONS = 10  # lines of them
 PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
@@ -175,6 +177,7 @@ def show_totals(report: Report) -> None:
         line(f"SQNR  {decibels(totals.sqnr_db, ' dB')}, largest error {number(totals.max_error)}")
         line(f"worst  {totals.worst_tensor}: {decibels(totals.worst_sqnr_db, ' dB')}")
     if not report.dry_run:
-        # The time of an ONNX model has that of running it in it, and of a small one that of opening it.
-        speed = f"{totals.gb_per_s:.2f} GB/s of input, " if report.file_bytes is None else ""
+        # The time of an ONNX model has that of running it in it, and that of a small file is the time of opening it.
+        is_said = report.file_bytes is None and totals.bytes_before >= LARGE
+        speed = f"{totals.gb_per_s:.2f} GB/s of input, " if is_said else ""
         line(f"time  {totals.seconds:.2f} s, {speed}peak memory {totals.peak_memory / 2**20:.0f} MiB")

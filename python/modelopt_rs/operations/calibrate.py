@@ -179,6 +179,10 @@ def _known(
 ) -> tuple[KnownInputs, dict[str, int]]:
     """Return what is known of inputs, and how many there are of each weight."""
     if source.graph is None:
+        if source.container != "checkpoint" or source.config is None:
+            raise OptionError(
+                f"calibrate: {source.path} must be an ONNX model or a Hugging Face directory: nothing runs it"
+            )
         known = known_modules(source, method, calibrate, execution)
         return known, {name: info.shape[1] for name, info in source.tensors.items() if len(info.shape) == 2}
     from modelopt_rs.onnx.known_inputs import input_columns, known_inputs
