@@ -286,25 +286,28 @@ class Optimizer:
         rates = learning_rates(self.param_groups, self.steps + 1)
         launched = (grad_scale, clip_value, nonfinite, rates)
         tensors, number = (self._params, given, self.state, masks), self.steps + 1
-        first = next((state for state, g in zip(self.state, given, strict=True) if g is not None), {"step": 0})
-        before = first["step"]
+        place = 0 if given and given[0] is not None else next((k for k, g in enumerate(given) if g is not None), None)
+        before = None if place is None else self.state[place]["step"]
         try:
             stepped = self.launch(self._groups, tensors, launched, self._dtype, self.threads)
             self._finish(number if stepped else self.steps)
         except KeyboardInterrupt:
             # It is raised when the kernel has returned: all was stepped, and what goes with it is done now.
-            if first["step"] != before:
+            if place is not None and self.state[place]["step"] != before:
                 self._finish(number)
             raise
         return StepResult(stepped, norm, rates)
 
     def _finish(self, number: int) -> None:
         """Forget what was accumulated, count and average, once for a number of steps."""
-        self._accumulated.clear()
+        if self._accumulated.count:
+            self._accumulated.clear()
         if self.steps == number:
             return
-        pairs = zip(self._averages, self._weights(), strict=True) if self._averages else ()
-        calls = [ema_call(*lists, self._ema_decay or 0.0) for lists in by_precision(pairs)]
+        calls = []
+        if self._averages:
+            pairs = zip(self._averages, self._weights(), strict=True)
+            calls = [ema_call(*lists, self._ema_decay or 0.0) for lists in by_precision(pairs)]
         self.steps = number
         if calls:
             _core.optim_step(calls, "propagate", self._dtype, self.threads)
