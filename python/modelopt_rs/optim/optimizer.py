@@ -300,14 +300,11 @@ class Optimizer:
 
     def _finish(self, number: int) -> None:
         """Forget what was accumulated, count and average, once for a number of steps."""
-        if self._accumulated.count:
-            self._accumulated.clear()
+        self._accumulated.clear()
         if self.steps == number:
             return
-        calls = []
-        if self._averages:
-            pairs = zip(self._averages, self._weights(), strict=True)
-            calls = [ema_call(*lists, self._ema_decay or 0.0) for lists in by_precision(pairs)]
+        pairs = zip(self._averages, self._weights(), strict=True) if self._averages else ()
+        calls = [ema_call(*lists, self._ema_decay or 0.0) for lists in by_precision(pairs)] if pairs else []
         self.steps = number
         if calls:
             _core.optim_step(calls, "propagate", self._dtype, self.threads)
