@@ -234,6 +234,8 @@ class GraphMutator(Mutator):
     def _small(self, proto: Any, graph: Any) -> None:
         """Nothing, a number, or one row."""
         pick, tensor = self._random, self._random.choice(graph.initializer)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # which another change has made of it: there are no data
+            return
         array = numpy_helper.to_array(tensor)
         new = pick.choice([array[:0], array[..., :0], array.reshape(-1)[:1].reshape(()), array[:1]])
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new).reshape(new.shape), tensor.name))

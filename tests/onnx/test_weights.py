@@ -45,6 +45,15 @@ def test_the_weight_of_each_operator_is_found_with_its_axes(case: str) -> None:
     assert weight.others == ()
 
 
+@pytest.mark.parametrize("equation", ["ij->ji", "ij,jk->ik"])
+def test_an_einsum_of_a_weight_alone_is_left_with_the_reason(equation: str) -> None:
+    """Also where the equation speaks of an input that isn't there."""
+    made = [node("Einsum", ["w"], ["t"], equation="ij->ji"), node("Add", ["x", "t"], ["y"])]
+    proto = model(made, [value("x", [6, 4])], [value("y", [6, 4])], {"w": ones(4, 6)})
+    proto.graph.node[0].attribute[0].s = equation.encode()
+    assert [use.reason for use in found(proto)["w"].uses] == ["Einsum with one input"]
+
+
 def test_a_table_is_found() -> None:
     proto = model(
         [node("Gather", ["w", "i"], ["y"])],

@@ -282,7 +282,9 @@ def _einsum_axes(node: ir.Node, index: int, rank: int) -> tuple[int, int] | None
     attribute = node.attributes.get("equation")
     terms, arrow, result = ("" if attribute is None else attribute.as_string()).replace(" ", "").partition("->")
     operands = terms.split(",")
-    if not arrow or "." in terms or len(operands) != 2 or len(operands[index]) != rank:
+    if not arrow or "." in terms or len(operands) != 2 or len(node.inputs) != 2:
+        return None
+    if len(operands[index]) != rank:
         return None
     own, other = operands[index], operands[1 - index]
     summed = [i for i, letter in enumerate(own) if letter in other and letter not in result]
@@ -303,7 +305,9 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{node.op_type} with transBatchB"
     if kind == "gather" and node.attributes.get_int("axis", 0) not in (0, -rank):
         yield f"Gather on axis {node.attributes.get_int('axis', 0)}"
-    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and is_constant(node.inputs[1 - index]):
+    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and len(node.inputs) < 2:  # an Einsum may have any number
+        yield f"{operator_of(node)} with one input"
+    elif OPERATORS[node.domain, node.op_type][1] == (0, 1) and is_constant(node.inputs[1 - index]):
         yield f"{operator_of(node)} takes nothing but constants"  # a runtime computes it once, when it loads the model
 
 

@@ -298,6 +298,15 @@ def test_channels_that_a_group_norm_does_not_divide_stay(groups, why):
     assert why in refusals["a"].reason
 
 
+def test_channels_that_the_groups_of_a_transposed_convolution_do_not_divide_stay():
+    net = conv_net(opset=21)
+    h = net.add("Conv", "x", net.w("a", 12, 3, 1, 1))
+    net.add("ConvTranspose", h, net.w("b", 1, 12, 1, 1), group=2, out="y")
+    _, found, refusals = groups_of(net.proto())
+    assert not found
+    assert "2 groups that don't divide" in refusals["a"].reason
+
+
 @pytest.mark.parametrize("length", ["x", "h"])
 def test_a_length_that_is_computed_of_known_ones_is_written_as_a_number(length):
     """Of the units themselves, or of others that are as many by chance: 8 = 2 * 5 - 2, or 8 / 1."""

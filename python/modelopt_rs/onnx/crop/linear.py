@@ -159,17 +159,18 @@ def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, 
     assert w is not None
     bias, added = (node.inputs[index] if len(node.inputs) > index else None for index in (2, 3))
     shape = walk.shape(w, node)
-    if not isinstance(shape[0], int) or not isinstance(shape[1], int) or len(labels) % groups:
+    rows = shape[0]
+    if not isinstance(rows, int) or not isinstance(shape[1], int) or len(labels) % groups or rows % groups:
         raise Refused(node, f"has {groups} groups that don't divide its channels")
     if place[0] == "w" and place[1] == 1:
         raise Refused(node, f"has {groups} groups of which each would lose the same channels")
     units = walk.units.fold(labels.reshape(groups, -1))
     transposed = node.op_type == "ConvTranspose"
-    inputs = shape[0] if transposed else shape[1] * groups
-    outputs = shape[1] * groups if transposed else shape[0]
+    inputs = rows if transposed else shape[1] * groups
+    outputs = shape[1] * groups if transposed else rows
     walk.room(node, max(inputs, outputs))
     walk.give(x, 1, np.repeat(units, inputs // groups))
-    walk.give(w, 0, np.repeat(units, shape[0] // groups))
+    walk.give(w, 0, np.repeat(units, rows // groups))
     walk.give(bias, 0, np.repeat(units, outputs // groups))
     for value in (y, added):
         walk.give(value, 1, np.repeat(units, outputs // groups))
