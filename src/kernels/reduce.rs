@@ -6,7 +6,6 @@
 mod moments;
 mod ops;
 mod position;
-mod short;
 mod words;
 mod zeros;
 
@@ -177,9 +176,8 @@ pub fn reduce_axis_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, thre
     } else {
         let rows = CHUNK / n;
         par::for_each(threads, states.chunks_mut(rows).zip(x.chunks(rows * n)), |(states, x)| {
-            if n <= short::LONGEST {
-                return short::reduce_rows::<T, O>(x, op, n, states);
-            }
+            // Short rows side by side, a lane for each element, took 0.4 (16 columns) to 0.17 (4) of the time; its 128
+            // functions were a sixth of the library.
             for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
                 *state = op.chunk(row);
             }
