@@ -298,10 +298,11 @@ def test_channels_that_a_group_norm_does_not_divide_stay(groups, why):
     assert why in refusals["a"].reason
 
 
-def test_channels_that_the_groups_of_a_transposed_convolution_do_not_divide_stay():
+@pytest.mark.parametrize(("rows", "columns"), [(1, 12), (0, 12), (12, 0)])
+def test_channels_that_the_groups_of_a_transposed_convolution_do_not_divide_stay(rows, columns):
     net = conv_net(opset=21)
     h = net.add("Conv", "x", net.w("a", 12, 3, 1, 1))
-    net.add("ConvTranspose", h, net.w("b", 1, 12, 1, 1), group=2, out="y")
+    net.add("ConvTranspose", h, net.w("b", rows, columns, 1, 1), group=2, out="y")
     _, found, refusals = groups_of(net.proto())
     assert not found
     assert "2 groups that don't divide" in refusals["a"].reason

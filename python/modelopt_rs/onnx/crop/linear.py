@@ -159,15 +159,15 @@ def _grouped(walk: Walk, node: ir.Node, place: tuple[str, int], labels: Labels, 
     assert w is not None
     bias, added = (node.inputs[index] if len(node.inputs) > index else None for index in (2, 3))
     shape = walk.shape(w, node)
-    rows = shape[0]
-    if not isinstance(rows, int) or not isinstance(shape[1], int) or len(labels) % groups or rows % groups:
+    rows, columns = (n if isinstance(n, int) else 0 for n in shape[:2])
+    if len(labels) % groups or rows % groups or not rows * columns:
         raise Refused(node, f"has {groups} groups that don't divide its channels")
     if place[0] == "w" and place[1] == 1:
         raise Refused(node, f"has {groups} groups of which each would lose the same channels")
     units = walk.units.fold(labels.reshape(groups, -1))
     transposed = node.op_type == "ConvTranspose"
-    inputs = rows if transposed else shape[1] * groups
-    outputs = shape[1] * groups if transposed else rows
+    inputs = rows if transposed else columns * groups
+    outputs = columns * groups if transposed else rows
     walk.room(node, max(inputs, outputs))
     walk.give(x, 1, np.repeat(units, inputs // groups))
     walk.give(w, 0, np.repeat(units, rows // groups))
