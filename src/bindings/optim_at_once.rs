@@ -77,7 +77,7 @@ fn found<'py>(
                 }
             }
             let is_plain = exchange.is_own(&grad) && exchange.is_own(&number);
-            if !is_plain || is_negated(&grad)? || is_negated(&param)? {
+            if !is_plain || is_negated(&grad)? || is_negated(&param)? || is_negated(&number)? {
                 return Ok(None);
             }
             all.push(Found { group, param, grad, number, states: own });
@@ -114,11 +114,10 @@ impl<'a> Placed<'a> {
         (scalar.axes == 0 && number.dtype == Dtype::F32).then_some(Self { param, grad, number, states })
     }
 
-    /// The number of the next step; None where the last was none. One that is negated lazily lies there below 0: to ask
-    /// torch for the sign of each would take a tenth of the step. 0 has no sign, and is left to the steps of arrays.
+    /// The number of the next step; None where the last was none.
     fn next(&self) -> Option<u64> {
         let last = self.number.slice::<f32>()[0];
-        let is_number = (1.0..LAST_STEP).contains(&last) && last.fract() == 0.0;
+        let is_number = (0.0..LAST_STEP).contains(&last) && last.fract() == 0.0;
         is_number.then_some(last as u64 + 1)
     }
 
