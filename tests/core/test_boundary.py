@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import mmap
+import os
 import re
 import subprocess
 import sys
@@ -553,6 +554,7 @@ def run(script: str, *arguments: str) -> str:
     preamble = "import faulthandler; faulthandler.dump_traceback_later(60, exit=True)\n"
     done = subprocess.run(
         [sys.executable, "-c", preamble + script, *arguments],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"},  # fixed: what was freed can't serve under a limit
         capture_output=True,
         text=True,
         timeout=120,
