@@ -67,7 +67,7 @@ class Quantize(Transform):
 
     def round_by(self, moments: Moments) -> None:
         """Make codes by what is known of the inputs: of the whole matrix at once."""
-        self._scales = ByInputs(self._scales.search, self._scales.dtype, moments)
+        self.weigh_by(moments)
         self.row_multiple = self._info.rows
         # A matrix of second moments, as it is handed over, its factor and panels; weights as they are corrected.
         self.buffers = [*self.buffers, Buffer("f8", 3 * self._columns**2, per=0), Buffer("f4", self._columns)]

@@ -305,10 +305,11 @@ def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]
         yield f"{node.op_type} with transBatchB"
     if kind == "gather" and node.attributes.get_int("axis", 0) not in (0, -rank):
         yield f"Gather on axis {node.attributes.get_int('axis', 0)}"
-    if OPERATORS[node.domain, node.op_type][1] == (0, 1) and len(node.inputs) < 2:  # an Einsum may have any number
-        yield f"{operator_of(node)} with one input"
-    elif OPERATORS[node.domain, node.op_type][1] == (0, 1) and is_constant(node.inputs[1 - index]):
-        yield f"{operator_of(node)} takes nothing but constants"  # a runtime computes it once, when it loads the model
+    if OPERATORS[node.domain, node.op_type][1] == (0, 1):
+        if len(node.inputs) < 2:  # an Einsum may have any number
+            yield f"{operator_of(node)} with one input"
+        elif is_constant(node.inputs[1 - index]):  # a runtime computes it once, when it loads the model
+            yield f"{operator_of(node)} takes nothing but constants"
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -14,7 +14,7 @@ from modelopt_rs.onnx.int8.bodies import FLAT, WIDTH, bring_out
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, input_infos
 from modelopt_rs.onnx.run.sessions import FOLDER, Session, new_session, run_session, session_options, utf8
 
-__all__ = ["Observer", "skeleton"]
+__all__ = ["Observer", "packed", "skeleton"]
 
 # Outputs of one run: at first few, to see how large they are, then as many as fit.
 FIRST, TOGETHER = 16, 256 * 2**20
@@ -100,7 +100,7 @@ class Observer:
                     if ran:
                         yield name, array
                     del array  # nothing is kept of it here
-            groups, first = _packed(sizes) if first else groups, False
+            groups, first = packed(sizes, TOGETHER) if first else groups, False
 
     def _fetched(self, names: Sequence[str]) -> list[str]:
         parts = [(f"{name}{FLAT}", f"{name}{WIDTH}") if name in self._within else (name,) for name in names]
@@ -115,13 +115,21 @@ class Observer:
         return flat.reshape(-1, max(width, 1)), width > 0
 
 
-def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
+def packed(sizes: Mapping[str, int], together: int) -> list[list[str]]:
+    """Return what is held together, in order: as many as take no more than these bytes, or one.
+
+    Examples
+    --------
+    >>> from modelopt_rs.onnx.int8.observe import packed
+    >>> packed({"a": 3, "b": 4, "c": 2, "d": 9}, 7)
+    [['a', 'b'], ['c'], ['d']]
+    """
     groups: list[list[str]] = []
     room = 0
     for name, size in sizes.items():
         if not groups or size > room:
             groups.append([])
-            room = TOGETHER
+            room = together
         groups[-1].append(name)
         room -= size
     return groups

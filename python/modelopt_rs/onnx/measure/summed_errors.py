@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError, UnsupportedError
+from modelopt_rs.onnx.int8.observe import packed
 from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream
 from modelopt_rs.onnx.measure.output_errors import TRIED_DTYPES, coarse, compared
 from modelopt_rs.onnx.run.inputs import Feed
@@ -108,7 +109,7 @@ class SummedErrors:
         finer = _squares(there, run({worst: self._coarse(weights[worst], options.with_bits(8))}))
         if finer.max() > SMOOTH * found[worst].max():
             return {}
-        for names in _packed({name: sizes[name] for name in found}):
+        for names in packed({name: sizes[name] for name in found}, LARGEST):
             together = {name: self._coarse(known[name], options.with_bits(bits[name])) for name in names}
             part = together_by_sum(_squares(there, run(together)), [found[name] for name in names])
             found |= {name: found[name] * part for name in names}
@@ -220,19 +221,6 @@ def out_of_proportion(
         have[best] *= 2
         moved[best] = have[best], density[best]
     return moved
-
-
-def _packed(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Return weights that are held together, up to the bytes of the largest that is."""
-    groups: list[list[str]] = []
-    room = 0
-    for name, size in sizes.items():
-        if not groups or size > room:
-            groups.append([])
-            room = LARGEST
-        groups[-1].append(name)
-        room -= size
-    return groups
 
 
 def _squares(there: list[list[Any]], found: list[list[Any]]) -> Array:
