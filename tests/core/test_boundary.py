@@ -554,7 +554,8 @@ def run(script: str, *arguments: str) -> str:
     preamble = "import faulthandler; faulthandler.dump_traceback_later(60, exit=True)\n"
     done = subprocess.run(
         [sys.executable, "-c", preamble + script, *arguments],
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"},  # fixed: what was freed can't serve under a limit
+        # under a limit neither what was freed nor the arena of a thread that a fork left behind (64 MiB) may serve
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         timeout=120,
