@@ -485,7 +485,7 @@ def test_f13_what_was_written_is_read_back(tmp_path: Path, monkeypatch: pytest.M
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("then", [None, 4])
+@pytest.mark.parametrize("then", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_f9_memory_is_bounded(tmp_path: Path, then: int | None) -> None:
     config = {**LLAMA, "hidden_size": 1024, "num_attention_heads": 8, "intermediate_size": 16384}
     (tmp_path / "a").mkdir()

@@ -578,9 +578,9 @@ def test_f6_what_is_there_stays(tmp_path: Path) -> None:
     "options",
     [
         {"sparsity": 0.5, "scope": "global", "format": "dense"},
-        {"sparsity": 0.5, "format": "bitmask"},
-        {"n": 2, "m": 4, "format": "bitmask"},
-        {"sparsity": 0.5, "bits": 4},
+        pytest.param({"sparsity": 0.5, "format": "bitmask"}, marks=pytest.mark.slow),
+        pytest.param({"n": 2, "m": 4, "format": "bitmask"}, marks=pytest.mark.slow),
+        pytest.param({"sparsity": 0.5, "bits": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_f9_memory_is_bounded(tmp_path: Path, options: dict[str, Any]) -> None:

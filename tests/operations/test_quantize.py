@@ -405,7 +405,7 @@ def sparse(path: Path, rows: int, columns: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("bits", "scheme"), [(4, "symmetric"), (8, "asymmetric")])
+@pytest.mark.parametrize(("bits", "scheme"), [(4, "symmetric"), pytest.param(8, "asymmetric", marks=pytest.mark.slow)])
 def test_f9_memory_is_bounded(tmp_path: Path, bits: int, scheme: str) -> None:
     source = sparse(tmp_path / "a.safetensors", 8 * 1024, 4096)  # 128 MiB
     program = (

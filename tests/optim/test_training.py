@@ -102,7 +102,10 @@ def test_small_states_converge_to_the_loss_of_float32_states_within_1_percent(na
     assert got == pytest.approx(want, rel=0.12 if behind else 0.01)
 
 
-@pytest.mark.parametrize(("title", "name", "lr", "options"), digits.OPTIMIZERS, ids=[o[0] for o in digits.OPTIMIZERS])
+@pytest.mark.parametrize(
+    ("title", "name", "lr", "options"),
+    [pytest.param(*o, id=o[0], marks=[pytest.mark.slow] if i % 3 else []) for i, o in enumerate(digits.OPTIMIZERS)],
+)
 def test_every_optimizer_learns_to_read_digits(title, name, lr, options, data):
     params = digits.new_params()
     optimizer = digits.make(name, params, lr, 20 * (len(data.y) // digits.BATCH), **options)
