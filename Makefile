@@ -84,14 +84,11 @@ interop: build
 bench: build
 	$(PIP) "torch==2.13.0" "onnxruntime==1.32.*" "gguf==0.19.*" "bitsandbytes==0.50.*" "tokenizers>=0.22" \
 		"opencv-python-headless>=4.10"
-	$(BIN)/python benches/arrays.py
-	$(BIN)/python benches/optim.py
-	$(BIN)/python benches/reduce.py
-	$(BIN)/python benches/prune.py
-	$(BIN)/python benches/crop.py
-	$(BIN)/python benches/images.py
-	$(BIN)/python benches/linear.py
-	$(BIN)/python benches/search.py
+	mkdir -p target/benches
+	set -e; for each in arrays reduce images linear search optim prune crop; do \
+		$(BIN)/python benches/$$each.py --json target/benches/$$each.json; \
+	done
+	$(BIN)/python benches/page.py target/benches docs/speed.md
 	$(BIN)/python benches/onnx_models.py
 
 docs: build

@@ -1,215 +1,25 @@
-"""The array functions against their peers, in one run: `python benches/arrays.py [--json FILE]`.
-
-Each row checks our answer against the peer's first, then times both in alternation (the order swaps every round)
-and reports the median of the paired ratios: on a shared machine no absolute figure is stable, a ratio of
-neighbours is. Ratios are peer / ours (higher is better); "against the bound", ours / bound (lower is better).
-"""
+"""The array functions against their peers, in one run: `python benches/arrays.py [--json FILE]`."""
 
 import argparse
-import gc
 import importlib.util
-import json
 import math
-import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import modelopt_rs as mo
+from paired import THREADS, Case, Plain, Row, Thunk, close, equal, measure, measured, run
 
-THREADS = 2
 COLUMNS = 16_000  # the rows of the int8 per-row bench; a multiple of 32
 GROUP = 32
 SMALL_US = 3.0
-WRONG = "WRONG ANSWER"
 INSTALL = "python -m pip install '.[bench]'"  # from the repository's root
-Thunk = Callable[[], Any]
-
-
-@dataclass
-class Case:
-    """Two ways to do one piece of work. `check` gets both answers and raises AssertionError."""
-
-    work: str
-    peer: str
-    target: float
-    ours: Thunk
-    theirs: Thunk
-    check: Callable[[Any, Any], None] = lambda ours, theirs: None
-    at_most: bool = False  # the ratio is ours / theirs and must not be above the target
-    needs: str | None = None  # the peer's module
-    calls: int = 1  # in a row, as a service makes small ones; times are those of one
-    # Ways to move the bytes that nobody can do without, in the same run: in each round the fastest is the bound.
-    bound: Thunk | tuple[Thunk, ...] = ()
-    most_us: float | None = None  # what one call may take, where that is the target
-
-
-@dataclass
-class Row:
-    work: str
-    peer: str
-    ours_ms: float
-    peer_ms: float
-    ratio: float
-    target: str
-    met: bool | None  # None: the target does not apply here
-    limit: float | None = None  # the peer's time by the bound's: no ratio is greater
-    of_bound: float | None = None  # our time by the bound's
-    is_forbidden: bool = False  # missed, and the bound misses it as well
-
-
-# ---- measuring
-
-
-def rest() -> None:
-    """Wait until no thread of this process works: OpenMP's go on looking for work for a while, OpenBLAS's for 0.1 s."""
-    for _ in range(100):
-        start = time.process_time()
-        time.sleep(0.01)
-        if time.process_time() - start < 0.001:
-            return
-
-
-def seconds(run: Thunk, calls: int = 1) -> float:
-    """Time one call, or each of many in a row; what it returns last is freed outside of the time.
-
-    First a pause, as what was timed before may have left threads that spin on our cores.
-    """
-    rest()
-    if calls > 1:
-        run()
-    start = time.perf_counter()
-    for _ in range(calls):
-        result = run()
-    taken = time.perf_counter() - start
-    del result
-    return taken / calls
-
-
-def in_turn(runs: Sequence[Thunk], rounds: int, calls: int = 1) -> list[list[float]]:
-    """Time each in every round, in the other order every other round."""
-    times: list[list[float]] = [[] for _ in runs]
-    gc.collect()
-    gc.disable()
-    for i in range(rounds):
-        for taken, run in list(zip(times, runs, strict=True))[:: -1 if i % 2 else 1]:
-            taken.append(seconds(run, calls))
-    gc.enable()
-    return times
-
-
-def paired(ours: Thunk, theirs: Thunk, rounds: int, calls: int = 1) -> tuple[list[float], list[float]]:
-    """Time both in alternation, swapping who goes first."""
-    a, b = in_turn((ours, theirs), rounds, calls)
-    return a, b
-
-
-def ratio_of(over: list[float], under: list[float]) -> float:
-    """The median of the ratios of neighbours."""
-    return statistics.median(x / y for x, y in zip(over, under, strict=True))
-
-
-def measure(case: Case, rounds: int) -> Row:
-    try:
-        case.check(case.ours(), case.theirs())  # and warm up
-    except AssertionError as wrong:
-        print(f"{case.work} against {case.peer}: {wrong}", file=sys.stderr)
-        return Row(case.work, case.peer, math.nan, math.nan, math.nan, WRONG, False)
-    bounds = case.bound if isinstance(case.bound, tuple) else (case.bound,)
-    a, b, *ways = in_turn((case.ours, case.theirs, *bounds), rounds, case.calls)
-    over, under = (a, b) if case.at_most else (b, a)
-    ratio = ratio_of(over, under)
-    met = ratio <= case.target if case.at_most else ratio >= case.target
-    target = f"{'<=' if case.at_most else '>='} {case.target:g} x"
-    ms = [1e3 * statistics.median(t) for t in (a, b)]
-    if case.most_us is not None:
-        met, target = 1e3 * ms[0] <= case.most_us, f"<= {case.most_us:g} us"
-    row = Row(case.work, case.peer, ms[0], ms[1], ratio, target, met)
-    if ways:
-        bound = [min(taken) for taken in zip(*ways, strict=True)]
-        row.limit, row.of_bound = ratio_of(b, bound), ratio_of(a, bound)
-        row.is_forbidden = not met and row.limit < case.target
-    return row
-
-
-def verdict(row: Row) -> str:
-    """Whether the target is met; if not, whether the bound forbids it."""
-    word = "FORBIDDEN" if row.is_forbidden else "met" if row.met else "MISSED"
-    if row.limit is None or row.of_bound is None:
-        return word
-    return f"{word}: the bound allows {row.limit:.2f} x, ours takes {row.of_bound:.2f} of it"
-
-
-def cores_at_hand() -> float:
-    """CPU time over wall time of two threads that share nothing (sorts): below 2: other processes, a quota."""
-    data = np.random.default_rng(7).standard_normal((THREADS, 2_000_000), dtype=np.float32)
-    with ThreadPoolExecutor(THREADS) as pool:
-        cpu, wall = time.process_time(), time.perf_counter()
-        list(pool.map(np.sort, data))
-        return (time.process_time() - cpu) / (time.perf_counter() - wall)
-
-
-def show_cases(groups: Iterable[Iterable[Case]], rounds: int, file: Path | None) -> None:
-    """Measure cases, print a line of each as it comes, and write all as JSON."""
-    rows = []
-    for case in chain.from_iterable(groups):
-        row = measure(case, rounds)
-        rows.append(row)
-        times = f"{row.ours_ms:9.4f} ms {row.peer_ms:9.4f} ms"
-        print(f"{row.work:46} {row.peer:46} {times} {row.ratio:6.2f} {row.target:10} {verdict(row)}", flush=True)
-    if file:
-        file.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-
-
-def reading(nbytes: int) -> Thunk:
-    """Read so many bytes once, by as many threads: products of two vectors, the fastest way that there is here.
-
-    Reading in two places at once is faster than from one end to the other.
-    """
-    parts = [np.full((2, nbytes // 8 // THREADS), 0, np.float32) for _ in range(THREADS)]
-    if THREADS == 1:
-        return lambda: parts[0][0] @ parts[0][1]
-    pool = ThreadPoolExecutor(THREADS)
-    return lambda: list(pool.map(np.dot, *zip(*parts, strict=True)))
-
-
-def readings(nbytes: int) -> tuple[Thunk, Thunk]:
-    """Ways to read so many bytes once: products of vectors wait for Python's pool of threads, a maximum doesn't."""
-    words = np.full(nbytes // 8, 1, np.uint64)
-    return reading(nbytes), lambda: mo.reduce.max(words, threads=THREADS)
-
-
-def moving(read: int, written: np.ndarray) -> Thunk:
-    """Read so many bytes and write an array, by one thread."""
-    words = np.full(read // 8, 1, np.uint64)
-
-    def move() -> None:
-        mo.reduce.max(words, threads=1)
-        written.fill(0)
-
-    return move
-
-
-# ---- checks
-
-
-def equal(ours: Any, theirs: Any) -> None:
-    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-
-
-def close(rtol: float, atol: float = 0.0) -> Callable[[Any, Any], None]:
-    return lambda ours, theirs: np.testing.assert_allclose(
-        np.asarray(ours, np.float64), np.asarray(theirs, np.float64), rtol=rtol, atol=atol
-    )
 
 
 def true_norm(x: np.ndarray) -> Callable[[Any, Any], None]:
@@ -411,43 +221,6 @@ def peer_cases(x: np.ndarray) -> Iterator[Case]:
 # ---- against the memory
 
 
-class Plain:
-    """Reads and copies that do nothing else, in two threads, each on one half: the bounds.
-
-    A read is NumPy's maximum (SIMD, faster than its sum and than torch's), a copy is its copyto (memmove, so with
-    streaming stores), a fill is its fill. Everything is in pages that were written before.
-    """
-
-    def __init__(self, x: np.ndarray) -> None:
-        self.pool = ThreadPoolExecutor(THREADS)
-        self.source, self.target = x.reshape(-1), np.zeros(x.size, x.dtype)
-
-    def halves(self, run: Callable[[np.ndarray, np.ndarray], Any], elements: int) -> None:
-        """Run over the first `elements` of source and target, more than once where there are not as many."""
-        while elements > 0:
-            n = min(elements, self.source.size)
-            cuts = [n * i // THREADS for i in range(THREADS + 1)]
-            parts = [slice(a, b) for a, b in pairwise(cuts) if b > a]
-            list(self.pool.map(lambda s: run(self.source[s], self.target[s]), parts))
-            elements -= n
-
-    def read(self, nbytes: float) -> None:
-        self.halves(lambda source, target: np.max(source), int(nbytes) // 4)
-
-    def copy(self, nbytes: float) -> None:
-        self.halves(lambda source, target: np.copyto(target, source), int(nbytes) // 4)
-
-    def bound(self, reads: float, writes: float) -> Thunk:
-        """What a kernel of these bytes must take at least.
-
-        One that reads more than it writes: a copy of what it writes and a read of the rest. One that writes more: a
-        copy of the same traffic.
-        """
-        if writes > reads:
-            return lambda: self.copy((reads + writes) / 2)
-        return lambda: (self.copy(writes), self.read(reads - writes))
-
-
 @dataclass
 class Kernel:
     work: str
@@ -514,7 +287,7 @@ def format_cases(x: np.ndarray, plain: Plain, out: np.ndarray) -> Iterator[Case]
         yield Case(f"dequantize {entry.name}, out=", same, 0.7, decode, copy, near)
 
 
-def memory_rows(x: np.ndarray, rounds: int) -> Iterator[tuple[str, Row]]:
+def memory_cases(x: np.ndarray) -> Iterator[Case]:
     plain = Plain(x)
     q = mo.quantize(x, bits=4, group_size=GROUP)
     out, traffic = np.zeros_like(x), q.nbytes + x.nbytes
@@ -523,7 +296,7 @@ def memory_rows(x: np.ndarray, rounds: int) -> Iterator[tuple[str, Row]]:
         codes = mo.quant.unpack(q.codes[::50], 4, COLUMNS, signed=True)
         equal(ours[::50], codes * np.repeat(q.scale[::50], GROUP, axis=1))
 
-    copy = Case(
+    yield Case(
         "dequantize int4, groups of 32, out=",
         "copy of the same traffic",
         0.7,
@@ -531,16 +304,19 @@ def memory_rows(x: np.ndarray, rounds: int) -> Iterator[tuple[str, Row]]:
         lambda: plain.copy(traffic / 2),
         same_numbers,
     )
-    yield "peers", measure(copy, rounds)
-    for case in format_cases(x, plain, out):
-        yield "peers", measure(case, rounds)
+    yield from format_cases(x, plain, out)
+
+
+def bound_rows(x: np.ndarray, rounds: int, bound_ms: dict[str, float]) -> Iterator[Row]:
+    """Streaming kernels against their bytes, whose times are kept."""
+    plain = Plain(x)
     for kernel in kernels(x):
         bound = plain.bound(kernel.reads, kernel.writes)
         name = "read" if not kernel.writes else "read + copy" if kernel.reads > kernel.writes else "copy"
         case = Case(kernel.work, f"{name}, {THREADS} threads", 1.25, kernel.run, bound, at_most=True)
         row = measure(case, rounds)
-        yield "bound", row
-        yield "threads", scaling(kernel, row.peer_ms, rounds)
+        bound_ms[kernel.work] = row.peer_ms
+        yield row
 
 
 def scaling(kernel: Kernel, bound_ms: float, rounds: int) -> Row:
@@ -615,35 +391,9 @@ def small_rows(rounds: int, calls: int = 2000) -> Iterator[Row]:
 
 # ---- the run
 
-HEADS = {
-    "peers": "against the peers (ratio: peer / ours)",
-    "small": "16 elements, us a call (ratio: peer / ours)",
-    "bound": "streaming kernels against the bound of their bytes (ratio: ours / bound)",
-    "threads": "1 to 2 threads (ratio: 1 thread / 2 threads)",
-}
-
-
-def table(rows: list[Row], unit: str = "ms") -> None:
-    scale, digits = (1e3, 2) if unit == "us" else (1, 1)
-    lines = [("work", "peer", f"ours {unit}", f"peer {unit}", "ratio", "target", "met")]
-    for r in rows:
-        times = (f"{t * scale:,.{digits}f}" for t in (r.ours_ms, r.peer_ms))
-        met = "-" if r.met is None else verdict(r)
-        lines.append((r.work, r.peer, *times, f"{r.ratio:.2f}", r.target, met))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (c.rjust(w) if 2 <= i <= 4 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        print("| " + " | ".join(cells) + " |")
-
-
-def show(rows: dict[str, list[Row]]) -> None:
-    for section, head in HEADS.items():
-        print(f"\n{head}")
-        table(rows[section], "us" if section == "small" else "ms")
-
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--elements", type=int, default=64_000_000, help="rounded to rows of 16,000")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of timed runs a row, at least 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
@@ -651,34 +401,14 @@ def main() -> int:
     rounds = max(args.rounds, 5)
     shape = (max(args.elements // COLUMNS, 50), COLUMNS)
     x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-    rows: dict[str, list[Row]] = {section: [] for section in HEADS}
-
-    def add(section: str, row: Row) -> None:
-        rows[section].append(row)
-        print(f"{section}: {row.work} | {row.peer}: {row.ratio:.2f}", file=sys.stderr, flush=True)
-
-    print(f"{x.size:,} float32 elements, {THREADS} threads of {os.cpu_count()} cores, median of {rounds} pairs")
-    mo.set_num_threads(THREADS)
-    cores = [cores_at_hand()]
-    for case in peer_cases(x):
-        add("peers", measure(case, rounds))
-    for row in small_rows(rounds):
-        add("small", row)
-    for section, row in memory_rows(x, rounds):
-        add(section, row)
-    cores.append(cores_at_hand())
-    show(rows)
-    print(f"\n{cores[0]:.2f} cores at hand before, {cores[1]:.2f} after, of {THREADS}")
-    if min(cores) < 0.9 * THREADS:
-        print("fewer than two (other processes, a quota): what depends on two threads is not measured; run again")
-    short = [row for section in rows.values() for row in section if row.met is False]
-    print(f"\n{len(short)} of {sum(map(len, rows.values()))} rows short of their target")
-    if args.json:
-        report = {section: [asdict(row) for row in found] for section, found in rows.items()}
-        args.json.write_text(
-            json.dumps({"elements": x.size, "rounds": rounds, "cores": cores, **report}, indent=1) + "\n"
-        )
-    return int(any(row.target == WRONG for section in rows.values() for row in section))
+    bound_ms: dict[str, float] = {}
+    sections = (
+        (f"{x.size:,} elements", measured(chain(peer_cases(x), memory_cases(x)), rounds)),
+        ("16 elements", small_rows(rounds)),
+        ("streaming kernels against the bound of their bytes", bound_rows(x, rounds, bound_ms)),
+        ("two threads against one", (scaling(k, bound_ms[k.work], rounds) for k in kernels(x))),
+    )
+    return run(sections, args.json)
 
 
 if __name__ == "__main__":

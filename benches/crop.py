@@ -3,11 +3,12 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, Plain, Thunk, close, cores_at_hand, equal, measure, table
+from paired import Case, Plain, Thunk, close, equal, measured, run
 
 COLUMNS = 8192
 
@@ -69,19 +70,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=1 << 26)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     args = parser.parse_args()
-    mo.set_num_threads(THREADS)
-    before = cores_at_hand()
     w = np.random.default_rng(1).standard_normal((args.elements // COLUMNS, COLUMNS), dtype=np.float32)
-    rows = []
-    for case in cases(w):
-        rows.append(measure(case, args.rounds))
-        print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
-    table(rows)
-    print("\nagainst the bound (ratio: ours / bound)")
-    table([measure(case, args.rounds) for case in bounds(w)])
-    print(f"\n{before:.2f} cores at hand before, {cores_at_hand():.2f} after, of {THREADS}")
-    return int(any(row.ratio != row.ratio for row in rows))
+    sections = {"cropping": cases(w), "cropping against the bound": bounds(w)}
+    return run(((title, measured(some, args.rounds)) for title, some in sections.items()), args.json)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """Images against OpenCV, torch and NumPy, in one run: `python benches/images.py [--json FILE]`.
 
-Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. One thread, but where said.
+Answers are compared first, then both sides timed in alternation; see `benches/paired.py`. One thread, but where said.
 With them a read of the image's bytes and a fill of the output are timed: where the peer takes so little more that
 nobody can be faster by the target, the row says so.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arrays import Case, close, equal, moving, show_cases
 from modelopt_rs.preprocess import Image
+from paired import Case, close, equal, measured, moving, run
 
 SIDE = 640
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -139,14 +140,15 @@ def resize_cases() -> Iterator[Case]:
                calls=50, bound=moving(small.nbytes, np.zeros_like(few)))  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=41)
     arguments = parser.parse_args()
     x = RNG.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    show_cases((float_cases(x), code_cases(x), resize_cases()), arguments.rounds, arguments.json)
+    cases = {"to floats": float_cases(x), "to codes": code_cases(x), "resized": resize_cases()}
+    return run(((title, measured(some, arguments.rounds)) for title, some in cases.items()), arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

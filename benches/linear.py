@@ -1,12 +1,13 @@
 """Products with quantized weights against onnxruntime and NumPy, in one run: `python benches/linear.py [--json FILE]`.
 
-Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads. One read of as
+Answers are compared first, then both sides timed in alternation; see `benches/paired.py`. Two threads. One read of as
 many bytes as the packed weights have is timed with them, in the same rounds and after the same neighbours, in two ways
 of which the faster counts: no product can take less, and where the peer takes so little that no product can be faster
 by the target, the row says FORBIDDEN.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, close, equal, readings, show_cases
 from modelopt_rs.quant import linear
+from paired import THREADS, Case, close, equal, measured, readings, run
 
 SIDE, GROUP = 4096, 32
 TABLE = (30_522, 384)
@@ -115,7 +116,7 @@ def table_cases() -> Iterator[Case]:
     yield Case(f"v @ q, {shape}", "NumPy float32", 1.0, lambda: left @ q, lambda: left @ w, near(1e-5))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
@@ -123,14 +124,14 @@ def main() -> None:
     w = floats(SIDE, SIDE)
     four, eight = mo.quantize(w, bits=4, group_size=GROUP), mo.quantize(w, axis=0)
     level_4, integer = "onnxruntime MatMulNBits level 4", "onnxruntime MatMulInteger"
-    groups = (
-        product_cases(four, level_4, four_bits(four), {1: 1.0, 4: 2.0, 8: 1.5, 64: 1.0}, 7.0),
-        product_cases(eight, integer, eight_bits(eight), {1: 1.2, 4: 1.2, 8: 1.2}, 3.0),
-        table_cases(),
-    )
-    in_a_row = ((replace(case, calls=CALLS) for case in cases) for cases in groups)
-    show_cases(in_a_row, arguments.rounds, arguments.json)
+    groups = {
+        "4 bits": product_cases(four, level_4, four_bits(four), {1: 1.0, 4: 2.0, 8: 1.5, 64: 1.0}, 7.0),
+        "8 bits": product_cases(eight, integer, eight_bits(eight), {1: 1.2, 4: 1.2, 8: 1.2}, 3.0),
+        "tables": table_cases(),
+    }
+    in_a_row = ((title, (replace(case, calls=CALLS) for case in cases)) for title, cases in groups.items())
+    return run(((title, measured(cases, arguments.rounds)) for title, cases in in_a_row), arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Optimizer steps against torch and NumPy, in one run: `python benches/optim.py [--elements N] [--rounds N] ...`.
 
-The answers to a first step are compared, then both are timed in alternation, as in `arrays.py`; torch's step finds its
-gradients in place. Rows are told as they are measured.
+The answers to a first step are compared, then both are timed in alternation, as in `paired.py`; torch's step finds its
+gradients in place.
 """
 
 import argparse
@@ -9,12 +9,13 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, WRONG, Case, Plain, Row, Thunk, close, cores_at_hand, measure, paired, table
+from paired import THREADS, WRONG, Case, Plain, Row, Thunk, close, measure, measured, paired, run
 
 LR, DECAY, BETAS, EPS = 1e-3, 1e-2, (0.9, 0.999), 1e-8
 ADAMW_BYTES = 28  # an element: parameter, two states read and written, the gradient read
@@ -273,34 +274,23 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
     )
 
 
-def told(rows: Iterator[Row]) -> Iterator[Row]:
-    for row in rows:
-        print(f"{row.work} | {row.peer}: {row.ratio:.2f}", file=sys.stderr, flush=True)
-        yield row
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=64_000_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1000, help="of small steps that are timed together")
     parser.add_argument("--faces", action="store_true", help="only what users call")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     args = parser.parse_args()
-    mo.set_num_threads(THREADS)
-    users = told(faces(args.elements, args.rounds, args.calls))
-    if args.faces:
-        table(list(users))
-        return 0
-    before = cores_at_hand()
-    rows = list(told(measure(case, args.rounds) for case in cases(args.elements)))
-    rows += told(iter([measure_calls(small_case(), args.rounds, args.calls)]))
-    table(rows)
-    print("\nwhat users call")
-    table(list(users))
-    print("\nagainst the bound (ratio: ours / bound)")
-    table(list(told(bounds(args.elements, args.rounds))))
-    print(f"\n{before:.2f} cores at hand before, {cores_at_hand():.2f} after, of {THREADS}")
-    return int(any(row.ratio != row.ratio for row in rows))
+    n, rounds = args.elements, args.rounds
+    users = "what users call", faces(n, rounds, args.calls)
+    sections = (
+        ("steps", measured(cases(n), rounds)),
+        ("a small step", (measure_calls(small_case(), rounds, args.calls) for _ in range(1))),
+        users,
+        ("steps against the bound", bounds(n, rounds)),
+    )
+    return run([users] if args.faces else sections, args.json)
 
 
 if __name__ == "__main__":

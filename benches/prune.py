@@ -1,17 +1,20 @@
 """Pruning against torch and NumPy, in one run: `python benches/prune.py [--elements N] [--rounds N]`.
 
-The answers are compared first, then both are timed in alternation, as in `arrays.py`.
+The answers are compared first, then both are timed in alternation, as in `paired.py`.
 """
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import THREADS, Case, Plain, Row, cores_at_hand, equal, importlib, measure, table, verdict
+from paired import THREADS, Case, Plain, equal, measured, run
 
 COLUMNS = 4096
 TENSORS = 200
@@ -304,25 +307,15 @@ def main() -> int:
     parser.add_argument("--slow-rounds", type=int, default=3, help="against torch's sorts, which take seconds")
     parser.add_argument("--layer", type=int, default=4096, help="rows and columns of the layer for sparsegpt and gptq")
     parser.add_argument("--only", default="")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON too")
     args = parser.parse_args()
-    mo.set_num_threads(THREADS)
     x = np.random.default_rng(1).standard_normal((args.elements // COLUMNS, COLUMNS), dtype=np.float32)
-    print(f"{args.elements:,} float32, {THREADS} threads, {cores_at_hand():.1f} of {THREADS} cores at hand")
-    rows: list[Row] = []
-    for case in numpy_cases(x, Plain(x)):
-        if args.only in case.work:
-            rows.append(measure(case, args.rounds))
-            print(f"{rows[-1].work} | {rows[-1].peer}: {rows[-1].ratio:.2f}", file=sys.stderr, flush=True)
+    sections = [("against NumPy and the bound", numpy_cases(x, Plain(x)), args.rounds)]
     if importlib.util.find_spec("torch"):
-        rows.extend(measure(case, args.slow_rounds) for case in torch_cases(x) if args.only in case.work)
-        if "sparsegpt".startswith(args.only):
-            rows.append(measure(sparsegpt_case(args.layer), args.slow_rounds))
-        if "gptq".startswith(args.only):
-            case = gptq_case(args.layer)
-            rows.append(measure(case, args.slow_rounds))
-            print(f"gptq: {verdict(rows[-1])}", file=sys.stderr, flush=True)
-    table(rows)
-    return 1 if any(row.met is False for row in rows) else 0
+        layers = (case(args.layer) for case in (sparsegpt_case, gptq_case))
+        sections.append(("against torch", chain(torch_cases(x), layers), args.slow_rounds))
+    chosen = ((title, (c for c in some if args.only in c.work), rounds) for title, some, rounds in sections)
+    return run(((title, measured(some, rounds)) for title, some, rounds in chosen), args.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Reductions, given scales, embeddings and look-ups against NumPy: `python benches/reduce.py [--json FILE]`.
 
-Answers are compared first, then both sides timed in alternation; see `benches/arrays.py`. Two threads, but where said.
+Answers are compared first, then both sides timed in alternation; see `benches/paired.py`. Two threads, but where said.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import Case, close, equal, readings, show_cases
+from paired import Case, close, equal, measured, readings, run
 
 RNG = np.random.default_rng(14)
 READ = "reading: minmax of as many bytes"
@@ -142,16 +143,22 @@ def small_cases() -> Iterator[Case]:
                lambda: mo.reduce.argmax(x), lambda: np.argmax(x), equal, calls=1000)  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--elements", type=int, default=1 << 26)
     arguments = parser.parse_args()
     n = arguments.elements
-    groups: list[Any] = [reduction_cases(n), quantize_linear_cases(n), embedding_cases(n // 64)]
-    show_cases((*groups, look_up_cases(), small_cases()), arguments.rounds, arguments.json)
+    cases = {
+        "reductions": reduction_cases(n),
+        "given scales": quantize_linear_cases(n),
+        "embeddings": embedding_cases(n // 64),
+        "look-ups": look_up_cases(),
+        "small calls": small_cases(),
+    }
+    return run(((title, measured(some, arguments.rounds)) for title, some in cases.items()), arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ time that a search takes, beside two of others: the MSE observer of llm-compress
 """
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -18,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 import minilm_onnx
 import modelopt_rs as mo
-from arrays import THREADS, Case, cores_at_hand, importlib, measure, table
 from modelopt_rs.cli.demo import find_model
+from paired import THREADS, Case, cores_at_hand, measure, told
 
 GROUP = 32
 # Bits and scheme, and the least SQNR with searched scales.
@@ -186,8 +187,7 @@ def of_others(elements: int, rounds: int) -> bool:
         Case("4 bits symmetric, searched", "the MSE observer", 20, searched("symmetric"), lambda: observed(t), no_less),
         Case("4 bits asymmetric, searched", "HQQ", 20, searched("asymmetric"), lambda: half_quadratic(t), no_less),
     ]
-    rows = [measure(case, rounds) for case in cases]
-    table(rows)
+    rows = [told(measure(case, rounds)) for case in cases]
     for row in rows:
         print(f"{row.work}: {x.size / row.ours_ms / 1e6:.3f} G elements/s")
     return all(row.met for row in rows)

@@ -1,13 +1,14 @@
 """Searched scales against what others search with, in one run: `python benches/search.py [--json FILE]`.
 
 compressed-tensors' observer (in llm-compressor) and hqq's optimizer are written here in torch, by their formulas and
-with their defaults. Ours must be no worse than they are; then both are timed in alternation, as in `arrays.py`. The
+with their defaults. Ours must be no worse than they are; then both are timed in alternation, as in `paired.py`. The
 zero points of hqq are floats: kept so they stand beside our offsets, and rounded to whole numbers, as most layouts
 store them, beside our zero points. Before that the absolute speed, and what it is made of: tries of a scale for each
 element, and instructions.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 import modelopt_rs as mo
-from arrays import COLUMNS, GROUP, THREADS, Case, cores_at_hand, decibels, show_cases
+from arrays import COLUMNS, GROUP, decibels
+from paired import THREADS, Case, measured, run
 
 TIMES = {4: 20, 8: 5, 2: 5}  # as fast as others at least, by bits: what is searched at 4 bits is what is tuned
 TARGET = 0.25  # G elements/s of int4 in two threads
@@ -114,7 +116,7 @@ def speed(x: np.ndarray, rounds: int) -> None:
     )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
@@ -123,10 +125,9 @@ def main() -> None:
     shape = (arguments.elements // COLUMNS, COLUMNS)
     x = np.random.default_rng(13).standard_normal(shape, dtype=np.float32)
     mo.set_num_threads(THREADS)
-    print(f"{x.size:,} float32 elements; {cores_at_hand():.2f} cores at hand of {THREADS}")
     speed(x, arguments.rounds)
-    show_cases([cases(x)], arguments.rounds, arguments.json)
+    return run([(f"searched scales, {x.size:,} elements", measured(cases(x), arguments.rounds))], arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
