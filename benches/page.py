@@ -13,10 +13,10 @@ from paired import Row, word
 HEAD = """# Speed
 
 What `make bench` measured: every row of `benches/`, in one run, those that fall short among them. Ours and the peer's
-answers are compared first, then both are timed in turn. The ratio is the median of the pairs: how many times as long the
-peer takes, or, where the target says "at most", how many times as long we take. The bound is the reading and writing of
-the bytes alone, timed in the same rounds: where it takes so long that nobody could meet the target, the result is
-`FORBIDDEN`. Two threads, but where the row says one. Ratios move with the load of a machine: run it on yours.
+answers are compared first, then both are timed in turn. The ratio is the median of the pairs: how many times as long
+the peer takes, or, where the target says "at most", how many times as long we take. The bound is the reading and
+writing of the bytes alone, timed in the same rounds: where it takes so long that nobody could meet the target, the
+result is `FORBIDDEN`. Two threads, but where the row says one. Ratios move with the load of a machine: run it on yours.
 """
 TITLES = {
     "arrays": "Arrays: quantization and reductions",
