@@ -217,7 +217,7 @@ def test_a_weight_behind_nodes_that_move_numbers_is_pruned(tmp_path, path):
     """Zeros of what they take are zeros of the weight; what goes through a product has other sizes afterwards."""
     nodes, weights = PATHS[path]
     outs = {"y": ["n", 96], **({"z": ["n", 96]} if path in ("Split", "Gather") else {})}
-    layers = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])]
+    layers = [node("MatMul", ["x", "w"], ["product"]), node("Relu", ["product"], ["y"])]
     proto = model([*nodes, *layers], {"x": ["n", 64]}, outs, weights, opset=13)
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     report = prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", sparsity=0.5, run=None, durable=False)
@@ -237,7 +237,7 @@ def test_a_weight_behind_nodes_that_move_numbers_is_pruned(tmp_path, path):
 @pytest.mark.parametrize("options", [{"n": 2, "m": 4}, {"sparsity": 0.5, "scope": "row"}])
 def test_the_axes_of_a_weight_behind_nodes_are_not_clear(tmp_path, options):
     nodes, weights = PATHS["Slice"]
-    layers = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])]
+    layers = [node("MatMul", ["x", "w"], ["product"]), node("Relu", ["product"], ["y"])]
     proto = model([*nodes, *layers], {"x": ["n", 64]}, {"y": ["n", 96]}, weights, opset=13)
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     report = prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", run=None, durable=False, **options)
