@@ -173,3 +173,21 @@ def test_h28_codes_of_both_are_no_numbers_to_compare(run: Run, tmp_path: Path) -
                 assert np.isnan([report.sqnr_db, report.max_error, report.cosine]).all()
     said = run("compare", tmp_path / "8.onnx", tmp_path / "4.onnx", "--no-run")[1]
     assert "nothing is known of how far they are apart" in said
+
+
+def test_models_without_a_name_in_common_are_refused_with_what_to_compare(run: Run, tmp_path: Path) -> None:
+    onnx.save(forms(), tmp_path / "a.onnx")
+    infos = [mo.files.TensorInfo(name, "F32", (4, 4), 64) for name in ("fc.weight", "model.fc.weight")]
+    for info in infos:
+        with mo.files.SafetensorsSink(tmp_path / f"{info.name}.safetensors", [info]) as sink:
+            sink.write(info.name, np.ones((4, 4), np.float32))
+            sink.commit()
+    one, other = (tmp_path / f"{info.name}.safetensors" for info in infos)
+    code, out, err = run("compare", one, tmp_path / "a.onnx")
+    assert (code, out) == (2, "")
+    assert "b must have a tensor of a name that a has, got '" in err
+    assert "an export has names of its own; compare two ONNX models, or two checkpoints" in err
+    code, _, err = run("compare", one, other)
+    assert code == 2
+    assert "an export" not in err
+    assert run("compare", one, one)[0] == 0

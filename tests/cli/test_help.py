@@ -165,3 +165,13 @@ def said(option: click.Option) -> Any:
     if option.name in ("bits", "norm") and value is not None:
         return math.inf if value == "inf" else int(value)
     return {"none": None}.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("name", app.commands)
+def test_help_says_that_a_model_is_run_on_samples_of_calibrate_where_there_are_some(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = shown(capsys, name, "--help")
+    own = {option for each in app.commands[name].params for option in each.opts}
+    said = "the samples of --calibrate" in " ".join(out.split())
+    assert said == ({"--calibrate", "--inputs"} <= own)

@@ -10,10 +10,12 @@ pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: on
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed: onnx-ir")
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto
 
 import modelopt_rs as mo
+from modelopt_rs.onnx.crop.shapes import infer_shapes
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.run import RunOptions
 from onnx_graphs import model, node, value
@@ -141,6 +143,56 @@ def test_outputs_that_are_maps_keep_their_type(tmp_path: Path, bits: int) -> Non
     feed = {"x": normal(3, 64, seed=1)}
     assert outputs(tmp_path / "b.onnx", feed)[1][2].keys() == outputs(tmp_path / "a.onnx", feed)[1][2].keys()
     assert mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx") is not None
+
+
+def classifier() -> Any:
+    """A network of scikit-learn as skl2onnx writes it."""
+    ml = {"domain": "ai.onnx.ml"}
+    nodes = [
+        node("Scaler", ["x"], ["s"], offset=[0.0] * 64, scale=[1.0] * 64, **ml), node("Cast", ["s"], ["c"], to=1),
+        node("MatMul", ["c", "w1"], ["m"]), node("Relu", ["m"], ["h"]), node("MatMul", ["h", "w2"], ["l"]),
+        node("Softmax", ["l"], ["p"]), node("ZipMap", ["p"], ["z"], classlabels_int64s=[*range(8)], **ml),
+    ]  # fmt: skip
+    scalar = onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    maps = onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(TensorProto.INT64, scalar))
+    inits = [onnx.numpy_helper.from_array(w, name) for name, w in (("w1", normal(64, 128)), ("w2", normal(128, 8)))]
+    outs = [value("p", [None, 8]), onnx.helper.make_value_info("z", maps)]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", [None, 64])], outs, inits)
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_networks_of_scikit_learn_are_cropped(tmp_path: Path) -> None:
+    """What a Scaler makes has a shape, and so has all behind it, though another output is a list of maps."""
+    onnx.save(proto := classifier(), tmp_path / "a.onnx")
+    report = mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", keep=0.5, what="ffn", durable=False)
+    assert report.totals.changed == 2
+    made = onnx.load(tmp_path / "b.onnx")
+    assert [list(each.dims) for each in made.graph.initializer] == [[64, 64], [64, 8]]
+    assert made.graph.output[1] == proto.graph.output[1]
+    assert outputs(tmp_path / "b.onnx", {"x": normal(3, 64)})[0].shape == (3, 8)
+
+
+def test_the_opset_of_a_model_that_gives_maps_is_raised(tmp_path: Path) -> None:
+    report = quantized(tmp_path, proto := classifier(), bits=4, onnx=OnnxOptions(target="portable"))
+    assert [each.reason for each in report.tensors if each.name == "w1"] == ["DequantizeLinear, blocks of 32"]
+    made = onnx.load(tmp_path / "b.onnx")
+    assert made.opset_import[0].version >= 21
+    assert list(made.graph.output) == list(proto.graph.output)
+    before, after = (outputs(tmp_path / name, {"x": normal(3, 64, seed=1)})[0] for name in ("a.onnx", "b.onnx"))
+    assert np.linalg.norm(before - after) < 0.2 * np.linalg.norm(before)
+
+
+@pytest.mark.parametrize("name", ["Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder"])
+def test_shapes_go_through_operators_of_elements(name: str) -> None:
+    given = {"Imputer": {"imputed_value_floats": [0.0]}, "LabelEncoder": {"keys_floats": [0.0], "values_int64s": [1]}}
+    nodes = [node(name, ["x"], ["y"], domain="ai.onnx.ml", **given.get(name, {})), node("Flatten", ["y"], ["z"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", ["n", 4, 3])], [onnx.ValueInfoProto(name="z")])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    made = ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    infer_shapes(made)
+    assert [str(each.shape) for each in (made.graph[0].outputs[0], made.graph.outputs[0])] == ["[n,4,3]", "[n,12]"]
+    assert made.graph.outputs[0].dtype == (ir.DataType.INT64 if name == "LabelEncoder" else ir.DataType.FLOAT)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -220,3 +220,22 @@ def test_tensors_that_are_cropped_to_other_shapes_are_drawn_as_one(
         source, tmp_path / "b.safetensors", keep=0.5, groups=[mo.prune.Group("h", 64, members)], **options
     )
     assert [part for part, *_ in parts_of(report)] == ["the whole model", *parts]
+
+
+@pytest.mark.parametrize("are_made_up", [True, False])
+def test_h22_figures_of_made_up_inputs_are_no_headline(tmp_path: Path, are_made_up: bool) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed: onnx")
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed: onnxruntime")
+    value, w = onnx.helper.make_tensor_value_info, np.ones((64, 64), np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [value("x", 1, [1, 64])], [value("y", 1, [1, 64])],
+        [onnx.numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
+    given = {} if are_made_up else {"inputs": {"x": w[:1]}}
+    report = mo.quantize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", run=mo.RunOptions(rounds=1, **given))
+    for each in (report, mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=mo.RunOptions(**given))):
+        words = Page(text := written(each, tmp_path / f"{type(each).__name__}.html")).words
+        assert ("speed" in words) == ("SQNR of outputs" in words) == (not are_made_up)
+        assert ("a smoke test" in text) == are_made_up

@@ -22,7 +22,7 @@ MAX_NAMES = 20
 @click.command(cls=Command)
 @click.argument("a", type=click.Path(), metavar="A")
 @click.argument("b", type=click.Path(), metavar="B")
-@checking
+@checking(calibrates=False)
 @links
 @common
 def compare(

@@ -99,7 +99,7 @@ def parse_keep(text: str) -> tuple[str, float]:
 )
 @click.option("--config", type=click.Path(), metavar="JSON", help="The config.json of a model that is a file alone.")
 @then_option
-@checking
+@checking(calibrates=True)
 @dry_run
 @links
 @common

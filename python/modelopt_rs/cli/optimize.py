@@ -44,7 +44,7 @@ __all__ = ["optimize"]
     show_default=True,
     help="ONNX: also the operators of onnxruntime, or only those of the standard.",
 )
-@checking
+@checking(calibrates=False)
 @dry_run
 @links
 @common

@@ -82,7 +82,7 @@ def parse_n_of_m(text: str) -> tuple[int, int]:
 )
 @selection("Prune")
 @then_option
-@checking
+@checking(calibrates=True)
 @dry_run
 @links
 @common

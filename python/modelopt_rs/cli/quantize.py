@@ -41,7 +41,7 @@ __all__ = ["quantize"]
     "or awq searched scales weigh what goes in.",
 )
 @onnx_quantization
-@checking
+@checking(calibrates=True)
 @dry_run
 @links
 @common

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import click
@@ -19,8 +19,9 @@ FROM = {"generated": "made-up inputs", "given": "given inputs", "calibration": "
 DIM = re.compile(r"(.+)=(\d{1,9})", re.S)
 
 
-def running(command: Command) -> Command:
+def running(command: Command, *, calibrates: bool) -> Command:
     """Give a command the options that say on what ONNX models are run; they come as `run_options` takes them."""
+    otherwise = "; the samples of --calibrate" if calibrates else ""
     for option in (
         click.option("--max-error", type=float, metavar="E", help="ONNX: fail if an output is off by more than E."),
         click.option("--run-memory", is_flag=True, help="ONNX: measure the peak memory of running each, too."),
@@ -51,8 +52,7 @@ def running(command: Command) -> Command:
             "--inputs",
             type=click.Path(),
             metavar="DATA.npz|DIR",
-            help="ONNX: run on these arrays.  [default: made up, which is a smoke test and no measure; "
-            "the samples of --calibrate]",
+            help=f"ONNX: run on these arrays.  [default: made up, which is a smoke test and no measure{otherwise}]",
         ),
     ):
         command = option(command)
@@ -89,11 +89,17 @@ def run_options(
     )
 
 
-def checking(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say on what ONNX models are run, and `--no-run`; it gets them as `run`."""
+def checking(*, calibrates: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that say on what ONNX models are run, and `--no-run`; it gets them as `run`.
 
+    `calibrates`: whether it has `--calibrate`, whose samples they are run on.
+    """
+    return partial(_checking, calibrates=calibrates)
+
+
+def _checking(command: Callable[..., None], *, calibrates: bool) -> Callable[..., None]:
     @click.option("--no-run", is_flag=True, help="ONNX: do not run both models.")
-    @running
+    @partial(running, calibrates=calibrates)
     @wraps(command)
     def with_run(
         *,

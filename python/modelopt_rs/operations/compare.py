@@ -14,7 +14,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.dtypes import FLOATS, INTEGERS, widened
-from modelopt_rs.errors import quote
+from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.layouts.view import plain
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.report.peak import peak_memory
@@ -81,8 +81,8 @@ def compare_files(
     FormatError
         If a file is malformed, or onnxruntime refuses an ONNX model.
     ValueError
-        If the inputs don't fit the models, (`OptionError`) `run` is given for others than two ONNX models, or
-        (`MaxErrorExceeded`) outputs are further off than it allows.
+        If the inputs don't fit the models, (`OptionError`) `run` is given for others than two ONNX models, or others
+        have no tensor of the same name, or (`MaxErrorExceeded`) outputs are further off than `run` allows.
     OSError
         If the operating system refuses to read.
 
@@ -111,7 +111,7 @@ def compare_files(
         if others:
             check_not_run(others[0], run)
         left, right = _plain(stored_a, threads), _plain(stored_b, threads)
-        codes = [] if others else _codes(left, right)
+        codes = _check_names(left, right) if others else _codes(left, right)
         infos = {**right.tensors, **left.tensors}
         known = [name for name, info in left.tensors.items() if _alike(info, right.tensors.get(name))]
         nbytes = sum(infos[name].nbytes for name in (*known, *(each.weight.name for each in codes)))
@@ -147,6 +147,16 @@ def compare_files(
         changed=len(changed),
         warnings=tuple(f"{path}: {note}" for path, note in notes),
     )
+
+
+def _check_names(a: Source, b: Source) -> list["_Coded"]:
+    """Refuse models of which nothing can be compared; of others than two ONNX models no weight is made of codes."""
+    if a.tensors and b.tensors and a.tensors.keys().isdisjoint(b.tensors):
+        one, other = quote(str(a.path)), quote(str(b.path))
+        fix = "an export has names of its own; compare two ONNX models, or two checkpoints"
+        fix = "" if (a.graph is None) == (b.graph is None) else f": {fix}"
+        raise OptionError(f"b must have a tensor of a name that a has, got {other}, which has none of {one}{fix}")
+    return []
 
 
 def _alike(info: TensorInfo, other: TensorInfo | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import onnx
 
-__all__ = ["mend", "nodes_of", "with_types"]
+__all__ = ["mend", "nodes_of", "put_types_aside", "with_types"]
 
 _TYPE: Final = "modelopt_rs.type"
 """Where a type that onnx_ir doesn't know is kept: of a map, as classifiers of scikit-learn give."""
@@ -39,9 +39,18 @@ def mend(proto: Any) -> None:
     for graph in _graphs(proto):
         for value in chain(graph.input, graph.output, graph.value_info):
             _open_axes(value)
-            _put_aside(value)
+    put_types_aside(proto)
     for value in chain.from_iterable(function.value_info for function in proto.functions):
         _open_axes(value)
+
+
+def put_types_aside(proto: Any) -> None:
+    """Keep types with maps in them as metadata: onnx_ir reads none, of a file or inferred."""
+    for graph in _graphs(proto):
+        for value in chain(graph.input, graph.output, graph.value_info):
+            if _has_map(value.type):
+                value.metadata_props.add(key=_TYPE, value=b64encode(value.type.SerializeToString()).decode())
+                value.ClearField("type")
 
 
 def with_types(graph: Any) -> None:
@@ -52,12 +61,6 @@ def with_types(graph: Any) -> None:
                 value.type.ParseFromString(b64decode(entry.value))
                 del value.metadata_props[i]
                 break
-
-
-def _put_aside(value: Any) -> None:
-    if _has_map(value.type):
-        value.metadata_props.add(key=_TYPE, value=b64encode(value.type.SerializeToString()).decode())
-        value.ClearField("type")
 
 
 def _has_map(type_: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Final
 import onnx
 import onnx_ir as ir
 
+from modelopt_rs.containers.onnx.mend import put_types_aside
 from modelopt_rs.onnx.apart import call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
@@ -37,7 +38,8 @@ def infer_shapes(model: ir.Model) -> None:
         helped = _infer(model)
         integers, found = Integers(), False
         for node in model.graph.all_nodes():
-            rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            rules = ML_RULES if node.domain == ML else RULES if node.domain in ("", "ai.onnx") else {}
+            rule = rules.get(node.op_type)
             try:
                 found |= fused_shapes(node) if rule is None else rule(node, integers)
             except CONTRADICTIONS:
@@ -57,7 +59,9 @@ def _infer(model: ir.Model) -> bool:
         made = call_apart("shape_inference.infer_shapes", data, False, False, True, seconds=MAX_SECONDS)
         if len(made) > GROWTH[0] + GROWTH[1] * len(data):
             return False
-        inferred = ir.from_proto(onnx.ModelProto.FromString(made))
+        proto = onnx.ModelProto.FromString(made)
+        put_types_aside(proto)
+        inferred = ir.from_proto(proto)
         for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
             _take_over(graph, other)
     except (MemoryError, OSError):
@@ -152,6 +156,26 @@ def _normed(node: ir.Node, integers: Integers) -> bool:
     return True
 
 
+def _elementwise(node: ir.Node, integers: Integers) -> bool:
+    """Let what an operator of ai.onnx.ml makes of each element be as what it takes: the library knows none of these."""
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or x.dtype is None or y.shape is not None:
+        return False
+    made = next((dtype for name, dtype in LABELS.items() if name in node.attributes), x.dtype)
+    y.shape, y.dtype = ir.Shape(list(x.shape)), ir.DataType.FLOAT if node.op_type in ("Scaler", "Normalizer") else made
+    return True
+
+
+ML: Final = "ai.onnx.ml"
+# What a LabelEncoder says that it makes.
+LABELS: Final = {
+    "values_int64s": ir.DataType.INT64,
+    "values_floats": ir.DataType.FLOAT,
+    "values_strings": ir.DataType.STRING,
+}
+ML_RULES: Final[dict[str, Callable[[ir.Node, Integers], bool]]] = dict.fromkeys(
+    ("Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder"), _elementwise
+)
 RULES: Final[dict[str, Callable[[ir.Node, Integers], bool]]] = {
     "Reshape": _complete,
     "Expand": _complete,
