@@ -154,12 +154,12 @@ def test_what_can_not_be_had_is_refused_before_anything_is_written(
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
-    text = '{"schema": 4, "seen": [], "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
+    text = '{"schema": 5, "seen": [], "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
     table = LossTable.from_json(text, "t")
     assert LossTable.from_json(table.to_json(), "t") == table
     assert table.range() == (17, 17)
     for other, message in (
-        (text.replace("4", "2", 1), "^t: a table of losses of another version; remove it$"),
+        (text.replace("5", "2", 1), "^t: a table of losses of another version; remove it$"),
         ("{}", "^t: not a table"),
     ):
         with pytest.raises(mo.FormatError, match=message):

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen"]
+__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "of_all_sizes", "refuse_unseen"]
 
 KINDS = ("matmul", "gemm", "conv")
 BODIES = 11  # the opset from which on values come out of bodies
@@ -54,6 +54,11 @@ class Data:
         # What an iterator has is good for one pass, which is that of the check.
         given = self.run.inputs is not None and not isinstance(self.run.inputs, Iterator)
         return "the given inputs" if given else "made-up inputs"
+
+    def of_each_size(self, samples: int) -> "Data":
+        """Return the same with so many inputs of each size at least, where they are made up."""
+        run = self.run
+        return self if run is None else replace(self, run=replace(run, samples=max(run.samples, samples)))
 
 
 class LayerInput(NamedTuple):
@@ -129,13 +134,17 @@ class InputStream:
         outputs = [str(value.name) for value in model.graph.outputs]
         self._feeds = self._of(data, path, outputs, max_memory)
 
+    def feeds(self) -> Iterator[Feed]:
+        """Yield all samples."""
+        return itertools.islice(self._feeds(), self.most)
+
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
-        return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+        return self._observer.values(self.feeds(), names)
 
     def outputs(self, names: Sequence[str], weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
         """Run all samples, with other weights; yield outputs and values of each."""
-        for feed in itertools.islice(self._feeds(), self.most):
+        for feed in self.feeds():
             yield self._observer.outputs({**feed, **weights}, names)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
@@ -173,9 +182,29 @@ class InputStream:
             lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
         )
         # The small sizes first: in the first run few values come out at a time.
-        feeds = search().feeds[::-1][: self.most]
+        feeds = of_all_sizes(search().feeds[::-1])[: self.most]
         self.most = len(feeds)
         return lambda: feeds
+
+
+def of_all_sizes(feeds: Sequence[Feed]) -> list[Feed]:
+    """Return samples in turns of the first of each size, the second of each ...: so that few are of all sizes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.onnx.measure.layer_inputs import of_all_sizes
+    >>> feeds = [{"x": np.zeros(n)} for n in (1, 1, 16, 16)]
+    >>> [feed["x"].size for feed in of_all_sizes(feeds)]
+    [1, 16, 1, 16]
+    """
+    found: dict[tuple[tuple[int, ...], ...], int] = {}
+    turns = []
+    for feed in feeds:
+        size = tuple(array.shape for array in feed.values())
+        found[size] = found.get(size, 0) + 1
+        turns.append(found[size])
+    return [feed for _, feed in sorted(zip(turns, feeds, strict=True), key=lambda each: each[0])]
 
 
 def layer_inputs(weight: Weight) -> list[LayerInput]:
