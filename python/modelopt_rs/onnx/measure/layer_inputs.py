@@ -23,7 +23,7 @@ from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "of_all_sizes", "refuse_unseen"]
+__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen", "varied"]
 
 KINDS = ("matmul", "gemm", "conv")
 BODIES = 11  # the opset from which on values come out of bodies
@@ -39,10 +39,13 @@ class Data:
         Calibration data: what is taken first.
     run : RunOptions, optional
         Inputs that are given or how they are made up; None: only what calibrates.
+    varied : int
+        How many inputs of each size are made up at least where models are compared by them; 0: as `run` says.
     """
 
     calibrate: Calibrate | None
     run: RunOptions | None
+    varied: int = 0
 
     @property
     def words(self) -> str | None:
@@ -54,11 +57,6 @@ class Data:
         # What an iterator has is good for one pass, which is that of the check.
         given = self.run.inputs is not None and not isinstance(self.run.inputs, Iterator)
         return "the given inputs" if given else "made-up inputs"
-
-    def of_each_size(self, samples: int) -> "Data":
-        """Return the same with so many inputs of each size at least, where they are made up."""
-        run = self.run
-        return self if run is None else replace(self, run=replace(run, samples=max(run.samples, samples)))
 
 
 class LayerInput(NamedTuple):
@@ -177,34 +175,45 @@ class InputStream:
             assert run.inputs is not None
             samples = Samples(run.inputs, infos, path, "inputs", run.dims)
             return lambda: samples
+        if data.varied:
+            run = replace(run, samples=max(run.samples, data.varied))
         known = known_of(infos, path)
         search = Search(
             lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
         )
         # The small sizes first: in the first run few values come out at a time.
-        feeds = of_all_sizes(search().feeds[::-1])[: self.most]
+        feeds = search().feeds[::-1]
+        feeds = (varied(feeds) if data.varied else feeds)[: self.most]
         self.most = len(feeds)
         return lambda: feeds
 
 
-def of_all_sizes(feeds: Sequence[Feed]) -> list[Feed]:
-    """Return samples in turns of the first of each size, the second of each ...: so that few are of all sizes.
+def varied(feeds: Sequence[Feed]) -> list[Feed]:
+    """Return samples that differ as soon as there are a few: in size in turns, and every other without signs.
+
+    What a model takes may be of both signs or of one, as pixels and counts are: then errors that are alike add up, and
+    don't cancel. `WholeErrors` says what that is worth.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from modelopt_rs.onnx.measure.layer_inputs import of_all_sizes
-    >>> feeds = [{"x": np.zeros(n)} for n in (1, 1, 16, 16)]
-    >>> [feed["x"].size for feed in of_all_sizes(feeds)]
-    [1, 16, 1, 16]
+    >>> from modelopt_rs.onnx.measure.layer_inputs import varied
+    >>> feeds = [{"x": np.full(n, -1.0)} for n in (1, 1, 2, 2)]
+    >>> [feed["x"].tolist() for feed in varied(feeds)]
+    [[-1.0], [-1.0, -1.0], [1.0], [1.0, 1.0]]
     """
     found: dict[tuple[tuple[int, ...], ...], int] = {}
     turns = []
     for feed in feeds:
         size = tuple(array.shape for array in feed.values())
-        found[size] = found.get(size, 0) + 1
+        found[size] = found.get(size, -1) + 1
         turns.append(found[size])
-    return [feed for _, feed in sorted(zip(turns, feeds, strict=True), key=lambda each: each[0])]
+    in_turns = sorted(zip(turns, feeds, strict=True), key=lambda each: each[0])
+    return [_magnitudes(feed) if turn % 2 else feed for turn, feed in in_turns]
+
+
+def _magnitudes(feed: Feed) -> Feed:
+    return {name: np.abs(array) if array.dtype.kind == "f" else array for name, array in feed.items()}
 
 
 def layer_inputs(weight: Weight) -> list[LayerInput]:

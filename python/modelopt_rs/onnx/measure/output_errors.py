@@ -1,6 +1,7 @@
 """What an error of a weight does to the outputs of a model: each weight coarser by itself, in onnxruntime."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -87,7 +88,7 @@ def output_errors(
     how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": most, "weights": able}
     try:
         seen = scores(model)
-        stream = InputStream(model, source.path, seen, data.of_each_size(most), **how)
+        stream = InputStream(model, source.path, seen, replace(data, varied=most), **how)
         there = list(stream.outputs(seen))
     except (FormatError, UnsupportedError):
         if data.words == "made-up inputs":
