@@ -22,8 +22,8 @@ __all__ = ["WholeErrors"]
 SAMPLES: Final = (16, 256)
 """How many inputs are made up at least, and at most: a classifier of digits gives ten numbers for each.
 
-Of two perceptrons the one that is a sixth further off on digits was nearer in 24 of 60 sets of 16 normal inputs, in 4 of
-60 of 256; where every other input has no signs in 3 of 60 sets of 16, in none of 256.
+Of two perceptrons the one that is a sixth further off on digits was nearer in 24 of 60 sets of 16 normal inputs, in 4
+of 60 of 256; where every other input has no signs in 3 of 60 sets of 16, in none of 256.
 """
 WORK, FED = 2**26, 2**22  # bytes of weights, and of inputs at first, of all runs of a model where there are more
 PART: Final = 16  # of the memory: what the first model gives is kept if it takes no more
