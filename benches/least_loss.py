@@ -27,6 +27,9 @@ from digits import digits, make, new_params, train
 from fashion_mnist import PLACE, SIZES, fashion
 from modelopt_rs import RunOptions, optimize_file, quantize_file
 from modelopt_rs.cli.demo import find_model
+from modelopt_rs.containers.onnx import OnnxSource
+from modelopt_rs.onnx.int8.observe import Observer
+from modelopt_rs.onnx.measure.output_errors import scores
 from modelopt_rs.onnx.run.sessions import open_session
 
 CODES: dict[str, dict[str, Any]] = {
@@ -43,11 +46,16 @@ Worth = Callable[[Path], tuple[float, float]]
 
 @dataclass
 class Model:
-    """A model, what its file is worth (the error of its outputs, the metric), and options of all its quantizations."""
+    """A model, what its file is worth (the error of its outputs, the metric), and options of all its quantizations.
+
+    Of a classifier of probabilities the error is that of its scores, and `doubt` that of its probabilities, which a few
+    inputs decide.
+    """
 
     path: Path
     worth: Worth
     options: dict[str, Any]
+    doubt: Callable[[Path], float] | None = None
 
 
 def relative(x: np.ndarray, y: np.ndarray) -> float:
@@ -60,6 +68,17 @@ def outputs(path: Path, feed: dict[str, np.ndarray], name: str, batch: int = 16)
     session, count = open_session(path, threads=1), len(next(iter(feed.values())))
     parts = [session.run([name], {k: x[i : i + batch] for k, x in feed.items()})[0] for i in range(0, count, batch)]
     return np.concatenate(parts)
+
+
+def both(path: Path, feed: dict[str, np.ndarray], name: str, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that the probabilities of an ONNX model are made of, and these."""
+    with OnnxSource(path) as source:
+        names = [*scores(source.model), name]
+        observer, count = Observer(source.model, path, names, threads=1), len(next(iter(feed.values())))
+        cut = [{k: x[i : i + batch] for k, x in feed.items()} for i in range(0, count, batch)]
+        parts = [observer.outputs(each, names) for each in cut]
+    first, last = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return first, last
 
 
 def minilm(folder: Path) -> Model:
@@ -89,13 +108,18 @@ def magika(folder: Path, seen: bool = False) -> Model:
     _, every = magika_onnx.features(magika_onnx.find_files())
     rows, others = every[::4], every[1::40]
     path, feed = magika_onnx.package_model() / "model.onnx", {"bytes": rows}
-    expected = outputs(path, feed, magika_onnx.OUTPUT)
+    expected = both(path, feed, magika_onnx.OUTPUT)
 
     def worth(other: Path) -> tuple[float, float]:
-        found = outputs(other, feed, magika_onnx.OUTPUT)
-        return relative(expected, found), float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+        found = both(other, feed, magika_onnx.OUTPUT)
+        agree = float((found[1].argmax(axis=1) == expected[1].argmax(axis=1)).mean())
+        return relative(expected[0], found[0]), agree
 
-    return Model(path, worth, {"run": RunOptions(inputs={"bytes": others} if seen else None, rounds=0)})
+    def doubt(other: Path) -> float:
+        return relative(expected[1], both(other, feed, magika_onnx.OUTPUT)[1])
+
+    options = {"run": RunOptions(inputs={"bytes": others} if seen else None, rounds=0)}
+    return Model(path, worth, options, doubt)
 
 
 def perceptron(path: Path, params: Any, x: np.ndarray, y: np.ndarray, seen: np.ndarray | None) -> Model:
@@ -131,6 +155,13 @@ def stored(path: Path) -> int:
     return sum(f.stat().st_size for f in path.glob("*.safetensors")) if path.is_dir() else path.stat().st_size
 
 
+def figures(model: Model, path: Path) -> tuple[float, list[str]]:
+    """The error of a file's outputs, and cells of a table: it, that of probabilities, and the metric."""
+    error, worth = model.worth(path)
+    doubt = [] if model.doubt is None else [f"{model.doubt(path):.4f}"]
+    return error, [f"{stored(path):,}", f"{error:.4f}", *doubt, f"{worth:.4f}"]
+
+
 def run(title: str, model: Model, folder: Path) -> bool:
     """Print the tables of a model; say whether more bytes and the choice of bits never made it worse."""
     graph = model.path.suffix == ".onnx"
@@ -141,34 +172,29 @@ def run(title: str, model: Model, folder: Path) -> bool:
     top = 0
     good = True
     print(f"\n{title}: the original {model.worth(model.path)[1]:.4f}\n")
-    print("| uniform bits | bytes | error | worth | optimize | error | worth |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    heads = ["bytes", "error", "worth"] if model.doubt is None else ["bytes", "error", "of probabilities", "worth"]
+    print(f"| uniform bits | {' | '.join([*heads, f'optimize: {heads[0]}', *heads[1:]])} |")
+    print(f"| {' | '.join(['---'] * (1 + 2 * len(heads)))} |")
     for name, code in CODES.items():
         quantize_file(model.path, out, uniform=True, **code, **how)
-        size, uniform = stored(out), model.worth(out)
+        size = stored(out)
+        uniform, cells = figures(model, out)
         top = max(top, size)
         try:
             optimize_file(model.path, out, target_size=int(SLACK * size), table=table, **how)
         except ValueError as e:
-            print(f"| {name} | {size:,} | {uniform[0]:.4f} | {uniform[1]:.4f} | {e} | - | - |")
+            print(f"| {name} | {' | '.join([*cells, str(e), *['-'] * (len(heads) - 1)])} |")
             continue
-        ours = model.worth(out)
-        good &= ours[0] <= uniform[0]
-        both = [
-            f"{nbytes:,} | {error:.4f} | {worth:.4f}"
-            for nbytes, (error, worth) in ((size, uniform), (stored(out), ours))
-        ]
-        print(f"| {name} | {' | '.join(both)} |", flush=True)
-    print("\n| budget | bytes | loss | error | worth |\n| --- | --- | --- | --- | --- |")
+        ours, more = figures(model, out)
+        good &= ours <= uniform
+        print(f"| {name} | {' | '.join([*cells, *more])} |", flush=True)
+    print(f"\n| budget | loss | {' | '.join(heads)} |\n| {' | '.join(['---'] * (2 + len(heads)))} |")
     last = float("inf")
     for size in np.linspace(1.02 * floor, 1.1 * top, BUDGETS).astype(int):
         report = optimize_file(model.path, out, target_size=int(size), table=table, **how)
-        error, worth = model.worth(out)
+        error, cells = figures(model, out)
         good &= error <= last
-        print(
-            f"| {size:,} | {stored(out):,} | {report.options['allocation']['loss']:.4f} | {error:.4f} | {worth:.4f} |",
-            flush=True,
-        )
+        print(f"| {size:,} | {report.options['allocation']['loss']:.4f} | {' | '.join(cells)} |", flush=True)
         last = error
     return good
 

@@ -154,12 +154,12 @@ def test_what_can_not_be_had_is_refused_before_anything_is_written(
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
-    text = '{"schema": 4, "seen": [], "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
+    text = '{"schema": 5, "seen": [], "alike": [], "of": "x", "fixed": 8, "tensors": {"w": {"elements": 4, "role": "other", "group": "w", "codes": {"8": {"nbytes": 9, "error": 0.5, "output": null}}}}}'  # noqa: E501
     table = LossTable.from_json(text, "t")
     assert LossTable.from_json(table.to_json(), "t") == table
     assert table.range() == (17, 17)
     for other, message in (
-        (text.replace("4", "2", 1), "^t: a table of losses of another version; remove it$"),
+        (text.replace("5", "2", 1), "^t: a table of losses of another version; remove it$"),
         ("{}", "^t: not a table"),
     ):
         with pytest.raises(mo.FormatError, match=message):
@@ -310,6 +310,24 @@ def test_what_outputs_show_counts_and_not_elements() -> None:
     assert found["d"] == pytest.approx(10 * 0.01)
     # A prior that is given counts in the place of what was seen.
     assert table.losses({"a": 2.0})["a"]["4"] == pytest.approx(2 * 20 * 0.01)
+
+
+def test_other_answers_have_another_code_for_one_group_and_fit() -> None:
+    codes = {"float": Coded(900, 0.0), "8": Coded(200, 0.01), "4": Coded(100, 0.1), "2": Coded(50, 0.4)}
+    groups = {"a": "a", "b": "bc", "c": "bc", "d": "d"}
+    tensors = {name: TensorLosses(400, "other", group, codes) for name, group in groups.items()}
+    tensors["e"] = TensorLosses(400, "other", "e", {"4": Coded(100, 0.1)})  # has no other
+    table = LossTable("x", 0, tensors)
+    answer, _ = table.allocate(600, {})
+    others = table.others(600, answer)
+    assert len(others) == 3
+    for other in others:
+        assert sum(tensors[name].codes[code].nbytes for name, code in other.items()) <= 600
+        assert other["b"] == other["c"]
+    assert [any(each[name] != answer[name] for each in others) for name in "abde"] == [True, True, True, False]
+    losses = [table.loss_of(each, {}) for each in others]
+    assert table.loss_of(answer, {}) <= losses[0]
+    assert losses == sorted(losses)
 
 
 def test_a_graph_of_small_convolutions_is_no_larger_than_asked_for(tmp_path: Path) -> None:

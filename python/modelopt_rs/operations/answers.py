@@ -13,14 +13,22 @@ __all__ = ["best_answer"]
 UNIFORM: Final = 2
 """How many answers of uniform bits are looked at: those that fit with the least loss."""
 
+TRIED, WORK = 8, 2**29
+"""How many answers are looked at besides that have another code for some weight, and bytes of all models so made.
+
+Errors of weights are taken to add up, and to do the same whatever their size: answers of about the same loss may be a
+fifth apart in what they do together.
+"""
+
 
 def best_answer(
     work: Losses, losses: LossTable, allocated: Answer, size: int, priors: Mapping[str, float]
 ) -> tuple[Answer, LossTable]:
     """Return the best of what was allocated, of uniform bits and of what the table has seen, and the table with it.
 
-    Of a graph that can be run that is the best whose outputs are least off, as the report of it says; else that of the
-    least loss. With priors it is what was allocated, unless uniform bits have less of the loss that they speak of.
+    Of a graph that can be run that is the best whose outputs are least off (scores where these are probabilities);
+    else that of the least loss. With priors it is what was allocated, unless uniform bits have less of the loss that
+    they speak of.
 
     Parameters
     ----------
@@ -38,14 +46,31 @@ def best_answer(
         return min(fit, key=lambda each: losses.loss_of(each.codes, priors)), losses
     fit = [each for i, each in enumerate(fit) if all(each.codes != other.codes for other in fit[:i])]
     smaller = [each for each in losses.seen if each.nbytes <= size]
-    if work.is_seen():
-        known = {_key(each): each for each in smaller if each.off is not None}
-        fit = [known.get(_key(each)) or replace(each, off=work.off(each.codes)) for each in fit]
-        if all(each.off is not None for each in fit):
-            best = min([*fit, *known.values()], key=lambda each: each.off or 0.0)
-            return best, _with(losses, fit)
+    with work.looked_at() as off:
+        if off is not None:
+            known = {_key(each): each for each in smaller if each.off is not None}
+            fit = [known.get(_key(each)) or replace(each, off=off(each.codes)) for each in fit]
+            if all(each.off is not None for each in fit):
+                fit += [replace(each, off=off(each.codes)) for each in _others(work, losses, fit, size)]
+                able = [each for each in [*fit, *known.values()] if each.off is not None]
+                return min(able, key=lambda each: each.off or 0.0), _with(losses, fit)
     best = min([*fit, *smaller], key=lambda each: losses.loss_of(each.codes, {}))
     return best, _with(losses, [best])
+
+
+def _others(work: Losses, losses: LossTable, fit: list[Answer], size: int) -> list[Answer]:
+    """Return answers that are the best by loss that differ in a weight from the one that is least off so far."""
+    best = min(fit, key=lambda each: each.off or 0.0)
+    seen = {_key(each) for each in (*fit, *losses.seen)}
+    found: list[Answer] = []
+    for codes in losses.others(size, best.codes):
+        if len(found) == min(TRIED, WORK // max(best.nbytes, 1)):
+            break
+        answer = Answer(codes, work.nbytes(codes, best.nbytes))
+        if answer.nbytes <= size and _key(answer) not in seen:
+            seen.add(_key(answer))
+            found.append(answer)
+    return found
 
 
 def _key(answer: Answer) -> tuple[tuple[str, str], ...]:

@@ -1,19 +1,18 @@
 """`Losses`: what each code costs each weight of a model, and the model with the codes that are chosen."""
 
 import glob
-import hashlib
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
-from modelopt_rs.errors import OptionError
+from modelopt_rs.errors import FormatError, OptionError, UnsupportedError
+from modelopt_rs.operations.planned import Planned, whole
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
@@ -24,35 +23,35 @@ from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import Measured, layer_error
 from modelopt_rs.report.reports import Report, TensorReport
-from modelopt_rs.report.run import relative_error
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.job import TensorJob
 from modelopt_rs.stream.memory import tile_bytes
 from modelopt_rs.stream.model import Source
-from modelopt_rs.stream.transform import Copy, Transform
+from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.together import Together
 
 __all__ = ["CODES", "Losses"]
 
 CODES: Final[Mapping[str, tuple[int, int | None]]] = {
     "8g32": (8, 32),
+    "8g128": (8, 128),
     "8": (8, None),
     "4g16": (4, 16),
     "4": (4, None),
     "4g64": (4, 64),
     "4g128": (4, 128),
     "2": (2, None),
+    "2g64": (2, 64),
 }
-"""What weights can get: bits, and elements that share a scale where it is not what fits them."""
+"""What weights can get: bits, and elements that share a scale where it is not what fits them.
+
+Each number of bits has more than one size, or uniform bits would leave nothing to take from a weight for another.
+"""
 
 STAYS: Final = "least loss at this size"  # why a weight has no code: nobody has excluded it
 LARGEST: Final = 2**28  # bytes of a graph that is made and run with several answers
 # About how far weights are off in so many bits: before they are measured.
 USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
-# Bytes that a header, or a graph, has for each tensor besides its name.
-ENTRY, GRAPH_ENTRY = 80, 24
-# Those of the nodes that take a weight's codes in the place of one that took the weight: some more than there are.
-NODES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,30 +124,46 @@ class Losses:
 
         def measured(source: Source, plan: FilePlan) -> None:
             if source.graph is not None:
-                found[0] = _whole(source, plan)
+                found[0] = whole(source, plan)
 
         self._perform(codes, None, replace(self.writing, dry_run=True), measured)
         return found[0]
 
-    def is_seen(self) -> bool:
-        """Whether the outputs of what is written can be seen: of a graph that may be run, and isn't too large."""
+    @contextmanager
+    def looked_at(self) -> "Iterator[Callable[[Mapping[str, str]], float | None] | None]":
+        """Give what says of codes how far the scores of the model with them are off; None where they can't be seen.
+
+        They are seen of a graph that may be run, runs on inputs that are given or made up, and isn't too large.
+        """
         # What an iterator has is good for one pass, which is that of the last check.
         if self.run is None or isinstance(self.run.inputs, Iterator):
-            return False
-        with self._open() as source:
-            return source.graph is not None and source.nbytes <= LARGEST
+            yield None
+            return
+        with ExitStack() as stack:
+            source = stack.enter_context(self._open())
+            if source.graph is None or source.nbytes > LARGEST:
+                yield None
+                return
+            from modelopt_rs.onnx.measure.layer_inputs import Data
+            from modelopt_rs.onnx.measure.whole_errors import WholeErrors
 
-    def off(self, codes: Mapping[str, str]) -> float | None:
-        """Return how far the outputs of the model with these codes are off, as a report of it says; None: not seen.
+            data = Data(None, self.run)
+            try:
+                errors = WholeErrors(source, data, self._execution())
+            except (FormatError, UnsupportedError):
+                if data.words != "made-up inputs":
+                    raise
+                yield None
+                return
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelopt-rs-")))
+            made = replace(self, output=folder / Path(self.output).name)
+            quiet = replace(self.writing, dry_run=False, overwrite=True, verify=False, durable=False, progress=None)
 
-        It is the root of the mean, over all outputs of floats, of their squared relative errors.
-        """
-        assert self.run is not None
-        quiet = replace(self.writing, dry_run=False, overwrite=False, verify=False, durable=False, progress=None)
-        with tempfile.TemporaryDirectory(prefix="modelopt-rs-") as folder:
-            work = replace(self, output=Path(folder, Path(self.output).name))
-            found = work._perform(codes, replace(self.run, rounds=0, memory=False, max_error=None), quiet).run
-        return None if found is None else relative_error(found)
+            def off(codes: Mapping[str, str]) -> float | None:
+                made._perform(codes, None, quiet)
+                return errors.of(made.output)
+
+            yield off
 
     def written(self, codes: Mapping[str, str]) -> Report:
         """Write the model."""
@@ -180,9 +195,9 @@ class Losses:
     def _open(self) -> Source:
         return open_source(self.source, Access(allow_symlinks_under=self.writing.allow_symlinks_under))
 
-    def _plans(self, stack: ExitStack, execution: Execution) -> "dict[str, _Planned]":
+    def _plans(self, stack: ExitStack, execution: Execution) -> "dict[str, Planned]":
         """Plan each code; a graph is edited by a plan, and so opened for each."""
-        found: dict[str, _Planned] = {}
+        found: dict[str, Planned] = {}
         source = stack.enter_context(self._open())
         for code, (bits, group_size) in CODES.items():
             if source.graph is not None and found:
@@ -190,7 +205,7 @@ class Losses:
             options = self._with(source, bits=bits, group_size=group_size)
             plan = planner(options, self.onnx, None)(source, execution)
             run = self.run if source.graph is not None else None
-            found[code] = _Planned.of(source, plan, f"{self.options} {self.onnx} {_said(run)}")
+            found[code] = Planned.of(source, plan, f"{self.options} {self.onnx} {_said(run)}")
         return found
 
     def _with(self, source: Source, **changes: Any) -> QuantizeOptions:
@@ -270,56 +285,3 @@ def _errors(view: Source, name: str, transforms: Mapping[str, Measured], executi
 def _run(view: Source, name: str, transform: Transform, execution: Execution) -> None:
     for _ in TensorJob(view, name, transform).run(execution):
         pass
-
-
-@dataclass(slots=True)
-class _Planned:
-    """What a plan makes of a model."""
-
-    plan: FilePlan
-    codes: dict[str, Coded]
-    copied: dict[str, int]
-    elements: dict[str, int]
-    overhead: int
-    fingerprint: str
-    has_graph: bool
-
-    @classmethod
-    def of(cls, source: Source, plan: FilePlan, options: str) -> "_Planned":
-        infos, has_graph = plan.view.tensors, source.graph is not None
-        entry, nodes = (GRAPH_ENTRY, NODES) if has_graph else (ENTRY, 0)
-        coded = {name: each for name, each in plan.transforms.items() if not isinstance(each, Copy)}
-        # Nodes and what they give have names that are made of those of the weights.
-        codes = {
-            name: Coded(_bytes(each, entry) + nodes + (6 * len(name) if has_graph else 0), 0.0)
-            for name, each in coded.items()
-        }
-        copied = {name: _bytes(Copy(info), entry) for name, info in infos.items()}
-        elements = {name: math.prod(info.shape) for name, info in infos.items()}
-        said = [(name, info.dtype, info.shape) for name, info in infos.items()]
-        of = hashlib.sha256(f"{said} {source.nbytes} {options}".encode()).hexdigest()
-        inside = sum(info.nbytes for info in source.tensors.values())
-        # A graph is there besides its tensors; what a header is, the names say.
-        overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
-        if has_graph and codes:
-            # What nodes take is known of the graph with all weights in this code: each gets its share of that.
-            about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in plan.transforms)
-            share = (_whole(source, plan) - about) // len(codes)
-            codes = {name: replace(each, nbytes=each.nbytes + share) for name, each in codes.items()}
-        return cls(plan, codes, copied, elements, overhead, of, has_graph)
-
-    def transform(self, name: str) -> Any:
-        """Return what codes a weight."""
-        return self.plan.transforms[name]
-
-
-def _whole(source: Source, plan: FilePlan) -> int:
-    """Return the bytes of the file that a plan would make of an ONNX model."""
-    from modelopt_rs.containers.onnx.layout import inline, to_proto
-
-    infos = [info for each in plan.transforms.values() for info in each.outputs]
-    return inline(to_proto(source.graph, infos), infos).nbytes
-
-
-def _bytes(transform: Transform, entry: int) -> int:
-    return sum(info.nbytes + len(info.name) + entry for info in transform.outputs)

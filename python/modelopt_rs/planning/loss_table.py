@@ -127,7 +127,7 @@ def _answer(read: Mapping[str, Any], tensors: Mapping[str, TensorLosses]) -> Ans
     return Answer(codes, int(read["nbytes"]), None if read["off"] is None else float(read["off"]))
 
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """Of the JSON."""
 
 
@@ -252,17 +252,39 @@ class LossTable:
         codes = {name: code if able[each.group] else FLOAT for name, each in self.tensors.items()}
         return codes, self.fixed + sum(self.tensors[name].codes[code].nbytes for name, code in codes.items())
 
-    def allocate(self, size: int, priors: Mapping[str, float]) -> tuple[dict[str, str], Allocation]:
-        """Return the code of each weight with which the model is at most of this size, and the answer for groups."""
+    def others(self, size: int, codes: Mapping[str, str]) -> list[dict[str, str]]:
+        """Return the answers of least loss of which each has another code for one group than this one has.
+
+        Those of the least loss come first. What a group gives up, others get: bits go from one weight to another.
+        """
+        found = []
+        for taken in {each.group: codes[name] for name, each in self.tensors.items()}.items():
+            try:
+                found.append(self.allocate(size, {}, taken))
+            except OptionError:  # it can have no other
+                continue
+        return [answer for answer, _ in sorted(found, key=lambda each: each[1].loss)]
+
+    def allocate(
+        self, size: int, priors: Mapping[str, float], without: tuple[str, str] | None = None
+    ) -> tuple[dict[str, str], Allocation]:
+        """Return the code of each weight with which the model is at most of this size, and the answer for groups.
+
+        `without` is a group, and a code that it does not get.
+        """
         able = [code for code in self._ways() if self._range(code)[0] <= size] or [None]
-        made = [self._allocated(size, priors, code) for code in able]
+        made = [self._allocated(size, priors, code, without) for code in able]
         codes, found = min(made, key=lambda each: each[1].loss)
         return codes, replace(found, bound=min(each.bound for _, each in made))
 
     def _allocated(
-        self, size: int, priors: Mapping[str, float], alike: str | None
+        self, size: int, priors: Mapping[str, float], alike: str | None, without: tuple[str, str] | None
     ) -> tuple[dict[str, str], Allocation]:
         groups = self._groups(priors, alike)
+        if without is not None:
+            groups[without[0]].pop(without[1], None)
+            if not groups[without[0]]:
+                raise OptionError(f"without must leave {without[0]} a code, got {without[1]}, its only one")
         codes = [list(each) for each in groups.values()]
         found = allocate([list(each.values()) for each in groups.values()], size - self.fixed)
         of_group = {name: each[i] for name, each, i in zip(groups, codes, found.chosen, strict=True)}

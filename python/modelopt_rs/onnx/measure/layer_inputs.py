@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
 
-__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen"]
+__all__ = ["Data", "InputStream", "LayerInput", "layer_inputs", "refuse_unseen", "varied"]
 
 KINDS = ("matmul", "gemm", "conv")
 BODIES = 11  # the opset from which on values come out of bodies
@@ -39,10 +39,13 @@ class Data:
         Calibration data: what is taken first.
     run : RunOptions, optional
         Inputs that are given or how they are made up; None: only what calibrates.
+    varied : int
+        How many inputs of each size are made up at least where models are compared by them; 0: as `run` says.
     """
 
     calibrate: Calibrate | None
     run: RunOptions | None
+    varied: int = 0
 
     @property
     def words(self) -> str | None:
@@ -129,13 +132,17 @@ class InputStream:
         outputs = [str(value.name) for value in model.graph.outputs]
         self._feeds = self._of(data, path, outputs, max_memory)
 
+    def feeds(self) -> Iterator[Feed]:
+        """Yield all samples."""
+        return itertools.islice(self._feeds(), self.most)
+
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""
-        return self._observer.values(itertools.islice(self._feeds(), self.most), names)
+        return self._observer.values(self.feeds(), names)
 
     def outputs(self, names: Sequence[str], weights: Feed = MappingProxyType({})) -> Iterator[list[Any]]:
         """Run all samples, with other weights; yield outputs and values of each."""
-        for feed in itertools.islice(self._feeds(), self.most):
+        for feed in self.feeds():
             yield self._observer.outputs({**feed, **weights}, names)
 
     def rows(self, inputs: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, int, Array]]:
@@ -168,14 +175,45 @@ class InputStream:
             assert run.inputs is not None
             samples = Samples(run.inputs, infos, path, "inputs", run.dims)
             return lambda: samples
+        if data.varied:
+            run = replace(run, samples=max(run.samples, data.varied))
         known = known_of(infos, path)
         search = Search(
             lambda feed: self._observer.outputs(feed, outputs), infos, known, run, max_memory, patience(path)
         )
         # The small sizes first: in the first run few values come out at a time.
-        feeds = search().feeds[::-1][: self.most]
+        feeds = search().feeds[::-1]
+        feeds = (varied(feeds) if data.varied else feeds)[: self.most]
         self.most = len(feeds)
         return lambda: feeds
+
+
+def varied(feeds: Sequence[Feed]) -> list[Feed]:
+    """Return samples that differ as soon as there are a few: in size in turns, and every other without signs.
+
+    What a model takes may be of both signs or of one, as pixels and counts are: then errors that are alike add up, and
+    don't cancel. `WholeErrors` says what that is worth.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from modelopt_rs.onnx.measure.layer_inputs import varied
+    >>> feeds = [{"x": np.full(n, -1.0)} for n in (1, 1, 2, 2)]
+    >>> [feed["x"].tolist() for feed in varied(feeds)]
+    [[-1.0], [-1.0, -1.0], [1.0], [1.0, 1.0]]
+    """
+    found: dict[tuple[tuple[int, ...], ...], int] = {}
+    turns = []
+    for feed in feeds:
+        size = tuple(array.shape for array in feed.values())
+        found[size] = found.get(size, -1) + 1
+        turns.append(found[size])
+    in_turns = sorted(zip(turns, feeds, strict=True), key=lambda each: each[0])
+    return [_magnitudes(feed) if turn % 2 else feed for turn, feed in in_turns]
+
+
+def _magnitudes(feed: Feed) -> Feed:
+    return {name: np.abs(array) if array.dtype.kind == "f" else array for name, array in feed.items()}
 
 
 def layer_inputs(weight: Weight) -> list[LayerInput]:

@@ -1,6 +1,7 @@
 """What an error of a weight does to the outputs of a model: each weight coarser by itself, in onnxruntime."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,13 +19,15 @@ from modelopt_rs.quant.coding import fake_quantize
 from modelopt_rs.stream.execution import Execution
 from modelopt_rs.stream.model import Source
 
-__all__ = ["TRIED_BITS", "TRIED_DTYPES", "coarse", "compared", "output_errors", "roles"]
+__all__ = ["TRIED_BITS", "TRIED_DTYPES", "coarse", "compared", "output_errors", "relative", "roles", "scores"]
 
 TRIED_BITS: Final = (4, 2)
 """In how many bits weights are tried: what an error does hardly depends on its size."""
 
 GROUP: Final = 32
-SAMPLES: Final = 4
+SAMPLES: Final = (4, 16)
+"""On how many samples a model is run at least, and at most: on few it is chance which of two weights counts more."""
+WORK: Final = 2**32  # bytes of weights that all runs read where they are on more than the least
 TRIED_DTYPES: Final = ("F32", "F16")
 
 
@@ -81,10 +84,11 @@ def output_errors(
     able = [name for name in names if _is_able(source, name, execution.max_memory // 4)]
     if not able:
         return {}
-    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": SAMPLES, "weights": able}
+    most = max(SAMPLES[0], min(SAMPLES[1], WORK // max(source.nbytes * len(able) * len(TRIED_BITS), 1)))
+    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": most, "weights": able}
     try:
-        seen = _seen(model)
-        stream = InputStream(model, source.path, seen, data, **how)
+        seen = scores(model)
+        stream = InputStream(model, source.path, seen, replace(data, varied=most), **how)
         there = list(stream.outputs(seen))
     except (FormatError, UnsupportedError):
         if data.words == "made-up inputs":
@@ -99,7 +103,7 @@ def output_errors(
             rounded = coarse(array, 0, bits=bits, **how)
             own = OutputFigures(name, execution.threads)
             own.add(array, rounded)
-            off = _off(compared(there, stream.outputs(seen, {name: rounded})))
+            off = relative(compared(there, stream.outputs(seen, {name: rounded})))
             error = layer_error(own.figures)
             if off is None or not np.isfinite(off) or not np.isfinite(error):
                 return {}
@@ -121,16 +125,17 @@ def coarse(array: Array, axis: int, /, **how: Any) -> Array:
     return np.ascontiguousarray(np.moveaxis(made.reshape(rows.shape), 0, axis))
 
 
-def compared(there: list[list[Any]], found: Iterable[list[Any]]) -> list[OutputFigures]:
+def compared(there: Iterable[list[Any]], found: Iterable[list[Any]]) -> list[OutputFigures]:
     """Return how far each output is off, over all samples."""
-    figures = [OutputFigures(str(i)) for i in range(len(there[0]))] if there else []
+    figures: list[OutputFigures] = []
     for before, after in zip(there, found, strict=True):
+        figures = figures or [OutputFigures(str(i)) for i in range(len(before))]
         for each, x, y in zip(figures, before, after, strict=True):
             each.add(x, y)
     return figures
 
 
-def _seen(model: ir.Model) -> list[str]:
+def scores(model: ir.Model) -> list[str]:
     """Return the values that are compared: outputs, or scores where they are made of these."""
     found: dict[str, None] = {}
     for output in model.graph.outputs:
@@ -153,7 +158,7 @@ def _before(node: ir.Node | None) -> ir.Value | None:
     return before if node.op_type in BEHIND else None
 
 
-def _off(figures: list[OutputFigures]) -> float | None:
+def relative(figures: list[OutputFigures]) -> float | None:
     """Return how far values of floats are off; None where they can't be compared."""
     floats = [each.figures for each in figures if each.floats and each.figures.xx > 0.0]
     if not floats or any(each.mismatch for each in figures):

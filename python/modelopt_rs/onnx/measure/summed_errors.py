@@ -98,22 +98,23 @@ class SummedErrors:
         if not len(noise) or (noise > NOISE).any() or seconds * len(known) > SECONDS:
             return {}
         found: dict[str, Array] = {}
-        for name, weight in known.items():
-            if time.perf_counter() - start > 2 * SECONDS:
-                return {}
-            coarse_one = {name: self._coarse(weight, options.with_bits(bits[name]))}
-            found[name] = _squares(there, run(coarse_one))
+        parts: dict[str, Array] = {}
+        # Weights that are held together: each is rounded once, for itself and for all of them.
+        for names in packed({name: sizes[name] for name in known}, LARGEST):
+            rounded = {name: self._coarse(known[name], options.with_bits(bits[name])) for name in names}
+            for name, array in rounded.items():
+                if time.perf_counter() - start > 2 * SECONDS:
+                    return {}
+                found[name] = _squares(there, run({name: array}))
+            part = together_by_sum(_squares(there, run(rounded)), [found[name] for name in names])
+            parts |= dict.fromkeys(names, part)
         if not found or not np.isfinite(list(found.values())).all():
             return {}
         worst = max(found, key=lambda name: float(found[name].max()))
         finer = _squares(there, run({worst: self._coarse(weights[worst], options.with_bits(8))}))
         if finer.max() > SMOOTH * found[worst].max():
             return {}
-        for names in packed({name: sizes[name] for name in found}, LARGEST):
-            together = {name: self._coarse(known[name], options.with_bits(bits[name])) for name in names}
-            part = together_by_sum(_squares(there, run(together)), [found[name] for name in names])
-            found |= {name: found[name] * part for name in names}
-        return found
+        return {name: each * parts[name] for name, each in found.items()}
 
     def _runs(self, names: list[str]) -> Callable[[Feed], list[list[Any]]]:
         """Return what runs the model on all samples with some weights replaced, and gives its outputs."""
