@@ -16,6 +16,7 @@ mod e5m2;
 mod floats;
 mod format;
 mod fp4;
+mod fused;
 mod granularity;
 mod largest;
 pub(crate) mod minifloat;
@@ -72,15 +73,15 @@ pub trait Code: Copy + Send + Sync + 'static {
     }
     /// The number of a code.
     fn decode(code: u32) -> f32;
-    /// The packed codes of 4 bits of a block, where there is more than a plain loop: whether there is. For a kernel; `isa` is
-    /// [`crate::isa::current`].
+    /// The packed codes of 4 bits of a block, where there is more than a plain loop: whether there is. Signs are those of
+    /// `signs`, as zeros among `x` may have lost theirs. For a kernel; `isa` is [`crate::isa::current`].
     #[inline(always)]
-    fn encode_packed(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
+    fn encode_packed(isa: Isa, x: &[f32; BLOCK], signs: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
         match Self::CODEBOOK {
             #[cfg(target_arch = "x86_64")]
             Some(book) => x86::encode(isa, book, x, codes),
             _ => {
-                let _ = (isa, x, codes);
+                let _ = (isa, x, signs, codes);
                 false
             }
         }

@@ -6,13 +6,16 @@ mod x86;
 use crate::isa::Isa;
 
 /// The codes of the nearest numbers, halves to even, of two in a byte the first in the low bits: whether there is more than a
-/// plain loop for it. For a kernel; `isa` is [`crate::isa::current`].
+/// plain loop for it. Signs are those of `signs`. For a kernel; `isa` is [`crate::isa::current`].
 #[inline(always)]
-pub fn encode(isa: Isa, x: &[f32; 32], codes: &mut [u8; 16]) -> bool {
+pub fn encode(isa: Isa, x: &[f32; 32], signs: &[f32; 32], codes: &mut [u8; 16]) -> bool {
     #[cfg(target_arch = "x86_64")]
-    let done = x86::encode(isa, x, codes);
+    let done = x86::encode(isa, x, signs, codes);
     #[cfg(not(target_arch = "x86_64"))]
-    let done = false;
+    let done = {
+        let _ = (isa, x, signs, codes);
+        false
+    };
     done
 }
 
@@ -33,7 +36,7 @@ mod tests {
         x.retain(|x| !x.is_nan());
         for x in x.as_chunks::<32>().0 {
             let mut codes = [0; 16];
-            if encode(isa::current(), x, &mut codes) {
+            if encode(isa::current(), &x.map(f32::abs), x, &mut codes) {
                 let want = x.as_chunks::<2>().0.iter().map(|[a, b]| (E2M1::encode(*a) | E2M1::encode(*b) << 4) as u8);
                 assert!(codes.into_iter().eq(want), "{x:?}");
             }

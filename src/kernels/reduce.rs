@@ -15,6 +15,8 @@ pub use position::{End, positions};
 pub use words::{Extremes, Keys, Word, WordSum, integer_as_f64};
 pub use zeros::{NonZero, has};
 
+use std::ops::Range;
+
 use crate::isa::{self, kernel};
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Key};
@@ -144,6 +146,54 @@ pub fn sum_of_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
     lanes[0]
 }
 
+/// Numbers and an operation: how an array is cut and shared is compiled once for each kind of state, not for each of them.
+trait Pieces<S>: Sync {
+    /// The state of consecutive elements.
+    fn chunk(&self, elements: Range<usize>) -> S;
+    /// The states of rows of `n` elements from row `first` on.
+    fn rows(&self, first: usize, n: usize, states: &mut [S]);
+    /// The states of columns from `first` on, of rows of `stride` elements.
+    fn columns(&self, elements: Range<usize>, stride: usize, first: usize, states: &mut [S]);
+    /// Take in numbers from `first` on, one for each state.
+    fn step(&self, first: usize, states: &mut [S]);
+    /// Join others to states.
+    fn merge(&self, states: &mut [S], others: &[S]);
+}
+
+struct Given<'a, T, O> {
+    x: &'a [T],
+    op: O,
+}
+
+impl<T: Copy + Sync, O: Op<T>> Pieces<State<T, O>> for Given<'_, T, O> {
+    fn chunk(&self, elements: Range<usize>) -> State<T, O> {
+        self.op.chunk(&self.x[elements])
+    }
+
+    fn rows(&self, first: usize, n: usize, states: &mut [State<T, O>]) {
+        // Short rows side by side, a lane for each element: 0.4 (16 columns) to 0.17 (4) of the time, a sixth of the library.
+        for (state, row) in states.iter_mut().zip(self.x[first * n..].chunks_exact(n)) {
+            *state = self.op.chunk(row);
+        }
+    }
+
+    fn columns(&self, elements: Range<usize>, stride: usize, first: usize, states: &mut [State<T, O>]) {
+        reduce_columns::<T, O>(&self.x[elements], self.op, stride, first, states);
+    }
+
+    fn step(&self, first: usize, states: &mut [State<T, O>]) {
+        for (state, &v) in states.iter_mut().zip(&self.x[first..]) {
+            *state = self.op.step(*state, v);
+        }
+    }
+
+    fn merge(&self, states: &mut [State<T, O>], others: &[State<T, O>]) {
+        for (state, &other) in states.iter_mut().zip(others) {
+            *state = self.op.merge(*state, other);
+        }
+    }
+}
+
 /// Reduce a whole array to one state.
 pub fn reduce_all<T: Copy + Sync, O: Op<T> + Default>(x: &[T], threads: usize) -> State<T, O> {
     reduce_all_by(O::default(), x, threads)
@@ -151,8 +201,7 @@ pub fn reduce_all<T: Copy + Sync, O: Op<T> + Default>(x: &[T], threads: usize) -
 
 /// The same by an operation that has numbers of its own.
 pub fn reduce_all_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], threads: usize) -> State<T, O> {
-    let parts = par::map(threads, x.chunks(O::PIECE), |chunk| op.chunk(chunk));
-    parts.into_iter().fold(O::IDENTITY, |a, b| op.merge(a, b))
+    whole(&Given { x, op }, 0..x.len(), (O::PIECE, O::IDENTITY), threads)
 }
 
 /// Reduce over the middle axis: `outer * inner` states, in C order.
@@ -162,68 +211,85 @@ pub fn reduce_axis<T: Copy + Sync, O: Op<T> + Default>(x: &[T], view: View, thre
 
 /// The same by an operation that has numbers of its own.
 pub fn reduce_axis_by<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, threads: usize) -> Vec<State<T, O>> {
-    let View { outer, n, inner } = view;
-    let mut states = vec![O::IDENTITY; outer * inner];
-    if x.is_empty() {
-        return states;
-    }
-    if inner > 1 {
-        reduce_strided(op, x, view, &mut states, threads);
-    } else if n > CHUNK {
-        for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
-            *state = reduce_all_by(op, row, threads);
-        }
-    } else {
-        let rows = CHUNK / n;
-        par::for_each(threads, states.chunks_mut(rows).zip(x.chunks(rows * n)), |(states, x)| {
-            // Short rows side by side, a lane for each element, took 0.4 (16 columns) to 0.17 (4) of the time; its 128
-            // functions were a sixth of the library.
-            for (state, row) in states.iter_mut().zip(x.chunks_exact(n)) {
-                *state = op.chunk(row);
-            }
-        });
+    let mut states = vec![O::IDENTITY; view.outer * view.inner];
+    if !x.is_empty() {
+        axis(&Given { x, op }, (O::PIECE, O::IDENTITY), view, &mut states, threads);
     }
     states
 }
 
-/// The case where the reduced axis is not the last: pieces of rows x columns, joined in the order of the rows.
+/// The state of `elements`, in pieces of so many; `identity` is that of nothing.
+#[inline(never)]
+fn whole<S: Copy + Send + Sync>(
+    of: &dyn Pieces<S>,
+    elements: Range<usize>,
+    (piece, identity): (usize, S),
+    threads: usize,
+) -> S {
+    let (start, end) = (elements.start, elements.end);
+    let parts = par::map(threads, 0..(end - start).div_ceil(piece), |i| {
+        of.chunk(start + i * piece..(start + (i + 1) * piece).min(end))
+    });
+    let mut all = [identity];
+    for part in parts {
+        of.merge(&mut all, &[part]);
+    }
+    all[0]
+}
+
+/// The states over the middle axis.
+#[inline(never)]
+fn axis<S: Copy + Send + Sync>(of: &dyn Pieces<S>, how: (usize, S), view: View, states: &mut [S], threads: usize) {
+    let View { n, inner, .. } = view;
+    if inner > 1 {
+        for (block, states) in states.chunks_mut(inner).enumerate() {
+            strided(of, block * n * inner, n, (states, how.1), threads);
+        }
+    } else if n > CHUNK {
+        for (row, state) in states.iter_mut().enumerate() {
+            *state = whole(of, row * n..(row + 1) * n, how, threads);
+        }
+    } else {
+        let rows = CHUNK / n;
+        par::for_each(threads, states.chunks_mut(rows).enumerate(), |(i, states)| of.rows(i * rows, n, states));
+    }
+}
+
+/// The case where the reduced axis is not the last, of a block that begins at `start`: pieces of rows x columns, joined in the
+/// order of the rows.
 ///
 /// Rows of few columns are first taken several at a time, as one wide row, so that the inner loop stays long.
-fn reduce_strided<T: Copy + Sync, O: Op<T>>(op: O, x: &[T], view: View, states: &mut [State<T, O>], threads: usize) {
-    let View { outer, n, inner } = view;
+#[inline(never)]
+fn strided<S: Copy + Send + Sync>(
+    of: &dyn Pieces<S>,
+    start: usize,
+    n: usize,
+    (states, identity): (&mut [S], S),
+    threads: usize,
+) {
+    let inner = states.len();
     let fused = (256 / inner).clamp(1, n);
-    let wide = fused * inner;
+    let (wide, wide_rows) = (fused * inner, n / fused);
     let width = wide.min(COLUMNS);
     let rows_in_piece = (STRIDED_CHUNK / width).max(1);
-    let wide_rows = n / fused;
-    let tiles = wide.div_ceil(width);
-    let pieces = wide_rows.div_ceil(rows_in_piece);
-    for o in 0..outer {
-        let block = &x[o * n * inner..(o + 1) * n * inner];
-        let (body, rest) = block.split_at(wide_rows * wide);
-        let parts = par::map(threads, 0..tiles * pieces, |item| {
-            let (tile, piece) = (item % tiles, item / tiles);
-            let first = tile * width;
-            let rows = piece * rows_in_piece..((piece + 1) * rows_in_piece).min(wide_rows);
-            let mut part = vec![O::IDENTITY; width.min(wide - first)];
-            reduce_columns::<T, O>(&body[rows.start * wide..rows.end * wide], op, wide, first, &mut part);
-            part
-        });
-        let out = &mut states[o * inner..(o + 1) * inner];
-        for (item, part) in parts.into_iter().enumerate() {
-            // Several rows as one make one tile, which begins at column 0.
-            let first = (item % tiles) * width;
-            for row in part.chunks(inner) {
-                for (state, &part) in out[first..].iter_mut().zip(row) {
-                    *state = op.merge(*state, part);
-                }
-            }
+    let (tiles, pieces) = (wide.div_ceil(width), wide_rows.div_ceil(rows_in_piece));
+    let parts = par::map(threads, 0..tiles * pieces, |item| {
+        let (tile, piece) = (item % tiles, item / tiles);
+        let first = tile * width;
+        let [from, to] = [piece, piece + 1].map(|piece| start + (piece * rows_in_piece).min(wide_rows) * wide);
+        let mut part = vec![identity; width.min(wide - first)];
+        of.columns(from..to, wide, first, &mut part);
+        part
+    });
+    for (item, part) in parts.into_iter().enumerate() {
+        // Several rows as one make one tile, which begins at column 0.
+        let first = (item % tiles) * width;
+        for row in part.chunks(inner) {
+            of.merge(&mut states[first..], row);
         }
-        for row in rest.chunks_exact(inner) {
-            for (state, &v) in out.iter_mut().zip(row) {
-                *state = op.step(*state, v);
-            }
-        }
+    }
+    for row in wide_rows * fused..n {
+        of.step(start + row * inner, states);
     }
 }
 

@@ -28,7 +28,7 @@ impl Fused for f64 {
 }
 
 /// What numbers are divided by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Divisor<C> {
     negated: C,
     reciprocal: C,
@@ -39,6 +39,12 @@ impl<C: Real> Divisor<C> {
     #[inline(always)]
     pub fn new(divisor: C) -> Self {
         Self { negated: C::from_i16(0) - divisor, reciprocal: C::from_i16(1) / divisor }
+    }
+
+    /// The divisor.
+    #[inline(always)]
+    pub fn get(&self) -> C {
+        C::from_i16(0) - self.negated
     }
 
     /// Whether [`Self::quotient`] may be asked of this divisor.

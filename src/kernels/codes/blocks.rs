@@ -1,5 +1,6 @@
 //! The loops over groups of one code with one kind of scale.
 
+use super::fused::{encode_four_bits, encode_one, pack, signed};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{BLOCK, Code, Rows, Scale};
@@ -10,8 +11,9 @@ use crate::kernels::pack::packed_len;
 /// Groups of this length are taken two at a time.
 const HALF: usize = BLOCK / 2;
 
-/// How far ahead memory is asked for, where the codes are made in a pass of their own.
-const AHEAD: usize = 256;
+/// How far ahead memory is asked for: as far as the largest magnitudes of the next groups are found before their codes, so
+/// that it comes while those of these are made.
+const AHEAD: usize = 4096;
 /// And that of the codes: a store to a line that is not there holds up all that follow.
 const CODES_AHEAD: usize = 1024;
 
@@ -52,7 +54,7 @@ fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
     for ((x, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
         if size == 1 && K::BITS == 8 {
             for ((&x, &scale), code) in x.iter().zip(scale).zip(codes) {
-                *code = K::encode(S::over::<FUSED>(x, S::divisor(scale, global))) as u8;
+                *code = encode_one::<K, S, FUSED>(x, S::divisor(scale, global)) as u8;
             }
             continue;
         }
@@ -66,10 +68,7 @@ fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
         }
         let batches = x.chunks(AT_ONCE * size).zip(codes.chunks_mut(packed_len(AT_ONCE * size, K::BITS)));
         for ((x, codes), scale) in batches.zip(scale.chunks(AT_ONCE)) {
-            let mut divisors = [S::divisor(scale[0], global); AT_ONCE];
-            for (divisor, &scale) in divisors.iter_mut().zip(scale) {
-                *divisor = S::divisor(scale, global);
-            }
+            let divisors = of_each(scale, |scale| S::divisor(scale, global));
             if size == HALF {
                 encode_blocks::<K, S, FUSED>(isa, x, |i| halves(&divisors, i), codes);
             } else {
@@ -77,6 +76,22 @@ fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
             }
         }
     }
+}
+
+/// What groups that are taken at a time have, of their scales.
+#[inline(always)]
+fn of_each<T: Copy, D: Copy + Default>(scales: &[T], of: impl Fn(T) -> D) -> [D; AT_ONCE] {
+    let mut all = [D::default(); AT_ONCE];
+    if let Some(scales) = scales.first_chunk::<AT_ONCE>() {
+        for i in 0..AT_ONCE {
+            all[i] = of(scales[i]);
+        }
+    } else {
+        for (one, &scale) in all.iter_mut().zip(scales) {
+            *one = of(scale);
+        }
+    }
+    all
 }
 
 /// What the halves of a block have, of what each has.
@@ -97,7 +112,7 @@ fn encode_blocks<K: Code, S: Scale, const FUSED: bool>(
     let bytes = packed_len(BLOCK, K::BITS);
     let (whole, rest) = codes.split_at_mut(blocks.len() * bytes);
     for (i, (x, codes)) in blocks.iter().zip(whole.chunks_exact_mut(bytes)).enumerate() {
-        isa::prefetch::<false, _>(x, AHEAD);
+        isa::prefetch::<true, _>(x, AHEAD);
         isa::prefetch::<false, _>(&*codes, CODES_AHEAD);
         encode_block::<K, S, FUSED>(isa, x, divisors(i), codes);
     }
@@ -117,7 +132,7 @@ fn encode_block<K: Code, S: Scale, const FUSED: bool>(
     let Some(x) = x.first_chunk::<BLOCK>() else {
         let mut bytes = [0; BLOCK];
         for (i, (byte, &x)) in bytes.iter_mut().zip(x).enumerate() {
-            *byte = K::encode(S::over::<FUSED>(x, divisors[i / HALF])) as u8;
+            *byte = encode_one::<K, S, FUSED>(x, divisors[i / HALF]) as u8;
         }
         if K::BITS == 8 {
             codes.copy_from_slice(&bytes[..codes.len()]);
@@ -132,44 +147,11 @@ fn encode_block<K: Code, S: Scale, const FUSED: bool>(
         units[i + HALF] = S::over::<FUSED>(x[i + HALF], divisors[1]);
     }
     if K::BITS == 8 {
-        for (code, &x) in codes[..BLOCK].iter_mut().zip(&units) {
-            *code = K::encode(x) as u8;
+        for (code, (&units, &x)) in codes[..BLOCK].iter_mut().zip(units.iter().zip(x)) {
+            *code = K::encode(signed::<FUSED>(units, x)) as u8;
         }
     } else if let Some(codes) = codes.first_chunk_mut::<{ BLOCK / 2 }>() {
-        encode_four_bits::<K>(isa, &units, codes);
-    }
-}
-
-/// The packed codes of a block.
-#[inline(always)]
-fn encode_four_bits<K: Code>(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) {
-    if K::encode_packed(isa, x, codes) {
-        return;
-    }
-    let mut bytes = [0; BLOCK];
-    if K::CODEBOOK.is_some() {
-        // In lanes of 32 bits, as what is compared: as bytes each comparison would be narrowed first.
-        let mut wide = [0; BLOCK];
-        for (code, &x) in wide.iter_mut().zip(x) {
-            *code = K::encode(x);
-        }
-        for (byte, &code) in bytes.iter_mut().zip(&wide) {
-            *byte = code as u8;
-        }
-    } else {
-        for (byte, &x) in bytes.iter_mut().zip(x) {
-            *byte = K::encode(x) as u8;
-        }
-    }
-    pack(&bytes, codes);
-}
-
-/// Two codes of 4 bits to a byte.
-#[inline(always)]
-fn pack(bytes: &[u8], codes: &mut [u8]) {
-    for (code, pair) in codes.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        let w = u16::from_le_bytes(*pair);
-        *code = (w | w >> 4) as u8;
+        encode_four_bits::<K, FUSED>(isa, &units, x, codes);
     }
 }
 
@@ -205,10 +187,7 @@ kernel! {
             }
             let batches = out.chunks_mut(AT_ONCE * size).zip(codes.chunks(packed_len(AT_ONCE * size, K::BITS)));
             for ((out, codes), scale) in batches.zip(scale.chunks(AT_ONCE)) {
-                let mut values = [S::value(scale[0], global); AT_ONCE];
-                for (value, &scale) in values.iter_mut().zip(scale) {
-                    *value = S::value(scale, global);
-                }
+                let values = of_each(scale, |scale| S::value(scale, global));
                 if size == HALF {
                     decode_blocks::<K>(isa, codes, |i| halves(&values, i), out);
                 } else {
@@ -229,10 +208,7 @@ fn decode_lines<K: Code, S: Scale>(
 ) {
     let (n, bytes) = (size.div_ceil(BLOCK), packed_len(BLOCK, K::BITS));
     for (codes, scale) in codes.chunks(packed_len(AT_ONCE * size, K::BITS)).zip(scale.chunks(AT_ONCE)) {
-        let mut values = [S::value(scale[0], global); AT_ONCE];
-        for (value, &scale) in values.iter_mut().zip(scale) {
-            *value = S::value(scale, global);
-        }
+        let values = of_each(scale, |scale| S::value(scale, global));
         let (step, second) = if size == HALF { (2, 1) } else { (1, 0) };
         for (codes, values) in codes.chunks(n * bytes).zip(values.chunks(step)) {
             for codes in codes.chunks_exact(bytes) {

@@ -26,7 +26,7 @@ impl Code for E2M1 {
     }
 
     #[inline(always)]
-    fn encode_packed(isa: Isa, x: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
-        e2m1::encode(isa, x, codes)
+    fn encode_packed(isa: Isa, x: &[f32; BLOCK], signs: &[f32; BLOCK], codes: &mut [u8; BLOCK / 2]) -> bool {
+        e2m1::encode(isa, x, signs, codes)
     }
 }

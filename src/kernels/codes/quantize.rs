@@ -1,6 +1,6 @@
 //! Numbers to codes, and to codes and back at once, for every format of blocks.
 
-use super::floats::{are_finite, group_absmax, is_finite, largest_of_all, ranges, sanitize};
+use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
@@ -272,12 +272,12 @@ fn prepare<'f, T: Floats>(
     if let (true, Granularity::Group { size }) = (format.has_global(), spec.granularity) {
         known = vec![0.0; spec.scales(x.len())];
         let rows = merged(x.len(), Rows { row: spec.cols, size }, format.bits());
-        let finite = group_absmax(x, rows, &mut known, call.saturate, threads);
-        if !finite && !call.saturate {
+        let (largest, is_finite) = group_absmax(x, rows, &mut known, call.saturate, threads);
+        if !is_finite && !call.saturate {
             return Err(NonFinite);
         }
-        call.saturate = !finite;
-        call.global = format.global(largest_of_all(&known).max(absmax));
+        call.saturate = !is_finite;
+        call.global = format.global(largest.max(absmax));
     } else if policy == Policy::RaiseFirst && !is_finite(x, threads) {
         return Err(NonFinite);
     }

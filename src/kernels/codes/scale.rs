@@ -10,7 +10,7 @@ pub trait Scale: Copy + Send + Sync + 'static {
     /// What is stored.
     type Item: ScaleItem;
     /// What [`Scale::over`] divides by.
-    type Divisor: Copy;
+    type Divisor: Copy + Default;
     /// Whether there is one number for the whole array.
     const HAS_GLOBAL: bool = false;
     /// The stored scale of a block of codes `K`.
@@ -24,7 +24,7 @@ pub trait Scale: Copy + Send + Sync + 'static {
     fn is_fused(_global: f32) -> bool {
         false
     }
-    /// The number in units of the scale.
+    /// The number in units of the scale; `FUSED`: a zero may be one of the other sign.
     fn over<const FUSED: bool>(x: f32, divisor: Self::Divisor) -> f32;
 }
 
@@ -188,7 +188,7 @@ impl TwoLevel {
 
 impl Scale for TwoLevel {
     type Item = u8;
-    type Divisor = (f32, real::Divisor<f32>);
+    type Divisor = real::Divisor<f32>;
     const HAS_GLOBAL: bool = true;
 
     #[inline(always)]
@@ -204,8 +204,7 @@ impl Scale for TwoLevel {
 
     #[inline(always)]
     fn divisor(stored: u8, global: f32) -> Self::Divisor {
-        let divisor = if stored == 0 { 1.0 } else { Self::value(stored, global) };
-        (divisor, real::Divisor::new(divisor))
+        real::Divisor::new(if stored == 0 { 1.0 } else { Self::value(stored, global) })
     }
 
     /// Scales are from 2^-9 to 448, and quotients below 2^4; those below 1/4 all become 0.
@@ -216,12 +215,7 @@ impl Scale for TwoLevel {
     }
 
     #[inline(always)]
-    fn over<const FUSED: bool>(x: f32, (divisor, by): Self::Divisor) -> f32 {
-        if !FUSED {
-            return x / divisor;
-        }
-        // The fused steps make 0 of -0.
-        let sign = 1 << 31;
-        f32::from_bits(by.quotient(x).to_bits() & !sign | x.to_bits() & sign)
+    fn over<const FUSED: bool>(x: f32, by: Self::Divisor) -> f32 {
+        if FUSED { by.quotient(x) } else { x / by.get() }
     }
 }

@@ -16,20 +16,20 @@ const N: usize = 32;
 
 /// The packed codes of numbers, with an instruction set that is [`crate::isa::current`]; whether it has what it takes.
 #[inline(always)]
-pub(super) fn encode(isa: Isa, x: &[f32; N], codes: &mut [u8; N / 2]) -> bool {
+pub(super) fn encode(isa: Isa, x: &[f32; N], signs: &[f32; N], codes: &mut [u8; N / 2]) -> bool {
     if isa != Isa::Avx512 {
         return false;
     }
     // SAFETY: the instruction set in use is one that this CPU has.
-    unsafe { encode_avx512(x, codes) };
+    unsafe { encode_avx512(x, signs, codes) };
     true
 }
 
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-fn encode_avx512(x: &[f32; N], codes: &mut [u8; N / 2]) {
-    let (first, last) = x.split_at(N / 2);
-    let words = _mm512_packus_epi32(of_half(first), of_half(last));
+fn encode_avx512(x: &[f32; N], signs: &[f32; N], codes: &mut [u8; N / 2]) {
+    let half = |i: usize| of_half(&x[i..i + N / 2], &signs[i..i + N / 2]);
+    let words = _mm512_packus_epi32(half(0), half(N / 2));
     // The second of two neighbours times 16 and the first: a byte in each lane of 32 bits, by quarters of both halves in turn.
     let bytes = _mm512_madd_epi16(words, _mm512_set1_epi32(0x0010_0001));
     let in_order = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes);
@@ -40,9 +40,9 @@ fn encode_avx512(x: &[f32; N], codes: &mut [u8; N / 2]) {
 /// Codes in lanes of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn of_half(x: &[f32]) -> __m512i {
+fn of_half(x: &[f32], signs: &[f32]) -> __m512i {
     // SAFETY: half of 32 numbers.
-    let x = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+    let (x, signs) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(signs.as_ptr())) };
     // Numbers below 2 are 1/2 apart, below 4 by 1, from there on by 2: what is added has that last place, and what is left of
     // the code.
     let (half, one, two) = (4_194_304.0, 8_388_608.0 + 2.0, 16_777_216.0 + 8.0);
@@ -54,6 +54,6 @@ fn of_half(x: &[f32]) -> __m512i {
     let exponent = _mm512_srli_epi32::<23>(_mm512_castps_si512(magnitude));
     let sum = _mm512_castps_si512(_mm512_add_ps(magnitude, _mm512_permutexvar_ps(exponent, by_exponent)));
     // Three bits of the sum, and the sign above them.
-    let sign = _mm512_srli_epi32::<28>(_mm512_castps_si512(x));
+    let sign = _mm512_srli_epi32::<28>(_mm512_castps_si512(signs));
     _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi32(7), sum, sign)
 }
