@@ -10,7 +10,7 @@ from modelopt_rs.cli.reports import reporting
 from modelopt_rs.dtypes import STORED
 from modelopt_rs.errors import OptionError
 from modelopt_rs.planning.quantize import NONFINITE
-from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.memory import bytes_of
 
@@ -201,8 +201,10 @@ def measuring(command: Command) -> Command:
             "--max-layer-error",
             type=float,
             metavar="E",
-            help="Below 8 bits: weights whose layer's output would be further off, relative to its size, get more.  "
-            f"[default: {', '.join(f'{error:g} at {bits} bits' for bits, error in LAYER_ERRORS.items())}]",
+            help="Below 8 bits: weights whose layer's output would be further off, relative to its size, get more. "
+            "With static activations: layers whose input would be further off stay float.  "
+            f"[default: {', '.join(f'{error:g} at {bits} bits' for bits, error in LAYER_ERRORS.items())}, "
+            f"{ACTIVATION_ERROR:g} of activations]",
         ),
     ):
         command = option(command)

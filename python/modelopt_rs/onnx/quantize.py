@@ -71,5 +71,6 @@ def quantize_graph(
     others, reasons = quantize_weights(model, left, rest, onnx, threads=threads, max_memory=max_memory)
     for name, decision in reasons.items():
         if decision.action == "quantize":
-            decisions[name] = Decision("quantize", f"{decision.reason}; {decisions[name].reason}")
+            words = f"{decision.reason}; {decisions[name].reason}"
+            decisions[name] = Decision("quantize", words, decisions[name].moved)
     return {**transforms, **others}, decisions

@@ -15,7 +15,7 @@ from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, is_match, matches
 from modelopt_rs.planning.loaders import is_expert, why_not_loaded
-from modelopt_rs.planning.sensitivity import LAYER_ERRORS
+from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.model import TensorInfo
 
@@ -68,6 +68,7 @@ class QuantizeOptions:
         Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
     max_layer_error : float, optional
         Below 8 bits: weights whose relative error would be larger get more bits. By default that of `LAYER_ERRORS`.
+        With static activations: layers whose activations are further off stay float; by default `ACTIVATION_ERROR`.
     uniform : bool
         All weights get the bits asked for, however large their error, but where more take fewer bytes.
     only_dequantize : bool
@@ -169,6 +170,13 @@ class QuantizeOptions:
         if self.uniform or self.format is not None or self.bits == 8:
             return None
         return LAYER_ERRORS[self.bits] if self.max_layer_error is None else self.max_layer_error
+
+    @property
+    def activation_error(self) -> float | None:
+        """The largest error of what goes into a layer that computes in int8; None: any."""
+        if self.uniform:
+            return None
+        return ACTIVATION_ERROR if self.max_layer_error is None else self.max_layer_error
 
     def at(self, name: str) -> "QuantizeOptions":
         """Return the options for one weight: with its bits, and without zero points where they would not be read.

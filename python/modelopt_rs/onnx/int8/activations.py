@@ -18,8 +18,10 @@ from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling
 from modelopt_rs.onnx.int8.correct import correct_bias
 from modelopt_rs.onnx.int8.dynamic import Dynamic
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
+from modelopt_rs.onnx.int8.far_off import Change, left_float
+from modelopt_rs.onnx.int8.flat import Flat, flat_values
 from modelopt_rs.onnx.int8.layers import Layer, rank_of
-from modelopt_rs.onnx.int8.placement import place
+from modelopt_rs.onnx.int8.placement import Placement, place
 from modelopt_rs.onnx.int8.recurrent import GateCodes, quantize_lstm
 from modelopt_rs.onnx.int8.smooth import fold_into_norm
 from modelopt_rs.onnx.int8.static import Grid, float_bias, quantize_layer, quantize_values
@@ -29,6 +31,7 @@ from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
+from modelopt_rs.quant.codes import code_of, params_of
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Transform
 
@@ -118,7 +121,7 @@ def quantize_activations(
     layers = [layer for group in found.layers.values() for layer in group]
     run = _Run(model, found, layers, tensors, threads)
     if layers and onnx.activations == "static":
-        run.static(onnx, path)
+        run.static(onnx, path, options.activation_error)
     elif layers:
         run.dynamic(onnx)
     run.recurrent()
@@ -154,29 +157,32 @@ class _Run:
                     float_bias(self._model, self._build, layer)
                 rewrite.quantize_layer(layer, (parts[0], parts[1]))
 
-    def static(self, onnx: OnnxOptions, path: str | os.PathLike[str]) -> None:
+    def static(self, onnx: OnnxOptions, path: str | os.PathLike[str], limit: float | None) -> None:
         """Rewrite to quantized activations with the ranges that calibration data have."""
         placement = place(self._model.graph, self._layers)
-        factors: dict[ir.Value, Factor] = {}
+        flat = flat_values(placement.whole & {*placement.roots.values()})
+        factors: dict[ir.Value, Change] = {**flat}
         if onnx.equalize:
             axes = {value: layer.channel_axis for layer in self._layers for value in (layer.x, layer.out)}
-            factors = {value: Factor(axes[value], f) for value, f in equalize(find_pairs(self._layers)).items()}
+            factors |= {value: Factor(axes[value], f) for value, f in equalize(find_pairs(self._layers)).items()}
         calibrated = Calibration(self._model, placement, self._layers, onnx, path, self._threads)
         smoothed = calibrated.smooth(factors) if onnx.smooth is not None else {}
         seen = calibrated.statistics({**factors, **smoothed})
         if self._leave_idle(seen):
             placement = place(self._model.graph, self._layers)
+        grids = _grids(seen, flat)
+        # What equalizing has changed of a layer and its neighbour can't be left.
+        if limit is not None and not onnx.equalize:
+            # What flat values are made into is measured instead: of themselves most is cut off for good.
+            seen_on = {root: grid for root, grid in grids.items() if root not in flat}
+            errors = calibrated.errors(seen_on, {**factors, **smoothed})
+            placement = self._leave_far_off(placement, grids, smoothed, errors, limit)
         left = {
             x: factor.values
             for x, factor in smoothed.items()
             if not fold_into_norm(self._model, self._build, x, factor.values, calibrated.groups[x])
         }
-        grids = {
-            root: Grid(np.float32(scale), np.uint8(zero or 0), left.get(root))
-            for root, calibrator in seen.calibrators.items()
-            if root in seen.seen
-            for scale, zero in [calibrator.params()]
-        }
+        grids = {root: replace(grid, factor=left.get(root)) for root, grid in grids.items()}
         if onnx.bias_correction:
             for layer in self._layers:
                 correct_bias(layer, seen.seen[layer.x].mean, self._threads)
@@ -203,11 +209,38 @@ class _Run:
         idle = {
             name: layer for name, layers in self._found.layers.items() for layer in layers if layer.x not in seen.seen
         }
-        for name, layer in idle.items():
-            del self._found.layers[name]
-            self._found.decisions[name] = Decision("copy", f"{layer.use.where}: no sample gets to its body")
-        self._layers = [layer for group in self._found.layers.values() for layer in group]
+        words = "no sample gets to its body"
+        self._leave({name: Decision("copy", f"{layer.use.where}: {words}") for name, layer in idle.items()})
         return bool(idle)
+
+    def _leave_far_off(
+        self,
+        placement: Placement,
+        grids: dict[ir.Value, Grid],
+        smoothed: dict[ir.Value, Factor],
+        errors: Mapping[ir.Value, float],
+        limit: float,
+    ) -> Placement:
+        """Leave layers float whose activations would be too far off; return where the others have theirs."""
+        left = left_float(self._found.layers, placement, errors, limit, "calibration data")
+        off = {value for value, root in placement.roots.items() if errors.get(root, 0.0) > limit}
+        if not off:
+            return placement
+        for layer in (layer for name in left for layer in self._found.layers[name]):
+            if smoothed.pop(layer.x, None) is not None:
+                layer.in_scale = None
+        self._leave(left)
+        found = place(self._model.graph, self._layers, off)
+        for root in found.roots.values():  # of what was only moved, the range was another's
+            grids[root] = grids[placement.roots[root]]
+        return found
+
+    def _leave(self, decisions: Mapping[str, Decision]) -> None:
+        """Leave weights to be quantized alone."""
+        for name in decisions:
+            del self._found.layers[name]
+        self._found.decisions.update(decisions)
+        self._layers = [layer for group in self._found.layers.values() for layer in group]
 
     def recurrent(self) -> None:
         """Rewrite LSTMs to those that quantize what they take in every step."""
@@ -253,6 +286,17 @@ class _Run:
         else:
             tensors = _at_once(coder, info, weight)
         return [self._build.initializer(part.name, tensors[part.name]) for part in coder.outputs]
+
+
+def _grids(seen: Statistics, flat: Mapping[ir.Value, Flat]) -> dict[ir.Value, Grid]:
+    """Return the codes of all values that were there."""
+    found = {}
+    for root, calibrator in seen.calibrators.items():
+        if root in seen.seen:
+            ends = calibrator.range() if root not in flat else flat[root].ends(*calibrator.range())
+            scale, zero = params_of(ends, code_of("Calibrator", "uint8"), symmetric=False)
+            found[root] = Grid(np.float32(scale), np.uint8(zero))
+    return found
 
 
 def _at_once(coder: Transform, info: TensorInfo, weight: Weight) -> dict[str, ir.TensorProtocol]:

@@ -7,7 +7,7 @@ of any other node stays float, but for the layers that take it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,8 +52,10 @@ class Placement:
     whole: set[ir.Value] = field(default_factory=set)
 
 
-def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
+def place(graph: ir.Graph, layers: Iterable[Layer], off: Container[ir.Value] = ()) -> Placement:
     """Find the values to quantize for these layers, which are nodes of the graph or, of products, of bodies in it.
+
+    What is in `off` gets no codes, and so no layer here takes it.
 
     Examples
     --------
@@ -87,7 +89,7 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
             out = node.outputs[0]
             if _moves(node) and node.inputs[0] in found.whole:
                 _add(found, out, found.roots[node.inputs[0]])
-            elif _operator(node) in OWN_SCALE and all(v in found.whole or v in activations for v in node.inputs):
+            elif _operator(node) in OWN_SCALE and _is_on_grid(node, found.whole, activations, off):
                 # An activation that no kernel has costs less once on the grid than the way back of all else.
                 for value in node.inputs:
                     if value is not None and value not in found.whole:
@@ -96,6 +98,15 @@ def place(graph: ir.Graph, layers: Iterable[Layer]) -> Placement:
             elif node.op_type in ACTIVATIONS and (node.inputs[0] in found.whole or node.inputs[0] in activations):
                 activations.add(out)
     return found
+
+
+def _is_on_grid(
+    node: ir.Node, whole: Container[ir.Value], activations: Container[ir.Value], off: Container[ir.Value]
+) -> bool:
+    """Whether a kernel of integers can compute a node: all that it takes and gives may be on a grid."""
+    if activated(node.outputs[0]) in off:
+        return False
+    return all(value in whole or (value in activations and value not in off) for value in node.inputs)
 
 
 def _moves(node: ir.Node) -> bool:

@@ -1,6 +1,6 @@
 """What calibration data say of the values of a model: ranges, peaks and means of channels, ranks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ class Statistics:
     ranks : iterable of Value
         Those of which nothing more is wanted than how many axes they have.
     factors : mapping
-        What values are multiplied by before anything else.
+        What is made of values before anything else.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Statistics:
     peaks: Mapping[ir.Value, int] = field(default_factory=dict)
     means: Mapping[ir.Value, int] = field(default_factory=dict)
     ranks: Iterable[ir.Value] = ()
-    factors: Mapping[ir.Value, Factor] = field(default_factory=dict)
+    factors: Mapping[ir.Value, Callable[[Array], Array]] = field(default_factory=dict)
     seen: dict[ir.Value, Seen] = field(default_factory=dict)
     calibrators: dict[ir.Value, Calibrator] = field(init=False)
     values: dict[str, ir.Value] = field(init=False)

@@ -57,6 +57,11 @@ class Samples:
     dims : mapping, optional
         Lengths of open axes, also of samples that are cut from arrays. None: an open batch is cut into rows.
 
+    Attributes
+    ----------
+    once : bool
+        Whether they are good for one pass only.
+
     Raises
     ------
     OptionError
@@ -84,7 +89,7 @@ class Samples:
         dims: Mapping[str, int] | None = None,
     ) -> None:
         self._infos, self._path, self._name, self._dims = infos, path, name, dims
-        self._once = isinstance(given, Iterator)
+        self.once = isinstance(given, Iterator)
         self._used = False
         self._read: Callable[[], Iterable[Feed]]
         if isinstance(given, (str, os.PathLike)):
@@ -102,7 +107,7 @@ class Samples:
             )
 
     def __iter__(self) -> Iterator[Feed]:
-        if self._once and self._used:
+        if self.once and self._used:
             raise OptionError(
                 f"{self._name} must be a callable or a sequence, got an iterator; the samples are needed more than once"
             )
