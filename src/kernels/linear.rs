@@ -89,8 +89,7 @@ pub fn multiply(
     let together = (PIECE / (form.lines * LINE).max(1)).max(1).next_multiple_of(PANELS);
     for (i, out) in out.chunks_mut(SLAB * rows).enumerate() {
         let x = &x[i * SLAB * cols..][..out.len() / rows * cols];
-        let places = tiles(out.len() / rows, digits).into_iter();
-        let tiles = par::map(threads, places, |(start, n)| Tile::new(&x[start * cols..][..n * cols], n, form, digits));
+        let tiles = Tile::all(x, &tiles(out.len() / rows, digits), form, digits, threads);
         let parts = by_columns(out, rows, together * LANES);
         let scratch = || vec![[0; LINE]; PANELS * panels.scratch(form)];
         par::for_each_with(threads, parts.enumerate(), scratch, |scratch, (part, mut out)| {
@@ -194,6 +193,8 @@ mod tests {
                     run([m, 5, 77], 19, bits, scheme, digits);
                     run([m, 33, 700], 700, bits, scheme, digits);
                     run([m, 1, 1], 1, bits, scheme, digits);
+                    // Digits are made by several threads.
+                    run([m, 2, 4100], 64, bits, scheme, digits);
                 }
             }
         }

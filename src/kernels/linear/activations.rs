@@ -1,7 +1,9 @@
 //! Rows of `x` as whole numbers: each block in units of its own scale, in digits of 8 bits.
 
+use super::TALL;
 use super::form::{Block, Form, LONGEST};
 use crate::isa::kernel;
+use crate::par;
 
 /// How finely `x` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,32 +43,27 @@ pub(super) struct Tile {
 /// 1.5 x 2^23: a sum with it has the nearest whole number in its low bits, halves to even.
 const ROUNDING: f32 = 12_582_912.0;
 
-kernel! {
-    /// The nearest whole numbers of blocks in units of their scales: their largest magnitudes by `top`. Where one is NaN or
-    /// infinite the scale is NaN, where it is so small that the scale is 0 all are 0.
-    fn numbers(x: &[f32], blocks: &[Block], top: f32, out: &mut [i32], scales: &mut [f32]) {
-        for (block, scale) in blocks.iter().zip(scales) {
-            let x = &x[block.start..block.start + block.len];
-            let out = &mut out[block.start..block.start + block.len];
-            let mut largest = 0;
-            for x in x {
-                largest = largest.max(x.to_bits() & 0x7fff_ffff);
-            }
-            if largest >= 0x7f80_0000 {
-                *scale = f32::NAN;
-                out.fill(0);
-                continue;
-            }
-            *scale = f32::from_bits(largest) / top;
-            let divisor = if *scale == 0.0 { 1.0 } else { *scale };
-            for (out, &x) in out.iter_mut().zip(x) {
-                let q = x / divisor;
-                let q = if q > top { top } else { q };
-                let q = if q < -top { -top } else { q };
-                *out = ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
-            }
-        }
+/// The nearest whole numbers in units of a scale: their largest magnitude by `top`. Where one is NaN or infinite the scale is
+/// NaN, where it is so small that the scale is 0 all are 0.
+#[inline(always)]
+fn numbers(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
+    let mut largest = 0;
+    for x in x {
+        largest = largest.max(x.to_bits() & 0x7fff_ffff);
     }
+    if largest >= 0x7f80_0000 {
+        out.fill(0);
+        return f32::NAN;
+    }
+    let scale = f32::from_bits(largest) / top;
+    let divisor = if scale == 0.0 { 1.0 } else { scale };
+    for (out, &x) in out.iter_mut().zip(x) {
+        let q = x / divisor;
+        let q = if q > top { top } else { q };
+        let q = if q < -top { -top } else { q };
+        *out = ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+    }
+    scale
 }
 
 /// The last digits of whole numbers, which keep what is before them; return their sum.
@@ -82,61 +79,137 @@ fn last_digits(whole: &mut [i32], digits: &mut [u8]) -> i32 {
     sum
 }
 
-/// Where digits go: codes in a byte, words beside each other, and which of these.
-type Places = (usize, usize, usize);
+/// Elements of one piece of work.
+const PIECE: usize = 1 << 11;
+/// Of fewer pieces none is worth another thread.
+const FEW: usize = 16;
+
+/// Some blocks of all rows of a tile.
+struct Part<'a> {
+    /// The rows, from the first element of the blocks on.
+    x: &'a [f32],
+    blocks: &'a [Block],
+    rows: usize,
+    words: &'a mut [u32],
+    scale: &'a mut [f32],
+    sums: &'a mut [i32],
+}
 
 kernel! {
-    /// Put the last digits of all blocks in their places, and their sums: of the 4 bytes of a line the codes of one plane,
-    /// then of the next.
-    fn put(whole: &mut [i32], blocks: &[Block], places: Places, words: &mut [u32], sums: &mut [i32]) {
-        let (planes, wide, at) = places;
-        let (mut first, mut digits) = (at, [0; LONGEST]);
-        for (block, sums) in blocks.iter().zip(sums.chunks_mut(wide)) {
-            let digits = &mut digits[..block.len];
-            sums[at] = last_digits(&mut whole[block.start..block.start + block.len], digits);
-            match planes {
-                1 => put_planes::<4>(digits, wide, &mut words[first..]),
-                2 => put_planes::<8>(digits, wide, &mut words[first..]),
-                _ => put_planes::<16>(digits, wide, &mut words[first..]),
+    /// Fill a part: of the 4 bytes of a line the codes of one plane, then of the next.
+    fn fill(part: Part<'_>, form: &Form, digits: Digits) {
+        let (count, planes, wide) = (digits.count(), form.planes(), part.sums.len() / part.blocks.len());
+        let (mut whole, mut bytes, mut words) = ([0; LONGEST], [[0; LONGEST]; TALL], part.words);
+        let of_blocks = part.scale.chunks_mut(part.rows).zip(part.sums.chunks_mut(wide));
+        for (block, (scale, sums)) in part.blocks.iter().zip(of_blocks) {
+            let (start, len, n) = (block.start - part.blocks[0].start, block.len, planes * block.words);
+            let whole = &mut whole[..len];
+            for (row, scale) in scale.iter_mut().enumerate() {
+                *scale = numbers(&part.x[row * form.cols + start..][..len], digits.top(), whole);
+                for at in (row * count..(row + 1) * count).rev() {
+                    let bytes = &mut bytes[at][..4 * n];
+                    sums[at] = last_digits(whole, bytes);
+                    if len < bytes.len() {
+                        bytes[len..].fill(0);
+                    }
+                    match planes {
+                        1 => {}
+                        2 => bytes.as_chunks_mut().0.iter_mut().for_each(two_planes),
+                        _ => bytes.as_chunks_mut().0.iter_mut().for_each(four_planes),
+                    }
+                }
             }
-            first += block.words * planes * wide;
+            let of_block;
+            (of_block, words) = words.split_at_mut(n * wide);
+            weave(&bytes[..wide], of_block);
         }
     }
 }
 
-/// With so many codes in a line.
+/// Bring 8 digits in the order of their planes.
 #[inline(always)]
-fn put_planes<const CODES: usize>(digits: &[u8], wide: usize, words: &mut [u32]) {
-    let planes = CODES / 4;
-    let (lines, rest) = digits.as_chunks::<CODES>();
-    let mut last = [0; CODES];
-    last[..rest.len()].copy_from_slice(rest);
-    let lines = lines.iter().chain((!rest.is_empty()).then_some(&last));
-    for (line, words) in lines.zip(words.chunks_mut(planes * wide)) {
-        for plane in 0..planes {
-            let four = [line[plane], line[planes + plane], line[2 * planes + plane], line[3 * planes + plane]];
-            words[plane * wide] = u32::from_le_bytes(four);
+fn two_planes(line: &mut [u8; 8]) {
+    let all = u64::from_le_bytes(*line);
+    let all = (all & 0xff00_00ff_ff00_00ff) | ((all >> 8) & 0xff00_0000_ff00) | ((all << 8) & 0xff_0000_00ff_0000);
+    let all = (all & 0xffff_0000_0000_ffff) | ((all >> 16) & 0xffff_0000) | ((all << 16) & 0xffff_0000_0000);
+    *line = all.to_le_bytes();
+}
+
+/// Bring 16 digits in the order of their planes.
+#[inline(always)]
+fn four_planes(line: &mut [u8; 16]) {
+    *line = std::array::from_fn(|i| line[i % 4 * 4 + i / 4]);
+}
+
+/// Words of one after the other, in turn.
+#[inline(always)]
+fn weave(bytes: &[[u8; LONGEST]], words: &mut [u32]) {
+    match bytes.len() {
+        8 => weave_of::<8>(bytes, words),
+        4 => weave_of::<4>(bytes, words),
+        wide => {
+            for (at, bytes) in bytes.iter().enumerate() {
+                for (word, four) in words[at..].iter_mut().step_by(wide).zip(bytes.as_chunks().0) {
+                    *word = u32::from_le_bytes(*four);
+                }
+            }
+        }
+    }
+}
+
+/// So many at a time: the stores are in order.
+#[inline(always)]
+fn weave_of<const WIDE: usize>(bytes: &[[u8; LONGEST]], words: &mut [u32]) {
+    let bytes = &bytes.as_chunks::<WIDE>().0[0];
+    for (i, words) in words.as_chunks_mut::<WIDE>().0.iter_mut().enumerate() {
+        for (word, bytes) in words.iter_mut().zip(bytes) {
+            *word = u32::from_le_bytes(bytes.as_chunks().0[i]);
         }
     }
 }
 
 impl Tile {
-    pub fn new(x: &[f32], rows: usize, form: &Form, digits: Digits) -> Self {
-        let (count, blocks, planes) = (digits.count(), form.blocks.len(), form.planes());
-        let wide = rows * count;
-        let mut words = vec![0u32; form.words * planes * wide];
-        let (mut scale, mut sums) = (vec![0.0; blocks * rows], vec![0; blocks * wide]);
-        let (mut whole, mut scales) = (vec![0; form.cols], vec![0.0; blocks]);
-        for row in 0..rows {
-            numbers(&x[row * form.cols..][..form.cols], &form.blocks, digits.top(), &mut whole, &mut scales);
-            for (i, &of_block) in scales.iter().enumerate() {
-                scale[i * rows + row] = of_block;
+    /// All numbers 0 yet.
+    fn empty(rows: usize, form: &Form, digits: Digits) -> Self {
+        let (count, blocks) = (digits.count(), form.blocks.len());
+        let words = vec![0; form.words * form.planes() * rows * count];
+        Self { rows, digits: count, words, scale: vec![0.0; blocks * rows], sums: vec![0; blocks * rows * count] }
+    }
+
+    /// What of it is to be filled from so many rows of `x`, in pieces.
+    fn parts<'a>(&'a mut self, x: &'a [f32], form: &'a Form) -> impl Iterator<Item = Part<'a>> {
+        let (rows, wide) = (self.rows, self.rows * self.digits);
+        let together = form.blocks.first().map_or(1, |block| PIECE / (rows * block.len)).max(1);
+        let (mut words, mut scale, mut sums) = (&mut self.words[..], &mut self.scale[..], &mut self.sums[..]);
+        form.blocks.chunks(together).map(move |blocks| {
+            let of_words = blocks.iter().map(|block| block.words).sum::<usize>() * form.planes() * wide;
+            let n = blocks.len();
+            Part {
+                x: &x[blocks[0].start..],
+                blocks,
+                rows,
+                words: words.split_off_mut(..of_words).unwrap_or_default(),
+                scale: scale.split_off_mut(..n * rows).unwrap_or_default(),
+                sums: sums.split_off_mut(..n * wide).unwrap_or_default(),
             }
-            for digit in (0..count).rev() {
-                put(&mut whole, &form.blocks, (planes, wide, row * count + digit), &mut words, &mut sums);
-            }
-        }
-        Self { rows, digits: count, words, scale, sums }
+        })
+    }
+
+    /// Rows of `x` in tiles: where each begins, and how many it has.
+    pub fn all(x: &[f32], places: &[(usize, usize)], form: &Form, digits: Digits, threads: usize) -> Vec<Self> {
+        let mut tiles: Vec<_> = places.iter().map(|&(_, rows)| Self::empty(rows, form, digits)).collect();
+        let of_tiles =
+            tiles.iter_mut().zip(places).flat_map(|(tile, &(start, _))| tile.parts(&x[start * form.cols..], form));
+        let parts: Vec<_> = of_tiles.collect();
+        let threads = if parts.len() < FEW { 1 } else { threads };
+        par::for_each(threads, parts.into_iter(), |part| fill(part, form, digits));
+        tiles
+    }
+
+    /// All rows of `x` in one.
+    pub fn new(x: &[f32], rows: usize, form: &Form, digits: Digits, threads: usize) -> Self {
+        let mut all = Self::all(x, &[(0, rows)], form, digits, threads);
+        all.remove(0)
     }
 }
 
@@ -164,13 +237,16 @@ mod tests {
 
     #[test]
     fn test_digits_tell_every_number_to_within_a_half_unit() {
-        let x: Vec<f32> = (0..2 * 70u32).map(|i| (i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5) * 3.0).collect();
+        // Several pieces of work.
+        const COLS: usize = 1500;
+        let x: Vec<f32> =
+            (0..2 * COLS as u32).map(|i| (i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.5) * 3.0).collect();
         for (digits, part) in [(Digits::One, 0.501 / 127.0), (Digits::Three, 0.7 / 4_194_303.0)] {
             for bits in [8, 4, 2] {
-                let form = Form::new(bits, Scheme::Symmetric, [3, 70], 27);
-                let tile = Tile::new(&x, 2, &form, digits);
+                let form = Form::new(bits, Scheme::Symmetric, [3, COLS], 27);
+                let tile = Tile::new(&x, 2, &form, digits, 1);
                 for (i, &x) in x.iter().enumerate() {
-                    let off = (number(&tile, &form, i / 70, i % 70) - f64::from(x)).abs();
+                    let off = (number(&tile, &form, i / COLS, i % COLS) - f64::from(x)).abs();
                     assert!(off <= 1.5 * part, "{bits} {digits:?} {off}");
                 }
             }
@@ -181,10 +257,10 @@ mod tests {
     fn test_blocks_that_are_tiny_zero_or_not_finite() {
         let form = Form::new(8, Scheme::Symmetric, [1, 8], 2);
         let x = [1e-45, -1e-45, 0.0, -0.0, f32::NAN, 1.0, f32::NEG_INFINITY, 1.0];
-        let tile = Tile::new(&x, 1, &form, Digits::One);
+        let tile = Tile::new(&x, 1, &form, Digits::One, 1);
         assert!(tile.scale[..2] == [0.0; 2] && tile.scale[2..].iter().all(|scale| scale.is_nan()));
         assert!(tile.words.iter().all(|&word| word == 0));
-        let most = Tile::new(&[2.66e-43, -1.4e-43], 1, &Form::new(8, Scheme::Symmetric, [1, 2], 2), Digits::One);
+        let most = Tile::new(&[2.66e-43, -1.4e-43], 1, &Form::new(8, Scheme::Symmetric, [1, 2], 2), Digits::One, 1);
         assert_eq!(most.words[0], 0x0000_9c7f, "{:x}", most.words[0]);
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn multiply(
     if out.len() != form.rows || !row_dots::is_fast() || panels.rows(form, 0..1, &mut Numbers::default()).is_none() {
         return false;
     }
-    let tile = Tile::new(x, 1, form, digits);
+    let tile = Tile::new(x, 1, form, digits, threads);
     let row = Row::new(form.blocks.iter().map(|block| [block.start, block.len]).collect(), tile.digits, &tile.words);
     // Of few bytes small pieces, so that nobody waits; of many larger ones, as rows after a piece are asked for in vain.
     let piece = (form.rows * form.cols / PIECES).clamp(PIECE, 4 * PIECE);

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Op;
 use super::words::{LANES, Word, piece};
-use crate::isa::kernel;
+use super::{AHEAD, Op};
+use crate::isa::{self, kernel};
 use crate::par;
 
 kernel! {
@@ -15,8 +15,11 @@ kernel! {
             // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
             for x in x.chunks(1 << 14) {
                 let mut some = W::ZERO;
-                for &word in x {
-                    some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                for x in x.chunks(1 << 9) {
+                    isa::prefetch::<false, _>(x, AHEAD / size_of::<W>());
+                    for &word in x {
+                        some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                    }
                 }
                 count += some.bits();
             }
@@ -26,6 +29,7 @@ kernel! {
             let (blocks, tail) = x.as_chunks::<LANES>();
             let mut lanes = [W::ZERO; LANES];
             for block in blocks {
+                isa::prefetch::<false, _>(block, AHEAD);
                 for i in 0..LANES {
                     lanes[i] = lanes[i] + if (block[i] & mask) == W::ZERO { W::ZERO } else { W::ONE };
                 }
