@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Op;
 use super::words::{LANES, Word, piece};
-use crate::isa::kernel;
+use super::{AHEAD, Op};
+use crate::isa::{self, kernel};
 use crate::par;
 
 kernel! {
@@ -15,8 +15,11 @@ kernel! {
             // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
             for x in x.chunks(1 << 14) {
                 let mut some = W::ZERO;
-                for &word in x {
-                    some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                for x in x.chunks(AHEAD / size_of::<W>()) {
+                    isa::prefetch::<false, _>(x, x.len());
+                    for &word in x {
+                        some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
+                    }
                 }
                 count += some.bits();
             }
