@@ -15,8 +15,8 @@ kernel! {
             // One sum: in lanes of so many bytes it is not kept in registers (8 times as long).
             for x in x.chunks(1 << 14) {
                 let mut some = W::ZERO;
-                for x in x.chunks(1 << 9) {
-                    isa::prefetch::<false, _>(x, AHEAD / size_of::<W>());
+                for x in x.chunks(AHEAD / size_of::<W>()) {
+                    isa::prefetch::<false, _>(x, x.len());
                     for &word in x {
                         some = some + if (word & mask) == W::ZERO { W::ZERO } else { W::ONE };
                     }
