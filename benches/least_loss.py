@@ -1,7 +1,8 @@
 """What models are worth at sizes that are asked for: `python benches/least_loss.py [MODEL ...]`.
 
 Each model is stored by `optimize` at ten sizes, and at the sizes of five uniform codes beside these. Of each file the
-error of the outputs (relative to them, on the inputs of the task) and the metric of the task are printed. The models
+error of the outputs (relative to them, on the inputs of the task; of magika's scores, and of the probabilities that are
+made of them) and the metric of the task are printed. The models
 are MiniLM (ONNX and directory: the mean cosine of 80 sentences to the original's), magika (labels that agree), the
 digits and Fashion-MNIST (held-out accuracy). `optimize` sees none of the inputs; of "magika-inputs" it sees those of
 other files than are measured, of "digits-inputs" and "fashion-inputs" some that the model was trained on. By the inputs

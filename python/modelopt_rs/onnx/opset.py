@@ -11,13 +11,16 @@ from modelopt_rs.errors import listing, quote
 from modelopt_rs.onnx.apart import Failed, call_apart, without_large
 from modelopt_rs.onnx.former import drop_ignored, former_attributes, say
 
-__all__ = ["raise_ir_version", "raise_opset"]
+__all__ = ["raise_alike", "raise_ir_version", "raise_opset"]
 
 MAX_SECONDS: Final = 300
 """How long a conversion may take."""
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial")
 NO_KERNEL: Final = dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", *_RANDOM), 22)
 """The operators of which onnxruntime has kernels up to some version, and the first version that it has none of."""
+
+ONLY_TYPES: Final = ("Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""The operators of which versions 14 to 21 differ in nothing but the types that they take (onnx, Changelog.md)."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> None:
@@ -69,6 +72,40 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     graph.metadata_props.update(model.graph.metadata_props)  # which the converter does not know
     model.graph = graph
     raise_ir_version(model)
+
+
+def raise_alike(model: ir.Model, opset: int) -> bool:
+    """Let a model say a later version of the operators where none that it has differs in it; return whether it does.
+
+    No converter is asked, which takes a process of its own: of a convolution it would change nothing but this number.
+
+    Examples
+    --------
+    >>> import onnx_ir as ir
+    >>> from modelopt_rs.onnx.opset import raise_alike
+    >>> x = ir.val("x", ir.DataType.FLOAT, [1])
+    >>> model = ir.Model(ir.Graph([x], [x], nodes=[ir.node("Relu", [x])], opset_imports={"": 14}), ir_version=8)
+    >>> raise_alike(model, 21), model.graph.opset_imports[""]
+    (True, 21)
+    """
+    have = model.graph.opset_imports.get("", 0)
+    names = {node.op_type for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")}
+    if model.functions or not have < opset or not all(_is_alike(name, have, opset) for name in names):
+        return False
+    model.graph.opset_imports[""] = opset
+    raise_ir_version(model)
+    return True
+
+
+def _is_alike(name: str, before: int, after: int) -> bool:
+    """Whether an operator does the same in two versions, and there is such an operator."""
+    if name in ONLY_TYPES and 14 <= before <= after <= 21:
+        return True
+    try:
+        one, other = (onnx.defs.get_schema(name, max_inclusive_version=each, domain="") for each in (before, after))
+    except onnx.defs.SchemaError:
+        return False
+    return bool(one.since_version == other.since_version)
 
 
 def _cannot(opset: int, why: str) -> UnsupportedError:

@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.tensors import in_memory, initializer_infos, stored
+from modelopt_rs.onnx.opset import raise_alike
 from modelopt_rs.onnx.run.sessions import new_session, session_options
+from modelopt_rs.onnx.weight_only.forms.choice import BLOCKED
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
 from modelopt_rs.onnx.weights import Use, find_weights, is_constant
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -84,6 +86,7 @@ class LayerAlone:
     ) -> list[list[Array]] | None:
         """Return the outputs with quantized weights; None if one of them isn't."""
         model = self._model(samples[0])
+        raise_alike(model, BLOCKED)
         infos = {name: info for name, info in initializer_infos(model).items() if name in self._arrays}
         wanted = {weight.name for weight in find_weights(model)} & infos.keys()
         made, _ = quantize_weights(model, infos, options, onnx, threads=self._threads, max_memory=max_memory)
