@@ -963,10 +963,10 @@ for net, maker, shape, excluded in (
                 "exclude": [excluded],
                 "onnx": lambda: mo.OnnxOptions(activations="dynamic"),
             },
-            "static-equalized": {"onnx": static(shape, equalize=True)},
-            "static-smooth": {"onnx": static(shape, smooth=0.5)},
+            "static-equalized": {"uniform": True, "onnx": static(shape, equalize=True)},
+            "static-smooth": {"uniform": True, "onnx": static(shape, smooth=0.5)},
             **{
-                f"static-{method}": {"onnx": static(shape, method=method)}
+                f"static-{method}": {"uniform": True, "onnx": static(shape, method=method)}
                 for method in ("minmax", "moving_average", "percentile", "entropy", "mse")
             },
         },

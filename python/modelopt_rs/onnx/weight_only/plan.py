@@ -264,8 +264,19 @@ def _for_outputs(
         options = request.onnx.at(name, request.options).with_bits(moved.bits)
         more = _coded(weights[name], candidates[name].info, options, request.onnx)
         if more.reason is None:
-            found[name] = replace(more, moved=moved)
-    return found
+            found[name] = replace(_no_larger(more, weights[name], options, request), moved=moved)
+    # Why it has more bits stays as it was; only how many they are is another.
+    return {
+        name: replace(each, moved=replace(each.moved, bits=each.bits)) for name, each in found.items() if each.moved
+    }
+
+
+def _no_larger(chosen: _Candidate, weight: Weight, options: QuantizeOptions, request: "_Request") -> _Candidate:
+    """Return what a weight becomes with more bits, if these take no more bytes: its nodes' are counted, too."""
+    more = [_coded(weight, chosen.info, options.with_bits(bits), request.onnx) for bits in more_bits(options)]
+    able = [each for each in more if each.reason is None]
+    at = least(chosen.nbytes - options.uniform, [each.nbytes for each in able])
+    return chosen if at is None else able[at]
 
 
 def _info_of(weight: Weight) -> TensorInfo:
