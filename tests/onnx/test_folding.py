@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from activation_graphs import model, node, normal
-from modelopt_rs import optimize_file, quantize_file
+from modelopt_rs import optimize_file, prune_file, quantize_file
 from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -210,3 +210,37 @@ def test_a_target_in_bits_a_weight_counts_computed_weights_once(tmp_path):
     assert report.totals.changed == 1
     assert (tmp_path / "s.onnx").stat().st_size < 64 * 96 * 5.5 / 8 + 1200
     assert report.options["allocation"]["ceiling"] < (tmp_path / "m.onnx").stat().st_size + 300
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_weight_behind_nodes_that_move_numbers_is_pruned(tmp_path, path):
+    """Zeros of what they take are zeros of the weight; what goes through a product has other sizes afterwards."""
+    nodes, weights = PATHS[path]
+    outs = {"y": ["n", 96], **({"z": ["n", 96]} if path in ("Split", "Gather") else {})}
+    layers = [node("MatMul", ["x", "w"], ["product"]), node("Relu", ["product"], ["y"])]
+    proto = model([*nodes, *layers], {"x": ["n", 64]}, outs, weights, opset=13)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    report = prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", sparsity=0.5, run=None, durable=False)
+    known = {each.name: each for each in report.tensors}
+    if path == "a normalized weight":
+        assert report.totals.changed == 0
+    elif "z" in outs:  # whose result is an output
+        assert known["o"].reason in ("its result is an output of the model", "an embedding")
+    else:
+        assert known["o"].reason.startswith("weight of MatMul, behind ")
+        made = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "p.onnx").graph.initializer}
+        assert all((made[name] == 0).mean() == 0.5 for name in weights if name in "op")
+        x = np.abs(X)
+        assert sqnr(*(outputs(tmp_path / name, {"x": x})[0] for name in ("m.onnx", "p.onnx"))) > 3
+
+
+@pytest.mark.parametrize("options", [{"n": 2, "m": 4}, {"sparsity": 0.5, "scope": "row"}])
+def test_the_axes_of_a_weight_behind_nodes_are_not_clear(tmp_path, options):
+    nodes, weights = PATHS["Slice"]
+    layers = [node("MatMul", ["x", "w"], ["product"]), node("Relu", ["product"], ["y"])]
+    proto = model([*nodes, *layers], {"x": ["n", 64]}, {"y": ["n", 96]}, weights, opset=13)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    report = prune_file(tmp_path / "m.onnx", tmp_path / "p.onnx", run=None, durable=False, **options)
+    assert {each.name: each.reason for each in report.tensors}["o"] == (
+        "which axis holds inputs isn't clear: it goes through Slice"
+    )

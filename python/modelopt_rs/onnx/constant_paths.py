@@ -14,7 +14,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.wire import LAZY_BYTES
 from modelopt_rs.onnx.weights import CODES, OPERATORS, PASSED
 
-__all__ = ["ConstantPath", "Program", "constant_paths", "graphs_of", "program_of"]
+__all__ = ["MOVING", "ConstantPath", "Program", "constant_paths", "graphs_of", "program_of"]
 
 # These give back numbers that they are given, each at most once for each time it goes in, but for Expand and Gather;
 # these give one for one.

@@ -1,10 +1,12 @@
 """How the weights of a graph lie in their tensors, and which of them are pruned if nothing else is said."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from modelopt_rs.onnx.weights import Weight, find_weights, other_use
+from modelopt_rs.onnx.constant_paths import MOVING, ConstantPath, constant_paths
+from modelopt_rs.onnx.weights import OPERATORS, Weight, find_weights, other_use
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.prune import WeightAxes
 
@@ -31,8 +33,9 @@ TABLES = ("gather", "tables")
 def find_weight_axes(model: ir.Model) -> dict[str, WeightAxes]:
     """Find how each weight of a graph lies in its tensor: which axis a node sums over, and which makes its outputs.
 
-    Weights of MatMul, Gemm, Conv, ConvTranspose, LSTM and GRU are pruned by default; tables, and the weight whose
-    result is an output of the model, are left alone.
+    Weights of MatMul, Gemm, Conv, ConvTranspose, LSTM and GRU are pruned by default, also where they are put together
+    or cut from others first (Concat, Split, Reshape ...); tables, and the weight whose result is an output of the
+    model, are left alone.
 
     Parameters
     ----------
@@ -56,12 +59,45 @@ def find_weight_axes(model: ir.Model) -> dict[str, WeightAxes]:
     {'a': (0, 'weight of MatMul'), 'b': (0, 'its result is an output of the model')}
     """
     weights = {weight.name: weight for weight in find_weights(model)}
+    moved = _moved(model)
     axes = {}
     for name, value in model.graph.initializers.items():
-        reason = other_use(value)
-        no_weight = WeightAxes(None, None, Decision("copy", reason), refused=reason)
-        axes[name] = _layout(weights[name]) if name in weights else no_weight
+        if name in weights:
+            axes[name] = _layout(weights[name])
+        elif value in moved:
+            axes[name] = _behind_nodes(moved[value])
+        else:
+            reason = other_use(value)
+            axes[name] = WeightAxes(None, None, Decision("copy", reason), refused=reason)
     return axes
+
+
+def _moved(model: ir.Model) -> dict[ir.Value, list[ConstantPath]]:
+    """Return the initializers of which nodes that only move numbers make weights, with what they do: zeros stay."""
+    found: dict[ir.Value, list[ConstantPath]] = {}
+    paths = constant_paths(model, sys.maxsize)
+    computed = {each for path in paths if any(n.op_type not in MOVING for n in path.nodes) for each in path.constants}
+    for path in paths:
+        for value in path.constants:
+            if value not in computed:
+                found.setdefault(value, []).append(path)
+    return found
+
+
+def _behind_nodes(paths: Sequence[ConstantPath]) -> WeightAxes:
+    """Return how an initializer lies in its tensor of which weights are made: nodes would have to be followed back."""
+    uses = [use for path in paths for use in path.value.uses()]
+    kinds = {OPERATORS.get((node.domain, node.op_type), ("other",))[0] for node, _ in uses}
+    operators = ", ".join(dict.fromkeys(node.op_type for node, _ in uses))
+    between = ", ".join(dict.fromkeys(node.op_type for path in paths for node in path.nodes))
+    decision = Decision("prune", f"weight of {operators}, behind {between}")
+    if kinds & {*TABLES}:
+        decision = Decision("copy", "an embedding")
+    elif "other" in kinds:
+        decision = Decision("copy", f"also used by {operators}")
+    elif any(_is_output(node.outputs[0]) for node, _ in uses):
+        decision = Decision("copy", "its result is an output of the model")
+    return WeightAxes(None, None, decision, unclear=f"it goes through {between}")
 
 
 def _layout(weight: Weight) -> WeightAxes:
