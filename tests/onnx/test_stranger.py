@@ -183,6 +183,28 @@ def test_the_opset_of_a_model_that_gives_maps_is_raised(tmp_path: Path) -> None:
     assert np.linalg.norm(before - after) < 0.2 * np.linalg.norm(before)
 
 
+def test_numbers_in_attributes_are_told_by_every_command(tmp_path: Path) -> None:
+    """Trees and support vectors are no tensors: nothing of them gets smaller."""
+    n = 500
+    lists = {
+        "nodes_treeids": [*range(n)], "nodes_nodeids": [0] * n, "nodes_featureids": [0] * n, "nodes_values": [0.0] * n,
+        "nodes_modes": ["LEAF"] * n, "nodes_truenodeids": [0] * n, "nodes_falsenodeids": [0] * n,
+        "target_treeids": [*range(n)], "target_nodeids": [0] * n, "target_ids": [0] * n, "target_weights": [0.1] * n,
+    }  # fmt: skip
+    trees = node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, **lists)
+    graph = onnx.helper.make_graph([trees], "g", [value("x", [None, 4])], [value("y", [None, 1])])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    report = quantized(tmp_path, onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    assert report.totals.changed == 0
+    pruned = mo.prune_file(tmp_path / "a.onnx", tmp_path / "p.onnx", sparsity=0.5, durable=False)
+    for warnings in (report.warnings, pruned.warnings, mo.inspect_file(tmp_path / "a.onnx").warnings):
+        assert [each.split("% of the file ")[1] for each in warnings] == [
+            "are numbers in attributes of TreeEnsembleRegressor, no tensors: nothing makes these smaller"
+        ]
+    onnx.save(classifier(), tmp_path / "c.onnx")
+    assert mo.inspect_file(tmp_path / "c.onnx").warnings == ()
+
+
 @pytest.mark.parametrize("name", ["Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder"])
 def test_shapes_go_through_operators_of_elements(name: str) -> None:
     given = {"Imputer": {"imputed_value_floats": [0.0]}, "LabelEncoder": {"keys_floats": [0.0], "values_int64s": [1]}}

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
+from modelopt_rs.containers.onnx.attributes import attributes_in_words
 from modelopt_rs.containers.onnx.dtypes import tensor_info
 from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, ModelFile, Trust
 from modelopt_rs.containers.onnx.graph import build
@@ -95,6 +96,7 @@ class OnnxSource(Source):
         except BaseException:
             self.close()
             raise
+        self._notes = attributes_in_words(self.model, os.fstat(self._file.fd).st_size)
         self._tensors: dict[str, TensorInfo] = {}
         self._extents: dict[str, Extent] = {}
         for name, value in self.model.graph.initializers.items():
@@ -117,6 +119,11 @@ class OnnxSource(Source):
     def nbytes(self) -> int:
         """The size of the file and of its external data."""
         return os.fstat(self._file.fd).st_size + self._external.nbytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether most of the file is no tensor."""
+        return self._notes
 
     @property
     def metadata(self) -> Mapping[str, str]:
