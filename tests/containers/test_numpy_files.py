@@ -34,7 +34,7 @@ def test_what_is_pickled_in_a_file_is_never_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "evil"),)
 
     np.savez(tmp_path / "data.npz", x=np.array([Evil()], object))
-    with pytest.raises(FormatError, match="allow_pickle"):
+    with pytest.raises(FormatError, match="never unpickled"):
         read_npz(tmp_path / "data.npz")
     assert not (tmp_path / "evil").exists()
 
@@ -92,3 +92,17 @@ def test_a_compressed_array_that_is_damaged_is_malformed(tmp_path: Path, cut: in
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(FormatError, match=r"a\.npz: not an \.npz file of arrays"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_arrays_of_objects_are_refused_with_how_strings_are_saved(tmp_path: Path) -> None:
+    """Strings of pandas are objects; text of NumPy is read."""
+    words = np.array(["a", "bc"], dtype=object)
+    np.savez(tmp_path / "a.npz", s=words)
+    np.save(tmp_path / "a.npy", words)
+    why = r"has Python objects, which are never unpickled; save strings as array\.astype\(str\)"
+    with pytest.raises(FormatError, match=rf"a\.npz: not an \.npz file of arrays: 's {why}"):
+        read_npz(tmp_path / "a.npz")
+    with pytest.raises(FormatError, match=rf"a\.npy: not an \.npy file of an array: '{why}"):
+        read_npy(tmp_path / "a.npy")
+    np.savez(tmp_path / "b.npz", s=words.astype(str))
+    assert read_npz(tmp_path / "b.npz")["s"].tolist() == ["a", "bc"]

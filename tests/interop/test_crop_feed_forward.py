@@ -61,6 +61,10 @@ def frames() -> dict[str, Any]:
     return {"input_features": PIXELS.reshape(2, -1)[:, :320].reshape(2, 40, 8), "decoder_input_ids": IDS[:, :6]}
 
 
+def clips() -> dict[str, Any]:
+    return {"pixel_values": PIXELS[:, None].repeat(1, 4, 1, 1, 1)}
+
+
 def both() -> dict[str, Any]:
     return {"input_ids": IDS, "pixel_values": PIXELS}
 
@@ -83,11 +87,14 @@ XGLM = TOKENS | {"vocab_size": 50, "d_model": 48, "ffn_dim": 40, "num_layers": 2
 ROUTED = EXPERTS | {"shared_expert_intermediate_size": 32, "mlp_only_layers": [1]}
 EACH = {"text_config.intermediate_size": 16, "vision_config.intermediate_size": 20}
 BARTS = ("bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100", "plbart")
+BARTS += ("led", "pegasus_x", "bigbird_pegasus")
 BERTS = (
     *("deberta", "ernie", "esm", "roformer", "data2vec-text", "layoutlm", "longformer", "big_bird"),
     *("roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert", "rembert"),
+    *("nystromformer", "luke", "mra", "yoso", "tapas", "fnet", "roc_bert"),
 )
 SPEECHES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio", "sew")
+SMALL = ("helium", "diffllama", "hunyuan_v1_dense", "vaultgemma", "apertus")
 DINOS = ("dinov2", "dinov2_with_registers")
 Case = tuple[str, dict[str, Any], str, Callable[[], dict[str, Any]], dict[str, int | float]]
 HALF = {"intermediate_size": 20}
@@ -121,6 +128,14 @@ CASES: list[Case] = [
     ("albert", PLAIN | {"num_hidden_groups": 2, "inner_group_num": 2}, BASE, words, HALF),
     ("deberta-v2", PLAIN | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, BASE, words, HALF),
     *((kind, PLAIN, "AutoModelForMaskedLM", words, HALF) for kind in BERTS),
+    *((kind, PLAIN, BASE, words, HALF) for kind in ("splinter", "markuplm", "visual_bert", "bert-generation")),
+    ("xmod", PLAIN | {"languages": ["en_XX"], "default_language": "en_XX"}, BASE, words, HALF),
+    ("vilt", PLAIN | VISION, BASE, both, HALF),
+    ("videomae", VISION | {"num_frames": 4}, BASE, clips, HALF),
+    ("timesformer", VISION | {"num_frames": 4}, BASE, clips, HALF),
+    ("dpt", VISION | {"backbone_out_indices": [0, 0, 1, 1]}, BASE, pixels, HALF),
+    *((kind, SHARED | {"head_dim": 8}, LM, words, HALF) for kind in SMALL),
+    ("longt5", T5, PAIR, pairs, {"d_ff": 20}),
     ("layoutlmv3", PLAIN | {"visual_embed": False, "coordinate_size": 8, "shape_size": 8}, BASE, words, HALF),
     ("mobilebert", PLAIN | {"intra_bottleneck_size": 24, "embedding_size": 16}, BASE, words, HALF),
     ("modernbert", PLAIN | {"cls_token_id": 1, "sep_token_id": 2}, BASE, words, HALF),

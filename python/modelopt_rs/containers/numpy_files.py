@@ -90,9 +90,12 @@ def _check(file: IO[bytes], size: int, name: str) -> None:
         return
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
+    array = f"{name.removesuffix('.npy')} ".lstrip()
+    if dtype.hasobject:
+        raise ValueError(f"{array}has Python objects, which are never unpickled; save strings as array.astype(str)")
     nbytes = dtype.itemsize
     for n in shape:
         nbytes *= int(n)
     size -= file.tell()
     if nbytes > size:
-        raise ValueError(f"{name.removesuffix('.npy')} declares {nbytes:,} bytes and has {size:,} at most".lstrip())
+        raise ValueError(f"{array}declares {nbytes:,} bytes and has {size:,} at most")

@@ -172,6 +172,10 @@ FAMILIES: Final = (
     _decoder("granite", "seed_oss", "exaone4", "ernie4_5", "cohere", "cohere2"),
     _decoder("glm", "glm4", ffn=_FUSED),
     _decoder("nemotron", "arcee", ffn=("mlp.up_proj",)),
+    _ffn(
+        "helium", "diffllama", "hunyuan_v1_dense", "vaultgemma", layer=r"layers\.\d+", ffn=_GATED, out="mlp.down_proj"
+    ),
+    _ffn("apertus", layer=r"layers\.\d+", ffn=("mlp.up_proj",), out="mlp.down_proj"),
     _decoder("starcoder2", ffn=("mlp.c_fc",), ffn_out="mlp.c_proj"),
     _decoder("stablelm", qk_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"), head_dim=""),
     _decoder(*_MIXTRAL, ffn=(), hidden=_EXPERTS + _DECODER),
@@ -217,10 +221,11 @@ FAMILIES: Final = (
     ),
     _attention(*_T5, layer=r"decoder\.block\.\d+\.layer\.1", name="EncDecAttention"),
     *(
-        _ffn(*_T5, "umt5", layer=r"block\.\d+\.layer\.\d+", ffn=ffn, out="DenseReluDense.wo", key="d_ff")
+        _ffn(*_T5, "umt5", "longt5", layer=r"block\.\d+\.layer\.\d+", ffn=ffn, out="DenseReluDense.wo", key="d_ff")
         for ffn in (("DenseReluDense.wi",), ("DenseReluDense.wi_0", "DenseReluDense.wi_1"))
     ),
     *_sides(("bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100", "plbart")),
+    *_sides(("led", "pegasus_x", "bigbird_pegasus")),
     *_sides(("whisper", "speech_to_text")),
     _ffn(
         "albert",
@@ -231,6 +236,8 @@ FAMILIES: Final = (
     _ffn(
         *("deberta", "deberta-v2", "ernie", "esm", "roformer", "data2vec-text", "layoutlm", "longformer", "big_bird"),
         *("roberta-prelayernorm", "xlm-roberta-xl", "megatron-bert", "rembert", "layoutlmv3"),
+        *("nystromformer", "luke", "mra", "yoso", "splinter", "tapas", "markuplm", "visual_bert", "bert-generation"),
+        *("xmod", "fnet", "roc_bert", "vilt", "videomae", "timesformer", "dpt"),
         *("beit", "data2vec-vision", "yolos", "audio-spectrogram-transformer"),
         layer=r"encoder\.layer\.\d+",
         ffn=("intermediate.dense",),
