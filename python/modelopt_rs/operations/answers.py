@@ -48,7 +48,7 @@ def best_answer(
     smaller = [each for each in losses.seen if each.nbytes <= size]
     with work.looked_at() as off:
         if off is not None:
-            # Of what the table has seen the best is looked at again: other inputs may have been made up on a busy machine.
+            # The table's best is looked at again: on a busy machine other inputs may have been made up.
             known = [each for each in smaller if each.off is not None and all(each.codes != e.codes for e in fit)]
             fit += sorted(known, key=lambda each: each.off or 0.0)[:1]
             fit = [replace(each, off=off(each.codes)) for each in fit]
