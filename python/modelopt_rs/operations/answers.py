@@ -48,11 +48,13 @@ def best_answer(
     smaller = [each for each in losses.seen if each.nbytes <= size]
     with work.looked_at() as off:
         if off is not None:
-            known = {_key(each): each for each in smaller if each.off is not None}
-            fit = [known.get(_key(each)) or replace(each, off=off(each.codes)) for each in fit]
+            # The table's best is looked at again: on a busy machine other inputs may have been made up.
+            known = [each for each in smaller if each.off is not None and all(each.codes != e.codes for e in fit)]
+            fit += sorted(known, key=lambda each: each.off or 0.0)[:1]
+            fit = [replace(each, off=off(each.codes)) for each in fit]
             if all(each.off is not None for each in fit):
                 fit += [replace(each, off=off(each.codes)) for each in _others(work, losses, fit, size)]
-                able = [each for each in [*fit, *known.values()] if each.off is not None]
+                able = [each for each in fit if each.off is not None]
                 return min(able, key=lambda each: each.off or 0.0), _with(losses, fit)
     best = min([*fit, *smaller], key=lambda each: losses.loss_of(each.codes, {}))
     return best, _with(losses, [best])
