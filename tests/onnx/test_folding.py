@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from activation_graphs import model, node, normal
-from modelopt_rs import quantize_file
+from modelopt_rs import optimize_file, quantize_file
 from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.planning.onnx import OnnxOptions
@@ -180,3 +180,33 @@ def test_what_several_bodies_compute_alike_is_stored_once(tmp_path, is_quantized
     for x in (X, -X, np.abs(X)):
         old, new = outputs(before, {"x": x})[0], outputs(after, {"x": x})[0]
         assert sqnr(old, new) > 35 if is_quantized else np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("left", ["w_folded", "rest_folded"])
+def test_one_part_of_a_split_may_be_quantized_and_the_other_stay(tmp_path, left):
+    nodes, weights = PATHS["Split"]
+    outs = {"y": ["n", 96], "z": ["n", 96]}
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, outs, weights, opset=13)
+    report, before, after = quantized(tmp_path, proto, exclude=[left])
+    assert report.totals.changed == 1
+    for a, b in zip(outputs(before, {"x": X}), outputs(after, {"x": X}), strict=True):
+        assert np.array_equal(a, b) or sqnr(a, b) > 38
+
+
+@pytest.mark.parametrize("exclude", [[], ["w_folded"]])
+def test_the_bytes_of_a_report_are_those_that_the_files_have(tmp_path, exclude):
+    nodes, weights = PATHS["Concat"]
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 96]}, weights, opset=13)
+    report, before, after = quantized(tmp_path, proto, exclude=exclude)
+    assert 0 < before.stat().st_size - report.totals.bytes_before < 300
+    assert 0 < after.stat().st_size - report.totals.bytes_after < 600
+
+
+def test_a_target_in_bits_a_weight_counts_computed_weights_once(tmp_path):
+    nodes, weights = PATHS["Concat"]
+    proto = model([*nodes, node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 96]}, weights, opset=13)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    report = optimize_file(tmp_path / "m.onnx", tmp_path / "s.onnx", target_bpw=5.5, run=None, durable=False)
+    assert report.totals.changed == 1
+    assert (tmp_path / "s.onnx").stat().st_size < 64 * 96 * 5.5 / 8 + 1200
+    assert report.options["allocation"]["ceiling"] < (tmp_path / "m.onnx").stat().st_size + 300

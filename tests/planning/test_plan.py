@@ -6,7 +6,8 @@ from modelopt_rs import UnsupportedError
 from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.planning.prune import PruneOptions, plan_prune
-from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
+from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, plan_quantize
+from modelopt_rs.planning.warnings import unread_in_words
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
 
@@ -86,6 +87,25 @@ def test_what_cannot_be_quantized(one: TensorInfo, reason: str) -> None:
     assert decide(one).reason == reason
     with pytest.raises(OptionError, match=f"include 'a[*]': tensor 'a.weight' can't be quantized: {reason}"):
         decide(one, include=["a*"])
+
+
+@pytest.mark.parametrize(("format", "way"), [(None, "only_dequantize"), ("nf4", "only_dequantize without format")])
+def test_a_glob_of_what_no_loader_reads_names_the_largest_and_the_way(format: str | None, way: str) -> None:
+    tensors = {
+        name: info(name, shape) for name, shape in {"a.norm.weight": (64,), "a.conv.weight": (64, 64, 3, 3)}.items()
+    }
+    why = f"tensor 'a.conv.weight' can't be quantized: not 2-dimensional, but 4-dimensional; {way} takes it"
+    with pytest.raises(OptionError, match=why):
+        plan_quantize(tensors, {}, QuantizeOptions(include=["a.*"], format=format))
+
+
+@pytest.mark.parametrize(("format", "way"), [(None, "only_dequantize"), ("fp8_e4m3", "only_dequantize without format")])
+def test_what_is_coded_for_no_loader_is_told_whatever_the_format(format: str | None, way: str) -> None:
+    conv, options = info("a.conv.weight", (64, 64, 3, 3)), QuantizeOptions(format=format)
+    assert only_dequantized([conv, info("a.norm.weight", (64,))], {}, options) == [conv]
+    assert f"; {way}" in unread_in_words([conv.nbytes], conv.nbytes, format)[0]
+    asked = QuantizeOptions(only_dequantize=True)
+    assert plan_quantize({conv.name: conv}, {}, asked)[conv.name].action == "quantize"
 
 
 def test_conv1d_of_gpt2_is_quantized_where_its_loader_reads_it_back() -> None:

@@ -8,7 +8,7 @@ import click
 
 from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, output
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -140,11 +140,9 @@ def crop(
     modelopt-rs crop model/ -o small/ --keep 0.5 --what heads --what ffn
     modelopt-rs crop model/ -o small/ --keep 0.75 --what ffn --then quantize
     """  # noqa: D301
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
+    need_output(output, dry_run)
     for option, given in (("'--keep'", keep), ("'--what' (or '--groups')", what or groups)):
-        if not given:
-            raise click.UsageError(f"Missing option {option}")
+        need(given, option)
     keeps = dict(keep)
     if len(keeps) < len(keep):
         raise click.UsageError("--keep must name groups once, got some twice")

@@ -6,7 +6,7 @@ import click
 
 from modelopt_rs.cli.command import Choice, Command
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, output, parse_size, selection
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, parse_size, selection
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -81,10 +81,8 @@ def optimize(
     modelopt-rs optimize model.onnx -o small.onnx --target-size 15MB
     modelopt-rs optimize model/ -o small/ --target-bpw 4.25 --table losses.json
     """  # noqa: D301
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
-    if target_size is None and target_bpw is None:
-        raise click.UsageError("Missing option '--target-size' or '--target-bpw'")
+    need_output(output, dry_run)
+    need(target_size is not None or target_bpw is not None, "'--target-size' or '--target-bpw'")
     with progress("optimize") as callback:
         report = optimize_file(
             model,

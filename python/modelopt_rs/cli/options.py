@@ -21,6 +21,8 @@ __all__ = [
     "links",
     "measuring",
     "model",
+    "need",
+    "need_output",
     "output",
     "parse_size",
     "quantization",
@@ -48,6 +50,17 @@ def parse_size(text: str) -> int:
         return bytes_of("size", text)
     except OptionError as error:
         raise click.BadParameter(error.problem.removeprefix("size ")) from None
+
+
+def need(given: object, option: str) -> None:
+    """Refuse a command without an option that it needs only with or without others, which click can't say."""
+    if not given:
+        raise click.UsageError(f"Missing option {option}")
+
+
+def need_output(output: str | None, dry_run: bool) -> None:
+    """Refuse a command that writes nothing and was not asked to."""
+    need(output or dry_run, "'-o' / '--output' (or --dry-run)")
 
 
 model = click.argument("model", type=click.Path(), metavar="FILE|DIR")

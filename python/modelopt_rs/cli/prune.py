@@ -6,7 +6,7 @@ import click
 
 from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, output, selection
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, selection
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings
@@ -124,10 +124,8 @@ def prune(
     modelopt-rs prune model/ -o small/ --n-of-m 2:4 --then quantize --bits 4
     modelopt-rs prune a.onnx -o b.onnx --n-of-m 2:4 --method wanda --calibrate dir
     """  # noqa: D301
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
-    if sparsity is None and n_of_m is None:
-        raise click.UsageError("Missing option '--sparsity' or '--n-of-m'")
+    need_output(output, dry_run)
+    need(sparsity is not None or n_of_m is not None, "'--sparsity' or '--n-of-m'")
     with progress("prune") as callback:
         report = prune_file(
             model,

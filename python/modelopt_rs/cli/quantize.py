@@ -11,6 +11,7 @@ from modelopt_rs.cli.options import (
     links,
     measuring,
     model,
+    need_output,
     output,
     quantization,
     read_bits_of,
@@ -99,8 +100,7 @@ def quantize(
     modelopt-rs quantize a.onnx -o b.onnx --bits 4 --method gptq --calibrate x.npz
     modelopt-rs quantize model/ --dry-run --include '*embeddings.weight'
     """  # noqa: D301
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output' (or --dry-run)")
+    need_output(output, dry_run)
     with progress("quantize") as callback:
         report = quantize_file(
             model,

@@ -4,6 +4,7 @@ The nodes that computed it stay until it is known that it is quantized: `Folding
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -89,7 +90,9 @@ class Folding(Source):
     def _lazy(self, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.LazyTensor:
         return ir.LazyTensor(lambda: ir.tensor(self.read(name), dtype=dtype), dtype, ir.Shape(shape), name=name)
 
-    def settle(self, model: ir.Model, quantized: Mapping[str, object]) -> None:
+    def settle(
+        self, model: ir.Model, quantized: Mapping[str, object], infos: Mapping[str, TensorInfo]
+    ) -> dict[str, TensorInfo]:
         """Remove what computed the weights that are quantized now; let it compute the others.
 
         Parameters
@@ -98,14 +101,27 @@ class Folding(Source):
             The graph as it is by now: its opset may have been raised.
         quantized : mapping
             The names of the weights that are.
+        infos : mapping
+            All tensors and computed weights.
+
+        Returns
+        -------
+        dict
+            Without the tensors that are gone. A weight that is computed still has no bytes: what it is computed of has.
         """
+        before = set(model.graph.initializers) - set(self._computed)
         values = {value.name: value for graph in graphs_of(model) for node in graph for value in node.outputs}
         for name, computed in self._computed.items():
             initializer = model.graph.initializers.pop(name, None)
             if name not in quantized and initializer is not None:
                 for node, index in list(initializer.uses()):
                     node.replace_input_with(index, _of_taker([(values[each], out) for each, out in computed], node))
+        # Only then: a Split may compute one that is quantized, and one that is not.
+        for computed in self._computed.values():
             drop_unused(model, [values[each] for each in dict.fromkeys(each for each, _ in computed)])
+        gone = before - set(model.graph.initializers)
+        still = set(self._computed) - set(quantized)
+        return {k: replace(info, nbytes=0) if k in still else info for k, info in infos.items() if k not in gone}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

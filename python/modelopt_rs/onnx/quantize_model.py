@@ -71,7 +71,7 @@ def plan_model(
     how |= {"path": source.path, "moments": {} if known is None else {**known.moments, **factors.moments}}
     changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
     decisions = decisions if known is None else known.decided(decisions, changed)
-    folding.settle(source.graph, changed)
+    infos = folding.settle(source.graph, changed, infos)
     forget_value_infos(source.graph, told)
     left = {name: info for name, info in source.tensors.items() if name in source.graph.graph.initializers}
     decisions, changed = factors.decided(decisions), factors.transforms(folding.tensors, changed)
@@ -82,7 +82,7 @@ def plan_model(
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
         settled, unseen = (decisions, []) if known is None else known.reached(decisions)
-        rows = [_tensor_report(infos[k], each, transforms.get(k), figures.get(k)) for k, each in settled.items()]
+        rows = [_tensor_report(infos[k], settled[k], transforms.get(k), figures.get(k)) for k in settled if k in infos]
         totals = total(rows, figures, seconds)
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
         return Report(

@@ -77,15 +77,15 @@ class Losses:
             rest = next(iter(found.values()))
             tensors = {}
             for name in coded:
-                element = rest.elements[name]
                 codes = {FLOAT: Coded(rest.copied[name], 0.0)}
                 codes |= {code: each.codes[name] for code, each in found.items() if name in each.codes}
                 group = name if rest.has_graph else shared_group(name)
-                tensors[name] = TensorLosses(element, roles.get(name) or role_of(name), group, codes)
-            fixed = rest.overhead + sum(nbytes for name, nbytes in rest.copied.items() if name not in coded)
+                tensors[name] = TensorLosses(rest.elements[name], roles.get(name) or role_of(name), group, codes)
+            # What computes coded weights of a graph is gone: as floats they stand for it.
+            there = set(rest.plan.transforms if rest.has_graph else rest.copied) - set(coded)
+            fixed = rest.overhead + sum(rest.copied[name] for name in there)
             alike = groups_alike(dict.fromkeys(coded, options.spec), options.layout.name, config)
-            # Experts are a group of their own in any case.
-            names = tuple(name for _, names in alike for name in names if not is_expert(name))
+            names = tuple(name for _, names in alike for name in names if not is_expert(name))  # they are a group
             return LossTable(rest.fingerprint, fixed, tensors, names)
 
     def check(self, table: LossTable, size: int) -> None:
@@ -303,7 +303,7 @@ class _Planned:
         overhead = source.nbytes - inside - sum(len(name) + entry for name in infos) if has_graph else 8 + ENTRY
         if has_graph and codes:
             # What nodes take is known of the graph with all weights in this code: each gets its share of that.
-            about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in infos)
+            about = overhead + sum(codes[name].nbytes if name in codes else copied[name] for name in plan.transforms)
             share = (_whole(source, plan) - about) // len(codes)
             codes = {name: replace(each, nbytes=each.nbytes + share) for name, each in codes.items()}
         return cls(plan, codes, copied, elements, overhead, of, has_graph)

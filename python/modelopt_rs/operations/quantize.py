@@ -331,7 +331,7 @@ def _plan(
             tensors=tuple(rows),
             warnings=(
                 *quantization.said((totals.bytes_before, totals.bytes_after), errors),
-                *unread_in_words((info.nbytes for info in unread), totals.bytes_after),
+                *unread_in_words((info.nbytes for info in unread), totals.bytes_after, options.format),
             ),
         )
 

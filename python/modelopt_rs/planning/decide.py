@@ -143,7 +143,7 @@ def decide(
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
             layer = "weight of a recurrent layer" if is_recurrent(name) else layer
             plan[name] = Decision("copy", reason) if reason else Decision(action, layer)
-    _check_included(action, cannot, include)
+    _check_included(action, tensors, cannot, include)
     return plan
 
 
@@ -188,10 +188,13 @@ def _escaped(tensors: Mapping[str, TensorInfo], glob: str) -> str:
     return f"; [ begins a set of characters: write [[] for it, as in {literal!r}"
 
 
-def _check_included(action: str, cannot: Mapping[str, str | None], include: Sequence[str]) -> None:
+def _check_included(
+    action: str, tensors: Mapping[str, TensorInfo], cannot: Mapping[str, str | None], include: Sequence[str]
+) -> None:
     """Refuse a glob that can't have any effect; one that also matches a bias or a norm is welcome."""
     for glob in include:
-        refused = [(name, reason) for name, reason in cannot.items() if is_match(name, glob)]
-        if all(reason is not None for _, reason in refused):
-            name, reason = refused[0]
-            raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be {action}d: {reason}")
+        refused = {name: reason for name, reason in cannot.items() if is_match(name, glob)}
+        if all(refused.values()):
+            # Who writes a glob thinks of the largest.
+            name = max(refused, key=lambda name: tensors[name].nbytes)
+            raise OptionError(f"include {glob!r}: tensor {quote(name)} can't be {action}d: {refused[name]}")

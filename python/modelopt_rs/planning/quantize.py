@@ -316,6 +316,9 @@ def plan_quantize(
         name: why_not(info, options, config) or (_why_tied(name, options, config) if name in included else None)
         for name, info in tensors.items()
     }
+    for info in only_dequantized((tensors[name] for name in included), config, options):
+        with_it = "only_dequantize" if options.format is None else "only_dequantize without format"
+        cannot[info.name] = f"{cannot[info.name]}; {with_it} takes it"
     cannot |= {name: f"quantized already ({weight.words})" for name, weight in stored.items()}
     return decide("quantize", tensors, config, cannot, options.include, options.exclude)
 
@@ -348,10 +351,14 @@ def only_dequantized(
     if options.only_dequantize:
         return []
     asked = replace(options, only_dequantize=True)
+    # Formats by name are of matrices: what has more axes is coded without one.
+    without = asked if options.format is None else replace(asked, format=None)
     return [
         info
         for info in tensors
-        if len(info.shape) >= 2 and why_not(info, options, config) is not None and why_not(info, asked, config) is None
+        if len(info.shape) >= 2
+        and why_not(info, options, config) is not None
+        and why_not(info, asked if len(info.shape) == 2 else without, config) is None
     ]
 
 

@@ -106,14 +106,14 @@ def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
 
 
-def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
+def unread_in_words(sizes: Iterable[int], total: int, format: str | None = None) -> list[str]:
     """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
 
     Examples
     --------
     >>> from modelopt_rs.planning.warnings import unread_in_words
-    >>> unread_in_words([900], 1000)
-    ['1 weight, 90 % of the result, stays as it is: no loader reads its codes; only_dequantize has dequantize do it']
+    >>> unread_in_words([900], 1000)[0][:68]
+    '1 weight, 90 % of the result, stays as it is: no loader reads its co'
     >>> unread_in_words([200], 1000)
     []
     """
@@ -122,8 +122,10 @@ def unread_in_words(sizes: Iterable[int], total: int) -> list[str]:
         return []
     weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
     stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
+    way = "only_dequantize" if format is None else f"only_dequantize without format {format!r}"
     return [
-        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; only_dequantize has dequantize do it"
+        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; {way} has dequantize do it; an ONNX "
+        "export of the model runs quantized in onnxruntime"
     ]
 
 

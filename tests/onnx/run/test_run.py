@@ -333,6 +333,47 @@ def test_generated_ids_are_in_the_table_that_they_are_looked_up_in(tmp_path: Pat
     assert run_pair(path, path, RunOptions(rounds=0, samples=3, dims={"sequence_length": 16})).runs == 3
 
 
+@pytest.mark.parametrize("form", ["Equal", "Equal turned", "Equal of floats", "OneHot"])
+def test_generated_ids_are_any_of_the_classes_of_a_one_hot_code(tmp_path: Path, form: str) -> None:
+    """Bytes of which a product takes the rows of its table were made up below 10."""
+    floats = form == "Equal of floats"
+    dtype = TensorProto.FLOAT if floats else TensorProto.INT32
+    weights = {"classes": np.arange(257, dtype=np.float32 if floats else np.int32)[None, None], "last": np.array([2])}
+    weights |= {"depth": np.array(257, np.int32), "off_on": np.array([0, 1], np.float32)}
+    nodes = [
+        helper.make_node("Unsqueeze", ["bytes", "last"], ["column"]),
+        helper.make_node("Cast", ["column"], ["ids"], to=dtype),
+        helper.make_node("Equal", ["classes", "ids"] if form == "Equal turned" else ["ids", "classes"], ["equal"]),
+        helper.make_node("Cast", ["equal"], ["y"], to=TensorProto.FLOAT),
+    ]
+    if form == "OneHot":
+        nodes = [helper.make_node("OneHot", ["bytes", "depth", "off_on"], ["y"])]
+    inputs: list[Value] = [("bytes", TensorProto.INT32, ["batch", 4096])]
+    path = save(tmp_path / "a.onnx", nodes, inputs, [("y", TensorProto.FLOAT, ["batch", 4096, 257])], weights)
+    with files.open(path) as source:
+        assert vocabulary(source.model) == {"bytes": 257}
+    found = inputs_of(path)["bytes"]
+    assert (found.min(), found.max()) == (0, 256)
+
+
+def test_what_is_compared_with_other_numbers_is_no_one_hot_code(tmp_path: Path) -> None:
+    for i, numbers in enumerate(([[1, 2, 3]], [[0, 2, 1]], [[0, 1], [2, 3]], [[0]])):
+        weights = {"numbers": np.array(numbers, np.int32)}
+        nodes = [
+            helper.make_node("Equal", ["x", "numbers"], ["equal"]),
+            helper.make_node("Cast", ["equal"], ["y"], to=TensorProto.FLOAT),
+        ]
+        path = save(
+            tmp_path / f"{i}.onnx",
+            nodes,
+            [("x", TensorProto.INT32, [1, 1])],
+            [("y", TensorProto.FLOAT, [None, None])],
+            weights,
+        )
+        with files.open(path) as source:
+            assert vocabulary(source.model) == {}
+
+
 def test_generated_inputs_come_from_the_seed_alone(tmp_path: Path) -> None:
     path = linear(tmp_path / "a.onnx", W)
     np.testing.assert_array_equal(inputs_of(path, seed=3)["x"], inputs_of(path, seed=3)["x"])

@@ -167,7 +167,7 @@ def generate(
         return np.asarray(rng.integers(info.min, info.max + 1, size)).astype(dtype)
     if "token_type" in lower or "segment" in lower:
         return np.zeros(size, dtype)
-    ids = limits.get(name, IDS)
+    ids = min(limits.get(name, IDS), int(np.iinfo(dtype).max) + 1)
     if "position" in lower and size:
         return np.asarray(np.broadcast_to(np.arange(size[-1]) % ids, size)).astype(dtype)
     if not size and name not in limits:

@@ -174,6 +174,8 @@ def _array(value: ir.Value | None) -> Array | None:
 def vocabulary(model: ir.Model) -> dict[str, int]:
     """Return how many rows the smallest table has that an input is looked up in, by input.
 
+    A one-hot code is a table, too, as of models that a product takes the rows of their table with.
+
     Parameters
     ----------
     model : onnx_ir.Model
@@ -191,15 +193,33 @@ def vocabulary(model: ir.Model) -> dict[str, int]:
     """
     limits: dict[str, int] = {}
     for node in model.graph.all_nodes():
-        if node.op_type not in LOOK_UPS:
-            continue
-        at, of = LOOK_UPS[node.op_type]
-        if len(node.inputs) <= max(at, of):
-            continue
-        ids, rows = _source(node.inputs[at]), _rows(node, node.inputs[of])
-        if ids is not None and ids.name is not None and ids in model.graph.inputs and rows:
-            limits[ids.name] = min(rows, limits.get(ids.name, rows))
+        for value, rows in _looked_up(node):
+            ids = _source(value)
+            if ids is not None and ids.name is not None and ids in model.graph.inputs and rows:
+                limits[ids.name] = min(rows, limits.get(ids.name, rows))
     return limits
+
+
+def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, int]]:
+    """Return what may be ids, and how many there are; 0 where they are none, or that is not known."""
+    inputs = node.inputs
+    if node.op_type in LOOK_UPS:
+        at, of = LOOK_UPS[node.op_type]
+        return [(inputs[at], _rows(node, inputs[of]))] if len(inputs) > max(at, of) else []
+    if node.op_type == "OneHot" and len(inputs) > 1:
+        return [(inputs[0], max(_number(inputs[1]) or 0, 0))]
+    if node.op_type == "Equal" and len(inputs) == 2:  # what exporters write a one-hot code with
+        return [(inputs[0], _counted(inputs[1])), (inputs[1], _counted(inputs[0]))]
+    return []
+
+
+def _counted(value: ir.Value | None) -> int:
+    """Return how many numbers a constant has along one axis, if they are 0, 1, 2 ...; else 0."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or not 1 < tensor.size <= MOST or tensor.size not in tensor.shape.numpy():
+        return 0
+    numeric = tensor.dtype.is_integer() or tensor.dtype.is_floating_point()
+    return tensor.size if numeric and np.array_equal(tensor.numpy().reshape(-1), np.arange(tensor.size)) else 0
 
 
 def _source(value: ir.Value | None) -> ir.Value | None:
