@@ -120,7 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--elements", type=int, default=64_000_000)
+    parser.add_argument("--elements", type=int, default=1 << 23)
     arguments = parser.parse_args()
     shape = (arguments.elements // COLUMNS, COLUMNS)
     x = np.random.default_rng(13).standard_normal(shape, dtype=np.float32)
