@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.int8.layers import Layer
 from modelopt_rs.onnx.int8.placement import Placement, activated
 from modelopt_rs.onnx.int8.static import Grid
+from modelopt_rs.onnx.run.outputs import OutputFigures
 from modelopt_rs.planning.decide import Decision, Moved
 from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.quant.coding import fake_quantize
-from modelopt_rs.stream.error_figures import ErrorFigures
 
 __all__ = ["Errors", "left_float", "values_of"]
 
@@ -36,7 +35,7 @@ class Errors:
     grids: Mapping[ir.Value, Grid]
     changes: Mapping[ir.Value, Change]
     threads: int | None = None
-    _sums: dict[ir.Value, ErrorFigures] = field(default_factory=dict)
+    _sums: dict[ir.Value, OutputFigures] = field(default_factory=dict)
 
     def take(self, value: ir.Value, array: Array) -> None:
         """Take a value of one sample in."""
@@ -46,17 +45,12 @@ class Errors:
         grid = self.grids[value]
         scale, zero_point = float(grid.scale), int(grid.zero_point)
         y = fake_quantize(x, scale=scale, zero_point=zero_point, signed=False, threads=self.threads)
-        self._sums[value] = self._sums.get(value, ErrorFigures()) + _figures(x, y)
+        self._sums.setdefault(value, OutputFigures(str(value.name), self.threads)).add(x, y)
 
     @property
     def found(self) -> dict[ir.Value, float]:
         """The relative error of each value that was there."""
-        return {value: layer_error(sums) for value, sums in self._sums.items()}
-
-
-def _figures(x: Array, y: Array) -> ErrorFigures:
-    there, off = x.ravel().astype(np.float64), (y - x).ravel().astype(np.float64)
-    return ErrorFigures(xx=float(there @ there), dd=float(off @ off))
+        return {value: layer_error(sums.figures) for value, sums in self._sums.items()}
 
 
 def values_of(layer: Layer) -> list[ir.Value]:
