@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from modelopt_rs._core import UnsupportedError
-from modelopt_rs.containers.onnx.mend import put_types_aside
+from modelopt_rs.containers.onnx.mend import made_by_library
 from modelopt_rs.errors import listing, quote
 from modelopt_rs.onnx.apart import Failed, call_apart, without_large
 from modelopt_rs.onnx.former import drop_ignored, former_attributes, say
@@ -119,10 +119,7 @@ def _converted(model: ir.Model, opset: int) -> ir.Graph:
         proto.ir_version = max(proto.ir_version, 4)  # before, the converter wants initializers to be inputs
         data = proto.SerializeToString()
         made = call_apart("version_converter.convert_version", data, opset, seconds=MAX_SECONDS)
-        proto = onnx.ModelProto.FromString(made)
-        put_types_aside(proto)
-        converted: ir.Model = ir.from_proto(proto)
-        return converted.graph
+        return made_by_library(made).graph
     except Failed as error:
         raise _cannot(opset, f"{error}; convert it where it was exported") from None
     except (MemoryError, OSError):

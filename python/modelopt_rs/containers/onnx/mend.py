@@ -6,8 +6,9 @@ from itertools import chain
 from typing import Any, Final
 
 import onnx
+import onnx_ir as ir
 
-__all__ = ["mend", "nodes_of", "put_types_aside", "with_types"]
+__all__ = ["made_by_library", "mend", "nodes_of", "with_types"]
 
 _TYPE: Final = "modelopt_rs.type"
 """Where a type that onnx_ir doesn't know is kept: of a map, as classifiers of scikit-learn give."""
@@ -39,13 +40,21 @@ def mend(proto: Any) -> None:
     for graph in _graphs(proto):
         for value in chain(graph.input, graph.output, graph.value_info):
             _open_axes(value)
-    put_types_aside(proto)
+    _put_types_aside(proto)
     for value in chain.from_iterable(function.value_info for function in proto.functions):
         _open_axes(value)
 
 
-def put_types_aside(proto: Any) -> None:
-    """Keep types with maps in them as metadata: onnx_ir reads none, of a file or inferred."""
+def made_by_library(data: bytes) -> ir.Model:
+    """Read a model that the library has made of one of ours: it may have inferred types that onnx_ir doesn't know."""
+    proto = onnx.ModelProto.FromString(data)
+    _put_types_aside(proto)
+    model: ir.Model = ir.from_proto(proto)
+    return model
+
+
+def _put_types_aside(proto: Any) -> None:
+    """Keep types with maps in them as metadata: onnx_ir reads none."""
     for graph in _graphs(proto):
         for value in chain(graph.input, graph.output, graph.value_info):
             if _has_map(value.type):

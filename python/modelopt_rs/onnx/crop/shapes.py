@@ -6,7 +6,7 @@ from typing import Final
 import onnx
 import onnx_ir as ir
 
-from modelopt_rs.containers.onnx.mend import put_types_aside
+from modelopt_rs.containers.onnx.mend import made_by_library
 from modelopt_rs.onnx.apart import call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
@@ -59,9 +59,7 @@ def _infer(model: ir.Model) -> bool:
         made = call_apart("shape_inference.infer_shapes", data, False, False, True, seconds=MAX_SECONDS)
         if len(made) > GROWTH[0] + GROWTH[1] * len(data):
             return False
-        proto = onnx.ModelProto.FromString(made)
-        put_types_aside(proto)
-        inferred = ir.from_proto(proto)
+        inferred = made_by_library(made)
         for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
             _take_over(graph, other)
     except (MemoryError, OSError):
