@@ -274,6 +274,11 @@ def bounds(n: int, rounds: int) -> Iterator[Row]:
     )
 
 
+def steps(n: int, rounds: int, calls: int) -> Iterator[Row]:
+    yield from measured(cases(n), rounds)
+    yield measure_calls(small_case(), rounds, calls)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elements", type=int, default=64_000_000)
@@ -285,8 +290,7 @@ def main() -> int:
     n, rounds = args.elements, args.rounds
     users = "what users call", faces(n, rounds, args.calls)
     sections = (
-        ("steps", measured(cases(n), rounds)),
-        ("a small step", (measure_calls(small_case(), rounds, args.calls) for _ in range(1))),
+        ("steps", steps(n, rounds, args.calls)),
         users,
         ("steps against the bound", bounds(n, rounds)),
     )
