@@ -461,9 +461,9 @@ def tensors_step(
     grad_scale: float,
     threads: int | None,
 ) -> bool:
-    """Step many small tensors of torch. `names`: those of each group's states; `given`: (params, grads, states).
+    """Step tensors of torch. `names`: those of each group's states; `given`: (params, grads, states).
 
-    False where one does not lie plainly or has no state, or where all together are large: then nothing was changed.
+    False where one does not lie plainly or has no state: then nothing was changed.
     """
 
 def block_state(function: str, state: BlockState, array: Array, store: bool, threads: int | None) -> None:

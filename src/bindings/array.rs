@@ -187,12 +187,13 @@ fn copied(found: &Tensor) -> Option<Described> {
     Some(Described { data: found.data + found.byte_offset as usize, kind: found.kind(), axes: n, shape, strides })
 }
 
-/// Floats in order in a tensor on a CPU, where `described` has found them: to be used before anything else can run.
+/// Floats in order in a tensor on a CPU, where `described` has found them: to be used before anything else can run, or as
+/// long as the storage is held.
 pub struct Floats<'a> {
     start: usize,
     len: usize,
     pub dtype: Dtype,
-    tensor: PhantomData<&'a Bound<'a, PyAny>>,
+    tensor: PhantomData<&'a ()>,
 }
 
 impl<'a> Floats<'a> {
@@ -222,14 +223,15 @@ impl<'a> Floats<'a> {
 
     /// The numbers, to be read.
     pub fn slice<T: Item>(&self) -> &[T] {
-        // SAFETY: by DLPack `len` elements of this dtype lie from `start` on, as `of` has checked; the tensor is held, the
-        // caller keeps the GIL from `of` on and calls nothing of Python's; `is_apart` has said that nothing here is written.
+        // SAFETY: by DLPack `len` elements of this dtype lie from `start` on, as `of` has checked. The caller keeps the GIL
+        // from `of` on and calls nothing of Python's, or holds the storage; `borrow_extents` has said that nothing here is
+        // written.
         unsafe { std::slice::from_raw_parts(self.pointer(), self.len) }
     }
 
     /// The numbers, to be written.
     pub fn slice_mut<T: Item>(&mut self) -> &mut [T] {
-        // SAFETY: as above; `is_apart` has said that what is written overlaps nothing else, here or in a running call.
+        // SAFETY: as above; `borrow_extents` has said that what is written overlaps nothing else, here or in a running call.
         unsafe { std::slice::from_raw_parts_mut(self.pointer(), self.len) }
     }
 

@@ -81,19 +81,26 @@ const HARDEST: usize = 1_000_000;
 /// Copies are the call's own; they are made and put back with the GIL held.
 pub fn borrow(arrays: &[&Array<'_>]) -> PyResult<Borrow> {
     refuse_overlap_with_copied(arrays)?;
-    let mut extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
+    let extents: Vec<Extent> = arrays.iter().map(|array| array.extent()).collect();
     if let Some((i, j)) = conflict(&extents) {
         let (first, second) = if extents[i].writes { (i, j) } else { (j, i) };
         let (first, second) = (arrays[first].name, arrays[second].name);
         return Err(Error::Layout(format!("{first} and {} overlap in memory", second.arg)).into());
     }
+    let in_use = |i: usize| Error::Layout(format!("{} is in use by another call", arrays[i].name)).into();
+    register(extents).map_err(in_use)
+}
+
+/// Register what doesn't overlap itself; or the first of it that another call has.
+fn register(mut extents: Vec<Extent>) -> Result<Borrow, usize> {
     let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !running.is_empty() {
+        let own = extents.len();
         extents.extend(running.iter().flat_map(|(_, others)| others));
         if let Some((i, _)) = conflict(&extents) {
-            return Err(Error::Layout(format!("{} is in use by another call", arrays[i].name)).into());
+            return Err(i);
         }
-        extents.truncate(arrays.len());
+        extents.truncate(own);
     }
     let call = NEXT.fetch_add(1, Ordering::Relaxed);
     running.push((call, extents));
@@ -118,10 +125,9 @@ pub fn borrow_at_once<'a, 'py: 'a>(
     borrow(&std::iter::once(written).chain(read).collect::<Vec<_>>()).map(Some)
 }
 
-/// Whether nothing that is written overlaps anything else, and no other call is running: for one that keeps the GIL.
-pub fn is_apart(extents: &[Extent]) -> bool {
-    let alone = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty();
-    alone && conflict(extents).is_none()
+/// Register the memory of one call; None where something that is written overlaps anything else, or another call is there.
+pub fn borrow_extents(extents: Vec<Extent>) -> Option<Borrow> {
+    if conflict(&extents).is_some() { None } else { register(extents).ok() }
 }
 
 impl Drop for Borrow {

@@ -1,17 +1,19 @@
-//! Steps of many small tensors of torch by descriptions alone: no array is made for any of them.
+//! Steps of tensors of torch by descriptions alone: no array is made for any of them.
 //!
-//! All is looked at anew in each step, and the GIL is kept from the first look at memory to the last write: nothing can
-//! move in between. What does not lie plainly is left to the steps of arrays, which also say what is wrong with it.
+//! All is looked at anew in each step. Of small tensors the GIL is kept from the first look at memory to the last write:
+//! nothing can move in between. Of others the storages are held, as an array holds its own, and the GIL is released. What
+//! does not lie plainly is left to the steps of arrays, which also say what is wrong with it.
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyModule, PyString};
 
+use super::algorithms::Step;
 use super::array::{Describe, Floats};
-use super::borrow::{Extent, is_apart};
+use super::borrow::{Extent, borrow_extents};
 use super::dlpack::{TensorExchange, is_negated, state_of};
 use super::dtype::{Dtype, Item};
-use super::error::entry;
+use super::error::{compute, entry};
 use super::optimizers::{Groups, step};
 use super::options::find;
 use super::threads::resolve;
@@ -21,7 +23,7 @@ use crate::real::Real;
 type Obj<'py> = Bound<'py, PyAny>;
 
 /// Elements of a tensor in the mean up to which its step takes about as long as the look at it, for which the GIL is kept
-/// in any case.
+/// in any case; storages cost another look.
 const SMALL: usize = 1024;
 
 /// Numbers up to which float32 has all integers.
@@ -97,11 +99,19 @@ fn rounded<T, C>(stored: &mut [T]) -> Narrow<'_, T, C> {
 }
 
 impl<'a> Placed<'a> {
-    /// None where they don't lie alike and in order.
-    fn of(describe: Describe, found: &'a Found<'_>) -> Option<Self> {
-        let (param, lies) = Floats::of(describe, &found.param)?;
-        let like = |tensor: &'a Obj<'_>| {
-            let (floats, own) = Floats::of(describe, tensor)?;
+    /// None where they don't lie alike and in order, or `hold` says no: it is called right before the look at what a tensor
+    /// has, for Python's code may run there.
+    #[inline(always)]
+    fn of<'py>(
+        describe: Describe,
+        found: &'a Found<'py>,
+        hold: &mut impl FnMut(&Obj<'py>) -> Option<()>,
+    ) -> Option<Self> {
+        let mut lying = |tensor: &'a Obj<'py>| hold(tensor).and_then(|()| Floats::of(describe, tensor));
+        let (param, lies) = lying(&found.param)?;
+        let (number, scalar) = lying(&found.number)?;
+        let mut like = |tensor: &'a Obj<'py>| {
+            let (floats, own) = lying(tensor)?;
             ((own.axes, own.shape) == (lies.axes, lies.shape)).then_some(floats)
         };
         let wide = computed_in(param.dtype);
@@ -110,7 +120,6 @@ impl<'a> Placed<'a> {
         for (placed, state) in states.iter_mut().zip(found.states.iter().flatten()) {
             *placed = Some(like(state).filter(|state| state.dtype == wide)?);
         }
-        let (number, scalar) = Floats::of(describe, &found.number)?;
         (scalar.axes == 0 && number.dtype == Dtype::F32).then_some(Self { param, grad, number, states })
     }
 
@@ -137,17 +146,19 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// All in batches; None where one lies otherwise, or all together are large.
-fn batches<'a>(describe: Describe, all: &'a [Found<'_>]) -> Option<Vec<Batch<'a>>> {
+/// All in batches; None where one lies otherwise.
+fn in_batches<'a, 'py>(
+    describe: Describe,
+    all: &'a [Found<'py>],
+    mut hold: impl FnMut(&Obj<'py>) -> Option<()>,
+) -> Option<Vec<Batch<'a>>> {
     let mut batches: Vec<Batch<'a>> = Vec::new();
-    let mut elements = 0;
     let mut last = 0; // most belong to the batch of the one before
     for found in all {
-        let placed = Placed::of(describe, found)?;
-        elements += placed.param.len();
+        let placed = Placed::of(describe, found, &mut hold)?;
         let wide = computed_in(placed.param.dtype);
         let first = batches.first().map_or(wide, |batch| computed_in(batch.placed[0].param.dtype));
-        if elements > SMALL * all.len() || wide != first {
+        if wide != first {
             return None;
         }
         let (group, number) = (found.group, placed.next()?);
@@ -174,7 +185,26 @@ fn extents(batches: &[Batch<'_>]) -> Vec<Extent> {
     extents
 }
 
-/// Step all, or (false) nothing, where one has no state, one does not lie plainly, or all together are large.
+/// Step each, and write the numbers of its steps.
+fn run(steps: &mut [Option<Step>], batches: &mut [Batch<'_>], threads: usize) {
+    for Batch { group, number, placed } in batches {
+        let Some(step) = &mut steps[*group] else { unreachable!("it has parameters") };
+        step.hyper.step = *number;
+        let states = placed[0].states.iter().flatten().count();
+        if placed[0].param.dtype == Dtype::F64 {
+            let tensors = placed.iter_mut().map(Placed::tensor).collect();
+            (step.kind.runs.float64)(&step.hyper, states, tensors, threads);
+        } else {
+            let tensors = placed.iter_mut().map(Placed::tensor).collect();
+            (step.kind.runs.float32)(&step.hyper, states, tensors, threads);
+        }
+        for placed in placed {
+            placed.number.slice_mut()[0] = *number as f32;
+        }
+    }
+}
+
+/// Step all, or (false) nothing, where one has no state or one does not lie plainly.
 #[pyfunction]
 fn tensors_step<'py>(
     exchange: &Bound<'py, TensorExchange>,
@@ -186,7 +216,7 @@ fn tensors_step<'py>(
     threads: Option<&Obj<'py>>,
 ) -> PyResult<bool> {
     entry(function, || {
-        let (exchange, kind) = (exchange.get(), Kind::of(function)?);
+        let (py, exchange, kind) = (exchange.py(), exchange.get(), Kind::of(function)?);
         let threads = resolve(function, threads)?;
         let mut steps = Vec::with_capacity(groups.len());
         for (options, count) in &groups {
@@ -197,25 +227,25 @@ fn tensors_step<'py>(
             steps.push(if *count > 0 { Some(step(kind, options, how, 1, 1.0)?) } else { None });
         }
         let Some(found) = found(exchange, (&groups, &names), &given)? else { return Ok(false) };
-        // From here on nothing of Python's runs.
-        let Some(mut batches) = batches(exchange.describe, &found) else { return Ok(false) };
-        if !is_apart(&extents(&batches)) {
-            return Ok(false);
+        // From here on nothing of Python's runs, but where storages are taken.
+        let describe = exchange.describe;
+        let Some(mut batches) = in_batches(describe, &found, |_| Some(())) else { return Ok(false) };
+        let elements: usize = batches.iter().flat_map(|batch| &batch.placed).map(|placed| placed.param.len()).sum();
+        let mut storages = Vec::new();
+        if elements > SMALL * found.len() {
+            let mut hold = |tensor: &Obj<'py>| {
+                storages.push(tensor.call_method0(intern!(py, "untyped_storage")).ok()?);
+                Some(())
+            };
+            let Some(again) = in_batches(describe, &found, &mut hold) else { return Ok(false) };
+            batches = again;
         }
-        for Batch { group, number, placed } in &mut batches {
-            let Some(step) = &mut steps[*group] else { unreachable!("it has parameters") };
-            step.hyper.step = *number;
-            let states = placed[0].states.iter().flatten().count();
-            if placed[0].param.dtype == Dtype::F64 {
-                let tensors = placed.iter_mut().map(Placed::tensor).collect();
-                (kind.runs.float64)(&step.hyper, states, tensors, threads);
-            } else {
-                let tensors = placed.iter_mut().map(Placed::tensor).collect();
-                (kind.runs.float32)(&step.hyper, states, tensors, threads);
-            }
-            for placed in placed {
-                placed.number.slice_mut()[0] = *number as f32;
-            }
+        let Some(_borrow) = borrow_extents(extents(&batches)) else { return Ok(false) };
+        let mut run = || run(&mut steps, &mut batches, threads);
+        if storages.is_empty() {
+            run()
+        } else {
+            compute(py, run)?
         }
         Ok(true)
     })

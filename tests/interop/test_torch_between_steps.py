@@ -1,7 +1,9 @@
 """What may change between two steps of `modelopt_rs.interop.torch`: all of it is noticed, as by torch's optimizers."""
 
 import copy
+import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -305,37 +307,60 @@ def test_a_step_that_raises_has_changed_nothing(change, message, steps, channels
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_small_tensors_step_as_beside_a_large_one_bit_for_bit(name, options, dtype):
+def test_tensors_step_by_descriptions_as_by_a_plan_bit_for_bit(name, options, dtype):
     make = torch.Generator().manual_seed(0)
     shapes = [(5,), (3, 7), (), (0, 2), (400,), (9000,)]
     given = [[torch.randn(s, generator=make, dtype=dtype) for s in shapes] for _ in range(5)]
 
-    def stepped(count: int) -> tuple[list[Any], list[Any]]:
+    def stepped(count: int, **how: Any) -> tuple[list[Any], list[Any]]:
         params = [torch.nn.Parameter(p.clone()) for p in given[0][:count]]
         groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
         optimizer = getattr(guest, name)(groups, lr=0.05, **{k: v for k, v in options.items() if k != "lr"})
         for step, grads in enumerate(given[1:]):
             for i, (p, g) in enumerate(zip(params, grads, strict=False)):
                 p.grad = None if (i, step) == (4, 1) else g.clone()  # it then is a step behind
-            optimizer.step()
+            optimizer.step(**how)
         return params, [x for p in params for x in optimizer.state[p].values()]
 
-    (small, states), (whole, others) = stepped(5), stepped(6)
-    assert all(map(torch.equal, small + states, whole[:5] + others))
+    (planned, states) = stepped(6, nonfinite="raise")
+    # With the largest their storages are held.
+    for count in (5, 6):
+        params, own = stepped(count)
+        assert all(map(torch.equal, params + own, planned[:count] + states))
 
 
-def test_threads_change_no_bit_of_small_tensors():
+@pytest.mark.parametrize("n", [97, 2000])
+def test_threads_change_no_bit_of_tensors(n):
     def stepped(threads: int) -> list[Any]:
         make = torch.Generator().manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(97, generator=make)) for _ in range(500)]
+        params = [torch.nn.Parameter(torch.randn(n, generator=make)) for _ in range(500)]
         optimizer = guest.AdamW(params, lr=0.1, threads=threads)
         for _ in range(3):
             for p in params:
-                p.grad = torch.randn(97, generator=make)
+                p.grad = torch.randn(n, generator=make)
             optimizer.step()
         return [p.detach() for p in params]
 
     assert all(map(torch.equal, stepped(1), stepped(3)))
+
+
+def test_optimizers_in_threads_of_python_step_as_one_after_the_other_bit_for_bit():
+    def made() -> list[Any]:
+        make = torch.Generator().manual_seed(0)
+        params = [[torch.nn.Parameter(torch.randn(n, generator=make)) for n in (3000, 5)] for _ in range(4)]
+        for p in itertools.chain(*params):
+            p.grad = torch.randn(p.shape, generator=make)
+        return [guest.AdamW(own, lr=0.1) for own in params]
+
+    def steps(optimizer: Any) -> list[Any]:
+        for _ in range(20):
+            optimizer.step()
+        return [p.detach() for p in optimizer.param_groups[0]["params"]]
+
+    want = [steps(optimizer) for optimizer in made()]
+    with ThreadPoolExecutor(4) as threads:
+        got = list(threads.map(steps, made()))
+    assert all(map(torch.equal, itertools.chain(*want), itertools.chain(*got)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

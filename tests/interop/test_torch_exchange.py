@@ -1,5 +1,6 @@
 """Gradients and parameters whose memory `modelopt_rs.interop.torch` can't simply look at (extra `interop`)."""
 
+import contextlib
 import gc
 import signal
 import subprocess
@@ -166,12 +167,14 @@ def test_the_first_step_has_planned_the_second(dtype, n, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_step_whose_kernel_was_interrupted_is_a_whole_step(at, monkeypatch):
-    kernel = _core.optimizer_step
+@pytest.mark.parametrize(("name", "how"), [("optimizer_step", {"nonfinite": "raise"}), ("tensors_step", {})])
+def test_a_step_whose_kernel_was_interrupted_is_a_whole_step(at, name, how, monkeypatch):
+    kernel = getattr(_core, name)
 
     def interrupted(*arguments: Any) -> Any:
-        kernel(*arguments)
-        signal.raise_signal(signal.SIGINT)
+        if kernel(*arguments) is not False:
+            signal.raise_signal(signal.SIGINT)
+        return False
 
     def trained(interrupts: bool) -> list[Any]:
         p = torch.nn.Parameter(torch.ones(3000))
@@ -180,11 +183,16 @@ def test_a_step_whose_kernel_was_interrupted_is_a_whole_step(at, monkeypatch):
             p.grad = torch.full((3000,), 1.0 + step)
             if interrupts and step == at:
                 with monkeypatch.context() as patched:
-                    patched.setattr(_core, "optimizer_step", interrupted)
-                    with pytest.raises(KeyboardInterrupt):
-                        optimizer.step()
+                    patched.setattr(_core, name, interrupted)
+                    # The first has no states yet, and goes by a plan.
+                    with (
+                        contextlib.nullcontext()
+                        if (name, at) == ("tensors_step", 0)
+                        else pytest.raises(KeyboardInterrupt)
+                    ):
+                        optimizer.step(**how)
             else:
-                optimizer.step()
+                optimizer.step(**how)
         return [p.detach(), *optimizer.state[p].values()]
 
     assert all(map(torch.equal, trained(False), trained(True)))
@@ -211,11 +219,12 @@ def test_a_step_inside_of_what_torch_compiles_is_the_same_step(n):
     assert all(map(torch.equal, trained(False), trained(True)))
 
 
-def test_a_gradient_is_held_no_longer_than_the_step():
-    p = torch.nn.Parameter(torch.ones(5))
+@pytest.mark.parametrize("n", [5, 3000])
+def test_a_gradient_is_held_no_longer_than_the_step(n):
+    p = torch.nn.Parameter(torch.ones(n))
     optimizer = guest.AdamW([p])
     for _ in range(3):
-        p.grad = torch.ones(5)
+        p.grad = torch.ones(n)
         seen = weakref.ref(p.grad)
         optimizer.step()
         p.grad = None
