@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import modelopt_rs as mo
-
-pytest.importorskip("sklearn", reason="scikit-learn, which has the data, is not installed")
 import digits
+import modelopt_rs as mo
 
 SIZES, EPOCHS = (64, 32, 10), 8
 CASES: list[tuple[str, float, dict[str, Any]]] = [
@@ -24,6 +22,7 @@ CASES: list[tuple[str, float, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def data() -> digits.Data:
+    pytest.importorskip("sklearn", reason="scikit-learn, which has the data, is not installed")
     return digits.digits()
 
 

@@ -516,6 +516,7 @@ def compressed(x, name, group):
     return torch, args, t, scale, total
 
 
+@pytest.mark.slow
 def test_nvfp4_is_that_of_compressed_tensors():
     x = np.random.default_rng(7).standard_normal((64, 1024), dtype=np.float32)
     torch, _, t, scale, total = compressed(x, "nvfp4", 16)
@@ -531,6 +532,7 @@ def test_nvfp4_is_that_of_compressed_tensors():
     np.testing.assert_array_equal(q.dequantize(), back.reshape(64, 1024).numpy())
 
 
+@pytest.mark.slow
 def test_fp8_is_that_of_compressed_tensors():
     x = np.random.default_rng(8).standard_normal((64, 1024), dtype=np.float32)
     torch, args, t, scale, _ = compressed(x, "fp8_e4m3", 1024)
