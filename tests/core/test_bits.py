@@ -17,7 +17,7 @@ from modelopt_rs import _core
 
 CALLS = ref.calls(mo) | ref.steps(mo)
 SHORT = [*range(67), *range(67, 131, 3), *range(132, 255, 7), 255, 256, 257]
-CUTS = ((1, -1), (1, 0), (1, 1), (3, -1), (4, 1))  # chunks, and elements more
+CUTS = ((1, 0), (1, 1), (3, -1), (4, 1))  # chunks, and elements more
 LONG = sorted({2**k + d for k in range(9, 13) for d in (-1, 0, 1)} | {k * ref.CHUNK + d for k, d in CUTS})
 THREADS = (2, 3, 8)  # numbers that divide the chunks and that don't, and more than there are chunks: in turn
 OFFSETS = 7  # the inputs start at different places of a cache line
@@ -54,12 +54,14 @@ def inputs() -> dict[str, np.ndarray]:
 def test_b10_b11_bits_do_not_depend_on_the_instruction_set_or_the_threads(name, isas, inputs):
     call = CALLS[name]
     dtypes = ["uint8"] if call.codes else ref.DTYPES
-    for dtype, (turn, n) in itertools.product(dtypes, enumerate([*SHORT, *LONG])):
+    for (place, dtype), (turn, n) in itertools.product(enumerate(dtypes), enumerate([*SHORT, *LONG])):
+        if n > 2 * ref.CHUNK and len(dtypes) > 1 and (place + turn) % 2:
+            continue  # how chunks are shared out is the same for every dtype: each has one long length
         argument = prepared(call, inputs[str(dtype)][n % OFFSETS : n % OFFSETS + n])
         _core.set_isa("portable")
         want = outcome(call, argument, 1)
         # Short inputs are one piece of work: to see that of one set of instructions is enough.
-        runs = itertools.product(isas, (1, THREADS[turn % 3]))
+        runs = [(isa, THREADS[(turn + i) % 3]) for i, isa in enumerate(isas)]
         if n <= ref.CHUNK // 2:
             runs = [*((isa, 1) for isa in isas[1:]), *([(isas[-1], 5)] if turn % 4 == 0 else [])]
         for isa, threads in runs:
