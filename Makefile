@@ -21,6 +21,8 @@ $(VENV)/.ready: $(BIN)/python pyproject.toml
 build: $(VENV)/.ready
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --quiet
 
+# The tests start many processes, each of which would compile the package, and pytest would write its asserts anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test: build

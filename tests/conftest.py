@@ -25,13 +25,19 @@ collect_ignore = ["shared", "zoo/zoo"]  # what tests import; pyproject.toml puts
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: needs some GiB of memory or tens of seconds")
+    config.addinivalue_line("markers", "slow: needs some GiB of memory or tens of seconds, or a guest such as torch")
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
     """What ten thousand collected tests hold is not looked through at each collection of garbage."""
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def available_isas() -> list[str]:

@@ -203,10 +203,7 @@ def test_what_is_there_stays(fail: Call, run: Call, model: Path, tmp_path: Path)
     assert not (tmp_path / "b" / "precious").exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_f4_a_signal_leaves_nothing_behind(model: Path, tmp_path: Path, number: int, code: int, word: str) -> None:
+def test_f4_a_signal_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     # A progress that says where it is and then waits, so that the signal meets a directory half written.
     program = textwrap.dedent(
         """
@@ -227,7 +224,7 @@ def test_f4_a_signal_leaves_nothing_behind(model: Path, tmp_path: Path, number: 
     arguments = [sys.executable, "-c", program, *options]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "far\n"
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (code, f"modelopt-rs: {word}\n")
+    assert (process.returncode, err) == (143, "modelopt-rs: terminated\n")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

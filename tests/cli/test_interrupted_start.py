@@ -25,22 +25,23 @@ sys.meta_path.insert(0, Finder())
 """
 
 
+MODULES = [
+    "typing",
+    "numpy",
+    "datetime",  # imported by C code of NumPy, which makes an ImportError of whatever happens
+    "numpy.linalg",
+    "modelopt_rs._core",
+    "click",
+    "rich",
+    "modelopt_rs.cli.app",
+    "modelopt_rs.operations.quantize",
+    "modelopt_rs.planning",
+]
+
+
 @pytest.mark.parametrize(
-    "module",
-    [
-        "typing",
-        "numpy",
-        "datetime",  # imported by C code of NumPy, which makes an ImportError of whatever happens
-        "numpy.linalg",
-        "modelopt_rs._core",
-        "click",
-        "rich",
-        "modelopt_rs.cli.app",
-        "modelopt_rs.operations.quantize",
-        "modelopt_rs.planning",
-    ],
+    ("module", "how"), [*((name, "module") for name in MODULES), *((name, "script") for name in MODULES[::3])]
 )
-@pytest.mark.parametrize("how", ["module", "script"])
 def test_h48_an_interrupt_during_imports_ends_with_130_and_no_traceback(tmp_path: Path, module: str, how: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(SITE))
     script = tmp_path / "modelopt-rs"

@@ -408,8 +408,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *([before] if before else [])])}
 
 
-@pytest.mark.parametrize("missing", ["onnx", "onnx_ir"])
-@commands
+@pytest.mark.parametrize(
+    ("command", "missing"), list(zip(COMMANDS.values(), ["onnx", "onnx_ir", "onnx"], strict=True)), ids=COMMANDS
+)
 def test_without_the_extra(command: list[str], source: Path, tmp_path: Path, missing: str) -> None:
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / f"{missing}.py").write_text("raise ImportError('not installed')\n")
@@ -442,9 +443,9 @@ def test_without_onnxruntime_a_model_is_written_that_is_not_run(source: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word", "old"),
+    [(signal.SIGINT, 130, "interrupted", False), (signal.SIGTERM, 143, "terminated", True)],
 )
-@pytest.mark.parametrize("old", [False, True])
 def test_f4_a_signal_while_models_run_leaves_nothing_behind(
     source: Path, tmp_path: Path, number: int, code: int, word: str, old: bool
 ) -> None:

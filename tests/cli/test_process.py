@@ -37,9 +37,9 @@ def test_python_m(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word", "form"),
+    [(signal.SIGINT, 130, "interrupted", "file"), (signal.SIGTERM, 143, "terminated", "directory")],
 )
-@pytest.mark.parametrize("form", ["file", "directory"])
 def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int, word: str, form: str) -> None:
     source = directory(tmp_path / "a", bert()) if form == "directory" else write(tmp_path / "a", bert())
     # A progress that says where it is and then waits, so that the signal meets a file half written.

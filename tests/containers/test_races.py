@@ -17,7 +17,7 @@ from modelopt_rs.containers.atomic_directory import AtomicDirectory
 from modelopt_rs.containers.atomic_pair import AtomicPair, locked
 from modelopt_rs.files import CheckpointSink, CheckpointSource, SafetensorsSink, SafetensorsSource
 
-RACES, WRITERS = 100, 3
+RACES, WRITERS = 40, 3
 
 
 def write_file(path: Path, mark: bytes, ready: Callable[[], Any]) -> None:

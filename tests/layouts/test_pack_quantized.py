@@ -311,6 +311,7 @@ def test_empty_weights(path: Path) -> None:
         assert list(view.tiles("fc.weight", 10)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_compressed_tensors_unpacks_the_same(path: Path, spec: PackedSpec) -> None:
     torch = pytest.importorskip("torch")

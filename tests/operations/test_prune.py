@@ -312,6 +312,7 @@ def test_bitmask_directory_says_what_it_is(tmp_path: Path) -> None:
             call(tmp_path / "b", tmp_path / "d", **options)
 
 
+@pytest.mark.slow
 def test_compressed_tensors_unpacks_the_bitmask(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("compressed_tensors.utils")

@@ -60,8 +60,9 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["", "pruned"])
-@pytest.mark.parametrize(("name", "options", "dtype"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options", "dtype", "pruned"), [*((*c, False) for c in CASES), *((*c, True) for c in CASES[::3])], ids=str
+)
 def test_h52_a_run_killed_after_any_micro_batch_goes_on_bit_for_bit(name, options, dtype, pruned, tmp_path):
     """H52: sums of gradients, masks, averages, the schedule's place and the counters of rounding are saved."""
     params = arrays(name, 0, dtype)

@@ -84,6 +84,7 @@ def test_the_step_function_that_follows_from_a_class_is_the_one_that_is_written(
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the extra `interop` is not installed: torch")
 @pytest.mark.parametrize("name", optimizers.__all__)
 def test_the_torch_class_that_follows_from_a_class_is_the_one_that_is_written(name):
@@ -121,6 +122,7 @@ def test_a_class_has_the_numbers_that_the_kernel_takes(name):
     assert numbers - {"mu_product"} <= options(getattr(mo.optim, name), set()).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the extra `interop` is not installed: torch")
 @pytest.mark.parametrize("name", [name for name in CLASSES if name not in ("Adafactor", "Muon")])
 def test_a_torch_class_has_the_options_of_the_class_with_torchs_defaults(name):

@@ -29,6 +29,7 @@ def kept(optimizer: Any) -> Any:
 # ----------------------------------------------------------------------------------------------- not finite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, BF16, "bits"])
 def test_h50_clipping_is_torchs_where_a_gradient_is_not_finite(bad, dtype):
@@ -52,6 +53,27 @@ def test_h50_clipping_is_torchs_where_a_gradient_is_not_finite(bad, dtype):
         np.testing.assert_array_equal(-params[k].astype(np.float32), t.grad.numpy())
     assert result.norm is not None
     np.testing.assert_equal(result.norm, float(norm))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"clip_norm": "1"}, TypeError, "SGD.step: clip_norm must be a number, got '1'"),
+        ({"clip_norm": True}, TypeError, "SGD.step: clip_norm must be a number, got True"),
+        ({"clip_norm": 1.0, "grad_scale": "1"}, TypeError, "SGD.step: grad_scale must be a number, got '1'"),
+        ({"clip_norm": 1.0, "nonfinite": "ignore"}, ValueError, "SGD.step: nonfinite must be 'propagate', 'raise' or"),
+        ({"clip_norm": 0.0}, ValueError, "SGD.step: clip_norm must be greater than 0, got 0.0"),
+        ({"clip_norm": 1.0, "grad_scale": -1.0}, ValueError, "sgd_step: grad_scale must be greater than 0"),
+    ],
+)
+def test_options_of_a_step_are_checked_with_clipping_too(options, error, said):
+    w = np.ones(3, np.float32)
+    optimizer = mo.optim.SGD([w], lr=0.1)
+    with pytest.raises(error) as caught:
+        optimizer.step([np.ones(3, np.float32)], **options)
+    assert str(caught.value).startswith(said)
+    assert (w == 1).all()
+    assert optimizer.steps == 0
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
@@ -155,6 +177,7 @@ def test_h58_a_warm_up_reaches_the_peak_and_then_the_schedule_begins():
     assert [lr(t) for t in range(5, 20)] == [s.cosine(1.0, 10)(t) for t in range(1, 16)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 7])
 @pytest.mark.parametrize("start", [0.25, 1.0, 1e-3])
 def test_h58_a_warm_up_is_torchs_sequence_of_two_schedulers(steps, start):
@@ -170,6 +193,7 @@ def test_h58_a_warm_up_is_torchs_sequence_of_two_schedulers(steps, start):
         scheduler.step()
 
 
+@pytest.mark.slow
 def test_h58_a_warm_up_is_optaxs():
     optax = pytest.importorskip("optax")
     s = mo.optim.schedule
@@ -179,6 +203,7 @@ def test_h58_a_warm_up_is_optaxs():
         assert ours(t) == pytest.approx(float(theirs(t - 1)), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_h58_a_warm_up_is_that_of_transformers():
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     s = mo.optim.schedule

@@ -24,7 +24,7 @@ def brute_force(groups: list[list[Choice]], budget: int) -> float | None:
     return min(losses, default=None)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(groups=st.lists(CHOICES, min_size=1, max_size=6), budget=st.integers(0, 300))
 def test_no_answer_has_less_loss(groups: list[list[Choice]], budget: int) -> None:
     want = brute_force(groups, budget)

@@ -47,6 +47,7 @@ def test_codes_are_those_of_the_formula_for_every_instruction_set_and_threads(ki
     _core.set_isa(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "uint8", "binary", "ubinary"])
 def test_sentence_transformers_gives_the_same(kind):
     util = pytest.importorskip("sentence_transformers.util.quantization")
@@ -59,6 +60,7 @@ def test_sentence_transformers_gives_the_same(kind):
         assert (got == want).all()
 
 
+@pytest.mark.slow
 def test_faiss_and_usearch_give_the_same():
     x = RNG.standard_normal((200, 40)).astype(np.float32)
     faiss = pytest.importorskip("faiss")

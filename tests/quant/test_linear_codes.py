@@ -507,6 +507,7 @@ def test_scales_zero_points_and_outputs_that_are_none_are_named():
         assert text in str(caught.value)
 
 
+@pytest.mark.slow
 def test_codes_have_the_dtype_of_a_guests_out():
     torch = pytest.importorskip("torch")
     x = np.array([1.0, -300.0, 0.3], np.float32)

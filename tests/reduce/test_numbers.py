@@ -256,6 +256,7 @@ def test_the_best_are_the_first_of_a_stable_sort(dtype, largest, isa):
             assert values.tobytes() == np.take_along_axis(x, want, axis).tobytes()
 
 
+@pytest.mark.slow
 def test_the_best_values_are_torchs():
     torch = pytest.importorskip("torch", reason="the extra `interop` is not installed")
     x = RNG.standard_normal((5, 1000)).astype(np.float32)

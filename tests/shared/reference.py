@@ -5,6 +5,7 @@ are named at the functions. `calls` at the end lists every public call of the ar
 whose law holds for each of them (same bits, injected panics, rejected inputs).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -204,6 +205,14 @@ def regions(shape: tuple[int, ...], axis: int | None, group_size: int | None) ->
         yield (), ()
 
 
+def spread(params: np.ndarray, shape: tuple[int, ...], axis: Any, group_size: Any) -> np.ndarray:
+    """Of each element the parameter of its region."""
+    out = np.empty(shape, params.dtype)
+    for p, e in regions(shape, axis, group_size):
+        out[e] = params[p]
+    return out
+
+
 def params_shape(shape: tuple[int, ...], axis: int | None, group_size: int | None) -> tuple[int, ...]:
     if axis is not None:
         return (shape[axis],)
@@ -249,14 +258,12 @@ def quantize(x: np.ndarray, bits: int, scheme: str, axis: Any = None, group_size
 
 def dequantize(a: Affine, dtype: Any, axis: Any = None, group_size: Any = None) -> np.ndarray:
     """(code - zero point) · scale + offset, each operation rounded to the scale's dtype, then to `dtype`."""
-    real = a.scale.dtype
-    out = np.zeros(a.codes.shape, real)
+    shape = a.codes.shape
+    codes = a.codes if a.zero_point is None else a.codes - spread(a.zero_point, shape, axis, group_size).astype(int)
     with np.errstate(over="ignore"):
-        for p, e in regions(a.codes.shape, axis, group_size):
-            zero = 0 if a.zero_point is None else int(a.zero_point[p])
-            out[e] = (a.codes[e] - zero).astype(real) * a.scale[p]
-            if a.offset is not None:
-                out[e] = out[e] + a.offset[p]
+        out = codes.astype(a.scale.dtype) * spread(a.scale, shape, axis, group_size)
+        if a.offset is not None:
+            out = out + spread(a.offset, shape, axis, group_size)
     return cast(out, np.dtype(dtype))
 
 
@@ -332,7 +339,11 @@ def sparsegpt(
 
 def wild(n: int, dtype: Any, seed: int = 0) -> np.ndarray:
     """`n` finite values of magnitudes from 2^-12 to 2^12, zeros of both signs and subnormals between them."""
-    dtype = np.dtype(dtype)
+    return (made_wild if n <= 1 << 12 else made_wild.__wrapped__)(n, np.dtype(dtype), seed).copy()
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def made_wild(n: int, dtype: np.dtype, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, n])
     x = (rng.standard_normal(n) * np.exp2(rng.integers(-12, 13, n))).astype(dtype)
     x[rng.random(n) < 0.02] = 0.0

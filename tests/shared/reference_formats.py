@@ -183,21 +183,22 @@ def quantize(x: np.ndarray, name: str, axis: int | None = None, group_size: Any 
             total = min(F32(448 * 6) / absmax, limit) if absmax > 0 else F32(1)
             total = total if F32(448) / total * F32(6) <= limit else np.nextafter(total, F32(np.inf))
     dtype = np.uint8 if name.startswith(("mx", "nv")) else F32
-    scale, codes = np.zeros(scale_shape(x.shape, axis, group_size), dtype), np.zeros(x.shape, np.int64)
+    scale, units = np.zeros(scale_shape(x.shape, axis, group_size), dtype), np.zeros(x.shape, F32)
     with np.errstate(over="ignore", under="ignore"):
         for p, e in regions(x.shape, axis, group_size):
             absmax = np.abs(np.where(finite[e], coded[e], F32(0))).max(initial=F32(0))
             scale[p] = store_scale(name, absmax, total)
-            codes[e] = numbers.encode(in_units(name, coded[e], scale[p], total))
-    return Quantized(codes, scale, np.array(total, F32) if name == "nvfp4" else None)
+            units[e] = in_units(name, coded[e], scale[p], total)
+    return Quantized(numbers.encode(units).astype(np.int64), scale, np.array(total, F32) if name == "nvfp4" else None)
 
 
 def dequantize(q: Quantized, name: str, dtype: Any, axis: int | None = None, group_size: Any = None) -> np.ndarray:
     """number(code) · scale in float32, then rounded to `dtype`."""
     group_size = BLOCKS.get(name) if group_size is None else group_size
-    out = np.zeros(q.codes.shape, F32)
+    scales = np.zeros(q.codes.shape, F32)
     total = F32(1) if q.global_scale is None else q.global_scale[()]
     with np.errstate(over="ignore", under="ignore"):
         for p, e in regions(q.codes.shape, axis, group_size):
-            out[e] = NUMBERS[name].decode(q.codes[e]).astype(F32) * scale_value(name, q.scale[p], total)
+            scales[e] = scale_value(name, q.scale[p], total)
+        out = NUMBERS[name].decode(q.codes).astype(F32) * scales
     return ref.cast(out, np.dtype(dtype))

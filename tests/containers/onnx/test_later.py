@@ -17,10 +17,11 @@ def shown(script: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-@pytest.mark.parametrize("module", ["files.onnx", "onnx", "onnx.run.latency"])
-def test_opening_an_onnx_model_imports_no_sympy(module: str) -> None:
+def test_opening_an_onnx_model_imports_no_sympy() -> None:
     """It takes longer than all else, for arithmetic that few models need."""
-    assert shown(f"import sys, modelopt_rs.{module}; print('sympy.core' in sys.modules)") == ["False"]
+    modules = ("files.onnx", "onnx", "onnx.run.latency")
+    script = "; ".join(f"import modelopt_rs.{module}; print('sympy.core' in sys.modules)" for module in modules)
+    assert shown(f"import sys; {script}") == ["False"] * len(modules)
 
 
 def test_symbolic_lengths_are_computed_and_sympy_is_itself() -> None:
@@ -35,48 +36,38 @@ def test_symbolic_lengths_are_computed_and_sympy_is_itself() -> None:
     assert shown(script) == ["2*N + 1", "2*x module Mul"]
 
 
-def test_a_module_that_is_imported_already_stays() -> None:
-    script = """
-        import sys, wave
-        from modelopt_rs.containers.onnx.later import later
+SCRIPTS = {
+    "a module that is imported already stays": (
+        """
+        import wave
         with later("wave"):
             import wave as second
         print(second is wave, sys.modules["wave"] is wave)
-    """
-    assert shown(script) == ["True True"]
-
-
-def test_a_module_that_is_missing_is_an_import_error() -> None:
-    script = """
-        from modelopt_rs.containers.onnx.later import later
+        """,
+        ["True True"],
+    ),
+    "a module that is missing is an ImportError": (
+        """
         try:
             with later("no_such_module"):
                 import no_such_module
         except ImportError as error:
             print(error.name)
-    """
-    assert shown(script) == ["no_such_module"]
-
-
-def test_a_part_of_a_waiting_package_finds_its_own_code_run() -> None:
-    script = """
-        import sys
-        from modelopt_rs.containers.onnx.later import later
+        """,
+        ["no_such_module"],
+    ),
+    "a part of a waiting package finds its own code run": (
+        """
         with later("xml"):
             import xml
         print(type(xml).__name__)
         import xml.dom.minidom
         print(type(xml).__name__, sys.modules["xml"] is xml, sum("later" in repr(each) for each in sys.meta_path))
-    """
-    assert shown(script) == ["_Later", "module True 0"]
-
-
-def test_code_that_fails_fails_for_everyone_who_wants_it(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("half = 1\nraise RuntimeError('broken')\n")
-    script = f"""
-        import sys
-        sys.path.insert(0, {str(tmp_path)!r})
-        from modelopt_rs.containers.onnx.later import later
+        """,
+        ["_Later", "module True 0"],
+    ),
+    "code that fails fails for everyone who wants it": (
+        """
         with later("broken"):
             import broken
         for _ in range(2):
@@ -84,5 +75,27 @@ def test_code_that_fails_fails_for_everyone_who_wants_it(tmp_path: Path) -> None
                 broken.half
             except RuntimeError as error:
                 print(error)
+        """,
+        ["broken", "broken"],
+    ),
+}
+
+
+def test_imports_that_wait(tmp_path: Path) -> None:
+    """Each script in a fork of one process: what they share takes longer than they do."""
+    (tmp_path / "broken.py").write_text("half = 1\nraise RuntimeError('broken')\n")
+    program = f"""
+        import os, sys
+        from modelopt_rs.containers.onnx.later import later
+        assert not {{"wave", "xml"}} & set(sys.modules)
+        sys.path.insert(0, {str(tmp_path)!r})
+        for script in {[textwrap.dedent(script) for script, _ in SCRIPTS.values()]!r}:
+            if os.fork() == 0:
+                exec(script)
+                sys.stdout.flush()
+                os._exit(0)
+            os.wait()
+            print("", flush=True)
     """
-    assert shown(script) == ["broken", "broken"]
+    wanted = [line for _, lines in SCRIPTS.values() for line in [*lines, ""]]
+    assert shown(program) == wanted

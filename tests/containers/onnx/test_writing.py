@@ -434,48 +434,50 @@ def test_f2_killed_at_every_call(tmp_path: Path) -> None:
         from modelopt_rs.files.onnx import OnnxSource
         from onnx_writing import W, data_files, weight, write
 
-        path, old, new = Path(sys.argv[1]), sys.argv[2] == "external", sys.argv[3] == "external"
-        if sys.argv[4] == "named":
-            def no_tmpfile(path, flags, *args, real=os.open, **kwargs):
-                if flags & os.O_TMPFILE == os.O_TMPFILE:
-                    raise OSError("not supported")
-                return real(path, flags, *args, **kwargs)
-            os.open = no_tmpfile
-        states = []
-        for nth in range(200):
-            write(path, external=old)
-            assert len(left_over(path.parent)) == 0, "the next writer removes what is stale"
-            assert len(data_files(path.parent)) == old, "and data of a model that never came"
-            pid = os.fork()
-            if pid == 0:
-                count = 0
-                for name in "pwrite fsync rename link close fchmod open mkdir rmdir unlink".split():
-                    def hook(*args, real=getattr(os, name), **kwargs):
-                        global count
-                        if count == nth:
-                            os.kill(os.getpid(), signal.SIGKILL)
-                        count += 1
-                        return real(*args, **kwargs)
-                    setattr(os, name, hook)
-                write(path, W + 1, external=new)
-                os._exit(0)
-            _, status = os.waitpid(pid, 0)
-            is_new = weight(path)[0, 0] == (W + 1)[0, 0]
-            assert weight(path).tobytes() == (W + is_new).tobytes()
-            states.append(is_new)
-            if os.WIFEXITED(status):
-                assert os.WEXITSTATUS(status) == 0
-                assert len(data_files(path.parent)) == new and not left_over(path.parent)
-                break
-        assert len(states) > 8 and not states[0] and states[-1] and sorted(states) == states
-        print(len(states))
+        path, real_open = Path(sys.argv[1]), os.open
+
+        def no_tmpfile(path, flags, *args, **kwargs):
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError("not supported")
+            return real_open(path, flags, *args, **kwargs)
+
+        for way in sys.argv[2:]:
+            before, after, temporary = way.split(",")
+            old, new = before == "external", after == "external"
+            os.open = no_tmpfile if temporary == "named" else real_open
+            states = []
+            for nth in range(200):
+                write(path, external=old)
+                assert len(left_over(path.parent)) == 0, "the next writer removes what is stale"
+                assert len(data_files(path.parent)) == old, "and data of a model that never came"
+                pid = os.fork()
+                if pid == 0:
+                    count = 0
+                    for name in "pwrite fsync rename link close fchmod open mkdir rmdir unlink".split():
+                        def hook(*args, real=getattr(os, name), **kwargs):
+                            global count
+                            if count == nth:
+                                os.kill(os.getpid(), signal.SIGKILL)
+                            count += 1
+                            return real(*args, **kwargs)
+                        setattr(os, name, hook)
+                    write(path, W + 1, external=new)
+                    os._exit(0)
+                _, status = os.waitpid(pid, 0)
+                is_new = weight(path)[0, 0] == (W + 1)[0, 0]
+                assert weight(path).tobytes() == (W + is_new).tobytes()
+                states.append(is_new)
+                if os.WIFEXITED(status):
+                    assert os.WEXITSTATUS(status) == 0
+                    assert len(data_files(path.parent)) == new and not left_over(path.parent)
+                    break
+            assert len(states) > 8 and not states[0] and states[-1] and sorted(states) == states
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ways = [("inline", "inline", "named"), ("external", "external", "unnamed"), ("external", "inline", "unnamed")]
-    for way in (*ways, ("inline", "external", "named")):
-        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "m.onnx"), *way]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert run.returncode == 0, run.stderr
+    ways = ["inline,inline,named", "external,external,unnamed", "external,inline,unnamed", "inline,external,named"]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "m.onnx"), *ways]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -252,6 +252,7 @@ def test_numbers_of_python_have_the_dtype_of_the_input():
         taken([{"x": [[1.0], [2.0, 3.0]]}], {"x": InputInfo("x", "float32", (None, None))})
 
 
+@pytest.mark.slow
 def test_tensors_of_torch_are_taken_or_say_what_to_pass():
     torch = pytest.importorskip("torch")
     assert taken({"x": torch.from_numpy(X)}, ONE) == [{"x": [row.tolist()]} for row in X]

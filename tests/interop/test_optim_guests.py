@@ -60,24 +60,3 @@ def test_statistics_take_tensors():
         assert one.count == other.count == 16
     scales = mo.quant.awq_scales(x, torch.ones(4, dtype=torch.float64), group_size=4)
     np.testing.assert_array_equal(scales, mo.quant.awq_scales(x, np.ones(4), group_size=4))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"clip_norm": "1"}, TypeError, "SGD.step: clip_norm must be a number, got '1'"),
-        ({"clip_norm": True}, TypeError, "SGD.step: clip_norm must be a number, got True"),
-        ({"clip_norm": 1.0, "grad_scale": "1"}, TypeError, "SGD.step: grad_scale must be a number, got '1'"),
-        ({"clip_norm": 1.0, "nonfinite": "ignore"}, ValueError, "SGD.step: nonfinite must be 'propagate', 'raise' or"),
-        ({"clip_norm": 0.0}, ValueError, "SGD.step: clip_norm must be greater than 0, got 0.0"),
-        ({"clip_norm": 1.0, "grad_scale": -1.0}, ValueError, "sgd_step: grad_scale must be greater than 0"),
-    ],
-)
-def test_options_of_a_step_are_checked_with_clipping_too(options, error, said):
-    w = np.ones(3, np.float32)
-    optimizer = mo.optim.SGD([w], lr=0.1)
-    with pytest.raises(error) as caught:
-        optimizer.step([np.ones(3, np.float32)], **options)
-    assert str(caught.value).startswith(said)
-    assert (w == 1).all()
-    assert optimizer.steps == 0
