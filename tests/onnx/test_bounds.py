@@ -22,6 +22,7 @@ from activation_graphs import node, normal
 from modelopt_rs.errors import FormatError
 from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.onnx.apart import Failed, call_apart
+from modelopt_rs.onnx.crop import shapes
 from modelopt_rs.onnx.crop.coupling import find_groups
 from modelopt_rs.onnx.crop.elements import Computed
 from modelopt_rs.onnx.crop.integers import Integers
@@ -173,6 +174,17 @@ def test_recurrent_weights_of_another_rank_that_are_computed_stay(tmp_path):
     found = {each.name: (each.decision, each.reason) for each in report.tensors}
     assert found["w_folded"] == ("copy", "4-dimensional")
     assert "its other weight is not quantized" in found["r"][1]
+
+
+def test_a_machine_that_is_too_slow_to_infer_shapes_says_so_and_crops_nothing_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setattr(shapes, "MAX_SECONDS", 0.001)
+    weights = {"w": normal(16, 64), "v": normal(64, 16)}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])]
+    onnx.save(model(nodes, {"x": ["n", 16]}, {"y": ["n", 16]}, weights), tmp_path / "a.onnx")
+    words = r"^infer_shapes: model must be one whose shapes onnx can infer, .*more than 0.001 seconds"
+    with pytest.raises(mo.UnsupportedError, match=words):
+        mo.crop_file(tmp_path / "a.onnx", tmp_path / "b.onnx", what="ffn", keep=0.5)
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_what_the_library_does_to_its_process_is_an_error():

@@ -12,7 +12,7 @@ from onnx import onnx_cpp2py_export
 
 from modelopt_rs.errors import quote
 
-__all__ = ["Failed", "call_apart", "without_large"]
+__all__ = ["Ended", "Failed", "call_apart", "without_large"]
 
 # What depends on a constant depends on small ones (shapes, axes, scales of Resize).
 LARGE: Final = 1024
@@ -55,6 +55,10 @@ class Failed(Exception):
     """The function raised an error, or its process died or took too long; the text says which."""
 
 
+class Ended(Failed):
+    """It took too long, which depends on the machine: nothing may be decided by it."""
+
+
 def call_apart(function: str, data: bytes, *arguments: int, seconds: float) -> bytes:
     """Call a function of the library's compiled part that makes a serialized model of another, and of numbers.
 
@@ -70,7 +74,7 @@ def call_apart(function: str, data: bytes, *arguments: int, seconds: float) -> b
     Raises
     ------
     Failed
-        If it gives nothing.
+        If it gives nothing (`Ended`: in that time).
     """
     if not sys.executable:
         raise Failed("there is no Python to run it in")
@@ -81,7 +85,7 @@ def call_apart(function: str, data: bytes, *arguments: int, seconds: float) -> b
             [*command, *map(str, arguments)], input=data, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"it takes more than {seconds:g} seconds") from None
+        raise Ended(f"it takes more than {seconds:g} seconds") from None
     if done.returncode == 0:
         return bytes(done.stdout)
     words = done.stderr.decode(errors="replace").strip()

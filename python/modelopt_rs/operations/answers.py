@@ -44,12 +44,13 @@ def best_answer(
     fit = [allocated, *_uniform(work, losses, size, priors)]
     if priors:
         return min(fit, key=lambda each: losses.loss_of(each.codes, priors)), losses
-    fit = [each for i, each in enumerate(fit) if all(each.codes != other.codes for other in fit[:i])]
+    fit = list({losses.same(each.codes): each for each in fit[::-1]}.values())[::-1]
     smaller = [each for each in losses.seen if each.nbytes <= size]
     with work.looked_at() as off:
         if off is not None:
-            # The table's best is looked at again: on a busy machine other inputs may have been made up.
-            known = [each for each in smaller if each.off is not None and all(each.codes != e.codes for e in fit)]
+            # The table's best is looked at again: that inputs which are given have changed it doesn't see.
+            made = {losses.same(each.codes) for each in fit}
+            known = [each for each in smaller if each.off is not None and losses.same(each.codes) not in made]
             fit += sorted(known, key=lambda each: each.off or 0.0)[:1]
             fit = [replace(each, off=off(each.codes)) for each in fit]
             if all(each.off is not None for each in fit):
@@ -63,33 +64,29 @@ def best_answer(
 def _others(work: Losses, losses: LossTable, fit: list[Answer], size: int) -> list[Answer]:
     """Return answers that are the best by loss that differ in a weight from the one that is least off so far."""
     best = min(fit, key=lambda each: each.off or 0.0)
-    seen = {_key(each) for each in (*fit, *losses.seen)}
+    seen = {losses.same(each.codes) for each in (*fit, *losses.seen)}
     found: list[Answer] = []
     for codes in losses.others(size, best.codes):
         if len(found) == min(TRIED, WORK // max(best.nbytes, 1)):
             break
         answer = Answer(codes, work.nbytes(codes, best.nbytes))
-        if answer.nbytes <= size and _key(answer) not in seen:
-            seen.add(_key(answer))
+        if answer.nbytes <= size and losses.same(codes) not in seen:
+            seen.add(losses.same(codes))
             found.append(answer)
     return found
 
 
-def _key(answer: Answer) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(answer.codes.items()))
-
-
 def _with(losses: LossTable, answers: list[Answer]) -> LossTable:
     """Return the table with answers, each once."""
-    found = {_key(each): each for each in (*losses.seen, *answers)}
+    found = {losses.same(each.codes): each for each in (*losses.seen, *answers)}
     return replace(losses, seen=tuple(found.values()))
 
 
 def _uniform(work: Losses, losses: LossTable, size: int, priors: Mapping[str, float]) -> list[Answer]:
     """Return the answers of uniform bits that fit, with the least loss first."""
     found: list[Answer] = []
-    uniform = [losses.uniform(code) for code in CODES]
-    for codes, about in sorted(uniform, key=lambda each: losses.loss_of(each[0], priors)):
+    uniform = {losses.same(codes): (codes, about) for codes, about in map(losses.uniform, CODES)}
+    for codes, about in sorted(uniform.values(), key=lambda each: losses.loss_of(each[0], priors)):
         try:
             # What a graph takes beside its weights is only about known.
             nbytes = work.nbytes(codes, about) if about <= 1.05 * size else about

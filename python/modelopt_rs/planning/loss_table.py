@@ -244,6 +244,15 @@ class LossTable:
         losses = self.losses(priors)
         return sum(losses[name][code] for name, code in codes.items())
 
+    def same(self, codes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Return what all answers have in common of which the same file is made, whatever its codes are called."""
+        found = []
+        for name in sorted(codes):
+            able = self.tensors[name].codes
+            error = able[codes[name]].error
+            found.append((name, next(code for code, coded in able.items() if coded.error == error)))
+        return tuple(found)
+
     def uniform(self, code: str) -> tuple[dict[str, str], int]:
         """Return the answer in which all weights that can have a code have it, and about the bytes of the model."""
         able: dict[str, bool] = {}
@@ -270,7 +279,8 @@ class LossTable:
     ) -> tuple[dict[str, str], Allocation]:
         """Return the code of each weight with which the model is at most of this size, and the answer for groups.
 
-        `without` is a group, and a code that it does not get.
+        `without` is a group, and a code that it does not get, nor another that makes the same of it: of some layers
+        blocks of 128 are what there is without a size.
         """
         able = [code for code in self._ways() if self._range(code)[0] <= size] or [None]
         made = [self._allocated(size, priors, code, without) for code in able]
@@ -282,7 +292,9 @@ class LossTable:
     ) -> tuple[dict[str, str], Allocation]:
         groups = self._groups(priors, alike)
         if without is not None:
-            groups[without[0]].pop(without[1], None)
+            able = groups[without[0]]
+            loss = able[without[1]].loss if without[1] in able else None
+            groups[without[0]] = {code: choice for code, choice in able.items() if choice.loss != loss}
             if not groups[without[0]]:
                 raise OptionError(f"without must leave {without[0]} a code, got {without[1]}, its only one")
         codes = [list(each) for each in groups.values()]

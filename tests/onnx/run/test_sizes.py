@@ -1,5 +1,8 @@
 """H10, H19, H22: inputs that are made up never veto a good model; several sizes are run, and they are a smoke test."""
 
+import dataclasses
+import itertools
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from onnx import TensorProto, helper
 
 import modelopt_rs as mo
 from graph_nets import Net
+from modelopt_rs.onnx.run import sizes
 from modelopt_rs.onnx.run.inputs import InputInfo
 from modelopt_rs.onnx.run.pair import run_pair
 from modelopt_rs.onnx.run.sessions import Ended, bounded, limited, open_session, run_session
@@ -261,9 +265,12 @@ def endless(doubles: bool) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize(("doubles", "words"), [(True, "takes more than"), (False, "computes for more than 3 seconds")])
-def test_a_run_that_does_not_end_is_ended_and_the_file_written(tmp_path: Path, doubles: bool, words: str) -> None:
+@pytest.mark.parametrize(("doubles", "words"), [(True, "takes more than"), (False, "computes for more than 1 seconds")])
+def test_a_run_that_does_not_end_is_ended_and_the_file_written(
+    tmp_path: Path, doubles: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """H38, H39: what onnxruntime computes has bounds of time and memory."""
+    monkeypatch.setattr(sizes, "PATIENCE", (1.0, *sizes.PATIENCE[1:]))
     onnx.save(endless(doubles), tmp_path / "a.onnx")
     report = mo.quantize_file(
         tmp_path / "a.onnx", tmp_path / "b.onnx", durable=False, run=RunOptions(), max_memory=2**26
@@ -290,3 +297,30 @@ def test_a_session_that_is_limited_never_holds_more_and_later_ones_are_not(tmp_p
         with pytest.raises(Ended, match="takes more than 16,777,216 bytes"):
             run_session(session, path, many)
     assert run_session(open_session(path, threads=1), path, many)[0].nbytes == 1 << 27
+
+
+@pytest.mark.parametrize("build", [text, tall])
+def test_no_clock_says_what_is_written_or_reported(
+    tmp_path: Path, build: Callable[[], Net], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour goes by between any two looks at the clock, and a second of the processor does what a hundredth did."""
+    onnx.save(build().proto(), tmp_path / "a.onnx")
+    made = _written(tmp_path)
+    hours, process_time = itertools.count(0, 3600), time.process_time
+    for name in ("perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(time, name, lambda: float(next(hours)))
+    monkeypatch.setattr(time, "process_time", lambda: 100 * process_time())
+    assert _written(tmp_path) == made
+
+
+def _written(folder: Path) -> list[object]:
+    """What two commands write and say of a model, without the times that they took."""
+    found: list[object] = []
+    how = {"overwrite": True, "durable": False, "run": RunOptions(rounds=0)}
+    for name, report in (
+        ("b.onnx", mo.quantize_file(folder / "a.onnx", folder / "b.onnx", bits=4, **how)),
+        ("c.onnx", mo.optimize_file(folder / "a.onnx", folder / "c.onnx", target_bpw=5.5, **how)),
+    ):
+        run = dataclasses.replace(report.run, seconds=0.0)
+        found += [(folder / name).read_bytes(), report.options.get("allocation"), report.tensors, report.warnings, run]
+    return found

@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.mend import made_by_library
-from modelopt_rs.onnx.apart import call_apart, without_large
+from modelopt_rs.errors import UnsupportedError
+from modelopt_rs.onnx.apart import Ended, call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
 from modelopt_rs.onnx.crop.integers import Integers
@@ -18,8 +19,8 @@ __all__ = ["infer_shapes"]
 
 # Each pass sees one Reshape further along a path whose shapes depend on each other.
 PASSES: Final = 16
-MAX_SECONDS: Final = 20
-"""How long the library may take for one pass."""
+MAX_SECONDS: Final = 100
+"""How long the library may take for one pass, of which a large model takes one or two."""
 GROWTH: Final = (1 << 20, 8)
 """The bytes that a model with its shapes may have, besides for each byte of the model."""
 
@@ -33,6 +34,11 @@ def infer_shapes(model: ir.Model) -> None:
     ----------
     model : ir.Model
         The shapes of its values are completed.
+
+    Raises
+    ------
+    UnsupportedError
+        If the library takes too long: on a faster machine it would have said more.
     """
     for _ in range(PASSES):
         helped = _infer(model)
@@ -62,6 +68,10 @@ def _infer(model: ir.Model) -> bool:
         inferred = made_by_library(made)
         for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
             _take_over(graph, other)
+    except Ended as error:
+        raise UnsupportedError(
+            f"infer_shapes: model must be one whose shapes onnx can infer, got one that can't: {error}"
+        ) from None
     except (MemoryError, OSError):
         raise
     except Exception:  # the libraries' errors have no common class but this

@@ -19,6 +19,7 @@ from modelopt_rs.onnx.run.inputs import Feed, known_of
 from modelopt_rs.onnx.run.samples import Samples
 from modelopt_rs.onnx.run.sessions import limited
 from modelopt_rs.onnx.run.sizes import Search, patience
+from modelopt_rs.onnx.run.work import Work
 from modelopt_rs.onnx.weights import Weight, find_weights
 from modelopt_rs.planning.calibration import Calibrate
 from modelopt_rs.planning.run import RunOptions
@@ -135,6 +136,11 @@ class InputStream:
     def feeds(self) -> Iterator[Feed]:
         """Yield all samples."""
         return itertools.islice(self._feeds(), self.most)
+
+    def work(self, counted: Work) -> float:
+        """Return the products of a run of all samples."""
+        shapes = {name: info.shape for name, info in self._observer.infos.items()}
+        return sum(counted(feed, shapes) for feed in self.feeds())
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[str, Array]]:
         """Run all samples, and yield some of their values."""

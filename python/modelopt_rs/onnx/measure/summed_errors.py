@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from modelopt_rs.onnx.int8.observe import packed
 from modelopt_rs.onnx.measure.layer_inputs import Data, InputStream
 from modelopt_rs.onnx.measure.output_errors import TRIED_DTYPES, coarse, compared
 from modelopt_rs.onnx.run.inputs import Feed
+from modelopt_rs.onnx.run.work import Work
 from modelopt_rs.onnx.weights import Weight
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.sensitivity import layer_error
@@ -31,8 +31,7 @@ points with a limit of 0.75, 25 with one of 1.0, for 9 % of the bytes.
 SAMPLES: Final = 2  # that the model is run on
 LARGEST: Final = 2**26  # bytes of a weight that is looked at: a table is as good as never what does most for its bytes
 WORK: Final = 2**36  # bytes of weights that all runs read
-# What the two above can't know: a slow machine must not wait for hours. Only here the clock says what is looked at.
-SECONDS: Final = 120.0
+PRODUCTS: Final = 2**41  # that all runs take: some minutes
 GROUP: Final = 32  # elements that share a scale, where no size is given
 # What is left of a squared error with the next higher number of bits: of steps 1 / 5 and 1 / 17 as wide.
 LESS: Final[Mapping[int, float]] = {2: 1 / 25, 4: 1 / 289}
@@ -85,17 +84,16 @@ class SummedErrors:
         known = {name: weights[name] for name in fed if sizes[name] <= LARGEST}
         if sum(sizes.values()) * len(known) > WORK:
             return {}
-        start = time.perf_counter()
         try:
             run = self._runs(list(known))
+            if run is None:
+                return {}
             there = run({})
-            seconds = time.perf_counter()
             again = run({})
-            seconds = time.perf_counter() - seconds
         except (FormatError, UnsupportedError):
             return {}
         noise = _squares(there, again)
-        if not len(noise) or (noise > NOISE).any() or seconds * len(known) > SECONDS:
+        if not len(noise) or (noise > NOISE).any():
             return {}
         found: dict[str, Array] = {}
         parts: dict[str, Array] = {}
@@ -103,8 +101,6 @@ class SummedErrors:
         for names in packed({name: sizes[name] for name in known}, LARGEST):
             rounded = {name: self._coarse(known[name], options.with_bits(bits[name])) for name in names}
             for name, array in rounded.items():
-                if time.perf_counter() - start > 2 * SECONDS:
-                    return {}
                 found[name] = _squares(there, run({name: array}))
             part = together_by_sum(_squares(there, run(rounded)), [found[name] for name in names])
             parts |= dict.fromkeys(names, part)
@@ -116,10 +112,15 @@ class SummedErrors:
             return {}
         return {name: each * parts[name] for name, each in found.items()}
 
-    def _runs(self, names: list[str]) -> Callable[[Feed], list[list[Any]]]:
-        """Return what runs the model on all samples with some weights replaced, and gives its outputs."""
+    def _runs(self, names: list[str]) -> Callable[[Feed], list[list[Any]]] | None:
+        """Return what runs the model on all samples with some weights replaced, and gives its outputs.
+
+        None: it would take too much to do that for each.
+        """
         how: dict[str, Any] = {"threads": self._execution.threads, "max_memory": self._execution.max_memory}
         stream = InputStream(self._model, self._path, [], self._data, most=SAMPLES, weights=names, **how)
+        if stream.work(Work.of(self._model)) * len(names) > PRODUCTS:
+            return None
         outputs = [str(value.name) for value in self._model.graph.outputs]
         return lambda replaced: list(stream.outputs(outputs, replaced))
 

@@ -14,7 +14,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.errors import OptionError, listing, quote
-from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_image, is_sequence
+from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
 from modelopt_rs.onnx.run.sessions import Session
 from modelopt_rs.onnx.run.vocabulary import Known, known_values
 
@@ -167,7 +167,7 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
     Parameters
     ----------
     infos : mapping
-        The inputs of the model: only of integers and images anything is said.
+        The inputs of the model.
     path : path
 
     Raises
@@ -180,8 +180,6 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
         raise UnsupportedError(
             f"{path}: input {quote(strings.name)} has strings, which can't be generated; give inputs"
         )
-    if not any(info.dtype.startswith(("int", "uint")) or is_image(info.dtype, info.shape) for info in infos.values()):
-        return Known()
     # Shapes and single numbers are looked at; whose the data may be has been asked when the model was opened.
     with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
         return known_values(source.model)

@@ -1,10 +1,9 @@
-"""Inputs that a model runs on, found by trying sizes, within bounds of time and memory, and kinds of values."""
+"""Inputs that a model runs on, found by trying sizes, within bounds of work and memory, and kinds of values."""
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.errors import FormatError
 from modelopt_rs.onnx.run.generate import axis_length
 from modelopt_rs.onnx.run.inputs import Feed, InputInfo, generated
-from modelopt_rs.onnx.run.sessions import Ended, bounded, resident, size_of
+from modelopt_rs.onnx.run.sessions import Ended, bounded, size_of
 from modelopt_rs.onnx.run.trials import LADDER, lengths, open_axes
 from modelopt_rs.onnx.run.vocabulary import Known
 from modelopt_rs.planning.run import RunOptions
@@ -24,12 +23,16 @@ FURTHER: Final = (16, 64, 224)  # lengths besides the first that is found
 STEP = 1.5  # how much longer each is at least
 RANKS: Final = (2, 3, 4, 1, 0)  # of inputs that have no shape
 SIZES = 3  # how many sizes both models are run on
-SECONDS = 20.0  # for the search
-PATIENCE: Final = (3.0, 1e-6)  # seconds of the processor for a run, and for each byte of the model
-SLOW = 2.0  # seconds that the run of a larger size is expected to take at most
-OVERHEAD = 0.02  # seconds that a run takes whatever its size, on a busy machine
-ONCE = 16 * 2**20  # bytes that a first run takes whatever its size
+RUN, ALL = 2**35, 2**38  # products of a run of a larger size, and of all that are tried, at most
+TRIALS = 2000  # runs of the search at most: most fail at once
+PATIENCE: Final = (10.0, 1e-6, 1e-8)
+"""Seconds of the processor for a run, for each byte of the model, and for each product that is counted.
+
+Nobody can count how long a loop goes on: a run that doesn't end is ended by the clock. For what is counted there is a
+hundred times what it takes, so that what is chosen follows from counts also on a machine that is slow or busy.
+"""
 PART = 64  # the inputs of a trial take at most this part of the memory: what is between them is larger
+BETWEEN = 16  # and what goes in and comes out this part
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Search:
     max_memory : int
         Sizes grow as long as what a run is expected to take is less; a run that takes more is ended.
     patience : float
-        Seconds of the processor after which a run is ended.
+        Seconds of the processor after which a run is ended, besides those for its products.
     """
 
     run: Callable[[Feed], Any]
@@ -83,7 +86,7 @@ class Search:
     _tried: int = 0
     _error: Exception | None = None
     _ended: bool = False
-    _start: float = field(default_factory=time.perf_counter)
+    _spent: float = 0.0
 
     def __call__(self) -> Found:
         """Search."""
@@ -107,7 +110,7 @@ class Search:
         """Return lengths of axes that the model runs with."""
         for lengths_of in lengths(open_axes(self.infos, self.options.dims)):
             dims = {**self.options.dims, **lengths_of}
-            if self._tried and (self._too_large(dims) or time.perf_counter() - self._start > SECONDS):
+            if self._tried and (self._too_large(dims) or not self._is_left(self._work(kind, dims))):
                 continue
             cost = self._try(kind, dims)
             if cost is not None:
@@ -140,27 +143,31 @@ class Search:
 
     def _affords(self, kind: str, dims: Mapping[str, int], cost: "_Cost", exponent: int) -> bool:
         growth = max(_elements(self._feed(kind, dims)) / max(cost.elements, 1), 1.0) ** exponent
-        left = SECONDS - (time.perf_counter() - self._start)
-        seconds = max(cost.seconds - OVERHEAD, 0.0)
-        return cost.nbytes * growth <= self.max_memory and seconds * growth <= min(SLOW, left)
+        work = self._work(kind, dims)
+        return cost.nbytes * growth <= self.max_memory // BETWEEN and work <= RUN and self._is_left(work)
+
+    def _is_left(self, work: float) -> bool:
+        return self._tried < TRIALS and self._spent + work <= ALL
+
+    def _work(self, kind: str, dims: Mapping[str, int]) -> float:
+        """Return the products of a run."""
+        return self.known.work(self._feed(kind, dims), {name: info.shape for name, info in self.infos.items()})
 
     def _try(self, kind: str, dims: Mapping[str, int]) -> "_Cost | None":
         """Run the model once; return what that took, or None where it can't be run so."""
         if self._ended:  # and would be at other sizes
             return None
         self._tried += 1
-        feed = self._feed(kind, dims)
-        held, start = resident(), time.perf_counter()
+        feed, work = self._feed(kind, dims), self._work(kind, dims)
+        self._spent += work
         try:
-            with bounded(self.patience, self.max_memory):
+            with bounded(self.patience + PATIENCE[2] * work, self.max_memory):
                 outputs = self.run(feed)
         except FormatError as e:
             self._error = self._error or e
             self._ended = self._ended or isinstance(e, Ended)
             return None
-        seconds = time.perf_counter() - start
-        data = sum(array.nbytes for array in (*feed.values(), *outputs) if isinstance(array, np.ndarray))
-        return _Cost(_elements(feed), seconds, max(resident() - held - ONCE, data))
+        return _Cost(_elements(feed), sum(a.nbytes for a in (*feed.values(), *outputs) if isinstance(a, np.ndarray)))
 
     def _feed(self, kind: str, dims: Mapping[str, int], rng: np.random.Generator | None = None) -> Feed:
         return generated(self.infos, dims, self.known, kind, rng or np.random.default_rng(self.options.seed))
@@ -174,13 +181,13 @@ class Search:
 
 
 def patience(path: str | os.PathLike[str]) -> float:
-    """Return the seconds of the processor that a run may take: more where a model, or what is beside it, is large.
+    """Return the seconds of the processor that any run may take: more where a model, or what is beside it, is large.
 
     Examples
     --------
     >>> from modelopt_rs.onnx.run.sizes import patience
     >>> patience("model.onnx")
-    3.0
+    10.0
     """
     return PATIENCE[0] + PATIENCE[1] * size_of(path)
 
@@ -205,7 +212,6 @@ class _Cost:
     """What a run took."""
 
     elements: int
-    seconds: float
     nbytes: int
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from modelopt_rs._types import Array
 from modelopt_rs.onnx.run.generate import is_image
+from modelopt_rs.onnx.run.work import Work
 
 __all__ = ["Known", "compared", "known_values", "pixels", "vocabulary"]
 
@@ -49,11 +50,14 @@ class Known:
         The numbers that an input is compared with, such as rates of sampling.
     pixels : frozenset of str
         The inputs that are images with the numbers of files, 0 to 255.
+    work : Work
+        What a run takes.
     """
 
     limits: Mapping[str, int] = field(default_factory=dict)
     equal: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pixels: frozenset[str] = frozenset()
+    work: Work = field(default_factory=Work)
 
     @property
     def choices(self) -> int:
@@ -63,7 +67,7 @@ class Known:
 
 def known_values(model: ir.Model) -> Known:
     """Return what a graph says of the values of its inputs."""
-    return Known(vocabulary(model), compared(model), pixels(model))
+    return Known(vocabulary(model), compared(model), pixels(model), Work.of(model))
 
 
 def compared(model: ir.Model) -> dict[str, tuple[int, ...]]:
