@@ -77,7 +77,8 @@ def raise_opset(model: ir.Model, opset: int) -> None:
 def raise_alike(model: ir.Model, opset: int) -> bool:
     """Let a model say a later version of the operators where none that it has differs in it; return whether it does.
 
-    No converter is asked, which takes a process of its own: of a convolution it would change nothing but this number.
+    No converter is asked, which takes a process of its own. For models that are measured and thrown away: the converter
+    says the shapes that it infers as well, and a model that is written keeps them, so that has `raise_opset`.
 
     Examples
     --------
