@@ -8,8 +8,8 @@ import onnx_ir as ir
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.containers.onnx.mend import made_by_library
 from modelopt_rs.errors import listing, quote
-from modelopt_rs.onnx.apart import Failed, call_apart, without_large
-from modelopt_rs.onnx.former import drop_ignored, former_attributes, say
+from modelopt_rs.onnx.child_process import Failed, call_apart, without_large
+from modelopt_rs.onnx.former_operators import drop_ignored, former_attributes, say
 
 __all__ = ["raise_alike", "raise_ir_version", "raise_opset"]
 

@@ -22,8 +22,9 @@ from modelopt_rs.stream.transform import Transform
 __all__ = ["WHAT", "LayerAlone", "taken"]
 
 # What is kept of the inputs of a node, by its kind.
-WHAT: Final = {"matmul": "rows", "gemm": "rows", "conv": "maps", "convtranspose": "maps"}
-WHAT |= dict.fromkeys(RECURRENT, "steps")
+WHAT: Final = {"matmul": "rows", "gemm": "rows", "conv": "maps", "convtranspose": "maps"} | dict.fromkeys(
+    RECURRENT, "steps"
+)
 LENGTHS: Final = 4  # which input of a recurrent layer says how long each sequence is
 COLUMNS: Final = 8  # a multiple of which is taken of the outputs of a product that is too large
 
