@@ -35,7 +35,7 @@ TAKEN: Final[dict[Any, tuple[tuple[type, ...], str]]] = {
 }
 
 
-def check_types(function: Callable[..., Any], arguments: Mapping[str, Any], where: str | None = None) -> None:
+def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that are not of the types that a function is annotated with.
 
     Parameters
@@ -43,8 +43,6 @@ def check_types(function: Callable[..., Any], arguments: Mapping[str, Any], wher
     function : callable
     arguments : mapping
         Its arguments by name: `locals()` in its first line. What else is in it does not matter.
-    where : str, optional
-        What messages begin with; its name.
 
     Raises
     ------
@@ -61,7 +59,7 @@ def check_types(function: Callable[..., Any], arguments: Mapping[str, Any], wher
     Traceback (most recent call last):
     TypeError: half: bits must be an int, got '4'
     """
-    _check(where or function.__name__, _hints(function), arguments)
+    _check(function.__name__, _hints(function), arguments)
 
 
 def check_choice(function: str, name: str, value: Any, choices: Sequence[Any]) -> None:

@@ -1,6 +1,7 @@
 """The errors, and how messages show what stands in a file: escaped, cut, and numbers with thousands separators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from modelopt_rs._core import FormatError, InternalError, LimitError, UnsupportedError
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_option",
     "listing",
     "quote",
+    "said_as",
 ]
 
 MAX_QUOTE = 128  # bytes of a file's own text in a message
@@ -107,6 +109,31 @@ def check_option(name: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
         *most, last = map(repr, known)
         raise OptionError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")
+
+
+@contextmanager
+def said_as(names: Mapping[str, str]) -> Iterator[None]:
+    """Raise errors that begin with a key of `names` with its value instead: for functions that are built from others.
+
+    The one place that looks into messages: kernels say their own names, and users have called something else.
+
+    Examples
+    --------
+    >>> import numpy as np, modelopt_rs as mo
+    >>> from modelopt_rs.errors import said_as
+    >>> with said_as({"norm: x": "blocks: w"}):
+    ...     mo.reduce.norm(np.array(["a"]))
+    Traceback (most recent call last):
+    TypeError: blocks: w must have dtype float32, float64, float16 or bfloat16, of integers or bool, got <U1
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        for name, other in names.items():
+            if text.startswith(name):
+                raise type(error)(other + text.removeprefix(name)) from None
+        raise
 
 
 def quote(text: str, limit: int = MAX_QUOTE) -> str:

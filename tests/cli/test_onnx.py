@@ -34,7 +34,6 @@ COMMANDS = {
     "crop": ["crop", "--what", "all", "--keep", "0.5"],
 }
 INSTALL = 'running an ONNX model needs the extra onnx: pip install "modelopt_rs[onnx]"'
-FIX = "convert it with .astype(np.float32)"
 commands = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 
 

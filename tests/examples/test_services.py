@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -29,7 +28,6 @@ from digits import digits
 from modelopt_rs.onnx.run.sessions import open_session
 
 EXAMPLES = Path(service.__file__).parent
-Post = Callable[..., tuple[str, Any]]
 
 
 def run(name: str, *words: str) -> str:

@@ -271,10 +271,6 @@ def not_dense(t: Trained) -> None:
     t.params[0].data = torch.ones(4, 12, dtype=torch.float64)[:, ::2]
 
 
-def on_no_device(t: Trained) -> None:
-    t.params[3].data = torch.ones((), dtype=torch.float64, device="meta")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

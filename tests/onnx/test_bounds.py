@@ -21,7 +21,7 @@ import modelopt_rs as mo
 from activation_graphs import node, normal
 from modelopt_rs.errors import FormatError
 from modelopt_rs.files.onnx import OnnxSource
-from modelopt_rs.onnx.apart import Failed, call_apart
+from modelopt_rs.onnx.child_process import Failed, call_apart
 from modelopt_rs.onnx.crop import shapes
 from modelopt_rs.onnx.crop.coupling import find_groups
 from modelopt_rs.onnx.crop.elements import Computed

@@ -142,8 +142,6 @@ def test_what_is_no_number_is_named(name, dtype):
 
 # -- reductions of integers
 
-ARITHMETIC = [("sum", {}), ("mean", {}), ("var", {}), ("count_nonzero", {}), ("minmax", {}), ("count_nonfinite", {})]
-
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_sums_of_integers_are_numpys_modulo_2_to_the_64(dtype, isa):

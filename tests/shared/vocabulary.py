@@ -111,11 +111,6 @@ FORMER = {
     "damp": "damping",
     "x_norm": "x_stats",
 }
-# A default that differs from that of the others, with the reason.
-OWN_DEFAULTS = {
-    ("quantize_linear", "nonfinite"): "as ONNX's operator",
-    ("importance", "grad"): "only of the criterion that needs it",
-}
 # All that has another form than in version 0.1, for the page.
 CHANGES = (
     ("nan=", "nonfinite="),

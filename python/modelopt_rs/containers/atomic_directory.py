@@ -45,7 +45,7 @@ class AtomicDirectory:
         If the destination is a file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool) -> None:
         self.path = resolve(path)
         self._overwrite = overwrite
         self._durable = durable

@@ -27,8 +27,8 @@ class Modules:
     ----------
     names : iterable of str
         The weights; names that don't end in ".weight" are no module's.
-    config : mapping, optional
-        The model's config.json.
+    config : mapping
+        The model's config.json; empty where there is none.
 
     Examples
     --------
@@ -43,9 +43,9 @@ class Modules:
     ['classifier']
     """
 
-    def __init__(self, names: Iterable[str], config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, names: Iterable[str], config: Mapping[str, Any]) -> None:
         self._modules = {name: name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-        parts = [config or {}, *(part for part in (config or {}).values() if isinstance(part, Mapping))]
+        parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
         kinds = [part["model_type"] for part in parts if isinstance(part.get("model_type"), str)]
         self._bases = (*_BASES, *(kind.replace("-", "_") for kind in kinds[:1]))
         self._renamed = {module: renamed(module, kinds) for module in self._modules.values()}

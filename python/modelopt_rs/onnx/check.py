@@ -54,9 +54,7 @@ class OnnxCheck:
         The size of both models, with their external data.
     """
 
-    def __init__(
-        self, source: Source, run: RunOptions | None, execution: Execution, samples: Calibrate | None = None
-    ) -> None:
+    def __init__(self, source: Source, run: RunOptions | None, execution: Execution, samples: Calibrate | None) -> None:
         self._source, self._run, self._threads = source, run, execution.threads
         self._samples = None if isinstance(samples, Iterator) else samples  # it is good for one pass
         self._max_memory = execution.max_memory

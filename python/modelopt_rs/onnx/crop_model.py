@@ -11,7 +11,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.onnx.check import OnnxCheck
 from modelopt_rs.onnx.crop.apply import crop_graph
 from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
-from modelopt_rs.onnx.crop.given import given_groups, write_numbers
+from modelopt_rs.onnx.crop.given_groups import given_groups, write_numbers
 from modelopt_rs.onnx.crop_inputs import CropInputs
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.calibration import Calibrate, said

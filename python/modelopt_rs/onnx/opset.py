@@ -8,8 +8,8 @@ import onnx_ir as ir
 from modelopt_rs._core import UnsupportedError
 from modelopt_rs.containers.onnx.mend import made_by_library
 from modelopt_rs.errors import listing, quote
-from modelopt_rs.onnx.apart import Failed, call_apart, without_large
-from modelopt_rs.onnx.former import drop_ignored, former_attributes, say
+from modelopt_rs.onnx.child_process import Failed, call_apart, without_large
+from modelopt_rs.onnx.former_operators import drop_ignored, former_attributes, say
 
 __all__ = ["raise_alike", "raise_ir_version", "raise_opset"]
 
@@ -77,7 +77,8 @@ def raise_opset(model: ir.Model, opset: int) -> None:
 def raise_alike(model: ir.Model, opset: int) -> bool:
     """Let a model say a later version of the operators where none that it has differs in it; return whether it does.
 
-    No converter is asked, which takes a process of its own: of a convolution it would change nothing but this number.
+    No converter is asked, which takes a process of its own. For models that are measured and thrown away: the converter
+    says the shapes that it infers as well, and a model that is written keeps them, so that has `raise_opset`.
 
     Examples
     --------

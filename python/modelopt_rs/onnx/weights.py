@@ -13,11 +13,12 @@ import onnx_ir as ir
 from modelopt_rs.dtypes import DTYPES, FLOATS
 from modelopt_rs.errors import quote
 
-__all__ = ["ONNX_FLOATS", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
+__all__ = ["ONNX_FLOATS", "RECURRENT", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
 Kind: TypeAlias = Literal[
     "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn", "batched", "einsum", "fused", "tables"
 ]
+RECURRENT: Final = ("lstm", "gru", "rnn")
 Role: TypeAlias = tuple[Kind, int, int, ir.DataType, bool]
 """How a node takes a weight: its kind, its (in, out) axes, its dtype, whether it stands in a body."""
 
@@ -294,7 +295,7 @@ def _einsum_axes(node: ir.Node, index: int, rank: int) -> tuple[int, int] | None
 
 def _problems(node: ir.Node, index: int, kind: Kind, rank: int) -> Iterator[str]:
     """Yield why a node can't take a quantized weight."""
-    recurrent = kind in ("lstm", "gru", "rnn")
+    recurrent = kind in RECURRENT
     if rank < (3 if recurrent or kind in ("conv", "convtranspose") else 2) or (recurrent and rank > 3):
         yield f"{rank}-dimensional"
     if node.op_type in ("Gemm", "FusedGemm") and rank > 2:

@@ -197,7 +197,7 @@ def decided_by_inputs(
     decisions: Mapping[str, Decision],
     unseen: Mapping[str, str | None],
     method: str | None,
-    fix: str = "leave it out",
+    fix: str,
 ) -> dict[str, Decision]:
     """Return the decisions with how weights are rounded, and where it isn't by their inputs, why.
 

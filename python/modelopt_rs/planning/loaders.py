@@ -123,7 +123,7 @@ def check_loaded(
     left: Mapping[str, str],
     layout: str,
     config: Mapping[str, Any],
-    stored: Collection[str] = (),
+    stored: Collection[str],
 ) -> None:
     """Refuse a choice of weights that transformers can't load together.
 

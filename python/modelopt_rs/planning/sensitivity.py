@@ -144,7 +144,7 @@ class Sensitivity:
             pass
         return LayerError(bits, layer_error(transform.figures))
 
-    def judged(self, name: str, found: LayerError, is_value: bool = False) -> tuple[str, str] | None:
+    def judged(self, name: str, found: LayerError, is_value: bool) -> tuple[str, str] | None:
         """Keep the error of a weight; say that it is too large, or None."""
         counted = replace(found, counts=VALUES_COUNT) if is_value else found
         self.errors[name] = counted

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 from modelopt_rs.errors import quote
@@ -34,7 +33,7 @@ def quantize_warnings(
     decisions: Mapping[str, Decision],
     schemes: Iterable[tuple[int, bool]],
     sizes: tuple[int, int],
-    errors: Mapping[str, LayerError] = MappingProxyType({}),
+    errors: Mapping[str, LayerError],
 ) -> tuple[str, ...]:
     """Return the sentences.
 
@@ -106,7 +105,7 @@ def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
 
 
-def unread_in_words(sizes: Iterable[int], total: int, format: str | None = None) -> list[str]:
+def unread_in_words(sizes: Iterable[int], total: int, format: str | None) -> list[str]:
     """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
 
     Examples

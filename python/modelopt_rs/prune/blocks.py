@@ -7,7 +7,7 @@ from modelopt_rs._types import Array, Bf16, MaskKind, Nan
 from modelopt_rs.arguments import check_choice, listed, shown
 from modelopt_rs.arrays import as_array
 from modelopt_rs.deprecated import renamed
-from modelopt_rs.prune.naming import said_as
+from modelopt_rs.errors import said_as
 from modelopt_rs.prune.unstructured import apply_mask, magnitude
 
 __all__ = ["blocks"]

@@ -13,11 +13,10 @@ from modelopt_rs._types import Array
 from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
 from modelopt_rs.deprecated import renamed
-from modelopt_rs.errors import check_mapping
+from modelopt_rs.errors import check_mapping, said_as
 from modelopt_rs.prune.choice import Choice, Chooser, Indices, Keep
 from modelopt_rs.prune.coupling import Group, Shaped, check_ascending, check_groups, cuts_of, integers
 from modelopt_rs.prune.importance import Join, Scores, importance
-from modelopt_rs.prune.naming import said_as
 
 __all__ = ["CropReport", "GroupReport", "apply_crop", "crop", "crop_report", "masks", "plan_crop", "take"]
 

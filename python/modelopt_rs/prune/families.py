@@ -110,10 +110,10 @@ def _attention(*types: str, layer: str, name: str, **others: Any) -> Family:
     return Family(types=types, layer=layer, qkv=qkv, attention_out=f"{name}.o", keys=keys, head_dim="d_kv", **others)
 
 
-def _sides(types: tuple[str, ...], prefix: str = "", **more: Any) -> tuple[Family, ...]:
+def _sides(types: tuple[str, ...]) -> tuple[Family, ...]:
     """Return the encoder and the decoder of a family whose layers are BART's."""
     return tuple(
-        _ffn(*types, layer=rf"{prefix}{side}\.layers\.\d+", ffn=("fc1",), out="fc2", key=f"{side}_ffn_dim", **more)
+        _ffn(*types, layer=rf"{side}\.layers\.\d+", ffn=("fc1",), out="fc2", key=f"{side}_ffn_dim")
         for side in ("encoder", "decoder")
     )
 

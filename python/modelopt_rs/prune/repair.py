@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from modelopt_rs import _core
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import check_number, shown
+from modelopt_rs.errors import said_as
 from modelopt_rs.prune.coupling import check_ascending
-from modelopt_rs.prune.naming import said_as
 
 __all__ = ["InputStats", "compensate_bias", "least_squares"]
 

@@ -7,7 +7,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nan
 from modelopt_rs.arrays import as_array
 from modelopt_rs.deprecated import former, renamed, warn_former
-from modelopt_rs.prune.naming import said_as
+from modelopt_rs.errors import said_as
 from modelopt_rs.prune.repair import InputStats
 from modelopt_rs.prune.unstructured import prune_into, share_of
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import check_choice, listed, shown
 from modelopt_rs.deprecated import renamed
+from modelopt_rs.errors import said_as
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Grads, Group, Nonfinite
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import Specification
-from modelopt_rs.prune.naming import said_as
 from modelopt_rs.prune.unstructured import apply_mask, global_magnitude, magnitude, n_of_m, packed_shape
 from modelopt_rs.quant.packing import unpack
 

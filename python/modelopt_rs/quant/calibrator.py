@@ -13,6 +13,7 @@ from modelopt_rs._types import Array, Bf16
 from modelopt_rs.arguments import check_flag, check_number, shown
 from modelopt_rs.arrays import as_array
 from modelopt_rs.dtypes import bf16_to_float32
+from modelopt_rs.errors import said_as
 from modelopt_rs.quant.codes import code_of, params_of
 from modelopt_rs.quant.dyadic import DyadicHistogram
 from modelopt_rs.quant.thresholds import entropy_threshold, mse_range, percentile_range
@@ -291,10 +292,8 @@ def _check_integer(name: str, value: int, allowed: Sequence[int], text: str) -> 
 
 
 def _range(x: Array, dtype: Bf16, threads: int | None) -> tuple[float, float]:
-    try:
+    with said_as({"minmax": "Calibrator"}):
         low, high = reduce.minmax(x, dtype=dtype, threads=threads)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("minmax:", "Calibrator:", 1)) from None
     if dtype == "bf16":
         ends = np.array([low, high], np.uint16).astype(np.uint32) << 16
         low, high = ends.view(np.float32)

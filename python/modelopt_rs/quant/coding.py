@@ -10,7 +10,7 @@ from modelopt_rs._types import Array, Bf16, GroupSize, Nonfinite, Rounding, Scal
 from modelopt_rs.arrays import as_array
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of, resolve
-from modelopt_rs.quant.given import Given, check_rounding
+from modelopt_rs.quant.given_scales import Given, check_rounding
 from modelopt_rs.quant.search import Parameters
 
 __all__ = ["allocate", "check_out", "fake_quantize", "quantize"]
@@ -306,10 +306,7 @@ def fake_quantize(
     if any(each is not None for each in (search, scale, scale_dtype, weights, norm, zero_point)):
         spec = (coding, axis, group_size)
         parameters = Parameters("fake_quantize", search, weights, scale, zero_point, scale_dtype, norm)
-        try:
-            shape = _core.quantized_shapes(x.shape, spec)[1]
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"fake_{error}") from None
+        shape = _core.quantized_shapes(x.shape, spec, "fake_quantize")[1]
         found = parameters.of(x, spec, shape, dtype, threads)
         _core.fake_quantize_given(x, out, found, spec, nonfinite, dtype, threads)
         return out

@@ -41,9 +41,9 @@ class Pruner:
         Tensors that `planning.prune.why_not` has nothing against, in the order in which they are pruned.
     options : PruneOptions
     execution : Execution
-    axes : mapping, optional
-        How each of them lies; by default as (out, in).
-    inputs : callable, optional
+    axes : mapping or None
+        How each of them lies; None: as (out, in).
+    inputs : callable or None
         For methods that need them: the statistics of the inputs of a weight.
     """
 
@@ -53,8 +53,8 @@ class Pruner:
         chosen: Sequence[TensorInfo],
         options: PruneOptions,
         execution: Execution,
-        axes: Mapping[str, WeightAxes] | None = None,
-        inputs: Inputs | None = None,
+        axes: Mapping[str, WeightAxes] | None,
+        inputs: Inputs | None,
     ) -> None:
         self._inputs = inputs
         self._source, self._chosen, self._options, self._execution = source, chosen, options, execution

@@ -15,7 +15,6 @@ from torchvision.models.video.resnet import BasicStem, Conv2Plus1D, Conv3DSimple
 
 from zoo.structures import Inputs, Structure, pictures
 
-BARE = {"weights": None}
 SHORT = [1, 1, 1, 1]
 
 

@@ -96,7 +96,6 @@ class OnnxSource(Source):
         except BaseException:
             self.close()
             raise
-        self._notes = attributes_in_words(self.model, os.fstat(self._file.fd).st_size)
         self._tensors: dict[str, TensorInfo] = {}
         self._extents: dict[str, Extent] = {}
         for name, value in self.model.graph.initializers.items():
@@ -123,7 +122,7 @@ class OnnxSource(Source):
     @property
     def notes(self) -> tuple[str, ...]:
         """Whether most of the file is no tensor."""
-        return self._notes
+        return attributes_in_words(self.model, os.fstat(self._file.fd).st_size)
 
     @property
     def metadata(self) -> Mapping[str, str]:

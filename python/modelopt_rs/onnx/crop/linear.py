@@ -9,13 +9,14 @@ import onnx_ir as ir
 from modelopt_rs.onnx.crop.edits import EditCounts
 from modelopt_rs.onnx.crop.einsum import einsum, einsum_axes
 from modelopt_rs.onnx.crop.pointwise import first
+from modelopt_rs.onnx.crop.recurrent import GATES
 from modelopt_rs.onnx.crop.units import Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Walk
 
 __all__ = ["RULES", "made_by"]
 
 # Of recurrent layers it is their hidden units, along the recurrent weights.
-MADE_BY = {"MatMul": (1, -1), "Conv": (1, 0), "Gather": (0, -1), "LSTM": (2, 2), "GRU": (2, 2), "RNN": (2, 2)}
+MADE_BY = {"MatMul": (1, -1), "Conv": (1, 0), "Gather": (0, -1)} | dict.fromkeys(GATES, (2, 2))
 # What each axis of an operand is: rows, inner axis, columns, or a number of a batch axis counted from the end.
 Roles: TypeAlias = Mapping[int | str, int]
 

@@ -10,7 +10,7 @@ from modelopt_rs.onnx.crop.pointwise import first
 from modelopt_rs.onnx.crop.units import NONE, Labels
 from modelopt_rs.onnx.crop.walk import At, Refused, Rule, Walk
 
-__all__ = ["RULES"]
+__all__ = ["GATES", "RULES"]
 
 GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # Where hidden units lie once: recurrent weights, states before; the sequence and the states after.

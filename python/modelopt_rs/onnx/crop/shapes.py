@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from modelopt_rs.containers.onnx.mend import made_by_library
 from modelopt_rs.errors import UnsupportedError
-from modelopt_rs.onnx.apart import Ended, call_apart, without_large
+from modelopt_rs.onnx.child_process import Ended, call_apart, without_large
 from modelopt_rs.onnx.crop.elements import CONTRADICTIONS, shape_of
 from modelopt_rs.onnx.crop.fused_shapes import fused_shapes
 from modelopt_rs.onnx.crop.integers import Integers

@@ -11,7 +11,7 @@ from modelopt_rs.stream.model import TensorInfo
 __all__ = ["correct_bias"]
 
 
-def correct_bias(layer: Layer, mean: NDArray[np.float64], threads: int | None = None) -> None:
+def correct_bias(layer: Layer, mean: NDArray[np.float64], threads: int | None) -> None:
     """Subtract the mean output error ``E[Wq x] - E[W x] = (Wq - W) E[x]`` from a layer's bias.
 
     Of a Conv the mean of a channel is that of all its pixels. Reads the weight once.

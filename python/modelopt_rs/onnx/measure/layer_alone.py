@@ -13,7 +13,7 @@ from modelopt_rs.onnx.opset import raise_alike
 from modelopt_rs.onnx.run.sessions import new_session, session_options
 from modelopt_rs.onnx.weight_only.forms.choice import BLOCKED
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
-from modelopt_rs.onnx.weights import Use, find_weights, is_constant
+from modelopt_rs.onnx.weights import RECURRENT, Use, find_weights, is_constant
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.stream.model import Source
@@ -23,7 +23,7 @@ __all__ = ["WHAT", "LayerAlone", "taken"]
 
 # What is kept of the inputs of a node, by its kind.
 WHAT: Final = {"matmul": "rows", "gemm": "rows", "conv": "maps", "convtranspose": "maps"} | dict.fromkeys(
-    ("lstm", "gru", "rnn"), "steps"
+    RECURRENT, "steps"
 )
 LENGTHS: Final = 4  # which input of a recurrent layer says how long each sequence is
 COLUMNS: Final = 8  # a multiple of which is taken of the outputs of a product that is too large
@@ -37,7 +37,7 @@ def taken(use: Use) -> list[str] | None:
     what = WHAT.get(use.kind)
     if what is None or use.inner or (what == "rows" and use.index != 1):
         return None
-    values = [value for value in _inputs(use.node) if value is not None and not is_constant(value)]
+    values = [value for value in _inputs(use) if value is not None and not is_constant(value)]
     others = values[1:] if what != "steps" else []
     turned = use.kind == "gemm" and use.node.attributes.get_int("transA", False)
     floats = all(value.dtype in (None, ir.DataType.FLOAT, ir.DataType.FLOAT16) for value in values)
@@ -49,10 +49,10 @@ def taken(use: Use) -> list[str] | None:
     )
 
 
-def _inputs(node: ir.Node) -> list[ir.Value | None]:
-    """Return what a node takes; how long sequences are does not count."""
-    lengths = node.op_type in ("LSTM", "GRU", "RNN")
-    return [None if lengths and i == LENGTHS else value for i, value in enumerate(node.inputs)]
+def _inputs(use: Use) -> list[ir.Value | None]:
+    """Return what the node takes; how long sequences are does not count."""
+    lengths = use.kind in RECURRENT
+    return [None if lengths and i == LENGTHS else value for i, value in enumerate(use.node.inputs)]
 
 
 class LayerAlone:
@@ -135,7 +135,7 @@ class LayerAlone:
             return fed[-1]
 
         node = self._use.node
-        inputs = [value_of(each) for each in _inputs(node)]
+        inputs = [value_of(each) for each in _inputs(self._use)]
         outputs = [ir.val(value.name or "", self._use.dtype) for value in node.outputs]
         nodes.append(_like(node, inputs, outputs))
         told = [new for new, old in zip(outputs, node.outputs, strict=True) if old.uses() or old.is_graph_output()]

@@ -147,7 +147,7 @@ def packed_bytes(n: int, bits: int) -> int:
     return -(-n * bits // 8)
 
 
-def packed_rows(codes: Array, bits: int, threads: int | None = None) -> Array:
+def packed_rows(codes: Array, bits: int, threads: int | None) -> Array:
     """Pack codes, a byte each, along the last axis.
 
     Examples
@@ -181,7 +181,7 @@ def unpacked_rows(packed: Array, bits: int, columns: int, threads: int | None = 
     return out
 
 
-def flat(bits: int, columns: int, signed: bool, threads: int | None = None) -> Arrange:
+def flat(bits: int, columns: int, signed: bool, threads: int | None) -> Arrange:
     """Return what makes the flat packed tensor of ONNX out of rows of packed codes.
 
     Parameters

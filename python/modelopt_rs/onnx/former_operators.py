@@ -24,7 +24,7 @@ def former_attributes(graph: ir.Graph, have: int, opset: int) -> Attributes | st
     Examples
     --------
     >>> import onnx_ir as ir
-    >>> from modelopt_rs.onnx.former import former_attributes
+    >>> from modelopt_rs.onnx.former_operators import former_attributes
     >>> x, s = ir.val("x"), ir.val("s", const_value=ir.tensor([1.0, 1.0, 2.0, 2.0], name="s"))
     >>> node = ir.node("Resize", [x, s], outputs=[ir.val("y")])
     >>> graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[s], opset_imports={"": 10}, name="g")
