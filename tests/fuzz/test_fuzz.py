@@ -1,6 +1,6 @@
 """Mutants, each through the commands: a result or a promised error, in time, within memory.
 
-`make test` runs a twentieth of some thousand, `make slow-test` the others, `make fuzz` 100,000.
+`make test` runs a fortieth of some thousand, `make slow-test` all of them, `make fuzz` 100,000.
 Seeds are counted from 0: what fell once falls again.
 """
 
@@ -30,12 +30,13 @@ def test_a_model_that_doubles_its_data_in_each_node_is_ended() -> None:
     assert fuzz("onnx", range(2251, 2252)).problems() == []
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, PARTS))])
+@pytest.mark.parametrize("part", ["half of 0", *(pytest.param(i, marks=pytest.mark.slow) for i in range(PARTS))])
 @pytest.mark.parametrize("kind", COUNTS)
-def test_every_mutant_ends_in_a_result_or_a_promised_error(kind: str, part: int) -> None:
+def test_every_mutant_ends_in_a_result_or_a_promised_error(kind: str, part: int | str) -> None:
     """H38, H39, E1 to E19: no hang, no death, no other error, no memory over the budget and 64 MiB."""
     asked = int(os.environ.get("MODELOPT_RS_MUTANTS", COUNTS[kind]))
     count = asked // PARTS // (CALLS if kind == "arrays" else 1)
-    outcome = fuzz(kind, range(part * count, (part + 1) * count))
+    first, count = (part * count, count) if isinstance(part, int) else (0, max(count // 2, 1))
+    outcome = fuzz(kind, range(first, first + count))
     assert outcome.mutants == count
     assert outcome.problems() == []

@@ -107,9 +107,13 @@ class Random(Net):
         return self.add("MatMul", name, weight), self.weights[weight].shape[1]
 
 
-@given(data=st.data())
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_random_graphs_compute_the_same_without_units_of_zeros(data):
+def computes_the_same_without_units_of_zeros(data):
     net = Random({"x": [4, 6]})
     net.grow(data.draw, data.draw(st.integers(2, 12)))
     crops(net.proto())
+
+
+@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_graphs_compute_the_same_without_units_of_zeros(examples):
+    how = settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    how(given(data=st.data())(computes_the_same_without_units_of_zeros))()
