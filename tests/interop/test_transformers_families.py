@@ -108,6 +108,21 @@ def vit_gpt2() -> Any:
     return tf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(*parts)
 
 
+def rt_detr() -> Any:
+    """With a backbone whose norms are frozen."""
+    backbone = tf.RTDetrResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 16, 32, 32],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    sizes = {"encoder_hidden_dim": 32, "encoder_in_channels": [16, 32, 32], "encoder_ffn_dim": 64, "encoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_in_channels": [32, 32, 32]}
+    decoder = {"d_model": 32, "decoder_ffn_dim": 64, "decoder_layers": 1, "num_queries": 5, "num_denoising": 0}
+    return tf.RTDetrConfig(backbone_config=backbone, **sizes, **heads, **decoder)
+
+
 def config(name: str, *options: dict[str, Any], **more: Any) -> Callable[[], Any]:
     merged = {key: value for each in (*options, more) for key, value in each.items()}
     return lambda: getattr(tf, f"{name}Config")(**merged)
@@ -205,6 +220,8 @@ OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
         config("Eomt", {**VISION, "num_attention_heads": 4}, num_queries=5, num_blocks=1, num_upscale_blocks=1),
         pixels,
     ),
+    # Norms whose weights are no parameters.
+    "RTDetrForObjectDetection": (rt_detr, pixels),
     # Initialized by name; shared experts coded as those that are merged, for their rows are as long.
     "Wav2Vec2BertForCTC": (
         config("Wav2Vec2Bert", SPEECH, feature_projection_input_dim=24, layerdrop=0.0, add_adapter=False),
@@ -220,7 +237,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
         tokens,
     ),
 }
-FLOAT = ("Llama4ForCausalLM", "EomtForUniversalSegmentation")  # left as they are
+FLOAT = ("Llama4ForCausalLM", "EomtForUniversalSegmentation", "RTDetrForObjectDetection")  # left as they are
 # The lowest SQNR of logits against float at 8 bits, with random weights.
 FORMATS: dict[str, dict[str, Any]] = {
     "8": {"bits": 8},

@@ -199,6 +199,21 @@ def test_a_directory_comes_along(tmp_path: Path) -> None:
     assert same(out[LINEAR[0]][1], mo.prune.magnitude(bert()[LINEAR[0]][1], 0.5))
 
 
+@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"sparsity": 0.5, "scope": "row"}, {"n": 2, "m": 4}])
+def test_conv1d_is_pruned_as_the_layer_that_it_is(tmp_path: Path, options: dict[str, Any]) -> None:
+    """GPT-2 stores [in, out]: inputs are counted down the rows, in tiles of whole groups."""
+    x, name = weights((24, 10), 3).astype(np.float32), "h.0.mlp.c_fc.weight"
+    source = directory(tmp_path / "a", {name: ("F32", x)}, {"model_type": "gpt2"})
+    room = 2_000 if "scope" in options else 400  # a row of the layer has a part in each of the file
+    report = mo.prune_file(source, tmp_path / "b", max_memory=room, durable=False, **options)
+    assert report.totals.changed == 1
+    how = {"axis": 1} if "scope" in options else {}
+    whole = mo.prune.n_of_m if "n" in options else mo.prune.magnitude
+    numbers = {key: value for key, value in options.items() if key != "scope"} | how
+    want = whole(np.ascontiguousarray(x.T), **numbers).T
+    assert np.array_equal(read(tmp_path / "b" / "model.safetensors")[name][1], want)
+
+
 @pytest.mark.parametrize("format", ["dense", "bitmask"])
 def test_a_sharded_checkpoint_is_ranked_as_one(tmp_path: Path, format: str) -> None:
     model = bert()

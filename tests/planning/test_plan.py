@@ -6,7 +6,7 @@ from modelopt_rs import UnsupportedError
 from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
 from modelopt_rs.planning.prune import PruneOptions, plan_prune
-from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, plan_quantize
+from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, plan_quantize, read_format
 from modelopt_rs.planning.warnings import unread_in_words
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
@@ -102,20 +102,57 @@ def test_a_glob_of_what_no_loader_reads_names_the_largest_and_the_way(format: st
 @pytest.mark.parametrize(("format", "way"), [(None, "only_dequantize"), ("fp8_e4m3", "only_dequantize without format")])
 def test_what_is_coded_for_no_loader_is_told_whatever_the_format(format: str | None, way: str) -> None:
     conv, options = info("a.conv.weight", (64, 64, 3, 3)), QuantizeOptions(format=format)
-    assert only_dequantized([conv, info("a.norm.weight", (64,))], {}, options) == [conv]
+    tensors = {each.name: each for each in (conv, info("a.norm.weight", (64,)))}
+    assert only_dequantized(tensors, tensors, {}, options) == [conv]
     assert f"; {way}" in unread_in_words([conv.nbytes], conv.nbytes, format)[0]
     asked = QuantizeOptions(only_dequantize=True)
     assert plan_quantize({conv.name: conv}, {}, asked)[conv.name].action == "quantize"
 
 
 def test_conv1d_of_gpt2_is_quantized_where_its_loader_reads_it_back() -> None:
-    """H2. Not by bitsandbytes; and not pruned: what is an input can't be told there."""
+    """H2. Not by bitsandbytes."""
     one = info("h.0.attn.c_attn.weight")
     assert decide(one).action == decide(one, {"model_type": "gpt2"}).action == "quantize"
     left = decide(one, {"model_type": "gpt2"}, format="nf4")
     assert (left.action, left.reason) == ("copy", "a Conv1D layer: stored as [in, out]")
-    pruned = plan_prune({one.name: one}, {"model_type": "gpt2"}, PruneOptions(sparsity=0.5))[one.name]
-    assert pruned.reason == "a Conv1D layer: stored as [in, out]"
+
+
+def test_conv1d_of_gpt2_is_pruned_along_its_inputs() -> None:
+    """They are its rows: 2:4 counts down them, and bitmasks have no layer for it."""
+    one, gpt2 = info("h.0.attn.c_attn.weight", (6, 8)), {"model_type": "gpt2"}
+    assert plan_prune({one.name: one}, gpt2, PruneOptions(sparsity=0.5))[one.name].action == "prune"
+    pairs = PruneOptions(n=2, m=4)
+    assert plan_prune({one.name: one}, gpt2, pairs)[one.name].reason == "6 inputs are no multiple of 4"
+    assert plan_prune({one.name: one}, {}, pairs)[one.name].action == "prune"
+    masked = plan_prune({one.name: one}, gpt2, PruneOptions(sparsity=0.5, format="bitmask"))[one.name]
+    assert masked.reason == "a Conv1D layer: stored as [in, out], and no loader has bitmasks for it"
+
+
+def test_frozen_norms_leave_a_model_to_bitsandbytes() -> None:
+    """transformers looks for a parameter by the name of every tensor called weight; DETR's norms are buffers."""
+    linear, norm = info("model.fc.weight", (64, 64)), info("model.norm.weight", (64,))
+    mean, count = info("model.norm.running_mean", (64,)), info("model.norm.num_batches_tracked", ())
+    frozen, config = {each.name: each for each in (linear, norm, mean)}, {"model_type": "detr"}
+    options = QuantizeOptions()
+    left = plan_quantize(frozen, config, options)[linear.name]
+    assert (left.action, left.reason) == ("copy", "transformers loads no model with frozen norms and quantized weights")
+    assert only_dequantized(frozen, frozen, config, options) == [linear]
+    assert read_format([linear], frozen, config, options) == "nf4"
+    for tensors, said, more in (
+        ({**frozen, count.name: count}, config, {}),
+        (frozen, {}, {}),
+        (frozen, config, {"format": "nf4"}),
+        (frozen, config, {"only_dequantize": True}),
+    ):
+        assert plan_quantize(tensors, said, QuantizeOptions(**more))[linear.name].action == "quantize"
+
+
+def test_what_no_format_has_a_loader_for_names_none() -> None:
+    conv = info("a.conv.weight", (64, 64, 3, 3))
+    assert read_format([conv], {conv.name: conv}, {"model_type": "resnet"}, QuantizeOptions()) is None
+    fc = info("encoder.layer.0.mlp.fc1.weight", (64, 64))
+    assert read_format([fc], {fc.name: fc}, {"model_type": "dinov2"}, QuantizeOptions()) == "nf4"
+    assert read_format([fc], {fc.name: fc}, {}, QuantizeOptions()) is None
 
 
 def test_group_size_must_divide_the_row() -> None:

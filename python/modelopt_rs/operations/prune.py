@@ -21,7 +21,7 @@ from modelopt_rs.planning.calibration import Calibrate, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.prune import PruneOptions, WeightAxes, plan_prune
+from modelopt_rs.planning.prune import PruneOptions, WeightAxes, axes_in_files, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.sparsegpt import Hessian
@@ -210,12 +210,12 @@ def _plan(
     view = source if source.graph is not None else Widened(source, threads=execution.threads)
     tensors, config = view.tensors, view.config or {}
     axes, check = _graph_parts(source, execution, options, then, run, calibrate)
-    decisions = _decided(source, tensors, config, options, axes)
+    decisions, lying = _decided(source, tensors, config, options, axes)
     quantization = Quantization(tensors, config, then, execution.threads)
     quantization.weigh_by_norms(view.read)
     chosen = [tensors[name] for name, decision in decisions.items() if decision.action == "prune"]
     seen = _inputs(source, execution, options, chosen, calibrate)
-    pruner = Pruner(view, chosen, options, execution, axes, seen.of if seen.statistics else None)
+    pruner = Pruner(view, chosen, options, execution, lying, seen.of if seen.statistics else None)
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
@@ -313,13 +313,13 @@ def _decided(
     config: Mapping[str, Any],
     options: PruneOptions,
     axes: Mapping[str, WeightAxes] | None,
-) -> dict[str, Decision]:
-    """Decide for each tensor whether it is pruned; where a model would be run for none, that is refused."""
+) -> tuple[dict[str, Decision], Mapping[str, WeightAxes]]:
+    """Decide for each tensor whether it is pruned, and how it lies; a model that would be run for none is refused."""
     unseen = unseen_modules(source, options.method) if source.graph is None and options.calibrated else {}
     decisions = plan_prune(tensors, config, options, axes, unseen)
     if options.calibrated:
         check_any_pruned({k: each for k, each in decisions.items() if len(tensors[k].shape) > 1}, options.method)
-    return decisions
+    return decisions, axes_in_files(tensors, config) if axes is None else axes
 
 
 def _inputs(

@@ -16,7 +16,7 @@ from modelopt_rs.planning.calibration import Calibrate, repeatable, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.onnx import OnnxOptions
-from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized
+from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, read_format
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.planning.statistics import StatisticsFile
@@ -315,7 +315,8 @@ def _plan(
     model.check(quantization.specs, options.method if statistics is None else None)
     factors = _rounded(view, quantization, options, execution, (calibrate, statistics))
     transforms = {name: factors.transform(info, quantization.transform(info)) for name, info in view.tensors.items()}
-    unread = only_dequantized((tensors[name] for name in tensors.keys() - model.stored), model.config, options)
+    unread = only_dequantized(tensors.keys() - model.stored, tensors, model.config, options)
+    other = read_format(unread, tensors, model.config, options)
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else quantization.figures()
@@ -334,7 +335,7 @@ def _plan(
             tensors=tuple(rows),
             warnings=(
                 *quantization.said((totals.bytes_before, totals.bytes_after), errors),
-                *unread_in_words((info.nbytes for info in unread), totals.bytes_after, options.format),
+                *unread_in_words((info.nbytes for info in unread), totals.bytes_after, options.format, other),
             ),
         )
 

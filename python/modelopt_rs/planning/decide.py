@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from modelopt_rs.errors import OptionError, UnsupportedError, quote
 from modelopt_rs.layouts.registry import LAYOUTS
-from modelopt_rs.planning.families import CONV1D, is_conv1d, kept_by_default
+from modelopt_rs.planning.families import kept_by_default
 from modelopt_rs.stream.model import TensorInfo, is_recurrent
 
 __all__ = [
@@ -97,7 +97,6 @@ def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) ->
 def decide(
     action: Literal["quantize", "prune"],
     tensors: Mapping[str, TensorInfo],
-    config: Mapping[str, Any],
     cannot: Mapping[str, str | None],
     include: Sequence[str],
     exclude: Sequence[str],
@@ -111,8 +110,6 @@ def decide(
         What is done with tensors.
     tensors : mapping
         The tensors of the model by name.
-    config : mapping
-        The model's config.json; empty where there is none.
     cannot : mapping
         For each tensor why it can't be done with it; None if it can.
     include, exclude : sequence of str
@@ -139,17 +136,12 @@ def decide(
         elif default is not None:
             plan[name] = default[name]
         else:
-            reason = kept_by_default(name) or (is_conv1d(name, config) and _why_not_pruned(action)) or None
+            reason = kept_by_default(name)
             layer = "weight of a linear layer" if len(info.shape) == 2 else "weight of a convolution"
             layer = "weight of a recurrent layer" if is_recurrent(name) else layer
             plan[name] = Decision("copy", reason) if reason else Decision(action, layer)
     _check_included(action, tensors, cannot, include)
     return plan
-
-
-def _why_not_pruned(action: str) -> str | None:
-    """Which inputs of a layer go can't be told from rows of [in, out]; codes are the same whichever axis is which."""
-    return CONV1D if action == "prune" else None
 
 
 def check_bits_of(globs: Iterable[str], decisions: Mapping[str, Decision]) -> None:

@@ -14,7 +14,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import CONV1D, NO_WEIGHT, is_conv1d, is_embedding, model_types
 from modelopt_rs.stream.model import TensorInfo, is_kernel, is_recurrent, is_weight
 
-__all__ = ["check_loaded", "groups_alike", "is_expert", "why_not_loaded"]
+__all__ = ["check_loaded", "groups_alike", "is_expert", "why_none_loaded", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
@@ -76,6 +76,28 @@ def is_expert(name: str) -> bool:
     (True, False)
     """
     return EXPERT.fullmatch(name) is not None
+
+
+def why_none_loaded(names: Collection[str], layout: str, config: Mapping[str, Any]) -> str | None:
+    """Say why transformers loads no model with such tensors if any weight of it is quantized; None if it does.
+
+    It takes every tensor called ``weight`` for one that may have codes, and looks for a parameter of that name. The
+    frozen norms of DETR and its kin have buffers: known by their means without a count of batches.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.loaders import why_none_loaded
+    >>> names = ["conv.weight", "norm.weight", "norm.running_mean"]
+    >>> why_none_loaded(names, "pack-quantized", {"model_type": "detr"})
+    'transformers loads no model with frozen norms and quantized weights'
+    >>> why_none_loaded([*names, "norm.num_batches_tracked"], "pack-quantized", {"model_type": "rt_detr"})
+    """
+    if not config or layout == "bitsandbytes":
+        return None
+    ending = "running_mean"
+    norms = [name.removesuffix(ending) for name in names if name.endswith(f".{ending}")]
+    frozen = any(f"{norm}weight" in names and f"{norm}num_batches_tracked" not in names for norm in norms)
+    return "transformers loads no model with frozen norms and quantized weights" if frozen else None
 
 
 def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """Which tensors of a model are pruned, how, and why the others are not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import OptionError, check_option
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide
+from modelopt_rs.planning.families import CONV1D, is_conv1d
 from modelopt_rs.stream.model import TensorInfo, is_kernel
 
-__all__ = ["FORMATS", "METHODS", "NONFINITE", "SCOPES", "PruneOptions", "WeightAxes", "plan_prune"]
+__all__ = ["FORMATS", "METHODS", "NONFINITE", "SCOPES", "PruneOptions", "WeightAxes", "axes_in_files", "plan_prune"]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
@@ -124,6 +125,21 @@ PLAIN = WeightAxes()
 OF_KERAS = WeightAxes(None, None, unclear="a weight of Keras has its outputs along the last axis")
 
 
+def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str = "dense") -> dict[str, WeightAxes]:
+    """Return how those weights of a model without a graph lie that aren't (out, in), by their names.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.prune import axes_in_files
+    >>> axes_in_files(["h.0.attn.c_attn.weight"], {"model_type": "gpt2"})["h.0.attn.c_attn.weight"].in_axis
+    0
+    """
+    refused = None if format == "dense" else f"{CONV1D}, and no loader has bitmasks for it"
+    conv1d = WeightAxes(1, 0, refused=refused)
+    kernels = {name: OF_KERAS for name in tensors if is_kernel(name)}
+    return {name: conv1d for name in tensors if is_conv1d(name, config)} | kernels
+
+
 def plan_prune(
     tensors: Mapping[str, TensorInfo],
     config: Mapping[str, Any],
@@ -167,11 +183,10 @@ def plan_prune(
     """
     if axes is None:  # in a graph nodes make numbers of what is stored otherwise
         check_plain(tensors, config)
-    known = dict.fromkeys(filter(is_kernel, tensors), OF_KERAS) if axes is None else axes
+    known = axes_in_files(tensors, config, options.format) if axes is None else axes
     return decide(
         "prune",
         tensors,
-        config,
         {name: why_not(info, options, known.get(name, PLAIN)) or refused.get(name) for name, info in tensors.items()},
         options.include,
         options.exclude,

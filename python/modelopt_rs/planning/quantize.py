@@ -14,7 +14,7 @@ from modelopt_rs.layouts.packed_encoder import PACK_QUANTIZED
 from modelopt_rs.layouts.packed_spec import PackedSpec, as_matrix
 from modelopt_rs.layouts.registry import layout_of
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide, is_match, matches
-from modelopt_rs.planning.loaders import is_expert, why_not_loaded
+from modelopt_rs.planning.loaders import is_expert, why_none_loaded, why_not_loaded
 from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.model import TensorInfo
@@ -28,6 +28,7 @@ __all__ = [
     "more_bits",
     "only_dequantized",
     "plan_quantize",
+    "read_format",
     "refusal",
     "spec_of",
     "why_never",
@@ -320,15 +321,18 @@ def plan_quantize(
     """
     check_plain(tensors, config)
     included = matches(tensors, options.include, "include")
+    unread = why_none_loaded(tensors, options.layout.name, config) if not options.only_dequantize else None
     cannot = {
-        name: why_not(info, options, config) or (_why_tied(name, options, config) if name in included else None)
+        name: why_not(info, options, config)
+        or unread
+        or (_why_tied(name, options, config) if name in included else None)
         for name, info in tensors.items()
     }
-    for info in only_dequantized((tensors[name] for name in included), config, options):
+    for info in only_dequantized(included, tensors, config, options):
         with_it = "only_dequantize" if options.format is None else "only_dequantize without format"
         cannot[info.name] = f"{cannot[info.name]}; {with_it} takes it"
     cannot |= {name: f"quantized already ({weight.words})" for name, weight in stored.items()}
-    return decide("quantize", tensors, config, cannot, options.include, options.exclude)
+    return decide("quantize", tensors, cannot, options.include, options.exclude)
 
 
 def why_never(info: TensorInfo) -> str | None:
@@ -353,21 +357,35 @@ def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any
 
 
 def only_dequantized(
-    tensors: Iterable[TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
+    names: Iterable[str], tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
 ) -> list[TensorInfo]:
     """Return the weights that are left alone for no other reason than that no loader would read them back."""
     if options.only_dequantize:
         return []
+    unread = why_none_loaded(tensors, options.layout.name, config)
     asked = replace(options, only_dequantize=True)
     # Formats by name are of matrices: what has more axes is coded without one.
     without = asked if options.format is None else replace(asked, format=None)
     return [
         info
-        for info in tensors
+        for info in map(tensors.__getitem__, names)
         if len(info.shape) >= 2
-        and why_not(info, options, config) is not None
+        and (unread is not None or why_not(info, options, config) is not None)
         and why_not(info, asked if len(info.shape) == 2 else without, config) is None
     ]
+
+
+def read_format(
+    unread: Iterable[TensorInfo], tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: QuantizeOptions
+) -> str | None:
+    """Return the format by which a loader reads most of what it doesn't read otherwise; None if there is none."""
+    if not config or why_none_loaded(tensors, layout_of("nf4").name, config) is not None:
+        return None
+    infos = list(unread)
+    # Of all formats only those of bitsandbytes have a loader of their own.
+    other = QuantizeOptions(format="nf4", include=options.include, exclude=options.exclude)
+    read = sum(info.nbytes for info in infos if why_not(info, other, config) is None)
+    return "nf4" if options.format != "nf4" and 2 * read > sum(info.nbytes for info in infos) else None
 
 
 def more_bits(options: QuantizeOptions) -> list[int]:

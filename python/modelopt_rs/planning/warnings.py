@@ -105,7 +105,7 @@ def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
 
 
-def unread_in_words(sizes: Iterable[int], total: int, format: str | None) -> list[str]:
+def unread_in_words(sizes: Iterable[int], total: int, format: str | None, read: str | None = None) -> list[str]:
     """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
 
     Examples
@@ -115,6 +115,8 @@ def unread_in_words(sizes: Iterable[int], total: int, format: str | None) -> lis
     '1 weight, 90 % of the result, stays as it is: no loader reads its co'
     >>> unread_in_words([200], 1000)
     []
+    >>> unread_in_words([900], 1000, read="nf4")[0][68:111]
+    "des; format 'nf4' is one that transformers "
     """
     found = list(sizes)
     if 3 * sum(found) <= total:
@@ -122,9 +124,10 @@ def unread_in_words(sizes: Iterable[int], total: int, format: str | None) -> lis
     weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
     stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
     way = "only_dequantize" if format is None else f"only_dequantize without format {format!r}"
+    other = "" if read is None else f" format {read!r} is one that transformers reads;"
     return [
-        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes; {way} has dequantize do it; an ONNX "
-        "export of the model runs quantized in onnxruntime"
+        f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes;{other} {way} has dequantize do it; "
+        "an ONNX export of the model runs quantized in onnxruntime"
     ]
 
 

@@ -88,7 +88,7 @@ def find_candidates(
     found = {name: _layers(model, weights.get(name), info, onnx, often) for name, info in infos.items()}
     cannot = {name: each if isinstance(each, str) else None for name, each in found.items()}
     default = dict.fromkeys(found, Decision("quantize", WORDS[str(onnx.activations)]))
-    decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
+    decisions = decide("quantize", infos, cannot, options.include, options.exclude, default)
     layers = {
         name: each for name, each in found.items() if isinstance(each, list) and decisions[name].action == "quantize"
     }

@@ -218,7 +218,7 @@ def _decided(
     infos = {name: each.info for name, each in candidates.items()}
     cannot = {name: each.why_not(opset) for name, each in candidates.items()}
     default = {name: each.decision(bool(onnx.bits_of)) for name, each in candidates.items()}
-    decisions = decide("quantize", infos, {}, cannot, options.include, options.exclude, default)
+    decisions = decide("quantize", infos, cannot, options.include, options.exclude, default)
     chosen = [name for name, decision in decisions.items() if decision.action == "quantize"]
     return WeightPlan(
         decisions,
