@@ -13,7 +13,7 @@ from modelopt_rs.optim.arrays import as_arrays
 from modelopt_rs.optim.interrupts import uninterrupted
 from modelopt_rs.optim.muon import MuonCall, run_muon
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, Tensors
+from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, StepTensors
 from modelopt_rs.optim.specification import Specification, State, own
 
 __all__ = ["Adafactor", "Muon"]
@@ -43,7 +43,7 @@ class _Whole(Optimizer):
         cls._run([cls._call(group, 1, common, ([], [], None), [])], "propagate", None, None)
 
     @classmethod
-    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
+    def launch(cls, groups: Groups, tensors: StepTensors, how: How, dtype: Bf16, threads: int | None) -> bool:
         """Check all batches, then step them: parameters of one group, number of step and precision."""
         grad_scale, clip_value, nonfinite, rates = how
         rates = rates if rates is not None else tuple(group["lr"] for group, _ in groups)
