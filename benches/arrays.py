@@ -68,7 +68,7 @@ def same_quality(
     return check
 
 
-# ---- the table of the issue
+# ---- large arrays
 
 
 def numpy_cases(x: np.ndarray) -> Iterator[Case]:

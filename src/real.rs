@@ -39,9 +39,15 @@ pub trait Real:
     /// the low byte of the bits is the integer's.
     const ROUNDING: Self;
     /// The low byte of the bits.
-    fn low_byte(self) -> u8;
+    #[inline(always)]
+    fn low_byte(self) -> u8 {
+        self.to_bits64() as u8
+    }
     /// The low two bytes of the bits.
-    fn low_word(self) -> u16;
+    #[inline(always)]
+    fn low_word(self) -> u16 {
+        self.to_bits64() as u16
+    }
     /// |x|.
     #[must_use]
     fn abs(self) -> Self;
@@ -49,7 +55,10 @@ pub trait Real:
     #[must_use]
     fn sqrt(self) -> Self;
     /// Round from f64, once.
-    fn from_f64(x: f64) -> Self;
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        Self::store_f64(x)
+    }
     /// An integer, exactly.
     fn from_i16(x: i16) -> Self;
     /// An integer of magnitude up to 2^24, exactly.
@@ -220,18 +229,6 @@ impl Real for f32 {
     const MIN_POSITIVE: Self = f32::MIN_POSITIVE;
     const ROUNDING: Self = 12_582_912.0;
     #[inline(always)]
-    fn low_byte(self) -> u8 {
-        self.to_bits() as u8
-    }
-    #[inline(always)]
-    fn low_word(self) -> u16 {
-        self.to_bits() as u16
-    }
-    #[inline(always)]
-    fn from_f64(x: f64) -> Self {
-        x as f32
-    }
-    #[inline(always)]
     fn from_i16(x: i16) -> Self {
         x as f32
     }
@@ -261,18 +258,6 @@ impl Real for f64 {
     const MAX: Self = f64::MAX;
     const MIN_POSITIVE: Self = f64::MIN_POSITIVE;
     const ROUNDING: Self = 6_755_399_441_055_744.0;
-    #[inline(always)]
-    fn low_byte(self) -> u8 {
-        self.to_bits() as u8
-    }
-    #[inline(always)]
-    fn low_word(self) -> u16 {
-        self.to_bits() as u16
-    }
-    #[inline(always)]
-    fn from_f64(x: f64) -> Self {
-        x
-    }
     #[inline(always)]
     fn from_i16(x: i16) -> Self {
         x as f64

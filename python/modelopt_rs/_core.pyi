@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelopt_rs._types import (
+    AdafactorCall,
     Array,
     Axis,
     Bf16,
     OptimCall,
-    OptionalTensors,
     Parts,
     PruneCall,
     Spec,
     StepNonfinite,
-    Tensors,
 )
 from modelopt_rs.optim.state import BlockState
 
@@ -470,17 +469,12 @@ def block_state(function: str, state: BlockState, array: Array, store: bool, thr
     """Write the numbers of a state in blocks to `array`, or (`store`) code `array` as the state."""
 
 def adafactor_step(
-    arrays: tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
-    common: tuple[float, float, float | None, float, bool],
-    numbers: tuple[int, float, tuple[float | None, float], float],
+    calls: list[AdafactorCall],
     nonfinite: StepNonfinite,
     dtype: str | None,
     threads: int | None,
 ) -> None:
-    """One step in place. `arrays`: (param, grad, row_var, col_var, variance, master,
-    rounding_seed); `common`: as for `optim_step`;
-    `numbers`: (step, beta2_decay, eps, d).
-    """
+    """Check all calls, then step one after the other in place."""
 
 # Files.
 @final

@@ -48,16 +48,26 @@ States: TypeAlias = Array | CodedState | Sequence[Array | CodedState] | Mapping[
 OptionalTensors: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None] | None
 """The same, where some have none."""
 Coding: TypeAlias = Literal["minifloat", "dynamic", "dynamic4"]
+StepCommon: TypeAlias = tuple[float, float, float | None, float, bool]
+"""(lr, grad_scale, clip_value, weight_decay, maximize)."""
 OptimCall: TypeAlias = tuple[
     str,
     tuple[Tensors, Tensors, Sequence[States | None], OptionalTensors, int | None],
-    tuple[float, float, float | None, float, bool],
+    StepCommon,
     tuple[Sequence[float | tuple[float, float]], int, bool, str],
 ]
-"""function; (param, grad, states or None in their order, master, rounding_seed); (lr, grad_scale, clip_value,
-weight_decay, maximize); (the algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
+"""function; (param, grad, states or None in their order, master, rounding_seed); what all have in common; (the
+algorithm's numbers, betas as one pair, then step, nesterov, semantics)."""
+AdafactorCall: TypeAlias = tuple[
+    tuple[Tensors, Tensors, OptionalTensors, OptionalTensors, OptionalTensors, OptionalTensors, int | None],
+    StepCommon,
+    tuple[int, float, tuple[float | None, float], float],
+]
+"""(param, grad, row_var, col_var, variance, master, rounding_seed); what all have in common; (step, beta2_decay, eps,
+d)."""
 
 __all__ = [
+    "AdafactorCall",
     "Array",
     "Axis",
     "Bf16",
@@ -78,6 +88,7 @@ __all__ = [
     "Semantics",
     "Spec",
     "States",
+    "StepCommon",
     "StepNonfinite",
     "Tensors",
 ]

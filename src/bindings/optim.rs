@@ -9,7 +9,7 @@ use super::array::Array;
 use super::borrow::borrow;
 use super::dtype::{Dtype, match_dtype};
 use super::error::{compute, entry};
-use super::options::nonfinite;
+use super::options::{Nonfinite, nonfinite};
 use super::states::Coded;
 use super::tensors::{GivenTensors, Listed, Tensors, bits};
 use super::threads::resolve;
@@ -22,7 +22,18 @@ type Obj<'py> = Bound<'py, PyAny>;
 /// One call: `(function, arrays, common, step)`.
 type GivenCall<'py> = (String, GivenTensors<'py>, GivenCommon<'py>, GivenStep<'py>);
 
-/// A checked call.
+/// A checked call, which can be made together with others.
+pub trait Checked<'py> {
+    fn tensors(&self) -> &Tensors<'py>;
+    /// All arrays that it reads and writes.
+    fn all(&self) -> Vec<&Array<'py>>;
+    /// Step; what the algorithm returns.
+    fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64>;
+    /// Put what was stepped in a copy in its place.
+    fn write_back(&self) -> PyResult<()>;
+}
+
+/// A checked call of an algorithm of `KINDS`.
 pub struct Ready<'py> {
     step: Step,
     tensors: Tensors<'py>,
@@ -39,6 +50,20 @@ impl<'py> Ready<'py> {
             return Err(Error::Value(text).into());
         }
         Ok(Self { step, tensors })
+    }
+}
+
+impl<'py> Checked<'py> for Ready<'py> {
+    fn tensors(&self) -> &Tensors<'py> {
+        &self.tensors
+    }
+
+    fn all(&self) -> Vec<&Array<'py>> {
+        self.tensors.all()
+    }
+
+    fn write_back(&self) -> PyResult<()> {
+        self.tensors.write_back()
     }
 
     fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64> {
@@ -80,35 +105,25 @@ fn no_blocks(kind: &Kind, coding: Coded) -> String {
     )
 }
 
-/// What is done about gradients that are not finite.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Nonfinite {
-    Propagate,
-    Raise,
-    Skip,
-}
-
 /// Step checked calls one after the other, or refuse or skip them all; what each returns, None where they were skipped.
-pub fn run_all(
+pub fn run_all<'py>(
     py: Python<'_>,
-    mut ready: Vec<Ready<'_>>,
+    mut ready: Vec<impl Checked<'py>>,
     nonfinite: Nonfinite,
     threads: usize,
 ) -> PyResult<Option<Vec<f64>>> {
-    let arrays: Vec<_> = ready.iter().flat_map(|call| call.tensors.all()).collect();
+    let arrays: Vec<_> = ready.iter().flat_map(Checked::all).collect();
     let _borrow = borrow(&arrays)?;
     for call in &ready {
         match nonfinite {
             Nonfinite::Propagate => break,
-            Nonfinite::Raise => call.tensors.refuse_nonfinite(py, threads)?,
-            Nonfinite::Skip if call.tensors.nonfinite(py, threads)?.is_some() => return Ok(None),
+            Nonfinite::Raise => call.tensors().refuse_nonfinite(py, threads)?,
+            Nonfinite::Skip if call.tensors().nonfinite(py, threads)?.is_some() => return Ok(None),
             Nonfinite::Skip => {}
         }
     }
     let results: PyResult<Vec<f64>> = ready.iter_mut().map(|call| call.run(py, threads)).collect();
-    for call in &ready {
-        call.tensors.write_back()?;
-    }
+    ready.iter().try_for_each(Checked::write_back)?;
     results.map(Some)
 }
 

@@ -6,10 +6,9 @@ use pyo3::types::{PyList, PyModule, PyTuple};
 use super::algorithms::{GivenCommon, common, step_number};
 use super::arg::{Name, pair};
 use super::array::{Array, tuple};
-use super::borrow::borrow;
 use super::dtype::{Dtype, Item};
 use super::error::{ask_memory, compute, entry};
-use super::optim::Nonfinite;
+use super::optim::{Checked, run_all};
 use super::options::nonfinite;
 use super::states::expect_dtype_for;
 use super::tensors::{Listed, Tensors, expect_count, listed};
@@ -29,6 +28,8 @@ const STATES: [&str; 3] = ["row_var", "col_var", "variance"];
 type Given<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>, Option<Obj<'py>>, Option<Obj<'py>>);
 /// `(step, beta2_decay, eps, d)`.
 type GivenNumbers<'py> = (Obj<'py>, Obj<'py>, Obj<'py>, Obj<'py>);
+/// One call.
+type GivenCall<'py> = (Given<'py>, GivenCommon<'py>, GivenNumbers<'py>);
 
 /// The numbers, checked.
 struct Numbers {
@@ -112,32 +113,76 @@ fn moments<'py>(params: &[Array<'py>], is_list: bool, given: [&Obj<'py>; 3]) -> 
     params.iter().enumerate().map(of_tensor).collect()
 }
 
-/// The slices of all, and the step.
-fn run<C: Real + Item>(
-    py: Python<'_>,
-    tensors: &mut Tensors<'_>,
-    moments: &mut [Moments<'_>],
-    common: &Common,
-    numbers: &Numbers,
-    threads: usize,
-) -> PyResult<()> {
-    let sizes: Vec<[usize; 2]> = tensors.params.iter().map(|param| last_axes(param.shape())).collect();
-    let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
-    for ((tensor, moments), [rows, cols]) in tensors.slices::<C>(numbers.step).into_iter().zip(moments).zip(sizes) {
-        match moments {
-            Moments::Full(variance) => {
-                let states = [variance.slice_mut::<C>(), &mut [], &mut []];
-                vectors.push(Tensor { states, ..tensor });
-            }
-            Moments::Factored([row, col]) => {
-                let (row, col) = (row.slice_mut::<C>(), col.slice_mut::<C>());
-                matrices.push(Factored { tensor, row, col, rows, cols });
+/// A checked call.
+struct Ready<'py> {
+    tensors: Tensors<'py>,
+    moments: Vec<Moments<'py>>,
+    common: Common,
+    numbers: Numbers,
+}
+
+impl<'py> Ready<'py> {
+    fn new((arrays, common, numbers): &GivenCall<'py>, dtype: Option<&Obj<'_>>) -> PyResult<Self> {
+        let (param, grad, row_var, col_var, variance, master, seed) = arrays.clone();
+        let (common, numbers) = (self::common(&KIND, common)?, Numbers::new(numbers)?);
+        let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
+        let listed = Listed::new(&KIND, &(param, grad, Vec::new(), master, seed))?;
+        let tensors = Tensors::new(&KIND, &listed, dtype)?;
+        let moments = moments(&tensors.params, is_list, [&row_var, &col_var, &variance])?;
+        Ok(Self { tensors, moments, common, numbers })
+    }
+
+    fn elements(&self) -> usize {
+        self.tensors.params.iter().map(Array::len).sum()
+    }
+
+    /// The slices of all, and the step.
+    fn step<C: Real + Item>(&mut self, py: Python<'_>, threads: usize) -> PyResult<()> {
+        let sizes: Vec<[usize; 2]> = self.tensors.params.iter().map(|param| last_axes(param.shape())).collect();
+        let Numbers { step, beta2_decay, eps, d } = self.numbers;
+        let (mut vectors, mut matrices) = (Vec::new(), Vec::new());
+        let tensors = self.tensors.slices::<C>(step);
+        for ((tensor, moments), [rows, cols]) in tensors.into_iter().zip(&mut self.moments).zip(sizes) {
+            match moments {
+                Moments::Full(variance) => {
+                    let states = [variance.slice_mut::<C>(), &mut [], &mut []];
+                    vectors.push(Tensor { states, ..tensor });
+                }
+                Moments::Factored([row, col]) => {
+                    let (row, col) = (row.slice_mut::<C>(), col.slice_mut::<C>());
+                    matrices.push(Factored { tensor, row, col, rows, cols });
+                }
             }
         }
+        let (common, rule) = (&self.common, Adafactor::new::<C>(&self.common, beta2_decay, eps, d, step));
+        compute(py, || adafactor(vectors, matrices, common, rule, threads))
     }
-    let Numbers { step, beta2_decay, eps, d } = *numbers;
-    let rule = Adafactor::new::<C>(common, beta2_decay, eps, d, step);
-    compute(py, || adafactor(vectors, matrices, common, rule, threads))
+}
+
+impl<'py> Checked<'py> for Ready<'py> {
+    fn tensors(&self) -> &Tensors<'py> {
+        &self.tensors
+    }
+
+    fn all(&self) -> Vec<&Array<'py>> {
+        let mut all = self.tensors.all();
+        all.extend(self.moments.iter().flat_map(Moments::arrays));
+        all
+    }
+
+    fn run(&mut self, py: Python<'_>, threads: usize) -> PyResult<f64> {
+        match self.tensors.params.first().map(|param| param.dtype) {
+            None => {}
+            Some(Dtype::F64) => self.step::<f64>(py, threads)?,
+            Some(_) => self.step::<f32>(py, threads)?,
+        }
+        Ok(0.0)
+    }
+
+    fn write_back(&self) -> PyResult<()> {
+        self.tensors.write_back()?;
+        self.moments.iter().flat_map(Moments::arrays).try_for_each(Array::write_back)
+    }
 }
 
 /// The lengths of the last two axes, 1 where there are fewer.
@@ -148,44 +193,23 @@ fn last_axes(shape: &[usize]) -> [usize; 2] {
     }
 }
 
+/// Check all calls, then step them one after the other.
 #[pyfunction]
 fn adafactor_step<'py>(
-    arrays: Given<'py>,
-    common: GivenCommon<'py>,
-    numbers: GivenNumbers<'py>,
+    py: Python<'py>,
+    calls: Vec<GivenCall<'py>>,
     nonfinite: &Obj<'py>,
     dtype: Option<&Obj<'_>>,
     threads: Option<&Obj<'py>>,
 ) -> PyResult<()> {
     entry(FUNCTION, || {
-        let (param, grad, row_var, col_var, variance, master, seed) = arrays;
-        let py = param.py();
         let threads = resolve(FUNCTION, threads)?;
-        let common = self::common(&KIND, &common)?;
-        let (numbers, nonfinite) = (Numbers::new(&numbers)?, self::nonfinite(FUNCTION, nonfinite, false)?);
-        let is_list = param.is_instance_of::<PyList>() || param.is_instance_of::<PyTuple>();
-        let listed = Listed::new(&KIND, &(param, grad, Vec::new(), master, seed))?;
-        let mut tensors = Tensors::new(&KIND, &listed, dtype)?;
-        let mut moments = moments(&tensors.params, is_list, [&row_var, &col_var, &variance])?;
-        let mut all = tensors.all();
-        all.extend(moments.iter().flat_map(Moments::arrays));
-        let elements: usize = tensors.params.iter().map(Array::len).sum();
-        let _borrow = borrow(&all)?;
-        if nonfinite == Nonfinite::Raise {
-            tensors.refuse_nonfinite(py, threads)?;
-        }
+        let ready = calls.iter().map(|call| Ready::new(call, dtype)).collect::<PyResult<Vec<_>>>()?;
+        let nonfinite = self::nonfinite(FUNCTION, nonfinite, false)?;
         // Sums over parts of rows and columns, 8 bytes each: less than a byte for each element.
-        ask_memory(FUNCTION, elements)?;
-        let written = match tensors.params.first().map(|param| param.dtype) {
-            None => Ok(()),
-            Some(Dtype::F64) => run::<f64>(py, &mut tensors, &mut moments, &common, &numbers, threads),
-            Some(_) => run::<f32>(py, &mut tensors, &mut moments, &common, &numbers, threads),
-        };
-        tensors.write_back()?;
-        for array in moments.iter().flat_map(Moments::arrays) {
-            array.write_back()?;
-        }
-        written
+        ask_memory(FUNCTION, ready.iter().map(Ready::elements).sum())?;
+        run_all(py, ready, nonfinite, threads)?;
+        Ok(())
     })
 }
 

@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyStringMethods};
 
 use super::arg::not_one_of;
-use super::optim::Nonfinite;
 
 type Obj<'py> = Bound<'py, PyAny>;
 
@@ -35,6 +34,14 @@ pub fn find<'py>(dict: &Bound<'py, PyDict>, name: &'static str) -> PyResult<Opti
 /// The same, which must be there.
 pub fn option<'py>(options: &Bound<'py, PyDict>, name: &'static str) -> PyResult<Obj<'py>> {
     find(options, name)?.ok_or_else(|| PyKeyError::new_err(name))
+}
+
+/// What is done about gradients that are not finite.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Nonfinite {
+    Propagate,
+    Raise,
+    Skip,
 }
 
 /// The rule for gradients that are not finite; a step function can't skip.

@@ -447,3 +447,21 @@ def test_every_step_has_the_same_shared_options(function):
     parameters = inspect.signature(FUNCTIONS[function]).parameters
     assert shared <= set(parameters)
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in shared)
+
+
+@pytest.mark.parametrize("cls", [mo.optim.Adafactor, mo.optim.Muon])
+def test_all_groups_and_precisions_are_checked_before_the_first_write(cls):
+    params = [np.ones((3, 4), dtype) for dtype in (np.float32, np.float64)] + [np.ones((4, 3), np.float32)]
+    optimizer = cls([{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.5}])
+    before = [p.tobytes() for p in params], repr(optimizer.state_dict())
+    wrong = [np.ones_like(p) for p in params[:2]] + [np.ones((5, 3), np.float32)]
+    with pytest.raises(ValueError, match=r"grads\[0\] must have shape \(4, 3\)"):
+        optimizer.step(wrong)
+    assert ([p.tobytes() for p in params], repr(optimizer.state_dict())) == before
+    nan = [*map(np.ones_like, params[:2]), np.full((4, 3), np.nan, np.float32)]
+    with pytest.raises(ValueError, match="nothing was changed"):
+        optimizer.step(nan, nonfinite="raise")
+    assert not optimizer.step(nan, nonfinite="skip").stepped
+    assert ([p.tobytes() for p in params], repr(optimizer.state_dict())) == before
+    optimizer.step([np.ones_like(p) for p in params])
+    assert all(p.tobytes() != b for p, b in zip(params, before[0], strict=True))

@@ -1,7 +1,7 @@
 """What computes a weight of constants alone: the nodes, and a program of them that needs no graph."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.wire import LAZY_BYTES
 from modelopt_rs.onnx.weights import CODES, OPERATORS, PASSED
 
-__all__ = ["MOVING", "ConstantPath", "Program", "constant_paths", "graphs_of", "program_of"]
+__all__ = ["MOVING", "ConstantPath", "Program", "constant_paths", "program_of"]
 
 # These give back numbers that they are given, each at most once for each time it goes in, but for Expand and Gather;
 # these give one for one.
@@ -137,12 +137,6 @@ def _most_bytes(step: onnx.NodeProto, arrays: list[Array]) -> int:
     return 8 * sum(array.size for array in arrays)
 
 
-def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
-    """Yield the main graph and those of all bodies."""
-    yield model.graph
-    yield from model.graph.subgraphs()
-
-
 def _bytes(value: ir.Value) -> int:
     return 0 if value.const_value is None else value.const_value.nbytes
 
@@ -150,7 +144,7 @@ def _bytes(value: ir.Value) -> int:
 def _paths(model: ir.Model) -> list[ConstantPath]:
     """Return what computes the weights of nodes, where that is more than an initializer that is turned or cast."""
     found: dict[ir.Value, ConstantPath] = {}
-    for graph in graphs_of(model):
+    for graph in model.graphs():
         for node in graph:
             if (node.domain, node.op_type) not in OPERATORS:
                 continue

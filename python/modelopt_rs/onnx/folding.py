@@ -13,7 +13,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.containers.onnx.dtypes import tensor_info
 from modelopt_rs.containers.onnx.wire import LAZY_BYTES
-from modelopt_rs.onnx.constant_paths import ConstantPath, Program, constant_paths, graphs_of, program_of
+from modelopt_rs.onnx.constant_paths import ConstantPath, Program, constant_paths, program_of
 from modelopt_rs.onnx.int8.build import drop_unused
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.weights import ONNX_FLOATS
@@ -110,7 +110,7 @@ class Folding(Source):
             Without the tensors that are gone. A weight that is computed still has no bytes: what it is computed of has.
         """
         before = set(model.graph.initializers) - set(self._computed)
-        values = {value.name: value for graph in graphs_of(model) for node in graph for value in node.outputs}
+        values = {value.name: value for graph in model.graphs() for node in graph for value in node.outputs}
         for name, computed in self._computed.items():
             initializer = model.graph.initializers.pop(name, None)
             if name not in quantized and initializer is not None:

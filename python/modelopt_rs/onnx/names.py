@@ -71,7 +71,7 @@ class Names:
 
 
 def _names(model: ir.Model) -> Iterator[str]:
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in model.graphs():
         values = [*graph.inputs, *graph.outputs, *graph.initializers.values()]
         nodes = list(graph)
         for value in [*values, *(output for node in nodes for output in node.outputs)]:

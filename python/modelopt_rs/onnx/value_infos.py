@@ -42,5 +42,5 @@ def forget_value_infos(model: ir.Model, keep: Collection[str]) -> None:
 
 
 def _inner(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in (model.graph, *model.graph.subgraphs()):
+    for graph in model.graphs():
         yield from (value for node in graph for value in node.outputs if not value.is_graph_output())

@@ -88,13 +88,13 @@ def perform(
         )
         if not writing.dry_run:
             check_suffix(out_path, source)  # before the long work
+        notes = source.notes  # of the graph as it stands in the file: a plan edits it
         plan = plan_for(source, execution)
         if not writing.dry_run:
             sink = _create(source, out_path, plan, writing)
             rewrite(plan.view, sink, plan.transforms, execution, verify=writing.verify, check=plan.check)
         report = plan.report(time.perf_counter() - start)
-        notes = dict.fromkeys((*source.notes, *plan.view.notes))
-        return replace(report, warnings=(*notes, *report.warnings))
+        return replace(report, warnings=(*dict.fromkeys((*notes, *plan.view.notes)), *report.warnings))
 
 
 def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, writing: Writing) -> Sink:

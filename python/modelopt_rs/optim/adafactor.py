@@ -94,11 +94,6 @@ def adafactor_step(
     >>> bias, v = np.ones(2, np.float32), np.zeros(2, np.float32)
     >>> mo.optim.adafactor_step([p, bias], [g, bias / 2], [row, None], [col, None], [None, v], step=2)
     """
-    _core.adafactor_step(
-        (param, grad, row_var, col_var, variance, master, rounding_seed),
-        (lr, grad_scale, clip_value, weight_decay, maximize),
-        (step, beta2_decay, eps, d),
-        nonfinite,
-        dtype,
-        threads,
-    )
+    arrays = (param, grad, row_var, col_var, variance, master, rounding_seed)
+    call = (arrays, (lr, grad_scale, clip_value, weight_decay, maximize), (step, beta2_decay, eps, d))
+    _core.adafactor_step([call], nonfinite, dtype, threads)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, OptimCall, Tensors
+from modelopt_rs._types import Array, Bf16, OptimCall, StepCommon, Tensors
 from modelopt_rs.optim.step import step_function
 
 __all__ = ["accumulate_call", "accumulate_step", "ema_call", "ema_step", "global_norm"]
 
-_PLAIN = (0.0, 1.0, None, 0.0, False)
-"""lr, grad_scale, clip_value, weight_decay, maximize."""
+_PLAIN: Final[StepCommon] = (0.0, 1.0, None, 0.0, False)
 
 
 def ema_call(average: Tensors, param: Tensors, decay: float) -> OptimCall:

@@ -1,44 +1,50 @@
-"""Adafactor and Muon as objects: they look at whole parameters, and have step functions of their own."""
+"""Adafactor and Muon as objects: they look at whole parameters, and have kernels of their own."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16
+from modelopt_rs._types import AdafactorCall, Array, Bf16, StepCommon, StepNonfinite
 from modelopt_rs.arguments import shown
-from modelopt_rs.optim.adafactor import adafactor_step
 from modelopt_rs.optim.arrays import as_arrays
 from modelopt_rs.optim.interrupts import uninterrupted
-from modelopt_rs.optim.muon import muon_step
+from modelopt_rs.optim.muon import MuonCall, run_muon
 from modelopt_rs.optim.optimizer import Optimizer
-from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, Tensors
+from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, StepTensors
 from modelopt_rs.optim.specification import Specification, State, own
 
 __all__ = ["Adafactor", "Muon"]
 
+Arrays: TypeAlias = tuple[list[Array], list[Array], list[Array | None] | None]
+
 
 class _Whole(Optimizer):
-    """An optimizer with a step function of its own, which looks at whole parameters: called for each batch."""
+    """An optimizer that looks at whole parameters, and whose kernel takes calls: one for each batch."""
 
     takes_masks = False
 
     @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
-    ) -> None:
+    def _call(cls, group: Group, step: int, common: StepCommon, arrays: Arrays, states: list[Group]) -> Any:
+        """Step number `step` of parameters of a group as a call; arrays: params, grads, masters."""
+        raise NotImplementedError
+
+    @classmethod
+    def _run(cls, calls: list[Any], nonfinite: StepNonfinite, dtype: Bf16, threads: int | None) -> None:
+        """Check all calls, then step them."""
         raise NotImplementedError
 
     @classmethod
     def _check_options(cls, group: Group) -> None:
         lr = group["lr"]
-        cls._step_batch(group, 1, ([], []), [], {"lr": lr(1) if callable(lr) else lr})
+        common = (lr(1) if callable(lr) else lr, 1.0, None, group["weight_decay"], group["maximize"])
+        cls._run([cls._call(group, 1, common, ([], [], None), [])], "propagate", None, None)
 
     @classmethod
-    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
-        """Check and step one batch after the other: parameters of one group, number of step and precision."""
+    def launch(cls, groups: Groups, tensors: StepTensors, how: How, dtype: Bf16, threads: int | None) -> bool:
+        """Check all batches, then step them: parameters of one group, number of step and precision."""
         grad_scale, clip_value, nonfinite, rates = how
         rates = rates if rates is not None else tuple(group["lr"] for group, _ in groups)
         options = [(group, lr) for (group, count), lr in zip(groups, rates, strict=True) for _ in range(count)]
@@ -52,37 +58,28 @@ class _Whole(Optimizer):
         if nonfinite not in ("propagate", "raise", "skip"):
             function, got = cls.specification.function, repr(nonfinite)
             raise ValueError(f"{function}: nonfinite must be 'propagate', 'raise' or 'skip', got {got}")
-        ordered = list(batches.items())
-        if nonfinite != "propagate":
-            # First what the kernel then refuses, before its first write.
-            bad = [any(_has_nonfinite(grad, dtype, threads) for _, _, grad, _ in batch) for _, batch in ordered]
-            if nonfinite == "skip" and any(bad):
+        stepped = [state for batch in batches.values() for *_, state in batch]
+        if nonfinite == "skip":
+            if any(_has_nonfinite(grad, dtype, threads) for batch in batches.values() for _, _, grad, _ in batch):
                 return False
-            ordered = [
-                item for first in (True, False) for item, is_bad in zip(ordered, bad, strict=True) if is_bad == first
-            ]
+            nonfinite = "propagate"
+        calls = []
+        for batch in batches.values():
+            ((group, lr), *_), *_ = batch
+            _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
+            masters = [state.get("master") for state in own_states]
+            arrays = (own_params, own_grads, masters if any(m is not None for m in masters) else None)
+            common = (lr, grad_scale, clip_value, group["weight_decay"], group["maximize"])
+            calls.append(cls._call(group, own_states[0]["step"] + 1, common, arrays, own_states))
         with uninterrupted():
-            for _, batch in ordered:
-                ((group, lr), *_), *_ = batch
-                _, own_params, own_grads, own_states = (list(column) for column in zip(*batch, strict=True))
-                masters = [state.get("master") for state in own_states]
-                more = {
-                    "grad_scale": grad_scale,
-                    "clip_value": clip_value,
-                    "nonfinite": "raise" if nonfinite == "raise" else "propagate",
-                    "lr": lr,
-                    "dtype": dtype,
-                    "threads": threads,
-                    "master": masters if any(m is not None for m in masters) else None,
-                }
-                cls._step_batch(group, own_states[0]["step"] + 1, (own_params, own_grads), own_states, more)
-                for state in own_states:
-                    state["step"] += 1
+            cls._run(calls, nonfinite, dtype, threads)
+            for state in stepped:
+                state["step"] += 1
         return True
 
 
 class Adafactor(_Whole):
-    """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+    """Adafactor: see `adafactor_step`, and `Optimizer` for `params` and `common`."""
 
     # A parameter has the last one, or the two others: see `_state_shapes`.
     specification = Specification(
@@ -108,18 +105,19 @@ class Adafactor(_Whole):
         return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
 
     @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
-    ) -> None:
+    def _call(cls, group: Group, step: int, common: StepCommon, arrays: Arrays, states: list[Group]) -> AdafactorCall:
         row_var, col_var, variance = ([s.get(name) for s in states] for name in ("row_var", "col_var", "variance"))
-        options = {
-            name: group[name] for name in ("beta2_decay", "eps", "d", "weight_decay", "maximize", "rounding_seed")
-        }
-        adafactor_step(arrays[0], arrays[1], row_var, col_var, variance, step=step, **options, **more)
+        params, grads, masters = arrays
+        given = (params, grads, row_var, col_var, variance, masters, group["rounding_seed"])
+        return given, common, (step, group["beta2_decay"], group["eps"], group["d"])
+
+    @classmethod
+    def _run(cls, calls: list[AdafactorCall], nonfinite: StepNonfinite, dtype: Bf16, threads: int | None) -> None:
+        _core.adafactor_step(calls, nonfinite, dtype, threads)
 
 
 class Muon(_Whole):
-    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`. Groups are checked one by one."""
+    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`."""
 
     # The kernel's two other states are for the time of a step.
     specification = Specification("muon_step", (), (State("momentum_buffer", True, None),), (0, ()))
@@ -146,22 +144,15 @@ class Muon(_Whole):
         super()._check_options(group)
 
     @classmethod
-    def _step_batch(
-        cls, group: Group, step: int, arrays: tuple[list[Array], list[Array]], states: list[Group], more: Group
-    ) -> None:
-        names = (
-            "weight_decay",
-            "momentum",
-            "nesterov",
-            "ns_coefficients",
-            "eps",
-            "ns_steps",
-            "adjust_lr_fn",
-            "maximize",
-        )
-        buffers = [s["momentum_buffer"] for s in states]
-        options = {name: group[name] for name in names}
-        muon_step(arrays[0], arrays[1], buffers, **options, **more)
+    def _call(cls, group: Group, step: int, common: StepCommon, arrays: Arrays, states: list[Group]) -> MuonCall:
+        params, grads, masters = arrays
+        buffers = [state["momentum_buffer"] for state in states]
+        own = ("momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
+        return MuonCall((params, grads, buffers, masters), common, **{name: group[name] for name in own})
+
+    @classmethod
+    def _run(cls, calls: list[MuonCall], nonfinite: StepNonfinite, dtype: Bf16, threads: int | None) -> None:
+        run_muon(calls, nonfinite, dtype, threads)
 
 
 def _has_nonfinite(grad: Array, dtype: Bf16, threads: int | None) -> bool:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from modelopt_rs import _core
-from modelopt_rs._types import Array, Bf16, OptionalTensors, StepNonfinite, Tensors
+from modelopt_rs._types import Array, Bf16, OptimCall, OptionalTensors, StepCommon, StepNonfinite, Tensors
 from modelopt_rs.arguments import check_choice, shown
 from modelopt_rs.optim.step import step_function
 from modelopt_rs.reduce import norm
 
-__all__ = ["muon_step"]
+__all__ = ["MuonCall", "muon_step", "run_muon"]
+
+
+class MuonCall(NamedTuple):
+    """A call of `muon_step`: its arrays, what all steps have in common, and its own options."""
+
+    arrays: tuple[Tensors, Tensors, Tensors, OptionalTensors]
+    """param, grad, momentum_buffer, master."""
+    common: StepCommon
+    momentum: float
+    nesterov: bool
+    ns_coefficients: tuple[float, float, float]
+    eps: float
+    ns_steps: int
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] | None
 
 
 @step_function
@@ -99,38 +114,47 @@ def muon_step(
     array([[-0.08,  0.  ],
            [ 0.  , -0.11]], dtype=float32)
     """
-    a, b, c = _checked(param, ns_coefficients, ns_steps, adjust_lr_fn)
-    buffers = [array for _, array in _listed("momentum_buffer", momentum_buffer)]
+    arrays, common = (param, grad, momentum_buffer, master), (lr, grad_scale, clip_value, weight_decay, maximize)
+    call = MuonCall(arrays, common, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn)
+    run_muon([call], nonfinite, dtype, threads)
+
+
+def run_muon(calls: Sequence[MuonCall], nonfinite: StepNonfinite, dtype: Bf16, threads: int | None) -> None:
+    """Check all calls, then step them."""
+    coefficients = [_checked(call) for call in calls]
     # The first half checks everything and fills these; the matrices change in the second half, all at once.
-    directions, following = ([np.empty_like(x, order="C", subok=False) for x in buffers] for _ in range(2))
-    states = [momentum_buffer, directions, following]
-    common = (lr, grad_scale, clip_value, weight_decay, maximize)
+    directions, following = (
+        [[np.empty_like(x, order="C", subok=False) for _, x in _listed("momentum_buffer", c.arrays[2])] for c in calls]
+        for _ in range(2)
+    )
 
     def half(number: int, nonfinite: StepNonfinite) -> None:
-        step = ([momentum, eps], number, nesterov, "torch")
-        call = ("muon_step", (param, grad, states, master, None), common, step)
-        _core.optim_step([call], nonfinite, dtype, threads)
+        made: list[OptimCall] = []
+        for call, *states in zip(calls, directions, following, strict=True):
+            (param, grad, buffer, master), step = call.arrays, ([call.momentum, call.eps], number, call.nesterov)
+            made.append(("muon_step", (param, grad, [buffer, *states], master, None), call.common, (*step, "torch")))
+        _core.optim_step(made, nonfinite, dtype, threads)
 
     half(1, nonfinite)
-    for x in directions:
-        if x.size > 0:
-            x[...] = _orthogonal(x, (a, b, c), ns_steps, eps)
-            x *= _adjustment(adjust_lr_fn, *x.shape)
+    for call, abc, each in zip(calls, coefficients, directions, strict=True):
+        for x in each:
+            if x.size > 0:
+                x[...] = _orthogonal(x, abc, call.ns_steps, call.eps)
+                x *= _adjustment(call.adjust_lr_fn, *x.shape)
     half(2, "propagate")
 
 
-def _checked(
-    param: Tensors, coefficients: tuple[float, float, float], steps: int, adjust: str | None
-) -> tuple[float, float, float]:
+def _checked(call: MuonCall) -> tuple[float, float, float]:
     """The coefficients, after what the kernel does not check."""
-    for name, x in _listed("param", param):
+    steps, coefficients = call.ns_steps, call.ns_coefficients
+    for name, x in _listed("param", call.arrays[0]):
         if isinstance(x, np.ndarray) and x.ndim != 2:
             raise ValueError(f"muon_step: {name} must be a matrix, got shape {x.shape}")
     if not isinstance(steps, int) or isinstance(steps, bool):
         raise TypeError(f"muon_step: ns_steps must be an integer, got {shown(steps)}")
     if not 0 <= steps < 100:
         raise ValueError(f"muon_step: ns_steps must be from 0 to 99, got {steps}")
-    check_choice("muon_step", "adjust_lr_fn", adjust, (None, "original", "match_rms_adamw"))
+    check_choice("muon_step", "adjust_lr_fn", call.adjust_lr_fn, (None, "original", "match_rms_adamw"))
     try:
         a, b, c = map(float, coefficients)
     except (TypeError, ValueError):

@@ -17,7 +17,7 @@ from modelopt_rs.optim.arrays import as_arrays, by_precision, copied, wide_copy,
 from modelopt_rs.optim.average import ema_call
 from modelopt_rs.optim.clipping import check_limits, clipped
 from modelopt_rs.optim.given import aligned, learning_rates, loaded, named_params, numbered, whole
-from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, Tensors
+from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, StepTensors
 from modelopt_rs.optim.result import StepResult
 from modelopt_rs.optim.specification import COMMON, FORMER, Specification, check_common
 from modelopt_rs.optim.state import take_state, zeros_of
@@ -341,7 +341,7 @@ class Optimizer:
         return aligned((type(self).__name__, method), grads, self._names, self._single)
 
     @classmethod
-    def launch(cls, groups: Groups, tensors: Tensors, how: How, dtype: Bf16, threads: int | None) -> bool:
+    def launch(cls, groups: Groups, tensors: StepTensors, how: How, dtype: Bf16, threads: int | None) -> bool:
         """Check all, then step all that have a gradient and count their steps; False where they were skipped."""
         return _core.optimizer_step(cls.specification.function, groups, tensors, how, dtype, threads)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from modelopt_rs._types import Array, Bf16, Coding
 
-__all__ = ["Common", "Grads", "Group", "Groups", "How", "LearningRate", "Nonfinite", "Params", "Tensors"]
+__all__ = ["Common", "Grads", "Group", "Groups", "How", "LearningRate", "Nonfinite", "Params", "StepTensors"]
 
 LearningRate: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of the step, which is 1 for the first."""
@@ -14,7 +14,7 @@ Params: TypeAlias = Array | Sequence[Array] | Mapping[str, Array] | Sequence[Gro
 Grads: TypeAlias = Array | Sequence[Array | None] | Mapping[str, Array | None]
 Groups: TypeAlias = list[tuple[Group, int]]
 """The options of each group, and of how many parameters it is."""
-Tensors: TypeAlias = tuple[list[Array], Sequence[Array | None], list[dict[str, Any]], list[Array | None] | None]
+StepTensors: TypeAlias = tuple[list[Array], Sequence[Array | None], list[dict[str, Any]], list[Array | None] | None]
 """Parameters, gradients, states and bits of masks (or None for no masks at all), in the order of the groups."""
 Nonfinite: TypeAlias = Literal["propagate", "raise", "skip"]
 How: TypeAlias = tuple[float, float | None, Nonfinite, tuple[float, ...] | None]

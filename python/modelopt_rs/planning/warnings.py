@@ -105,7 +105,7 @@ def not_run_in_words(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     return [f"{has} that bitsandbytes can run on GPUs only: {why}; exclude leaves them floats"]
 
 
-def unread_in_words(sizes: Iterable[int], total: int, format: str | None, read: str | None = None) -> list[str]:
+def unread_in_words(sizes: Iterable[int], total: int, format: str | None = None, read: str | None = None) -> list[str]:
     """Say that weights stay as they are because no loader reads their codes, if they are a third of the result.
 
     Examples

@@ -9,6 +9,7 @@ from modelopt_rs import _core, reduce
 from modelopt_rs._types import Array
 from modelopt_rs.arguments import shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.errors import said_as
 
 __all__ = ["EmbeddingKind", "quantize_embeddings"]
 
@@ -111,10 +112,8 @@ def _columns(x: Array, kind: str, ranges: Any, threads: int | None) -> tuple[Arr
         if x.size <= dim:
             text = f"for fewer than two vectors, got x of shape {x.shape}"
             raise ValueError(f"quantize_embeddings: ranges must be given {text}")
-        try:
+        with said_as({"minmax:": "quantize_embeddings:"}):
             ranges = reduce.minmax(x, axis=tuple(range(x.ndim - 1)), threads=threads)
-        except (TypeError, ValueError) as why:
-            raise type(why)(str(why).replace("minmax:", "quantize_embeddings:", 1)) from None
     try:
         ends: NDArray[np.float32] = np.asarray(ranges).astype(np.float32, copy=False)
     except OverflowError:  # an int

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from modelopt_rs.arguments import check_number
 from modelopt_rs.deprecated import warn_former
+from modelopt_rs.optim.schedule import Schedule
 
 __all__ = ["constant", "cubic", "linear"]
 
-Schedule: TypeAlias = Callable[[int], float]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

@@ -9,6 +9,7 @@ from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Nonfinite, Rounding, Spec
 from modelopt_rs.arguments import check_choice, shown
 from modelopt_rs.arrays import as_array
+from modelopt_rs.errors import said_as
 from modelopt_rs.quant.affine import quantize_linear
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.quant.formats import entry_of
@@ -51,7 +52,7 @@ class Given:
             x = x.view(_bfloat16(self.function))
         place = axis if group_size is None else x.ndim - 1
         name = f"{'' if signed else 'u'}int{bits}"
-        try:
+        with said_as({"quantize_linear:": f"{self.function}:"}):
             codes = quantize_linear(
                 x,
                 scale,
@@ -63,8 +64,6 @@ class Given:
                 nonfinite=nonfinite,
                 threads=threads,
             )
-        except (TypeError, ValueError) as why:
-            raise type(why)(str(why).replace("quantize_linear:", f"{self.function}:", 1)) from None
         codes = codes if bits == 8 else pack(codes, bits, threads=threads)
         if signed and zero_point is None:
             return QuantizedArray(codes, scale, None, None, bits, "symmetric", x.shape, axis, group_size)
@@ -84,7 +83,7 @@ class Given:
             raise ValueError(f"{self.function}: out must be None with signed or rounding='away'")
         if dtype not in (None, "bf16"):
             raise ValueError(f"{self.function}: dtype must be None or 'bf16', got {dtype!r}")
-        shape = _core.quantized_shapes(x.shape, spec)[1]
+        shape = _core.quantized_shapes(x.shape, spec, self.function)[1]
         entry = entry_of(spec[0])
         if entry.scheme not in ("symmetric", "asymmetric"):
             raise ValueError(f"{self.function}: scale must be None for format {entry.name!r}")

@@ -92,10 +92,12 @@ class OnnxSource(Source):
         try:
             limit = min(max_header, _MAX_PROTOBUF)
             skeleton = scan(self._file.fd, self.path, max_header=limit, max_tensors=max_tensors)
+            self._size = os.fstat(self._file.fd).st_size
             self.model: ir.Model = build(skeleton, self._file, self._external, max_header, max_tensors)
         except BaseException:
             self.close()
             raise
+        self._notes: tuple[str, ...] | None = None
         self._tensors: dict[str, TensorInfo] = {}
         self._extents: dict[str, Extent] = {}
         for name, value in self.model.graph.initializers.items():
@@ -122,7 +124,9 @@ class OnnxSource(Source):
     @property
     def notes(self) -> tuple[str, ...]:
         """Whether most of the file is no tensor."""
-        return attributes_in_words(self.model, os.fstat(self._file.fd).st_size)
+        if self._notes is None:  # counted when they are first asked for: a model is opened many times in one operation
+            self._notes = attributes_in_words(self.model, self._size)
+        return self._notes
 
     @property
     def metadata(self) -> Mapping[str, str]:

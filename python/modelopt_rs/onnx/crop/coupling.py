@@ -162,8 +162,8 @@ class _Finder:
         # Of labels there are those of the groups, and those of one walk, before and after they get their numbers.
         most = (self._max_memory - sum(labels.nbytes for labels in self._taken.values())) // 2
         choices = 1
-        for split in (0, 1, 2):
-            if split and choices < (2, 3, 2)[split]:
+        for split, least in ((0, 1), (1, 3), (2, 2)):
+            if choices < least:
                 continue  # it would go the same way
             walk = Walk(self._rule, self._opset, self._integers, self._taken, split, most)
             try:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs.onnx.constant_paths import graphs_of
-
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
@@ -61,7 +59,7 @@ def bring_out(model: "ModelProto", names: Sequence[str]) -> None:
 
 def made_often(model: ir.Model) -> set[str]:
     """Return the names that several values of a model have, in its graph and in bodies: they can't be told apart."""
-    names = Counter(str(value.name) for graph in graphs_of(model) for value in (*graph.inputs, *_made(graph)))
+    names = Counter(str(value.name) for graph in model.graphs() for value in (*graph.inputs, *_made(graph)))
     return {name for name, count in names.items() if count > 1}
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.errors import OptionError, listing, quote
 from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
-from modelopt_rs.onnx.run.sessions import Session
+from modelopt_rs.onnx.run.sessions import Feed, Session
 from modelopt_rs.onnx.run.vocabulary import Known, known_values
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "of_file",
 ]
 
-Feed: TypeAlias = Mapping[str, Array]
 
 # onnxruntime's names of types, and NumPy's.
 FED: Final[dict[str, str]] = {

@@ -32,7 +32,7 @@ SAMPLES = 16  # of calibration data
 def run_pair(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
-    options: RunOptions | None = None,
+    options: RunOptions,
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
@@ -44,7 +44,7 @@ def run_pair(
     ----------
     before, after : path
         The ONNX files; `before` is the reference.
-    options : RunOptions, optional
+    options : RunOptions
         Inputs, rounds, and the largest error allowed.
     threads : int, optional
         Threads that onnxruntime runs with.
@@ -77,7 +77,6 @@ def run_pair(
         report = run_pair("model.onnx", "small.onnx", RunOptions(dims={"batch": 4}, max_error=0.1))
         report.sqnr_db, report.speedup
     """
-    options = options or RunOptions()
     report = compare_models(before, after, options, threads=threads, max_memory=max_memory, samples=samples)
     if report.not_run is not None and options.max_error is not None:
         raise FormatError(f"max_error: {report.not_run}")
@@ -88,7 +87,7 @@ def run_pair(
 def compare_models(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
-    options: RunOptions | None = None,
+    options: RunOptions,
     *,
     threads: int | None = None,
     max_memory: int = DEFAULT_MEMORY,
@@ -102,10 +101,10 @@ def compare_models(
     --------
     With two files of models::
 
-        compare_models("model.onnx", "small.onnx").cosine
+        compare_models("model.onnx", "small.onnx", RunOptions()).cosine
     """
     start = time.perf_counter()
-    options, threads = options or RunOptions(), threads or get_num_threads()
+    threads = threads or get_num_threads()
     made_up = options.inputs is None and samples is None
     with limited(max_memory, a, b) if made_up else nullcontext():
         one = _Model(a, _source_session(a, threads))

@@ -19,7 +19,7 @@ from modelopt_rs.containers.system import READ, descriptor_path
 from modelopt_rs.errors import quote
 from modelopt_rs.threads import get_num_threads
 
-__all__ = ["FOLDER", "Ended", "Session", "bounded", "limited", "new_session", "open_session"]
+__all__ = ["FOLDER", "Ended", "Feed", "Session", "bounded", "limited", "new_session", "open_session"]
 __all__ += ["resident", "run_session", "session_options", "size_of", "utf8"]
 
 Session: TypeAlias = Any  # onnxruntime.InferenceSession
