@@ -415,18 +415,19 @@ def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
     run = mo.RunOptions(inputs={"x": given}, rounds=0)
     how: dict[str, Any] = {"run": run, "durable": False, "overwrite": True}
     asked: list[tuple[int, float]] = []
-    for code in ({"bits": 8}, {"bits": 4}, {"bits": 2}, {"bits": 4, "group_size": 64}):
+    for i, code in enumerate(({"bits": 8}, {"bits": 4}, {"bits": 2}, {"bits": 4, "group_size": 64})):
         uniform = mo.quantize_file(source, tmp_path / "u.onnx", uniform=True, **code, **how)
         size = int((tmp_path / "u.onnx").stat().st_size * 1.005)
-        ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, **how)
-        assert off(ours) <= off(uniform)
-        asked += [(size, off(uniform)), (size * 21 // 20, 9.0), (size * 11 // 10, 9.0)]
-        left = {each.reason for each in ours.tensors if each.decision == "copy" and each.name.startswith("w")}
-        assert left <= {"least loss at this size"}
+        if i % 2:  # what is measured anew says the same as the table that serves all sizes below
+            ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, **how)
+            assert off(ours) <= off(uniform)
+        asked += [(size, off(uniform)), (size * 21 // 20, 9.0)]
     last = 9.0
     for size, least in sorted(asked):
         ours = mo.optimize_file(source, tmp_path / "o.onnx", target_size=size, table=tmp_path / "t.json", **how)
         assert off(ours) <= min(last, least)
+        left = {each.reason for each in ours.tensors if each.decision == "copy" and each.name.startswith("w")}
+        assert left <= {"least loss at this size"}
         assert (tmp_path / "o.onnx").stat().st_size == ours.options["allocation"]["size"] <= size
         last = off(ours)
 

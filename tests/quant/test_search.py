@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -28,12 +28,12 @@ def errors(x, q, weights=1.0):
 
 @each_kind
 @each_stored
-@pytest.mark.parametrize("size", [7, 31, 32, 33, 64, 65, 200, 255, 256, 257])
-def test_the_error_is_that_of_the_reference(bits, scheme, scale_dtype, size):
-    x = normal(5, size, seed=size)
-    q = mo.quantize(x, bits=bits, scheme=scheme, group_size=size, search="mse", scale_dtype=scale_dtype)
-    want = [search.least_error(row, bits, scheme, scale_dtype) for row in x]
-    np.testing.assert_allclose(errors(x, q), want, rtol=2e-2, atol=1e-9)
+def test_the_error_is_that_of_the_reference(bits, scheme, scale_dtype):
+    for size in (7, 31, 32, 33, 64, 65, 200, 255, 256, 257):
+        x = normal(3, size, seed=size)
+        q = mo.quantize(x, bits=bits, scheme=scheme, group_size=size, search="mse", scale_dtype=scale_dtype)
+        want = [search.least_error(row, bits, scheme, scale_dtype) for row in x]
+        np.testing.assert_allclose(errors(x, q), want, rtol=2e-2, atol=1e-9, err_msg=str(size))
 
 
 @pytest.mark.parametrize("bits", ref.BITS)
@@ -79,7 +79,7 @@ def test_an_offset_is_no_worse_than_that_of_half_quadratic_splitting(bits, size)
 
 @pytest.mark.parametrize("dtype", ref.DTYPES, ids=str)
 def test_offsets_are_the_same_for_every_instruction_set_thread_and_cut(dtype, isas):
-    for shape, options in [((70, 333), {"group_size": 32}), ((9, 33_000), {"axis": 0}), ((100_003,), {})]:
+    for shape, options in [((30, 333), {"group_size": 32}), ((3, 33_000), {"axis": 0}), ((100_003,), {})]:
         x = normal(*shape).astype(dtype)
         for norm in (None, 0.7):
             options = {"bits": 4, "scheme": "minmax", "search": "mse", "norm": norm, **options}
@@ -95,6 +95,7 @@ def test_offsets_are_the_same_for_every_instruction_set_thread_and_cut(dtype, is
                 assert again.offset.tobytes() == want.offset.tobytes()
 
 
+@example(x=np.float32([[-0.328125] + 28 * [0]]), bits=2, size=29)
 @given(
     x=hnp.arrays(
         st.sampled_from([np.float32, np.float64, np.float16]),
@@ -110,8 +111,9 @@ def test_no_group_with_an_offset_is_worse_than_by_the_plain_formula(x, bits, siz
     for i in range(0, x.shape[1], size):
         part = x[:, i : i + size].astype(np.float64)
         of = [np.square(part - q.dequantize(np.float64)[:, i : i + size]).sum(-1) for q in (found, plain)]
-        # Products with scales are rounded to float32.
-        assert (of[0] <= of[1] + 1e-13 * np.square(part).sum(-1)).all()
+        # Products with scales, and offsets, are rounded to float32: each number is off by an ulp of the largest.
+        rounding = part.shape[1] * np.square(2.0**-23 * np.abs(part).max(-1))
+        assert (of[0] <= of[1] + rounding).all()
 
 
 def test_what_is_not_finite_moves_no_offset():
