@@ -149,20 +149,22 @@ def optimize_file(
     if table is not None and not Path(table).parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory for the table", str(Path(table).parent))
     work = Losses(source_path, out_path, options, onnx, run, writing)
-    losses = work.sizes()
-    size = _size(source_path, losses, target_size, target_bpw)
-    if not dry_run:
-        check_place(out_path, overwrite)
-        if Path(source_path).is_dir():
-            refuse_same(Path(source_path), Path(out_path))
     given = priors or {}
-    if table is not None and Path(table).exists():
-        losses = _read(table, losses)
-    else:
-        work.check(losses, size)
-        losses = work.measured(losses)
-        if table is not None:
-            write_whole(table, losses.to_json().encode())
+    with work.planned() as plans:
+        losses = work.sizes(plans)
+        size = _size(source_path, losses, target_size, target_bpw)
+        if not dry_run:
+            check_place(out_path, overwrite)
+            if Path(source_path).is_dir():
+                refuse_same(Path(source_path), Path(out_path))
+        if table is not None and Path(table).exists():
+            losses = _read(table, losses)
+        else:
+            work.check(losses, size)
+            losses = work.measured(losses, plans)
+            if table is not None:
+                write_whole(table, losses.to_json().encode())
+    del plans
     answer, found = _answered(work, losses, size, given, table)
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
