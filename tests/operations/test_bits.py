@@ -143,7 +143,9 @@ def test_fewer_bits_never_make_a_larger_file(tmp_path: Path, rows: int, columns:
 
 def test_4_bits_have_no_zero_points_where_loaders_could_read_none(tmp_path: Path) -> None:
     """All have 8 rows or less: with zero points none would be quantized."""
-    tensors = {f"{i}.fc.weight": ("F32", np.ones((8, 256), np.float32) * np.arange(256)) for i in range(4)}
+    tensors = {
+        f"{i}.fc.weight": ("F32", np.ones((8, 256), np.float32) * np.arange(256, dtype=np.float32)) for i in range(4)
+    }
     report = mo.quantize_file(directory(tmp_path / "a", tensors), tmp_path / "b", bits=4, durable=False)
     assert report.totals.changed == 4
     assert b"zero_point" not in (tmp_path / "b" / "model.safetensors").read_bytes()
