@@ -68,9 +68,9 @@ def optimize_file(
     a tenth of them). Of this answer, those of uniform bits, and up to eight that have another code for some weight than
     the best of these, and what of these changes helps put together, each made and run whole (models up to 256 MiB,
     where no priors are given), that is written whose outputs are least off (scores where they are probabilities) on the
-    inputs that are given, or 16 to 256 that are made up: by these none is worse than uniform bits. Weights that runtimes fuse (query, key and value; gate and up;
-    experts) share their codes; what transformers reads only where all weights are coded alike gets one, or stays. Mixed
-    bits have no zero points where transformers would not read them.
+    inputs that are given, or 16 to 256 that are made up: by these none is worse than uniform bits. Weights that
+    runtimes fuse (query, key and value; gate and up; experts) share their codes; what transformers reads only where all
+    weights are coded alike gets one, or stays. Mixed bits have no zero points where transformers would not read them.
 
     Parameters
     ----------
