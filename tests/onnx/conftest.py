@@ -15,6 +15,6 @@ def apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def remembered() -> object:
     pytest.importorskip("onnx")
-    from modelopt_rs.onnx.apart import call_apart
+    from modelopt_rs.onnx.child_process import call_apart
 
     return cache(call_apart)

@@ -115,8 +115,44 @@ def test_fewer_bits_never_take_more_bytes(tmp_path: Path, columns: int, uniform:
 def test_a_result_that_is_larger_than_its_source_says_so(tmp_path: Path) -> None:
     """H20."""
     source = write(tmp_path / "a.safetensors", {"fc.weight": ("F32", np.ones((2, 1), np.float32))})
-    report = mo.quantize_file(source, tmp_path / "b.safetensors", durable=False)
+    report = mo.quantize_file(source, tmp_path / "b.safetensors", include=["fc.*"], durable=False)
     assert report.warnings == ("the result is larger than its source: 32 bytes instead of 8",)
+    report = mo.quantize_file(source, tmp_path / "c.safetensors", durable=False)  # nobody has asked for it
+    assert (report.tensors[0].decision, report.tensors[0].reason) == ("copy", "the file would be no smaller")
+    assert read(tmp_path / "c.safetensors").keys() == {"fc.weight"}
+
+
+@pytest.mark.parametrize("columns", [1, 5, 8, 16, 33, 64])
+@pytest.mark.parametrize(
+    ("as_directory", "rows"), [*((False, rows) for rows in (1, 3, 8, 16, 40)), *((True, rows) for rows in (9, 16, 64))]
+)
+def test_fewer_bits_never_make_a_larger_file(tmp_path: Path, rows: int, columns: int, as_directory: bool) -> None:
+    """H20: entries of headers, and what config.json says of codes, take more than small weights save."""
+    rng = np.random.default_rng(0)
+    tensors = {f"{i}.fc.weight": ("F32", rng.standard_normal((rows, columns), dtype=np.float32)) for i in range(4)}
+    source = tmp_path / "a" if as_directory else write(tmp_path / "a.safetensors", tensors)
+    if as_directory:
+        directory(source, tensors, {"model_type": "bert"})
+    sizes = [_nbytes(source)]
+    for bits in (8, 4, 2):
+        out = tmp_path / f"{bits}{source.suffix}"
+        mo.quantize_file(source, out, bits=bits, durable=False)
+        sizes.append(_nbytes(out))
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_4_bits_have_no_zero_points_where_loaders_could_read_none(tmp_path: Path) -> None:
+    """All have 8 rows or less: with zero points none would be quantized."""
+    tensors = {
+        f"{i}.fc.weight": ("F32", np.ones((8, 256), np.float32) * np.arange(256, dtype=np.float32)) for i in range(4)
+    }
+    report = mo.quantize_file(directory(tmp_path / "a", tensors), tmp_path / "b", bits=4, durable=False)
+    assert report.totals.changed == 4
+    assert b"zero_point" not in (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def _nbytes(path: Path) -> int:
+    return sum(each.stat().st_size for each in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def test_the_command_says_what_was_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -321,7 +321,7 @@ def test_other_answers_have_another_code_for_one_group_and_fit() -> None:
     tensors["e"] = TensorLosses(400, "other", "e", {"4": Coded(100, 0.1)})  # has no other
     table = LossTable("x", 0, tensors)
     answer, _ = table.allocate(600, {})
-    others = table.others(600, answer)
+    others = [codes for _, codes in table.others(600, answer)]
     assert len(others) == 3
     for other in others:
         assert sum(tensors[name].codes[code].nbytes for name, code in other.items()) <= 600

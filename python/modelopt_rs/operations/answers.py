@@ -1,6 +1,6 @@
 """Which of several answers to a size is written: none worse than uniform bits, or than that to a smaller size."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -52,28 +52,40 @@ def best_answer(
             made = {losses.same(each.codes) for each in fit}
             known = [each for each in smaller if each.off is not None and losses.same(each.codes) not in made]
             fit += sorted(known, key=lambda each: each.off or 0.0)[:1]
-            fit = [replace(each, off=off(each.codes)) for each in fit]
+            fit = [off(each.codes) for each in fit]
             if all(each.off is not None for each in fit):
-                fit += [replace(each, off=off(each.codes)) for each in _others(work, losses, fit, size)]
+                fit += _others(off, losses, fit, size)
                 able = [each for each in fit if each.off is not None]
                 return min(able, key=lambda each: each.off or 0.0), _with(losses, fit)
     best = min([*fit, *smaller], key=lambda each: losses.loss_of(each.codes, {}))
     return best, _with(losses, [best])
 
 
-def _others(work: Losses, losses: LossTable, fit: list[Answer], size: int) -> list[Answer]:
-    """Return answers that are the best by loss that differ in a weight from the one that is least off so far."""
+def _others(
+    off: Callable[[Mapping[str, str]], Answer], losses: LossTable, fit: list[Answer], size: int
+) -> list[Answer]:
+    """Return answers that differ in a weight from the one that is least off so far, the best by loss, and in several.
+
+    What each change alone makes better those have that come last: all of these changes, and the better half of them.
+    """
     best = min(fit, key=lambda each: each.off or 0.0)
     seen = {losses.same(each.codes) for each in (*fit, *losses.seen)}
-    found: list[Answer] = []
-    for codes in losses.others(size, best.codes):
-        if len(found) == min(TRIED, WORK // max(best.nbytes, 1)):
-            break
-        answer = Answer(codes, work.nbytes(codes, best.nbytes))
-        if answer.nbytes <= size and losses.same(codes) not in seen:
+    most = min(TRIED, WORK // max(best.nbytes, 1))
+    tried: list[tuple[tuple[str, str], Answer]] = []
+    for change, codes in losses.others(size, best.codes):
+        if len(tried) < most and losses.same(codes) not in seen:
             seen.add(losses.same(codes))
-            found.append(answer)
-    return found
+            tried.append((change, off(codes)))
+    able = [(change, each) for change, each in tried if each.off is not None and each.nbytes <= size]
+    better = sorted((each.off or 0.0, change) for change, each in able if (each.off or 0.0) < (best.off or 0.0))
+    changes = [change for _, change in better]
+    found = [each for _, each in able]
+    for part in (changes, changes[: (len(changes) + 1) // 2]) if len(changes) > 1 else ():
+        codes, _ = losses.allocate(size, {}, part)
+        if losses.same(codes) not in seen:
+            seen.add(losses.same(codes))
+            found.append(off(codes))
+    return [each for each in found if each.nbytes <= size]
 
 
 def _with(losses: LossTable, answers: list[Answer]) -> LossTable:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
@@ -17,7 +17,7 @@ from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.loaders import groups_alike, is_expert
-from modelopt_rs.planning.loss_table import FLOAT, Coded, LossTable, TensorLosses, role_of, shared_group
+from modelopt_rs.planning.loss_table import FLOAT, Answer, Coded, LossTable, TensorLosses, role_of, shared_group
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
@@ -54,6 +54,9 @@ LARGEST: Final = 2**28  # bytes of a graph that is made and run with several ans
 USUAL: Final = {8: 0.007, 4: 0.08, 2: 0.33}
 
 
+Plans: TypeAlias = dict[str, Planned]  # of a model with all its weights in one code, by code
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """One model, how it is read and written, and what is asked of all its weights."""
@@ -65,27 +68,31 @@ class Losses:
     run: RunOptions | None
     writing: Writing
 
-    def sizes(self) -> LossTable:
+    @contextmanager
+    def planned(self) -> Iterator[Plans]:
+        """Plan each code; while it lasts all sources are open."""
+        with ExitStack() as stack:
+            yield self._plans(stack, self._execution())
+
+    def sizes(self, found: Plans) -> LossTable:
         """Return the table without errors: plans alone, no weight is read."""
         with self._open() as source:
             roles, options = _roles(source), self._with(source)
             config = {} if options.only_dequantize or source.graph is not None else source.config or {}
-        with ExitStack() as stack:
-            found = self._plans(stack, self._execution())
-            coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
-            rest = next(iter(found.values()))
-            tensors = {}
-            for name in coded:
-                codes = {FLOAT: Coded(rest.copied[name], 0.0)}
-                codes |= {code: each.codes[name] for code, each in found.items() if name in each.codes}
-                group = name if rest.has_graph else shared_group(name)
-                tensors[name] = TensorLosses(rest.elements[name], roles.get(name) or role_of(name), group, codes)
-            # What computes coded weights of a graph is gone: as floats they stand for it.
-            there = set(rest.plan.transforms if rest.has_graph else rest.copied) - set(coded)
-            fixed = rest.overhead + sum(rest.copied[name] for name in there)
-            alike = groups_alike(dict.fromkeys(coded, options.spec), options.layout.name, config)
-            names = tuple(name for _, names in alike for name in names if not is_expert(name))  # they are a group
-            return LossTable(rest.fingerprint, fixed, tensors, names)
+        coded = {name: sizes for each in found.values() for name, sizes in each.codes.items()}
+        rest = next(iter(found.values()))
+        tensors = {}
+        for name in coded:
+            codes = {FLOAT: Coded(rest.copied[name], 0.0)}
+            codes |= {code: each.codes[name] for code, each in found.items() if name in each.codes}
+            group = name if rest.has_graph else shared_group(name)
+            tensors[name] = TensorLosses(rest.elements[name], roles.get(name) or role_of(name), group, codes)
+        # What computes coded weights of a graph is gone: as floats they stand for it.
+        there = set(rest.plan.transforms if rest.has_graph else rest.copied) - set(coded)
+        fixed = rest.overhead + sum(rest.copied[name] for name in there)
+        alike = groups_alike(dict.fromkeys(coded, options.spec), options.layout.name, config)
+        names = tuple(name for _, names in alike for name in names if not is_expert(name))  # they are a group
+        return LossTable(rest.fingerprint, fixed, tensors, names)
 
     def check(self, table: LossTable, size: int) -> None:
         """Refuse what could not be written, before weights are measured: bits are given as if all were alike."""
@@ -96,24 +103,22 @@ class Losses:
         codes, _ = replace(table, tensors=usual).allocate(size, {})
         self._perform(codes, None, replace(self.writing, dry_run=True))
 
-    def measured(self, table: LossTable) -> LossTable:
+    def measured(self, table: LossTable, plans: Plans) -> LossTable:
         """Return the table with errors: each tile of a weight is read once, and taken through all codes.
 
         Of an ONNX model that may be run it is measured too what errors do to its outputs.
         """
         execution = self._execution(self.writing.progress)
-        with ExitStack() as stack:
-            plans = self._plans(stack, execution)
-            names = list(table.tensors)
-            view = next(iter(plans.values())).plan.view
-            has_graph = view.graph is not None
-            nbytes = sum(view.tensors[name].nbytes for name in names)
-            execution.total = 2 * nbytes if has_graph and self.run is not None else nbytes
-            found = {name: dict(table.tensors[name].codes) for name in names}
-            for name in names:
-                transforms = {code: each.transform(name) for code, each in plans.items() if name in each.codes}
-                for code, error in _errors(view, name, transforms, execution).items():
-                    found[name][code] = replace(found[name][code], error=error)
+        names = list(table.tensors)
+        view = next(iter(plans.values())).plan.view
+        has_graph = view.graph is not None
+        nbytes = sum(view.tensors[name].nbytes for name in names)
+        execution.total = 2 * nbytes if has_graph and self.run is not None else nbytes
+        found = {name: dict(table.tensors[name].codes) for name in names}
+        for name in names:
+            transforms = {code: each.transform(name) for code, each in plans.items() if name in each.codes}
+            for code, error in _errors(view, name, transforms, execution).items():
+                found[name][code] = replace(found[name][code], error=error)
         if has_graph and self.run is not None:
             found = self._with_outputs(found, execution)
         return replace(table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()})
@@ -130,8 +135,8 @@ class Losses:
         return found[0]
 
     @contextmanager
-    def looked_at(self) -> "Iterator[Callable[[Mapping[str, str]], float | None] | None]":
-        """Give what says of codes how far the scores of the model with them are off; None where they can't be seen.
+    def looked_at(self) -> "Iterator[Callable[[Mapping[str, str]], Answer] | None]":
+        """Give what makes the model with codes, and says how far its scores are off; None where they can't be seen.
 
         They are seen of a graph that may be run, runs on inputs that are given or made up, and isn't too large.
         """
@@ -159,9 +164,9 @@ class Losses:
             made = replace(self, output=folder / Path(self.output).name)
             quiet = replace(self.writing, dry_run=False, overwrite=True, verify=False, durable=False, progress=None)
 
-            def off(codes: Mapping[str, str]) -> float | None:
+            def off(codes: Mapping[str, str]) -> Answer:
                 made._perform(codes, None, quiet)
-                return errors.of(made.output)
+                return Answer(dict(codes), Path(made.output).stat().st_size, errors.of(made.output))
 
             yield off
 
@@ -195,7 +200,7 @@ class Losses:
     def _open(self) -> Source:
         return open_source(self.source, Access(allow_symlinks_under=self.writing.allow_symlinks_under))
 
-    def _plans(self, stack: ExitStack, execution: Execution) -> "dict[str, Planned]":
+    def _plans(self, stack: ExitStack, execution: Execution) -> Plans:
         """Plan each code; a graph is edited by a plan, and so opened for each."""
         found: dict[str, Planned] = {}
         source = stack.enter_context(self._open())

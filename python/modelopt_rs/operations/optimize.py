@@ -66,11 +66,11 @@ def optimize_file(
     Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
     weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
     a tenth of them). Of this answer, those of uniform bits, and up to eight that have another code for some weight than
-    the best of these, each made and run whole (models up to 256 MiB, where no priors are given), that is written whose
-    outputs are least off (scores where they are probabilities) on the inputs that are given, or 16 to 256 that are made
-    up: by these none is worse than uniform bits. Weights that runtimes fuse (query, key and value; gate and up;
-    experts) share their codes; what transformers reads only where all weights are coded alike gets one, or stays. Mixed
-    bits have no zero points where transformers would not read them.
+    the best of these, and what of these changes helps put together, each made and run whole (models up to 256 MiB,
+    where no priors are given), that is written whose outputs are least off (scores where they are probabilities) on the
+    inputs that are given, or 16 to 256 that are made up: by these none is worse than uniform bits. Weights that
+    runtimes fuse (query, key and value; gate and up; experts) share their codes; what transformers reads only where all
+    weights are coded alike gets one, or stays. Mixed bits have no zero points where transformers would not read them.
 
     Parameters
     ----------
@@ -149,20 +149,22 @@ def optimize_file(
     if table is not None and not Path(table).parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory for the table", str(Path(table).parent))
     work = Losses(source_path, out_path, options, onnx, run, writing)
-    losses = work.sizes()
-    size = _size(source_path, losses, target_size, target_bpw)
-    if not dry_run:
-        check_place(out_path, overwrite)
-        if Path(source_path).is_dir():
-            refuse_same(Path(source_path), Path(out_path))
     given = priors or {}
-    if table is not None and Path(table).exists():
-        losses = _read(table, losses)
-    else:
-        work.check(losses, size)
-        losses = work.measured(losses)
-        if table is not None:
-            write_whole(table, losses.to_json().encode())
+    with work.planned() as plans:
+        losses = work.sizes(plans)
+        size = _size(source_path, losses, target_size, target_bpw)
+        if not dry_run:
+            check_place(out_path, overwrite)
+            if Path(source_path).is_dir():
+                refuse_same(Path(source_path), Path(out_path))
+        if table is not None and Path(table).exists():
+            losses = _read(table, losses)
+        else:
+            work.check(losses, size)
+            losses = work.measured(losses, plans)
+            if table is not None:
+                write_whole(table, losses.to_json().encode())
+    del plans
     answer, found = _answered(work, losses, size, given, table)
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:

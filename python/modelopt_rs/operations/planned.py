@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from modelopt_rs.planning.bits import ENTRY
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.loss_table import Coded
 from modelopt_rs.stream.model import Source
@@ -12,8 +13,7 @@ from modelopt_rs.stream.transform import Copy, Transform
 
 __all__ = ["Planned", "whole"]
 
-# Bytes that a header, or a graph, has for each tensor besides its name.
-ENTRY, GRAPH_ENTRY = 80, 24
+GRAPH_ENTRY = 24  # bytes that a graph has for each tensor besides its name
 # Those of the nodes that take a weight's codes in the place of one that took the weight: some more than there are.
 NODES = 200
 

@@ -1,5 +1,7 @@
 """What is quantized of a model's tensors, whatever else is done to them in the same pass."""
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -15,7 +17,7 @@ from modelopt_rs.planning.alike import choose_alike
 from modelopt_rs.planning.bits import BitsChoice, choose_bits
 from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.decide import Decision, check_bits_of, is_match
-from modelopt_rs.planning.loaders import check_loaded, groups_alike
+from modelopt_rs.planning.loaders import NO_ZERO_POINTS, check_loaded, groups_alike
 from modelopt_rs.planning.norms import SEARCHED, norm_moments
 from modelopt_rs.planning.quantize import QuantizeOptions, plan_quantize
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
@@ -31,6 +33,7 @@ from modelopt_rs.stream.transform import Copy, Transform
 
 __all__ = ["Quantization"]
 
+NO_SMALLER = "the file would be no smaller"
 ALIKE = "transformers reads this model only where all are"
 
 
@@ -107,9 +110,23 @@ class Quantization:
             check_loaded(specs, left, options.layout.name, config, stored)
         if specs:
             self.metadata, self.config = options.layout.describe(specs, Modules(tensors, config))
+        if not stored and self._saves_nothing(options, config, found.choices):
+            self.decisions |= dict.fromkeys(self.specs, Decision("copy", NO_SMALLER))
+            self.specs, self.encoders, self.metadata, self.config = {}, {}, {}, None
+        elif specs:
             self.warnings += [] if options.only_dequantize else old_loader_in_words(config)
             if options.layout.name == "bitsandbytes" and config and not options.only_dequantize:
                 self.warnings += not_run_in_words(tensors[name].shape for name in specs)
+
+    def _saves_nothing(
+        self, options: QuantizeOptions, config: Mapping[str, Any], choices: "Mapping[str, BitsChoice | None]"
+    ) -> bool:
+        """Whether what says how weights are stored takes more than they save, and nobody asked for any."""
+        if any(_is_asked_for(name, options) for name in self.specs):
+            return False
+        said = len(json.dumps(self.metadata)) + (len(json.dumps(self.config, indent=2)) if config else 0)
+        saved = [choice.saved(self._tensors[name]) for name, choice in choices.items() if choice is not None]
+        return bool(self.specs) and sum(saved) <= said
 
     def round_by(self, known: KnownInputs) -> None:
         """Round weights by what is known of their inputs."""
@@ -198,15 +215,22 @@ def _choice(model: _Model, options: QuantizeOptions) -> _Choice:
         decision.action == "copy" and any(is_match(name, glob) for glob in options.include)
         for name, decision in found.decisions.items()
     )
-    if found.is_read and not found.warnings and not left:
+    refused = [name for name, each in found.decisions.items() if NO_ZERO_POINTS in each.reason]
+    if found.is_read and not found.warnings and not left and not refused:
         return found
     errors = {} if model.sensitivity is None else dict(model.sensitivity.errors)
     other = _chosen(model, without)
-    if other.is_read and (not found.is_read or len(other.warnings) < len(found.warnings) or left):
+    few = 2 * _elements(model, found) < _elements(model, other)
+    if other.is_read and (not found.is_read or len(other.warnings) < len(found.warnings) or left or few):
         return other
     if model.sensitivity is not None:
         model.sensitivity.errors.update(errors)
     return found
+
+
+def _elements(model: _Model, found: _Choice) -> int:
+    """Return the elements of all weights that are quantized."""
+    return sum(math.prod(model.tensors[name].shape) for name, each in found.choices.items() if each is not None)
 
 
 def _chosen(model: _Model, options: QuantizeOptions) -> _Choice:
@@ -217,6 +241,10 @@ def _chosen(model: _Model, options: QuantizeOptions) -> _Choice:
         for name, decision in decisions.items()
         if decision.action == "quantize"
     }
+    for name, choice in list(chosen.items()):
+        if choice is not None and choice.saved(model.tensors[name]) <= 0 and not _is_asked_for(name, options):
+            decisions[name] = Decision("copy", NO_SMALLER)
+            del chosen[name]
     alone, warnings, is_read = dict(chosen), [], True
     if not options.only_dequantize:
         fixed = model.specs
@@ -230,6 +258,11 @@ def _chosen(model: _Model, options: QuantizeOptions) -> _Choice:
             if others:
                 warnings.append(_alike_in_words(reader, len(others)))
     return _Choice(decisions, chosen, warnings, is_read)
+
+
+def _is_asked_for(name: str, options: QuantizeOptions) -> bool:
+    """Whether a weight is quantized also where that saves nothing."""
+    return options.uniform or any(is_match(name, glob) for glob in (*options.include, *options.bits_of))
 
 
 def _way(choice: BitsChoice | None) -> Any:

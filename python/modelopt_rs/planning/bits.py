@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from modelopt_rs.layouts.layout import Encoder
 from modelopt_rs.planning.decide import Decision, Moved, is_match
@@ -11,7 +11,10 @@ from modelopt_rs.planning.quantize import QuantizeOptions, is_loaded, more_bits,
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["BitsChoice", "choose_bits", "least", "not_smaller", "not_to_be_had"]
+__all__ = ["ENTRY", "BitsChoice", "choose_bits", "least", "not_smaller", "not_to_be_had"]
+
+ENTRY: Final = 80
+"""Bytes that a header has for each tensor besides its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,12 @@ class BitsChoice:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all that stands for it."""
-        return sum(info.nbytes for info in self.encoder.outputs)
+        """The bytes of all that stands for it, entries of the header among them."""
+        return sum(map(_written, self.encoder.outputs))
+
+    def saved(self, info: TensorInfo) -> int:
+        """Return how many bytes of a file it saves of a weight as it is."""
+        return _written(info) - self.nbytes
 
     def decision(self, decision: Decision) -> Decision:
         """Return a decision with the bits, where they are others than asked for."""
@@ -118,6 +125,10 @@ def not_to_be_had(bits: int, reason: str) -> tuple[str, str]:
 def not_smaller(bits: int, nbytes: int, more: int) -> tuple[str, str]:
     """Say that so few bits save nothing, in general and of this weight."""
     return f"{bits} bits would be no smaller", f"{bits} bits would take {nbytes:,} bytes, not {more:,}"
+
+
+def _written(info: TensorInfo) -> int:
+    return info.nbytes + len(info.name) + ENTRY
 
 
 def _coded(info: TensorInfo, options: QuantizeOptions, threads: int | None) -> BitsChoice | None:

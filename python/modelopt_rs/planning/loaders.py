@@ -14,7 +14,7 @@ from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import CONV1D, NO_WEIGHT, is_conv1d, is_embedding, model_types
 from modelopt_rs.stream.model import TensorInfo, is_kernel, is_recurrent, is_weight
 
-__all__ = ["check_loaded", "groups_alike", "is_expert", "why_none_loaded", "why_not_loaded"]
+__all__ = ["NO_ZERO_POINTS", "check_loaded", "groups_alike", "is_expert", "why_none_loaded", "why_not_loaded"]
 
 # transformers makes one tensor of them.
 EXPERT: Final = re.compile(r"(?:.*\.)?experts\.\d+\..*")
@@ -64,6 +64,9 @@ RENAMED: Final = {*SPLIT_WEIGHTS, "hunyuan_vl", "lfm3", "hy_v3", "hy_v4", "axk1"
     {"altclip", "cohere_asr", "conditional_detr", "deformable_detr", "deepseek_ocr2", "dots3_note", "step3p7", "yolos"},
     {"inkling2", "inkling2_text", "pi0", "timesfm2_5", "sam3_tracker", "cosmos3_edge", "cosmos3_omni"},
 )
+
+NO_ZERO_POINTS: Final = "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
+"""Why a weight stays that could be had without them."""
 
 
 def is_expert(name: str) -> bool:
@@ -119,7 +122,7 @@ def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str
         return "transformers splits it as it loads it, and can't with codes"
     expert = is_expert(info.name)
     if config and layout == "pack-quantized" and (spec.symmetric, spec.bits) == (False, 4) and info.shape[0] <= 8:
-        return "compressed-tensors can't unpack 4-bit zero points of 8 rows or less"
+        return NO_ZERO_POINTS
     return _why_not_bitsandbytes(info.name, expert, config) if layout == "bitsandbytes" else None
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -261,25 +261,26 @@ class LossTable:
         codes = {name: code if able[each.group] else FLOAT for name, each in self.tensors.items()}
         return codes, self.fixed + sum(self.tensors[name].codes[code].nbytes for name, code in codes.items())
 
-    def others(self, size: int, codes: Mapping[str, str]) -> list[dict[str, str]]:
+    def others(self, size: int, codes: Mapping[str, str]) -> list[tuple[tuple[str, str], dict[str, str]]]:
         """Return the answers of least loss of which each has another code for one group than this one has.
 
-        Those of the least loss come first. What a group gives up, others get: bits go from one weight to another.
+        Those of the least loss come first, each with the group and the code that it does not get. What a group gives
+        up, others get: bits go from one weight to another.
         """
         found = []
         for taken in {each.group: codes[name] for name, each in self.tensors.items()}.items():
             try:
-                found.append(self.allocate(size, {}, taken))
+                found.append((taken, self.allocate(size, {}, [taken])))
             except OptionError:  # it can have no other
                 continue
-        return [answer for answer, _ in sorted(found, key=lambda each: each[1].loss)]
+        return [(taken, answer) for taken, (answer, _) in sorted(found, key=lambda each: each[1][1].loss)]
 
     def allocate(
-        self, size: int, priors: Mapping[str, float], without: tuple[str, str] | None = None
+        self, size: int, priors: Mapping[str, float], without: Sequence[tuple[str, str]] = ()
     ) -> tuple[dict[str, str], Allocation]:
         """Return the code of each weight with which the model is at most of this size, and the answer for groups.
 
-        `without` is a group, and a code that it does not get, nor another that makes the same of it: of some layers
+        `without` are groups, and a code that each does not get, nor another that makes the same of it: of some layers
         blocks of 128 are what there is without a size.
         """
         able = [code for code in self._ways() if self._range(code)[0] <= size] or [None]
@@ -288,15 +289,15 @@ class LossTable:
         return codes, replace(found, bound=min(each.bound for _, each in made))
 
     def _allocated(
-        self, size: int, priors: Mapping[str, float], alike: str | None, without: tuple[str, str] | None
+        self, size: int, priors: Mapping[str, float], alike: str | None, without: Sequence[tuple[str, str]]
     ) -> tuple[dict[str, str], Allocation]:
         groups = self._groups(priors, alike)
-        if without is not None:
-            able = groups[without[0]]
-            loss = able[without[1]].loss if without[1] in able else None
-            groups[without[0]] = {code: choice for code, choice in able.items() if choice.loss != loss}
-            if not groups[without[0]]:
-                raise OptionError(f"without must leave {without[0]} a code, got {without[1]}, its only one")
+        for group, code in without:
+            able = groups[group]
+            loss = able[code].loss if code in able else None
+            groups[group] = {other: choice for other, choice in able.items() if choice.loss != loss}
+            if not groups[group]:
+                raise OptionError(f"without must leave {group} a code, got {code}, its only one")
         codes = [list(each) for each in groups.values()]
         found = allocate([list(each.values()) for each in groups.values()], size - self.fixed)
         of_group = {name: each[i] for name, each, i in zip(groups, codes, found.chosen, strict=True)}

@@ -1,5 +1,6 @@
 """What becomes of every tensor of a graph: first what each weight can become, then what is done, decided from that."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
@@ -29,6 +30,8 @@ Choose: TypeAlias = Callable[[Use, Weight, TensorInfo, QuantizeOptions, OnnxOpti
 
 # The most bytes of a result that is turned to keep at a time where it is only measured.
 KEEP: Final = 32 * 2**20
+# The most bytes of names and nodes that a file has no more with a weight in codes.
+NAMES: Final = 4096
 
 
 class Measure(Protocol):
@@ -297,9 +300,13 @@ class _Request:
         """Whether a glob says what a weight gets."""
         return any(is_match(name, glob) for glob in (*self.onnx.bits_of, *self.options.exclude))
 
+    def is_measured(self, weight: Weight) -> bool:
+        """Whether a weight may turn out to need more bits."""
+        return self.measure is not None and not self.says(weight.name)
+
     def too_far(self, weight: Weight, candidate: _Candidate) -> tuple[str, str] | None:
         """Say that a weight needs more bits; None if it doesn't, or a glob says what it gets."""
-        if self.measure is None or candidate.coder is None or self.says(weight.name):
+        if self.measure is None or candidate.coder is None or not self.is_measured(weight):
             return None
         return self.measure.too_far(weight, candidate.bits, candidate.coder)
 
@@ -310,7 +317,10 @@ def _candidate(weight: Weight, info: TensorInfo, request: _Request) -> _Candidat
     asked = chosen = _coded(weight, info, options, onnx)
     if weight.others:
         return asked
-    more = [_coded(weight, info, options.with_bits(bits), onnx) for bits in more_bits(options)]
+    # Of a large weight more bits can't take less, whatever nodes take: these are counted only where it is looked at.
+    most = math.inf if chosen.reason or request.is_measured(weight) else 8 * (chosen.nbytes + NAMES)
+    bits_of = [bits for bits in more_bits(options) if math.prod(info.shape) * bits < most]
+    more = [_coded(weight, info, options.with_bits(bits), onnx) for bits in bits_of]
     able = [each for each in more if each.reason is None]
     while able:
         if chosen.reason is not None:
