@@ -202,7 +202,7 @@ def measuring(command: Command) -> Command:
             type=float,
             metavar="E",
             help="Below 8 bits: weights whose layer's output would be further off, relative to its size, get more. "
-            "With static activations: layers whose input would be further off stay float.  "
+            "With activations in 8 bits: layers whose input would be further off stay float.  "
             f"[default: {', '.join(f'{error:g} at {bits} bits' for bits, error in LAYER_ERRORS.items())}, "
             f"{ACTIVATION_ERROR:g} of activations]",
         ),

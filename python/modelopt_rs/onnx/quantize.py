@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from modelopt_rs.onnx.int8.activations import quantize_activations
+from modelopt_rs.onnx.int8.far_off import Watched
 from modelopt_rs.onnx.weight_only.plan import Measure
 from modelopt_rs.onnx.weight_only.rewrite import quantize_weights
 from modelopt_rs.planning.decide import Decision, is_match
@@ -33,6 +34,7 @@ def quantize_graph(
     max_memory: int | str = DEFAULT_MEMORY,
     measure: Measure | None = None,
     moments: Mapping[str, Moments] = MappingProxyType({}),
+    watch: Watched | None = None,
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph to quantized weights, and to int8 layers where `onnx.activations` asks for them.
 
@@ -62,7 +64,7 @@ def quantize_graph(
     if onnx.activations == "none":
         more: Any = {"threads": threads, "max_memory": max_memory, "measure": measure, "moments": moments}
         return quantize_weights(model, tensors, options, onnx, **more)
-    transforms, decisions = quantize_activations(model, tensors, options, onnx, path=path, threads=threads)
+    transforms, decisions = quantize_activations(model, tensors, options, onnx, path=path, threads=threads, watch=watch)
     left = {name: info for name, info in tensors.items() if name not in transforms}
     names = [*left, *(name for name, decision in decisions.items() if decision.action == "copy")]
     # Globs have been found to match something; here those that match what is left.

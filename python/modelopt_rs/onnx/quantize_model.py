@@ -11,7 +11,10 @@ from modelopt_rs.onnx.folding import Folding
 from modelopt_rs.onnx.known_inputs import known_inputs
 from modelopt_rs.onnx.measure.layer_errors import LayerErrors
 from modelopt_rs.onnx.measure.layer_inputs import Data
+from modelopt_rs.onnx.measure.watched import watched
 from modelopt_rs.onnx.quantize import quantize_graph
+from modelopt_rs.onnx.run.inputs import graph_infos
+from modelopt_rs.onnx.run.samples import Samples
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
 from modelopt_rs.planning.by_inputs import KnownInputs
 from modelopt_rs.planning.calibration import Calibrate
@@ -22,7 +25,12 @@ from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
 from modelopt_rs.planning.statistics import StatisticsFile
-from modelopt_rs.planning.warnings import far_off_at_8_bits, outputs_in_words, quantize_warnings
+from modelopt_rs.planning.warnings import (
+    far_off_at_8_bits,
+    few_samples_in_words,
+    outputs_in_words,
+    quantize_warnings,
+)
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.report.run import relative_error
 from modelopt_rs.stream.error_figures import ErrorFigures
@@ -67,8 +75,9 @@ def plan_model(
     # With factors layers have other inputs than their weights: these are measured alone.
     data = Data(None, None) if factors.weights else Data(calibrate, run)
     measure = _measure(folding, execution, options, onnx, data)
-    how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "measure": measure}
-    how |= {"path": source.path, "moments": {} if known is None else {**known.moments, **factors.moments}}
+    how = {"measure": measure, "watch": watched(source.graph, source.path, data, execution), **_how(source, execution)}
+    how |= {"moments": {} if known is None else {**known.moments, **factors.moments}}
+    few = few_samples_in_words(_samples(source, onnx))
     changed, decisions = quantize_graph(source.graph, folding.tensors, options, onnx, **how)
     decisions = decisions if known is None else known.decided(decisions, changed)
     infos = folding.settle(source.graph, changed, infos)
@@ -81,7 +90,7 @@ def plan_model(
 
     def report(seconds: float) -> Report:
         figures = {} if execution.dry_run else _figures(changed)
-        settled, unseen = (decisions, []) if known is None else known.reached(decisions)
+        settled, unseen = (decisions, few) if known is None else known.reached(decisions)
         rows = [_tensor_report(infos[k], settled[k], transforms.get(k), figures.get(k)) for k in settled if k in infos]
         totals = total(rows, figures, seconds)
         sizes = check.file_bytes or (totals.bytes_before, totals.bytes_after)
@@ -98,6 +107,18 @@ def plan_model(
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
+
+
+def _how(source: Source, execution: Execution) -> dict[str, Any]:
+    return {"path": source.path, "threads": execution.threads, "max_memory": execution.max_memory}
+
+
+def _samples(source: Source, onnx: OnnxOptions) -> int | None:
+    """Return how many samples activations are calibrated with; None where nobody knows it, or none are."""
+    infos = None if onnx.activations != "static" else graph_infos(source.graph)
+    if infos is None or onnx.calibrate is None:
+        return None
+    return Samples(onnx.calibrate, infos, source.path).rows
 
 
 def _known(

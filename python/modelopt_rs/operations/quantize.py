@@ -115,8 +115,9 @@ def quantize_file(
         have half of that limit: their errors count twice. The outputs of an ONNX model may be as far off, at 2 bits
         one and a half times as far: where all weights together take them further, those that do most get more bits;
         so do small ones whose errors do over 16 times as much for their bytes as all do.
-        With static activations (ONNX): how far what a layer takes, or a convolution gives, may be off in 8 bits on
-        calibration data, by default 0.06; layers that are further off compute with floats and weights of 8 bits.
+        With activations in 8 bits (ONNX): how far what a layer takes, or with static ones a convolution gives, may be
+        off in 8 bits, by default 0.06; layers that are further off compute with floats and weights of 8 bits. Static
+        activations are measured on calibration data, dynamic ones on what `run` says: nothing without it.
     uniform : bool
         All weights get the bits asked for, however far off they are, and all layers int8 activations where those
         are asked for.

@@ -69,7 +69,7 @@ class QuantizeOptions:
         Bits of the weights that a glob matches, where they are others than `bits`; the first that matches counts.
     max_layer_error : float, optional
         Below 8 bits: weights whose relative error would be larger get more bits. By default that of `LAYER_ERRORS`.
-        With static activations: layers whose activations are further off stay float; by default `ACTIVATION_ERROR`.
+        With activations in 8 bits: layers whose activations are further off stay float; by default `ACTIVATION_ERROR`.
     uniform : bool
         All weights get the bits asked for, however large their error, but where more take fewer bytes.
     only_dequantize : bool

@@ -146,3 +146,87 @@ def test_uniform_and_a_limit_exclude_each_other(tmp_path):
     proto, feed = with_outliers()
     with pytest.raises(OptionError, match="max_layer_error must be left out with uniform, got"):
         quantized(tmp_path, proto, feed, uniform=True, max_layer_error=0.1)
+
+
+def with_a_peak(first: str = "Add") -> onnx.ModelProto:
+    """Two products; whatever the first one's input is, one number of it in thousands is hundreds of times as large."""
+    peak = np.zeros((16, 512), np.float32)
+    peak[3, 7] = 500.0
+    nodes = [
+        node(first, ["x", "peak"] if first == "Add" else ["x"], ["a"]),
+        node("MatMul", ["a", "w1"], ["h"]),
+        node("Tanh", ["h"], ["t"]),
+        node("MatMul", ["t", "w2"], ["y"]),
+    ]
+    weights = {"peak": peak, "w1": normal(512, 64), "w2": normal(64, 32)}
+    return model(nodes, {"x": [16, 512]}, {"y": [16, 32]}, weights if first == "Add" else weights | {"peak": peak[0]})
+
+
+def dynamic(folder: Path, proto: onnx.ModelProto, **options) -> Report:
+    path = folder / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return mo.quantize_file(path, folder / "q.onnx", onnx=OnnxOptions(activations="dynamic"), overwrite=True, **options)
+
+
+def test_dynamic_layers_too_far_off_on_made_up_inputs_stay_float(tmp_path):
+    proto, x = with_a_peak(), {"x": normal(16, 512)}
+    errors = {}
+    for uniform in (False, True):
+        report = dynamic(tmp_path, proto, uniform=uniform)
+        there, found = (session(tmp_path / name).run(None, x)[0] for name in ("m.onnx", "q.onnx"))
+        errors[uniform] = np.linalg.norm(found - there) / np.linalg.norm(there)
+        assert operators(tmp_path / "q.onnx").count("DynamicQuantizeLinear") == 1 + uniform
+        told = [each for each in report.warnings if "off in int8 on made-up inputs" in each]
+        assert len(told) == (not uniform)
+        assert all("uniform ends it" in each for each in told)
+    assert errors[False] < 0.5 * errors[True]
+
+
+@pytest.mark.parametrize("options", [{"max_layer_error": 10.0}, {"run": None}])
+def test_dynamic_layers_all_quantize_by_a_higher_limit_and_without_a_run(tmp_path, options):
+    report = dynamic(tmp_path, with_a_peak(), **options)
+    assert operators(tmp_path / "q.onnx").count("DynamicQuantizeLinear") == 2
+    assert not any("off in int8" in each for each in report.warnings)
+
+
+def test_dynamic_layers_are_measured_on_inputs_that_are_given(tmp_path):
+    x = normal(16, 512)
+    x[3, 7] = -500.0  # what the graph adds
+    report = dynamic(tmp_path, with_a_peak(), run=mo.RunOptions(inputs={"x": x}), max_layer_error=0.03)
+    assert not any("off in int8" in each for each in report.warnings)
+    report = dynamic(tmp_path, with_a_peak(), run=mo.RunOptions(inputs={"x": 2 * x}))
+    assert any("off in int8 on the given inputs" in each for each in report.warnings)
+
+
+def test_numbers_that_are_none_on_made_up_inputs_are_no_error(tmp_path):
+    """The logarithm of inputs of both signs says nothing about real ones."""
+    report = dynamic(tmp_path, with_a_peak("Log"))
+    assert not any("off in int8" in each for each in report.warnings)
+    assert operators(tmp_path / "q.onnx").count("DynamicQuantizeLinear") == 2
+
+
+@pytest.mark.parametrize(("count", "as_files"), [(3, True), (3, False), (15, False), (16, False), (16, True)])
+def test_ranges_of_few_samples_are_told(tmp_path, count, as_files):
+    """Any other sample goes beyond the range of n with a chance of 1 in n + 1, whatever the data are."""
+    proto, feed = with_outliers()
+    feeds = [{"x": feed["x"][i : i + 1]} for i in range(count)]
+    given = {"x": feed["x"][:count]}
+    if as_files:
+        given = tmp_path / "samples"
+        given.mkdir()
+        for i, each in enumerate(feeds):
+            np.savez(given / f"{i}.npz", **each)
+    for data in (given, feeds):
+        report = quantized(tmp_path, proto, data, run=None)
+        told = [each for each in report.warnings if "activations have the ranges" in each]
+        assert len(told) == (count < 16)
+        assert all(
+            f"{count} samples: another goes beyond each end with a chance of 1 in {count + 1};" in t for t in told
+        )
+
+
+def test_samples_are_counted_with_their_batch_and_where_that_is_known(tmp_path):
+    proto, feed = with_outliers()
+    for data in ([{"x": feed["x"][:16]}], lambda: iter([{"x": feed["x"][:1]}])):
+        report = quantized(tmp_path, proto, data, run=None)
+        assert not any("activations have the ranges" in each for each in report.warnings)

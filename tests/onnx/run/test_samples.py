@@ -42,9 +42,12 @@ def test_an_axis_more_than_the_input_has_is_that_of_the_samples():
     assert got == [{"x": X[i : i + 2].tolist(), "mask": MASK[i : i + 2].tolist()} for i in (0, 2)]
 
 
-def test_a_fixed_batch_is_cut_into_its_length():
+def test_a_fixed_batch_is_cut_into_its_length(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model([node("Relu", ["x"], ["y"])], {"x": [2, 3]}, {"y": [2, 3]}, {}).SerializeToString())
     infos = {"x": InputInfo("x", "float32", (2, 3))}
-    assert taken({"x": X}, infos) == [{"x": X[:2].tolist()}, {"x": X[2:].tolist()}]
+    found = [feed["x"].tolist() for feed in Samples({"x": X}, infos, path)]
+    assert found == [X[:2].tolist(), X[2:].tolist()]
 
 
 def test_lists_have_a_sample_in_each_element():
@@ -258,3 +261,76 @@ def test_tensors_of_torch_are_taken_or_say_what_to_pass():
     assert taken({"x": torch.from_numpy(X)}, ONE) == [{"x": [row.tolist()]} for row in X]
     with pytest.raises(ValueError, match=r"calibrate: 'x' must not require a gradient, .*detach"):
         list(Samples({"x": torch.ones(2, 3, requires_grad=True)}, ONE, "m.onnx"))
+
+
+def recurrent(before: list, axes: list, *, layout: int = 0, kind: int = 1):
+    """A GRU of two hidden units behind some nodes, which take `x` and give `g`."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((1, 6, 4)).astype(np.float32),
+        "r": rng.standard_normal((1, 6, 2)).astype(np.float32),
+        "table": rng.standard_normal((9, 4)).astype(np.float32),
+        "square": rng.standard_normal((4, 4)).astype(np.float32),
+        "first": np.array([0]),
+    }
+    attributes = {"hidden_size": 2, **({"layout": 1} if layout else {})}
+    nodes = [*before, helper.make_node("GRU", ["g", "w", "r"], ["y"], **attributes)]
+    taken = {name for each in nodes for name in each.input}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, axes)],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(w, name) for name, w in weights.items() if name in taken],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def step(operator: str, inputs: str, **attributes):
+    return helper.make_node(operator, inputs.split(), ["g"], **attributes)
+
+
+THROUGH = {
+    "straight": ([step("Identity", "x")], ["n", "m", 4], 1),
+    "unnamed": ([step("Identity", "x")], [None, None, 4], 1),
+    "one at a time": ([step("Identity", "x")], ["n", 1, 4], None),
+    "product": ([step("MatMul", "x square")], ["n", "m", 4], 1),
+    "turned": ([step("Transpose", "x", perm=[1, 0, 2])], ["n", "m", 4], 0),
+    "behind channels": ([step("Transpose", "x", perm=[2, 0, 1])], ["n", 4, "m"], 0),
+    "of one only": (
+        [helper.make_node("Squeeze", ["x", "first"], ["s"]), step("Unsqueeze", "s first")],
+        [1, 6, 4],
+        None,
+    ),
+    "called a batch": ([step("Identity", "x")], ["batch", "m", 4], 0),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_samples_are_never_cut_along_the_time_of_a_recurrent_layer(name, tmp_path):
+    before, axes, batch = THROUGH[name]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(recurrent(before, axes).SerializeToString())
+    shape = [axis if isinstance(axis, int) else (6 if i == 0 else 3) for i, axis in enumerate(axes)]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    infos = {"x": InputInfo("x", "float32", tuple(axes))}
+    found = [feed["x"] for feed in Samples({"x": x}, infos, path)]
+    assert len(found) == (1 if batch is None else x.shape[batch])
+    assert np.array_equal(np.concatenate(found, batch or 0), x)
+
+
+def test_embeddings_and_layouts_say_what_is_time(tmp_path):
+    path, ids = tmp_path / "m.onnx", np.zeros((6, 3), np.int64)
+    infos = {"x": InputInfo("x", "int64", ("n", "m"))}
+    for layout, shape in ((0, (6, 1)), (1, (1, 3))):
+        proto = recurrent([step("Gather", "table x")], ["n", "m"], layout=layout, kind=7)
+        path.write_bytes(proto.SerializeToString())
+        assert {feed["x"].shape for feed in Samples({"x": ids}, infos, path)} == {shape}
+
+
+def test_a_time_of_fixed_length_is_not_cut_into_several(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(recurrent([step("Identity", "x")], [6, "m", 4]).SerializeToString())
+    infos = {"x": InputInfo("x", "float32", (6, "m", 4))}
+    with pytest.raises(ValueError, match=r"axis 0 of 'x' must be 6 long, got shape \[12, 1, 4\]"):
+        Samples({"x": np.zeros((12, 1, 4), np.float32)}, infos, path)

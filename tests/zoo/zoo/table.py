@@ -18,11 +18,12 @@ weights, small, exported to ONNX by both exporters of torch and saved as safeten
 packages. `make zoo` makes this table; nothing in it is written by hand.
 
 A cell has the size in per cent of the source's and the SQNR of the worst output in decibels, on inputs that are made up
-(those of trained models are of their task). A failure is a cell that is **bold**, and stands below the table with what
-broke: a command must end with exit code 0 and its output be loaded by onnxruntime, transformers or, where a file has no
-`config.json`, `modelopt-rs dequantize`; with finite answers; smaller than its source (a pruned one no larger, nor one
-that no loader would read quantized, whose summary names the option that does it all the same), and with fewer bits not
-larger than with more; above {floors}; and all that it warns of must stand in its `--json` report. The floors were set
+(those of trained models are of their task, 16 of them to calibrate with). A failure is a cell that is **bold**, and
+stands below the table with what broke: a command must end with exit code 0 and its output be loaded by onnxruntime,
+transformers or, where a file has no `config.json`, `modelopt-rs dequantize`; with finite answers; smaller than its
+source (a pruned one no larger, nor one that no loader would read quantized, whose summary names the option that does it
+all the same), and with fewer bits not larger than with more; above {floors}; and all that it warns of must stand in its
+`--json` report. The floors were set
 after a look at the results. None holds for 2 bits where the report says that layers are far off, nor for detectors
 whose answers are sorted by a score. Files without `config.json` are quantized with `--only-dequantize`. `-`: no such
 command for this form; `refused`: exit code 2 with the reason, which is right for `crop` of a family that it doesn't

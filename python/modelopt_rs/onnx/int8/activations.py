@@ -18,7 +18,7 @@ from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling
 from modelopt_rs.onnx.int8.correct import correct_bias
 from modelopt_rs.onnx.int8.dynamic import Dynamic
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
-from modelopt_rs.onnx.int8.far_off import Change, left_float
+from modelopt_rs.onnx.int8.far_off import Change, Errors, Watched, left_float
 from modelopt_rs.onnx.int8.flat import Flat, flat_values
 from modelopt_rs.onnx.int8.layers import Layer, rank_of
 from modelopt_rs.onnx.int8.placement import Placement, place
@@ -49,6 +49,7 @@ def quantize_activations(
     *,
     path: str | os.PathLike[str] = "model.onnx",
     threads: int | None = None,
+    watch: Watched | None = None,
 ) -> tuple[dict[str, Transform], dict[str, Decision]]:
     """Rewrite a graph so that its layers compute in int8; the weights follow in tiles, through the transforms.
 
@@ -71,6 +72,8 @@ def quantize_activations(
         The file of the model, as errors name it.
     threads : int, optional
         Threads to compute with.
+    watch : Watched, optional
+        Runs the model for dynamic activations, to see how far off they are; None: nothing is measured.
 
     Returns
     -------
@@ -123,7 +126,7 @@ def quantize_activations(
     if layers and onnx.activations == "static":
         run.static(onnx, path, options.activation_error)
     elif layers:
-        run.dynamic(onnx)
+        run.dynamic(onnx, options.activation_error, watch)
     run.recurrent()
     raise_ir_version(model)
     return run.transforms, found.decisions
@@ -145,10 +148,18 @@ class _Run:
         self._build = Builder(model)
         self.transforms: dict[str, Transform] = {}
 
-    def dynamic(self, onnx: OnnxOptions) -> None:
+    def dynamic(self, onnx: OnnxOptions, limit: float | None, watch: Watched | None) -> None:
         """Rewrite to integer products of activations that are quantized in each call."""
-        if onnx.equalize:
+        if onnx.equalize:  # what it has changed of a layer and its neighbour can't be left
             equalize(find_pairs(self._layers))
+        elif limit is not None and watch is not None:
+            # What stands in bodies comes out in rows of all their runs together, which are not quantized so.
+            values = {str(layer.x.name): layer.x for layer in self._layers if not layer.use.inner}
+            errors = Errors(None, threads=self._threads)
+            for name, array in watch.values(list(values)):
+                errors.take(values[name], array)
+                del array  # before the next run
+            self._leave(left_float(self._found.layers, Placement(), errors.found, limit, watch.words))
         rewrite = Dynamic(self._model, self._build)
         for name, layers in self._found.layers.items():
             parts = self._stored(name, layers, {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 import onnx_ir as ir
 
@@ -13,10 +14,29 @@ from modelopt_rs.onnx.run.outputs import OutputFigures
 from modelopt_rs.planning.decide import Decision, Moved
 from modelopt_rs.planning.sensitivity import layer_error
 from modelopt_rs.quant.coding import fake_quantize
+from modelopt_rs.reduce import count_nonfinite
 
-__all__ = ["Errors", "left_float", "values_of"]
+__all__ = ["Change", "Errors", "Watched", "left_float", "values_of"]
 
-Change = Callable[[Array], Array]
+Change: TypeAlias = Callable[[Array], Array]
+
+HOW: Final = "max_layer_error moves this limit, uniform ends it"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A model that can be run.
+
+    Attributes
+    ----------
+    values : callable
+        Runs it, and yields the values of some names: none where nothing is there that it runs on.
+    words : str
+        What it is run on.
+    """
+
+    values: Callable[[Sequence[str]], Iterable[tuple[str, Array]]]
+    words: str
 
 
 @dataclass(slots=True)
@@ -25,15 +45,15 @@ class Errors:
 
     Parameters
     ----------
-    grids : mapping
-        By value.
+    grids : mapping or None
+        By value; None: each array has codes of its own range, as in a call that quantizes what it gets.
     changes : mapping
         What is made of a value before it gets codes.
     threads : int, optional
     """
 
-    grids: Mapping[ir.Value, Grid]
-    changes: Mapping[ir.Value, Change]
+    grids: Mapping[ir.Value, Grid] | None
+    changes: Mapping[ir.Value, Change] = field(default_factory=dict)
     threads: int | None = None
     _sums: dict[ir.Value, OutputFigures] = field(default_factory=dict)
 
@@ -42,9 +62,13 @@ class Errors:
         if not array.size:
             return
         x = self.changes[value](array) if value in self.changes else array
-        grid = self.grids[value]
-        scale, zero_point = float(grid.scale), int(grid.zero_point)
-        y = fake_quantize(x, scale=scale, zero_point=zero_point, signed=False, threads=self.threads)
+        if self.grids is None:
+            if count_nonfinite(x, threads=self.threads):
+                return  # made-up inputs may lead to any number
+            y = fake_quantize(x, scheme="asymmetric", threads=self.threads)
+        else:
+            scale, zero_point = float(self.grids[value].scale), int(self.grids[value].zero_point)
+            y = fake_quantize(x, scale=scale, zero_point=zero_point, signed=False, threads=self.threads)
         self._sums.setdefault(value, OutputFigures(str(value.name), self.threads)).add(x, y)
 
     @property
@@ -76,7 +100,7 @@ def left_float(
     on : str
         What the errors were measured on.
     """
-    why = f"what their layers take or give would be over {limit:g} off in int8 on {on}, and stays float"
+    why = f"what their layers take or give would be over {limit:g} off in int8 on {on}, and stays float; {HOW}"
     left = {}
     for name, layers in found.items():
         error = _worst((value for layer in layers for value in values_of(layer)), placement, errors)

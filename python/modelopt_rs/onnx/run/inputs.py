@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from modelopt_rs.arrays import as_array
 from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.errors import OptionError, listing, quote
 from modelopt_rs.onnx.run.generate import VALUES, generate, is_batch, is_sequence
+from modelopt_rs.onnx.run.recurrent_axes import Meaning, recurrent_axes
 from modelopt_rs.onnx.run.sessions import Feed, Session
 from modelopt_rs.onnx.run.vocabulary import Known, known_values
 
@@ -22,6 +24,7 @@ __all__ = [
     "Feed",
     "InputInfo",
     "array_of",
+    "axes_of",
     "batch_axes",
     "check_dims",
     "checked",
@@ -33,6 +36,7 @@ __all__ = [
     "of_file",
 ]
 
+Axes: TypeAlias = Mapping[str, Mapping[int, Meaning]]
 
 # onnxruntime's names of types, and NumPy's.
 FED: Final[dict[str, str]] = {
@@ -184,6 +188,22 @@ def known_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Kn
         return known_values(source.model)
 
 
+def axes_of(infos: Mapping[str, InputInfo], path: str | os.PathLike[str]) -> Axes:
+    """Return what axes of a model's inputs are to its recurrent nodes; its graph is read where names don't say it.
+
+    Parameters
+    ----------
+    infos : mapping
+        The inputs of the model.
+    path : path
+    """
+    if all(len(info.shape) < 2 or any(map(is_batch, info.shape)) for info in infos.values()):
+        return {}
+    # Whose the data may be has been asked when the model was opened: no data are looked at.
+    with OnnxSource(path, allow_hard_links=True, allow_symlinks_under="/") as source:
+        return recurrent_axes(source.model)
+
+
 def array_of(value: Any, what: str) -> Array:
     """Return what is given as an array, which may be one of any library.
 
@@ -278,11 +298,14 @@ def _axes(info: InputInfo) -> str:
                            for axis in info.shape) + "]"  # fmt: skip
 
 
-def batch_axes(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array]) -> dict[str, int]:
+def batch_axes(
+    infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], known: Axes = MappingProxyType({})
+) -> dict[str, int]:
     """Return which axis of an input is the batch, of those whose batch is open.
 
-    The one that is called a batch; else the first, if it is open and is not called a sequence; else the one that has
-    the name, or without a name the length, of the batch of another input (as that of the states of an LSTM).
+    The one that is called a batch; else that of an LSTM, GRU or RNN, where that is known; else the first, if it is open
+    and is not called a sequence; else the one that has the name, or without a name the length, of the batch of another
+    input (as that of the states of an LSTM).
 
     Examples
     --------
@@ -295,7 +318,11 @@ def batch_axes(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array]) -> d
     found = {}
     for name, info in infos.items():
         called = next((i for i, axis in enumerate(info.shape) if is_batch(axis)), None)
-        if called is None and info.shape and not isinstance(info.shape[0], int) and not is_sequence(info.shape[0]):
+        means = known.get(name, {})
+        if called is None and "time" in means.values():
+            called = next((i for i, each in means.items() if each == "batch"), None)
+            called = None if called is None or isinstance(info.shape[called], int) else called
+        elif called is None and info.shape and not isinstance(info.shape[0], int) and not is_sequence(info.shape[0]):
             called = 0
         if called is not None:
             found[name] = called
@@ -312,7 +339,13 @@ def batch_axes(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array]) -> d
     return found
 
 
-def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mapping[str, int], where: str) -> list[Feed]:
+def cut(
+    infos: Mapping[str, InputInfo],
+    arrays: Mapping[str, Array],
+    dims: Mapping[str, int],
+    where: str,
+    known: Axes = MappingProxyType({}),
+) -> list[Feed]:
     """Cut the given inputs along their batch into runs of the length that the model has there, or `dims` says.
 
     Parameters
@@ -325,16 +358,18 @@ def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mappi
         Lengths of axes by name or place.
     where : str
         What errors begin with.
+    known : mapping
+        What axes of inputs are to recurrent nodes, as `recurrent_axes` returns it.
 
     Raises
     ------
     ValueError
         If an axis that is no batch has another length, or inputs are enough for other numbers of runs.
     """
-    batch = batch_axes(infos, arrays)
+    batch = batch_axes(infos, arrays, known)
     cuts: dict[str, tuple[int, int, int]] = {}  # of each: axis, length of a run, number of runs
     for name, info in infos.items():
-        array, may = arrays[name], batch.get(name, 0)
+        array, may = arrays[name], batch.get(name, _batch_of(known.get(name, {})))
         cuts[name] = (0, 0, 1)
         for i, got in enumerate(array.shape if info.ranked else ()):
             length = _length(info, i, dims)
@@ -356,6 +391,11 @@ def cut(infos: Mapping[str, InputInfo], arrays: Mapping[str, Array], dims: Mappi
             fix = "give each sample in a file of its own, in a directory, or lists of them"
             raise ValueError(f"{where}: {quote(name)} is enough for {runs} runs, others for {count}; {fix}")
     return [{name: _part(array, *cuts[name], i) for name, array in arrays.items()} for i in range(count)]
+
+
+def _batch_of(means: Mapping[int, Meaning]) -> int:
+    """Return which axis may be cut, where the batch is not open: the first, if it is not known to be time."""
+    return next((i for i, each in means.items() if each == "batch"), -1) if "time" in means.values() else 0
 
 
 def _part(array: Array, axis: int, length: int, runs: int, i: int) -> Array:

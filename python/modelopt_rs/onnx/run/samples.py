@@ -1,7 +1,7 @@
 """Inputs that are given, to calibrate with or to run on: where samples come from, one at a time."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from modelopt_rs.onnx.run.inputs import (
     Feed,
     InputInfo,
     array_of,
+    axes_of,
     batch_axes,
     check_dims,
     checked,
@@ -37,7 +38,8 @@ class Samples:
 
     - A file (.npz) or a mapping has arrays named as the inputs; of a model with one input a file (.npy) or an array is
       enough. An array with one axis more than its input has a sample for each index of the first. Else it is cut along
-      its batch (see `batch_axes`): into samples of one row where that is open, or of as many as the model's batch has.
+      its batch (see `batch_axes`), never along the time of a recurrent layer: into samples of one row where that is
+      open, or of as many as the model's batch has.
       A list has a sample in each element. All of them are in memory.
     - A directory has a sample in each .npz file, or, of a model with one input, .npy file, in the order of the names.
       One at a time is in memory.
@@ -75,7 +77,7 @@ class Samples:
     --------
     >>> import numpy as np
     >>> from modelopt_rs.onnx.run.inputs import InputInfo
-    >>> infos = {"x": InputInfo("x", "float32", (None, 3))}
+    >>> infos = {"x": InputInfo("x", "float32", ("batch", 3))}
     >>> [feed["x"].shape for feed in Samples({"x": np.zeros((2, 3), np.float32)}, infos, "model.onnx")]
     [(1, 3), (1, 3)]
     """
@@ -89,13 +91,16 @@ class Samples:
         dims: Mapping[str, int] | None = None,
     ) -> None:
         self._infos, self._path, self._name, self._dims = infos, path, name, dims
+        self._sized: Sized | None = (
+            given if isinstance(given, Sized) and not isinstance(given, (str, Mapping)) else None
+        )
         self.once = isinstance(given, Iterator)
         self._used = False
         self._read: Callable[[], Iterable[Feed]]
         if isinstance(given, (str, os.PathLike)):
             self._read = self._of_path(Path(given))
         elif isinstance(given, Mapping) or (len(infos) == 1 and _is_array(given)):
-            whole = self._of_arrays(self._named(given))
+            whole = self._sized = list(self._of_arrays(self._named(given)))
             self._read = lambda: whole
         elif callable(given):
             self._read = lambda: self._checked(given())
@@ -105,6 +110,24 @@ class Samples:
             raise OptionError(
                 f"{name} must be a path, a mapping, an iterable or a callable, got {type(given).__name__}"
             )
+
+    @property
+    def rows(self) -> int | None:
+        """How many there are, each of the batch counted as the first has it; None: only a pass would say it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from modelopt_rs.onnx.run.inputs import InputInfo
+        >>> infos = {"x": InputInfo("x", "float32", ("batch", 3))}
+        >>> Samples([{"x": np.zeros((8, 3), np.float32)}] * 2, infos, "model.onnx").rows
+        16
+        """
+        if self._sized is None:
+            return None
+        first = next(iter(self._read()), {})
+        axes = batch_axes(self._infos, first)
+        return len(self._sized) * max((x.shape[axes.get(k, 0)] for k, x in first.items() if x.ndim > 1), default=1)
 
     def __iter__(self) -> Iterator[Feed]:
         if self.once and self._used:
@@ -122,7 +145,7 @@ class Samples:
     def _of_path(self, given: Path) -> Callable[[], Iterable[Feed]]:
         if not given.is_dir():
             with of_file():
-                whole = self._of_arrays(self._read_file(given))
+                whole = self._sized = list(self._of_arrays(self._read_file(given)))
             return lambda: whole
         # Systems leave hidden files beside what they copy, by the same suffix.
         files = sorted(
@@ -132,6 +155,7 @@ class Samples:
         )
         if not files:
             raise OptionError(f"{self._name}: {given} must have .npy or .npz files, has none")
+        self._sized = files
         return lambda: map(self._of_file, files)
 
     def _of_file(self, file: Path) -> Feed:
@@ -157,11 +181,11 @@ class Samples:
         if known and all(array.ndim == len(self._infos[name].shape) + 1 for name, array in known.items()):
             return self._of_lists({name: list(array) for name, array in arrays.items()})
         arrays = checked(self._infos, arrays, self._name)
-        dims = self._dims
+        dims, axes_known = self._dims, axes_of(self._infos, self._path)
         if dims is None:
-            axes = batch_axes(self._infos, arrays)
+            axes = batch_axes(self._infos, arrays, axes_known)
             dims = {f"{name}:{i}": 1 for name, i in axes.items() if not isinstance(self._infos[name].shape[i], int)}
-        return cut(self._infos, arrays, dims, self._name)
+        return cut(self._infos, arrays, dims, self._name, axes_known)
 
     def _of_lists(self, given: Mapping[str, Any]) -> Iterable[Feed]:
         lengths = {name: len(value) for name, value in given.items()}
