@@ -357,3 +357,15 @@ def test_a_number_of_threads_is_refused_before_anything_is_read(model: Path, tmp
         with pytest.raises(OptionError, match=want):
             call()
     assert not out.exists()
+
+
+def test_a_command_without_standard_output_or_errors_does_its_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["quantize", str(model), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").exists()
+    assert main(["compare", str(model), str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "nothing")]) == 1
+    assert main(["--version"]) == 0
