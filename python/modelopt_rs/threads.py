@@ -7,10 +7,14 @@ In this order: the call's own `threads=`, the innermost `with num_threads(n)` of
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from modelopt_rs import _core
 
-__all__ = ["get_num_threads", "num_threads", "set_num_threads"]
+__all__ = ["MAX_THREADS", "get_num_threads", "num_threads", "set_num_threads"]
+
+MAX_THREADS: Final = 1024
+"""The most that a call may be given."""
 
 
 def set_num_threads(n: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import modelopt_rs as mo
 from checkpoints import LINEAR, bert, directory, weights, write
-from modelopt_rs import InternalError
+from modelopt_rs import InternalError, OptionError
 from modelopt_rs.cli import main
 
 pytest.importorskip("click")
@@ -291,3 +291,81 @@ def test_h40_a_report_is_no_file_of_a_directory(tmp_path: Path, fail: Fail) -> N
     beside = tmp_path / "report.json"
     for _ in range(2):  # the second replaces its own
         assert main(["quantize", str(model), "-o", str(out), "--overwrite", "--json", str(beside)]) == 0
+
+
+def test_a_directory_is_not_said_to_be_a_file_that_overwrite_replaces(fail: Fail, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for more in ((), ("--overwrite",)):
+        err = fail(1, "quantize", model, "-o", tmp_path / "there", *more)
+        assert "there: is a directory, and a file is to be written: name one in it" in err
+        assert "pass overwrite" not in err
+
+
+def test_what_is_no_file_of_statistics_is_said_to_be_none(fail: Fail, model: Path, tmp_path: Path) -> None:
+    err = fail(3, "quantize", model, "-o", tmp_path / "out", "--statistics", model)
+    assert "is no file of statistics, such as calibrate_file (modelopt-rs calibrate) writes" in err
+
+
+def test_a_size_that_embeddings_alone_exceed_names_what_takes_them(fail: Fail, tmp_path: Path) -> None:
+    tensors = {"embeddings.weight": ("F32", weights((2048, 64))), "fc.weight": ("F32", weights((64, 64)))}
+    model = write(tmp_path / "e.safetensors", tensors)
+    err = fail(2, "optimize", model, "-o", tmp_path / "out", "--target-size", "100kB")
+    assert "target_size must be from " in err
+    assert "are of tensors that stay as they are, such as embeddings: include (--include) some" in err
+    err = fail(2, "optimize", model, "-o", tmp_path / "out", "--target-size", "1GB")
+    assert "stay as they are" not in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["quantize", "--bits", "4", "--method", "gptq"],
+        ["prune", "--sparsity", "0.5", "--method", "wanda"],
+        ["crop", "--keep", "0.5", "--what", "ffn"],
+        ["calibrate"],
+    ],
+)
+def test_samples_that_are_not_there_are_missed_before_a_framework_is_imported(
+    fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    for name in ("torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it is an ImportError
+    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 64}
+    up = {"encoder.layer.0.intermediate.dense.weight": ("F32", weights((128, 64)))}
+    up["encoder.layer.0.intermediate.dense.bias"] = ("F32", weights((128,)))
+    model = directory(tmp_path / "m", bert() | up, {**config, "intermediate_size": 128})
+    err = fail(1, *command, model, "-o", tmp_path / "out", "--calibrate", tmp_path / "texts.txt")
+    assert err == f"{tmp_path / 'texts.txt'}: No such file or directory"
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_report_needs_a_name(fail: Fail, model: Path, option: str) -> None:
+    assert fail(2, "inspect", model, option, "") == f"Invalid value for '{option}': '' names no file"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_a_number_of_threads_is_refused_before_anything_is_read(model: Path, tmp_path: Path, threads: int) -> None:
+    out, want = tmp_path / "out", f"^threads must be from 1 to 1,024, got {threads}$"
+    for call in (
+        lambda: mo.quantize_file(model, out, threads=threads),
+        lambda: mo.prune_file(model, out, sparsity=0.5, threads=threads),
+        lambda: mo.optimize_file(model, out, target_bpw=8.0, threads=threads),
+        lambda: mo.dequantize_file(model, out, threads=threads),
+        lambda: mo.compare_files(model, model, threads=threads),
+        lambda: mo.inspect_file(model, threads=threads),
+    ):
+        with pytest.raises(OptionError, match=want):
+            call()
+    assert not out.exists()
+
+
+def test_a_command_without_standard_output_or_errors_does_its_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["quantize", str(model), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").exists()
+    assert main(["compare", str(model), str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "nothing")]) == 1
+    assert main(["--version"]) == 0

@@ -1,12 +1,13 @@
 """Model files that are not read: what each is, and the way out."""
 
+import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modelopt_rs import UnsupportedError, files
+from modelopt_rs import FormatError, UnsupportedError, files
 
 FILES = {
     "a.gguf": (b"GGUF\3\0\0\0", "a GGUF file, which is not read; quantize it with llama.cpp's"),
@@ -33,6 +34,33 @@ def test_a_file_of_others_is_named_with_the_way_out(tmp_path: Path, name: str) -
     (tmp_path / name).write_bytes(begin + bytes(64))
     with pytest.raises(UnsupportedError, match=f"{name}: is .*{said}"):
         files.open(tmp_path / name)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+MEMBERS = ["model.safetensors", "pytorch_model.bin", "model-00001-of-00001.safetensors"]
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    ("begin", "said"), [(POINTER, "is a pointer of Git LFS.*`git lfs pull`"), (b"", "the file is empty")]
+)
+def test_a_member_of_a_directory_is_named_as_a_file_alone_is(
+    tmp_path: Path, member: str, begin: bytes, said: str
+) -> None:
+    (tmp_path / member).write_bytes(begin)
+    if member == MEMBERS[2]:
+        index = {"metadata": {"total_size": 4}, "weight_map": {"w": member}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for path in (tmp_path, tmp_path / member):
+        with pytest.raises(FormatError, match=f"{member}: {said}"):
+            files.open(path)
+
+
+def test_a_file_without_a_byte_is_said_to_be_empty_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.onnx", "c.pt", "d.h5", "e"):
+        (tmp_path / name).touch()
+        with pytest.raises(FormatError, match=f"{name}: the file is empty"):
+            files.open(tmp_path / name)
 
 
 def test_archives_of_others_are_named(tmp_path: Path) -> None:

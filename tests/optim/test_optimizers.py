@@ -290,7 +290,16 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         TypeError,
         "Adam: unknown option 'momentum' in a parameter group",
     ),
-    (lambda: mo.optim.Adam(P, fused=True), TypeError, "Adam: unknown option 'fused'"),
+    (
+        lambda: mo.optim.Adam(P, fused=True),
+        TypeError,
+        "Adam: unknown option 'fused'; it has lr, betas, eps, weight_decay, amsgrad, semantics, maximize, state_bits",
+    ),
+    (
+        lambda: mo.optim.Muon({"w": np.ones((2, 2), np.float32), "b": P}),
+        ValueError,
+        "Muon: params must be matrices, got one of shape (3,); step biases, norms and tables with AdamW",
+    ),
     (lambda: mo.optim.Adam(P, lr=-1), ValueError, "adam_step: lr must be at least 0 and finite, got -1"),
     (lambda: mo.optim.Adam(P, betas=(0.9, 1.0)), ValueError, "adam_step: betas[1] must be from 0 to below 1, got 1"),
     (lambda: mo.optim.Adam(P, state_bits=16), ValueError, "Adam: state_bits must be 32, 8 or 4, got 16"),
@@ -447,3 +456,11 @@ def test_schedules_meet_their_ends():
 def test_schedules_that_make_no_sense_are_refused(call, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         call(mo.optim.schedule)
+
+
+def test_an_optimizer_shows_what_it_steps_and_how_far_it_is() -> None:
+    params = {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+    optimizer = mo.optim.AdamW([{"params": params["w"], "lr": 0.5}, {"params": params["b"]}], lr=0.25)
+    assert repr(optimizer) == "AdamW(2 params, steps=0, lr=(0.5, 0.25))"
+    optimizer.step([np.ones_like(p) for p in params.values()])
+    assert "steps=1" in repr(optimizer)

@@ -239,3 +239,27 @@ def test_h22_figures_of_made_up_inputs_are_no_headline(tmp_path: Path, are_made_
         words = Page(text := written(each, tmp_path / f"{type(each).__name__}.html")).words
         assert ("speed" in words) == ("SQNR of outputs" in words) == (not are_made_up)
         assert ("a smoke test" in text) == are_made_up
+
+
+def test_reports_and_sources_show_themselves_in_a_line(report: Report, tmp_path: Path) -> None:
+    a, b = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    totals = report.totals
+    sizes = f"{totals.bytes_before:,} -> {totals.bytes_after:,} bytes, SQNR {totals.sqnr_db:.2f} dB"
+    paths = f"command='quantize', source={a!r}, output={b!r}"
+    assert repr(report) == f"Report({paths}: {totals.changed} of {len(report.tensors)} tensors, {sizes})"
+    compared = mo.compare_files(a, b)
+    differ = f"{compared.changed} of {len(compared.tensors)} tensors differ"
+    assert repr(compared).startswith(f"CompareReport(a={a!r}, b={b!r}: {differ}, SQNR ")
+    seen = mo.inspect_file(a)
+    what = f"{len(seen.tensors)} tensors, {seen.elements:,} elements, {seen.bytes:,} bytes, 0 non-finite"
+    assert repr(seen) == f"InspectReport(source={a!r}: {what})"
+    with mo.files.open(a) as source:
+        assert repr(source) == f"SafetensorsSource({a!r}, {len(source.tensors)} tensors)"
+
+
+def test_checkpoints_that_are_compared_have_their_sizes_in_the_picture_too(report: Report, tmp_path: Path) -> None:
+    compared = mo.compare_files(report.source, report.output)
+    assert compared.file_bytes == tuple(Path(each).stat().st_size for each in (report.source, report.output))
+    mo.write_report(compared, tmp_path / "c.png")  # a picture of no sizes was an empty axis, and a warning
+    mo.write_report(compared, tmp_path / "c.html")
+    assert "<h2>Sizes</h2>" in (tmp_path / "c.html").read_text()

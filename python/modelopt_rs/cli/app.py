@@ -88,7 +88,8 @@ def run(argv: Sequence[str]) -> int:
             warnings.simplefilter("ignore", SourceWarning)
             with app.make_context("modelopt-rs", list(argv), obj=argv) as context:
                 app.invoke(context)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed, as for a daemon: nobody reads what is printed
+                sys.stdout.flush()
     except click.exceptions.Exit as e:
         return e.exit_code
     except BrokenPipeError:

@@ -10,6 +10,7 @@ from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.operations.calibrate import calibrate_file, merge_statistics
 from modelopt_rs.planning.statistics import KINDS
 from modelopt_rs.report.statistics import CalibrateReport
+from modelopt_rs.threads import MAX_THREADS
 
 __all__ = ["calibrate"]
 
@@ -40,7 +41,7 @@ __all__ = ["calibrate"]
 @click.option(
     "--max-memory", type=parse_size, default="256MiB", show_default=True, metavar="SIZE", help="For sums, at a time."
 )
-@click.option("--threads", type=Whole(1, 1024), metavar="N", help="Threads to compute with.")
+@click.option("--threads", type=Whole(1, MAX_THREADS), metavar="N", help="Threads to compute with.")
 @click.option("--json", "json_path", type=click.Path(), metavar="FILE", help="Write the report as JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def calibrate(

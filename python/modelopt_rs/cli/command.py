@@ -84,7 +84,20 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         made = self._today(args)
         self._check_files(ctx, made)
-        return super().parse_args(ctx, made)
+        try:
+            return super().parse_args(ctx, made)
+        except click.NoSuchOption as error:
+            raise click.NoSuchOption(error.option_name, self._unknown(ctx, error.option_name), ctx=ctx) from None
+
+    def _unknown(self, ctx: click.Context, option: str) -> str:
+        """Say of an option that this command has not which it might be, or which commands have it."""
+        # What stands behind --then is no command of its own.
+        commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
+        having = [name for name, each in commands.items() if option in _names(each)]
+        if having:
+            verb = "has" if len(having) == 1 else "have"
+            return f"No such option '{option}' of {ctx.info_name}: {', '.join(having)} {verb} it"
+        return f"No such option '{option}'{closest(option, [each for each in _names(self) if each != '--help'])}"
 
     def _check_files(self, ctx: click.Context, args: Sequence[str]) -> None:
         """Refuse `--json --no-run`: click takes the second option for the name of a file."""
@@ -126,6 +139,10 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options group by group."""
         _write_groups(self, ctx, formatter)
+
+
+def _names(command: click.Command) -> list[str]:
+    return [name for param in command.params for name in (*param.opts, *param.secondary_opts) if name[:2] == "--"]
 
 
 class Group(click.Group):

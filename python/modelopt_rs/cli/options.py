@@ -13,6 +13,7 @@ from modelopt_rs.planning.quantize import NONFINITE
 from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
 from modelopt_rs.stream.memory import bytes_of
+from modelopt_rs.threads import MAX_THREADS
 
 __all__ = [
     "SEARCHES",
@@ -216,7 +217,7 @@ def common(command: Command) -> Command:
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
         reporting,
-        click.option("--threads", type=Whole(1, 1024), metavar="N", help="Threads to compute with."),
+        click.option("--threads", type=Whole(1, MAX_THREADS), metavar="N", help="Threads to compute with."),
         click.option(
             "--max-memory",
             type=parse_size,

@@ -51,6 +51,9 @@ def reporting(command: Command) -> Command:
 
     @wraps(command)
     def with_reports(*, json_path: str | None, page_path: str | None, **others: Any) -> None:
+        for path, option in ((json_path, "--json"), (page_path, "--report")):
+            if path == "":
+                raise click.BadParameter("'' names no file", param_hint=f"'{option}'")
         if page_path is not None:
             _check_page(page_path)
         check_apart()

@@ -106,7 +106,7 @@ def _console() -> Console:
 @contextmanager
 def progress(verb: str) -> Iterator[Callback]:
     """Give a callback that shows how far the work is: a bar on a terminal, else a plain line now and then."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _plain_progress(verb)
         return
     columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

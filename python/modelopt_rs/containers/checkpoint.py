@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from modelopt_rs._core import FormatError
 from modelopt_rs._types import Array
-from modelopt_rs.containers.foreign import foreign_directory
-from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, open_again, read_file
+from modelopt_rs.containers.foreign import LOOKED_AT, foreign_directory, foreign_file
+from modelopt_rs.containers.reading import MAX_HEADER, MAX_TENSORS, Identity, beginning, open_again, read_file
 from modelopt_rs.containers.safetensors import SafetensorsSource
 from modelopt_rs.containers.strict_json import parse_object
 from modelopt_rs.containers.torch_file import TorchSource
@@ -210,6 +210,12 @@ def no_checkpoint(path: Path, models: Sequence[str] = ()) -> FormatError:
 
 
 def _open_shard(path: Path, max_header: int, max_tensors: int) -> _Shard:
+    begin = beginning(path, LOOKED_AT)
+    # A repository that was cloned without Git LFS has pointers in the place of its shards.
+    if (foreign := foreign_file(path, begin, True)) is not None:
+        raise UnsupportedError(f"{path}: is {foreign}")
+    if not begin:
+        raise FormatError(f"{path}: the file is empty")
     if path.suffix == ".bin":
         return TorchSource(path, max_header=max_header, max_tensors=max_tensors, unwrap=False)
     return SafetensorsSource(path, max_header=max_header, max_tensors=max_tensors)

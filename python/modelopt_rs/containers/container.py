@@ -96,8 +96,8 @@ class Container(Protocol):
         """Begin to write one; UnsupportedError where the container can't hold such a model."""
 
 
-def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse to write a file where there is one: before long work, and again when it is opened.
+def check_place(path: str | os.PathLike[str], overwrite: bool, *, directory: bool = False) -> None:
+    """Refuse to write a file, or a directory, where there is one: before long work, and again when it is opened.
 
     Raises
     ------
@@ -105,7 +105,12 @@ def check_place(path: str | os.PathLike[str], overwrite: bool) -> None:
         If there is something at `path`, and `overwrite` is false.
     FileNotFoundError
         If it would stand in no directory.
+    IsADirectoryError
+        If a file would stand where there is a directory: replacing that was not meant.
     """
+    if not directory and Path(path).is_dir():
+        what = "is a directory, and a file is to be written: name one in it"
+        raise IsADirectoryError(errno.EISDIR, what, str(path))
     if not overwrite and os.path.lexists(path):
         raise exists(Path(path))
     if not Path(path).absolute().parent.is_dir():

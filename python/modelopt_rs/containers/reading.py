@@ -15,6 +15,7 @@ from modelopt_rs.containers.system import READ, read_at_place, read_place
 __all__ = [
     "MAX_HEADER",
     "MAX_TENSORS",
+    "beginning",
     "call",
     "identity",
     "open_again",
@@ -78,6 +79,15 @@ def read_at(fd: int, nbytes: int, offset: int, path: Path) -> bytes:
         parts.append(part)
         nbytes, offset = nbytes - len(part), offset + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def beginning(path: Path, nbytes: int) -> bytes:
+    """Return the first bytes of a file, by which it is told what it is."""
+    fd = open_regular(path)
+    try:
+        return read_at(fd, nbytes, 0, path)
+    finally:
+        call(path, os.close, fd)
 
 
 def read_file(path: Path, limit: int) -> bytes:

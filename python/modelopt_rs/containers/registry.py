@@ -11,7 +11,7 @@ from modelopt_rs.containers.container import Access, Container, Output
 from modelopt_rs.containers.foreign import FOREIGN, LOOKED_AT, foreign_file
 from modelopt_rs.containers.keras_file import KERAS
 from modelopt_rs.containers.onnx_file import ONNX
-from modelopt_rs.containers.reading import call, open_regular, read_at
+from modelopt_rs.containers.reading import beginning
 from modelopt_rs.containers.safetensors_sink import SAFETENSORS
 from modelopt_rs.containers.torch_file import TORCH
 from modelopt_rs.errors import FormatError, OptionError, UnsupportedError, quote
@@ -46,12 +46,14 @@ def container_at(path: Path) -> Container:
         return CHECKPOINT
     if path.is_dir():
         raise no_checkpoint(path, _models_in(path))
-    begin = _begin(path)
+    begin = beginning(path, LOOKED_AT)
     known = [each for each in CONTAINERS if each.sniff(path, begin[:_BEGIN])]
     if (foreign := foreign_file(path, begin, bool(known))) is not None:
         raise UnsupportedError(f"{path}: is {foreign}")
     if known:
         return known[0]
+    if not begin:
+        raise FormatError(f"{path}: the file is empty")
     raise FormatError(
         f"{path}: no model that is known: those are safetensors files, Hugging Face directories (with "
         f"model.safetensors, model{INDEX_SUFFIX}, pytorch_model.bin or its index), files of torch.save and Keras, "
@@ -69,14 +71,6 @@ def _models_in(path: Path) -> list[str]:
         if each.suffix.lower() in read and each.is_file()
     ]
     return [quote(str(each.relative_to(path))) for each in found]
-
-
-def _begin(path: Path) -> bytes:
-    fd = open_regular(path)
-    try:
-        return read_at(fd, LOOKED_AT, 0, path)
-    finally:
-        call(path, os.close, fd)
 
 
 def _named(function: str, path: Any) -> Path:

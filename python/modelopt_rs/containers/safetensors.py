@@ -116,18 +116,24 @@ class SafetensorsSource(OpenFile):
         """Return the header, where the data begin, and how many bytes of data there are."""
         size = call(self.path, os.fstat, self._fd).st_size
         if size < 8:
-            raise FormatError(f"{self.path}: {size} bytes are less than the 8 of the header length")
+            what = f"{size} bytes are less than the 8 of the header length" if size else "the file is empty"
+            raise FormatError(f"{self.path}: {what}")
         length = np.empty(1, "<u8")
         read_into(self._fd, length, 0, self.path)
         n = int(length[0])
         if n > size - 8:
-            raise FormatError(f"{self.path}: header length {n:,} exceeds file length {size:,}")
+            raise FormatError(f"{self.path}: header length {n:,} exceeds file length {size:,}{self._cut_short()}")
         if n > max_header:
             raise LimitError(f"{self.path}: header length {n:,} exceeds max_header={max_header:,}")
         header = read_at(self._fd, n, 8, self.path)
         if len(header) != n:
             raise FormatError(f"{self.path}: file shrank while reading")
         return header, 8 + n, size - 8 - n
+
+    def _cut_short(self) -> str:
+        """Say which of two it is: the rest of such a file is not there, or it never was one."""
+        begun = read_at(self._fd, 9, 0, self.path)[8:] == b"{"
+        return "; the file was cut short" if begun else "; it is no safetensors file"
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

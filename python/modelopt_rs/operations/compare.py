@@ -125,7 +125,7 @@ def compare_files(
         notes = [(stored.path, note) for stored in (stored_a, stored_b) for note in stored.notes]
         notes += [(stored_b.path, _too_large(w)) for w in large]
         notes += [(stored_b.path, _in_words(unknown))] if unknown else []
-        file_bytes = None if others else (stored_a.nbytes, stored_b.nbytes)
+        file_bytes = stored_a.nbytes, stored_b.nbytes
         ran = None if others or run is None else _run(a, b, run, execution)
     # Position ids and the like would drown the weights in the sums, and so would what nobody has changed.
     changed = {name: f for name, f in figures.items() if f.dd != 0.0}

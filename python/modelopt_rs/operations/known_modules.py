@@ -4,7 +4,7 @@ from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_factors import AWQ_FAMILIES
 from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
 from modelopt_rs.planning.by_inputs import KnownInputs, statistics_kind
-from modelopt_rs.planning.calibration import Calibrate
+from modelopt_rs.planning.calibration import Calibrate, check_there
 from modelopt_rs.planning.families import CONV1D, is_conv1d, model_types
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.stream.execution import Execution
@@ -47,6 +47,7 @@ def known_modules(
     if not can_run(source):
         fix = "give its Hugging Face directory, or quantize it as an ONNX model"
         raise OptionError(f"method must be left out for a model that is tensors alone, got {method!r}; {fix}")
+    check_there(calibrate)
     modules = linear_weights(source.path, source.tensors)
     config = source.config or {}
     unseen = {name: CONV1D_GROUPS if is_conv1d(name, config) else NOT_LINEAR for name in source.tensors}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modelopt_rs.errors import OptionError
 from modelopt_rs.operations.module_inputs import ModuleInputs, can_run, linear_weights
-from modelopt_rs.planning.calibration import Calibrate
+from modelopt_rs.planning.calibration import Calibrate, check_there
 from modelopt_rs.prune.coupling import Group
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
@@ -49,6 +49,7 @@ class ModuleCropInputs(UnitInputs):
     """
 
     def __init__(self, source: Source, groups: Sequence[Group], calibrate: Calibrate, execution: Execution) -> None:
+        check_there(calibrate)
         modules = linear_weights(source.path, source.tensors)
         # torch's linear layers are (out, in).
         axes = {name: (0, 1) for name, axis in takers(source, groups) if axis == 1 and name in modules}

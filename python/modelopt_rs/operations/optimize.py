@@ -11,6 +11,7 @@ from modelopt_rs.arguments import check_types
 from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.containers.checkpoint_sink import refuse_same
 from modelopt_rs.containers.container import check_place
+from modelopt_rs.containers.registry import container_at
 from modelopt_rs.errors import OptionError, UnsupportedError
 from modelopt_rs.operations.answers import best_answer
 from modelopt_rs.operations.losses import Losses
@@ -213,6 +214,10 @@ def _fitting(
     return best
 
 
+def _is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    return container_at(Path(path)).name == "checkpoint"
+
+
 def _read(path: str | os.PathLike[str], losses: LossTable) -> LossTable:
     """Read what was measured of this model."""
     read = LossTable.from_json(Path(path).read_text(), str(path))
@@ -231,6 +236,15 @@ def _check(size: int | None, bpw: float | None, max_loss: float | None, priors: 
             raise OptionError(f"priors {pattern!r} must be finite and not negative, got {prior}")
 
 
+def _what_stays(table: LossTable) -> str:
+    """Say what could still be had, where what is left alone by default is much of the least that is possible."""
+    if 3 * table.fixed < table.range()[0]:
+        return ""
+    return (
+        f"; {table.fixed:,} of them are of tensors that stay as they are, such as embeddings: include (--include) some"
+    )
+
+
 def _size(path: str | os.PathLike[str], table: LossTable, size: int | None, bpw: float | None) -> int:
     """Return the most bytes, if they can be had."""
     if not table.elements:
@@ -238,9 +252,8 @@ def _size(path: str | os.PathLike[str], table: LossTable, size: int | None, bpw:
     floor, ceiling = table.range()
     if size is not None:
         if not floor <= size < ceiling:
-            raise OptionError(
-                f"target_size must be from {floor:,} to {ceiling - 1:,} bytes for this model, got {size:,}"
-            )
+            asked = f"target_size must be from {floor:,} to {ceiling - 1:,} bytes for this model, got {size:,}"
+            raise OptionError(asked + (_what_stays(table) if size < floor else ""))
         return size
     assert bpw is not None
     bits = [8 * (bytes_ - table.fixed) / max(table.elements, 1) for bytes_ in (floor, ceiling)]

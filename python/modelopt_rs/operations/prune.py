@@ -17,7 +17,7 @@ from modelopt_rs.operations.module_inputs import ModuleInputs, linear_weights
 from modelopt_rs.operations.quantization import Quantization
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.by_inputs import SeenInputs, check_any_pruned, check_no_method
-from modelopt_rs.planning.calibration import Calibrate, said
+from modelopt_rs.planning.calibration import Calibrate, check_there, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
@@ -286,6 +286,7 @@ def _graph_parts(
     calibrate: Calibrate | None,
 ) -> tuple[Mapping[str, WeightAxes] | None, Any]:
     """Return how the weights of an ONNX model lie, and what checks the new one; None and None of other files."""
+    check_there(calibrate)
     if source.graph is None:
         check_not_run(source, run)
         return None, None

@@ -117,7 +117,10 @@ class Adafactor(_Whole):
 
 
 class Muon(_Whole):
-    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`."""
+    """Muon, for matrices: see `muon_step`, and `Optimizer` for `params` and `common`.
+
+    Biases, norms and tables go to an optimizer of their own, such as `AdamW`.
+    """
 
     # The kernel's two other states are for the time of a step.
     specification = Specification("muon_step", (), (State("momentum_buffer", True, None),), (0, ()))
@@ -142,6 +145,14 @@ class Muon(_Whole):
         if group["rounding_seed"] is not None:
             raise ValueError(f"Muon: rounding_seed must be None, got {shown(group['rounding_seed'])}; use master=True")
         super()._check_options(group)
+
+    @classmethod
+    def new_state(cls, param: Array, options: Group) -> Group:
+        """What a parameter starts with; ValueError of one that is no matrix: biases and norms are for another."""
+        if param.ndim != 2:
+            got = f"got one of shape {param.shape}"
+            raise ValueError(f"Muon: params must be matrices, {got}; step biases, norms and tables with AdamW")
+        return super().new_state(param, options)
 
     @classmethod
     def _call(cls, group: Group, step: int, common: StepCommon, arrays: Arrays, states: list[Group]) -> MuonCall:

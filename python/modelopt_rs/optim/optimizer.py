@@ -19,7 +19,7 @@ from modelopt_rs.optim.clipping import check_limits, clipped
 from modelopt_rs.optim.given import aligned, learning_rates, loaded, named_params, numbered, whole
 from modelopt_rs.optim.options import Common, Grads, Group, Groups, How, Nonfinite, Params, StepTensors
 from modelopt_rs.optim.result import StepResult
-from modelopt_rs.optim.specification import COMMON, FORMER, Specification, check_common
+from modelopt_rs.optim.specification import COMMON, FORMER, Specification, check_common, refuse_unknown
 from modelopt_rs.optim.state import take_state, zeros_of
 
 __all__ = ["Optimizer"]
@@ -109,8 +109,7 @@ class Optimizer:
         check_choice(self._name, "dtype", self._dtype, (None, "bf16"))
         self.threads: int | None = given.pop("threads", None)
         self._ema_decay: float | None = given.pop("ema_decay", None)
-        if unknown := set(given) - set(COMMON):
-            raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
+        refuse_unknown(self._name, given, [*own, *COMMON, "ema_decay", "dtype", "threads"])
         self._defaults: Group = {**own, **COMMON, **given}
         self.param_groups: list[Group] = []
         self._params: list[Array] = []
@@ -124,9 +123,12 @@ class Optimizer:
             check_number(self._name, "ema_decay", decay)
             if not 0 <= decay < 1:
                 raise ValueError(f"{self._name}: ema_decay must be from 0 to below 1, got {decay!r}")
-        self.steps = 0
-        self._accumulated = Accumulated(self._params)
+        self.steps, self._accumulated = 0, Accumulated(self._params)
         self._averages = self._weights(copy=True) if self._ema_decay is not None else []
+
+    def __repr__(self) -> str:
+        """Say what is stepped and how far it is; `param_groups` have all options."""
+        return f"{self._name}({len(self._params):,} params, steps={self.steps:,}, lr={self.rates})"
 
     @property
     def params(self) -> dict[str, Array]:
@@ -175,8 +177,7 @@ class Optimizer:
     def _add(self, group: Group) -> None:
         named = named_params(self._name, group.get("params"), len(self._params))
         options = of_today(self._name, {k: v for k, v in group.items() if k != "params"}, {}, FORMER)
-        if unknown := set(options) - set(self._defaults):
-            raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r} in a parameter group")
+        refuse_unknown(self._name, options, self._defaults, " in a parameter group")
         full: Group = {"params": [p for _, p in named], **self._defaults, **options}
         self.check(full)
         taken = set(self._names)

@@ -6,14 +6,14 @@ class in `optimizers.py`. The step function and the torch class follow from it; 
 and editors, `tests/optim/test_specification.py` holds them equal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from modelopt_rs import _core
 from modelopt_rs.arguments import check_choice, check_flag, check_number
 from modelopt_rs.optim.state import FORMER_CODINGS
 
-__all__ = ["COMMON", "FORMER", "PRECISION", "Specification", "State", "check_common", "own"]
+__all__ = ["COMMON", "FORMER", "PRECISION", "Specification", "State", "check_common", "own", "refuse_unknown"]
 
 COMMON: dict[str, Any] = {
     "maximize": False,
@@ -72,6 +72,20 @@ class Specification(NamedTuple):
 def own(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Give an optimizer's own options of the arguments of its `__init__`, which are its `locals()`."""
     return {k: v for k, v in arguments.items() if k not in ("self", "params", "common", "__class__")}
+
+
+def refuse_unknown(name: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Refuse options that an optimizer has not, and say which it has.
+
+    Examples
+    --------
+    >>> from modelopt_rs.optim.specification import refuse_unknown
+    >>> refuse_unknown("SGD", {"learning_rate": 0.1}, ["lr", "momentum"])
+    Traceback (most recent call last):
+    TypeError: SGD: unknown option 'learning_rate'; it has lr, momentum
+    """
+    if unknown := set(given) - set(known):
+        raise TypeError(f"{name}: unknown option {min(unknown)!r}{where}; it has {', '.join(known)}")
 
 
 def check_common(name: str, options: Mapping[str, Any]) -> None:

@@ -118,7 +118,10 @@ class StatisticsFile:
         version, self.kind = source.metadata.get(MARK), source.metadata.get("kind", "")
         if version != "1" or self.kind not in KINDS:
             source.close()
-            got = "no such file" if version is None else f"version {quote(version)}, kind {quote(self.kind)}"
+            if version is None:
+                what = "is no file of statistics, such as calibrate_file (modelopt-rs calibrate) writes"
+                raise FormatError(f"{self.path}: {what}")
+            got = f"version {quote(version)}, kind {quote(self.kind)}"
             raise FormatError(f"{self.path}: statistics must be of version 1, got {got}")
         end = f".{PARTS[self.kind]}"
         shapes = {n.removesuffix(end): info.shape for n, info in source.tensors.items() if n.endswith(end)}

@@ -99,7 +99,7 @@ def parts_of(report: AnyReport) -> list[Part]:
         largest = sorted(report.tensors, key=lambda tensor: -tensor.bytes)[:LARGEST]
         return [(tensor.name, tensor.bytes) for tensor in largest]
     if isinstance(report, CompareReport):
-        return [] if report.file_bytes is None else [("file", *report.file_bytes)]
+        return [] if report.file_bytes is None else [("the whole model", *report.file_bytes)]
     before, after = Counter[str](), Counter[str]()
     for tensor in report.tensors:
         # "4 bits: the layer would be off by more", "4 bits (not 2: ...)" and "4 bits" are drawn as one, and so is what

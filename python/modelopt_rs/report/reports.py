@@ -87,6 +87,15 @@ class Report:
     run: RunReport | None = None
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Say in a line what was done; a model has hundreds of tensors, which `tensors` and `to_json` list."""
+        totals = self.totals
+        before, after = self.file_bytes or (totals.bytes_before, totals.bytes_after)
+        done = f"{totals.changed:,} of {len(self.tensors):,} tensors, {before:,} -> {after:,} bytes"
+        sqnr = "" if totals.sqnr_db is None else f", SQNR {totals.sqnr_db:.2f} dB"
+        paths = f"command={self.command!r}, source={self.source!r}, output={self.output!r}"
+        return f"{type(self).__name__}({paths}: {done}{sqnr})"
+
     def to_json(self) -> str:
         """Return the report as a JSON text."""
         return to_json(self)
@@ -101,7 +110,7 @@ class CroppedGroup:
     kept: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CropFileReport(Report):
     """The report of `crop_file`.
 
@@ -146,6 +155,10 @@ class InspectReport:
     tensors: tuple[TensorStatistics, ...]
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        what = f"{len(self.tensors):,} tensors, {self.elements:,} elements, {self.bytes:,} bytes"
+        return f"InspectReport(source={self.source!r}: {what}, {self.nonfinite:,} non-finite)"
+
     def to_json(self) -> str:
         """Return the report as a JSON text."""
         return to_json(self)
@@ -169,8 +182,8 @@ class CompareReport:
     `changed` counts the tensors that were compared and differ; the figures are over those of floats among
     them, over integers where there is no float.
 
-    Of two ONNX models `file_bytes` has the size of both with their external data, and `run` says what running them
-    gave; None where that was not done.
+    `file_bytes` has the size of both: of all files with tensors, of ONNX models with their external data. `run` says
+    what running two ONNX models gave; None where that was not done.
     """
 
     a: str
@@ -190,6 +203,11 @@ class CompareReport:
     run: RunReport | None = None
     changed: int = 0
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        figures = f"SQNR {self.sqnr_db:.2f} dB, largest error {self.max_error:.4g}, cosine {self.cosine:.6f}"
+        differ = f"{self.changed:,} of {len(self.tensors):,} tensors differ"
+        return f"CompareReport(a={self.a!r}, b={self.b!r}: {differ}, {figures})"
 
     def to_json(self) -> str:
         """Return the report as a JSON text."""

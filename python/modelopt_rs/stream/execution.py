@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from modelopt_rs.errors import quote
+from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.stream.model import Source, Tile
+from modelopt_rs.threads import MAX_THREADS
 
 __all__ = ["Execution", "Progress", "located"]
 
@@ -45,6 +46,11 @@ class Execution:
     output: str = ""
     dry_run: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse now what the first tile would refuse, in the middle of the work."""
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"threads must be from 1 to {MAX_THREADS:,}, got {self.threads}")
 
     def said(self) -> dict[str, Any]:
         """Return what a report says of it."""

@@ -118,6 +118,10 @@ class Source(Protocol):
     container: str
     path: Path
 
+    def __repr__(self) -> str:
+        """Say what is open; it may be closed by now."""
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self.tensors):,} tensors)"
+
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors by name, in the order of the file."""

@@ -67,7 +67,7 @@ WIRE = {
     "varint of 11 bytes": (b"\x08" + b"\x80" * 10 + b"\x01", "byte 1: a number is longer than 64 bits"),
     "varint of 65 bits": (b"\x08" + b"\xff" * 9 + b"\x02", "byte 1: a number is longer than 64 bits"),
     "varint cut": (b"\x08\x80", "byte 1: the message ends in a number"),
-    "length past the end": (field(7, b"abc")[:-1], "byte 0: field 7 has 3 bytes, 2 are left"),
+    "length past the end": (field(7, b"abc")[:-1], "field 7 has 3 bytes, 2 are left; was the file cut short[?]"),
     "length of 2^64 - 1": (b"\x3a" + varint(2**64 - 1), "field 7 has 18,446,744,073,709,551,615 bytes, 0 are left"),
     "length of 2^63": (b"\x3a" + varint(2**63) + bytes(9), "field 7 has 9,223,372,036,854,775,808 bytes, 9 are left"),
     "fixed cut": (b"\x09\x00", "byte 0: field 1 has 8 bytes, 1 are left"),

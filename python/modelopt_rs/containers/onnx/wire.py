@@ -210,7 +210,8 @@ class _Scanner:
             what = "groups are not supported" if wire in _GROUPS else f"unknown wire type {wire}"
             raise self._error(start, f"field {number}: {what}")
         if length > end - at:
-            raise self._error(start, f"field {number} has {length:,} bytes, {end - at:,} are left")
+            cut = "; was the file cut short?" if end == self._size else ""
+            raise self._error(start, f"field {number} has {length:,} bytes, {end - at:,} are left{cut}")
         return number, wire, at, at + length
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from modelopt_rs.interop.torch.tensors import (
     tensors_of,
 )
 from modelopt_rs.optim.options import Groups, How, Nonfinite
-from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION
+from modelopt_rs.optim.specification import COMMON, FORMER, PRECISION, refuse_unknown
 from modelopt_rs.optim.state import FORMER_CODINGS, BlockState
 
 __all__ = ["Common", "LearningRate", "Optimizer", "Params"]
@@ -113,8 +113,7 @@ class Optimizer(torch.optim.Optimizer):
             cls.__init__ = renamed(FORMER)(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, params: Params, options: dict[str, Any], common: Common) -> None:
-        if unknown := set(common) - set(COMMON_OPTIONS):
-            raise TypeError(f"{self._name}: unknown option {sorted(unknown)[0]!r}")
+        refuse_unknown(self._name, common, [*options, *COMMON_OPTIONS])
         super().__init__(params, {**options, **COMMON_OPTIONS, **common})
 
     @property
