@@ -90,6 +90,15 @@ def test_layers_of_a_half_precision_model_are_seen(tmp_path: Path) -> None:
     assert all("on the given inputs" in each.reason for each in far.tensors)
 
 
+def test_weights_of_float64_are_told(tmp_path: Path) -> None:
+    """No form of codes is of float64: the summary says that they stay, and what to do."""
+    double = TensorProto.DOUBLE
+    proto = model([node("MatMul", ["x", "w"], ["y"])], [value("x", ["n", 64], double)], [value("y", ["n", 96], double)],
+                  {"w": normal(64, 96, dtype=np.float64)})  # fmt: skip
+    [warning] = quantized(tmp_path, proto, run=None).warnings
+    assert "% of the result, stays as it is: a model in float32 is half as large" in warning
+
+
 def test_an_lstm_whose_first_output_is_left_out_stays_one(tmp_path: Path) -> None:
     nodes = [node("LSTM", ["x", "w", "r", "", "lengths"], ["", "h"], hidden_size=32)]
     proto = model(nodes, [value("x", ["t", "b", 32]), value("lengths", ["b"], TensorProto.INT32)],

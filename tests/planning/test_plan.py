@@ -5,6 +5,8 @@ import pytest
 from modelopt_rs import UnsupportedError
 from modelopt_rs.errors import OptionError
 from modelopt_rs.files import TensorInfo
+from modelopt_rs.layouts.packed_spec import PackedSpec
+from modelopt_rs.planning.loaders import groups_alike
 from modelopt_rs.planning.prune import PruneOptions, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, plan_quantize, read_format
 from modelopt_rs.planning.warnings import unread_in_words
@@ -145,6 +147,19 @@ def test_frozen_norms_leave_a_model_to_bitsandbytes() -> None:
         (frozen, config, {"only_dequantize": True}),
     ):
         assert plan_quantize(tensors, said, QuantizeOptions(**more))[linear.name].action == "quantize"
+
+
+def test_a_layer_that_a_head_is_tied_to_is_read_where_all_are_coded_alike() -> None:
+    """transformers ties the head to a parameter: modules that keep codes have none."""
+    two = {
+        "encoder.out.weight": PackedSpec(bits=4, group_size=32, symmetric=False),
+        "encoder.out_mid.weight": PackedSpec(bits=8),
+    }
+    tied = groups_alike(two, "pack-quantized", {"model_type": "granite_speech5_ctc"})
+    assert tied == [("encoder.out.weight", list(two))]
+    symmetric = {name: PackedSpec(bits=bits) for name, bits in zip(two, (8, 4), strict=True)}
+    assert groups_alike(symmetric, "pack-quantized", {"model_type": "granite_speech5_ctc"}) == tied
+    assert groups_alike(symmetric, "pack-quantized", {"model_type": "bert"}) == []
 
 
 def test_what_no_format_has_a_loader_for_names_none() -> None:

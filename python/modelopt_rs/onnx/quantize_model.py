@@ -26,6 +26,7 @@ from modelopt_rs.planning.run import RunOptions
 from modelopt_rs.planning.sensitivity import LayerError, Sensitivity
 from modelopt_rs.planning.statistics import StatisticsFile
 from modelopt_rs.planning.warnings import (
+    doubles_in_words,
     far_off_at_8_bits,
     few_samples_in_words,
     outputs_in_words,
@@ -103,7 +104,7 @@ def plan_model(
             tensors=tuple(rows),
             file_bytes=check.file_bytes,
             run=check.report,
-            warnings=(*_words(decisions, bits, options, sizes, errors), *_at_8_bits(figures, bits, check), *unseen),
+            warnings=(*_said(decisions, bits, options, sizes, errors, infos), *_far_off(figures, bits, check), *unseen),
         )
 
     return FilePlan(view=folding, transforms=transforms, check=check, report=report)
@@ -163,21 +164,23 @@ def _bits(
     return {name: moved.bits if (moved := decisions[name].moved) else onnx.at(name, options).bits for name in changed}
 
 
-def _words(
+def _said(
     decisions: Mapping[str, Decision],
     bits: Mapping[str, int],
     options: QuantizeOptions,
     sizes: tuple[int, int],
     errors: Mapping[str, LayerError],
+    infos: Mapping[str, TensorInfo],
 ) -> tuple[str, ...]:
-    """Return what should be known of the choice of bits."""
+    """Return what should be known of the choice of bits, and of weights that have none."""
     # What loses much by the plain formula need not with searched scales.
     plain = bits.values() if options.search is None else ()
     schemes = [(each, options.with_bits(each).spec.symmetric) for each in plain]
-    return quantize_warnings(decisions, schemes, sizes, errors)
+    doubles = doubles_in_words((infos[name] for name in decisions if name in infos), sizes[1])
+    return (*quantize_warnings(decisions, schemes, sizes, errors), *doubles)
 
 
-def _at_8_bits(figures: Mapping[str, ErrorFigures], bits: Mapping[str, int], check: OnnxCheck) -> list[str]:
+def _far_off(figures: Mapping[str, ErrorFigures], bits: Mapping[str, int], check: OnnxCheck) -> list[str]:
     """Say what is far off of weights of 8 bits, and of the outputs where all are: nothing was measured before."""
     found = far_off_at_8_bits({name: each for name, each in figures.items() if bits.get(name) == 8})
     run = check.report

@@ -20,7 +20,7 @@ from modelopt_rs.planning.quantize import QuantizeOptions, only_dequantized, rea
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.planning.sensitivity import Sensitivity
 from modelopt_rs.planning.statistics import StatisticsFile
-from modelopt_rs.planning.warnings import unread_in_words
+from modelopt_rs.planning.warnings import doubles_in_words, unread_in_words
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
@@ -326,8 +326,7 @@ def _plan(
             _tensor_report(info, quantization.decisions[name], transforms, figures.get(name), model)
             for name, info in tensors.items()
         ]
-        totals = total(rows, figures, seconds)
-        errors = {} if sensitivity is None else sensitivity.errors
+        totals, errors = total(rows, figures, seconds), {} if sensitivity is None else sensitivity.errors
         return Report(
             command="quantize",
             **execution.said(),
@@ -337,6 +336,7 @@ def _plan(
             warnings=(
                 *quantization.said((totals.bytes_before, totals.bytes_after), errors),
                 *unread_in_words((info.nbytes for info in unread), totals.bytes_after, options.format, other),
+                *doubles_in_words(tensors.values(), totals.bytes_after),
             ),
         )
 

@@ -50,6 +50,8 @@ OTHER_MODULES: Final = {"llama4", "llama4_text"}
 OWN_TABLES: Final = {"ctrl", "dab_detr", "deepseek_ocr2", "esm", "grounding_dino", "lw_detr"}.union(
     {"phi4_multimodal", "rf_detr", "sam3", "sam3_lite_text"}
 )
+# A head of theirs is tied to a layer that is none and no embedding: modules that have codes can't be tied.
+TIED_LAYERS: Final = {"granite_speech5_ctc"}
 # It splits these of some models, or permutes their rows: they must be floats, others may have codes.
 SPLIT_WEIGHTS: Final = {
     **dict.fromkeys(("nomic_bert", "jina_embeddings_v3"), r"Wqkv"),
@@ -216,7 +218,7 @@ def groups_alike(specs: Mapping[str, Any], layout: str, config: Mapping[str, Any
     # Packed zero points are read only by what dequantizes while it loads.
     zero_points = any(not getattr(specs[name], "symmetric", True) for name in dense)
     kinds = {kind.replace("-", "_") for kind in model_types(config)}
-    whole = zero_points or bool(kinds & (INITIALIZED | RENAMED | OWN_TABLES))
+    whole = zero_points or bool(kinds & (INITIALIZED | RENAMED | OWN_TABLES | TIED_LAYERS))
     reader = next((name for name in dense if whole or is_embedding(name) or is_conv1d(name, config)), None)
     # Those that it makes one tensor of.
     groups = [(reader, dense), (next(iter(experts), None), experts)]

@@ -9,8 +9,10 @@ from modelopt_rs.planning.decide import Decision, moved_in_words
 from modelopt_rs.planning.families import CONV1D_MODELS, model_types
 from modelopt_rs.planning.sensitivity import LAYER_ERRORS, LayerError, layer_error
 from modelopt_rs.stream.error_figures import ErrorFigures
+from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
+    "doubles_in_words",
     "far_off_at_8_bits",
     "few_samples_in_words",
     "not_run_in_words",
@@ -133,6 +135,27 @@ def unread_in_words(sizes: Iterable[int], total: int, format: str | None = None,
         f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes;{other} {way} has dequantize do it; "
         "an ONNX export of the model runs quantized in onnxruntime"
     ]
+
+
+def doubles_in_words(infos: Iterable[TensorInfo], total: int) -> list[str]:
+    """Say that weights of float64 stay as they are, if they are a third of the result: codes are of at most float32.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import doubles_in_words
+    >>> from modelopt_rs.stream.model import TensorInfo
+    >>> doubles_in_words([TensorInfo("fc.weight", "F64", (4, 8), 256)], 300)
+    ['1 weight of float64, 85 % of the result, stays as it is: a model in float32 is half as large, and is quantized']
+    >>> doubles_in_words([TensorInfo("fc.weight", "F32", (4, 8), 128)], 150)
+    []
+    """
+    found = [info.nbytes for info in infos if info.dtype == "F64" and len(info.shape) >= 2]
+    if 3 * sum(found) <= total:
+        return []
+    weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
+    stay = "stays as it is" if len(found) == 1 else "stay as they are"
+    share = f"{100 * sum(found) / total:.0f} % of the result"
+    return [f"{weights} of float64, {share}, {stay}: a model in float32 is half as large, and is quantized"]
 
 
 def far_off_at_8_bits(figures: Mapping[str, ErrorFigures]) -> list[str]:
