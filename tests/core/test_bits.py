@@ -16,7 +16,7 @@ import reference as ref
 from modelopt_rs import _core
 
 CALLS = ref.calls(mo) | ref.steps(mo)
-SHORT = [*range(67), *range(67, 131, 3), *range(132, 255, 7), 255, 256, 257]
+SHORT = [*range(67), *range(70, 257, 13), 127, 128, 129, 255, 256, 257]
 CUTS = ((1, 0), (1, 1), (3, -1), (4, 1))  # chunks, and elements more
 LONG = sorted({2**k + d for k in range(9, 13) for d in (-1, 0, 1)} | {k * ref.CHUNK + d for k, d in CUTS})
 THREADS = (2, 3, 8)  # numbers that divide the chunks and that don't, and more than there are chunks: in turn
