@@ -11,7 +11,7 @@ import onnx_ir as ir
 from modelopt_rs._types import Array
 from modelopt_rs.errors import quote
 from modelopt_rs.onnx.int8.build import drop_unused
-from modelopt_rs.onnx.int8.layers import constant_vector
+from modelopt_rs.onnx.int8.layers import constant_tensor, constant_vector
 from modelopt_rs.onnx.int8.smooth import norm_slots
 from modelopt_rs.onnx.names import Names
 from modelopt_rs.onnx.weight_only.plan import WeightPlan, plan_weights
@@ -201,11 +201,11 @@ def _product(
 def _divide(model: ir.Model, names: Names, node: ir.Node, index: int, s: Array, found: Factors) -> None:
     """Divide a constant of a node."""
     old = node.inputs[index]
+    vector, tensor = constant_vector(old, len(s)), constant_tensor(old)
     assert old is not None
-    assert old.const_value is not None
-    vector = constant_vector(old, len(s))
     assert vector is not None
-    divided = (vector / s).astype(np.float32).reshape(old.const_value.shape.numpy())
+    assert tensor is not None
+    divided = (vector / s).astype(np.float32).reshape(tensor.shape.numpy())
     node.replace_input_with(index, names.constant(f"{old.name}_divided", divided))
     found.divided.add(str(old.name))
     drop_unused(model, [old])

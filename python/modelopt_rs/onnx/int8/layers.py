@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from modelopt_rs.onnx.weights import Use, Weight
 
-__all__ = ["Layer", "as_layer", "constant_vector", "only_use", "rank_of"]
+__all__ = ["Layer", "as_layer", "constant_tensor", "constant_vector", "only_use", "rank_of"]
 
 Vector = NDArray[np.float32]
 
@@ -156,14 +156,32 @@ def only_use(value: ir.Value) -> ir.Node | None:
 
 
 def constant_vector(value: ir.Value | None, length: int) -> Vector | None:
-    """Return the float32 numbers of an initializer that has one for each of `length` channels, on the last axis."""
-    if value is None or value.const_value is None or value.is_graph_input():
+    """Return the float32 numbers of a constant that has one for each of `length` channels, on the last axis."""
+    tensor = constant_tensor(value)
+    if tensor is None:
         return None
-    tensor = value.const_value
     shape = tuple(tensor.shape.numpy())
     if tensor.dtype != ir.DataType.FLOAT or not shape or shape[-1] != length or any(n != 1 for n in shape[:-1]):
         return None
     return np.array(tensor.numpy(), np.float32).reshape(length)
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return what an initializer or a Constant has, also behind Identity: torch's exporter writes equal ones once.
+
+    Examples
+    --------
+    >>> import numpy as np, onnx_ir as ir
+    >>> from modelopt_rs.onnx.int8.layers import constant_tensor
+    >>> bias = ir.val("b", const_value=ir.tensor(np.ones(3, np.float32)))
+    >>> constant_tensor(ir.node("Identity", [bias]).outputs[0]).shape.numpy()
+    (3,)
+    """
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
+        value = node.inputs[0]
+    if value is None or value.is_graph_input():
+        return None
+    return value.const_value if value.const_value is not None else ir.convenience.get_const_tensor(value)
 
 
 def _take_add(layer: Layer) -> None:
@@ -173,8 +191,9 @@ def _take_add(layer: Layer) -> None:
         return
     other = node.inputs[1] if node.inputs[0] is layer.out else node.inputs[0]
     bias = constant_vector(other, layer.outputs)
+    tensor = constant_tensor(other)
     # One of more axes than the product has would give it some.
-    if bias is not None and other is not None and rank_of(other) <= max(rank_of(layer.x), 1):
+    if bias is not None and tensor is not None and len(tensor.shape) <= max(rank_of(layer.x), 1):
         layer.add, layer.bias, layer.out = node, bias, node.outputs[0]
 
 

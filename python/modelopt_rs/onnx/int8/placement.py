@@ -13,7 +13,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from modelopt_rs.onnx.int8.layers import Layer, only_use
+from modelopt_rs.onnx.int8.layers import Layer, constant_tensor, only_use
 
 __all__ = ["Placement", "activated", "as_add", "bounds", "place"]
 
@@ -151,7 +151,8 @@ def bounds(node: ir.Node) -> tuple[float, float] | None:
     for i, value in enumerate(node.inputs[1:]):
         if value is None:
             continue
-        if value.const_value is None or value.is_graph_input() or value.const_value.size != 1:
+        tensor = constant_tensor(value)
+        if tensor is None or tensor.size != 1:
             return None
-        found[i] = float(value.const_value.numpy().reshape(()))
+        found[i] = float(tensor.numpy().reshape(()))
     return found[0], found[1]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from modelopt_rs import reduce
 from modelopt_rs.onnx.int8.build import Builder, drop_unused
 from modelopt_rs.onnx.int8.equalize import weight_matrix
-from modelopt_rs.onnx.int8.layers import Layer, constant_vector, only_use
+from modelopt_rs.onnx.int8.layers import Layer, constant_tensor, constant_vector, only_use
 
 __all__ = ["fold_into_norm", "norm_slots", "smooth", "smoothable"]
 
@@ -93,11 +93,11 @@ def fold_into_norm(model: ir.Model, build: Builder, x: ir.Value, factor: Vector,
     slots = norm_slots(x, len(factor))
     for node, index in slots:
         old = node.inputs[index]
-        vector = constant_vector(old, len(factor))
-        assert vector is not None
+        vector, tensor = constant_vector(old, len(factor)), constant_tensor(old)
         assert old is not None
-        assert old.const_value is not None
-        shaped = (vector * factor).reshape(old.const_value.shape.numpy())
+        assert vector is not None
+        assert tensor is not None
+        shaped = (vector * factor).reshape(tensor.shape.numpy())
         node.replace_input_with(index, build.constant(f"{old.name}_smoothed", shaped))
         drop_unused(model, [old])
     return bool(slots)
