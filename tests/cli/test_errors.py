@@ -172,7 +172,7 @@ def test_not_a_model(fail: Fail, tmp_path: Path) -> None:
 
 
 def test_e16_names_in_errors_are_escaped(fail: Fail, tmp_path: Path) -> None:
-    a = write(tmp_path / "a.safetensors", {"\x1b[31m\n.weight": ("F32", np.full((2, 2), np.nan, np.float32))})
+    a = write(tmp_path / "a.safetensors", {"\x1b[31m\n.weight": ("F32", np.full((64, 64), np.nan, np.float32))})
     assert "'\\x1b[31m\\n.weight'" in fail(1, "quantize", a, "-o", tmp_path / "b")
     assert "\\x1b[31m: " in fail(1, "inspect", tmp_path / "\x1b[31m")
 

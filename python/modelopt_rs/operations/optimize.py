@@ -155,7 +155,7 @@ def optimize_file(
         losses = work.sizes(plans)
         size = _size(source_path, losses, target_size, target_bpw)
         if not dry_run:
-            check_place(out_path, overwrite)
+            check_place(out_path, overwrite, directory=_is_checkpoint(source_path))
             if Path(source_path).is_dir():
                 refuse_same(Path(source_path), Path(out_path))
         if table is not None and Path(table).exists():

@@ -57,7 +57,7 @@ def quantize_warnings(
     Examples
     --------
     >>> from modelopt_rs.planning.warnings import quantize_warnings
-    >>> quantize_warnings({}, [(8, True)], (1000, 1200))
+    >>> quantize_warnings({}, [(8, True)], (1000, 1200), {})
     ('the result is larger than its source: 1,200 bytes instead of 1,000',)
     """
     found = moved_in_words(decisions.values())

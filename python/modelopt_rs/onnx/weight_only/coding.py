@@ -154,7 +154,7 @@ def packed_rows(codes: Array, bits: int, threads: int | None) -> Array:
     --------
     >>> import numpy as np
     >>> from modelopt_rs.onnx.weight_only.coding import packed_rows
-    >>> packed_rows(np.array([[1, 2, 3]], np.uint8), 4)
+    >>> packed_rows(np.array([[1, 2, 3]], np.uint8), 4, threads=1)
     array([[33,  3]], dtype=uint8)
     """
     if bits == 8:
@@ -197,7 +197,7 @@ def flat(bits: int, columns: int, signed: bool, threads: int | None) -> Arrange:
     --------
     >>> import numpy as np
     >>> from modelopt_rs.onnx.weight_only.coding import flat
-    >>> flat(4, 3, signed=False)(np.array([[0x21, 3], [0x54, 6]], np.uint8))
+    >>> flat(4, 3, signed=False, threads=1)(np.array([[0x21, 3], [0x54, 6]], np.uint8))
     array([ 33,  67, 101], dtype=uint8)
     """
     return partial(_flat, bits, columns, signed, threads)
