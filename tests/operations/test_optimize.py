@@ -2,8 +2,8 @@
 
 import itertools
 import json
-import shutil
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
