@@ -243,9 +243,9 @@ fn tensors_step<'py>(
         let Some(_borrow) = borrow_extents(extents(&batches)) else { return Ok(false) };
         let mut run = || run(&mut steps, &mut batches, threads);
         if storages.is_empty() {
-            run()
+            run();
         } else {
-            compute(py, run)?
+            compute(py, run)?;
         }
         Ok(true)
     })
