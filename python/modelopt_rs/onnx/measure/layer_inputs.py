@@ -55,9 +55,15 @@ class Data:
             return "calibration data"
         if self.run is None:
             return None
+        return "made-up inputs" if self.made_up else "the given inputs"
+
+    @property
+    def made_up(self) -> bool:
+        """Whether nobody has given any, and they are made up."""
+        if self.calibrate is not None or self.run is None:
+            return False
         # What an iterator has is good for one pass, which is that of the check.
-        given = self.run.inputs is not None and not isinstance(self.run.inputs, Iterator)
-        return "the given inputs" if given else "made-up inputs"
+        return self.run.inputs is None or isinstance(self.run.inputs, Iterator)
 
 
 class LayerInput(NamedTuple):
@@ -127,7 +133,7 @@ class InputStream:
     ) -> None:
         # What is looked at is given out as a copy: with it, 64 MiB more than max_memory are not passed.
         room = max_memory + max_memory // 2
-        with limited(room, path) if data.words == "made-up inputs" else nullcontext():
+        with limited(room, path) if data.made_up else nullcontext():
             self._observer = Observer(model, path, list(values), threads=threads, weights=weights)
         self.most = most
         outputs = [str(value.name) for value in model.graph.outputs]

@@ -55,7 +55,7 @@ class WholeErrors:
         self._execution, self._names = execution, scores(source.graph)
         self._ends = [str(value.name) for value in source.graph.graph.outputs]
         run = data.run
-        if data.words == "made-up inputs" and run is not None:
+        if data.made_up and run is not None:
             data = replace(data, varied=max(_count(source, run.dims), run.samples))
         how: Any = {"threads": execution.threads, "max_memory": execution.max_memory, "most": data.varied or None}
         self._stream = InputStream(source.graph, source.path, self._names, data, **how)

@@ -9,6 +9,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import onnx_ir as ir
 
+from modelopt_rs.onnx.weights import RECURRENT
+
 __all__ = ["Meaning", "recurrent_axes"]
 
 Meaning: TypeAlias = Literal["time", "batch"]
@@ -45,7 +47,7 @@ def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
     >>> recurrent_axes(ir.Model(graph, ir_version=8))
     {'x': {0: 'time', 1: 'batch'}}
     """
-    if not any(node.op_type in ("LSTM", "GRU", "RNN") for node in model.graph):
+    if not any(map(_is_recurrent, model.graph)):
         return {}
     found: dict[str, dict[int, Meaning]] = {}
     for value in model.graph.inputs:
@@ -57,6 +59,10 @@ def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
     return found
 
 
+def _is_recurrent(node: ir.Node) -> bool:
+    return node.op_type.lower() in RECURRENT
+
+
 def _meanings(start: _Place) -> Iterator[Meaning]:
     """Yield what an axis is to the recurrent nodes that it gets to."""
     left, seen = [start], {start}
@@ -65,7 +71,7 @@ def _meanings(start: _Place) -> Iterator[Meaning]:
         for node, index in place.value.uses():
             if node.domain != "":
                 continue
-            if node.op_type in ("LSTM", "GRU", "RNN"):
+            if _is_recurrent(node):
                 yield from _meaning(node, index, place.axis)
                 continue
             after = _after(node, index, place)
