@@ -54,7 +54,10 @@ impl<'a, C> Table<'a, C> {
     /// Of the scales only those that lie by rows are known without a division.
     #[inline(always)]
     fn ask(&self, row: usize) {
-        isa::prefetch::<false, _>(self.packed(row), 0);
+        let packed = self.packed(row);
+        isa::prefetch::<false, _>(packed, 0);
+        // Rows seldom begin with a cache line, so they end in one more: it was a fifth of the time of 64 rows.
+        isa::prefetch::<false, _>(&packed[packed.len().saturating_sub(1)..], 0);
         if self.params.scale.len() == self.height {
             isa::prefetch::<false, _>(&self.params.scale[row..=row], 0);
         }
