@@ -274,3 +274,14 @@ def test_the_package_imports_without_onnx() -> None:
     script = "import sys, modelopt_rs; print([m for m in sys.modules if m.split('.')[0].startswith('onnx')])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
+
+
+def test_labels_in_a_byte_each_stay_in_a_byte_each(tmp_path: Path) -> None:
+    helper, int64 = onnx.helper, onnx.TensorProto.INT64
+    labels = helper.make_tensor("labels", int64, [600], np.arange(600) % 10)  # not raw: as varints
+    nodes = [helper.make_node("Gather", ["labels", "x"], ["y"])]
+    given, made = (helper.make_tensor_value_info(name, int64, ["n"]) for name in "xy")
+    path = save(tmp_path / "m.onnx", helper.make_model(helper.make_graph(nodes, "g", [given], [made], [labels])))
+    new = resave(path, tmp_path / "new.onnx")
+    assert new.stat().st_size <= path.stat().st_size
+    assert (onnx.numpy_helper.to_array(onnx.load(new).graph.initializer[0]) == np.arange(600) % 10).all()

@@ -84,12 +84,19 @@ def _settle(tensor: ir.TensorProtocol, extents: list[Extent], path: Path) -> ir.
     """Return a tensor of the skeleton as it is from now on: lazy if it is large."""
     if isinstance(tensor, ir.ExternalTensor):
         extent = extents[int(str(tensor.location).rpartition(":")[2])]
-    elif is_lazy(tensor) or tensor.dtype == ir.DataType.STRING or tensor.nbytes < LAZY_BYTES:
+    elif is_lazy(tensor) or tensor.dtype == ir.DataType.STRING or tensor.nbytes < LAZY_BYTES or _is_short(tensor):
         return tensor
     else:
         extent = stored(path, _call(path, tensor.tobytes))
     result: ir.TensorProtocol = lazy(tensor, extent)
     return result if tensor.nbytes >= LAZY_BYTES else _loaded(result)
+
+
+def _is_short(tensor: ir.TensorProtocol) -> bool:
+    """Whether integers stand in fewer bytes than 8 each (labels, say), as they would not if they were written raw."""
+    if tensor.dtype != ir.DataType.INT64 or not isinstance(tensor, ir.TensorProtoTensor):
+        return False
+    return bool(tensor.raw.int64_data) and tensor.raw.ByteSize() < tensor.nbytes
 
 
 def _loaded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
