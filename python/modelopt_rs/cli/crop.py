@@ -8,7 +8,7 @@ import click
 
 from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, parse_share
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -28,10 +28,12 @@ def parse_keep(text: str) -> tuple[str, float]:
     Examples
     --------
     >>> from modelopt_rs.cli.crop import parse_keep
-    >>> parse_keep("0.75"), parse_keep("*.heads=6")
-    (('*', 0.75), ('*.heads', 6))
+    >>> parse_keep("0.75"), parse_keep("75%"), parse_keep("*.heads=6")
+    (('*', 0.75), ('*', 0.75), ('*.heads', 6))
     """
     groups, _, number = text.rpartition("=")
+    if re.fullmatch(r"\d{1,9}(\.\d{1,17})? ?%", number, re.ASCII):
+        return groups or "*", parse_share(number)
     if re.fullmatch(r"\d{1,9}", number, re.ASCII):
         return groups or "*", int(number)
     if re.fullmatch(r"\d{0,9}\.\d{1,17}", number, re.ASCII):

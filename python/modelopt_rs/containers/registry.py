@@ -92,6 +92,8 @@ def _named(function: str, path: Any) -> Path:
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
     """Open a model for reading, as it is stored."""
     where = _named("open", path)
+    if access is not None and (beneath := access.allow_symlinks_under) is not None and not Path(beneath).is_dir():
+        raise OptionError(f"allow_symlinks_under must be a directory, got {quote(os.fspath(beneath))}")
     return container_at(where).open(where, access or Access())
 
 
