@@ -132,8 +132,9 @@ def crop(
 
     FILE|DIR is a Hugging Face model directory or a sharded checkpoint of a
     family that is known (BERT, Llama, GPT-2, T5, BART, Mixtral, ViT, CLIP,
-    Whisper and their kin ...), one safetensors file with --config,
-    or an ONNX model; OUT is the same. config.json gets the new sizes, so that transformers
+    Whisper and their kin ...; of others --what ffn finds layers by their
+    shapes), one safetensors file with --config, or an ONNX model; OUT is the
+    same. config.json gets the new sizes, so that transformers
     loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.
 

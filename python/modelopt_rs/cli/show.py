@@ -1,6 +1,7 @@
 """What the commands print: text without surprises from a file, tables that fit 80 columns, and progress."""
 
 import math
+import re
 import sys
 import time
 from collections import Counter
@@ -45,8 +46,9 @@ __all__ = [
 LARGE = 16 * 2**20  # bytes of input whose speed is worth a word
 
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
+QUOTED = re.compile(r" '(?:[^'\\]|\\.)*'")  # what `quote` makes of a name
 MAX_REASONS = 10  # lines of them
-PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
+PLAIN_SECONDS = 30.0  # between lines of progress where no bar can be drawn: in a log
 
 
 def printable(text: str) -> str:
@@ -184,8 +186,15 @@ def show_plan(report: Report) -> None:
 
 
 def show_reasons(word: str, reasons: Iterable[str]) -> None:
-    """Print how many tensors have each reason, the commonest first; those of single nodes may be many."""
-    counts = Counter(reasons).most_common()
+    """Print how many tensors have each reason, the commonest first.
+
+    Reasons that differ in the names of nodes alone are one: a model has hundreds of these.
+    """
+    whole: dict[str, list[str]] = {}
+    for reason in reasons:
+        whole.setdefault(QUOTED.sub("", reason), []).append(reason)
+    alike = {these[0] if len(set(these)) == 1 else plain: len(these) for plain, these in whole.items()}
+    counts = Counter(alike).most_common()
     for reason, n in counts[:MAX_REASONS]:
         line(f"{word}  {count(n, 'tensor')}: {reason}")
     if len(counts) > MAX_REASONS:

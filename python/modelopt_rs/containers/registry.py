@@ -62,7 +62,10 @@ def container_at(path: Path) -> Container:
 
 
 def _models_in(path: Path) -> list[str]:
-    """Return what looks like a model file, here and in the folders of a directory."""
+    """Return what looks like a model in a directory and its folders: directories, as in a hub's cache, else files."""
+    folders = [each for depth in ("*", "*/*") for each in sorted(path.glob(depth)) if CHECKPOINT.sniff(each, b"")]
+    if folders := [each for each in folders if each.is_dir()]:
+        return [quote(str(each.relative_to(path))) for each in folders]
     read = {suffix for each in CONTAINERS for suffix in each.suffixes}
     found = [
         each

@@ -21,7 +21,7 @@ from modelopt_rs.planning.calibration import Calibrate, check_there, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.prune import PruneOptions, WeightAxes, axes_in_files, plan_prune
+from modelopt_rs.planning.prune import PruneOptions, WeightAxes, axes_in_files, none_pruned, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.sparsegpt import Hessian
@@ -219,6 +219,7 @@ def _plan(
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
+    none = none_pruned(decisions)
 
     def report(seconds: float) -> Report:
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
@@ -235,7 +236,7 @@ def _plan(
             **execution.said(),
             options=_options(options, calibrate, then),
             totals=totals,
-            warnings=(*quantization.said((totals.bytes_before, totals.bytes_after)), *seen.words()),
+            warnings=(*quantization.said((totals.bytes_before, totals.bytes_after)), *seen.words(), *none),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
             run=check.report if check else None,
