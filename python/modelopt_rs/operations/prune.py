@@ -26,7 +26,7 @@ from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
-from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.report.reports import Report, TensorReport, Totals, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
@@ -219,7 +219,6 @@ def _plan(
     execution.total += pruner.bytes_to_read()
     zeros, dense, lasts = _storage(tensors, chosen, pruner, options, quantization)
     transforms = lasts | (prunes := {} if execution.dry_run else pruner.transforms(lasts))
-    none = none_pruned(decisions)
 
     def report(seconds: float) -> Report:
         counted = zeros if execution.dry_run else {name: transform.zeros for name, transform in prunes.items()}
@@ -236,7 +235,7 @@ def _plan(
             **execution.said(),
             options=_options(options, calibrate, then),
             totals=totals,
-            warnings=(*quantization.said((totals.bytes_before, totals.bytes_after)), *seen.words(), *none),
+            warnings=(*_said(quantization, totals), *seen.words(), *none_pruned(decisions)),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
             run=check.report if check else None,
@@ -250,6 +249,10 @@ def _plan(
         check=check,
         report=report,
     )
+
+
+def _said(quantization: Quantization, totals: Totals) -> tuple[str, ...]:
+    return quantization.said((totals.bytes_before, totals.bytes_after))
 
 
 def _options(options: PruneOptions, calibrate: Calibrate | None, then: QuantizeOptions | None) -> dict[str, Any]:
