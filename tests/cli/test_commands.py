@@ -261,10 +261,15 @@ def test_a_long_name_is_folded_not_cut(run: Run, tmp_path: Path) -> None:
     assert "".join(line.split()[0] for line in table) == name
 
 
-def test_plain_progress(run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_a_terminal_is_no_part_of_what_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("modelopt_rs.cli.show.PLAIN_SECONDS", 0.0)
-    out = run("quantize", model, "-o", tmp_path / "b.safetensors")
-    assert "quantize: 100 % of " in out
+    assert main(["quantize", str(model), "-o", str(tmp_path / "b.safetensors")]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"(quantize: \d+ % of [\d,]+ bytes\n)+", err)
+    assert "quantize: 100 % of " in err
+    assert "% of 4" not in out
 
 
 def test_the_speed_of_a_small_file_is_not_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,30 @@ def test_reasons_of_single_nodes_are_not_listed_without_end(capsys: pytest.Captu
     assert said[10:] == ["left  5 tensors: other reasons, which --json lists"]
 
 
+def test_reasons_that_differ_in_names_of_nodes_alone_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model in float16 each of a hundred layers has its own."""
+    show_reasons("form", [f"MatMul 'l.{i}.q\\'s' computes in FLOAT16: kernels take float32" for i in range(14)])
+    show_reasons("form", ["Gather 'g' has no kernel", *["MatMul 'm' has none"] * 2])
+    assert capsys.readouterr().out.splitlines() == [
+        "form  14 tensors: MatMul computes in FLOAT16: kernels take float32",
+        "form  2 tensors: MatMul 'm' has none",
+        "form  1 tensor: Gather 'g' has no kernel",
+    ]
+
+
+def test_a_model_that_is_quantized_is_neither_pruned_nor_cropped_in_silence(
+    run: Run, source: Path, tmp_path: Path
+) -> None:
+    coded, out = tmp_path / "q.onnx", tmp_path / "p.onnx"
+    assert run("quantize", source, "-o", coded, "--bits", 4, "--no-run")[0] == 0
+    code, said, _ = run("prune", coded, "-o", out, "--sparsity", "0.5", "--no-run")
+    assert code == 0
+    assert re.search(r"\nnote  no tensor is pruned; the commonest reason: .*\n", said)
+    code, _, err = run("crop", coded, "-o", out, "--what", "ffn", "--keep", "0.5", "--no-run", "--overwrite")
+    assert code == 2
+    assert re.search(r"weights of it are quantized already \(.*\): crop the model that it was made of", err)
+
+
 def test_several_outputs_are_shown_one_by_one(run: Run, source: Path, tmp_path: Path) -> None:
     proto = onnx.load(source)
     proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0))

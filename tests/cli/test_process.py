@@ -53,7 +53,7 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: in
             for _ in range(300):  # short: a signal just before a sleep is seen after it
                 time.sleep(0.1)
 
-        show.PLAIN_SECONDS, show.line = 0, line
+        show.PLAIN_SECONDS, show.aside = 0, line
         sys.exit(main(sys.argv[1:]))
         """
     )

@@ -120,7 +120,10 @@ def test_nan(run: Call, fail: Call, tmp_path: Path) -> None:
             "sparsity, or n and m, must be given, got both",
         ),
         (["MODEL", "-o", "OUT", "--sparsity", "2"], "sparsity must be from 0 to 1, got 2.0"),
-        (["MODEL", "-o", "OUT", "--sparsity", "half"], "Invalid value for '--sparsity': 'half' is not a valid float."),
+        (
+            ["MODEL", "-o", "OUT", "--sparsity", "half"],
+            "Invalid value for '--sparsity': 'half' is not a share such as 0.5 or 50%",
+        ),
         (["MODEL", "-o", "OUT", "--n-of-m", "2of4"], "Invalid value for '--n-of-m': '2of4' is not N:M such as 2:4"),
         (["MODEL", "-o", "OUT", "--n-of-m", "4:4"], "n must be from 1 to below m (4), got 4"),
         (["MODEL", "-o", "OUT", "--n-of-m", "2:40"], "m must be from 2 to 32, got 40"),
@@ -196,7 +199,7 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
                 for _ in range(300):  # short: a signal just before a sleep is seen after it
                     time.sleep(0.1)
 
-        show.PLAIN_SECONDS, show.line = 0, line
+        show.PLAIN_SECONDS, show.aside = 0, line
         sys.exit(main(sys.argv[1:]))
         """
     )

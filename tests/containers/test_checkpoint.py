@@ -388,11 +388,24 @@ def test_h47_a_directory_gets_no_name_of_a_file(model: Path, suffix: str) -> Non
     assert sorted(model.parent.iterdir()) == before
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_directory_above_a_model_says_where_it_is(model: Path, tmp_path: Path, depth: int) -> None:
+    """As a hub's cache: models--a--b/snapshots/<hash> has links to blobs."""
+    inner = tmp_path / "cache" / "/".join(["snapshots", "0123"][-depth:])
+    inner.mkdir(parents=True)
+    for each in model.iterdir():
+        (inner / each.name).symlink_to(each)
+    said = rf"is in the directory; give what is in it: '{inner.relative_to(tmp_path / 'cache')}'$"
+    with pytest.raises(FormatError, match=said):
+        mo.inspect_file(tmp_path / "cache")
+    assert mo.inspect_file(inner).tensors == mo.inspect_file(model).tensors
+
+
 def test_a_directory_without_a_model_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     for name in ("onnx/model.onnx", "weights.hdf5", "vocab.txt"):
         (tmp_path / name).write_bytes(b"")
-    said = r"is in the directory; give one of its files: 'weights.hdf5'; 'onnx/model.onnx'$"
+    said = r"is in the directory; give what is in it: 'weights.hdf5'; 'onnx/model.onnx'$"
     with pytest.raises(FormatError, match=said):
         mo.inspect_file(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -178,6 +178,12 @@ def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch
         files.open(path)
 
 
+def test_a_crop_of_a_file_of_keras_names_the_ways_that_there_are(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.weights.h5", {"layers/dense/vars/0": np.ones((8, 8), np.float32)})
+    with pytest.raises(mo.OptionError, match=r"what must be left out for a file of Keras: .* --groups\), or export"):
+        mo.crop_file(source, tmp_path / "b.safetensors", what="ffn", keep=0.5)
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -194,7 +200,7 @@ def test_weights_of_keras_are_quantized_by_their_plain_names(tmp_path: Path, nam
     source, out = save(tmp_path / "a.weights.h5", arrays), tmp_path / "q.safetensors"
     report = mo.quantize_file(source, out, bits=bits, durable=False)
     assert report.totals.changed == 0
-    assert any("only_dequantize has dequantize do it" in each for each in report.warnings)
+    assert any("only_dequantize (--only-dequantize) has dequantize do it" in each for each in report.warnings)
     options: dict[str, Any] = {"bits": bits, "only_dequantize": True, "uniform": True, "overwrite": True}
     report = mo.quantize_file(source, out, include=[names[2]], durable=False, **options)
     assert [tensor.decision for tensor in report.tensors].count("quantize") == 3

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers", reason="the extra `interop` i
 pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
 
 from modelopt_rs.errors import OptionError  # noqa: E402
+from modelopt_rs.planning.found_groups import find_feed_forward  # noqa: E402
 from saved_models import randomized, save, write  # noqa: E402
 
 # What other packages warn of is not ours to mend.
@@ -210,6 +211,37 @@ def test_a_directory_without_dead_ffn_units_says_the_same(kind, options, auto, i
     new = json.loads((tmp_path / "small" / "config.json").read_text())
     assert {name: at(new, name) for name in numbers} == numbers
     close(answer(auto, tmp_path / "small", inputs), answer(auto, zeros, inputs))
+
+
+# Of which the shapes don't tell, or whose numbers are counted otherwise.
+NOT_TOLD = {
+    "gpt2",
+    "gpt_bigcode",
+    "gptj",
+    "codegen",
+    "opt",
+    "whisper",
+    "speech_to_text",
+    "modernbert",
+    "dinov2",
+    "swin",
+}
+NOT_TOLD |= {"audio-spectrogram-transformer", "dinov2_with_registers", "swinv2", "donut-swin", "siglip_vision_model"}
+NOT_TOLD |= {"clip", "siglip", "clipseg", "metaclip_2"}
+
+
+@pytest.mark.parametrize(("kind", "options", "auto", "inputs", "numbers"), CASES, ids=NAMES)
+def test_what_shapes_tell_of_a_family_is_what_is_known_of_it(kind, options, auto, inputs, numbers, tmp_path):
+    tensors, config = saved(kind, options, auto, tmp_path / "whole")
+    found = find_feed_forward(tensors, config)
+    assert isinstance(found, str) == (kind in NOT_TOLD), found
+    if not isinstance(found, str):
+        assert set(found.numbers) == set(numbers)
+        assert cuts(found.groups) == cuts(mo.prune.transformer_groups(tensors, config, "ffn"))
+
+
+def cuts(groups: Sequence[mo.prune.Group]) -> set[tuple[int, frozenset[tuple[str, int, int, int]]]]:
+    return {(g.units, frozenset((m.name, m.axis, m.offset, m.size) for m in g.members)) for g in groups}
 
 
 EIGHT = VISION | {"num_attention_heads": 8, "mlp_ratio": 4}

@@ -371,7 +371,10 @@ def test_keep_is_a_number(tmp_path: Path, keep: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (BERT | {"model_type": "rwkv"}, "config['model_type'] must be one of bert, roberta, xlm-roberta, camembert"),
+        (
+            BERT | {"model_type": "rwkv", "intermediate_size": 7},
+            "config['model_type'] must be one of bert, roberta, xlm-roberta, camembert",
+        ),
         (BERT | {"hidden_size": "48"}, "config['hidden_size'] must be an integer of at least 1, got '48'"),
         (BERT | {"num_attention_heads": 5}, "config['hidden_size'] must be a multiple of its 5 heads, got 48"),
         (LLAMA, "tensors must hold the layers of the model, got no name that ends as layers.0.self_attn.q_proj.weight"),

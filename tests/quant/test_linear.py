@@ -267,6 +267,10 @@ def test_h54_the_operator_refuses_what_does_not_fit() -> None:
         q @ floats(6, 8)
     with pytest.raises(ValueError, match=r"matmul: x must have 6 in its last axis, got shape \(2, 8\)"):
         floats(2, 8) @ q
+    with pytest.raises(ValueError, match=r"got shape \(2, 8\); quant\.linear\(x, q\) multiplies with q transposed$"):
+        floats(2, 8) @ q  # as x @ q.T of floats
+    with pytest.raises(ValueError, match=r"got shape \(2, 7\)$"):
+        floats(2, 7) @ q
     with pytest.raises(TypeError, match="matmul: x must"):
         q @ "text"
 

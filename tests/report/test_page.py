@@ -12,6 +12,7 @@ import modelopt_rs as mo
 from checkpoints import bert, weights, write
 from modelopt_rs.operations import page
 from modelopt_rs.operations.distributions import _levels, distributions
+from modelopt_rs.report import pictures
 from modelopt_rs.report.page import parts_of, to_html
 from modelopt_rs.report.reports import Report
 
@@ -178,6 +179,19 @@ def test_a_page_of_optimize_says_what_could_be_had(tmp_path: Path) -> None:
     text = to_html(report)
     assert "tensors quantized" in text
     assert re.search(r"Sizes from [\d.]+ kB to [\d.]+ kB could be had. The loss at this one is 0\.\d+; at most", text)
+
+
+def test_a_picture_that_stands_alone_says_what_its_colours_are(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = pictures.png
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or draw(figure))
+    mo.write_report(report, tmp_path / "r.png")
+    mo.write_report(mo.inspect_file(report.source), tmp_path / "i.png")
+    words = [[text.get_text() for each in figure.legends for text in each.get_texts()] for figure in drawn]
+    assert words == [["before", "after"], ["weights before", "weights after", "levels"], []]
+    assert not any(each.legends for each in (pictures.draw_sizes(parts_of(report)),))  # a page says it in words
 
 
 @pytest.mark.parametrize("shape", [(256, 64), (64, 256), (32, 16, 4, 1)])

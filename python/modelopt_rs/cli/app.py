@@ -26,7 +26,7 @@ from modelopt_rs.cli.inspect import inspect
 from modelopt_rs.cli.optimize import optimize
 from modelopt_rs.cli.prune import prune
 from modelopt_rs.cli.quantize import quantize
-from modelopt_rs.cli.show import printable
+from modelopt_rs.cli.show import NotShown, printable
 from modelopt_rs.errors import InPlaceError, OptionError, SourceWarning
 
 __all__ = ["app", "run"]
@@ -92,13 +92,14 @@ def run(argv: Sequence[str]) -> int:
                 sys.stdout.flush()
     except click.exceptions.Exit as e:
         return e.exit_code
-    except BrokenPipeError:
-        # Who read our output has gone. What is still buffered must not raise again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # who read our output has gone
+        _drop_output()
         return FAILURE
     except BaseException as e:
         if isinstance(e, SystemExit | GeneratorExit):
             raise
+        if isinstance(e, NotShown):
+            _drop_output()
         code, message = explain(e)
         if debug:
             traceback.print_exc()
@@ -107,6 +108,11 @@ def run(argv: Sequence[str]) -> int:
             print(f"  {printable(reason)}", file=sys.stderr)
         return code
     return OK
+
+
+def _drop_output() -> None:
+    """Let what is still buffered not raise again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

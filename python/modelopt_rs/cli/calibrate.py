@@ -4,9 +4,8 @@ import click
 
 from modelopt_rs.cli.command import Choice, Command, Whole
 from modelopt_rs.cli.options import links, parse_size, selection
-from modelopt_rs.cli.reports import check_apart
+from modelopt_rs.cli.reports import check_apart, json_option, put_json
 from modelopt_rs.cli.show import line
-from modelopt_rs.containers.atomic import write_whole
 from modelopt_rs.operations.calibrate import calibrate_file, merge_statistics
 from modelopt_rs.planning.statistics import KINDS
 from modelopt_rs.report.statistics import CalibrateReport
@@ -42,7 +41,7 @@ __all__ = ["calibrate"]
     "--max-memory", type=parse_size, default="256MiB", show_default=True, metavar="SIZE", help="For sums, at a time."
 )
 @click.option("--threads", type=Whole(1, MAX_THREADS), metavar="N", help="Threads to compute with.")
-@click.option("--json", "json_path", type=click.Path(), metavar="FILE", help="Write the report as JSON.")
+@json_option
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def calibrate(
     *,
@@ -93,7 +92,7 @@ def calibrate(
             allow_symlinks_under=allow_symlinks_under,
         )
     if json_path is not None:
-        write_whole(json_path, report.to_json().encode())
+        put_json(report, json_path)
     _show(report)
 
 

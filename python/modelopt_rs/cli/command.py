@@ -22,6 +22,8 @@ else:  # no generic before click 8.2
     _Choice = click.Choice
 
 ONNX, OWN = "ONNX models only", "Options"
+STANDARD_OUTPUT: Final = "json_path"
+"""The one file of a command that may be standard output, called `-`."""
 MARK: Final = "ONNX: "
 """What the help of an option begins with that only ONNX models have."""
 
@@ -85,9 +87,11 @@ class Command(click.Command):
         made = self._today(args)
         self._check_files(ctx, made)
         try:
-            return super().parse_args(ctx, made)
+            rest = super().parse_args(ctx, made)
         except click.NoSuchOption as error:
             raise click.NoSuchOption(error.option_name, self._unknown(ctx, error.option_name), ctx=ctx) from None
+        self._check_names(ctx)
+        return rest
 
     def _unknown(self, ctx: click.Context, option: str) -> str:
         """Say of an option that this command has not which it might be, or which commands have it."""
@@ -108,6 +112,17 @@ class Command(click.Command):
             param = known.get(arg) if arg.startswith("-") else None
             if param is not None and isinstance(param.type, click.Path) and value.startswith("-") and value in known:
                 raise click.BadParameter(f"{value!r} is an option; a file of that name is ./{value}", ctx, param)
+
+    def _check_names(self, ctx: click.Context) -> None:
+        """Refuse the names of no file, and `-`, which stands for standard output in --json alone."""
+        for param in self.get_params(ctx):
+            given = ctx.params.get(str(param.name)) if isinstance(param.type, click.Path) else None
+            names = given if isinstance(given, tuple) else (given,)
+            if "" in names:
+                raise click.BadParameter("'' names no file", ctx, param)
+            if "-" in names and param.name != STANDARD_OUTPUT:
+                text = "'-' is no file: only --json FILE may be standard output; a file of that name is ./-"
+                raise click.BadParameter(text, ctx, param)
 
     def _today(self, args: list[str]) -> list[str]:
         made = [part for arg in args for part in self._split(arg)]

@@ -8,7 +8,7 @@ import click
 
 from modelopt_rs.cli.command import Choice, Whole
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, parse_share
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import line, progress, show_plan, show_totals, show_warnings
@@ -28,10 +28,12 @@ def parse_keep(text: str) -> tuple[str, float]:
     Examples
     --------
     >>> from modelopt_rs.cli.crop import parse_keep
-    >>> parse_keep("0.75"), parse_keep("*.heads=6")
-    (('*', 0.75), ('*.heads', 6))
+    >>> parse_keep("0.75"), parse_keep("75%"), parse_keep("*.heads=6")
+    (('*', 0.75), ('*', 0.75), ('*.heads', 6))
     """
     groups, _, number = text.rpartition("=")
+    if re.fullmatch(r"\d{1,9}(\.\d{1,17})? ?%", number, re.ASCII):
+        return groups or "*", parse_share(number)
     if re.fullmatch(r"\d{1,9}", number, re.ASCII):
         return groups or "*", int(number)
     if re.fullmatch(r"\d{0,9}\.\d{1,17}", number, re.ASCII):
@@ -130,8 +132,9 @@ def crop(
 
     FILE|DIR is a Hugging Face model directory or a sharded checkpoint of a
     family that is known (BERT, Llama, GPT-2, T5, BART, Mixtral, ViT, CLIP,
-    Whisper and their kin ...), one safetensors file with --config,
-    or an ONNX model; OUT is the same. config.json gets the new sizes, so that transformers
+    Whisper and their kin ...; of others --what ffn finds layers by their
+    shapes), one safetensors file with --config, or an ONNX model; OUT is the
+    same. config.json gets the new sizes, so that transformers
     loads OUT. In an ONNX model, what can't be cropped is named, with the reason.
     Without training expect worse answers, with --what hidden much worse ones.
 

@@ -25,6 +25,7 @@ __all__ = [
     "need",
     "need_output",
     "output",
+    "parse_share",
     "parse_size",
     "quantization",
     "read_bits_of",
@@ -51,6 +52,22 @@ def parse_size(text: str) -> int:
         return bytes_of("size", text)
     except OptionError as error:
         raise click.BadParameter(error.problem.removeprefix("size ")) from None
+
+
+def parse_share(text: str) -> float:
+    """Return the number that a text such as 0.5 or 50% says.
+
+    Examples
+    --------
+    >>> from modelopt_rs.cli.options import parse_share
+    >>> parse_share("0.5"), parse_share("62.5%"), parse_share("50 %")
+    (0.5, 0.625, 0.5)
+    """
+    number = text.removesuffix("%").strip()
+    try:
+        return float(number if "%" not in text else f"{number}e-2")
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a share such as 0.5 or 50%") from None
 
 
 def need(given: object, option: str) -> None:

@@ -6,7 +6,7 @@ import click
 
 from modelopt_rs.cli.command import Choice
 from modelopt_rs.cli.onnx_options import show_onnx
-from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, selection
+from modelopt_rs.cli.options import common, dry_run, links, model, need, need_output, output, parse_share, selection
 from modelopt_rs.cli.reports import ReportPaths
 from modelopt_rs.cli.run_options import checking
 from modelopt_rs.cli.show import progress, show_plan, show_totals, show_warnings
@@ -37,7 +37,9 @@ def parse_n_of_m(text: str) -> tuple[int, int]:
 @click.command(cls=Chain, former={"--keep": "--n-of-m", "--nan": "--nonfinite"})
 @model
 @output(required=False)
-@click.option("--sparsity", type=float, metavar="SHARE", help="Share of weights that become zero, from 0 to 1.")
+@click.option(
+    "--sparsity", type=parse_share, metavar="SHARE", help="Share of weights that become zero, from 0 to 1, or in %."
+)
 @click.option(
     "--n-of-m",
     type=parse_n_of_m,

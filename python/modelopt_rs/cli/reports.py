@@ -10,15 +10,21 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from modelopt_rs.operations.page import check_report_path, write_json, write_report
+from modelopt_rs.cli.show import whole
+from modelopt_rs.containers.atomic import write_whole
+from modelopt_rs.operations.page import check_report_path, write_report
 from modelopt_rs.report.reports import CompareReport, InspectReport, Report
+from modelopt_rs.report.statistics import CalibrateReport
 
-__all__ = ["ReportPaths", "check_apart", "reporting"]
+__all__ = ["ReportPaths", "check_apart", "json_option", "put_json", "reporting"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+json_option = click.option(
+    "--json", "json_path", type=click.Path(), metavar="FILE", help="Write the report as JSON; - is standard output."
+)
 OPTIONS = (
-    click.option("--json", "json_path", type=click.Path(), metavar="FILE", help="Write the report as JSON."),
+    json_option,
     click.option(
         "--report",
         "page_path",
@@ -40,10 +46,18 @@ class ReportPaths:
     def write(self, report: Report | CompareReport | InspectReport) -> None:
         """Write the files that were asked for, each whole or not at all."""
         if self.json is not None:
-            write_json(report, self.json)
+            put_json(report, self.json)
         if self.page is not None:
             command = shlex.join(["modelopt-rs", *click.get_current_context().find_root().obj])
             write_report(report, self.page, command=command, allow_symlinks_under=self.allow_symlinks_under)
+
+
+def put_json(report: Report | CompareReport | InspectReport | CalibrateReport, path: str) -> None:
+    """Write a report as JSON to a file, or to standard output, which then gets nothing else."""
+    if path == "-":
+        whole(report.to_json())
+    else:
+        write_whole(path, report.to_json().encode())
 
 
 def reporting(command: Command) -> Command:
@@ -51,9 +65,6 @@ def reporting(command: Command) -> Command:
 
     @wraps(command)
     def with_reports(*, json_path: str | None, page_path: str | None, **others: Any) -> None:
-        for path, option in ((json_path, "--json"), (page_path, "--report")):
-            if path == "":
-                raise click.BadParameter("'' names no file", param_hint=f"'{option}'")
         if page_path is not None:
             _check_page(page_path)
         check_apart()
@@ -81,7 +92,7 @@ def check_apart() -> None:
     }
     sources = [path for each, paths in given.items() if isinstance(each, click.Argument) for path in paths]
     for report in (each for each in given if each.name in ("json_path", "page_path")):
-        for path in given[report]:
+        for path in given[report] if given[report] != ["-"] else ():
             for other, paths in given.items():
                 into = other.name == "output"
                 if other is not report and any(

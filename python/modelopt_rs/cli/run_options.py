@@ -115,8 +115,9 @@ def _checking(command: Callable[..., None], *, calibrates: bool) -> Callable[...
         options = run_options(
             inputs=inputs, dims=dims, samples=samples, rounds=rounds, run_memory=run_memory, max_error=max_error
         )
-        if no_run and max_error is not None:
-            raise click.UsageError("--max-error must not be given with --no-run: there is nothing to compare")
+        given = {"--max-error": max_error is not None, "--inputs": inputs, "--dim": dims, "--run-memory": run_memory}
+        if no_run and (useless := next((option for option, each in given.items() if each), None)) is not None:
+            raise click.UsageError(f"{useless} must not be given with --no-run: there is nothing to compare")
         try:
             command(run=None if no_run else options, **others)
         except MaxErrorExceeded as e:

@@ -1,12 +1,15 @@
 """What the commands print: text without surprises from a file, tables that fit 80 columns, and progress."""
 
 import math
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +27,8 @@ from modelopt_rs.report.reports import Report
 from modelopt_rs.stream.execution import Progress as Callback
 
 __all__ = [
+    "NotShown",
+    "aside",
     "count",
     "decibels",
     "line",
@@ -35,13 +40,15 @@ __all__ = [
     "show_totals",
     "show_warnings",
     "table",
+    "whole",
 ]
 
 LARGE = 16 * 2**20  # bytes of input whose speed is worth a word
 
 PAST = {"crop": "cropped"}  # of the verbs whose past is not theirs and a "d"
+QUOTED = re.compile(r" '(?:[^'\\]|\\.)*'")  # what `quote` makes of a name
 MAX_REASONS = 10  # lines of them
-PLAIN_SECONDS = 2.0  # between lines of progress where no bar can be drawn
+PLAIN_SECONDS = 30.0  # between lines of progress where no bar can be drawn: in a log
 
 
 def printable(text: str) -> str:
@@ -80,9 +87,27 @@ def decibels(value: float | None, unit: str = "") -> str:
     return "exact" if value == math.inf else f"{value:.2f}{unit}"
 
 
+class NotShown(OSError):
+    """What was to be printed could not be: the disk is full that standard output goes to."""
+
+
 def line(text: str = "") -> None:
     """Print one line on stdout as it is, however long."""
-    _console().print(Text(printable(text)), soft_wrap=True)
+    with _shown():
+        _console().print(Text(printable(text)), soft_wrap=True)
+
+
+def aside(text: str) -> None:
+    """Print one line on stderr: what is no result."""
+    click.echo(printable(text), err=True)
+
+
+def whole(text: str) -> None:
+    """Write a text to stdout, as it is."""
+    if sys.stdout is not None:
+        with _shown():
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
@@ -96,11 +121,30 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
     for row in rows:
         # Text, not str: rich would read [brackets] in a name as markup.
         grid.add_row(*(Text(printable(cell)) for cell in row))
-    _console().print(grid)
+    with _shown():
+        _console().print(grid)
 
 
 def _console() -> Console:
-    return Console(markup=False, highlight=False, emoji=False)
+    # With --json - what is for people makes way for what is for programs.
+    return Console(markup=False, highlight=False, emoji=False, stderr=_given("json_path") == "-")
+
+
+def _given(name: str) -> Any:
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.params.get(name)
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Name standard output in an error, and what is written all the same: a command prints when its work is done."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        written = "" if _given("dry_run") or not (output := _given("output")) else f"; {output} is written all the same"
+        raise NotShown(e.errno, f"{e.strerror}{written}", "standard output") from None
 
 
 @contextmanager
@@ -122,7 +166,7 @@ def _plain_progress(verb: str) -> Callback:
         nonlocal shown
         if time.monotonic() - shown >= PLAIN_SECONDS:
             shown = time.monotonic()
-            line(f"{verb}: {100 * done // max(total, 1)} % of {total:,} bytes")
+            aside(f"{verb}: {100 * done // max(total, 1)} % of {total:,} bytes")
 
     return show
 
@@ -142,8 +186,15 @@ def show_plan(report: Report) -> None:
 
 
 def show_reasons(word: str, reasons: Iterable[str]) -> None:
-    """Print how many tensors have each reason, the commonest first; those of single nodes may be many."""
-    counts = Counter(reasons).most_common()
+    """Print how many tensors have each reason, the commonest first.
+
+    Reasons that differ in the names of nodes alone are one: a model has hundreds of these.
+    """
+    whole: dict[str, list[str]] = {}
+    for reason in reasons:
+        whole.setdefault(QUOTED.sub("", reason), []).append(reason)
+    alike = {these[0] if len(set(these)) == 1 else plain: len(these) for plain, these in whole.items()}
+    counts = Counter(alike).most_common()
     for reason, n in counts[:MAX_REASONS]:
         line(f"{word}  {count(n, 'tensor')}: {reason}")
     if len(counts) > MAX_REASONS:

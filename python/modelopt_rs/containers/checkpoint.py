@@ -206,7 +206,7 @@ def no_checkpoint(path: Path, models: Sequence[str] = ()) -> FormatError:
         return UnsupportedError(f"{none}: it has an adapter, which is no model; {fix}")
     if (foreign := foreign_directory(path)) is not None:
         return UnsupportedError(f"{none}: it has {foreign}")
-    return FormatError(none + (f"; give one of its files: {listing(list(models))}" if models else ""))
+    return FormatError(none + (f"; give what is in it: {listing(list(models))}" if models else ""))
 
 
 def _open_shard(path: Path, max_header: int, max_tensors: int) -> _Shard:

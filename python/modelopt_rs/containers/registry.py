@@ -62,7 +62,10 @@ def container_at(path: Path) -> Container:
 
 
 def _models_in(path: Path) -> list[str]:
-    """Return what looks like a model file, here and in the folders of a directory."""
+    """Return what looks like a model in a directory and its folders: directories, as in a hub's cache, else files."""
+    folders = [each for depth in ("*", "*/*") for each in sorted(path.glob(depth)) if CHECKPOINT.sniff(each, b"")]
+    if folders := [each for each in folders if each.is_dir()]:
+        return [quote(str(each.relative_to(path))) for each in folders]
     read = {suffix for each in CONTAINERS for suffix in each.suffixes}
     found = [
         each
@@ -92,6 +95,8 @@ def _named(function: str, path: Any) -> Path:
 def open_source(path: str | os.PathLike[str], access: Access | None = None) -> Source:
     """Open a model for reading, as it is stored."""
     where = _named("open", path)
+    if access is not None and (beneath := access.allow_symlinks_under) is not None and not Path(beneath).is_dir():
+        raise OptionError(f"allow_symlinks_under must be a directory, got {quote(os.fspath(beneath))}")
     return container_at(where).open(where, access or Access())
 
 

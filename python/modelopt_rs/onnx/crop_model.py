@@ -14,6 +14,7 @@ from modelopt_rs.onnx.crop.coupling import GraphGroup, Refusal, find_groups
 from modelopt_rs.onnx.crop.given_groups import given_groups, write_numbers
 from modelopt_rs.onnx.crop_inputs import CropInputs
 from modelopt_rs.onnx.value_infos import forget_value_infos, names_of_value_infos
+from modelopt_rs.onnx.weights import QUANTIZED
 from modelopt_rs.planning.calibration import Calibrate, said
 from modelopt_rs.planning.crop import CropOptions, as_options, check_scored
 from modelopt_rs.planning.file_plan import FilePlan
@@ -150,6 +151,9 @@ class GraphCrop:
         for refusal in self.refusals:
             names.setdefault(refusal.reason, []).append(refusal.name)
         found = []
+        coded = sorted({node.op_type for node in self._source.graph.graph.all_nodes()} & set(QUANTIZED))
+        if coded:
+            found = [f"weights of it are quantized already ({', '.join(coded)}): crop the model that it was made of"]
         for reason, those in sorted(names.items(), key=lambda item: -len(item[1])):
             more = f" and {len(those) - SHOWN:,} more" if len(those) > SHOWN else ""
             which = those[0] if len(those) == 1 else f"{len(those):,} weights ({', '.join(those[:SHOWN])}{more})"

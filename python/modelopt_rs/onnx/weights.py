@@ -13,7 +13,7 @@ import onnx_ir as ir
 from modelopt_rs.dtypes import DTYPES, FLOATS
 from modelopt_rs.errors import quote
 
-__all__ = ["ONNX_FLOATS", "RECURRENT", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
+__all__ = ["ONNX_FLOATS", "QUANTIZED", "RECURRENT", "Role", "Use", "Weight", "find_weights", "why_no_weight"]
 
 Kind: TypeAlias = Literal[
     "matmul", "gemm", "conv", "convtranspose", "gather", "lstm", "gru", "rnn", "batched", "einsum", "fused", "tables"

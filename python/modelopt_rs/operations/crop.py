@@ -264,7 +264,7 @@ def _plan(
             tensors=tuple(rows),
             groups=tuple(CroppedGroup(group.name, group.units, len(group.kept)) for group in after.report.groups),
             config=_changes(before, after.config),
-            notes=(*options.unmoved(after.report), *_notes(before, after, options.given, described)),
+            notes=(*options.unmoved(after.report), *plan.notes, *_notes(before, after, plan.given, described)),
         )
 
     return FilePlan(
@@ -363,6 +363,9 @@ def _config(source: Source, path: str | os.PathLike[str] | None, structure: Give
     if path is None and structure is not None and not structure.numbers:
         return {}
     if path is None:
+        if source.container == "keras":
+            fix = "say its structure (groups, --groups), or export the model to ONNX, whose graph says it"
+            raise OptionError(f"what must be left out for a file of Keras: it doesn't say how its layers lie; {fix}")
         what = "the directory has no config.json" if source.container == "checkpoint" else "a file has none"
         raise OptionError(f"config (--config) must be given, got none: {what}, and it says how heads and layers lie")
     given = read_config(Path(path), MAX_HEADER)

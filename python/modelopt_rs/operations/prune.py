@@ -21,12 +21,12 @@ from modelopt_rs.planning.calibration import Calibrate, check_there, said
 from modelopt_rs.planning.decide import Decision
 from modelopt_rs.planning.families import NO_WEIGHT
 from modelopt_rs.planning.file_plan import FilePlan
-from modelopt_rs.planning.prune import PruneOptions, WeightAxes, axes_in_files, plan_prune
+from modelopt_rs.planning.prune import PruneOptions, WeightAxes, axes_in_files, none_pruned, plan_prune
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import DEFAULT_RUN, RunOptions, check_not_run
 from modelopt_rs.prune.sparsegpt import Hessian
 from modelopt_rs.prune.wanda import ColumnNorms
-from modelopt_rs.report.reports import Report, TensorReport, total
+from modelopt_rs.report.reports import Report, TensorReport, Totals, total
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.memory import DEFAULT_MEMORY, bytes_of
@@ -235,7 +235,7 @@ def _plan(
             **execution.said(),
             options=_options(options, calibrate, then),
             totals=totals,
-            warnings=(*quantization.said((totals.bytes_before, totals.bytes_after)), *seen.words()),
+            warnings=(*_said(quantization, totals), *seen.words(), *none_pruned(decisions)),
             tensors=tuple(rows),
             file_bytes=check.file_bytes if check else None,
             run=check.report if check else None,
@@ -249,6 +249,10 @@ def _plan(
         check=check,
         report=report,
     )
+
+
+def _said(quantization: Quantization, totals: Totals) -> tuple[str, ...]:
+    return quantization.said((totals.bytes_before, totals.bytes_after))
 
 
 def _options(options: PruneOptions, calibrate: Calibrate | None, then: QuantizeOptions | None) -> dict[str, Any]:

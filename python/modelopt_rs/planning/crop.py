@@ -13,12 +13,13 @@ from modelopt_rs.arguments import check_fields
 from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import ArgumentError, OptionError, check_option, quote
 from modelopt_rs.planning.decide import check_plain
+from modelopt_rs.planning.found_groups import find_feed_forward
 from modelopt_rs.planning.given_groups import GivenGroups
 from modelopt_rs.prune.choice import DEFAULT_ROUND, Choice, Chooser, Keep
 from modelopt_rs.prune.configuration import cropped_config
 from modelopt_rs.prune.coupling import Group, check_groups, cuts_of
 from modelopt_rs.prune.crop import CropReport, crop_report
-from modelopt_rs.prune.families import families_of
+from modelopt_rs.prune.families import families_of, is_known
 from modelopt_rs.prune.importance import Scores
 from modelopt_rs.prune.transformers import transformer_groups
 from modelopt_rs.stream.model import TensorInfo
@@ -129,6 +130,10 @@ class CropPlan:
     groups : tuple of Group
     cropped : list of Group
         Those that may lose units.
+    given : GivenGroups or None
+        The groups that are not those of a known family: as its user says, or as they were found.
+    notes : tuple of str
+        What should be known of how they were found.
 
     Raises
     ------
@@ -141,28 +146,48 @@ class CropPlan:
     def __init__(
         self, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], options: CropOptions, *, described: bool
     ) -> None:
-        self._tensors, self._config, self._described, self._given = tensors, config, described, options.given
+        self._tensors, self._config, self._described, self.given = tensors, config, described, options.given
+        self.notes: tuple[str, ...] = ()
         check_plain(tensors, config)
         lists_heads = False
+        if self.given is None and not is_known(config) and set(options.what) == {"ffn"}:
+            self._find()
         with as_options():
-            if self._given is None:
+            if self.given is None:
                 groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
                 # Some have a list for the heads of each layer.
                 families = families_of("crop_file", config)
                 lists_heads = families[0].lists_heads and set(options.what) == {"heads"}
             else:
-                groups = self._given.of(tensors)
+                groups = self.given.of(tensors)
             self.groups = check_groups("crop_file", tensors, groups, TensorInfo)
             self._chooser = Chooser("crop_file", self.groups, options.choice)
         self.cropped = self._chooser.cropped
-        if self._given is None:
+        if self.given is None:
             _check_matrices(tensors, self.cropped)
         check_scored(tensors, self.cropped)
         self._local = options.scope == "group"
-        if described and not self._local and self._given is None and not lists_heads:
+        if described and not self._local and options.given is None and not lists_heads:
             raise OptionError(
                 "scope must be 'group', got 'global': layers would keep different numbers, which config.json can't say"
             )
+
+    def _find(self) -> None:
+        """Take the feed-forward layers that can be told by their shapes for the groups, where a family isn't known."""
+        found = find_feed_forward(self._tensors, self._config)
+        if isinstance(found, str):
+            try:
+                families_of("crop_file", self._config)
+            except ArgumentError as error:
+                text = f"{error.problem}; by their shapes its feed-forward layers can't be told: {found}"
+                raise OptionError(text) from None
+            return
+        self.given = found
+        self.notes = (
+            f"{self._config.get('model_type')!r} is no family that is known by name: its {len(found.groups)} "
+            f"feed-forward layers were found by their shapes, {quote(found.groups[0].members[0].name)} among them, and "
+            f"{' and '.join(map(repr, found.numbers))} in config.json counts their units",
+        )
 
     def draft(self) -> CropReport:
         """Return how much stays, as far as it doesn't depend on the weights: of each group its first units."""
@@ -183,8 +208,8 @@ class CropPlan:
 
     def config_of(self, report: CropReport) -> dict[str, Any] | None:
         """Return the new config.json; None if it needn't be written and can't say what stays."""
-        if self._given is not None:
-            return self._given.changed(self._config, report) if self._config else None
+        if self.given is not None:
+            return self.given.changed(self._config, report) if self._config else None
         try:
             with as_options():
                 return cropped_config(self._config, report)

@@ -108,7 +108,7 @@ def why_none_loaded(names: Collection[str], layout: str, config: Mapping[str, An
 def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str, Any]) -> str | None:
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
     if len(info.shape) >= 2 and is_kernel(info.name):
-        return "a weight of Keras, whose codes only `dequantize` reads: pass only_dequantize"
+        return "a weight of Keras, whose codes only `dequantize` reads: pass only_dequantize (--only-dequantize)"
     if len(info.shape) != 2:
         return f"not 2-dimensional, but {len(info.shape)}-dimensional"
     if is_recurrent(info.name):
@@ -183,7 +183,7 @@ def check_loaded(
             fix = "dequantize it first" if stored else "exclude it, pass uniform"
             raise OptionError(
                 f"tensor {quote(reader)}: transformers reads it only where all weights are coded alike, got "
-                f"{ways} ways; {fix}, or pass only_dequantize"
+                f"{ways} ways; {fix}, or pass only_dequantize (--only-dequantize)"
             )
 
 
@@ -231,11 +231,11 @@ def _check_experts(specs: Mapping[str, Any], left: Mapping[str, str], layout: st
     if whole is not None and specs:
         raise OptionError(
             f"tensor {quote(whole)} must be quantized like the other experts, got {left[whole]!r}: "
-            "transformers merges them; or pass only_dequantize"
+            "transformers merges them; or pass only_dequantize (--only-dequantize)"
         )
     if expert is not None and (layout == "nvfp4-pack-quantized" or not getattr(specs[expert], "symmetric", True)):
         parts = "global scales" if layout == "nvfp4-pack-quantized" else "zero points"
         raise OptionError(
             f"tensor {quote(expert)} must have no {parts}: transformers merges experts without them; take another "
-            "format or scheme, or pass only_dequantize"
+            "format or scheme, or pass only_dequantize (--only-dequantize)"
         )

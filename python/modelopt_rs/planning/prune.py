@@ -1,5 +1,6 @@
 """Which tensors of a model are pruned, how, and why the others are not."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -11,7 +12,17 @@ from modelopt_rs.planning.decide import Decision, check_globs, check_plain, deci
 from modelopt_rs.planning.families import CONV1D, is_conv1d
 from modelopt_rs.stream.model import TensorInfo, is_kernel
 
-__all__ = ["FORMATS", "METHODS", "NONFINITE", "SCOPES", "PruneOptions", "WeightAxes", "axes_in_files", "plan_prune"]
+__all__ = [
+    "FORMATS",
+    "METHODS",
+    "NONFINITE",
+    "SCOPES",
+    "PruneOptions",
+    "WeightAxes",
+    "axes_in_files",
+    "none_pruned",
+    "plan_prune",
+]
 
 SCOPES = ("tensor", "row", "global")
 FORMATS = ("dense", "bitmask")
@@ -138,6 +149,22 @@ def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str
     conv1d = WeightAxes(1, 0, refused=refused)
     kernels = {name: OF_KERAS for name in tensors if is_kernel(name)}
     return {name: conv1d for name in tensors if is_conv1d(name, config)} | kernels
+
+
+def none_pruned(decisions: Mapping[str, Decision]) -> list[str]:
+    """Say that nothing is pruned, with the reason that most tensors have; nothing where something is.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.decide import Decision
+    >>> from modelopt_rs.planning.prune import none_pruned
+    >>> none_pruned({"w": Decision("copy", "quantized already")})
+    ['no tensor is pruned; the commonest reason: quantized already']
+    """
+    if any(decision.action == "prune" for decision in decisions.values()):
+        return []
+    reasons = Counter(decision.reason for decision in decisions.values()).most_common(1)
+    return [f"no tensor is pruned; the commonest reason: {reason}" for reason, _ in reasons]
 
 
 def plan_prune(

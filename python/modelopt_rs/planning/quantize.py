@@ -329,7 +329,7 @@ def plan_quantize(
         for name, info in tensors.items()
     }
     for info in only_dequantized(included, tensors, config, options):
-        with_it = "only_dequantize" if options.format is None else "only_dequantize without format"
+        with_it = "only_dequantize (--only-dequantize)" + ("" if options.format is None else " without format")
         cannot[info.name] = f"{cannot[info.name]}; {with_it} takes it"
     cannot |= {name: f"quantized already ({weight.words})" for name, weight in stored.items()}
     return decide("quantize", tensors, cannot, options.include, options.exclude)

@@ -129,7 +129,7 @@ def unread_in_words(sizes: Iterable[int], total: int, format: str | None = None,
         return []
     weights = "1 weight" if len(found) == 1 else f"{len(found):,} weights"
     stay = "stays as it is: no loader reads its" if len(found) == 1 else "stay as they are: no loader reads their"
-    way = "only_dequantize" if format is None else f"only_dequantize without format {format!r}"
+    way = "only_dequantize (--only-dequantize)" + ("" if format is None else f" without format {format!r}")
     other = "" if read is None else f" format {read!r} is one that transformers reads;"
     return [
         f"{weights}, {100 * sum(found) / total:.0f} % of the result, {stay} codes;{other} {way} has dequantize do it; "

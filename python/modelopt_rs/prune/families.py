@@ -6,7 +6,7 @@ from typing import Any, Final
 from modelopt_rs.errors import ArgumentError, check_mapping
 from modelopt_rs.prune.family import Family, Rules
 
-__all__ = ["FAMILIES", "FIXED", "families_of"]
+__all__ = ["FAMILIES", "FIXED", "families_of", "is_known"]
 
 _INTO = r"(self\.(query|key|value)|attn\.(q|k|v)|(q|k|v)_lin|intermediate\.dense|lin1)"
 _SQUARE = r"((pooler|transform|lm_head|classifier|discriminator_predictions)\.dense|vocab_transform|pre_classifier)"
@@ -284,6 +284,12 @@ FIXED: Final[dict[str, str]] = {
     "convnext": "4 times the width of a stage in any model",
     "convnextv2": "4 times the width of a stage in any model",
 }
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether the type of a model is one whose layers are known, or are known not to be sayable."""
+    kind = config.get("model_type")
+    return kind in FIXED or any(kind in family.types for family in FAMILIES)
 
 
 def families_of(function: str, config: Mapping[str, Any]) -> tuple[Family, ...]:

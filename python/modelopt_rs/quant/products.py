@@ -25,13 +25,14 @@ def rows(w: Weight, x: Any) -> Array:
 
 def columns(x: Any, w: Weight) -> Array:
     """Return ``x @ w`` of vectors."""
-    x = _operand(x, w[2][0], -1)
+    x = _operand(x, w[2][0], -1, w[2][1])
     out = np.empty(x.shape[:-1] + w[2][1:], np.float32)
     _core.linear_columns(x, w, out, None)
     return out
 
 
-def _operand(x: Any, n: int, axis: int) -> Array:
+def _operand(x: Any, n: int, axis: int, other: int | None = None) -> Array:
+    """Check what is multiplied; `other`: the length that fits a weight [out, in], as `quant.linear` takes it."""
     array = as_array(x, "matmul: x")
     if array.dtype.kind in "biucOSUmM":
         raise TypeError(f"matmul: x must have dtype float32, float64, float16 or bfloat16, got {array.dtype}")
@@ -41,7 +42,8 @@ def _operand(x: Any, n: int, axis: int) -> Array:
     got = array.shape[max(axis, -array.ndim)] if array.ndim else None
     if got != n:
         where = "its last axis" if axis == -1 or array.ndim < 2 else "its last axis but one"
-        raise ValueError(f"matmul: x must have {n} in {where}, got shape {array.shape}")
+        fix = "; quant.linear(x, q) multiplies with q transposed" if got is not None and got == other else ""
+        raise ValueError(f"matmul: x must have {n} in {where}, got shape {array.shape}{fix}")
     return array
 
 

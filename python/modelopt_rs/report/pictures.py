@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,22 +35,25 @@ STYLE: Any = {
 }
 UNNAMED: Any = {"Software": None}  # a picture does not say what drew it
 WIDTH = 3.6  # inches: narrower than a telephone draws it, so that letters become larger there, not smaller
+LEGEND = 0.25  # inches
 NAMED = 44  # characters of a name that are shown
 
 
-def draw_sizes(parts: Sequence[Part]) -> "Figure":
+def draw_sizes(parts: Sequence[Part], *, legend: bool = False) -> "Figure":
     """Draw how many bytes each part of a model has, before and after.
 
     Parameters
     ----------
     parts : sequence of (name, bytes, ...)
         The bytes before and after, or only those that there are.
+    legend : bool
+        Whether the picture says which is which: it stands alone.
 
     Returns
     -------
     Figure
     """
-    figure, axes = _figure(0.3 + 0.56 * len(parts))
+    figure, axes = _figure(0.3 + 0.56 * len(parts) + LEGEND * legend)
     for i, (part, *sizes) in enumerate(parts):
         beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "color": COLOURS["ink"]}
         # A name stands above its bars: beside them it would take the width that they need.
@@ -63,21 +66,33 @@ def draw_sizes(parts: Sequence[Part]) -> "Figure":
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.margins(x=0.2)
+    if legend and any(len(sizes) > 1 for _, *sizes in parts):
+        _say(figure, {"before": "before", "after": "after"})
     return figure
 
 
-def draw_distribution(given: Distribution) -> "Figure":
+def _say(figure: "Figure", words: Mapping[str, str]) -> None:
+    """Say above a picture what its colours stand for."""
+    from matplotlib.patches import Patch
+
+    keys = [Patch(color=COLOURS[colour], label=label) for colour, label in words.items()]
+    figure.legend(handles=keys, loc="outside upper left", ncols=len(keys), frameon=False, fontsize=8, handlelength=1)
+
+
+def draw_distribution(given: Distribution, *, legend: bool = False) -> "Figure":
     """Draw how the weights of one tensor are spread, and where its codes stand.
 
     Parameters
     ----------
     given : Distribution
+    legend : bool
+        As of `draw_sizes`.
 
     Returns
     -------
     Figure
     """
-    figure, axes = _figure(2.0)
+    figure, axes = _figure(2.0 + LEGEND * legend)
     middle = (given.edges[:-1] + given.edges[1:]) / 2
     largest = max(int(given.before.max(initial=0)), 1)
     axes.fill_between(middle, given.before / largest, step="mid", color=COLOURS["before"], alpha=0.55, linewidth=0)
@@ -88,6 +103,9 @@ def draw_distribution(given: Distribution) -> "Figure":
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
     axes.set_title(_short(given.name), loc="left", fontsize=9, color=COLOURS["ink"])
+    if legend:
+        codes = {"level": "levels"} if len(given.levels) else {}
+        _say(figure, {"before": "weights before", "after": "weights after", **codes})
     return figure
 
 
@@ -105,7 +123,8 @@ def picture(parts: Sequence[Part], distributions: Sequence[Distribution]) -> byt
     """
     import matplotlib.image
 
-    drawn = [png(draw_sizes(parts)), *(png(draw_distribution(each)) for each in distributions[:1])]
+    drawn = [png(draw_sizes(parts, legend=True))]
+    drawn += [png(draw_distribution(each, legend=True)) for each in distributions[:1]]
     images = [matplotlib.image.imread(io.BytesIO(each)) for each in drawn]
     width = max(image.shape[1] for image in images)
     padded = [np.pad(i, ((0, 0), (0, width - i.shape[1]), (0, 0)), constant_values=1.0) for i in images]

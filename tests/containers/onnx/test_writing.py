@@ -21,6 +21,7 @@ onnx = pytest.importorskip("onnx")
 ir = pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+import modelopt_rs as mo  # noqa: E402
 from files_samples import left_over  # noqa: E402
 from modelopt_rs.containers import placing  # noqa: E402
 from modelopt_rs.containers.onnx import sink as sink_module  # noqa: E402
@@ -770,3 +771,22 @@ def test_a_source_with_external_data_is_copied_to_either(tmp_path: Path, externa
         copy(source, path, external=external, overwrite=True)
     np.testing.assert_array_equal(weight(path), W)
     assert (tmp_path / "in.onnx.bin").exists()  # not ours to remove
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_model_names_the_default_domain_as_its_source_does(tmp_path: Path, is_named: bool) -> None:
+    """Written out the name of nothing takes two bytes: a pruned model of most exporters was larger than its source."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 32]) for name in "xy")
+    w = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32), "w")
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="n")], "g", [x], [y], [w]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    if not is_named:
+        proto.opset_import[0].ClearField("domain")
+    (tmp_path / "a.onnx").write_bytes(proto.SerializeToString())
+    mo.prune_file(tmp_path / "a.onnx", tmp_path / "b.onnx", sparsity=0.5, run=None)
+    assert (tmp_path / "b.onnx").stat().st_size == (tmp_path / "a.onnx").stat().st_size
+    (entry,) = onnx.load(tmp_path / "b.onnx").opset_import
+    assert (entry.HasField("domain"), entry.domain, entry.version) == (is_named, "", 17)

@@ -334,3 +334,15 @@ def test_a_time_of_fixed_length_is_not_cut_into_several(tmp_path):
     infos = {"x": InputInfo("x", "float32", (6, "m", 4))}
     with pytest.raises(ValueError, match=r"axis 0 of 'x' must be 6 long, got shape \[12, 1, 4\]"):
         Samples({"x": np.zeros((12, 1, 4), np.float32)}, infos, path)
+
+
+def test_samples_are_counted_along_the_batch_of_a_recurrent_layer(tmp_path):
+    """Its first axis is time: two samples of eight steps are not sixteen."""
+    w, r = normal(1, 16, 3), normal(1, 16, 4)
+    nodes = [node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)]
+    path = tmp_path / "m.onnx"
+    shapes = {"x": [None, None, 3]}
+    path.write_bytes(model(nodes, shapes, {"y": [None, 1, None, 4]}, {"w": w, "r": r}).SerializeToString())
+    infos = {"x": InputInfo("x", "float32", (None, None, 3))}
+    for given in ([{"x": np.zeros((8, 1, 3), np.float32)}] * 2, {"x": np.zeros((8, 2, 3), np.float32)}):
+        assert Samples(given, infos, path).rows == 2

@@ -11,6 +11,7 @@ from modelopt_rs._core import FormatError, LimitError, UnsupportedError
 from modelopt_rs.containers.onnx.check import Checker
 from modelopt_rs.containers.onnx.external import Extent, ExternalFiles, File
 from modelopt_rs.containers.onnx.functions import inline_functions
+from modelopt_rs.containers.onnx.layout import UNNAMED
 from modelopt_rs.containers.onnx.lift import lift
 from modelopt_rs.containers.onnx.mend import mend
 from modelopt_rs.containers.onnx.tensors import extent_of, in_memory, is_lazy, lazy, stored
@@ -45,9 +46,11 @@ def build(skeleton: Skeleton, own: File, external: ExternalFiles, max_header: in
     _call(own.path, proto.ParseFromString, skeleton.data)
     checker = Checker(str(own.path), skeleton, own, external)
     checker.text(proto)
+    is_unnamed = any(not entry.HasField("domain") for entry in proto.opset_import)
     mend(proto)
     checker.model(proto)
     model: ir.Model = inline_functions(_call(own.path, ir.from_proto, proto), proto, max_nodes)
+    model.meta[UNNAMED] = is_unnamed
     settled: dict[int, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
 
     def settle(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

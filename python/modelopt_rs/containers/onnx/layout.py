@@ -13,8 +13,10 @@ from modelopt_rs.containers.onnx.wire import varint
 from modelopt_rs.errors import quote
 from modelopt_rs.stream.model import TensorInfo
 
-__all__ = ["INLINE_MAX", "Layout", "beside", "inline", "outline", "to_proto"]
+__all__ = ["INLINE_MAX", "UNNAMED", "Layout", "beside", "inline", "outline", "to_proto"]
 
+UNNAMED: Final = "modelopt_rs.unnamed"
+"""Of a model whose file says no name of the default domain, as most exporters: written out it takes two bytes."""
 INLINE_MAX: Final = (1 << 31) - 1
 """The largest file that protobuf reads."""
 
@@ -82,6 +84,9 @@ def to_proto(model: ir.Model, tensors: Sequence[TensorInfo]) -> Any:
             initializers[name].const_value = tensor
     _drop_known_infos(proto.graph)
     with_types(proto.graph)
+    for opset in proto.opset_import:
+        if not opset.domain and model.meta.get(UNNAMED):
+            opset.ClearField("domain")
     return proto
 
 

@@ -19,7 +19,7 @@ __all__ = ["infer_shapes"]
 
 # Each pass sees one Reshape further along a path whose shapes depend on each other.
 PASSES: Final = 16
-MAX_SECONDS: Final = 100
+MAX_SECONDS: Final = 1000
 """How long the library may take for one pass, of which a large model takes one or two."""
 GROWTH: Final = (1 << 20, 8)
 """The bytes that a model with its shapes may have, besides for each byte of the model."""

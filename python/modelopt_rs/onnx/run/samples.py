@@ -126,7 +126,7 @@ class Samples:
         if self._sized is None:
             return None
         first = next(iter(self._read()), {})
-        axes = batch_axes(self._infos, first)
+        axes = batch_axes(self._infos, first, axes_of(self._infos, self._path))
         return len(self._sized) * max((x.shape[axes.get(k, 0)] for k, x in first.items() if x.ndim > 1), default=1)
 
     def __iter__(self) -> Iterator[Feed]:
