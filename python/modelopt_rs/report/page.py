@@ -169,11 +169,10 @@ def _figures(report: AnyReport) -> Iterator[tuple[str, str]]:
             yield "zeros", f"{100 * totals.sparsity_after:.1f} %"
     if not isinstance(report, InspectReport) and (run := report.run) is not None and run.not_run is None:
         # Inputs that are made up show that the model runs, not how good or how fast it is on real ones: no headline.
-        if run.inputs_from == "generated":
-            return
-        yield "SQNR of outputs", _decibels(run.sqnr_db)
-        if run.speedup is not None:
-            yield "speed", f"{run.speedup:.2f} ×"
+        if run.inputs_from != "generated":
+            yield "SQNR of outputs", _decibels(run.sqnr_db)
+            if run.speedup is not None:
+                yield "speed", f"{run.speedup:.2f} ×"
     seconds = report.totals.seconds if isinstance(report, Report) else report.seconds
     memory = report.totals.peak_memory if isinstance(report, Report) else report.peak_memory
     yield "time", f"{seconds:.3g} s"
