@@ -93,6 +93,18 @@ def test_standard_output_that_is_full_says_what_is_written_all_the_same(
     assert (done.returncode, done.stderr) == (1, "modelopt-rs: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_report_without_a_place_is_missed_before_any_work(
+    fail: Fail, model: Path, tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "nowhere" / "r.html"
+    err = fail(1, "quantize", model, "-o", tmp_path / "b", option, path)
+    assert err == f"{path}: No such file or directory: there is no directory {path.parent}"
+    (tmp_path / "r.html").mkdir()
+    err = fail(1, "quantize", model, "-o", tmp_path / "b", option, tmp_path / "r.html")
+    assert err.startswith(f"{tmp_path / 'r.html'}: is a directory")
+
+
 def test_a_share_may_be_said_in_per_cent(run: Run, fail: Fail, tmp_path: Path) -> None:
     model = directory(tmp_path / "m", bert(), {"model_type": "bert"})
     one, other = tmp_path / "one", tmp_path / "other"

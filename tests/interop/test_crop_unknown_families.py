@@ -90,4 +90,8 @@ def test_a_width_that_others_follow_from_is_not_cropped(tmp_path: Path) -> None:
     said = r"config\['model_type'\] must be one of .*: a tensor has an axis of 20, which may follow from"
     with pytest.raises(mo.OptionError, match=said):
         mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=0.5, what="ffn", durable=False)
+    with pytest.raises(
+        mo.OptionError, match=r"or say its structure: groups \(--groups\); by shapes 'ffn' alone is looked"
+    ):
+        mo.crop_file(tmp_path / "whole", tmp_path / "small", keep=0.5, what=["ffn", "heads"], durable=False)
     assert not (tmp_path / "small").exists()

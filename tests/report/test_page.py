@@ -252,6 +252,7 @@ def test_h22_figures_of_made_up_inputs_are_no_headline(tmp_path: Path, are_made_
     for each in (report, mo.compare_files(tmp_path / "a.onnx", tmp_path / "b.onnx", run=mo.RunOptions(**given))):
         words = Page(text := written(each, tmp_path / f"{type(each).__name__}.html")).words
         assert ("speed" in words) == ("SQNR of outputs" in words) == (not are_made_up)
+        assert {"time", "peak memory"} <= set(words)
         assert ("a smoke test" in text) == are_made_up
 
 

@@ -12,6 +12,7 @@ import click
 
 from modelopt_rs.cli.show import whole
 from modelopt_rs.containers.atomic import write_whole
+from modelopt_rs.containers.container import check_place
 from modelopt_rs.operations.page import check_report_path, write_report
 from modelopt_rs.report.reports import CompareReport, InspectReport, Report
 from modelopt_rs.report.statistics import CalibrateReport
@@ -83,7 +84,7 @@ def _check_page(path: str) -> None:
 
 
 def check_apart() -> None:
-    """Refuse a report that would replace what the command reads or writes: the model, its data, the other report."""
+    """Refuse a report that has no place, or would replace what the command reads or writes, before any work is done."""
     context = click.get_current_context()
     given = {
         each: list(_texts(context.params.get(str(each.name))))
@@ -93,6 +94,7 @@ def check_apart() -> None:
     sources = [path for each, paths in given.items() if isinstance(each, click.Argument) for path in paths]
     for report in (each for each in given if each.name in ("json_path", "page_path")):
         for path in given[report] if given[report] != ["-"] else ():
+            check_place(path, overwrite=True)
             for other, paths in given.items():
                 into = other.name == "output"
                 if other is not report and any(

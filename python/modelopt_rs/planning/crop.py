@@ -150,8 +150,8 @@ class CropPlan:
         self.notes: tuple[str, ...] = ()
         check_plain(tensors, config)
         lists_heads = False
-        if self.given is None and not is_known(config) and set(options.what) == {"ffn"}:
-            self._find()
+        if self.given is None and not is_known(config):
+            self._find(options.what)
         with as_options():
             if self.given is None:
                 groups = transformer_groups(tensors, config, options.what)  # type: ignore[arg-type]
@@ -172,15 +172,17 @@ class CropPlan:
                 "scope must be 'group', got 'global': layers would keep different numbers, which config.json can't say"
             )
 
-    def _find(self) -> None:
+    def _find(self, what: Sequence[str]) -> None:
         """Take the feed-forward layers that can be told by their shapes for the groups, where a family isn't known."""
-        found = find_feed_forward(self._tensors, self._config)
+        reason = "by shapes 'ffn' alone is looked for"
+        found = find_feed_forward(self._tensors, self._config) if set(what) == {"ffn"} else reason
         if isinstance(found, str):
+            if found != reason:
+                reason = f"by their shapes its feed-forward layers can't be told: {found}"
             try:
                 families_of("crop_file", self._config)
             except ArgumentError as error:
-                text = f"{error.problem}; by their shapes its feed-forward layers can't be told: {found}"
-                raise OptionError(text) from None
+                raise OptionError(f"{error.problem}; {reason}") from None
             return
         self.given = found
         self.notes = (

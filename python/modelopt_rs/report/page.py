@@ -167,10 +167,9 @@ def _figures(report: AnyReport) -> Iterator[tuple[str, str]]:
             yield "SQNR of weights", _decibels(totals.sqnr_db)
         if totals.sparsity_after is not None:
             yield "zeros", f"{100 * totals.sparsity_after:.1f} %"
-    if not isinstance(report, InspectReport) and (run := report.run) is not None and run.not_run is None:
-        # Inputs that are made up show that the model runs, not how good or how fast it is on real ones: no headline.
-        if run.inputs_from == "generated":
-            return
+    run = None if isinstance(report, InspectReport) else report.run
+    # Inputs that are made up show that the model runs, not how good or how fast it is on real ones: no headline.
+    if run is not None and run.not_run is None and run.inputs_from != "generated":
         yield "SQNR of outputs", _decibels(run.sqnr_db)
         if run.speedup is not None:
             yield "speed", f"{run.speedup:.2f} ×"
