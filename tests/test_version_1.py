@@ -946,7 +946,7 @@ GROUPS["onnx-weights-mixed"] = onnx_calls(
 def static(shape: tuple[int, ...], **options: Any) -> Callable[[], Any]:
     """Options with calibration data of numbers whose sums are exact."""
     data = np.rint(weights(shape, 99) * 8).astype(np.float32) / 8
-    return lambda: mo.OnnxOptions(activations="static", calibrate={"x": data}, **options)
+    return lambda: mo.OnnxOptions(activations="static", calibrate={"x": data}, bias_correction=False, **options)
 
 
 for net, maker, shape, excluded in (

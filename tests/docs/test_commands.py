@@ -43,7 +43,7 @@ def quoted(text: str) -> list[tuple[str, str]]:
 
 def options(name: str) -> set[str]:
     """The options of a command."""
-    return {each for option in app.commands[name].params for each in option.opts}
+    return {each for option in app.commands[name].params for each in (*option.opts, *option.secondary_opts)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -31,10 +31,10 @@ def options() -> dict[str, dict[str, dict[str, str]]]:
 def default_of(option: click.Option) -> str:
     """What an option is where it is not given."""
     value = option.to_info_dict()["default"]
-    if option.is_flag:
-        return "no"
     if "[default: " in (option.help or ""):
         return "see help"
+    if option.is_flag:
+        return "no"
     return "" if value is None or value == () else str(value)
 
 

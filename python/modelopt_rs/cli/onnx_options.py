@@ -30,7 +30,11 @@ OPTIONS = (
         "--smooth", type=float, metavar="ALPHA", help="ONNX: SmoothQuant, how much of ranges goes into weights."
     ),
     click.option("--equalize", is_flag=True, help="ONNX: make the ranges of channels alike first."),
-    click.option("--bias-correction", is_flag=True, help="ONNX: take the mean error of outputs out of biases."),
+    click.option(
+        "--bias-correction/--no-bias-correction",
+        default=None,
+        help="ONNX: take the mean error of outputs out of biases. [default: of static layers that have one, of Conv]",
+    ),
     click.option(
         "--method",
         type=Choice([*METHODS, *CHOICES["method"]]),
@@ -71,7 +75,7 @@ def onnx_quantization(command: Callable[..., None]) -> Callable[..., None]:
         activations: str | None,
         calibrate: str | None,
         method: str | None,
-        bias_correction: bool,
+        bias_correction: bool | None,
         equalize: bool,
         smooth: float | None,
         accuracy_level: int,

@@ -37,8 +37,10 @@ class OnnxOptions:
         Calibration data: for static ranges, or below 8 bits to measure which layers need more.
     method : {"minmax", "moving_average", "percentile", "entropy", "mse"}
         How ranges are found in calibration data.
-    bias_correction, equalize : bool
-        Take the mean error out of biases; make the ranges of channels alike before.
+    bias_correction : bool, optional
+        Take the mean error out of biases. By default of static layers that have one, and of convolutions.
+    equalize : bool
+        Make the ranges of channels alike before.
     smooth : float, optional
         SmoothQuant's alpha: how much of the range of activations goes into weights, from 0 to 1.
     accuracy_level : {0, 1, 2, 3, 4}
@@ -70,7 +72,7 @@ class OnnxOptions:
     activations: str | None = None
     calibrate: Calibrate | None = None
     method: str = "minmax"
-    bias_correction: bool = False
+    bias_correction: bool | None = None
     equalize: bool = False
     smooth: float | None = None
     accuracy_level: int = 4
@@ -103,7 +105,7 @@ class OnnxOptions:
         """Refuse what would change nothing, for it is about activations that are not quantized in that way."""
         for name, used in (
             ("method", self.method != "minmax"),
-            ("bias_correction", self.bias_correction),
+            ("bias_correction", bool(self.bias_correction)),
             ("smooth", self.smooth is not None),
         ):
             if used and self.activations != "static":
@@ -132,4 +134,6 @@ class OnnxOptions:
         """
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
         data = self.calibrate if given is None else given
+        if self.activations != "static":
+            values["bias_correction"] = False
         return {**values, "calibrate": None if data is None else said(data), "bits_of": dict(self.bits_of)}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 pytest.importorskip("onnxruntime")
@@ -14,6 +15,7 @@ from activation_graphs import Int8, attention, convolutions, model, node, normal
 from modelopt_rs.files.onnx import OnnxSource
 from modelopt_rs.onnx.int8.candidates import find_candidates
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs, weight_matrix
+from modelopt_rs.onnx.int8.statistics import Statistics
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 
@@ -239,11 +241,57 @@ def test_bias_correction_takes_the_mean_error_out(tmp_path, kind):
         feed = {"x": (normal(256, 32) + np.linspace(-3, 9, 32).astype(np.float32)).reshape(256, *shape[1:])}
         if "rank 3" in kind:
             proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
-    plain = Int8(tmp_path, proto, "static", calibrate=feed)
+    plain = Int8(tmp_path, proto, "static", calibrate=feed, bias_correction=False)
     correct = Int8(tmp_path, proto, "static", calibrate=feed, bias_correction=True)
     assert mean_errors(correct, feed).mean() < mean_errors(plain, feed).mean() / 3
     assert correct.fused.count("MatMulIntegerToFloat") == ("rank 3" in kind)
     assert correct.sqnr(feed) > plain.sqnr(feed)
+
+
+BIASED = {
+    "conv": ([node("Conv", ["x", "w"], ["y"])], [8, 6, 6], (4, 8, 1, 1), True),
+    "gemm": ([node("Gemm", ["x", "w", "b"], ["y"])], [32], (32, 12), True),
+    "matmul with a bias": (
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["y"])],
+        [3, 32],
+        (32, 12),
+        True,
+    ),
+    "matmul": ([node("MatMul", ["x", "w"], ["y"])], [32], (32, 12), False),
+}
+
+
+@pytest.mark.parametrize(("nodes", "shape", "weight", "corrected"), BIASED.values(), ids=BIASED)
+def test_biases_are_corrected_by_default_where_no_node_comes_in_for_it(tmp_path, nodes, shape, weight, corrected):
+    more = {"b": normal(12)} if any("b" in each.input for each in nodes) else {}
+    out = [4, 6, 6] if len(shape) == 3 else [*shape[:-1], 12]
+    proto = model(nodes, {"x": ["batch", *shape]}, {"y": ["batch", *out]}, {"w": normal(*weight), **more})
+    feed = {"x": normal(64, *shape) + 3}
+    default = Int8(tmp_path, proto, "static", calibrate=feed)
+    plain = Int8(tmp_path, proto, "static", calibrate=feed, bias_correction=False)
+    asked = Int8(tmp_path, proto, "static", calibrate=feed, bias_correction=True)
+    assert (default.sqnr(feed) > plain.sqnr(feed)) == corrected
+    assert len(default.proto.graph.node) == len(plain.proto.graph.node) + (weight == (4, 8, 1, 1))
+    assert len(asked.proto.graph.node) > len(default.proto.graph.node) or corrected
+
+
+def test_the_means_of_one_sample_say_nothing_by_default(tmp_path):
+    nodes, shape, weight, _ = BIASED["gemm"]
+    proto = model(nodes, {"x": ["batch", *shape]}, {"y": ["batch", 12]}, {"w": normal(*weight), "b": normal(12)})
+    feed = {"x": normal(1, 32)}
+    default, plain = (Int8(tmp_path, proto, "static", calibrate=feed, bias_correction=how) for how in (None, False))
+    np.testing.assert_array_equal(default.weights["w_bias"], plain.weights["w_bias"])
+
+
+def test_a_likely_mean_is_the_mean_where_samples_agree_and_zero_where_they_do_not():
+    value = ir.val("x")
+    seen = Statistics("minmax", means={value: 1})
+    for sign in (1, -1, 1, -1):
+        seen.take("x", np.array([[5.0, sign, 0.0, 2 + sign]], np.float32))
+    found = seen.seen[value]
+    np.testing.assert_allclose(found.mean, [5, 0, 0, 2])
+    # The variance of the mean is 4 / 3 / 4.
+    np.testing.assert_allclose(found.likely_mean, [5, 0, 0, 2 * (1 - 1 / 12)])
 
 
 def test_all_together_are_still_fused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnx_ir")
 
 from modelopt_rs.files import TensorInfo
-from modelopt_rs.onnx.int8.codes import LARGEST, Bias, ChannelCodes, Scaling
+from modelopt_rs.onnx.int8.codes import LARGEST, Bias, ChannelCodes, Scaling, Sums
 
 RNG = np.random.default_rng(4)
 SHAPES = {"conv": ((6, 4, 3, 3), 0), "depthwise": ((8, 1, 3, 3), 0), "gemm": ((7, 20), 0), "matmul": ((20, 7), 1)}
@@ -35,11 +35,22 @@ def made(w: np.ndarray, axis: int, rows: int, dtype: str = "F32", **options: Any
     return {p.name: np.concatenate(parts[p.name]).reshape(p.shape) for p in coder.outputs}
 
 
-def oracle(w: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def in_order(w: np.ndarray, axis: int) -> np.ndarray:
+    """What kernels multiply with each output channel, in their order: [out, inputs], of a Conv position by position."""
+    w = np.moveaxis(w, axis, 0)
+    return w if w.ndim == 2 else np.swapaxes(w.reshape(*w.shape[:2], -1), 1, 2).reshape(len(w), -1)
+
+
+def oracle(w: np.ndarray, axis: int, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """Codes and scales in float64 but for the rounding of the scale."""
-    others = tuple(i for i in range(w.ndim) if i != axis)
-    peak = np.abs(w.astype(np.float64)).max(axis=others)
-    scale = np.where(peak > 0, peak / 64, 1.0)
+    rows = in_order(w, axis).astype(np.float64)
+    peak = np.abs(rows).max(axis=1)
+    if sums is Sums.ANY:
+        peak = peak * 127 / 64
+    if sums is Sums.PAIRS and rows.shape[1] > 1:
+        pairs = [np.abs(rows[:, i] + rows[:, i + 1]) for i in range(0, rows.shape[1] - 1, 2)]
+        peak = np.maximum(peak, np.max(pairs, axis=0))
+    scale = np.where(peak > 0, peak / 127, 1.0)
     shape = [1] * w.ndim
     shape[axis] = -1
     return w / scale.reshape(shape), scale
@@ -47,20 +58,46 @@ def oracle(w: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_codes_are_the_weights_over_a_64th_of_the_largest_of_their_channel(shape, axis, rows):
+@pytest.mark.parametrize("sums", Sums)
+def test_the_largest_code_is_of_the_largest_weight_or_sum_of_two_that_are_added(shape, axis, rows, sums):
     w = RNG.standard_normal(shape).astype(np.float32)
-    got = made(w, axis, rows)
-    exact, scale = oracle(w, axis)
+    got = made(w, axis, rows, sums=sums)
+    exact, scale = oracle(w, axis, sums)
     np.testing.assert_allclose(got["scale"], scale, rtol=3e-7)
     assert np.abs(got["codes"] - exact).max() <= 0.5 + 1e-4
-    assert np.abs(got["codes"]).max(axis=tuple(i for i in range(w.ndim) if i != axis)).tolist() == [LARGEST] * len(
-        scale
-    )
-    np.testing.assert_array_equal(got["codes"], made(w, axis, 7)["codes"])
+    np.testing.assert_array_equal(got["codes"], made(w, axis, 7, sums=sums)["codes"])
 
 
-def test_two_products_fit_16_bits_so_that_no_processor_saturates():
-    assert 2 * 255 * LARGEST < 2**15
+def added_in_16_bits(x: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Sums as a processor without VNNI makes them: vpmaddubsw adds two products with saturation, vpmaddwd the rest."""
+    products = np.pad(x.astype(np.int64) * codes, [(0, 0), (0, codes.shape[1] % 2)])
+    return np.clip(products[:, ::2] + products[:, 1::2], -(2**15), 2**15 - 1).sum(axis=1)
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("spread", ["normal", "alike", "two halves"])
+def test_no_processor_saturates_whatever_goes_in(shape, axis, spread):
+    """The activations are the worst: 255 where weights have one sign, 0 where they have the other."""
+    w = RNG.standard_normal(shape).astype(np.float32) if spread == "normal" else np.ones(shape, np.float32)
+    if spread == "two halves":  # sums of which both are rounded up
+        w *= np.float32(63.5)
+        w[(0,) * w.ndim] = 127
+    codes = in_order(made(w, axis, 4)["codes"].astype(np.int64), axis)
+    for x in (255 * (codes > 0), 255 * (codes < 0), np.full(codes.shape, 255)):
+        np.testing.assert_array_equal(added_in_16_bits(x, codes), (x * codes).sum(axis=1))
+    plain = np.rint(in_order(w, axis) / np.abs(in_order(w, axis)).max(axis=1, keepdims=True) * 127)
+    if codes.shape[1] > 1 and spread != "normal":
+        assert (added_in_16_bits(255 * (plain > 0), plain) < (255 * (plain > 0) * plain).sum(axis=1)).all()
+
+
+def test_any_two_products_fit_16_bits_where_the_order_is_not_known():
+    w = np.ones((3, 8), np.float32)
+    assert made(w, 0, 3, sums=Sums.ANY)["codes"].max() == 64
+
+
+def test_weights_whose_neighbours_have_other_signs_have_all_codes():
+    w = np.tile(np.array([1, -1], np.float32), (4, 3))
+    assert np.abs(made(w, 0, 4)["codes"]).min() == LARGEST
 
 
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [("F16", np.float16), ("BF16", ml_dtypes.bfloat16)])
@@ -112,7 +149,7 @@ def test_a_bias_that_int32_could_not_hold_makes_the_scale_larger(axis):
     np.testing.assert_allclose(back[:2], bias[:2], rtol=1e-6)
     assert np.abs(got["b"]).max() <= 2**30 + 2**8
     codes = got["codes"] if axis == 0 else got["codes"].T
-    assert codes[3].tolist() == [64] * 4
+    assert codes[3].tolist() == [64] * 4  # two make 128
 
 
 def test_zeros_have_scale_1():

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,8 @@ from modelopt_rs.dtypes import DTYPES
 from modelopt_rs.onnx.int8.build import Builder
 from modelopt_rs.onnx.int8.calibration import Calibration
 from modelopt_rs.onnx.int8.candidates import Candidates, check_options, find_candidates
-from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling
-from modelopt_rs.onnx.int8.correct import correct_bias
+from modelopt_rs.onnx.int8.codes import Bias, ChannelCodes, Scaling, Sums
+from modelopt_rs.onnx.int8.correct import correct_bias, is_correctable
 from modelopt_rs.onnx.int8.dynamic import Dynamic
 from modelopt_rs.onnx.int8.equalize import equalize, find_pairs
 from modelopt_rs.onnx.int8.far_off import Change, Errors, Watched, left_float
@@ -55,8 +55,8 @@ def quantize_activations(
 
     Static: QuantizeLinear and DequantizeLinear around MatMul, Gemm and Conv, with ranges from calibration data.
     Dynamic: DynamicQuantizeLinear and MatMulInteger for MatMul and Gemm, DynamicQuantizeLSTM for LSTM. Weights have
-    a scale for each output channel and codes up to 64 (of an LSTM, two together up to 128), so that no processor
-    saturates.
+    a scale for each output channel, and codes up to 127 of which two that kernels add in 16 bits make 128 together (for
+    other runtimes than onnxruntime codes up to 64), so that no processor saturates.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def quantize_activations(
         raise_opset(model, need)
         found = find_candidates(model, tensors, options, onnx)
     layers = [layer for group in found.layers.values() for layer in group]
-    run = _Run(model, found, layers, tensors, threads)
+    run = _Run(model, found, layers, tensors, threads, onnx.target == "portable")
     if layers and onnx.activations == "static":
         run.static(onnx, path, options.activation_error)
     elif layers:
@@ -142,8 +142,9 @@ class _Run:
         layers: list[Layer],
         tensors: Mapping[str, TensorInfo],
         threads: int | None,
+        portable: bool,
     ) -> None:
-        self._model, self._found, self._layers = model, found, layers
+        self._model, self._found, self._layers, self._portable = model, found, layers, portable
         self._tensors, self._threads = tensors, threads
         self._build = Builder(model)
         self.transforms: dict[str, Transform] = {}
@@ -194,9 +195,11 @@ class _Run:
             if not fold_into_norm(self._model, self._build, x, factor.values, calibrated.groups[x])
         }
         grids = {root: replace(grid, factor=left.get(root)) for root, grid in grids.items()}
-        if onnx.bias_correction:
-            for layer in self._layers:
-                correct_bias(layer, seen.seen[layer.x].mean, self._threads)
+        for layer in self._layers:
+            if is_correctable(layer, onnx.bias_correction):
+                found = seen.seen[layer.x]
+                mean = found.mean if onnx.bias_correction else found.likely_mean
+                correct_bias(layer, mean, self._sums([layer]), self._threads)
         # Of what bodies make only the rows were seen, and what the graph tells is what runtimes know.
         main = {*self._model.graph.inputs, *(value for node in self._model.graph for value in node.outputs)}
         ranks = {layer: seen.seen[layer.x].rank if layer.x in main else rank_of(layer.x) for layer in self._layers}
@@ -280,10 +283,17 @@ class _Run:
             first.use.out_axis,
             (unused(f"{name}_quantized"), unused(f"{name}_scale")),
             scaling=Scaling(first.in_scale, first.out_scale),
+            sums=self._sums(layers),
             biases=made,
             threads=self._threads,
         )
         return self._made(coder, info, first.weight)
+
+    def _sums(self, layers: Sequence[Layer]) -> Sums:
+        """Return what the kernels of layers add in 16 bits; of other runtimes than onnxruntime that is not known."""
+        if self._portable:
+            return Sums.ANY
+        return Sums.NOTHING if all(layer.depthwise for layer in layers) else Sums.PAIRS
 
     def _made(self, coder: Transform, info: TensorInfo, weight: Weight) -> list[ir.Value]:
         """Make the initializers that a coder has the values of: now, or in tiles."""

@@ -8,6 +8,7 @@ from typing import Final, cast
 import onnx_ir as ir
 
 from modelopt_rs.errors import quote
+from modelopt_rs.onnx.int8.correct import is_correctable
 from modelopt_rs.onnx.int8.far_off import Change, Errors
 from modelopt_rs.onnx.int8.layers import Layer
 from modelopt_rs.onnx.int8.observe import Observer
@@ -82,7 +83,8 @@ class Calibration:
         ValueError
             If a value is not finite, or empty in every sample: what only layers in bodies take may be.
         """
-        means = {layer.x: layer.channel_axis for layer in self._layers} if self._onnx.bias_correction else {}
+        asked = self._onnx.bias_correction
+        means = {layer.x: layer.channel_axis for layer in self._layers if is_correctable(layer, asked)}
         ranks = [layer.x for layer in self._layers]
         seen = self._run(Statistics(self._method, ranges=self._roots, means=means, ranks=ranks, factors=factors))
         within = {layer.x for layer in self._layers if layer.use.inner}

@@ -1,14 +1,19 @@
 """Weights to int8 with a scale for each output channel, and biases to int32, for integer kernels.
 
-Codes go from -64 to 64. Processors with AVX2 or AVX-512 but without VNNI add two products of a byte and a signed byte
-in 16 bits, and saturate: onnxruntime's results would depend on the machine. ``2 * 255 * 64 = 32,640`` fits,
-``2 * 255 * 127`` doesn't. The alternative, unsigned weights, is exact everywhere and half as fast (a Conv 115 us
-instead of 49, a MatMul 96 instead of 47); of signed activations onnxruntime does not fuse a Conv with a Relu.
+Processors with AVX2 or AVX-512 but without VNNI add two products of a byte and a signed byte in 16 bits (vpmaddubsw),
+and saturate: onnxruntime's results would depend on the machine. ``255 * 128 = 32,640`` fits, so two codes that are
+added may make 128 together, and are then as fine as they can be; of two with different signs each may be 127. Which two
+these are is the order of onnxruntime's MLAS: neighbours along the inputs, of a Conv for each position of its kernel
+(convsym.cpp: MlasConvSymPackW; qlinearconv.cc: ReorderFilter; the packing of QgemmU8S8KernelAvx2). A depthwise Conv
+adds in 32 bits (qdwconv.cpp). Where the order is not known codes go to 64. The alternative, unsigned weights, is exact
+everywhere and half as fast (a Conv 115 us instead of 49, a MatMul 96 instead of 47); of signed activations onnxruntime
+does not fuse a Conv with a Relu.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 import numpy as np
@@ -23,9 +28,9 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 from modelopt_rs.stream.transform import Rows, Transform
 
-__all__ = ["LARGEST", "Bias", "ChannelCodes", "Scaling"]
+__all__ = ["LARGEST", "Bias", "ChannelCodes", "Scaling", "Sums"]
 
-LARGEST: Final = 64
+LARGEST: Final = 127
 """The largest code of a weight."""
 # A bias is at most so many steps: int32 has room for the products besides.
 BIAS_STEPS = 2**30
@@ -51,6 +56,17 @@ class Bias:
     x_scale: float
 
 
+class Sums(Enum):
+    """What a kernel adds in 16 bits."""
+
+    NOTHING = "nothing"
+    """Every product is added in 32."""
+    PAIRS = "pairs"
+    """Products of two neighbouring inputs, from the first on."""
+    ANY = "any"
+    """Of any two."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """What a weight is multiplied by before: a number for each input channel, and for each output channel."""
@@ -60,7 +76,9 @@ class Scaling:
 
 
 class ChannelCodes(Transform):
-    """The transform of a weight to codes ``round(w / scale)`` with ``scale = max |w| / 64`` of each output channel.
+    """The transform of a weight to codes ``round(w / scale)``, with a scale for each output channel.
+
+    What 127 is the code of is the largest weight of a channel, or the largest sum of two that are added in 16 bits.
 
     Parameters
     ----------
@@ -72,6 +90,9 @@ class ChannelCodes(Transform):
         Of the codes and of the scales.
     scaling : Scaling
         What is folded in.
+    sums : Sums
+        What kernels add in 16 bits. Neighbours of a Conv are the input channels of a position of its kernel; then those
+        of the next.
     biases : sequence of Bias
         One for each node that has the weight. Where one is very large beside the weights of its channel, their scale is
         larger.
@@ -84,9 +105,9 @@ class ChannelCodes(Transform):
     >>> from modelopt_rs.onnx.int8.codes import ChannelCodes
     >>> codes = ChannelCodes(TensorInfo("w", "F32", (2, 2), 16), 0, ("w_quantized", "w_scale"))
     >>> codes.begin(2)
-    >>> dict(codes(np.array([[1.0, 0.5], [4.0, -1.0]], np.float32)))["w_quantized"]
-    array([[ 64,  32],
-           [ 64, -16]], dtype=int8)
+    >>> dict(codes(np.array([[1.0, 1.0], [4.0, -1.0]], np.float32)))["w_quantized"]
+    array([[ 64,  64],
+           [127, -32]], dtype=int8)
     """
 
     def __init__(
@@ -96,15 +117,16 @@ class ChannelCodes(Transform):
         names: tuple[str, str],
         *,
         scaling: Scaling | None = None,
+        sums: Sums = Sums.PAIRS,
         biases: Sequence[Bias] = (),
         threads: int | None = None,
     ) -> None:
-        self._info, self._axis, self._biases, self._threads = info, axis, biases, threads
+        self._info, self._axis, self._sums, self._biases, self._threads = info, axis, sums, biases, threads
         self._scaling = scaling or Scaling()
         self._names = names
         self._channels = info.shape[axis]
-        # Rows of a tile that make a row of the matrix: all of an output channel, or of an input channel.
-        self.row_multiple = max(math.prod(info.shape[1:]) // info.columns, 1)
+        # Rows of a tile that belong together: all of an output channel, or two input channels, which are added.
+        self.row_multiple = max(math.prod(info.shape[1:]) // info.columns, 1) if axis == 0 else 2
         vector = (self._channels,)
         self.outputs: Sequence[TensorInfo] = [
             TensorInfo(names[0], "I8", info.shape, math.prod(info.shape)),
@@ -130,18 +152,17 @@ class ChannelCodes(Transform):
 
     def __call__(self, array: Array) -> Rows:
         """Take the next tile: measure it, or return its codes."""
-        w = self._scaled(
-            np.asarray(widened(array, self._info.dtype), np.float32).reshape(len(array) // self.row_multiple, -1)
-        )
+        w = np.asarray(widened(array, self._info.dtype), np.float32)
+        w = self._scaled(w if self._axis == 1 else w.reshape(len(array) // self.row_multiple, -1))
         first, self._done = self._done, self._done + len(w)
         if self._measuring:
             # NaN stays: `quantize` names it in the next pass.
-            self._peak = np.maximum(self._peak, reduce.absmax(w, axis=0, threads=self._threads))
+            self._peak = np.maximum(self._peak, self._peaks(w))
             return []
         if self._axis == 1:
             return [(self._names[0], self._codes(w, self._sentinels(self._peak, slice(None)))[0])]
         rows = slice(first, self._done)
-        codes, scale = self._codes(w, self._row_sentinels(w, rows))
+        codes, scale = self._codes(w, self._sentinels(self._peaks(w), rows))
         return [(self._names[0], codes.reshape(array.shape)), *self._vectors(scale, rows)]
 
     def end(self) -> Rows:
@@ -175,16 +196,25 @@ class ChannelCodes(Transform):
         group = np.arange(rows.start, rows.stop) // (self._channels // len(each))
         return np.asarray(each[group])
 
-    def _row_sentinels(self, w: Vector, rows: slice) -> Vector:
-        """Return the sentinels of rows."""
-        return self._sentinels(reduce.absmax(w, axis=1, threads=self._threads), rows)
+    def _peaks(self, w: Vector) -> Vector:
+        """Return the numbers of channels whose code is to be the largest."""
+        each: Vector = np.asarray(reduce.absmax(w, axis=1 - self._axis, threads=self._threads))
+        if self._sums is Sums.ANY:
+            return np.asarray(each * np.float32(LARGEST / 64), np.float32)
+        if self._axis == 0 and w.shape[1] > (within := self._info.shape[1]):
+            w = np.ascontiguousarray(np.swapaxes(w.reshape(len(w), within, -1), 1, 2)).reshape(len(w), -1)
+        half = w.shape[1 - self._axis] // 2
+        if self._sums is Sums.NOTHING or not half:
+            return each
+        one, other = (w[:, i : 2 * half : 2] if self._axis == 0 else w[i : 2 * half : 2] for i in (0, 1))
+        return np.asarray(np.maximum(each, reduce.absmax(one + other, axis=1 - self._axis, threads=self._threads)))
 
     def _sentinels(self, peak: Vector, rows: slice) -> Vector:
         """Return what the largest number of a channel would be if 127 were its code."""
         for bias in self._biases:
             least = np.abs(bias.values[rows]).astype(np.float64) * LARGEST / (bias.x_scale * BIAS_STEPS)
             peak = np.maximum(peak, least.astype(np.float32))
-        return np.asarray(peak * np.float32(127 / LARGEST), np.float32)
+        return peak
 
     def _codes(self, w: Vector, sentinels: Vector) -> tuple[NDArray[np.int8], Vector]:
         """Quantize rows or columns together with the sentinels that set their scale."""

@@ -75,6 +75,11 @@ class Layer:
         """How many output channels there are."""
         return self.weight.shape[self.use.out_axis]
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel of a Conv is made of one input channel, and each input channel goes into one."""
+        return self.kind == "conv" and self.inputs == self.groups == self.outputs
+
     def scale_inputs(self, factor: Vector) -> None:
         """Fold a factor of each input channel into the weight."""
         self.in_scale = factor if self.in_scale is None else self.in_scale * factor

@@ -11,9 +11,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from modelopt_rs import reduce
 from modelopt_rs.onnx.int8.build import Builder, drop_unused
-from modelopt_rs.onnx.int8.codes import ChannelCodes, Vector
+from modelopt_rs.onnx.int8.codes import ChannelCodes
 from modelopt_rs.onnx.weight_only.nodes import MICROSOFT
 from modelopt_rs.onnx.weights import Use
 from modelopt_rs.stream.model import TensorInfo
@@ -63,9 +62,6 @@ def partner(use: Use) -> tuple[ir.Node, int]:
 class GateCodes(ChannelCodes):
     """The transform of a weight of an LSTM, [directions, gates, inputs], to int8 with a scale for each gate.
 
-    What 127 is the code of is the largest weight of a gate, or the largest sum of two that the kernel multiplies
-    together: ``255 * (a + b)`` fits in 16 bits then, and the codes are as fine as they can be.
-
     Parameters
     ----------
     info : TensorInfo
@@ -89,13 +85,6 @@ class GateCodes(ChannelCodes):
         rows = math.prod(info.shape[:-1])
         super().__init__(replace(info, shape=(rows, info.shape[-1])), 0, names, threads=threads)
         self.outputs = [replace(self.outputs[0], shape=info.shape), *self.outputs[1:]]
-
-    def _row_sentinels(self, w: Vector, rows: slice) -> Vector:
-        even = w[:, : w.shape[1] // 2 * 2]
-        peaks = [reduce.absmax(w, axis=1, threads=self._threads)]
-        if even.size:
-            peaks.append(reduce.absmax(even[:, ::2] + even[:, 1::2], axis=1, threads=self._threads))
-        return np.asarray(np.maximum.reduce(peaks), np.float32)
 
 
 def quantize_lstm(

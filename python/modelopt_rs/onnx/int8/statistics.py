@@ -41,18 +41,38 @@ class Seen:
         The largest magnitude of each channel.
     total : ndarray of float64
         The sum of each channel, of `count` numbers.
+    means : ndarray of float64
+        The sum of the means of samples, and of their squares.
+    samples : int
+        Of which means there are.
     """
 
     rank: int = 0
     peak: NDArray[np.float32] | None = None
     total: NDArray[np.float64] | None = None
     count: int = 0
+    means: NDArray[np.float64] | None = None
+    samples: int = 0
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """The mean of each channel."""
         assert self.total is not None
         return self.total / max(self.count, 1)
+
+    @property
+    def likely_mean(self) -> NDArray[np.float64]:
+        """The mean of each channel, nearer to zero as means of samples differ: all of what one sample says is chance.
+
+        ``mean * max(0, 1 - v / mean ** 2)``, v the variance of the mean (James and Stein 1961, the positive part).
+        """
+        assert self.means is not None
+        mean, n = self.mean, self.samples
+        if n < 2:
+            return np.zeros_like(mean)
+        variance = np.maximum(self.means[1] - self.means[0] ** 2 / n, 0) / (n * (n - 1))
+        kept = np.maximum(1 - variance / np.where(mean == 0, 1, mean**2), 0)
+        return np.asarray(mean * kept)
 
 
 @dataclass(slots=True)
@@ -121,9 +141,11 @@ class Statistics:
         if value in self.means:
             axes = _others(array, self.means[value])
             count = array.size // array.shape[self.means[value]]
-            total = np.asarray(reduce.mean(array, axis=axes), np.float64) * count
-            seen.total = total if seen.total is None else seen.total + total
-            seen.count += count
+            mean = np.asarray(reduce.mean(array, axis=axes), np.float64)
+            powers = np.stack([mean, mean**2])
+            seen.total = mean * count if seen.total is None else seen.total + mean * count
+            seen.means = powers if seen.means is None else seen.means + powers
+            seen.count, seen.samples = seen.count + count, seen.samples + 1
 
 
 def _others(array: Array, axis: int) -> tuple[int, ...]:
