@@ -5,13 +5,16 @@ from dataclasses import replace
 from typing import Final
 
 from modelopt_rs.errors import OptionError, UnsupportedError
-from modelopt_rs.operations.losses import CODES, Losses
+from modelopt_rs.operations.losses import EVERY, Losses
 from modelopt_rs.planning.loss_table import Answer, LossTable
 
 __all__ = ["best_answer"]
 
 UNIFORM: Final = 2
 """How many answers of uniform bits are looked at: those that fit with the least loss."""
+
+MET: Final = 0.995
+"""What part of a size an answer has that is taken for others of which more is known."""
 
 TRIED, WORK = 8, 2**29
 """How many answers are looked at besides that have another code for some weight, and bytes of all models so made.
@@ -27,8 +30,9 @@ def best_answer(
     """Return the best of what was allocated, of uniform bits and of what the table has seen, and the table with it.
 
     Of a graph that can be run that is the best whose outputs are least off (scores where these are probabilities);
-    else that of the least loss. With priors it is what was allocated, unless uniform bits have less of the loss that
-    they speak of.
+    else that of the least loss where weights count otherwise than is thought: one in which no weight is further off
+    than by uniform bits, unless another has clearly less loss. With priors it is what was allocated, unless uniform
+    bits have less of the loss that they speak of.
 
     Parameters
     ----------
@@ -41,7 +45,8 @@ def best_answer(
     priors : mapping of str to float
         Those that are given.
     """
-    fit = [allocated, *_uniform(work, losses, size, priors)]
+    uniform = _uniform(work, losses, size, priors)
+    fit = [allocated, *uniform]
     if priors:
         return min(fit, key=lambda each: losses.loss_of(each.codes, priors)), losses
     fit = list({losses.same(each.codes): each for each in fit[::-1]}.values())[::-1]
@@ -57,8 +62,32 @@ def best_answer(
                 fit += _others(off, losses, fit, size)
                 able = [each for each in fit if each.off is not None]
                 return min(able, key=lambda each: each.off or 0.0), _with(losses, fit)
-    best = min([*fit, *smaller], key=lambda each: losses.loss_of(each.codes, {}))
+    least = losses.loss_of(allocated.codes, {})
+    sure = [*uniform, *_no_further_off(work, losses, size)]
+    fit = [allocated, *(each for each in sure if each.nbytes >= MET * size)]
+    fit += [each for each in smaller if losses.loss_of(each.codes, {}) <= least]
+    best = min(fit, key=lambda each: losses.at_worst(each.codes))
     return best, _with(losses, [best])
+
+
+def _no_further_off(work: Losses, losses: LossTable, size: int) -> list[Answer]:
+    """Return the best answer of those in which no weight is further off than by some uniform bits, if there is one.
+
+    It is nearer than these whatever weights count, and what uniform bits leave over goes where it is thought to count.
+    """
+    found: dict[tuple[tuple[str, str], ...], Answer] = {}
+    for uniform, about in map(losses.uniform, EVERY):
+        if about <= size:
+            codes, allocation = losses.allocate(size, {}, at_most=uniform)
+            found[losses.same(codes)] = Answer(codes, losses.fixed + allocation.nbytes)
+    for each in sorted(found.values(), key=lambda each: losses.at_worst(each.codes)):
+        try:
+            nbytes = work.nbytes(each.codes, each.nbytes)
+        except (OptionError, UnsupportedError):  # as of uniform bits
+            continue
+        if nbytes <= size:
+            return [replace(each, nbytes=nbytes)]
+    return []
 
 
 def _others(
@@ -97,7 +126,7 @@ def _with(losses: LossTable, answers: list[Answer]) -> LossTable:
 def _uniform(work: Losses, losses: LossTable, size: int, priors: Mapping[str, float]) -> list[Answer]:
     """Return the answers of uniform bits that fit, with the least loss first."""
     found: list[Answer] = []
-    uniform = {losses.same(codes): (codes, about) for codes, about in map(losses.uniform, CODES)}
+    uniform = {losses.same(codes): (codes, about) for codes, about in map(losses.uniform, EVERY)}
     for codes, about in sorted(uniform.values(), key=lambda each: losses.loss_of(each[0], priors)):
         try:
             # What a graph takes beside its weights is only about known.

@@ -3,7 +3,7 @@
 import glob
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,16 @@ from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.planning.loaders import groups_alike, is_expert
-from modelopt_rs.planning.loss_table import FLOAT, Answer, Coded, LossTable, TensorLosses, role_of, shared_group
+from modelopt_rs.planning.loss_table import (
+    FLOAT,
+    ZERO_POINTS,
+    Answer,
+    Coded,
+    LossTable,
+    TensorLosses,
+    role_of,
+    shared_group,
+)
 from modelopt_rs.planning.onnx import OnnxOptions
 from modelopt_rs.planning.quantize import QuantizeOptions
 from modelopt_rs.planning.run import RunOptions
@@ -30,7 +39,7 @@ from modelopt_rs.stream.model import Source
 from modelopt_rs.stream.transform import Transform
 from modelopt_rs.transforms.together import Together
 
-__all__ = ["CODES", "Losses"]
+__all__ = ["EVERY", "Losses"]
 
 CODES: Final[Mapping[str, tuple[int, int | None]]] = {
     "8g32": (8, 32),
@@ -47,6 +56,13 @@ CODES: Final[Mapping[str, tuple[int, int | None]]] = {
 
 Each number of bits has more than one size, or uniform bits would leave nothing to take from a weight for another.
 """
+
+WITH_ZERO_POINTS: Final[Mapping[str, tuple[int, int | None]]] = {
+    f"{code}{ZERO_POINTS}": how for code, how in CODES.items() if how[0] < 8
+}
+"""What besides all weights together can get where there is a config: it is what `quantize` gives them by default."""
+
+EVERY: Final = {**CODES, **WITH_ZERO_POINTS}
 
 STAYS: Final = "least loss at this size"  # why a weight has no code: nobody has excluded it
 LARGEST: Final = 2**28  # bytes of a graph that is made and run with several answers
@@ -204,19 +220,28 @@ class Losses:
         """Plan each code; a graph is edited by a plan, and so opened for each."""
         found: dict[str, Planned] = {}
         source = stack.enter_context(self._open())
-        for code, (bits, group_size) in CODES.items():
+        for code, (bits, group_size) in (EVERY if self._is_loaded(source) else CODES).items():
             if source.graph is not None and found:
                 source = stack.enter_context(self._open())
-            options = self._with(source, bits=bits, group_size=group_size)
-            plan = planner(options, self.onnx, None)(source, execution)
+            options = self._with(source, [code], bits=bits, group_size=group_size)
+            try:
+                plan = planner(options, self.onnx, None)(source, execution)
+            except OptionError:  # what is included can't have zero points, or experts are there
+                if code in CODES:
+                    raise
+                continue
             run = self.run if source.graph is not None else None
             found[code] = Planned.of(source, plan, f"{self.options} {self.onnx} {_said(run)}")
         return found
 
-    def _with(self, source: Source, **changes: Any) -> QuantizeOptions:
-        """Return the options; mixed bits have no zero points where there is a config for loaders."""
-        loaded = source.graph is None and bool(source.config) and not self.options.only_dequantize
-        return replace(self.options, scheme="symmetric" if loaded else None, **changes)
+    def _is_loaded(self, source: Source) -> bool:
+        """Whether there is a config for loaders."""
+        return source.graph is None and bool(source.config) and not self.options.only_dequantize
+
+    def _with(self, source: Source, codes: Iterable[str] = (), **changes: Any) -> QuantizeOptions:
+        """Return the options; where there is a config for loaders mixed bits have no zero points."""
+        scheme = "asymmetric" if any(code in WITH_ZERO_POINTS for code in codes) else "symmetric"
+        return replace(self.options, scheme=scheme if self._is_loaded(source) else None, **changes)
 
     def _perform(
         self,
@@ -225,13 +250,14 @@ class Losses:
         writing: Writing,
         see: Callable[[Source, FilePlan], None] = lambda source, plan: None,
     ) -> Report:
-        coded = {glob.escape(name): CODES[code] for name, code in codes.items() if code != FLOAT}
+        coded = {glob.escape(name): EVERY[code] for name, code in codes.items() if code != FLOAT}
         bits_of = {name: bits for name, (bits, _) in coded.items()}
         size_of = {name: size for name, (_, size) in coded.items() if size is not None}
         left = [glob.escape(name) for name, code in codes.items() if code == FLOAT]
 
         def plan(source: Source, execution: Execution) -> FilePlan:
-            options = self._with(source, bits_of=bits_of, group_size_of=size_of, exclude=[*self.options.exclude, *left])
+            exclude = [*self.options.exclude, *left]
+            options = self._with(source, codes.values(), bits_of=bits_of, group_size_of=size_of, exclude=exclude)
             made = planner(options, self.onnx, run)(source, execution)
             see(source, made)
             return made
@@ -245,12 +271,12 @@ def _with_reason(each: TensorReport, codes: Mapping[str, str]) -> TensorReport:
 
 
 def _usual(code: str, coded: Coded) -> Coded:
-    return coded if code == FLOAT else replace(coded, error=USUAL[CODES[code][0]])
+    return coded if code == FLOAT else replace(coded, error=USUAL[EVERY[code][0]])
 
 
 def _more(seen: Mapping[int, float], code: str) -> float:
     """Return by how much an error is more at the outputs: of bits that were not tried as of the nearest."""
-    bits = 8 if code == FLOAT else CODES[code][0]
+    bits = 8 if code == FLOAT else EVERY[code][0]
     return seen[min(seen, key=lambda tried: abs(tried - bits))]
 
 

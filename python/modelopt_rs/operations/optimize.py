@@ -66,12 +66,15 @@ def optimize_file(
     table or a head at most those of the largest layer) and its prior; its least value within the size is found by
     Lagrange and branch and bound. An ONNX model is run besides, on the inputs that `run` gives or makes up, with one
     weight after the other rounded: what that does to its outputs counts in the place of elements and priors (at least
-    a tenth of them). Of this answer, those of uniform bits, and up to eight that have another code for some weight than
-    the best of these, and what of these changes helps put together, each made and run whole (models up to 256 MiB,
-    where no priors are given), that is written whose outputs are least off (scores where they are probabilities) on the
-    inputs that are given, or 16 to 256 that are made up: by these none is worse than uniform bits. Weights that
-    runtimes fuse (query, key and value; gate and up; experts) share their codes; what transformers reads only where all
-    weights are coded alike gets one, or stays. Mixed bits have no zero points where transformers would not read them.
+    a tenth of them). Of this answer, those of uniform bits, and up to eight that have another code for some weight
+    than the best of these, and what of these changes helps put together, each made and run whole (models up to 256
+    MiB, where no priors are given), that is written whose outputs are least off (scores where they are probabilities)
+    on the inputs that are given, or 16 to 256 that are made up: by these none is worse than uniform bits. Of a
+    directory, which isn't run, no weight is further off than by uniform bits of that size, unless that makes the loss
+    clearly less: also if layers count otherwise than is thought. Weights that runtimes fuse (query, key and value;
+    gate and up; experts) share their codes; what transformers reads only where all weights are coded alike gets one,
+    or stays. Mixed bits have no zero points where transformers would not read them; all weights in one code may have
+    them.
 
     Parameters
     ----------
