@@ -6,6 +6,7 @@
 
 mod ahead;
 mod code;
+mod decode;
 mod dequantize;
 mod ends;
 mod grid;
