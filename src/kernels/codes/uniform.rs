@@ -13,6 +13,7 @@ mod grid;
 mod groups;
 mod halves;
 mod learn;
+mod lookup;
 mod measure;
 mod mode;
 mod nearest;

@@ -157,7 +157,7 @@ pub(super) const BATCH: usize = 64;
 
 kernel! {
     /// The numbers of codes, one a byte, whose runs are blocks ([`Runs::are_of`]), past the caches where `streamed`; the runs
-    /// that follow.
+    /// that follow. (Of groups of 32, one thread, in the cache: 0.86 of the time of one run after the other.)
     pub(super) fn blocks<C: Real>(
         codes: &[u8],
         runs: Runs,
