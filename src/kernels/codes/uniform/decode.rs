@@ -173,17 +173,10 @@ kernel! {
             let some = codes.split_off(..n * len).unwrap_or_default();
             rest -= n * len;
             let linear = Linear::new(uniform, params.from(first), n);
-            match &mut target {
-                Target::Lines(lines) => {
-                    let mut own = lines.again();
-                    linear.each(some, len, |_, block| own.push(block));
-                    let place = own.place();
-                    lines.go_on(place);
-                }
-                Target::Slice(out) => {
-                    let out = out.split_off_mut(..n * len).unwrap_or_default().as_chunks_mut::<BLOCK>().0;
-                    linear.each(some, len, |i, block| out[i] = *block);
-                }
+            if linear.are_small {
+                linear.write::<true>(some, len, &mut target);
+            } else {
+                linear.write::<false>(some, len, &mut target);
             }
         }
         target.finish();
@@ -227,30 +220,44 @@ impl<'a, C: Real> Linear<'a, C> {
         linear
     }
 
-    /// Make the numbers of each block of groups of `len`.
+    /// Write the numbers of groups of `len`.
     #[inline(always)]
-    fn each(&self, codes: &[u8], len: usize, mut made: impl FnMut(usize, &[C; BLOCK])) {
-        let in_group = len / BLOCK;
-        let groups = codes.as_chunks::<BLOCK>().0.chunks_exact(in_group).enumerate();
-        if !self.are_small {
-            for (group, codes) in groups {
-                for (i, codes) in codes.iter().enumerate() {
-                    let mut block = [C::ZERO; BLOCK];
-                    numbers(codes, self.uniform, self.params.get(group), &mut block);
-                    made(group * in_group + i, &block);
+    fn write<const SMALL: bool>(&self, codes: &[u8], len: usize, target: &mut Target<'_, C>) {
+        let groups = codes.as_chunks::<BLOCK>().0.chunks_exact(len / BLOCK).enumerate();
+        match target {
+            Target::Lines(lines) => {
+                let mut own = lines.again();
+                for (group, codes) in groups {
+                    for codes in codes {
+                        own.push(&self.block::<SMALL>(group, codes));
+                    }
+                }
+                let place = own.place();
+                lines.go_on(place);
+            }
+            Target::Slice(out) => {
+                let out = out.split_off_mut(..codes.len()).unwrap_or_default().as_chunks_mut::<BLOCK>().0;
+                for ((group, codes), out) in groups.zip(out.chunks_exact_mut(len / BLOCK)) {
+                    for (codes, out) in codes.iter().zip(out) {
+                        *out = self.block::<SMALL>(group, codes);
+                    }
                 }
             }
-            return;
         }
-        for ((group, codes), &scale) in groups.zip(self.scale) {
-            let (zero, offset) = (self.zero[group % BATCH], self.offset[group % BATCH]);
-            for (i, codes) in codes.iter().enumerate() {
-                let mut block = [C::ZERO; BLOCK];
-                for (number, &code) in block.iter_mut().zip(codes) {
-                    *number = C::from_i16((code ^ self.flip) as i16 - zero) * scale + offset;
-                }
-                made(group * in_group + i, &block);
+    }
+
+    /// The numbers of a block of a group. (Not a closure: it might not be inlined.)
+    #[inline(always)]
+    fn block<const SMALL: bool>(&self, group: usize, codes: &[u8; BLOCK]) -> [C; BLOCK] {
+        let mut block = [C::ZERO; BLOCK];
+        if SMALL {
+            let (zero, scale, offset) = (self.zero[group % BATCH], self.scale[group], self.offset[group % BATCH]);
+            for (number, &code) in block.iter_mut().zip(codes) {
+                *number = C::from_i16((code ^ self.flip) as i16 - zero) * scale + offset;
             }
+        } else {
+            numbers(codes, self.uniform, self.params.get(group), &mut block);
         }
+        block
     }
 }

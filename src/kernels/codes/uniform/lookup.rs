@@ -77,10 +77,10 @@ kernel! {
                 are_usual &= *own > 0.0 && *own <= f32::DIVISORS[1];
             }
             if are_usual {
-                look_up(isa, (codes, len), |group| (&usual, scales[group % BATCH]), &mut target);
+                look_up(isa, (codes, len), (&[usual], &scales), &mut target);
             } else {
                 let tables: Vec<_> = scale.iter().map(|&scale| table(uniform, scale)).collect();
-                look_up(isa, (codes, len), |group| (&tables[group], 1.0), &mut target);
+                look_up(isa, (codes, len), (&tables, &[1.0; BATCH]), &mut target);
             }
         }
         target.finish();
@@ -94,12 +94,12 @@ fn table<C: Real>(uniform: Uniform, scale: C) -> [f32; 16] {
     std::array::from_fn(|code| number(code as u8, coding).store_as())
 }
 
-/// The numbers of groups of `len` codes, of which each has a table and what its numbers are multiplied by.
+/// The numbers of groups of `len` codes, of which each has a table (or all have one) and what its numbers are multiplied by.
 #[inline(always)]
-fn look_up<'t>(
+fn look_up(
     isa: Isa,
     (codes, len): (&[u8], usize),
-    of_group: impl Fn(usize) -> (&'t [f32; 16], f32),
+    (tables, scales): (&[[f32; 16]], &[f32; BATCH]),
     target: &mut Target<'_, f32>,
 ) {
     let groups = codes.as_chunks::<BYTES>().0.chunks_exact(len / BLOCK).enumerate();
@@ -107,7 +107,7 @@ fn look_up<'t>(
         Target::Lines(lines) => {
             let mut own = lines.again();
             for (group, codes) in groups {
-                let (table, scale) = of_group(group);
+                let (table, scale) = (tables.get(group).unwrap_or(&tables[0]), scales[group % BATCH]);
                 for codes in codes {
                     own.push(&block(isa, (table, scale), codes));
                 }
@@ -118,7 +118,7 @@ fn look_up<'t>(
         Target::Slice(out) => {
             let out = out.split_off_mut(..2 * codes.len()).unwrap_or_default().as_chunks_mut::<BLOCK>().0;
             for ((group, codes), out) in groups.zip(out.chunks_exact_mut(len / BLOCK)) {
-                let (table, scale) = of_group(group);
+                let (table, scale) = (tables.get(group).unwrap_or(&tables[0]), scales[group % BATCH]);
                 for (codes, out) in codes.iter().zip(out) {
                     *out = block(isa, (table, scale), codes);
                 }
