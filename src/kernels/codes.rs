@@ -132,6 +132,7 @@ pub static FORMATS: [Format; 19] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::real::{self, Fused};
 
     fn numbers<K: Code>() -> Vec<f32> {
         (0..1 << K::BITS).map(K::decode).filter(|x| x.is_finite()).collect()
@@ -250,6 +251,41 @@ mod tests {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
                 isa::set(isa);
                 assert!(run() == want, "{scale:e} {}", isa.name());
+            }
+        }
+    }
+
+    /// Also of what is beyond the largest number, and of scales that are no longer normal.
+    #[test]
+    fn test_fp8_by_fused_steps_has_the_codes_of_a_division() {
+        use crate::isa::{self, Isa};
+        fn check<K: Code>(format: Format, absmax: f32) {
+            let Coding::Blocks(format) = format.coding else { panic!("blocks") };
+            let scale = <Linear as Scale>::store::<K>(absmax, 1.0);
+            let mut x: Vec<f32> = (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16)).collect();
+            for tie in samples::<K>().into_iter().map(|tie| tie * scale) {
+                x.extend([tie.next_down().next_down(), tie.next_down(), tie, tie.next_up(), tie.next_up().next_up()]);
+            }
+            x.retain(|x| x.abs() <= absmax);
+            x.extend([absmax, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
+            let number = |x: f32| if x.is_nan() { 0.0 } else { x.clamp(f32::MIN, f32::MAX) };
+            let want: Vec<u8> = x.iter().map(|&x| K::encode(number(x) / scale) as u8).collect();
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                isa::set(isa);
+                let (mut codes, mut scales) = (vec![0; x.len()], [0.0]);
+                let parts = Parts { codes: &mut codes, scale: ScalesMut::Floats(&mut scales), global: &mut 1.0 };
+                let spec = Spec { granularity: Granularity::Whole, cols: x.len() };
+                quantize(format, &x, spec, Policy::Saturate, 0.0, parts, 1).expect("saturated");
+                assert_eq!(scales, [scale]);
+                let wrong = want.iter().zip(&codes).position(|(want, code)| want != code);
+                assert!(wrong.is_none(), "{:e} / {scale:e} {}", x[wrong.unwrap_or(0)], isa.name());
+            }
+        }
+        let small = real::Divisor::SMALL;
+        for part in [1.0, 1.37, 1.5, 1.999_999_9] {
+            for size in [f32::MIN_POSITIVE, small / 2.0, small, 3e-7, 1.0, 2.3e9, f32::DIVISORS[1]] {
+                check::<E4M3>(FORMATS[17], size * part * E4M3::TOP);
+                check::<E5M2>(FORMATS[18], size * part * E5M2::TOP);
             }
         }
     }

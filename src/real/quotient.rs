@@ -34,6 +34,11 @@ pub struct Divisor<C> {
     reciprocal: C,
 }
 
+impl Divisor<f32> {
+    /// From here on the quotient is exact from 2^-20 on.
+    pub const SMALL: f32 = f32::from_bits((127 - 80) << 23);
+}
+
 impl<C: Real> Divisor<C> {
     /// For a number of either sign: rounding to nearest is symmetric.
     #[inline(always)]
@@ -69,7 +74,9 @@ impl<C: Real> Divisor<C> {
     ///   than 2.5 e u: not across m.
     ///
     /// It holds for normal numbers. r is one. With t of 1/8 or more and s of 2^-100 or more the last place of x - t s
-    /// is 2^-149 or more, as f32 has it (f64: 2^-960, 2^-1074). Below, t is off by little, as is the sum.
+    /// is 2^-149 or more, as f32 has it (f64: 2^-960, 2^-1074). Below, t is off by little, as is the sum. As all of it is the
+    /// same for x times a power of two, a smaller quotient is exact by a larger divisor (t of 2^-21, s of [`Self::SMALL`]),
+    /// and a larger one where x - t s is no infinity; else it may be NaN.
     #[inline(always)]
     #[must_use]
     pub fn quotient(&self, x: C) -> C {

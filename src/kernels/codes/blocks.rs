@@ -32,7 +32,7 @@ kernel! {
 kernel! {
     /// Codes, packed.
     pub fn encode<K: Code, S: Scale>(x: &[f32], rows: Rows, scale: &[S::Item], global: f32, codes: &mut [u8]) {
-        if FMA && S::is_fused(global) {
+        if FMA && S::is_fused(scale, global) {
             encode_rows::<K, S, true, FMA>(x, rows, scale, global, codes);
         } else {
             encode_rows::<K, S, false, FMA>(x, rows, scale, global, codes);
@@ -54,7 +54,7 @@ fn encode_rows<K: Code, S: Scale, const FUSED: bool, const FMA: bool>(
     for ((x, codes), scale) in each.zip(scale.chunks(row.div_ceil(size))) {
         if size == 1 && K::BITS == 8 {
             for ((&x, &scale), code) in x.iter().zip(scale).zip(codes) {
-                *code = encode_one::<K, S, FUSED>(x, S::divisor(scale, global)) as u8;
+                *code = encode_one::<K, S, false>(x, S::divisor(scale, global)) as u8;
             }
             continue;
         }
@@ -161,8 +161,9 @@ kernel! {
         codes: &[u8], rows: Rows, scale: &[S::Item], global: f32, out: &mut [f32], streamed: bool
     ) {
         let (Rows { row, size }, isa) = (rows, isa::current());
-        let in_blocks = row.is_multiple_of(BLOCK) && (size == HALF || size.is_multiple_of(BLOCK));
-        let out = match Target::new(out, FMA && streamed && in_blocks && out.len() == row && row.is_multiple_of(size)) {
+        // Rows of whole groups follow each other as those of one row.
+        let in_blocks = row.is_multiple_of(size.max(BLOCK)) && (size == HALF || size.is_multiple_of(BLOCK));
+        let out = match Target::new(out, FMA && streamed && in_blocks) {
             Target::Lines(mut lines) => {
                 decode_lines::<K, S>(isa, codes, (size, scale, global), &mut lines);
                 return lines.finish();

@@ -113,10 +113,21 @@ mod tests {
         const COLS: usize = 4096;
         let n = STREAMED + COLS;
         let x: Vec<f32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) as f32 / 4.3e9 - 0.37).collect();
-        for format in &FORMATS {
+        let cases = FORMATS.iter().flat_map(|format| [64, COLS].map(|size| (format, size)));
+        for (format, size) in cases {
             let Coding::Blocks(blocks) = format.coding else { continue };
-            let size = if let Sizes::Fixed(size) = format.sizes { size } else { 64 };
-            let spec = Spec { granularity: Granularity::Group { size }, cols: COLS };
+            if size == COLS && format.sizes != Sizes::AnyOrTiles {
+                continue;
+            }
+            let size = if let Sizes::Fixed(size) = format.sizes { size } else { size };
+            // Groups of a row, or a scale for each row.
+            let spec_of = |n| match size {
+                COLS => {
+                    Spec { granularity: Granularity::Channel { outer: 1, channels: n / COLS, inner: COLS }, cols: COLS }
+                }
+                _ => Spec { granularity: Granularity::Group { size }, cols: COLS },
+            };
+            let spec = spec_of(n);
             let bytes = n * blocks.bits() as usize / 8;
             let (mut codes, mut floats, mut small) = (vec![0; bytes], vec![0.0; n / size], vec![0; n / size]);
             let is_float = blocks.has_float_scales();
@@ -132,9 +143,15 @@ mod tests {
             let (first, second) = halves.split_at_mut(rows * COLS);
             let (codes, other) = codes.split_at(rows * COLS * blocks.bits() as usize / 8);
             let scales = [scale.part(0, rows * per_row), scale.part(rows * per_row, n / size - rows * per_row)];
-            dequantize(blocks, PartsRef { codes, scale: scales[0], global }, spec, first, 1);
-            dequantize(blocks, PartsRef { codes: other, scale: scales[1], global }, spec, second, 1);
-            assert!(whole[3..] == halves && whole[..3] == [9.0; 3], "{}", format.name);
+            dequantize(blocks, PartsRef { codes, scale: scales[0], global }, spec_of(rows * COLS), first, 1);
+            dequantize(
+                blocks,
+                PartsRef { codes: other, scale: scales[1], global },
+                spec_of(n - rows * COLS),
+                second,
+                1,
+            );
+            assert!(whole[3..] == halves && whole[..3] == [9.0; 3], "{} {size}", format.name);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How the scale of a block is stored.
 
 use super::{Code, E4M3, Scales, ScalesMut};
-use crate::real::{self, select};
+use crate::real::{self, Fused, select};
 
 /// How the largest magnitude of a block becomes its stored scale, and what that means.
 ///
@@ -21,7 +21,7 @@ pub trait Scale: Copy + Send + Sync + 'static {
     fn divisor(stored: Self::Item, global: f32) -> Self::Divisor;
     /// Whether [`Scale::over`] may take the fused steps of [`real::Divisor::quotient`]: no code differs.
     #[inline(always)]
-    fn is_fused(_global: f32) -> bool {
+    fn is_fused(_stored: &[Self::Item], _global: f32) -> bool {
         false
     }
     /// The number in units of the scale; `FUSED`: a zero may be one of the other sign.
@@ -110,7 +110,7 @@ pub struct Linear;
 
 impl Scale for Linear {
     type Item = f32;
-    type Divisor = f32;
+    type Divisor = real::Divisor<f32>;
 
     #[inline(always)]
     fn store<K: Code>(absmax: f32, _global: f32) -> f32 {
@@ -127,13 +127,23 @@ impl Scale for Linear {
     }
 
     #[inline(always)]
-    fn divisor(stored: f32, _global: f32) -> f32 {
-        stored
+    fn divisor(stored: f32, _global: f32) -> Self::Divisor {
+        real::Divisor::new(stored)
+    }
+
+    /// Quotients are below 2^17, of what is beyond the largest number any above it will do; those below 2^-17 all become 0.
+    #[inline(always)]
+    fn is_fused(stored: &[f32], _global: f32) -> bool {
+        let [mut least, mut greatest] = [u32::MAX, 0];
+        for scale in stored {
+            (least, greatest) = (least.min(scale.to_bits()), greatest.max(scale.to_bits()));
+        }
+        least >= real::Divisor::SMALL.to_bits() && greatest <= f32::DIVISORS[1].to_bits()
     }
 
     #[inline(always)]
-    fn over<const FUSED: bool>(x: f32, divisor: f32) -> f32 {
-        x / divisor
+    fn over<const FUSED: bool>(x: f32, by: Self::Divisor) -> f32 {
+        if FUSED { by.quotient(x) } else { x / by.get() }
     }
 }
 
@@ -209,7 +219,7 @@ impl Scale for TwoLevel {
 
     /// Scales are from 2^-9 to 448, and quotients below 2^4; those below 1/4 all become 0.
     #[inline(always)]
-    fn is_fused(global: f32) -> bool {
+    fn is_fused(_stored: &[u8], global: f32) -> bool {
         const LIMIT: f32 = f32::from_bits((127 + 90) << 23);
         (1.0 / LIMIT..=LIMIT).contains(&global)
     }

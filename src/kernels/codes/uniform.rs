@@ -6,12 +6,14 @@
 
 mod ahead;
 mod code;
+mod decode;
 mod dequantize;
 mod ends;
 mod grid;
 mod groups;
 mod halves;
 mod learn;
+mod lookup;
 mod measure;
 mod mode;
 mod nearest;

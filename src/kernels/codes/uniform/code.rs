@@ -6,7 +6,7 @@
 use super::ahead::Ahead;
 use super::groups::IN_L1;
 use super::mode::Mode;
-use super::{BLOCK, Scheme, Uniform, dequantize};
+use super::{BLOCK, Scheme, Uniform, decode};
 use crate::isa;
 use crate::kernels::lines::Lines;
 use crate::kernels::pack::{match_width, pack_codes};
@@ -191,7 +191,7 @@ impl<C: Real> Make<C> for Numbers {
         for (x, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
             let mut codes = [0; BLOCK];
             Codes::divide::<M>(x, uniform, stored, &mut codes[..x.len()]);
-            dequantize::numbers(&codes, uniform, stored, out);
+            decode::numbers(&codes, uniform, stored, out);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Dequantize: straight from packed codes to any float.
 
 use super::super::Spec;
-use super::code;
+use super::decode::{blocks, own_values};
 use super::groups::IN_L1;
 use super::tiling::Runs;
-use super::{BLOCK, ParamsRef, Scheme, Uniform};
-use crate::isa::{self, kernel};
+use super::{BLOCK, ParamsRef, Uniform, lookup};
+use crate::isa;
 use crate::kernels::number::store;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
@@ -13,150 +13,6 @@ use crate::real::{Element, Real};
 
 /// Elements that are made in the L1 cache before they are written past it.
 const STREAM_BLOCK: usize = 2048;
-
-/// How stored codes become numbers: (code ^ flip) - zero.
-#[derive(Debug, Clone, Copy)]
-struct Coding<C> {
-    flip: u8,
-    zero: i16,
-    /// 2 where the product with the scale may overflow before the offset brings it back (minmax over more than the
-    /// largest number): then scale and offset are halved. Else 1.
-    double: C,
-    scale: C,
-    offset: C,
-    /// The last code may lie half a scale outside the range: next to the largest number it must not become infinite
-    /// (unless the scale is).
-    limit: C,
-}
-
-impl<C: Real> Coding<C> {
-    /// Whether no number comes near the largest: 255 scales and the offset.
-    #[inline(always)]
-    fn is_small(&self) -> bool {
-        let large = C::DIVISORS[1];
-        self.scale.abs() <= large && self.offset.abs() <= large
-    }
-}
-
-impl Uniform {
-    #[inline(always)]
-    fn coding<C: Real>(self, (scale, zero_point, offset): (C, u8, C)) -> Coding<C> {
-        let half = 1u8 << (self.bits - 1);
-        let (flip, zero) = match (self.scheme, self.offset_binary) {
-            (Scheme::Symmetric, false) => (half, half as i16),
-            (Scheme::Symmetric, true) => (0, half as i16),
-            (Scheme::Asymmetric, _) if self.signed => (half, (zero_point as i8) as i16 + half as i16),
-            _ => (0, zero_point as i16),
-        };
-        let factor = code::half(self.scheme, self.bits, scale);
-        let infinity = C::from_f64(f64::INFINITY);
-        let limit = if scale < infinity { C::MAX } else { infinity };
-        Coding { flip, zero, double: C::from_i16(1) / factor, scale: scale * factor, offset: offset * factor, limit }
-    }
-}
-
-#[inline(always)]
-fn number<C: Real>(code: u8, coding: Coding<C>) -> C {
-    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
-    let x = (quantized * coding.scale + coding.offset) * coding.double;
-    let x = if x > coding.limit { coding.limit } else { x };
-    let lowest = C::from_i16(0) - coding.limit;
-    if x < lowest { lowest } else { x }
-}
-
-/// The same where the scale is so small that no product comes near the largest number.
-#[inline(always)]
-fn small_number<C: Real>(code: u8, coding: Coding<C>) -> C {
-    let quantized = C::from_i16((code ^ coding.flip) as i16 - coding.zero);
-    quantized * coding.scale + coding.offset
-}
-
-/// Codes that a vector holds as numbers.
-const FEW: usize = 16;
-/// Runs shorter than this go by [`FEW`]: the compiler's loop takes so many at a time, and its rest by 8. (Longer runs in
-/// blocks of 32 take three times as long in the cache.)
-const SHORT: usize = 64;
-
-/// The numbers of codes that share a part.
-#[inline(always)]
-fn run<C: Real>(codes: &[u8], coding: Coding<C>, out: &mut [C]) {
-    if coding.is_small() {
-        let (mut codes, mut out) = (codes, out);
-        if codes.len() < SHORT {
-            let (blocks, rest) = codes.as_chunks::<FEW>();
-            let (out_blocks, out_rest) = out.as_chunks_mut::<FEW>();
-            for (out, codes) in out_blocks.iter_mut().zip(blocks) {
-                for (out, &code) in out.iter_mut().zip(codes) {
-                    *out = small_number(code, coding);
-                }
-            }
-            (codes, out) = (rest, out_rest);
-        }
-        for (out, &code) in out.iter_mut().zip(codes) {
-            *out = small_number(code, coding);
-        }
-    } else {
-        for (out, &code) in out.iter_mut().zip(codes) {
-            *out = number(code, coding);
-        }
-    }
-}
-
-/// The numbers of a few codes that share a part.
-pub(super) fn numbers<C: Real>(codes: &[u8], uniform: Uniform, stored: (C, u8, C), out: &mut [C]) {
-    let coding = uniform.coding(stored);
-    for (out, &code) in out.iter_mut().zip(codes) {
-        *out = number(code, coding);
-    }
-}
-
-/// The numbers of codes with a part each, from the first of `params` on. What the scheme lacks is made up of zeros for
-/// a block at a time: a loop that asks for it at each element is not vectorised (13 times slower).
-#[inline(always)]
-fn by_element<C: Real>(codes: &[u8], uniform: Uniform, params: ParamsRef<'_, C>, out: &mut [C]) {
-    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
-    let (code_blocks, code_tail) = codes.as_chunks::<BLOCK>();
-    let scales = params.scale.as_chunks::<BLOCK>().0;
-    let zero_points = params.zero_point.as_chunks::<BLOCK>().0;
-    let offsets = params.offset.as_chunks::<BLOCK>().0;
-    for (i, ((out, codes), scale)) in blocks.iter_mut().zip(code_blocks).zip(scales).enumerate() {
-        let zero_point = zero_points.get(i).copied().unwrap_or([0; BLOCK]);
-        let offset = offsets.get(i).copied().unwrap_or([C::from_i16(0); BLOCK]);
-        for ((((out, &code), &scale), zero_point), offset) in
-            out.iter_mut().zip(codes).zip(scale).zip(zero_point).zip(offset)
-        {
-            *out = number(code, uniform.coding((scale, zero_point, offset)));
-        }
-    }
-    let done = code_blocks.len() * BLOCK;
-    for (i, (out, &code)) in tail.iter_mut().zip(code_tail).enumerate() {
-        *out = number(code, uniform.coding(params.get(done + i)));
-    }
-}
-
-kernel! {
-    /// The numbers of codes, one a byte; the runs that follow.
-    fn own_values<C: Real>(
-        codes: &[u8],
-        runs: Runs,
-        uniform: Uniform,
-        params: ParamsRef<'_, C>,
-        out: &mut [C],
-    ) -> Runs {
-        let (mut runs, mut at) = (runs, 0);
-        while at < out.len() {
-            let (part, n) = runs.next(out.len() - at);
-            let (codes, out) = (&codes[at..at + n], &mut out[at..at + n]);
-            if runs.is_by_element() {
-                by_element(codes, uniform, params.from(part), out);
-            } else {
-                run(codes, uniform.coding(params.get(part)), out);
-            }
-            at += n;
-        }
-        runs
-    }
-}
 
 /// The numbers of codes, one a byte; the runs that follow. Of another type than they are computed in by way of the cache.
 pub(super) fn values<C: Real, O: Element>(
@@ -166,13 +22,21 @@ pub(super) fn values<C: Real, O: Element>(
     params: ParamsRef<'_, C>,
     out: &mut [O],
 ) -> Runs {
+    let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK);
+    let own_values = |runs: Runs, codes: &[u8], out: &mut [C]| {
+        if in_blocks {
+            blocks::<C>(codes, runs, uniform, params, out, false)
+        } else {
+            own_values(codes, runs, uniform, params, out)
+        }
+    };
     if let Some(out) = C::own_mut(out) {
-        return own_values(codes, runs, uniform, params, out);
+        return own_values(runs, codes, out);
     }
     let (mut runs, mut buffer) = (runs, [C::ZERO; IN_L1]);
     for (codes, out) in codes.chunks(IN_L1).zip(out.chunks_mut(IN_L1)) {
         let own = &mut buffer[..out.len()];
-        runs = own_values(codes, runs, uniform, params, own);
+        runs = own_values(runs, codes, own);
         store(own, out);
     }
     runs
@@ -187,6 +51,11 @@ pub(super) fn write_values<C: Real, O: Element>(
     out: &mut [O],
     streamed: bool,
 ) {
+    let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK);
+    if let (true, Some(out)) = (in_blocks, C::own_mut(out)) {
+        blocks(codes, runs, uniform, params, out, streamed);
+        return;
+    }
     if !streamed {
         values(codes, runs, uniform, params, out);
         return;
@@ -221,6 +90,9 @@ pub fn dequantize<C: Real, O: Element>(
         .collect();
     par::for_each(threads, items.into_iter(), |(piece, packed, out)| {
         let runs = tiling.runs_at(piece.start);
+        if lookup::values(packed, runs, uniform, params, out, tiling.is_streamed()) {
+            return;
+        }
         if uniform.bits == 8 {
             return write_values(packed, runs, uniform, params, out, tiling.is_streamed());
         }
@@ -232,4 +104,105 @@ pub fn dequantize<C: Real, O: Element>(
             write_values(codes, runs, uniform, params, out, tiling.is_streamed());
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Granularity;
+    use super::super::{Scheme, decode};
+    use super::*;
+    use crate::isa::Isa;
+
+    /// The numbers one by one.
+    fn plain<C: Real>(codes: &[u8], uniform: Uniform, size: usize, params: ParamsRef<'_, C>) -> Vec<u64> {
+        let of_part = |(part, codes): (usize, &[u8])| {
+            let coding = uniform.coding(params.get(part));
+            codes.iter().map(|&code| decode::number(code, coding).to_bits64()).collect::<Vec<_>>()
+        };
+        codes.chunks(size).enumerate().flat_map(of_part).collect()
+    }
+
+    fn check<C: Real>(uniform: Uniform, size: usize) {
+        let (bits, parts) = (uniform.bits, 150);
+        let n = parts * size;
+        let packed: Vec<u8> =
+            (0..packed_len(n, bits) as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut codes = vec![0; n];
+        match_width!(bits, W => unpack_chunk::<W>(&packed, &mut codes, 0));
+        let some = |i: usize| C::from_f64(((i * 37 % 101) as f64 - 50.0) * 0.013);
+        let (mut scale, mut offset): (Vec<C>, Vec<C>) = (0..parts).map(|i| (some(i), some(i + 7))).unzip();
+        let zero_point: Vec<u8> = (0..parts).map(|i| (i % (1 << bits)) as u8).collect();
+        // Of the last batch of groups all are above 0.
+        for scale in &mut scale[128..] {
+            *scale = scale.abs() + C::from_f64(0.001);
+        }
+        for odd in [0.0, f64::INFINITY, f64::NAN] {
+            // Of one batch of groups: no product comes near the largest number in the others.
+            scale[70] = if odd == 0.0 { C::MAX } else { C::from_f64(odd) };
+            offset[80] = C::from_f64(-odd);
+            let (zero_point, offset): (&[u8], &[C]) = match uniform.scheme {
+                Scheme::Symmetric => (&[], &[]),
+                Scheme::Asymmetric => (&zero_point, &[]),
+                Scheme::MinMax => (&[], &offset),
+            };
+            let params = ParamsRef { scale: &scale, zero_point, offset };
+            let want = plain(&codes, uniform, size, params);
+            let spec = Spec { granularity: Granularity::Group { size }, cols: n };
+            let is_same = |got: &[C]| {
+                let both = |(got, &want): (&C, &u64)| {
+                    got.to_bits64() == want || got != got && C::from_bits64(want) != C::from_bits64(want)
+                };
+                got.iter().zip(&want).all(both)
+            };
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                isa::set(isa);
+                let mut out = vec![C::ZERO; n + 1];
+                dequantize(&packed, uniform, spec, params, &mut out[1..], 2);
+                assert!(is_same(&out[1..]), "{uniform:?} {size} {odd} {isa:?}");
+                // Past the caches.
+                let mut out = vec![C::ZERO; n + 1];
+                let runs = uniform.tiling(spec, n).runs_at(0);
+                if !lookup::values(&packed, runs, uniform, params, &mut out[1..], true) {
+                    write_values(&codes, runs, uniform, params, &mut out[1..], true);
+                }
+                isa::fence();
+                assert!(is_same(&out[1..]), "{uniform:?} {size} {odd} {isa:?} streamed");
+            }
+        }
+    }
+
+    #[test]
+    fn test_numbers_are_those_of_each_code_alone_for_every_instruction_set_and_group() {
+        for bits in [8, 4, 2] {
+            for scheme in [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax] {
+                for (size, signed) in [(32, false), (32, true), (96, true), (20, false), (8, true)] {
+                    let uniform = Uniform { bits, scheme, offset_binary: signed, signed };
+                    check::<f32>(uniform, size);
+                    check::<f64>(uniform, size);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn test_rows_that_end_within_a_byte_have_no_number_of_their_padding() {
+        let (rows, cols, scale) = (64, 33, [0.37f32]);
+        let params = ParamsRef { scale: &scale, zero_point: &[], offset: &[] };
+        let spec = Spec { granularity: Granularity::Whole, cols };
+        for bits in [4, 2] {
+            let uniform = Uniform { bits, scheme: Scheme::Symmetric, offset_binary: false, signed: false };
+            let packed: Vec<u8> = (0..rows * packed_len(cols, bits)).map(|i| (i * 37 + i / 7) as u8).collect();
+            let mut codes = vec![0; rows * cols];
+            for (codes, packed) in codes.chunks_mut(cols).zip(packed.chunks(packed_len(cols, bits))) {
+                match_width!(bits, W => unpack_chunk::<W>(packed, codes, 0));
+            }
+            let want = plain(&codes, uniform, rows * cols, params);
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                isa::set(isa);
+                let mut out = vec![0.0f32; rows * cols];
+                dequantize(&packed, uniform, spec, params, &mut out, 2);
+                assert!(out.iter().zip(&want).all(|(got, &want)| got.to_bits64() == want), "{bits} {isa:?}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::code::{Codes, Make};
 use super::mode::{Given, Mode};
-use super::{ParamsRef, Scheme, Uniform, dequantize};
+use super::{ParamsRef, Scheme, Uniform, decode};
 use crate::real::{Divisor, Real};
 
 /// Makes codes with given parameters, as [`super::quantize_given`] does, and their numbers, as [`super::dequantize`] does.
@@ -58,7 +58,7 @@ impl<C: Real> Nearest<C> {
         <Codes as Make<C>>::divide::<Given>(&[x], self.uniform, self.stored, &mut code);
         // As it is unpacked again.
         let unpacked = code.map(|code| code & ((1u16 << self.uniform.bits) - 1) as u8);
-        dequantize::numbers(&unpacked, self.uniform, self.stored, &mut number);
+        decode::numbers(&unpacked, self.uniform, self.stored, &mut number);
         (code[0], number[0])
     }
 }

@@ -3,7 +3,7 @@
 use super::super::Spec;
 use super::dequantize::values;
 use super::tiling::{Runs, Tiling};
-use super::{ParamsRef, Uniform};
+use super::{ParamsRef, Uniform, lookup};
 use crate::isa;
 use crate::kernels::pack::{match_width, packed_len, unpack_chunk};
 use crate::par;
@@ -91,11 +91,15 @@ fn packed_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &
             if let Some(&next) = rows.get(i + AHEAD) {
                 table.ask(next);
             }
+            let runs = table.tiling.runs_at(row * table.width);
+            if lookup::values(table.packed(row), runs, table.uniform, table.params, out, false) {
+                continue;
+            }
             let lines = table.packed(row).chunks(packed_len(line, bits));
             for (codes, packed) in codes.chunks_mut(line).zip(lines) {
                 match_width!(bits, W => unpack_chunk::<W>(packed, codes, 0));
             }
-            values(codes, table.tiling.runs_at(row * table.width), table.uniform, table.params, out);
+            values(codes, runs, table.uniform, table.params, out);
         }
     });
 }

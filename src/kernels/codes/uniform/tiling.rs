@@ -181,6 +181,22 @@ impl Runs {
         [self.row, self.run, self.to_run_end, self.to_row_end].iter().all(|n| n.is_multiple_of(block))
     }
 
+    /// The next runs of one length, at most so many, whose parts follow each other: the first part, the length, how many.
+    #[inline(always)]
+    pub(super) fn next_even(&mut self, rest: usize, most: usize) -> (usize, usize, usize) {
+        let (part, len) = self.next(rest);
+        if len != self.run || self.to_run_end != self.run || self.part != part + 1 {
+            return (part, len, 1);
+        }
+        let more = ((rest - len).min(self.to_row_end) / len).min(self.parts - self.part).min(most - 1);
+        self.part = (self.part + more) % self.parts;
+        self.to_row_end -= more * len;
+        if self.to_row_end == 0 {
+            self.to_row_end = self.row;
+        }
+        (part, len, 1 + more)
+    }
+
     /// The part of the next run, and its elements, of which at most `rest` are left. By element: the first of the next
     /// parts that follow each other, and how many they are.
     #[inline(always)]
