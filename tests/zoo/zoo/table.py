@@ -34,7 +34,7 @@ it runs.
 The columns: `quantize` with `--bits` 8, 4, 2; `--activations dynamic`; `--calibrate`; `prune --sparsity 0.5`,
 `prune --n-of-m 2:4`; `crop --keep 0.75` (`--what all` of ONNX, `--what ffn` of directories).
 """
-PERMITTED = ("model_type", "mlp_ratio", "no weights with outputs to crop")  # what a refusal names
+PERMITTED = ("model_type", "mlp_ratio", "no weights with outputs to crop", "quantized already")  # what a refusal names
 
 
 def refused(line: Line) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import shutil
 import time
 import traceback
@@ -32,6 +33,7 @@ CROP_OF_DIRECTORY = ("crop", "--keep", "0.75", "--what", "ffn")
 FLOORS = {"8": 25.0, "4": 6.0, "2": 0.0, "dynamic": 15.0, "static": 10.0}
 # How a summary says what has left weights written all the same that it left alone.
 ADVICE = ("--include", "only_dequantize", "quantized already")
+PROGRESS = re.compile(r"^\w+: \d+ % of [\d,]+ bytes$", re.MULTILINE)
 WARNED = ("2",)  # below its floor where the report says that layers are far off
 
 Outputs = list[dict[str, np.ndarray]]
@@ -154,8 +156,8 @@ class Trial:
         result.notes = [each.removeprefix("note  ") for each in printed.splitlines() if each.startswith("note  ")]
         known = set(strings(said))
         result.problems += [f"not in the report: {each}" for each in result.notes if each not in known]
-        if errors.strip():
-            result.problems.append(f"printed on stderr: {errors.strip()[-300:]}")
+        if errors := PROGRESS.sub("", errors).strip():
+            result.problems.append(f"printed on stderr: {errors[-300:]}")
         self._sized(result, printed)
         self._answers(result, out)
         if self.measure is not None and not any(each.startswith("is not loaded") for each in result.problems):
