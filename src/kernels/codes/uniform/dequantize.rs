@@ -25,7 +25,7 @@ pub(super) fn values<C: Real, O: Element>(
     let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK);
     let own_values = |runs: Runs, codes: &[u8], out: &mut [C]| {
         if in_blocks {
-            blocks::<C>(codes, runs, uniform, params, out, false)
+            blocks(codes, runs, uniform, params, out)
         } else {
             own_values(codes, runs, uniform, params, out)
         }
@@ -42,7 +42,8 @@ pub(super) fn values<C: Real, O: Element>(
     runs
 }
 
-/// The numbers of codes, one a byte, to where `streamed` says.
+/// The numbers of codes, one a byte, to where `streamed` says: by way of the L1 cache. (Straight past it, as what is looked up
+/// goes, groups of 32 of 8 bits take 1.24 of the time.)
 pub(super) fn write_values<C: Real, O: Element>(
     codes: &[u8],
     runs: Runs,
@@ -51,11 +52,6 @@ pub(super) fn write_values<C: Real, O: Element>(
     out: &mut [O],
     streamed: bool,
 ) {
-    let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK);
-    if let (true, Some(out)) = (in_blocks, C::own_mut(out)) {
-        blocks(codes, runs, uniform, params, out, streamed);
-        return;
-    }
     if !streamed {
         values(codes, runs, uniform, params, out);
         return;
