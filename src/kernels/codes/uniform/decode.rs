@@ -67,7 +67,7 @@ fn small_number<C: Real>(code: u8, coding: Coding<C>) -> C {
 const FEW: usize = 16;
 /// Runs shorter than this go by [`FEW`]: the compiler's loop takes so many at a time, and its rest by 8. (Longer runs in
 /// blocks of 32 take three times as long in the cache.)
-const SHORT: usize = 64;
+pub(super) const SHORT: usize = 64;
 
 /// The numbers of codes that share a part.
 #[inline(always)]

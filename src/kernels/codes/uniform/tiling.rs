@@ -176,6 +176,11 @@ impl Runs {
         self.run == 1
     }
 
+    /// How many elements a whole run has.
+    pub(super) fn length(&self) -> usize {
+        self.run
+    }
+
     /// Whether all are whole blocks of so many elements.
     pub(super) fn are_of(&self, block: usize) -> bool {
         [self.row, self.run, self.to_run_end, self.to_row_end].iter().all(|n| n.is_multiple_of(block))
