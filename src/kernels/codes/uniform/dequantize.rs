@@ -24,34 +24,46 @@ pub(super) fn values<C: Real, O: Element>(
 ) -> Runs {
     // The parameters of long runs are seldom looked at.
     let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK) && runs.length() < SHORT;
-    made(codes, runs, uniform, params, out, in_blocks)
+    if in_blocks {
+        made(codes, runs, params, out, |codes, runs, params, out| blocks(codes, runs, uniform, params, out, false))
+    } else {
+        one_by_one(codes, runs, uniform, params, out)
+    }
 }
 
-/// The numbers of codes, one a byte; the runs that follow. Of another type than they are computed in by way of the cache.
-fn made<C: Real, O: Element>(
+/// The same of any.
+fn one_by_one<C: Real, O: Element>(
     codes: &[u8],
     runs: Runs,
     uniform: Uniform,
     params: ParamsRef<'_, C>,
     out: &mut [O],
-    in_blocks: bool,
 ) -> Runs {
-    let own = if in_blocks { blocks::<C> } else { own_values::<C> };
+    made(codes, runs, params, out, |codes, runs, params, out| own_values(codes, runs, uniform, params, out))
+}
+
+/// The numbers that `own` makes of codes; of another type than they are computed in by way of the cache.
+fn made<C: Real, O: Element>(
+    codes: &[u8],
+    runs: Runs,
+    params: ParamsRef<'_, C>,
+    out: &mut [O],
+    own: impl Fn(&[u8], Runs, ParamsRef<'_, C>, &mut [C]) -> Runs,
+) -> Runs {
     if let Some(out) = C::own_mut(out) {
-        return own(codes, runs, uniform, params, out);
+        return own(codes, runs, params, out);
     }
     let (mut runs, mut buffer) = (runs, [C::ZERO; IN_L1]);
     for (codes, out) in codes.chunks(IN_L1).zip(out.chunks_mut(IN_L1)) {
         let part = &mut buffer[..out.len()];
-        runs = own(codes, runs, uniform, params, part);
+        runs = own(codes, runs, params, part);
         store(part, out);
     }
     runs
 }
 
-/// The numbers of codes, one a byte, to where `streamed` says: past the caches by way of the first. (Run after run: groups of 32
-/// of 8 bits in blocks take 0.82 of the time in the cache, but 1.4 to 1.6 where 16 M numbers are written through it, and 1.24
-/// in blocks straight past it.)
+/// The numbers of codes, one a byte, to where `streamed` says. (Through the cache run after run: in blocks groups of 32 of 8 bits
+/// take 0.82 of the time in the cache, but 1.4 to 1.6 where 16 M numbers are written.)
 pub(super) fn write_values<C: Real, O: Element>(
     codes: &[u8],
     runs: Runs,
@@ -61,14 +73,19 @@ pub(super) fn write_values<C: Real, O: Element>(
     streamed: bool,
 ) {
     if !streamed {
-        made(codes, runs, uniform, params, out, false);
+        one_by_one(codes, runs, uniform, params, out);
+        return;
+    }
+    let in_blocks = out.len().is_multiple_of(BLOCK) && runs.are_of(BLOCK);
+    if let (true, Some(out)) = (in_blocks, C::own_mut(out)) {
+        blocks(codes, runs, uniform, params, out, true);
         return;
     }
     let mut block = [O::store_f64(0.0); STREAM_BLOCK];
     let mut runs = runs;
     for (codes, out) in codes.chunks(STREAM_BLOCK).zip(out.chunks_mut(STREAM_BLOCK)) {
         let block = &mut block[..out.len()];
-        runs = made(codes, runs, uniform, params, block, false);
+        runs = one_by_one(codes, runs, uniform, params, block);
         isa::stream(block, out);
     }
 }
