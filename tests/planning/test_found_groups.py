@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelopt_rs.errors import ArgumentError
 from modelopt_rs.planning.found_groups import find_feed_forward
 from modelopt_rs.planning.given_groups import GivenGroups
 from modelopt_rs.prune import Member
+from modelopt_rs.prune.families import families_of, is_known
 
 CONFIG = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 50}
 LAYER = {"up.weight": (40, 12), "up.bias": (40,), "down.weight": (12, 40), "down.bias": (12,), "q.weight": (12, 12)}
@@ -56,6 +58,7 @@ def test_each_side_has_a_number_of_its_own() -> None:
     ("layer", "more", "config", "reason"),
     [
         (LAYER, {}, {"hidden_size": 12}, "has no number that is called as"),
+        (LAYER, {}, CONFIG | {"sizes": list(range(50, 1050))}, "has more than 1,000 numbers"),
         (LAYER, {}, CONFIG | {"window": 40}, "'intermediate_size', 40, elsewhere as well"),
         (LAYER, {}, CONFIG | {"text_config": {"sizes": [1, 40]}}, "elsewhere as well"),
         (LAYER, {}, CONFIG | {"intermediate_size": 44}, "no tensors are as wide"),
@@ -84,3 +87,19 @@ def test_lengths_that_other_numbers_explain_stand_in_no_way() -> None:
     """A head is as wide as the model by their number; two of them are 8, a fifth of the width."""
     assert told(model(LAYER | {"k.weight": (8, 12)}), CONFIG | {"num_key_value_heads": 2}).groups
     assert told(model(LAYER | {"table.weight": (80, 12)}), CONFIG | {"max_length": 80}).groups
+
+
+def test_a_deep_configuration_needs_no_recursion() -> None:
+    deep: dict[str, Any] = {"length": 40}
+    for _ in range(5000):
+        deep = {"part": deep}
+    found = find_feed_forward(model(LAYER), CONFIG | deep)
+    assert isinstance(found, str)
+    assert "elsewhere as well" in found
+
+
+@pytest.mark.parametrize("kind", [{}, [], 3, True])
+def test_a_type_that_is_no_name_is_refused(kind: Any) -> None:
+    assert is_known({"model_type": kind})
+    with pytest.raises(ArgumentError, match=r"config\['model_type'\] must be one of"):
+        families_of("crop_file", {"model_type": kind})

@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 from modelopt_rs.errors import quote
 from modelopt_rs.planning.given_groups import GivenGroups
@@ -16,8 +17,11 @@ __all__ = ["find_feed_forward"]
 KEYS: Final = frozenset(family.keys[2] for family in FAMILIES if family.ffn and not family.multiple)
 # The numbers of a model's width and its heads: how wide a head is where that isn't said.
 WIDTHS: Final = frozenset(family.keys[:2] for family in FAMILIES)
+MOST: Final = 1000  # numbers of a config.json that are looked at, two by two
 INTO: Final = 2  # matrices that may lead into a layer: one, or a gate and what it opens
 
+Place: TypeAlias = "tuple[Place | None, str]"
+"""Where a number stands: in what, and its key there. Names are joined for few of them: a hostile one may be long."""
 Layers = dict[str, dict[str, str]]
 """Of each layer, by its name: its matrices and biases, by the rest of their names."""
 
@@ -48,9 +52,11 @@ def find_feed_forward(tensors: Mapping[str, Shaped], config: Mapping[str, Any]) 
     >>> find_feed_forward(tensors, {"width": 4, "ffn_dim": 6, "length": 6})
     "config.json has the number of 'ffn_dim', 6, elsewhere as well"
     """
-    numbers = list(_numbers(config))
+    numbers = list(islice(_numbers(config), MOST + 1))
+    if len(numbers) > MOST:
+        return f"config.json has more than {MOST:,} numbers"
     named = _named(config, numbers)
-    keys = [(key, width) for key, width in numbers if key.rpartition(".")[2] in KEYS]
+    keys = [(_dotted(place), width) for place, width in numbers if place[1] in KEYS]
     if not keys:
         return "config.json has no number that is called as the width of feed-forward layers"
     groups: list[Group] = []
@@ -73,19 +79,30 @@ def find_feed_forward(tensors: Mapping[str, Shaped], config: Mapping[str, Any]) 
     return GivenGroups(groups, counted) if groups else "no tensors are as wide as config.json says of those layers"
 
 
-def _numbers(config: Any, at: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[Place, int]]:
     """Yield the whole numbers of config.json, those of lists and objects in it too."""
-    items = config.items() if isinstance(config, Mapping) else enumerate(config)
-    for key, value in items:
+    rest: list[tuple[Place, Any]] = [((None, ""), config)]
+    while rest:
+        place, value = rest.pop()
         if isinstance(value, (Mapping, list, tuple)):
-            yield from _numbers(value, f"{at}{key}.")
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            rest += [((place, str(key)), each) for key, each in items][::-1]
         elif isinstance(value, int) and not isinstance(value, bool) and value > 1:
-            yield f"{at}{key}", int(value)
+            yield place, int(value)
 
 
-def _named(config: Mapping[str, Any], numbers: Sequence[tuple[str, int]]) -> frozenset[int]:
+def _dotted(place: "Place | None") -> str:
+    """Return the keys that lead to a number, with dots between them."""
+    keys = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    return ".".join(keys[-2::-1])
+
+
+def _named(config: Mapping[str, Any], numbers: Sequence[tuple[Place, int]]) -> frozenset[int]:
     """Return the lengths that numbers besides widths of feed-forward layers explain: these, and products of two."""
-    single = {value for key, value in numbers if key.rpartition(".")[2] not in KEYS}
+    single = {value for place, value in numbers if place[1] not in KEYS}
     for part in (config, *(each for each in config.values() if isinstance(each, Mapping))):
         for width, heads in ((part.get(a), part.get(b)) for a, b in WIDTHS):
             if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads == 0:

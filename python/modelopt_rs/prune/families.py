@@ -287,8 +287,10 @@ FIXED: Final[dict[str, str]] = {
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Whether the type of a model is one whose layers are known, or are known not to be sayable."""
+    """Whether the type of a model is one whose layers are known, or known not to be sayable, or no name at all."""
     kind = config.get("model_type")
+    if not isinstance(kind, str):
+        return kind is not None
     return kind in FIXED or any(kind in family.types for family in FAMILIES)
 
 
