@@ -89,6 +89,13 @@ def test_lengths_that_other_numbers_explain_stand_in_no_way() -> None:
     assert told(model(LAYER | {"table.weight": (80, 12)}), CONFIG | {"max_length": 80}).groups
 
 
+def test_numbers_of_thousands_of_digits_and_zeros_cost_nothing() -> None:
+    config = CONFIG | {"hidden_size": 0, "sizes": [10**4000 + i for i in range(900)]}
+    found = find_feed_forward(model(LAYER | {"fused.weight": (80, 12)}), config)
+    assert isinstance(found, str)
+    assert "an axis of 80, which may follow from" in found
+
+
 def test_a_deep_configuration_needs_no_recursion() -> None:
     deep: dict[str, Any] = {"length": 40}
     for _ in range(5000):

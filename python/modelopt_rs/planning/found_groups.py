@@ -69,8 +69,9 @@ def find_feed_forward(tensors: Mapping[str, Shaped], config: Mapping[str, Any]) 
             return found
         if not found:
             continue  # of a part that this model hasn't
-        lengths = (length for info in tensors.values() for length in info.shape if length > 1)
-        other = next((n for n in lengths if n != width and (n % width == 0 or width % n == 0) and n not in named), None)
+        lengths = {length: None for info in tensors.values() for length in info.shape if length not in (0, 1, width)}
+        alike = (n for n in lengths if n % width == 0 or width % n == 0)
+        other = next((n for n in alike if not _is_named(n, named)), None)
         if other is not None:
             return f"a tensor has an axis of {other}, which may follow from {key!r}, {width}"
         name = "ffn" if len(keys) == 1 else f"{key.replace('.', '_')}.ffn"
@@ -101,13 +102,18 @@ def _dotted(place: "Place | None") -> str:
 
 
 def _named(config: Mapping[str, Any], numbers: Sequence[tuple[Place, int]]) -> frozenset[int]:
-    """Return the lengths that numbers besides widths of feed-forward layers explain: these, and products of two."""
+    """Return the lengths that numbers besides widths of feed-forward layers say."""
     single = {value for place, value in numbers if place[1] not in KEYS}
     for part in (config, *(each for each in config.values() if isinstance(each, Mapping))):
         for width, heads in ((part.get(a), part.get(b)) for a, b in WIDTHS):
-            if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads == 0:
+            if isinstance(width, int) and isinstance(heads, int) and min(width, heads) > 0 and width % heads == 0:
                 single.add(width // heads)
-    return frozenset(single | {a * b for a in single for b in single})
+    return frozenset(single)
+
+
+def _is_named(length: int, named: frozenset[int]) -> bool:
+    """Whether numbers explain a length: one of them, or the product of two (all products might take gigabytes)."""
+    return length in named or any(length % a == 0 and length // a in named for a in named)
 
 
 def _layers(tensors: Mapping[str, Shaped], width: int) -> Layers | str:
