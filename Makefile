@@ -25,8 +25,9 @@ build: $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
+# Rust's tests go one by one: the instruction set, which many of them set, is one for the process.
 test: build
-	cargo test --locked --no-default-features --quiet
+	cargo test --locked --no-default-features --quiet -- --test-threads=1
 	$(PYTEST) -m "not slow" --doctest-modules --doctest-glob='*.md' --ignore=python/modelopt_rs/interop \
 		--ignore=docs/conf.py --ignore=tests/interop --ignore=tests/zoo tests python/modelopt_rs docs README.md
 

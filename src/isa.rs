@@ -66,17 +66,17 @@ impl Isa {
         found
     }
 
+    /// Whether this is AVX-512, and this CPU has its products of bytes as well (VNNI).
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub fn has_vnni(self) -> bool {
+        self == Self::Avx512 && is_x86_feature_detected!("avx512vnni")
+    }
+
     /// The widest that this CPU has.
     fn best() -> Self {
         *Self::ALL.iter().rfind(|isa| isa.is_available()).unwrap_or(&Self::Portable)
     }
-}
-
-/// Whether the instruction set in use is AVX-512, and this CPU has its products of bytes as well (VNNI).
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub fn has_vnni() -> bool {
-    current() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni")
 }
 
 /// Look `name` up and check that this CPU has it.
@@ -104,7 +104,7 @@ pub fn set(isa: Isa) {
     CURRENT.store(isa as u8, Ordering::Relaxed);
 }
 
-/// The instruction set in use. Never one that this CPU lacks.
+/// The instruction set in use. Never one that this CPU lacks; another thread may set it, so what decides twice asks once.
 #[inline]
 pub fn current() -> Isa {
     match CURRENT.load(Ordering::Relaxed) {

@@ -94,7 +94,7 @@ impl Row {
 /// Whether there is a fast way.
 pub fn is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::isa::has_vnni();
+    return crate::isa::current().has_vnni();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

@@ -6,6 +6,9 @@ words.
 """
 
 import itertools
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,57 @@ def test_b10_b11_bits_do_not_depend_on_the_instruction_set_or_the_threads(name, 
             _core.set_isa(isa)
             got = outcome(call, argument, threads)
             assert got == want, f"{n} elements of {dtype}, {isa}, {threads} threads"
+
+
+@pytest.fixture
+def turning_isas(isas) -> Iterator[None]:
+    """Another thread sets one instruction set after the other, as fast as it can."""
+    done = threading.Event()
+
+    def turn() -> None:
+        for isa in itertools.cycle(isas):
+            _core.set_isa(isa)
+            if done.is_set():
+                return
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=turn)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_b10_bits_do_not_depend_on_an_instruction_set_that_another_thread_sets_meanwhile(name, turning_isas, inputs):
+    call = CALLS[name]
+    for dtype in ["uint8"] if call.codes else ref.DTYPES:
+        argument = prepared(call, inputs[str(dtype)][: ref.CHUNK])
+        want = outcome(call, argument, 1)
+        assert all(outcome(call, argument, 2) == want for _ in range(8))
+
+
+@pytest.mark.parametrize("kind", ["compress", "decompress", "Image", "linear"])
+def test_b10_thousands_of_pieces_of_work_while_another_thread_sets_the_instruction_set(kind, turning_isas):
+    """Each asks which set is in use: one that asked twice, and relied on the same answer, was found by these."""
+    rng = np.random.default_rng(5)
+    x = np.maximum(rng.normal(size=(20_000, 16)), 0).astype(np.float32)
+    bits = np.packbits(x != 0, axis=1, bitorder="little")
+    small = mo.prune.BitmaskArray(x[x != 0], bits, np.append(0, np.cumsum(np.count_nonzero(x, axis=1))), x.shape)
+    image = rng.integers(0, 256, (20_000, 64, 3), np.uint8)
+    plan = mo.preprocess.Image(image.shape[:2], dtype="uint8", quantization=(0.01, 3), layout="NHWC")
+    q = mo.quantize(x.reshape(-1, 64), bits=8, axis=0)
+    run = {
+        "compress": lambda: mo.prune.compress(x).values,
+        "decompress": small.decompress,
+        "Image": lambda: plan(image),
+        "linear": lambda: mo.quant.linear(x[:40].reshape(10, 64), q),
+    }[kind]
+    want = run()
+    for _ in range(10):
+        np.testing.assert_array_equal(run(), want)
 
 
 @pytest.mark.parametrize("name", ["sum", "var", "norm2", "sum-axis0", "quantize-symmetric8-all", "histogram"])

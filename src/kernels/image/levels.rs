@@ -30,7 +30,7 @@ impl Tables {
             return self.pixels(x, 1, out[0]);
         }
         #[cfg(target_arch = "x86_64")]
-        let done = if channels == 3 && x86::can() { x86::planes(x, self, out) } else { 0 };
+        let done = if channels == 3 { x86::planes(x, self, out) } else { 0 };
         #[cfg(not(target_arch = "x86_64"))]
         let done = 0;
         for (c, out) in out.iter_mut().enumerate().take(channels) {
@@ -43,7 +43,7 @@ impl Tables {
     /// The codes of a row of pixels, channels side by side.
     pub fn pixels(&self, x: &[u8], channels: usize, out: &mut [u8]) {
         #[cfg(target_arch = "x86_64")]
-        let done = if x86::can() { x86::pixels(x, self, channels, out) } else { 0 };
+        let done = x86::pixels(x, self, channels, out);
         #[cfg(not(target_arch = "x86_64"))]
         let done = 0;
         for (i, (code, &x)) in out.iter_mut().zip(x).enumerate().skip(done) {

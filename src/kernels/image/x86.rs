@@ -15,9 +15,9 @@ use crate::isa::{Isa, current};
 /// Bytes of a register.
 const L: usize = 64;
 
-/// Whether this CPU has it.
+/// Whether this CPU has it. Asked once for a row: another thread may set the instruction set.
 #[inline]
-pub(super) fn can() -> bool {
+fn can() -> bool {
     current() == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi")
 }
 
@@ -113,18 +113,22 @@ fn tables_in_turn(x: &[[u8; L]], tables: &Tables, channels: usize, out: &mut [[u
     }
 }
 
-/// The codes of the first pixels of a row of 3 channels, apart: of how many.
+/// The codes of the first pixels of a row of 3 channels, apart: of how many (none where this CPU cannot).
 pub(super) fn planes(x: &[u8], tables: &Tables, out: &mut [&mut [u8]; CHANNELS]) -> usize {
-    assert!(can());
+    if !can() {
+        return 0;
+    }
     let (x, _) = x.as_chunks::<{ 3 * L }>();
     // SAFETY: `can` says that this CPU has AVX-512 F, BW and VBMI.
     unsafe { three_planes(x, tables, out) };
     x.len() * L
 }
 
-/// The codes of the first bytes of a row, side by side: of how many.
+/// The codes of the first bytes of a row, side by side: of how many (none where this CPU cannot).
 pub(super) fn pixels(x: &[u8], tables: &Tables, channels: usize, out: &mut [u8]) -> usize {
-    assert!(can());
+    if !can() {
+        return 0;
+    }
     let (x, out) = (x.as_chunks::<L>().0, out.as_chunks_mut::<L>().0);
     // SAFETY: as in `planes`.
     unsafe {

@@ -4,7 +4,6 @@ use super::TALL;
 use super::activations::Tile;
 use super::form::{Form, LANES, LINE};
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{Isa, current};
 use crate::kernels::codes::Scheme;
 
 /// A number for each lane of the panel.
@@ -21,8 +20,7 @@ pub(super) const PANELS: usize = 2;
 pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile) -> [[Lanes; TALL]; PANELS] {
     let mut sums = [[[0.0; LANES]; TALL]; PANELS];
     #[cfg(target_arch = "x86_64")]
-    if current() != Isa::Portable {
-        super::x86::panels(lines, form, tile, &mut sums);
+    if super::x86::panels(lines, form, tile, &mut sums) {
         return sums;
     }
     for (lines, sums) in lines.into_iter().zip(&mut sums) {

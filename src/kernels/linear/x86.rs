@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 };
 
 use super::{TALL, activations::Tile, form::Form, form::LANES, form::LINE, product::Lanes, product::PANELS};
-use crate::isa;
+use crate::isa::{self, Isa};
 use crate::kernels::codes::Scheme;
 
 /// Lines that are asked for ahead of use. One at a time: a block of them at once waits for itself.
@@ -124,11 +124,21 @@ fn dot_of_bytes(sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
     _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
 }
 
-/// Write the sums of the tile's rows for each panel, with an instruction set that is not portable.
-pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile, out: &mut [[Lanes; TALL]; PANELS]) {
+/// Write the sums of the tile's rows for each panel, if this CPU can.
+pub(super) fn panels(
+    lines: [&[[u8; LINE]]; PANELS],
+    form: &Form,
+    tile: &Tile,
+    out: &mut [[Lanes; TALL]; PANELS],
+) -> bool {
+    // Asked once: another thread may set the instruction set.
+    let isa = isa::current();
+    if isa == Isa::Portable {
+        return false;
+    }
     macro_rules! call {
         ($bits:literal, $($rows:literal, $wide:literal);*) => {
-            match (tile.rows, tile.rows * tile.digits, isa::has_vnni()) {
+            match (tile.rows, tile.rows * tile.digits, isa.has_vnni()) {
                 // SAFETY: `has_vnni` says that this CPU has AVX-512 F, BW and VNNI.
                 $(($rows, $wide, true) => unsafe { vnni::<$bits, $rows, $wide>(&lines, form, tile, out) },)*
                 // SAFETY: the instruction set in use has AVX2. It has registers for two panels of two rows.
@@ -141,10 +151,10 @@ pub(super) fn panels(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Tile, o
             }
         };
     }
-    assert!(isa::current() != isa::Isa::Portable);
     match form.bits {
         8 => call!(8, 1, 1; 2, 2; 4, 4; 8, 8; 1, 3; 2, 6),
         4 => call!(4, 1, 1; 2, 2; 4, 4; 8, 8; 1, 3; 2, 6),
         _ => call!(2, 1, 1; 2, 2; 4, 4; 8, 8; 1, 3; 2, 6),
     }
+    true
 }

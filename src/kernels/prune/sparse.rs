@@ -120,21 +120,19 @@ kernel! {
 /// The values of a row, and a bit for each weight, by the fastest means.
 fn to_bits<T: Element>(x: &[T], values: &mut [T], bits: &mut [u8]) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if x86::can::<T>() {
-        let Some((done, n)) = x86::to_bits(x, values, bits) else { return false };
-        return row_to_bits(&x[done..], &mut values[n..], &mut bits[done / 8..]);
-    }
-    row_to_bits(x, values, bits)
+    let found = x86::to_bits(x, values, bits);
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = Some((0, 0));
+    found.is_some_and(|(done, n)| row_to_bits(&x[done..], &mut values[n..], &mut bits[done / 8..]))
 }
 
 /// Undo [`to_bits`]; as many bits are set as there are values.
 fn from_bits<T: Element>(values: &[T], bits: &[u8], out: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
-    if x86::can::<T>() {
-        let (done, n) = x86::from_bits(values, bits, out);
-        return row_from_bits(&values[n..], &bits[done / 8..], &mut out[done..]);
-    }
-    row_from_bits(values, bits, out);
+    let (done, n) = x86::from_bits(values, bits, out);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (done, n) = (0, 0);
+    row_from_bits(&values[n..], &bits[done / 8..], &mut out[done..]);
 }
 
 /// Cut what belongs to rows: row `i` has the elements from `offsets[i]` to `offsets[i + 1]`.

@@ -15,9 +15,9 @@ use crate::real::Element;
 /// Elements at a time.
 const L: usize = 16;
 
-/// Whether rows of these elements can be moved by this CPU.
+/// Whether rows of these elements can be moved by this CPU. Asked once for a row: another thread may set the instruction set.
 #[inline]
-pub(super) fn can<T: Element>() -> bool {
+fn can<T: Element>() -> bool {
     T::BITS <= 32 && current() == Isa::Avx512
 }
 
@@ -91,19 +91,23 @@ fn rows_from_bits<T: Element>(values: &[T], bits: &[[u8; 2]], out: &mut [[T; L]]
     n
 }
 
-/// The values and bits of the first weights of a row, 16 after 16: how many weights were taken, and how many values they are;
-/// None where there are more than `values` has room for.
+/// The values and bits of the first weights of a row, 16 after 16: how many weights were taken (none where this CPU cannot),
+/// and how many values they are; None where there are more than `values` has room for.
 pub(super) fn to_bits<T: Element>(x: &[T], values: &mut [T], bits: &mut [u8]) -> Option<(usize, usize)> {
-    assert!(can::<T>());
+    if !can::<T>() {
+        return Some((0, 0));
+    }
     let (x, bits) = (x.as_chunks::<L>().0, bits.as_chunks_mut::<2>().0);
     // SAFETY: `can` says that this CPU has AVX-512 F, and with it POPCNT.
     let n = unsafe { rows_to_bits(x, values, bits) }?;
     Some((x.len() * L, n))
 }
 
-/// The first weights of a row from values and bits: how many weights were made, of how many values.
+/// The first weights of a row from values and bits: how many weights were made (none where this CPU cannot), of how many values.
 pub(super) fn from_bits<T: Element>(values: &[T], bits: &[u8], out: &mut [T]) -> (usize, usize) {
-    assert!(can::<T>());
+    if !can::<T>() {
+        return (0, 0);
+    }
     let out = out.as_chunks_mut::<L>().0;
     let made = out.len() * L;
     // SAFETY: as in `to_bits`.

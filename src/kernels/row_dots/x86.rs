@@ -20,7 +20,7 @@ const LONG: usize = 2048;
 
 /// Write the sums, if this CPU can.
 pub(super) fn sums(row: &Row, bytes: Bytes<'_>, sums: &mut [i32]) -> bool {
-    if !isa::has_vnni() {
+    if !isa::current().has_vnni() {
         return false;
     }
     let end = row.blocks.iter().map(|[start, len]| start + len).max().unwrap_or(0);
