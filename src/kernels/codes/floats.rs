@@ -1,6 +1,5 @@
 //! Inputs and outputs of any float as float32, which codes are made of, and the largest magnitudes of inputs.
 
-use super::granularity::cut;
 use super::largest::absmax;
 use super::{Granularity, Rows};
 use crate::isa::kernel;
@@ -112,31 +111,6 @@ kernel! {
 /// Whether largest magnitudes are of finite numbers.
 pub fn are_finite(absmax: &[f32]) -> bool {
     largest(absmax) < f32::INFINITY_KEY
-}
-
-/// Find the largest magnitude of each group of an array (where `saturate`: of its finite numbers): the largest of them, and
-/// whether the whole array was finite.
-pub fn group_absmax<T: Floats>(x: &[T], rows: Rows, out: &mut [f32], saturate: bool, threads: usize) -> (f32, bool) {
-    let mut out = out;
-    let items: Vec<_> = if x.is_empty() { vec![] } else { cut(x.len(), rows, CHUNK).collect() }
-        .into_iter()
-        .map(|piece| (out.split_off_mut(..piece.scales.len()).unwrap_or_default(), piece))
-        .collect();
-    let found = par::map(threads, items.into_iter(), |(out, piece)| {
-        let (mut floats, x) = (vec![], &x[piece.elements]);
-        absmax(T::floats(x, &mut floats), piece.rows, out);
-        let of_all = largest(out);
-        let is_finite = of_all < f32::INFINITY_KEY;
-        if !is_finite && saturate {
-            let mut numbers = vec![];
-            sanitize(x, &mut numbers, &mut floats);
-            absmax(&numbers, piece.rows, out);
-            return (largest(out), is_finite);
-        }
-        (of_all, is_finite)
-    });
-    let of_all = found.iter().map(|&(of_all, _)| of_all).fold(0, i32::max);
-    (f32::from_key(of_all), found.iter().all(|&(_, is_finite)| is_finite))
 }
 
 /// Whether all is finite, as float32.

@@ -1,6 +1,6 @@
 //! Numbers to codes, and to codes and back at once, for every format of blocks.
 
-use super::floats::{are_finite, group_absmax, is_finite, ranges, sanitize};
+use super::floats::{are_finite, is_finite, ranges, sanitize};
 use super::granularity::{Piece, cut, cut_shared, merged};
 use super::largest::absmax;
 use super::{BlockFormat, Floats, Granularity, NonFinite, Parts, PartsRef, Policy, Rows, Scales, ScalesMut, Spec};
@@ -77,13 +77,11 @@ impl Call<'_> {
         }
     }
 
-    /// Find the scales of groups and code them, while they are in the cache; whether all was finite. `known`: the largest
-    /// magnitudes of the groups, or nothing.
+    /// Find the scales of groups and code them, while they are in the cache; whether all was finite.
     pub(super) fn groups<T: Floats>(
         &self,
         x: &[T],
         rows: Rows,
-        known: &[f32],
         mut out: Out<'_, T>,
         mut scale: Option<ScalesMut<'_>>,
         scratch: &mut Scratch,
@@ -95,14 +93,8 @@ impl Call<'_> {
             largest.resize(count.max(largest.len()), 0.0);
             let largest = &mut largest[..count];
             let mut numbers_in = T::floats(x, floats);
-            if known.is_empty() {
-                absmax(numbers_in, batch.rows, largest);
-            } else {
-                largest.copy_from_slice(&known[batch.scales.clone()]);
-            }
-            // What is known is finite, or of the finite numbers.
-            let sanitizes = if known.is_empty() { !are_finite(largest) } else { self.saturate };
-            if sanitizes {
+            absmax(numbers_in, batch.rows, largest);
+            if !are_finite(largest) {
                 if !self.saturate {
                     return false;
                 }
@@ -133,7 +125,6 @@ impl Call<'_> {
         &self,
         x: &[T],
         rows: Rows,
-        known: &[f32],
         mut out: Out<'_, T>,
         mut scale: Option<ScalesMut<'_>>,
     ) -> Result<(), NonFinite> {
@@ -146,8 +137,7 @@ impl Call<'_> {
             })
             .collect();
         let finite = par::map(self.threads, items.into_iter(), |(piece, out, scale)| {
-            let known = known.get(piece.scales).unwrap_or_default();
-            self.groups(&x[piece.elements], piece.rows, known, out, scale, &mut Scratch::default())
+            self.groups(&x[piece.elements], piece.rows, out, scale, &mut Scratch::default())
         });
         if finite.into_iter().all(|finite| finite) { Ok(()) } else { Err(NonFinite) }
     }
@@ -160,17 +150,7 @@ impl Call<'_> {
         mut out: Out<'_, T>,
         scale: Option<ScalesMut<'_>>,
     ) -> Result<(), NonFinite> {
-        let mut largest = ranges::<T, reduce::MinMax>(x, granularity, self.threads);
-        let finite = are_finite(&largest);
-        if !finite {
-            if !self.saturate {
-                return Err(NonFinite);
-            }
-            largest = ranges::<T, reduce::FiniteMinMax>(x, granularity, self.threads);
-            for largest in &mut largest {
-                *largest = largest.min(f32::MAX);
-            }
-        }
+        let (largest, finite) = largest_finite(x, granularity, self.saturate, self.threads)?;
         let (mut floats, mut bytes) = (vec![0.0; largest.len()], vec![0; largest.len()]);
         let own =
             if self.format.has_float_scales() { ScalesMut::Floats(&mut floats) } else { ScalesMut::Bytes(&mut bytes) };
@@ -207,14 +187,13 @@ impl Call<'_> {
         &self,
         x: &[T],
         spec: Spec,
-        known: &[f32],
         out: Out<'_, T>,
         scale: Option<ScalesMut<'_>>,
     ) -> Result<(), NonFinite> {
         match spec.granularity {
-            Granularity::Group { size } => self.local(x, Rows { row: spec.cols, size }, known, out, scale),
+            Granularity::Group { size } => self.local(x, Rows { row: spec.cols, size }, out, scale),
             Granularity::Channel { outer: 1, inner, .. } if inner > 1 && inner <= LONGEST_ROW => {
-                self.local(x, Rows { row: inner, size: inner }, &[], out, scale)
+                self.local(x, Rows { row: inner, size: inner }, out, scale)
             }
             Granularity::Tile { height, rows, cols } => self.tiles(x, [height, spec.cols], [rows, cols], out, scale),
             _ => self.shared(x, spec.granularity, out, scale),
@@ -234,14 +213,14 @@ pub fn quantize<T: Floats>(
     threads: usize,
 ) -> Result<(), NonFinite> {
     let Parts { codes, mut scale, global } = parts;
-    let (call, known) = prepare(format, x, spec, policy, absmax, threads)?;
+    let call = prepare(format, x, policy, absmax, threads)?;
     *global = call.global;
     if x.is_empty() {
         // Parts that hold nothing: as of zeros.
         format.store(&vec![0.0; spec.scales(0)], call.global, scale.again());
         return Ok(());
     }
-    call.run(x, spec, &known, Out::Codes(codes), Some(scale))
+    call.run(x, spec, Out::Codes(codes), Some(scale))
 }
 
 /// Quantize and dequantize without storing codes.
@@ -253,33 +232,45 @@ pub fn fake_quantize<T: Floats>(
     out: &mut [T],
     threads: usize,
 ) -> Result<(), NonFinite> {
-    let (call, known) = prepare(format, x, spec, policy, 0.0, threads)?;
-    if x.is_empty() { Ok(()) } else { call.run(x, spec, &known, Out::Values(out), None) }
+    let call = prepare(format, x, policy, 0.0, threads)?;
+    if x.is_empty() { Ok(()) } else { call.run(x, spec, Out::Values(out), None) }
 }
 
-/// What holds for the whole array, and the check before the first write; where the largest magnitudes of groups were
-/// found on the way, these.
+/// What holds for the whole array, and the check before the first write.
+///
+/// (To keep the largest magnitudes of groups, where they are found on the way, took longer than to find them again: a byte is
+/// written and read for each four of the numbers.)
 fn prepare<'f, T: Floats>(
     format: &'f dyn BlockFormat,
     x: &[T],
-    spec: Spec,
     policy: Policy,
     absmax: f32,
     threads: usize,
-) -> Result<(Call<'f>, Vec<f32>), NonFinite> {
+) -> Result<Call<'f>, NonFinite> {
     let mut call = Call { format, saturate: policy == Policy::Saturate, global: 1.0, threads };
-    let mut known = vec![];
-    if let (true, Granularity::Group { size }) = (format.has_global(), spec.granularity) {
-        known = vec![0.0; spec.scales(x.len())];
-        let rows = merged(x.len(), Rows { row: spec.cols, size }, format.bits());
-        let (largest, is_finite) = group_absmax(x, rows, &mut known, call.saturate, threads);
-        if !is_finite && !call.saturate {
-            return Err(NonFinite);
-        }
-        call.saturate = !is_finite;
-        call.global = format.global(largest.max(absmax));
+    if format.has_global() {
+        let (largest, _) = largest_finite(x, Granularity::Whole, call.saturate, threads)?;
+        call.global = format.global(largest[0].max(absmax));
     } else if policy == Policy::RaiseFirst && !is_finite(x, threads) {
         return Err(NonFinite);
     }
-    Ok((call, known))
+    Ok(call)
+}
+
+/// The largest magnitude of each part, of its finite numbers where not all are; whether all are. An error where they must be.
+fn largest_finite<T: Floats>(
+    x: &[T],
+    granularity: Granularity,
+    saturate: bool,
+    threads: usize,
+) -> Result<(Vec<f32>, bool), NonFinite> {
+    let largest = ranges::<T, reduce::MinMax>(x, granularity, threads);
+    if are_finite(&largest) {
+        return Ok((largest, true));
+    }
+    if !saturate {
+        return Err(NonFinite);
+    }
+    let largest = ranges::<T, reduce::FiniteMinMax>(x, granularity, threads);
+    Ok((largest.into_iter().map(|largest| largest.min(f32::MAX)).collect(), false))
 }

@@ -49,7 +49,7 @@ impl Call<'_> {
         let mut codes = vec![0; tile.len()];
         match out {
             Out::Codes(out) => {
-                let finite = self.groups(tile, all, &[], Out::Codes(&mut codes), scale, scratch);
+                let finite = self.groups(tile, all, Out::Codes(&mut codes), scale, scratch);
                 for (row, codes) in out.chunks_mut(width).zip(codes.chunks(across)) {
                     row[first..first + across].copy_from_slice(codes);
                 }
@@ -57,7 +57,7 @@ impl Call<'_> {
             }
             Out::Values(out) => {
                 let mut values = tile.to_vec();
-                let finite = self.groups(tile, all, &[], Out::Values(&mut values), scale, scratch);
+                let finite = self.groups(tile, all, Out::Values(&mut values), scale, scratch);
                 for (row, values) in out.chunks_mut(width).zip(values.chunks(across)) {
                     row[first..first + across].copy_from_slice(values);
                 }
