@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from zoo.table import read, write
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 SECONDS = 600  # for a model and all of its commands
+MADE_WITH = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxruntime", "numpy")  # said in the table
 
 
 def in_process(work: Callable[..., None], *arguments: Any) -> str:
@@ -118,7 +121,8 @@ def walk(arguments: argparse.Namespace, lines: Path) -> None:
     """Make the models that are asked for, and try each."""
     from zoo.export import Made
 
-    done = {(each["name"], each["form"]) for each in read(lines)}
+    done = {(each["name"], each["form"]) for each in read(lines) if "name" in each}
+    append(lines, {"versions": {name: version(name) for name in MADE_WITH if find_spec(name)}})
 
     def wanted(library: str, name: str, form: str) -> bool:
         title = f"{library}/{name}/{form}"

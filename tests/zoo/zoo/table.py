@@ -58,9 +58,16 @@ def write(path: Path, lines: Sequence[Line]) -> None:
     results = latest(lines)
     every = [line for row in results.values() for line in row.values()]
     floors = ", ".join(f"{floor:g} dB ({name})" for name, floor in FLOORS.items())
-    parts = [INTRODUCTION.format(floors=floors), _totals(every), _rows(results), _unmade(lines), _failures(every)]
+    parts = [INTRODUCTION.format(floors=floors), _versions(lines), _totals(every), _rows(results), _unmade(lines)]
+    parts = [*filter(None, parts), _failures(every)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(parts))
+
+
+def _versions(lines: Iterable[Line]) -> str:
+    """What the last run was made with."""
+    found = [line["versions"] for line in lines if "versions" in line][-1:]
+    return "".join(f"Made with {', '.join(f'{k} {v}' for k, v in each.items())}.\n" for each in found)
 
 
 def _totals(every: Sequence[Line]) -> str:
