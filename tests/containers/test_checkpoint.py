@@ -13,7 +13,7 @@ import pytest
 
 import modelopt_rs as mo
 from files_samples import infos, left_over, raw, save
-from modelopt_rs import files
+from modelopt_rs import OptionError, files
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs.files import CheckpointSink, CheckpointSource, TensorInfo
 
@@ -349,7 +349,7 @@ def test_f6_the_source_is_never_the_destination(model: Path, tmp_path: Path) -> 
     before = tree(model)
     with CheckpointSource(model) as source:
         for path in (model, tmp_path / "." / "model", tmp_path / "link", model / "sub", tmp_path):
-            with pytest.raises(ValueError, match="must not be the source's directory, in it or around it"):
+            with pytest.raises(OptionError, match="must not be the source's directory, in it or around it; choose"):
                 CheckpointSink(source, path, list(source.tensors.values()), overwrite=True)
     assert tree(model) == before
 
