@@ -25,6 +25,7 @@ __all__ = [
     "decide",
     "matches",
     "moved_in_words",
+    "not_read",
 ]
 
 Action: TypeAlias = Literal["quantize", "prune", "copy"]
@@ -89,9 +90,25 @@ def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) ->
                 f"the model is {layout.state} already (it has tensor {quote(mark)}): dequantize it first"
             )
     if config.get("quantization_config"):
-        raise UnsupportedError(
-            "the model is quantized already (its config.json has a quantization_config): dequantize it first"
-        )
+        raise UnsupportedError(f"the model {not_read(config)}")
+
+
+def not_read(config: Mapping[str, Any]) -> str:
+    """Say that a model is quantized in a way that no layout here reads, and what to do.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.decide import not_read
+    >>> not_read({"quantization_config": {"quant_method": "gptq"}})[:78]
+    "is quantized already by 'gptq' (quantization_config in config.json), which is "
+    """
+    said = config["quantization_config"]
+    method = said.get("quant_method") if isinstance(said, Mapping) else None
+    by = quote(method) if isinstance(method, str) else "a method that it does not name"
+    return (
+        f"is quantized already by {by} (quantization_config in config.json), which is not read here: take the model "
+        "that it was made of; if its weights are plain floats, remove quantization_config from config.json"
+    )
 
 
 def decide(

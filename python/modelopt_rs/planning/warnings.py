@@ -184,7 +184,9 @@ what nothing reads can be removed
     large = sorted(beside, key=lambda name: (-beside[name], name))
     more = len(large) - SHOWN
     names = ", ".join(map(quote, large[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
-    come = f"{len(large):,} other files come along as they are" if len(large) > 1 else "1 other file comes along as it is"
+    come = (
+        f"{len(large):,} other files come along as they are" if len(large) > 1 else "1 other file comes along as it is"
+    )
     times = f"{total / max(nbytes, 1):.1f} times as large as the model was"
     return [f"{come}, {times}: {names}; what nothing reads can be removed"]
 
