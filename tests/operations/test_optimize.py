@@ -521,6 +521,26 @@ def test_experts_get_one_of_the_codes_that_all_of_them_can_have(tmp_path: Path, 
     assert mo.dequantize_file(tmp_path / "b", tmp_path / "c", durable=False).totals.changed == 5
 
 
+@pytest.mark.parametrize("bpw", [3.0, 5.0, 8.0])
+def test_a_model_in_float8_is_taken_as_the_floats_that_it_stands_for(tmp_path: Path, bpw: float) -> None:
+    """By itself it stays as it is at 8 bits, and every code of 8 bits was an error of the whole command."""
+    mo.quantize_file(model(tmp_path / "a", {"model_type": "llama"}), tmp_path / "f8", format="fp8_e4m3", durable=False)
+    mo.dequantize_file(tmp_path / "f8", tmp_path / "plain", durable=False)
+    report = mo.optimize_file(tmp_path / "f8", tmp_path / "b", target_bpw=bpw, durable=False)
+    other = mo.optimize_file(tmp_path / "plain", tmp_path / "c", target_bpw=bpw, durable=False)
+    assert report.totals.changed == len(NAMES)
+    assert report.options["allocation"]["loss"] == other.options["allocation"]["loss"]
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (tmp_path / "c" / "model.safetensors").read_bytes()
+    assert group_codes(tmp_path / "b") == group_codes(tmp_path / "c")
+
+
+def test_globs_say_bits_of_weights_in_float8(tmp_path: Path) -> None:
+    mo.quantize_file(model(tmp_path / "a", {"model_type": "llama"}), tmp_path / "f8", format="fp8_e4m3", durable=False)
+    report = mo.quantize_file(tmp_path / "f8", tmp_path / "b", bits=8, bits_of={"*.fc.*": 4}, durable=False)
+    assert report.totals.changed == len(NAMES)
+    assert sorted(each["num_bits"] for each in group_codes(tmp_path / "b")) == [4, 8]
+
+
 def test_codes_that_numbers_are_too_large_for_are_not_given(tmp_path: Path) -> None:
     source = model(tmp_path / "a")
     with SafetensorsSource(source / "model.safetensors") as opened:

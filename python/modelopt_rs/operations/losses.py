@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.errors import FormatError, OptionError, UnsupportedError
+from modelopt_rs.layouts.float_quantized import FLOAT_QUANTIZED
 from modelopt_rs.operations.planned import Planned, whole
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -134,11 +135,8 @@ class Losses:
         for name in names:
             transforms = {code: each.transform(name) for code, each in plans.items() if name in each.codes}
             errors = _errors(view, name, transforms, execution)
-            for code in transforms:
-                if code in errors:
-                    found[name][code] = replace(found[name][code], error=errors[code])
-                else:
-                    del found[name][code]
+            able = {code: coded for code, coded in found[name].items() if code in errors or code not in transforms}
+            found[name] = {code: replace(coded, error=errors.get(code, coded.error)) for code, coded in able.items()}
         if has_graph and self.run is not None:
             found = self._with_outputs(found, execution)
         return replace(table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()})
@@ -228,7 +226,9 @@ class Losses:
         for code, (bits, group_size) in (EVERY if self._is_loaded(source) else CODES).items():
             if source.graph is not None and (found or refused):
                 source = stack.enter_context(self._open())
-            options = self._with(source, [code], bits=bits, group_size=group_size)
+            # Where nothing is named float8 stays as it is at 8 bits, and then no other code could be compared with it.
+            named = {"*": bits} if source.graph is None and FLOAT_QUANTIZED.mark(source.tensors) else {}
+            options = self._with(source, [code], bits=bits, group_size=group_size, bits_of=named)
             try:
                 plan = planner(options, self.onnx, None)(source, execution)
             except OptionError as why:  # experts, or what is included, have no such blocks or no zero points
