@@ -85,12 +85,16 @@ WAYS = {
 @pytest.mark.parametrize("operation", WAYS)
 @pytest.mark.parametrize(
     ("said", "by"),
-    [({"quant_method": "gptq"}, "'gptq'"), ({"quant_method": 3}, "a method that it does not name")],
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ({"quantization_config": {"quant_method": 3}}, "a method that it does not name"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "MLX"),
+    ],
 )
 def test_nobody_is_sent_to_dequantize_what_it_does_not_read(
-    tmp_path: Path, operation: str, said: object, by: str
+    tmp_path: Path, operation: str, said: dict[str, object], by: str
 ) -> None:
-    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 4, "quantization_config": said}
+    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 4, **said}
     source = directory(tmp_path / "a", bert(), config)
     way = "not read here: take the model that it was made of; if its weights are plain floats, remove"
     with pytest.raises(UnsupportedError, match=f"is quantized already by {by} .* {way}"):

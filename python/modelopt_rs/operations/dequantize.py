@@ -125,9 +125,9 @@ def _plan(source: Source, execution: Execution, dtype: str) -> FilePlan:
 
 def _check_supported(source: Source, is_read: bool) -> None:
     """Refuse a model that is quantized in a way that is not read: without its config it would be garbage."""
-    config = source.config or {}
-    if config.get("quantization_config") and not is_read:
-        raise UnsupportedError(f"{source.path}: {not_read(config)}")
+    unread = None if is_read else not_read(source.config or {})
+    if unread is not None:
+        raise UnsupportedError(f"{source.path}: {unread}")
 
 
 def _tensor_report(view: Dequantized, name: str) -> TensorReport:
