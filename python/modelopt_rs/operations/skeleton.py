@@ -90,12 +90,12 @@ def perform(
         if not writing.dry_run:
             check_suffix(out_path, source)  # before the long work
         notes = source.notes  # of the graph as it stands in the file: a plan edits it
+        beside = beside_in_words(source.beside, source.nbytes)  # what fails here has written nothing
         plan = plan_for(source, execution)
         if not writing.dry_run:
             sink = _create(source, out_path, plan, writing)
             rewrite(plan.view, sink, plan.transforms, execution, verify=writing.verify, check=plan.check)
         report = plan.report(time.perf_counter() - start)
-        beside = beside_in_words(source.beside, source.nbytes)
         return replace(report, warnings=(*dict.fromkeys((*notes, *plan.view.notes)), *report.warnings, *beside))
 
 
