@@ -217,7 +217,7 @@ class ExternalFiles:
             if info.st_nlink == 0:  # removed since it was opened
                 raise FormatError(f"{where}: external data file {shown} is missing")
             if info.st_nlink != 1 and not self._trust.hard_links:
-                advice = "allow_hard_links=True accepts it"
+                advice = "a copy has one, and files.open(allow_hard_links=True) takes this"
                 raise FormatError(f"{where}: external data file {shown} has {info.st_nlink} names; {advice}")
         except BaseException:
             os.close(fd)
