@@ -12,6 +12,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "OptionError",
+    "ScaleRangeError",
     "SourceWarning",
     "UnsupportedError",
     "binary_size",
@@ -62,6 +63,10 @@ class OptionError(ValueError):
 
     def __reduce__(self) -> tuple[type["OptionError"], tuple[str, tuple[str, ...]]]:
         return type(self), (self.problem, self.reasons)
+
+
+class ScaleRangeError(ValueError):
+    """Numbers are so large that scales in 16 bits can't hold theirs: other codes, or scales in 32 bits, can."""
 
 
 class InPlaceError(OSError):

@@ -369,3 +369,15 @@ def test_a_command_without_standard_output_or_errors_does_its_work(
     assert main(["compare", str(model), str(tmp_path / "out")]) == 0
     assert main(["inspect", str(tmp_path / "nothing")]) == 1
     assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("command", [["quantize"], ["prune", "--sparsity", "0.5"], ["optimize", "--target-bpw", "6"]])
+@pytest.mark.parametrize("out", ["", "in", ".."])
+def test_a_directory_around_or_in_the_source_is_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], out: str
+) -> None:
+    source = directory(tmp_path / "model", bert())
+    before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
+    assert main([command[0], str(source), "-o", str(source / out), *command[1:]]) == 2
+    assert "must not be the source's directory, in it or around it; choose another" in capsys.readouterr().err
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before

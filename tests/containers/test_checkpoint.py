@@ -4,6 +4,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import modelopt_rs as mo
+from checkpoints import bert, directory
 from files_samples import infos, left_over, raw, save
-from modelopt_rs import files
+from modelopt_rs import OptionError, files
 from modelopt_rs._core import FormatError, LimitError
 from modelopt_rs.files import CheckpointSink, CheckpointSource, TensorInfo
 
@@ -349,7 +351,7 @@ def test_f6_the_source_is_never_the_destination(model: Path, tmp_path: Path) -> 
     before = tree(model)
     with CheckpointSource(model) as source:
         for path in (model, tmp_path / "." / "model", tmp_path / "link", model / "sub", tmp_path):
-            with pytest.raises(ValueError, match="must not be the source's directory, in it or around it"):
+            with pytest.raises(OptionError, match="must not be the source's directory, in it or around it; choose"):
                 CheckpointSink(source, path, list(source.tensors.values()), overwrite=True)
     assert tree(model) == before
 
@@ -412,3 +414,23 @@ def test_a_directory_without_a_model_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(mo.UnsupportedError, match=r"it has an adapter, which is no model; merge it into"):
         mo.inspect_file(tmp_path)
+
+
+@pytest.mark.parametrize("operation", ["quantize", "prune", "optimize", "dry run"])
+def test_files_of_weights_that_come_along_are_told_where_they_are_large(tmp_path: Path, operation: str) -> None:
+    """The same weights for another library, in another variant, or states of an optimizer: no ratio has them."""
+    how: dict[str, Any] = {"quantize": {}, "prune": {"sparsity": 0.5}, "optimize": {"target_bpw": 6.0}}
+    function = getattr(mo, f"{operation.replace('dry run', 'quantize')}_file")
+    options = {**how.get(operation, {"dry_run": True}), "durable": False}
+    source = directory(tmp_path / "model", bert())
+    (source / "tokenizer.json").write_bytes(b"{}" * 1_000_000)
+    (source / "sub").mkdir()
+    (source / "sub" / "small.bin").write_bytes(b"1" * 100)
+    assert not [text for text in function(source, tmp_path / "a", **options).warnings if "along" in text]
+    nbytes = (source / "model.safetensors").stat().st_size
+    (source / "model.fp16.safetensors").write_bytes(b"1" * nbytes)
+    (source / "sub" / "optimizer.PT").write_bytes(b"1" * (2 * nbytes))
+    told = [text for text in function(source, tmp_path / "b", **options).warnings if "along" in text]
+    names = r"'sub/optimizer.PT', 'model.fp16.safetensors', 'sub/small.bin'"
+    assert len(told) == 1
+    assert re.fullmatch(rf"3 other files come along as they are, 3\.\d times as large .*: {names}; .*", told[0])

@@ -375,3 +375,40 @@ def test_what_goes_into_layers_of_half_precision_is_collected(tmp_path: Path, op
     assert made.totals.changed == 1
     assert "float32" not in made.tensors[0].reason
     assert near(tmp_path, feed, 0.6)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+def test_weights_and_inputs_without_a_number_are_left_beside_others(tmp_path: Path, target: str, bits: int) -> None:
+    proto = model(
+        [node("MatMul", ["none", "nothing"], ["z"]), node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "z"], ["y"])],
+        [value("x", ["n", 64]), value("none", ["n", 0])],
+        [value("y", ["n", 96])],
+        {"w": normal(64, 96), "nothing": np.zeros((0, 96), np.float32)},
+    )
+    report = quantized(tmp_path, proto, bits=bits, onnx=OnnxOptions(target=target))
+    assert report.totals.changed == 1
+    feed = {"x": normal(4, 64, seed=1), "none": np.zeros((4, 0), np.float32)}
+    assert near(tmp_path, feed, {8: 0.01, 4: 0.15, 2: 0.5}[bits])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_table_of_masks_is_quantized_at_4_bits(tmp_path: Path, dtype: Any) -> None:
+    """Zeros and the smallest number there is: their scales are no numbers of float16."""
+    mask = np.triu(np.full((64, 64), np.finfo(dtype).min, dtype), 1)
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    proto = model(
+        [
+            node("Gather", ["mask", "ids"], ["m"]),
+            node("MatMul", ["x", "w"], ["a"]),
+            node("Add", ["a", "m"], ["s"]),
+            node("Softmax", ["s"], ["p"], axis=-1),
+            node("MatMul", ["p", "v"], ["y"]),
+        ],
+        [value("x", ["n", 64], element), value("ids", ["n"], TensorProto.INT64)],
+        [value("y", ["n", 64], element)],
+        {"mask": mask, "w": normal(64, 64, dtype=dtype), "v": normal(64, 64, seed=1, dtype=dtype)},
+    )
+    report = quantized(tmp_path, proto, bits=4)
+    assert report.totals.changed >= 2
+    assert near(tmp_path, {"x": normal(40, 64, seed=2, dtype=dtype), "ids": np.arange(40)}, 0.15)

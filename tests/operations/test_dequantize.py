@@ -73,10 +73,32 @@ def test_dtype_must_be_known(tmp_path: Path) -> None:
         mo.dequantize_file(source, tmp_path / "b.safetensors", dtype="int8")
 
 
-def test_another_method_is_refused(tmp_path: Path) -> None:
-    source = directory(tmp_path / "a", bert(), {"quantization_config": {"quant_method": "gptq"}})
-    with pytest.raises(UnsupportedError, match="method 'gptq'"):
-        mo.dequantize_file(source, tmp_path / "b")
+WAYS = {
+    "quantize": {},
+    "prune": {"sparsity": 0.5},
+    "crop": {"keep": 0.5, "what": "ffn"},
+    "optimize": {"target_bpw": 6.0},
+    "dequantize": {},
+}
+
+
+@pytest.mark.parametrize("operation", WAYS)
+@pytest.mark.parametrize(
+    ("said", "by"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ({"quantization_config": {"quant_method": 3}}, "a method that it does not name"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "MLX"),
+    ],
+)
+def test_nobody_is_sent_to_dequantize_what_it_does_not_read(
+    tmp_path: Path, operation: str, said: dict[str, object], by: str
+) -> None:
+    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 4, **said}
+    source = directory(tmp_path / "a", bert(), config)
+    way = "not read here: take the model that it was made of; if its weights are plain floats, remove"
+    with pytest.raises(UnsupportedError, match=f"is quantized already by {by} .* {way}"):
+        getattr(mo, f"{operation}_file")(source, tmp_path / "b", **WAYS[operation])
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 

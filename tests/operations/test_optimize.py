@@ -499,6 +499,62 @@ def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
         last = off(ours)
 
 
+def moe(folder: Path, width: int) -> Path:
+    rng = np.random.default_rng(0)
+    tensors = {"model.layers.0.self_attn.q_proj.weight": ("F32", rng.standard_normal((64, 64)).astype(np.float32))}
+    for i, (part, shape) in itertools.product(range(2), {"up": (width, 64), "down": (64, width)}.items()):
+        name = f"model.layers.0.mlp.experts.{i}.{part}_proj.weight"
+        tensors[name] = ("F32", rng.standard_normal(shape).astype(np.float32))
+    folder.mkdir()
+    write(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_moe"}))
+    return folder
+
+
+@pytest.mark.parametrize("width", [96, 160, 128])
+def test_experts_get_one_of_the_codes_that_all_of_them_can_have(tmp_path: Path, width: int) -> None:
+    """transformers merges them: a size of groups that does not divide one is none for them, and no error."""
+    report = mo.optimize_file(moe(tmp_path / "a", width), tmp_path / "b", target_bpw=5.0, durable=False)
+    experts = {each.name for each in report.tensors if "experts" in each.name and each.decision == "quantize"}
+    assert len(experts) == 4
+    assert all(width % (each["group_size"] or width) == 0 for each in group_codes(tmp_path / "b"))
+    assert mo.dequantize_file(tmp_path / "b", tmp_path / "c", durable=False).totals.changed == 5
+
+
+@pytest.mark.parametrize("bpw", [3.0, 5.0, 8.0])
+def test_a_model_in_float8_is_taken_as_the_floats_that_it_stands_for(tmp_path: Path, bpw: float) -> None:
+    """By itself it stays as it is at 8 bits, and every code of 8 bits was an error of the whole command."""
+    mo.quantize_file(model(tmp_path / "a", {"model_type": "llama"}), tmp_path / "f8", format="fp8_e4m3", durable=False)
+    mo.dequantize_file(tmp_path / "f8", tmp_path / "plain", durable=False)
+    report = mo.optimize_file(tmp_path / "f8", tmp_path / "b", target_bpw=bpw, durable=False)
+    other = mo.optimize_file(tmp_path / "plain", tmp_path / "c", target_bpw=bpw, durable=False)
+    assert report.totals.changed == len(NAMES)
+    assert report.options["allocation"]["loss"] == other.options["allocation"]["loss"]
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (tmp_path / "c" / "model.safetensors").read_bytes()
+    assert group_codes(tmp_path / "b") == group_codes(tmp_path / "c")
+
+
+def test_globs_say_bits_of_weights_in_float8(tmp_path: Path) -> None:
+    mo.quantize_file(model(tmp_path / "a", {"model_type": "llama"}), tmp_path / "f8", format="fp8_e4m3", durable=False)
+    report = mo.quantize_file(tmp_path / "f8", tmp_path / "b", bits=8, bits_of={"*.fc.*": 4}, durable=False)
+    assert report.totals.changed == len(NAMES)
+    assert sorted(each["num_bits"] for each in group_codes(tmp_path / "b")) == [4, 8]
+
+
+def test_codes_that_numbers_are_too_large_for_are_not_given(tmp_path: Path) -> None:
+    source = model(tmp_path / "a")
+    with SafetensorsSource(source / "model.safetensors") as opened:
+        tensors = {name: ("F32", np.array(opened.read(name))) for name in opened.tensors}
+    tensors[NAMES[0]][1][3, 5] = 1e6
+    write(source / "model.safetensors", tensors)
+    report = mo.optimize_file(source, tmp_path / "b", target_bpw=4.6, durable=False)
+    had = {each.name: str(each.reason) for each in report.tensors}
+    assert had[NAMES[0]] == "weight of a linear layer"  # 8 bits, as is usual
+    assert any(had[name].startswith("4 bits") for name in NAMES[1:])
+    with pytest.raises(mo.OptionError, match=r"target_bpw must be from 2\.\d+ to below 32"):
+        mo.optimize_file(source, tmp_path / "c", target_bpw=2.2, durable=False)
+
+
 def test_the_command_says_what_can_be_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("click")
     from modelopt_rs.cli import main

@@ -187,3 +187,29 @@ def test_h29_experts_have_none(tmp_path: Path) -> None:
         "experts" in str(each["targets"]): each["weights"]["symmetric"] for each in config["config_groups"].values()
     }
     assert found == {True: True, False: False}
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+@pytest.mark.parametrize("largest", [1e6, -1e6, float(np.finfo(np.float32).min)])
+def test_numbers_too_large_for_scales_in_16_bits_have_8_bits(tmp_path: Path, bits: int, largest: float) -> None:
+    """A mask, or one number that has run away: their scales are no numbers of float16, which scales are by default."""
+    tensors = {"a.weight": normal(64, 64), "b.weight": normal(64, 64, seed=1)}
+    tensors["b.weight"][3, 5] = largest
+    report = quantized(tmp_path, tensors, bits=bits)
+    said = "8 bits (its numbers are too large for scales in 16 bits at 4 bits)"
+    assert reasons(report)["b.weight"].startswith(said)
+    assert not reasons(report)["a.weight"].startswith("8 bits")
+    assert "1 weight at 8 bits: their numbers are too large for scales in 16 bits at 4 bits" in report.warnings
+    assert all(np.isfinite(each.sqnr_db) for each in report.tensors)
+
+
+@pytest.mark.parametrize("options", [{"uniform": True}, {"bits_of": {"fc.*": 4}}])
+def test_who_wants_them_in_few_bits_is_told_the_option(tmp_path: Path, options: dict[str, Any]) -> None:
+    tensor = normal(64, 64)
+    tensor[3, 5] = 1e6
+    how = {"bits": 4, **options}
+    message = r"'fc.weight', rows from 0: quantize: scale_dtype \(--scale-dtype\) must be 'float32' for numbers as "
+    with pytest.raises(ValueError, match=message):
+        quantized(tmp_path, {"fc.weight": tensor}, **how)
+    report = quantized(tmp_path, {"fc.weight": tensor}, scale_dtype="float32", **how)
+    assert report.totals.changed == 1

@@ -28,6 +28,11 @@ _SINGLE = "model.safetensors"
 _INDEX = "model" + INDEX_SUFFIX
 _TORCH_SINGLE = "pytorch_model.bin"
 _NAMES = (_SINGLE, _INDEX, _TORCH_SINGLE, TORCH_INDEX)  # of several the first counts, as in transformers
+# What has numbers by the thousand: the same weights for other libraries, other variants of them, states of optimizers.
+_OF_NUMBERS = frozenset(
+    {".bin", ".ckpt", ".data", ".gguf", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".onnx_data", ".ot", ".pt",
+     ".pth", ".safetensors", ".tflite"}
+)  # fmt: skip
 # The names of shards: what an index must name of all that the directory has.
 _SHARDS = {False: r"model-\d{5}-of-\d{5}\.safetensors", True: r"pytorch_model-\d{5}-of-\d{5}\.bin"}
 
@@ -128,6 +133,13 @@ class CheckpointSource(Source):
     def notes(self) -> tuple[str, ...]:
         """Where the index is out of step with its shards and nothing is lost by it; each is a warning as well."""
         return self._notes
+
+    @property
+    def beside(self) -> Mapping[str, int]:
+        """The files of weights, and of states of training, that are none of the shards."""
+        files = [path for path in sorted(self.path.rglob("*")) if path.suffix.lower() in _OF_NUMBERS and path.is_file()]
+        sizes = {str(path.relative_to(self.path)): path.stat().st_size for path in files}
+        return {name: nbytes for name, nbytes in sizes.items() if name not in self.shards}
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ from modelopt_rs.containers.checkpoint import CheckpointSource, is_checkpoint
 from modelopt_rs.containers.container import Access, Output
 from modelopt_rs.containers.reading import call, open_regular, read_into
 from modelopt_rs.containers.safetensors_sink import SafetensorsSink
-from modelopt_rs.errors import FormatError, UnsupportedError, listing, quote
+from modelopt_rs.errors import FormatError, OptionError, UnsupportedError, listing, quote
 from modelopt_rs.stream.model import Sink, TensorInfo
 
 __all__ = ["CHECKPOINT", "CheckpointSink", "refuse_same"]
@@ -56,8 +56,10 @@ class CheckpointSink(Sink):
 
     Raises
     ------
+    OptionError
+        If the destination is the source's directory, in it or around it.
     ValueError
-        If the destination is the source's directory, in it or around it, or a tensor comes of nowhere.
+        If a tensor comes of nowhere.
     FileExistsError
         If the destination is a directory with something in it, and `overwrite` is false.
     OSError
@@ -81,7 +83,7 @@ class CheckpointSink(Sink):
         self._config = None if config is None else _json_text(config)
         self._tensors = tuple(tensors)
         self.path = resolve(path)
-        refuse_same(resolve(source.path), self.path)
+        refuse_same(source.path, self.path)
         self._shard_of = self._assign(origins or {})
         self._copied = self._files_to_copy()
         copied = sum((source.path / name).stat().st_size for name in self._copied)
@@ -234,11 +236,12 @@ def _json_text(value: Mapping[str, Any]) -> bytes:
     return re.sub("[\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text).encode()
 
 
-def refuse_same(source: Path, destination: Path) -> None:
+def refuse_same(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> None:
     """A directory can't be replaced while it is read, nor copied into itself."""
+    source, destination = resolve(source), resolve(destination)
     same = destination.exists() and destination.samefile(source)
     if same or source in destination.parents or destination in source.parents:
-        raise ValueError(f"{destination}: must not be the source's directory, in it or around it")
+        raise OptionError(f"{destination}: must not be the source's directory, in it or around it; choose another")
 
 
 class _Checkpoint:

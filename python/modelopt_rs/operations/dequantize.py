@@ -7,6 +7,7 @@ from modelopt_rs.dtypes import STORED
 from modelopt_rs.errors import UnsupportedError, check_option
 from modelopt_rs.layouts.view import Dequantized, check_no_graph
 from modelopt_rs.operations.skeleton import Writing, perform
+from modelopt_rs.planning.decide import not_read
 from modelopt_rs.planning.file_plan import FilePlan
 from modelopt_rs.report.reports import Report, TensorReport, total
 from modelopt_rs.stream.execution import Execution, Progress
@@ -124,10 +125,9 @@ def _plan(source: Source, execution: Execution, dtype: str) -> FilePlan:
 
 def _check_supported(source: Source, is_read: bool) -> None:
     """Refuse a model that is quantized in a way that is not read: without its config it would be garbage."""
-    config = (source.config or {}).get("quantization_config")
-    if config and not is_read:
-        method = config.get("quant_method") if isinstance(config, dict) else None
-        raise UnsupportedError(f"{source.path}: quantization_config of method {method!r} has no packed weights to read")
+    unread = None if is_read else not_read(source.config or {})
+    if unread is not None:
+        raise UnsupportedError(f"{source.path}: {unread}")
 
 
 def _tensor_report(view: Dequantized, name: str) -> TensorReport:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from modelopt_rs.containers.container import Access
 from modelopt_rs.containers.registry import open_source
 from modelopt_rs.errors import FormatError, OptionError, UnsupportedError
+from modelopt_rs.layouts.float_quantized import FLOAT_QUANTIZED
 from modelopt_rs.operations.planned import Planned, whole
 from modelopt_rs.operations.quantize import planner
 from modelopt_rs.operations.skeleton import Writing, perform
@@ -133,8 +134,9 @@ class Losses:
         found = {name: dict(table.tensors[name].codes) for name in names}
         for name in names:
             transforms = {code: each.transform(name) for code, each in plans.items() if name in each.codes}
-            for code, error in _errors(view, name, transforms, execution).items():
-                found[name][code] = replace(found[name][code], error=error)
+            errors = _errors(view, name, transforms, execution)
+            able = {code: coded for code, coded in found[name].items() if code in errors or code not in transforms}
+            found[name] = {code: replace(coded, error=errors.get(code, coded.error)) for code, coded in able.items()}
         if has_graph and self.run is not None:
             found = self._with_outputs(found, execution)
         return replace(table, tensors={name: replace(each, codes=found[name]) for name, each in table.tensors.items()})
@@ -219,19 +221,23 @@ class Losses:
     def _plans(self, stack: ExitStack, execution: Execution) -> Plans:
         """Plan each code; a graph is edited by a plan, and so opened for each."""
         found: dict[str, Planned] = {}
+        refused: OptionError | None = None
         source = stack.enter_context(self._open())
         for code, (bits, group_size) in (EVERY if self._is_loaded(source) else CODES).items():
-            if source.graph is not None and found:
+            if source.graph is not None and (found or refused):
                 source = stack.enter_context(self._open())
-            options = self._with(source, [code], bits=bits, group_size=group_size)
+            # Where nothing is named float8 stays as it is at 8 bits, and then no other code could be compared with it.
+            named = {"*": bits} if source.graph is None and FLOAT_QUANTIZED.mark(source.tensors) else {}
+            options = self._with(source, [code], bits=bits, group_size=group_size, bits_of=named)
             try:
                 plan = planner(options, self.onnx, None)(source, execution)
-            except OptionError:  # what is included can't have zero points, or experts are there
-                if code in CODES:
-                    raise
+            except OptionError as why:  # experts, or what is included, have no such blocks or no zero points
+                refused = refused or why
                 continue
             run = self.run if source.graph is not None else None
             found[code] = Planned.of(source, plan, f"{self.options} {self.onnx} {_said(run)}")
+        if refused is not None and not found:
+            raise refused
         return found
 
     def _is_loaded(self, source: Source) -> bool:
@@ -297,20 +303,24 @@ def _said(run: RunOptions | None) -> str:
 
 
 def _errors(view: Source, name: str, transforms: Mapping[str, Measured], execution: Execution) -> dict[str, float]:
-    """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all."""
+    """Take a weight through all that code it: each tile once, or once for each where memory isn't enough for all.
+
+    What its numbers are too large for is not in the answer.
+    """
     info = view.tensors[name]
-    together: list[Transform] = [Together(list(transforms.values()))]
+    together = [Together(list(transforms.values()))]
     try:
         for each in together:
             buffers = [*view.buffers(name), *each.buffers]
             tile_bytes(info, buffers, execution.max_memory, row_multiple=each.row_multiple)
     except OptionError:
-        together = list(transforms.values())
+        together = [Together([each]) for each in transforms.values()]
     quiet = replace(execution, progress=None, done=0)
     for each in together[1:]:
         _run(view, name, each, quiet)
     _run(view, name, together[0], execution)
-    return {code: layer_error(each.figures) for code, each in transforms.items()}
+    able = [each for these in together for each in these.able]
+    return {code: layer_error(each.figures) for code, each in transforms.items() if each in able}
 
 
 def _run(view: Source, name: str, transform: Transform, execution: Execution) -> None:

@@ -158,9 +158,9 @@ def optimize_file(
         losses = work.sizes(plans)
         size = _size(source_path, losses, target_size, target_bpw)
         if not dry_run:
-            check_place(out_path, overwrite, directory=_is_checkpoint(source_path))
             if Path(source_path).is_dir():
-                refuse_same(Path(source_path), Path(out_path))
+                refuse_same(source_path, out_path)
+            check_place(out_path, overwrite, directory=_is_checkpoint(source_path))
         if table is not None and Path(table).exists():
             losses = _read(table, losses)
         else:
@@ -169,7 +169,7 @@ def optimize_file(
             if table is not None:
                 write_whole(table, losses.to_json().encode())
     del plans
-    answer, found = _answered(work, losses, size, given, table)
+    answer, found = _answered(work, losses, _size(source_path, losses, target_size, target_bpw), given, table)
     loss = losses.loss(found, given)
     if max_loss is not None and loss > max_loss:
         raise OptionError(f"max_loss must be at least {loss:.4g} for this size, got {max_loss:g}")
@@ -249,7 +249,7 @@ def _what_stays(table: LossTable) -> str:
 
 
 def _size(path: str | os.PathLike[str], table: LossTable, size: int | None, bpw: float | None) -> int:
-    """Return the most bytes, if they can be had."""
+    """Return the most bytes, if they can be had: before weights are measured, and of the codes that they then have."""
     if not table.elements:
         raise UnsupportedError(f"{os.fspath(path)}: no weight of it can have fewer bits; quantize says why")
     floor, ceiling = table.range()

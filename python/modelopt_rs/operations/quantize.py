@@ -371,8 +371,12 @@ def _rounded(
 
 
 def _model(source: Source, options: QuantizeOptions, threads: int | None) -> PartlyQuantized:
-    """Return a model as it is read: what compressed-tensors calls quantized as floats only for a smaller result."""
-    as_stored = ("float-quantized",) if options.format in (None, "fp8_e4m3") and options.bits == 8 else ()
+    """Return a model as it is read: what compressed-tensors calls quantized as floats only for a smaller result.
+
+    Or where globs say bits: those of what is no plain float could not be said.
+    """
+    kept = options.format in (None, "fp8_e4m3") and options.bits == 8 and not options.bits_of
+    as_stored = ("float-quantized",) if kept else ()
     return PartlyQuantized(Widened(source, threads=threads, but=as_stored), options.layout)
 
 

@@ -11,6 +11,7 @@ from modelopt_rs.containers.registry import check_suffix, create, open_source
 from modelopt_rs.errors import UnsupportedError, quote
 from modelopt_rs.layouts.registry import METADATA_KEY
 from modelopt_rs.planning.file_plan import FilePlan
+from modelopt_rs.planning.warnings import beside_in_words
 from modelopt_rs.stream.execution import Execution, Progress
 from modelopt_rs.stream.job import rewrite
 from modelopt_rs.stream.memory import DEFAULT_MEMORY
@@ -89,12 +90,13 @@ def perform(
         if not writing.dry_run:
             check_suffix(out_path, source)  # before the long work
         notes = source.notes  # of the graph as it stands in the file: a plan edits it
+        beside = beside_in_words(source.beside, source.nbytes)  # what fails here has written nothing
         plan = plan_for(source, execution)
         if not writing.dry_run:
             sink = _create(source, out_path, plan, writing)
             rewrite(plan.view, sink, plan.transforms, execution, verify=writing.verify, check=plan.check)
         report = plan.report(time.perf_counter() - start)
-        return replace(report, warnings=(*dict.fromkeys((*notes, *plan.view.notes)), *report.warnings))
+        return replace(report, warnings=(*dict.fromkeys((*notes, *plan.view.notes)), *report.warnings, *beside))
 
 
 def _create(source: Source, out_path: str | os.PathLike[str], plan: FilePlan, writing: Writing) -> Sink:

@@ -25,6 +25,7 @@ __all__ = [
     "decide",
     "matches",
     "moved_in_words",
+    "not_read",
 ]
 
 Action: TypeAlias = Literal["quantize", "prune", "copy"]
@@ -88,10 +89,34 @@ def check_plain(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) ->
             raise UnsupportedError(
                 f"the model is {layout.state} already (it has tensor {quote(mark)}): dequantize it first"
             )
-    if config.get("quantization_config"):
-        raise UnsupportedError(
-            "the model is quantized already (its config.json has a quantization_config): dequantize it first"
-        )
+    unread = not_read(config)
+    if unread is not None:
+        raise UnsupportedError(f"the model {unread}")
+
+
+def not_read(config: Mapping[str, Any]) -> str | None:
+    """Say of a model in which no layout finds weights that it is quantized, and what to do; None if nothing says so.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.decide import not_read
+    >>> not_read({"quantization_config": {"quant_method": "gptq"}})[:78]
+    "is quantized already by 'gptq' (quantization_config in config.json), which is "
+    >>> not_read({"quantization": {"bits": 4, "group_size": 64}})[:63]
+    'is quantized already by MLX (quantization in config.json), whic'
+    >>> not_read({})
+    """
+    key, said = "quantization_config", config.get("quantization_config")
+    method = said.get("quant_method") if isinstance(said, Mapping) else None
+    by = quote(method) if isinstance(method, str) else "a method that it does not name"
+    if not said:
+        key, said, by = "quantization", config.get("quantization"), "MLX"
+        if not isinstance(said, Mapping) or not {"bits", "group_size"} <= said.keys():
+            return None
+    return (
+        f"is quantized already by {by} ({key} in config.json), which is not read here: take the model that it was "
+        f"made of; if its weights are plain floats, remove {key} from config.json"
+    )
 
 
 def decide(

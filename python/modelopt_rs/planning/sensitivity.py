@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from modelopt_rs.errors import ScaleRangeError
 from modelopt_rs.planning.loss_table import role_of
 from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.execution import Execution
@@ -44,6 +45,7 @@ much as with all its layers that lead up, for 12 %.
 """
 
 ON_WEIGHTS: Final = "its weights"
+TOO_LARGE: Final = "numbers are too large for scales in 16 bits"
 CLEARLY: Final = 0.98
 """What part of a limit is kept where a weight is only known to be no further off: stored scales are rounded."""
 
@@ -92,6 +94,9 @@ def in_words(found: LayerError, limit: float) -> tuple[str, str]:
     >>> in_words(LayerError(4, 0.09, counts=2.0), 0.15)[0]
     'their error at 4 bits is over 0.075, the limit of attention values'
     """
+    if found.on == TOO_LARGE:
+        why = f"{TOO_LARGE} at {found.bits} bits"
+        return f"their {why}", f"its {why}"
     why = f"error at {found.bits} bits is"
     on = "" if found.on == ON_WEIGHTS else f" on {found.on}"
     of_values = "" if found.counts == 1.0 else ", the limit of attention values"
@@ -142,8 +147,11 @@ class Sensitivity:
 
     def _measured(self, name: str, bits: int, transform: Measured) -> LayerError:
         quiet = replace(self.execution, progress=None, done=0)
-        for _ in TensorJob(self.source, name, transform).run(quiet):
-            pass
+        try:
+            for _ in TensorJob(self.source, name, transform).run(quiet):
+                pass
+        except ScaleRangeError:  # nothing that could be written comes of it
+            return LayerError(bits, math.inf, TOO_LARGE)
         return LayerError(bits, layer_error(transform.figures))
 
     def judged(self, name: str, found: LayerError, is_value: bool) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from modelopt_rs.stream.error_figures import ErrorFigures
 from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
+    "beside_in_words",
     "doubles_in_words",
     "far_off_at_8_bits",
     "few_samples_in_words",
@@ -156,6 +157,38 @@ def doubles_in_words(infos: Iterable[TensorInfo], total: int) -> list[str]:
     stay = "stays as it is" if len(found) == 1 else "stay as they are"
     share = f"{100 * sum(found) / total:.0f} % of the result"
     return [f"{weights} of float64, {share}, {stay}: a model in float32 is half as large, and is quantized"]
+
+
+def beside_in_words(beside: Mapping[str, int], nbytes: int) -> list[str]:
+    """Say which files come along as they are, if they are a tenth of the model: its result may be no smaller by them.
+
+    Parameters
+    ----------
+    beside : mapping
+        Their bytes, by name.
+    nbytes : int
+        The bytes of the model before.
+
+    Examples
+    --------
+    >>> from modelopt_rs.planning.warnings import beside_in_words
+    >>> print(*beside_in_words({"pytorch_model.bin": 450, "onnx/model.onnx": 460}, 450))
+    2 other files come along as they are, 2.0 times as large as the model was: 'onnx/model.onnx', 'pytorch_model.bin'; \
+what nothing reads can be removed
+    >>> beside_in_words({"1_Dense/model.safetensors": 20}, 450)
+    []
+    """
+    total = sum(beside.values())
+    if 10 * total < nbytes or not total:
+        return []
+    large = sorted(beside, key=lambda name: (-beside[name], name))
+    more = len(large) - SHOWN
+    names = ", ".join(map(quote, large[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+    come = (
+        f"{len(large):,} other files come along as they are" if len(large) > 1 else "1 other file comes along as it is"
+    )
+    times = f"{total / max(nbytes, 1):.1f} times as large as the model was"
+    return [f"{come}, {times}: {names}; what nothing reads can be removed"]
 
 
 def far_off_at_8_bits(figures: Mapping[str, ErrorFigures]) -> list[str]:

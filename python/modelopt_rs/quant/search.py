@@ -8,6 +8,7 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import Array, Bf16, Parts, ScaleDtype, Search, Spec
 from modelopt_rs.arguments import shown
+from modelopt_rs.errors import ScaleRangeError
 from modelopt_rs.quant.formats import entry_of
 
 __all__ = ["Parameters", "Scales", "sought"]
@@ -72,7 +73,9 @@ class Scales:
     def check(self, scale: Array) -> None:
         """Refuse scales that were cut to what their dtype holds."""
         if self.dtype == "float16" and np.abs(scale).max(initial=0.0) >= _LARGE:
-            raise ValueError("quantize: scale_dtype must be 'float32' for numbers as large as these, got 'float16'")
+            raise ScaleRangeError(
+                "quantize: scale_dtype (--scale-dtype) must be 'float32' for numbers as large as these, got 'float16'"
+            )
 
 
 @dataclass(frozen=True, slots=True)

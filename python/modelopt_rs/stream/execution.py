@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from modelopt_rs.errors import OptionError, quote
+from modelopt_rs.errors import OptionError, ScaleRangeError, quote
 from modelopt_rs.stream.model import Source, Tile
 from modelopt_rs.threads import MAX_THREADS
 
@@ -70,4 +70,5 @@ def located(source: Source, name: str, tile: Tile) -> Iterator[None]:
         yield
     except ValueError as error:
         where = f"{source.path}: tensor {quote(name)}, rows from {tile.first_row:,}"
-        raise ValueError(f"{where}: {error}") from error
+        kind = ScaleRangeError if isinstance(error, ScaleRangeError) else ValueError
+        raise kind(f"{where}: {error}") from error

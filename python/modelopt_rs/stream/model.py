@@ -142,6 +142,11 @@ class Source(Protocol):
         return ()
 
     @property
+    def beside(self) -> Mapping[str, int]:
+        """Files of numbers that are not read, and that what is written has copies of: their bytes, by name."""
+        return MappingProxyType({})
+
+    @property
     def graph(self) -> Any:
         """The graph that computes with the tensors, an `onnx_ir.Model`; None where there are tensors alone."""
         return None

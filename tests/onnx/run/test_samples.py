@@ -346,3 +346,39 @@ def test_samples_are_counted_along_the_batch_of_a_recurrent_layer(tmp_path):
     infos = {"x": InputInfo("x", "float32", (None, None, 3))}
     for given in ([{"x": np.zeros((8, 1, 3), np.float32)}] * 2, {"x": np.zeros((8, 2, 3), np.float32)}):
         assert Samples(given, infos, path).rows == 2
+
+
+def scanned(axes: list, *, opset: int = 17, **attributes):
+    """A Scan over `x`, which adds up what it sees of the steps."""
+    shapes = [None, 4] if opset == 17 else [4]
+    names = ["s", "e", "t", "o"]
+    s, e, t, o = (helper.make_tensor_value_info(name, 1, shapes) for name in names)
+    body = helper.make_graph([node("Add", ["s", "e"], ["t"]), node("Identity", ["t"], ["o"])], "b", [s, e], [t, o])
+    scan = helper.make_node("Scan", [*([""] if opset == 8 else []), "zero", "x"], ["last", "y"], body=body,
+                            num_scan_inputs=1, **attributes)  # fmt: skip
+    graph = helper.make_graph(
+        [scan],
+        "g",
+        [helper.make_tensor_value_info("x", 1, axes)],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.zeros((2, 4), np.float32), "zero")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("how", "count"),
+    [
+        ({}, 1),
+        ({"scan_input_axes": [0]}, 1),
+        ({"scan_input_axes": [1]}, 6),
+        ({"scan_input_axes": [-3]}, 1),
+        ({"opset": 8}, 6),
+    ],
+)
+def test_samples_are_never_cut_along_the_time_of_a_scan(how, count, tmp_path):
+    path, x = tmp_path / "m.onnx", np.random.default_rng(1).standard_normal((6, 2, 4)).astype(np.float32)
+    path.write_bytes(scanned(["n", "m", 4], **how).SerializeToString())
+    found = Samples({"x": x}, {"x": InputInfo("x", "float32", ("n", "m", 4))}, path)
+    assert len(list(found)) == found.rows == count
+    assert np.array_equal(np.concatenate([feed["x"] for feed in found]), x)

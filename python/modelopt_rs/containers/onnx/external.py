@@ -130,7 +130,7 @@ def _parts(location: str, where: str) -> list[str]:
         problem = "must be the path of a file, relative to the model's directory"
     elif ".." in parts:
         problem = "must not leave the model's directory"
-    elif "\0" in location or "\\" in location:
+    elif "\0" in location:
         problem = "can't be a file name"
     elif len(location) > _MAX_LOCATION:
         problem = f"is longer than {_MAX_LOCATION:,} characters"
@@ -174,8 +174,8 @@ class ExternalFiles:
 
     @property
     def nbytes(self) -> int:
-        """The size of all files that were checked."""
-        return sum(file.size for file in self._files.values())
+        """The size of all files that were checked; one that is spelled in two ways, or has two names, is one."""
+        return sum({file.identity: file.size for file in self._files.values()}.values())
 
     def read_into(self, file: "_External", buffer: Array, offset: int) -> None:
         """Fill a C-contiguous array with bytes of a file that was checked before."""
@@ -217,7 +217,7 @@ class ExternalFiles:
             if info.st_nlink == 0:  # removed since it was opened
                 raise FormatError(f"{where}: external data file {shown} is missing")
             if info.st_nlink != 1 and not self._trust.hard_links:
-                advice = "allow_hard_links=True accepts it"
+                advice = "a copy has one, and files.open(allow_hard_links=True) takes this"
                 raise FormatError(f"{where}: external data file {shown} has {info.st_nlink} names; {advice}")
         except BaseException:
             os.close(fd)

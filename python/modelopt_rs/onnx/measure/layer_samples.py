@@ -84,6 +84,8 @@ def cut(array: Array, kind: str, most: int) -> Array | None:
     >>> cut(np.zeros((2, 100, 8), np.float32), "rows", 1024).shape
     (32, 8)
     """
+    if not array.size:
+        return None
     if kind == "rows" and array.ndim:
         rows = array.reshape(-1, array.shape[-1])
         count = min(len(rows), ROWS, most // max(rows[:1].nbytes, 1))

@@ -303,9 +303,9 @@ def batch_axes(
 ) -> dict[str, int]:
     """Return which axis of an input is the batch, of those whose batch is open.
 
-    The one that is called a batch; else that of an LSTM, GRU or RNN, where that is known; else the first, if it is open
-    and is not called a sequence; else the one that has the name, or without a name the length, of the batch of another
-    input (as that of the states of an LSTM).
+    The one that is called a batch; else that of an LSTM, GRU, RNN or Scan, where that is known; else the first, if it
+    is open, not called a sequence and not known to be time; else the one that has the name, or without a name the
+    length, of the batch of another input (as that of the states of an LSTM).
 
     Examples
     --------
@@ -319,7 +319,7 @@ def batch_axes(
     for name, info in infos.items():
         called = next((i for i, axis in enumerate(info.shape) if is_batch(axis)), None)
         means = known.get(name, {})
-        if called is None and "time" in means.values():
+        if called is None and "time" in means.values() and ("batch" in means.values() or means.get(0) == "time"):
             called = next((i for i, each in means.items() if each == "batch"), None)
             called = None if called is None or isinstance(info.shape[called], int) else called
         elif called is None and info.shape and not isinstance(info.shape[0], int) and not is_sequence(info.shape[0]):
@@ -395,7 +395,9 @@ def cut(
 
 def _batch_of(means: Mapping[int, Meaning]) -> int:
     """Return which axis may be cut, where the batch is not open: the first, if it is not known to be time."""
-    return next((i for i, each in means.items() if each == "batch"), -1) if "time" in means.values() else 0
+    if "time" not in means.values():
+        return 0
+    return next((i for i, each in means.items() if each == "batch"), -1 if means.get(0) == "time" else 0)
 
 
 def _part(array: Array, axis: int, length: int, runs: int, i: int) -> Array:

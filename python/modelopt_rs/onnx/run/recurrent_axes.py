@@ -1,4 +1,4 @@
-"""Which axes of a model's inputs are time, and which the batch, where LSTM, GRU or RNN say it.
+"""Which axes of a model's inputs are time, and which the batch, where LSTM, GRU, RNN or Scan say it.
 
 Names of axes say it often, and not always: torch's recurrent layers take time first unless they are told otherwise,
 and who exports them calls that axis what they like. What is cut along time is another sequence.
@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 
 
 def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
-    """Return what axes of inputs are to LSTM, GRU and RNN: of those that get there through nodes that keep them.
+    """Return what axes of inputs are to LSTM, GRU, RNN and Scan: of those that get there through nodes that keep them.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
 
 
 def _is_recurrent(node: ir.Node) -> bool:
-    return node.op_type.lower() in RECURRENT
+    return node.op_type.lower() in RECURRENT or node.op_type == "Scan"
 
 
 def _meanings(start: _Place) -> Iterator[Meaning]:
@@ -72,7 +72,7 @@ def _meanings(start: _Place) -> Iterator[Meaning]:
             if node.domain != "":
                 continue
             if _is_recurrent(node):
-                yield from _meaning(node, index, place.axis)
+                yield from (_scanned if node.op_type == "Scan" else _meaning)(node, index, place)
                 continue
             after = _after(node, index, place)
             if after is not None and after not in seen:
@@ -80,8 +80,25 @@ def _meanings(start: _Place) -> Iterator[Meaning]:
                 left.append(after)
 
 
-def _meaning(node: ir.Node, index: int, axis: int) -> Iterator[Meaning]:
-    first = node.attributes.get_int("layout", 0) == 1  # the batch is
+def _scanned(node: ir.Node, index: int, place: _Place) -> Iterator[Meaning]:
+    body = node.attributes.get("body")
+    which = index - (len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0))
+    if body is None or (which < 0 and index > 0):
+        return
+    if len(node.inputs) > len(body.as_graph().inputs):  # opset 8: lengths come first, and all else has the batch first
+        if place.axis == 0:
+            yield "batch"
+        elif place.axis == 1 and which >= 0:
+            yield "time"
+        return
+    given = node.attributes.get("scan_input_axes")
+    axes = [] if given is None else list(given.as_ints())
+    if which >= 0 and place.axis == (axes[which] % place.rank if which < len(axes) else 0):
+        yield "time"
+
+
+def _meaning(node: ir.Node, index: int, place: _Place) -> Iterator[Meaning]:
+    axis, first = place.axis, node.attributes.get_int("layout", 0) == 1  # the batch is
     if index == 0 and axis < 2:
         yield "batch" if (axis == 0) == first else "time"
     elif index in STATES and axis == (0 if first else 1):

@@ -38,8 +38,8 @@ class Samples:
 
     - A file (.npz) or a mapping has arrays named as the inputs; of a model with one input a file (.npy) or an array is
       enough. An array with one axis more than its input has a sample for each index of the first. Else it is cut along
-      its batch (see `batch_axes`), never along the time of a recurrent layer: into samples of one row where that is
-      open, or of as many as the model's batch has.
+      its batch (see `batch_axes`), never along the time of a recurrent layer or a Scan: into samples of one row where
+      that is open, or of as many as the model's batch has.
       A list has a sample in each element. All of them are in memory.
     - A directory has a sample in each .npz file, or, of a model with one input, .npy file, in the order of the names.
       One at a time is in memory.
@@ -126,8 +126,10 @@ class Samples:
         if self._sized is None:
             return None
         first = next(iter(self._read()), {})
-        axes = batch_axes(self._infos, first, axes_of(self._infos, self._path))
-        return len(self._sized) * max((x.shape[axes.get(k, 0)] for k, x in first.items() if x.ndim > 1), default=1)
+        known = axes_of(self._infos, self._path)
+        axes = batch_axes(self._infos, first, known)
+        counted = [k for k, x in first.items() if x.ndim > 1 and (k in axes or known.get(k, {}).get(0) != "time")]
+        return len(self._sized) * max((first[k].shape[axes.get(k, 0)] for k in counted), default=1)
 
     def __iter__(self) -> Iterator[Feed]:
         if self.once and self._used:
