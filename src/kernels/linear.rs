@@ -27,8 +27,9 @@ pub use panels::{Packed, Panels, Rows, pack};
 
 use activations::Tile;
 use form::{LANES, LINE};
-use product::PANELS;
+use product::{Lanes, PANELS};
 
+use crate::isa::kernel;
 use crate::par;
 
 /// Rows of `x` that are made codes at a time: they stay in a cache.
@@ -72,6 +73,32 @@ fn finished(sum: f32, bias: f32) -> f32 {
     if y == y { y } else { f32::NAN }
 }
 
+kernel! {
+    /// Write the sums of a panel, each to its row from a column on.
+    fn write(sums: &[Lanes], bias: &Lanes, out: &mut [&mut [f32]], first: usize) {
+        for (y, sums) in out.iter_mut().zip(sums) {
+            let y = &mut y[first..];
+            if let Some(y) = y.first_chunk_mut::<LANES>() {
+                for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+                    *y = finished(sum, bias);
+                }
+            } else {
+                for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+                    *y = finished(sum, bias);
+                }
+            }
+        }
+    }
+}
+
+/// The bias of a panel; 0 where there is none.
+fn of_panel(bias: &[f32], panel: usize) -> Lanes {
+    let mut found = [0.0; LANES];
+    let bias = bias.get(panel * LANES..).unwrap_or_default();
+    found.iter_mut().zip(bias).for_each(|(found, &bias)| *found = bias);
+    found
+}
+
 /// Multiply rows of `x` by weights, in integers; `bias` is empty or has a number for each row of the weights.
 pub fn multiply(
     x: &[f32],
@@ -95,23 +122,20 @@ pub fn multiply(
         par::for_each_with(threads, parts.enumerate(), scratch, |scratch, (part, mut out)| {
             let n = out[0].len().div_ceil(LANES);
             for first in (0..n).step_by(PANELS) {
-                let of_panel = [first, n.min(first + PANELS) - 1];
+                let places = [first, n.min(first + PANELS) - 1];
                 let mut lines: [&[[u8; LINE]]; PANELS] = Default::default();
                 let mut rooms = scratch.chunks_mut(panels.scratch(form).max(1));
-                for (lines, i) in lines.iter_mut().zip(of_panel) {
+                for (lines, i) in lines.iter_mut().zip(places) {
                     *lines = panels.lines(form, part * together + i, rooms.next().unwrap_or_default());
                 }
-                let mut rows = out.iter_mut();
+                let bias = places.map(|i| of_panel(bias, part * together + i));
+                let mut out = &mut out[..];
                 for tile in &tiles {
                     let sums = product::panels(lines, form, tile);
-                    for (row, y) in rows.by_ref().take(tile.rows).enumerate() {
-                        // The last may stand twice.
-                        for (sums, &i) in sums.iter().zip(&of_panel[..PANELS.min(n - first)]) {
-                            let bias = bias.get((part * together + i) * LANES..).unwrap_or_default();
-                            for (j, (y, &sum)) in y[i * LANES..].iter_mut().zip(&sums[row]).enumerate() {
-                                *y = finished(sum, bias.get(j).copied().unwrap_or(0.0));
-                            }
-                        }
+                    let of_tile = out.split_off_mut(..tile.rows).unwrap_or_default();
+                    // The last may stand twice.
+                    for ((sums, bias), &i) in sums.iter().zip(&bias).zip(&places[..PANELS.min(n - first)]) {
+                        write(&sums[..tile.rows], bias, of_tile, i * LANES);
                     }
                 }
             }

@@ -4,6 +4,7 @@ use super::TALL;
 use super::form::{Block, Form, LONGEST};
 use crate::isa::kernel;
 use crate::par;
+use crate::real::Divisor;
 
 /// How finely `x` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +44,18 @@ pub(super) struct Tile {
 /// 1.5 x 2^23: a sum with it has the nearest whole number in its low bits, halves to even.
 const ROUNDING: f32 = 12_582_912.0;
 
+/// The nearest whole number within limits.
+#[inline(always)]
+fn nearest(q: f32, top: f32) -> i32 {
+    let q = if q > top { top } else { q };
+    let q = if q < -top { -top } else { q };
+    ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32)
+}
+
 /// The nearest whole numbers in units of a scale: their largest magnitude by `top`. Where one is NaN or infinite the scale is
 /// NaN, where it is so small that the scale is 0 all are 0.
 #[inline(always)]
-fn numbers(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
+fn numbers<const FMA: bool>(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
     let mut largest = 0;
     for x in x {
         largest = largest.max(x.to_bits() & 0x7fff_ffff);
@@ -57,11 +66,16 @@ fn numbers(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
     }
     let scale = f32::from_bits(largest) / top;
     let divisor = if scale == 0.0 { 1.0 } else { scale };
-    for (out, &x) in out.iter_mut().zip(x) {
-        let q = x / divisor;
-        let q = if q > top { top } else { q };
-        let q = if q < -top { -top } else { q };
-        *out = ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+    // A division takes as long as all else together. What is below 1/2 is 0 either way; of larger quotients none is too large.
+    if FMA && Divisor::is_exact(divisor) {
+        let divisor = Divisor::new(divisor);
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = nearest(divisor.quotient(x), top);
+        }
+    } else {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = nearest(x / divisor, top);
+        }
     }
     scale
 }
@@ -105,7 +119,7 @@ kernel! {
             let (start, len, n) = (block.start - part.blocks[0].start, block.len, planes * block.words);
             let whole = &mut whole[..len];
             for (row, scale) in scale.iter_mut().enumerate() {
-                *scale = numbers(&part.x[row * form.cols + start..][..len], digits.top(), whole);
+                *scale = numbers::<FMA>(&part.x[row * form.cols + start..][..len], digits.top(), whole);
                 for at in (row * count..(row + 1) * count).rev() {
                     let bytes = &mut bytes[at][..4 * n];
                     sums[at] = last_digits(whole, bytes);

@@ -43,9 +43,9 @@ fn plain(lines: &[[u8; LINE]], form: &Form, tile: &Tile, sums: &mut [Lanes; TALL
     let (wide, planes) = (tile.rows * tile.digits, form.planes());
     let mask = 0xff_u8 >> (8 - form.bits);
     for (row, sums) in sums.iter_mut().enumerate().take(tile.rows) {
-        let (mut line, mut word) = (0, 0);
+        let mut word = 0;
         for (i, block) in form.blocks.iter().enumerate() {
-            let (header, codes) = lines[line..].split_at(form.header());
+            let (header, codes) = (&lines[block.header..], &lines[block.lines()]);
             let scale = floats(&header[0]);
             let zero_points = match form.scheme {
                 Scheme::Symmetric => [1 << (form.bits - 1); LANES],
@@ -58,7 +58,7 @@ fn plain(lines: &[[u8; LINE]], form: &Form, tile: &Tile, sums: &mut [Lanes; TALL
                 let at = row * tile.digits + digit;
                 let sum = tile.sums[i * wide + at];
                 let mut whole = zero_points.map(|zero_point| -zero_point * sum);
-                for (j, codes) in codes[..block.words].iter().enumerate() {
+                for (j, codes) in codes.iter().enumerate() {
                     for plane in 0..planes {
                         let digits = tile.words[((word + j) * planes + plane) * wide + at].to_le_bytes();
                         let shift = plane as u32 * form.bits;
@@ -86,7 +86,6 @@ fn plain(lines: &[[u8; LINE]], form: &Form, tile: &Tile, sums: &mut [Lanes; TALL
                     *sum += (product + alone * offset) * row_scale;
                 }
             }
-            line += form.header() + block.words;
             word += block.words;
         }
     }

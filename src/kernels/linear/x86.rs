@@ -32,19 +32,19 @@ macro_rules! panel {
         ) {
             const TOGETHER: usize = [$($panel),+].len();
             const PARTS: usize = LANES / $lanes;
-            let (planes, digits, header) = (8 / BITS as usize, WIDE / ROWS, form.header());
+            let (planes, digits) = (8 / BITS as usize, WIDE / ROWS);
+            // What a symmetric scheme has not is read as its scales, and not used.
+            let header = usize::from(form.scheme != Scheme::Symmetric);
             let (mask, shift) = ($bytes((0xff_u8 >> (8 - BITS)) as i8), _mm_cvtsi32_si128(BITS));
             // SAFETY: each part of a line has as many lanes as are loaded.
             let load = |line: &[u8; LINE], part: usize| unsafe { $load(line[4 * $lanes * part..].as_ptr().cast()) };
             let mut sums = [[[$floats(0.0); PARTS]; ROWS]; TOGETHER];
-            let (mut lines, units) = ([lines[0], lines[TOGETHER - 1]], tile.scale.as_chunks::<ROWS>().0);
+            let (lines, units) = ([lines[0], lines[TOGETHER - 1]], tile.scale.as_chunks::<ROWS>().0);
             let mut words = tile.words.as_chunks::<WIDE>().0;
             for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(units) {
-                let (digits_of, first, last);
+                let digits_of;
                 (digits_of, words) = words.split_at(block.words * planes);
-                (first, lines[0]) = lines[0].split_at(header + block.words);
-                (last, lines[1]) = lines[1].split_at(header + block.words);
-                let (scale, second) = ([&first[0], &last[0]], [&first[header - 1], &last[header - 1]]);
+                let [scale, second] = [block.header, block.header + header].map(|at| [&lines[0][at], &lines[1][at]]);
                 for part in 0..PARTS {
                     let mut whole = [[$ints(0); WIDE]; TOGETHER];
                     $(for digit in 0..WIDE {
@@ -55,7 +55,7 @@ macro_rules! panel {
                             Scheme::MinMax => $ints(0),
                         };
                     })+
-                    let codes = first[header..].iter().zip(&last[header..]);
+                    let codes = lines[0][block.lines()].iter().zip(&lines[1][block.lines()]);
                     for ((first, last), x) in codes.zip(digits_of.chunks_exact(planes)) {
                         if part == 0 {
                             $(_mm_prefetch::<_MM_HINT_T0>([first, last][$panel].as_ptr().wrapping_add(AHEAD * LINE).cast());)+
