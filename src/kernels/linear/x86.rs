@@ -40,7 +40,7 @@ macro_rules! panel {
             let load = |line: &[u8; LINE], part: usize| unsafe { $load(line[4 * $lanes * part..].as_ptr().cast()) };
             let mut sums = [[[$floats(0.0); PARTS]; ROWS]; TOGETHER];
             let (lines, units) = ([lines[0], lines[TOGETHER - 1]], tile.scale.as_chunks::<ROWS>().0);
-            let mut words = tile.words.as_chunks::<WIDE>().0;
+            let mut words = tile.words().as_chunks::<WIDE>().0;
             for ((block, of_block), units) in form.blocks.iter().zip(tile.sums.as_chunks::<WIDE>().0).zip(units) {
                 let digits_of;
                 (digits_of, words) = words.split_at(block.words * planes);
