@@ -1,8 +1,9 @@
 //! Panels times a tile of `x` as tiles of bytes, see [`tiles`].
 
 use super::activations::{Digits, Tile};
-use super::form::{Block, Form, LANES, LINE};
-use super::product::{PANELS, Sums, Worker, floats, ints};
+use super::form::{Block, Form, LINE};
+use super::product::{PANELS, Worker};
+use super::x86::{Beside, add_block};
 use crate::isa::{self, kernel};
 use crate::kernels::codes::Scheme;
 use crate::kernels::tiles;
@@ -17,48 +18,6 @@ pub(super) fn are_fit(rows: usize, form: &Form, digits: Digits) -> bool {
     let is_fast = rows <= 8 && (rows.is_power_of_two() || form.bits == 2);
     let are_whole = !is_fast && digits == Digits::One && form.blocks.iter().all(is_whole);
     are_whole && isa::current().has_vnni() && tiles::are_available()
-}
-
-/// What is known of a block besides its codes: the lines before them, and of `x` sums of digits and scales.
-#[derive(Clone, Copy)]
-struct Beside<'a> {
-    headers: [[&'a [u8; LINE]; 2]; PANELS],
-    digits: &'a [i32],
-    units: &'a [f32],
-}
-
-/// Add the floats of a block, those of the plain loop.
-#[inline(always)]
-fn add_block(whole: &tiles::Sums, beside: Beside<'_>, form: &Form, sums: &mut Sums) {
-    for ((header, whole), sums) in beside.headers.iter().zip(&whole.0).zip(sums) {
-        let (scale, second) = (floats(header[0]), header[1]);
-        for (((sums, whole), &digits), &unit) in sums.iter_mut().zip(whole).zip(beside.digits).zip(beside.units) {
-            let mut products = [0.0; LANES];
-            match form.scheme {
-                Scheme::Symmetric => {
-                    let added = -(digits << (form.bits - 1));
-                    for lane in 0..LANES {
-                        products[lane] = (whole[lane] + added) as f32 * scale[lane];
-                    }
-                }
-                Scheme::Asymmetric => {
-                    let zero_point = ints(second);
-                    for lane in 0..LANES {
-                        products[lane] = (whole[lane] - zero_point[lane] * digits) as f32 * scale[lane];
-                    }
-                }
-                Scheme::MinMax => {
-                    let (offset, alone) = (floats(second), digits as f32);
-                    for lane in 0..LANES {
-                        products[lane] = whole[lane] as f32 * scale[lane] + alone * offset[lane];
-                    }
-                }
-            }
-            for (sum, product) in sums.iter_mut().zip(products) {
-                *sum += product * unit;
-            }
-        }
-    }
 }
 
 kernel! {

@@ -71,13 +71,11 @@ pub(super) fn panels<'a>(lines: [&[[u8; LINE]]; PANELS], form: &Form, tile: &Til
 }
 
 /// What lanes of 4 bytes hold.
-#[inline(always)]
-pub(super) fn ints(line: &[u8; LINE]) -> [i32; LANES] {
+fn ints(line: &[u8; LINE]) -> [i32; LANES] {
     std::array::from_fn(|i| i32::from_le_bytes([line[4 * i], line[4 * i + 1], line[4 * i + 2], line[4 * i + 3]]))
 }
 
-#[inline(always)]
-pub(super) fn floats(line: &[u8; LINE]) -> Lanes {
+fn floats(line: &[u8; LINE]) -> Lanes {
     ints(line).map(|bits| f32::from_bits(bits as u32))
 }
 
