@@ -13,6 +13,8 @@ mod activations;
 mod columns;
 mod floats;
 mod form;
+#[cfg(target_arch = "x86_64")]
+mod in_tiles;
 mod panels;
 mod product;
 mod single;
@@ -27,8 +29,9 @@ pub use panels::{Packed, Panels, Rows, pack};
 
 use activations::Tile;
 use form::{LANES, LINE};
-use product::PANELS;
+use product::{Lanes, PANELS, Worker};
 
+use crate::isa::kernel;
 use crate::par;
 
 /// Rows of `x` that are made codes at a time: they stay in a cache.
@@ -36,11 +39,15 @@ const SLAB: usize = 512;
 /// Bytes of the weights in one piece of work.
 const PIECE: usize = 1 << 16;
 /// Rows of `x` in a tile, at most.
-const TALL: usize = 8;
+const TALL: usize = 16;
 
-/// Where the rows of a slab that lie in tiles begin and end: tiles of 8 rows (2 of three digits), then of fewer.
-fn tiles(rows: usize, digits: Digits) -> Vec<(usize, usize)> {
-    let sizes: &[usize] = if digits == Digits::One { &[TALL, 4, 2, 1] } else { &[2, 1] };
+/// Where the rows of a slab that lie in tiles begin and end: tiles of 8 rows (2 of three digits), then of fewer; where they are
+/// multiplied as tiles of bytes, 16 rows, then the rest.
+fn tiles(rows: usize, digits: Digits, words: usize) -> Vec<(usize, usize)> {
+    if words > 1 {
+        return (0..rows).step_by(TALL).map(|start| (start, TALL.min(rows - start))).collect();
+    }
+    let sizes: &[usize] = if digits == Digits::One { &[8, 4, 2, 1] } else { &[2, 1] };
     let mut found = vec![];
     let mut start = 0;
     for &size in sizes {
@@ -72,6 +79,32 @@ fn finished(sum: f32, bias: f32) -> f32 {
     if y == y { y } else { f32::NAN }
 }
 
+kernel! {
+    /// Write the sums of a panel, each to its row from a column on.
+    fn write(sums: &[Lanes], bias: &Lanes, out: &mut [&mut [f32]], first: usize) {
+        for (y, sums) in out.iter_mut().zip(sums) {
+            let y = &mut y[first..];
+            if let Some(y) = y.first_chunk_mut::<LANES>() {
+                for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+                    *y = finished(sum, bias);
+                }
+            } else {
+                for ((y, &sum), &bias) in y.iter_mut().zip(sums).zip(bias) {
+                    *y = finished(sum, bias);
+                }
+            }
+        }
+    }
+}
+
+/// The bias of a panel; 0 where there is none.
+fn of_panel(bias: &[f32], panel: usize) -> Lanes {
+    let mut found = [0.0; LANES];
+    let bias = bias.get(panel * LANES..).unwrap_or_default();
+    found.iter_mut().zip(bias).for_each(|(found, &bias)| *found = bias);
+    found
+}
+
 /// Multiply rows of `x` by weights, in integers; `bias` is empty or has a number for each row of the weights.
 pub fn multiply(
     x: &[f32],
@@ -89,29 +122,27 @@ pub fn multiply(
     let together = (PIECE / (form.lines * LINE).max(1)).max(1).next_multiple_of(PANELS);
     for (i, out) in out.chunks_mut(SLAB * rows).enumerate() {
         let x = &x[i * SLAB * cols..][..out.len() / rows * cols];
-        let tiles = Tile::all(x, &tiles(out.len() / rows, digits), form, digits, threads);
+        let words = product::words_together(out.len() / rows, form, digits);
+        let tiles = Tile::all(x, &tiles(out.len() / rows, digits, words), form, (digits, words), threads);
         let parts = by_columns(out, rows, together * LANES);
-        let scratch = || vec![[0; LINE]; PANELS * panels.scratch(form)];
-        par::for_each_with(threads, parts.enumerate(), scratch, |scratch, (part, mut out)| {
+        let scratch = || (vec![[0; LINE]; PANELS * panels.scratch(form)], Worker::new());
+        par::for_each_with(threads, parts.enumerate(), scratch, |(scratch, worker), (part, mut out)| {
             let n = out[0].len().div_ceil(LANES);
             for first in (0..n).step_by(PANELS) {
-                let of_panel = [first, n.min(first + PANELS) - 1];
+                let places = [first, n.min(first + PANELS) - 1];
                 let mut lines: [&[[u8; LINE]]; PANELS] = Default::default();
                 let mut rooms = scratch.chunks_mut(panels.scratch(form).max(1));
-                for (lines, i) in lines.iter_mut().zip(of_panel) {
+                for (lines, i) in lines.iter_mut().zip(places) {
                     *lines = panels.lines(form, part * together + i, rooms.next().unwrap_or_default());
                 }
-                let mut rows = out.iter_mut();
+                let bias = places.map(|i| of_panel(bias, part * together + i));
+                let mut out = &mut out[..];
                 for tile in &tiles {
-                    let sums = product::panels(lines, form, tile);
-                    for (row, y) in rows.by_ref().take(tile.rows).enumerate() {
-                        // The last may stand twice.
-                        for (sums, &i) in sums.iter().zip(&of_panel[..PANELS.min(n - first)]) {
-                            let bias = bias.get((part * together + i) * LANES..).unwrap_or_default();
-                            for (j, (y, &sum)) in y[i * LANES..].iter_mut().zip(&sums[row]).enumerate() {
-                                *y = finished(sum, bias.get(j).copied().unwrap_or(0.0));
-                            }
-                        }
+                    let sums = product::panels(lines, form, tile, worker);
+                    let of_tile = out.split_off_mut(..tile.rows).unwrap_or_default();
+                    // The last may stand twice.
+                    for ((sums, bias), &i) in sums.iter().zip(&bias).zip(&places[..PANELS.min(n - first)]) {
+                        write(&sums[..tile.rows], bias, of_tile, i * LANES);
                     }
                 }
             }
@@ -201,14 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn test_blocks_that_are_whole_tiles_of_bytes_give_the_same_bits_for_any_number_of_rows() {
+        for scheme in [Scheme::Symmetric, Scheme::Asymmetric, Scheme::MinMax] {
+            for (bits, group) in [(8, 64), (8, 448), (4, 64), (4, 448), (2, 64), (2, 192)] {
+                for m in [1, 2, 3, 5, 7, 8, 9, 16, 17, 35] {
+                    run([m, 37, 448], group, bits, scheme, Digits::One);
+                }
+            }
+            run([19, 80, 4096], 4096, 8, scheme, Digits::One);
+            run([SLAB + 3, 5, 64], 64, 8, scheme, Digits::One);
+        }
+    }
+
+    #[test]
     fn test_tiles_cover_all_rows_once() {
         for rows in 0..40 {
             for digits in [Digits::One, Digits::Three] {
-                let ends = tiles(rows, digits).into_iter().fold(0, |end, (start, n)| {
-                    assert_eq!(start, end);
-                    end + n
-                });
-                assert_eq!(ends, rows);
+                for words in [1, 16] {
+                    let ends = tiles(rows, digits, words).into_iter().fold(0, |end, (start, n)| {
+                        assert_eq!(start, end);
+                        end + n
+                    });
+                    assert_eq!(ends, rows);
+                }
             }
         }
     }

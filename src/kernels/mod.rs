@@ -24,5 +24,6 @@ pub mod reduce;
 pub mod row_dots;
 pub mod select;
 pub mod taylor;
+pub mod tiles;
 pub mod top;
 pub mod transpose;

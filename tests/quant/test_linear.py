@@ -162,9 +162,13 @@ def test_float64_scales_are_rounded() -> None:
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
-@pytest.mark.parametrize(("bits", "group"), [(8, None), (4, 32), (2, 64), (4, 20)])
-def test_rows_threads_and_instruction_sets_change_no_bit(compute: Any, bits: int, group: int | None, isas: Any) -> None:
-    q, x = weight(70, 260, bits, "asymmetric", group), floats(19, 260)
+@pytest.mark.parametrize(
+    ("bits", "group", "k"), [(8, None, 260), (4, 32, 260), (2, 64, 260), (4, 20, 260), (8, None, 320), (4, 64, 320)]
+)
+def test_rows_threads_and_instruction_sets_change_no_bit(
+    compute: Any, bits: int, group: int | None, k: int, isas: Any
+) -> None:
+    q, x = weight(70, k, bits, "asymmetric", group), floats(19, k)
     _core.set_isa("portable")
     want = linear(x, q, compute=compute, threads=1)
     for isa in isas:

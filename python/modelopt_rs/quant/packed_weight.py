@@ -21,7 +21,7 @@ class PackedWeight:
     panels : ndarray of uint8
         ``(ceil(out / 16), bytes)``: 16 rows each. Of each group there are 64 bytes of scales (float32, one for each
         row), 64 of zero points (int32) or offsets (float32) where the scheme has some, and then codes: 4 bytes of each
-        row in turn. Groups of more than 256 elements are cut into pieces of 128.
+        row in turn, of groups of more than 256 elements in pieces of 128.
     shape : tuple of int
         ``(out, in)``.
     bits : {8, 4, 2}

@@ -1,9 +1,10 @@
 //! Rows of `x` as whole numbers: each block in units of its own scale, in digits of 8 bits.
 
 use super::TALL;
-use super::form::{Block, Form, LONGEST};
+use super::form::{Block, Form, LINE, LONGEST};
 use crate::isa::kernel;
 use crate::par;
+use crate::real::Divisor;
 
 /// How finely `x` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +33,13 @@ pub(super) struct Tile {
     pub rows: usize,
     /// Of each row; from the highest.
     pub digits: usize,
-    /// 4 digits for each line and each code of its bytes, of all rows and digits after each other.
-    pub words: Vec<u32>,
+    /// How many words of a row lie beside each other.
+    pub together: usize,
+    /// Whether it is the first that a panel is multiplied by.
+    pub is_first: bool,
+    /// See [`Tile::words`]; before them come a few, so that they begin with a line of the cache.
+    words: Vec<u32>,
+    skipped: usize,
     /// Scales: blocks, rows.
     pub scale: Vec<f32>,
     /// Sums of digits: blocks, rows, digits.
@@ -43,10 +49,18 @@ pub(super) struct Tile {
 /// 1.5 x 2^23: a sum with it has the nearest whole number in its low bits, halves to even.
 const ROUNDING: f32 = 12_582_912.0;
 
+/// The nearest whole number within limits.
+#[inline(always)]
+fn nearest(q: f32, top: f32) -> i32 {
+    let q = if q > top { top } else { q };
+    let q = if q < -top { -top } else { q };
+    ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32)
+}
+
 /// The nearest whole numbers in units of a scale: their largest magnitude by `top`. Where one is NaN or infinite the scale is
 /// NaN, where it is so small that the scale is 0 all are 0.
 #[inline(always)]
-fn numbers(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
+fn numbers<const FMA: bool>(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
     let mut largest = 0;
     for x in x {
         largest = largest.max(x.to_bits() & 0x7fff_ffff);
@@ -57,11 +71,16 @@ fn numbers(x: &[f32], top: f32, out: &mut [i32]) -> f32 {
     }
     let scale = f32::from_bits(largest) / top;
     let divisor = if scale == 0.0 { 1.0 } else { scale };
-    for (out, &x) in out.iter_mut().zip(x) {
-        let q = x / divisor;
-        let q = if q > top { top } else { q };
-        let q = if q < -top { -top } else { q };
-        *out = ((q + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32);
+    // A division takes as long as all else together. What is below 1/2 is 0 either way; of larger quotients none is too large.
+    if FMA && Divisor::is_exact(divisor) {
+        let divisor = Divisor::new(divisor);
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = nearest(divisor.quotient(x), top);
+        }
+    } else {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = nearest(x / divisor, top);
+        }
     }
     scale
 }
@@ -79,6 +98,8 @@ fn last_digits(whole: &mut [i32], digits: &mut [u8]) -> i32 {
     sum
 }
 
+/// Words before those of a tile, at most.
+const SKIPPED: usize = LINE / size_of::<u32>() - 1;
 /// Elements of one piece of work.
 const PIECE: usize = 1 << 11;
 /// Of fewer pieces none is worth another thread.
@@ -97,7 +118,7 @@ struct Part<'a> {
 
 kernel! {
     /// Fill a part: of the 4 bytes of a line the codes of one plane, then of the next.
-    fn fill(part: Part<'_>, form: &Form, digits: Digits) {
+    fn fill(part: Part<'_>, form: &Form, digits: Digits, together: usize) {
         let (count, planes, wide) = (digits.count(), form.planes(), part.sums.len() / part.blocks.len());
         let (mut whole, mut bytes, mut words) = ([0; LONGEST], [[0; LONGEST]; TALL], part.words);
         let of_blocks = part.scale.chunks_mut(part.rows).zip(part.sums.chunks_mut(wide));
@@ -105,7 +126,7 @@ kernel! {
             let (start, len, n) = (block.start - part.blocks[0].start, block.len, planes * block.words);
             let whole = &mut whole[..len];
             for (row, scale) in scale.iter_mut().enumerate() {
-                *scale = numbers(&part.x[row * form.cols + start..][..len], digits.top(), whole);
+                *scale = numbers::<FMA>(&part.x[row * form.cols + start..][..len], digits.top(), whole);
                 for at in (row * count..(row + 1) * count).rev() {
                     let bytes = &mut bytes[at][..4 * n];
                     sums[at] = last_digits(whole, bytes);
@@ -121,7 +142,7 @@ kernel! {
             }
             let of_block;
             (of_block, words) = words.split_at_mut(n * wide);
-            weave(&bytes[..wide], of_block);
+            weave(&bytes[..wide], of_block, together);
         }
     }
 }
@@ -141,13 +162,22 @@ fn four_planes(line: &mut [u8; 16]) {
     *line = std::array::from_fn(|i| line[i % 4 * 4 + i / 4]);
 }
 
-/// Words of one after the other, in turn.
+/// So many words of one after the other, in turn.
 #[inline(always)]
-fn weave(bytes: &[[u8; LONGEST]], words: &mut [u32]) {
-    match bytes.len() {
-        8 => weave_of::<8>(bytes, words),
-        4 => weave_of::<4>(bytes, words),
-        wide => {
+fn weave(bytes: &[[u8; LONGEST]], words: &mut [u32], together: usize) {
+    match (bytes.len(), together) {
+        (8, 1) => weave_of::<8>(bytes, words),
+        (4, 1) => weave_of::<4>(bytes, words),
+        (wide, 2..) => {
+            for (i, words) in words.chunks_exact_mut(wide * together).enumerate() {
+                for (words, bytes) in words.chunks_exact_mut(together).zip(bytes) {
+                    for (word, four) in words.iter_mut().zip(&bytes.as_chunks().0[i * together..]) {
+                        *word = u32::from_le_bytes(*four);
+                    }
+                }
+            }
+        }
+        (wide, _) => {
             for (at, bytes) in bytes.iter().enumerate() {
                 for (word, four) in words[at..].iter_mut().step_by(wide).zip(bytes.as_chunks().0) {
                     *word = u32::from_le_bytes(*four);
@@ -170,17 +200,26 @@ fn weave_of<const WIDE: usize>(bytes: &[[u8; LONGEST]], words: &mut [u32]) {
 
 impl Tile {
     /// All numbers 0 yet.
-    fn empty(rows: usize, form: &Form, digits: Digits) -> Self {
-        let (count, blocks) = (digits.count(), form.blocks.len());
-        let words = vec![0; form.words * form.planes() * rows * count];
-        Self { rows, digits: count, words, scale: vec![0.0; blocks * rows], sums: vec![0; blocks * rows * count] }
+    fn empty(rows: usize, form: &Form, digits: Digits, together: usize) -> Self {
+        let (digits, blocks) = (digits.count(), form.blocks.len());
+        let words = vec![0; form.words * form.planes() * rows * digits + SKIPPED];
+        let skipped = words.as_ptr().align_offset(LINE).min(SKIPPED);
+        let (scale, sums) = (vec![0.0; blocks * rows], vec![0; blocks * rows * digits]);
+        Self { rows, digits, together, is_first: true, words, skipped, scale, sums }
+    }
+
+    /// 4 digits for each line and each code of its bytes: so many words of a row and digit beside each other, of all rows and
+    /// digits after each other.
+    pub fn words(&self) -> &[u32] {
+        &self.words[self.skipped..][..self.words.len() - SKIPPED]
     }
 
     /// What of it is to be filled from so many rows of `x`, in pieces.
     fn parts<'a>(&'a mut self, x: &'a [f32], form: &'a Form) -> impl Iterator<Item = Part<'a>> {
         let (rows, wide) = (self.rows, self.rows * self.digits);
         let together = form.blocks.first().map_or(1, |block| PIECE / (rows * block.len)).max(1);
-        let (mut words, mut scale, mut sums) = (&mut self.words[..], &mut self.scale[..], &mut self.sums[..]);
+        let (mut words, mut scale, mut sums) =
+            (&mut self.words[self.skipped..], &mut self.scale[..], &mut self.sums[..]);
         form.blocks.chunks(together).map(move |blocks| {
             let of_words = blocks.iter().map(|block| block.words).sum::<usize>() * form.planes() * wide;
             let n = blocks.len();
@@ -196,19 +235,27 @@ impl Tile {
     }
 
     /// Rows of `x` in tiles: where each begins, and how many it has.
-    pub fn all(x: &[f32], places: &[(usize, usize)], form: &Form, digits: Digits, threads: usize) -> Vec<Self> {
-        let mut tiles: Vec<_> = places.iter().map(|&(_, rows)| Self::empty(rows, form, digits)).collect();
+    pub fn all(
+        x: &[f32],
+        places: &[(usize, usize)],
+        form: &Form,
+        (digits, together): (Digits, usize),
+        threads: usize,
+    ) -> Vec<Self> {
+        let empty = |&(_, rows): &(usize, usize)| Self::empty(rows, form, digits, together);
+        let mut tiles: Vec<_> = places.iter().map(empty).collect();
+        tiles.iter_mut().skip(1).for_each(|tile| tile.is_first = false);
         let of_tiles =
             tiles.iter_mut().zip(places).flat_map(|(tile, &(start, _))| tile.parts(&x[start * form.cols..], form));
         let parts: Vec<_> = of_tiles.collect();
         let threads = if parts.len() < FEW { 1 } else { threads };
-        par::for_each(threads, parts.into_iter(), |part| fill(part, form, digits));
+        par::for_each(threads, parts.into_iter(), |part| fill(part, form, digits, together));
         tiles
     }
 
     /// All rows of `x` in one.
     pub fn new(x: &[f32], rows: usize, form: &Form, digits: Digits, threads: usize) -> Self {
-        let mut all = Self::all(x, &[(0, rows)], form, digits, threads);
+        let mut all = Self::all(x, &[(0, rows)], form, (digits, 1), threads);
         all.remove(0)
     }
 }
@@ -226,7 +273,7 @@ mod tests {
             if k < block.start + block.len {
                 let (byte, plane) = ((k - block.start) / planes, (k - block.start) % planes);
                 let at = ((first + byte / 4) * planes + plane) * wide + row * tile.digits;
-                let digit = |j| f64::from((tile.words[at + j] >> (8 * (byte % 4))) as u8 as i8);
+                let digit = |j| f64::from((tile.words()[at + j] >> (8 * (byte % 4))) as u8 as i8);
                 let whole = (0..tile.digits).fold(0.0, |n, j| n * 256.0 + digit(j));
                 return whole * f64::from(tile.scale[i * tile.rows + row]);
             }
@@ -259,8 +306,8 @@ mod tests {
         let x = [1e-45, -1e-45, 0.0, -0.0, f32::NAN, 1.0, f32::NEG_INFINITY, 1.0];
         let tile = Tile::new(&x, 1, &form, Digits::One, 1);
         assert!(tile.scale[..2] == [0.0; 2] && tile.scale[2..].iter().all(|scale| scale.is_nan()));
-        assert!(tile.words.iter().all(|&word| word == 0));
+        assert!(tile.words().iter().all(|&word| word == 0));
         let most = Tile::new(&[2.66e-43, -1.4e-43], 1, &Form::new(8, Scheme::Symmetric, [1, 2], 2), Digits::One, 1);
-        assert_eq!(most.words[0], 0x0000_9c7f, "{:x}", most.words[0]);
+        assert_eq!(most.words()[0], 0x0000_9c7f, "{:x}", most.words()[0]);
     }
 }

@@ -1,5 +1,7 @@
 //! How weights lie for products.
 
+use std::ops::Range;
+
 use crate::kernels::codes::Scheme;
 use crate::kernels::pack::packed_len;
 
@@ -19,12 +21,23 @@ pub(super) struct Block {
     pub len: usize,
     /// Which group of the row.
     pub group: usize,
+    /// Which line of a panel has its scales: those of the group, before its first block.
+    pub header: usize,
+    /// Which line is the first of its codes.
+    pub codes: usize,
     /// Lines of its codes.
     pub words: usize,
 }
 
-/// Panels of 16 rows. Of each block there is a line with the scales of the rows as float32; one with their zero points as int32
-/// (asymmetric) or offsets as float32 (minmax); then lines of codes, 4 bytes of each row, unsigned.
+impl Block {
+    /// Its lines of codes.
+    pub fn lines(&self) -> Range<usize> {
+        self.codes..self.codes + self.words
+    }
+}
+
+/// Panels of 16 rows. Of each group there is a line with the scales of the rows as float32; one with their zero points as int32
+/// (asymmetric) or offsets as float32 (minmax); then lines of codes, 4 bytes of each row, unsigned, of each of its blocks.
 #[derive(Debug, Clone)]
 pub struct Form {
     /// 8, 4 or 2.
@@ -49,27 +62,21 @@ impl Form {
     /// The form of `shape` weights whose rows have groups of so many elements.
     pub fn new(bits: u32, scheme: Scheme, shape: [usize; 2], group: usize) -> Self {
         let [rows, cols] = shape;
-        let mut blocks = vec![];
+        let (mut blocks, mut lines) = (vec![], 0);
         let step = if group <= LONGEST { group } else { PIECE };
         for (index, first) in (0..cols).step_by(group.max(1)).enumerate() {
-            let end = cols.min(first + group);
+            let (end, header) = (cols.min(first + group), lines);
+            lines += if scheme == Scheme::Symmetric { 1 } else { 2 };
             for start in (first..end).step_by(step) {
                 let len = step.min(end - start);
-                blocks.push(Block { start, len, group: index, words: packed_len(len, bits).div_ceil(4) });
+                let words = packed_len(len, bits).div_ceil(4);
+                blocks.push(Block { start, len, group: index, header, codes: lines, words });
+                lines += words;
             }
         }
         let words = blocks.iter().map(|block| block.words).sum();
-        let header = if scheme == Scheme::Symmetric { 1 } else { 2 };
-        let lines = words + header * blocks.len();
         let is_in_order = blocks.iter().all(|block: &Block| (block.start * bits as usize).is_multiple_of(32));
-        let places = || {
-            let ends = blocks.iter().scan(0, |end, block| {
-                *end += header + block.words;
-                Some((*end, block.words))
-            });
-            ends.flat_map(|(end, n)| end - n..end).collect()
-        };
-        let places = is_in_order.then(places);
+        let places = is_in_order.then(|| blocks.iter().flat_map(Block::lines).collect());
         Self { bits, scheme, rows, cols, blocks, lines, words, places }
     }
 
@@ -81,11 +88,6 @@ impl Form {
     /// Bytes of a panel.
     pub fn panel_bytes(&self) -> usize {
         self.lines * LINE
-    }
-
-    /// Lines of a block before its codes.
-    pub(super) fn header(&self) -> usize {
-        if self.scheme == Scheme::Symmetric { 1 } else { 2 }
     }
 
     /// Codes in a byte.
@@ -110,5 +112,24 @@ mod tests {
             assert!(form.blocks.windows(2).all(|two| two[0].start + two[0].len == two[1].start));
         }
         assert!(Form::new(8, Scheme::Symmetric, [5, 0], 0).blocks.is_empty());
+    }
+
+    #[test]
+    fn test_lines_of_a_panel_are_the_codes_of_all_blocks_and_the_scales_of_each_group_once() {
+        for (cols, group, groups) in [(100, 32, 4), (300, 300, 1), (600, 257, 3), (4096, 4096, 1)] {
+            for (scheme, of_group) in [(Scheme::Symmetric, 1), (Scheme::Asymmetric, 2), (Scheme::MinMax, 2)] {
+                let form = Form::new(8, scheme, [5, cols], group);
+                let mut seen = vec![0; form.lines];
+                form.blocks.iter().flat_map(Block::lines).for_each(|line| seen[line] += 1);
+                let firsts = form.blocks.chunk_by(|a, b| a.group == b.group).map(|blocks| &blocks[0]);
+                firsts.for_each(|block| (block.header..block.codes).for_each(|line| seen[line] += 1));
+                assert!(seen.iter().all(|&n| n == 1) && form.lines == form.words + of_group * groups);
+                assert!(
+                    form.blocks
+                        .windows(2)
+                        .all(|two| (two[0].group == two[1].group) == (two[0].header == two[1].header))
+                );
+            }
+        }
     }
 }

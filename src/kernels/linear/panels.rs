@@ -130,30 +130,23 @@ impl<C: Real> Rows<'_, C> {
             let bytes = packed_len(form.cols, form.bits);
             transpose::transpose_words(&self.codes[first * bytes..], bytes, &places[..bytes / 4], flip, lines);
         }
-        let mut line = 0;
         for (i, block) in form.blocks.iter().enumerate() {
-            let header = form.header();
-            if i > 0 && form.blocks[i - 1].group == block.group {
-                let before = line - form.blocks[i - 1].words - header;
-                lines.copy_within(before..before + header, line);
-            } else {
+            if i == 0 || form.blocks[i - 1].group != block.group {
                 for lane in 0..n {
                     let four = self.header(form, (first + lane) * self.per_row + block.group);
-                    for (line, four) in lines[line..line + header].iter_mut().zip(four) {
+                    for (line, four) in lines[block.header..block.codes].iter_mut().zip(four) {
                         line[4 * lane..4 * lane + 4].copy_from_slice(&four);
                     }
                 }
             }
-            line += header;
             let bit = block.start * form.bits as usize;
             let whole = places.map_or(0, |_| packed_len(form.cols, form.bits).saturating_sub(bit / 8) / 4);
             for word in whole.min(block.words)..block.words {
                 for lane in 0..n {
                     let four = (bits_at(self.row(form, first + lane), bit + 32 * word) ^ flip).to_le_bytes();
-                    lines[line + word][4 * lane..4 * lane + 4].copy_from_slice(&four);
+                    lines[block.codes + word][4 * lane..4 * lane + 4].copy_from_slice(&four);
                 }
             }
-            line += block.words;
         }
     }
 }

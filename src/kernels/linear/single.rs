@@ -66,7 +66,7 @@ pub(super) fn multiply(
         return false;
     }
     let tile = Tile::new(x, 1, form, digits, threads);
-    let row = Row::new(form.blocks.iter().map(|block| [block.start, block.len]).collect(), tile.digits, &tile.words);
+    let row = Row::new(form.blocks.iter().map(|block| [block.start, block.len]).collect(), tile.digits, tile.words());
     // Of few bytes small pieces, so that nobody waits; of many larger ones, as rows after a piece are asked for in vain.
     let piece = (form.rows * form.cols / PIECES).clamp(PIECE, 4 * PIECE);
     let together = (piece / form.cols.max(1)).max(1).next_multiple_of(LANES);
