@@ -64,7 +64,8 @@ impl<'a, C> Table<'a, C> {
     }
 }
 
-/// Rows of codes of a byte.
+/// Rows of codes of a byte. Never inlined, as it is called in two places.
+#[inline(never)]
 fn byte_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
     let of_row = table.part_of_row();
     rows.iter().take(AHEAD).for_each(|&row| table.ask(row));
@@ -81,7 +82,8 @@ fn byte_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mu
     }
 }
 
-/// Rows of codes of few bits.
+/// Rows of codes of few bits; as above.
+#[inline(never)]
 fn packed_rows<C: Real, O: Element>(table: &Table<'_, C>, rows: &[usize], out: &mut [O]) {
     let bits = table.uniform.bits;
     let line = table.tiling.row.min(table.width);
