@@ -1,9 +1,12 @@
 //! Panels times a tile of `x` as tiles of bytes, see [`tiles`].
 
+mod x86;
+
+use x86::{Beside, add_block};
+
 use super::activations::{Digits, Tile};
 use super::form::{Block, Form, LINE};
 use super::product::{PANELS, Worker};
-use super::x86::{Beside, add_block};
 use crate::isa::{self, kernel};
 use crate::kernels::codes::Scheme;
 use crate::kernels::tiles;
@@ -48,7 +51,7 @@ kernel! {
             }
             worker.tiles.products(rows, of_block, codes, &mut whole[i % 2]);
             let [first, last] = lines;
-            let headers = [[&first[block.header], &first[block.header + second]], [&last[block.header], &last[block.header + second]]];
+            let headers = [first, last].map(|lines| [&lines[block.header], &lines[block.header + second]]);
             if let Some(before) = before.replace(Beside { headers, digits, units }) {
                 add_block(&whole[(i + 1) % 2], before, form, &mut worker.sums);
             }
