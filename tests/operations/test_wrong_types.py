@@ -115,7 +115,7 @@ def test_h57_what_numpy_and_paths_have_is_taken(source: Path, tmp_path: Path) ->
 def test_h57_calibration_data_mean_static_activations() -> None:
     assert mo.OnnxOptions(calibrate="data.npz").activations == "static"
     assert mo.OnnxOptions().activations == "none"
-    with pytest.raises(mo.OptionError, match="calibrate must be given with activations 'static'"):
+    with pytest.raises(mo.OptionError, match="calibrate must be left out with activations 'dynamic'"):
         mo.OnnxOptions(calibrate="data.npz", activations="dynamic")
 
 

@@ -345,6 +345,6 @@ def check_no_graph(source: Source) -> None:
     """
     if source.graph is not None:
         raise UnsupportedError(
-            f"{source.path}: an ONNX model can't be dequantized: its graph computes with the quantized weights; "
-            "go back to the model that it was made of"
+            f"{source.path}: an ONNX model can't be dequantized: where it is quantized, its graph computes with those "
+            "weights; go back to the model that it was made of"
         )

@@ -97,8 +97,10 @@ class OnnxOptions:
         if self.per_tensor and self.target != "portable":
             raise OptionError("per_tensor needs target 'portable': MatMulNBits has a scale for each block")
         if (self.activations == "static") != (self.calibrate is not None):
-            got = "without" if self.calibrate is None else f"with activations={self.activations!r}"
-            raise OptionError(f"calibrate must be given with activations 'static', and only then, got {got}")
+            if self.calibrate is None:
+                fix = "give data of the model's task by --calibrate, or take 'dynamic', which needs none"
+                raise OptionError(f"calibrate must be given with activations 'static', got none; {fix}")
+            raise OptionError(f"calibrate must be left out with activations {self.activations!r}, got it")
         self._check_activations()
 
     def _check_activations(self) -> None:

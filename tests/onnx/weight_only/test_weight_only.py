@@ -1033,11 +1033,8 @@ OPTIONS = {
     "bits_of '*.w' must be 8, 4 or 2, got 3": {"bits_of": {"*.w": 3}},
     "bits_of needs activations 'none', got 'dynamic'": {"bits_of": {"*": 4}, "activations": "dynamic"},
     "per_tensor needs target 'portable'": {"per_tensor": True},
-    "calibrate must be given with activations 'static', and only then, got without": {"activations": "static"},
-    "calibrate must be given with activations 'static', and only then, got with activations='none'": {
-        "calibrate": "x",
-        "activations": "none",
-    },
+    "calibrate must be given with activations 'static', got none; give data": {"activations": "static"},
+    "calibrate must be left out with activations 'none', got it": {"calibrate": "x", "activations": "none"},
 }
 
 
