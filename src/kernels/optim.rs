@@ -90,8 +90,6 @@ pub struct Common {
 /// The same, as the loop takes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Prepared<C> {
-    /// Neither a scale nor a clip.
-    as_is: bool,
     scale: C,
     clip: C,
     l2: C,
@@ -104,7 +102,6 @@ impl<C: Real> Prepared<C> {
         let sign = if common.maximize { -1.0 } else { 1.0 };
         let decay = common.weight_decay;
         Self {
-            as_is: sign / common.grad_scale == 1.0 && common.clip_value == f64::INFINITY,
             scale: C::from_f64(sign / common.grad_scale),
             clip: C::from_f64(common.clip_value),
             l2: C::from_f64(decay),
@@ -113,12 +110,10 @@ impl<C: Real> Prepared<C> {
         }
     }
 
-    /// The gradient after its scale and its clip. Comparisons are such that a NaN stays.
+    /// The gradient after its scale and its clip. Comparisons are such that a NaN stays. (A way past them, where there is neither,
+    /// was no faster, and made each loop twice: 100 kB.)
     #[inline(always)]
     fn grad(&self, grad: C) -> C {
-        if self.as_is {
-            return grad;
-        }
         let grad = grad * self.scale;
         let grad = if grad > self.clip { self.clip } else { grad };
         let lowest = C::from_i16(0) - self.clip;
