@@ -193,7 +193,7 @@ def test_quantized_already(fail: Fail, tmp_path: Path, model: Path) -> None:
 
 def test_unsupported_quantization(fail: Fail, tmp_path: Path) -> None:
     source = directory(tmp_path / "a", bert(), {"quantization_config": {"quant_method": "gptq"}})
-    assert "method 'gptq'" in fail(3, "dequantize", source, "-o", tmp_path / "b")
+    assert "is quantized already by 'gptq'" in fail(3, "dequantize", source, "-o", tmp_path / "b")
     assert "quantized already" in fail(3, "quantize", source, "-o", tmp_path / "b")
 
 
