@@ -1,7 +1,11 @@
 """The table is made of the lines of a run alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from zoo.__main__ import told
 from zoo.table import read, write
 
 LINES = """\
@@ -34,3 +38,12 @@ def test_lines_of_no_run_make_a_table_that_says_so(tmp_path: Path) -> None:
     assert "Made with" not in text
     assert "0 models, 0 files, 0 commands." in text
     assert text.endswith("## Failures\n\nNone.\n")
+
+
+def test_what_is_printed_of_a_model_are_the_problems_of_its_own_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(LINES)
+    told(lines, SimpleNamespace(name="a", form="weights"), "")
+    assert capsys.readouterr().out == "  4: ended with 1\n"

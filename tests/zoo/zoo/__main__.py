@@ -121,7 +121,7 @@ def walk(arguments: argparse.Namespace, lines: Path) -> None:
     """Make the models that are asked for, and try each."""
     from zoo.export import Made
 
-    done = {(each["name"], each["form"]) for each in read(lines) if "name" in each}
+    done = {(each.get("name"), each.get("form")) for each in read(lines)}
     append(lines, {"versions": {name: version(name) for name in MADE_WITH if find_spec(name)}})
 
     def wanted(library: str, name: str, form: str) -> bool:
@@ -168,7 +168,7 @@ def tried(made: Any, arguments: argparse.Namespace, lines: Path, trained: Any = 
 
 def told(lines: Path, made: Any, ended: str) -> None:
     """Print what was found of a model; a death is a line of its own."""
-    mine = [each for each in read(lines) if (each["name"], each["form"]) == (made.name, made.form)]
+    mine = [each for each in read(lines) if (each.get("name"), each.get("form")) == (made.name, made.form)]
     if ended and mine and "begun" in mine[-1]:
         dead = {**mine[-1], "command": mine[-1]["begun"], "code": -1, "problems": [ended]}
         append(lines, dead)
