@@ -17,6 +17,9 @@ from modelopt_rs.containers.atomic_directory import AtomicDirectory
 from modelopt_rs.containers.atomic_pair import AtomicPair, locked
 from modelopt_rs.files import CheckpointSink, CheckpointSource, SafetensorsSink, SafetensorsSource
 
+# Of the threads of another test's library (JAX), which a child never uses.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 WRITERS = 3
 
 
