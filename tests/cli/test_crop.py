@@ -174,7 +174,7 @@ NO_KEEP = "is not a share such as 0.75, a number such as 8, or GROUPS= and one o
         ),
         (
             ["MODEL", "--keep", "0.5", "--what", "ffn", "--then", "quantize", "-o", "OUT"],
-            f"after --then quantize: {click.NoSuchOption('-o').message.rstrip('.')}; -o must stand before --then",
+            "after --then quantize: No such option '-o'; -o must stand before --then",
         ),
     ],
 )
