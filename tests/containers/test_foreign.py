@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import torch_samples
 from modelopt_rs import FormatError, UnsupportedError, files
 
 FILES = {
@@ -97,10 +98,18 @@ def test_a_safetensors_file_whose_length_looks_like_others_is_read(tmp_path: Pat
         assert list(source.tensors) == ["w"]
 
 
-def test_an_onnx_model_may_be_called_pb(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.pb", "model.safetensors", "model.pt", "model"])
+def test_an_onnx_model_is_one_whatever_it_is_called(tmp_path: Path, name: str) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
     pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
     graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")])
-    (tmp_path / "model.pb").write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    with files.open(tmp_path / "model.pb") as source:
+    (tmp_path / name).write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with files.open(tmp_path / name) as source:
         assert source.container == "onnx"
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.onnx", "w"])
+def test_a_file_of_torch_is_one_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    torch_samples.save(tmp_path / name, {"w": np.ones((2, 3), np.float32)})
+    with files.open(tmp_path / name) as source:
+        assert (source.container, list(source.tensors)) == ("torch", ["w"])

@@ -18,7 +18,7 @@ class _Onnx:
 
     def sniff(self, path: Path, begin: bytes) -> bool:
         # The first field of a model, as all write it, is the version of the format.
-        return path.suffix == ".onnx" or (begin[:1] == b"\x08" and b"\0" < begin[1:2] < b" ")
+        return begin[:1] == b"\x08" and b"\0" < begin[1:2] < b" "
 
     def open(self, path: Path, access: Access) -> Source:
         from modelopt_rs.containers.onnx import OnnxSource

@@ -47,7 +47,10 @@ def container_at(path: Path) -> Container:
     if path.is_dir():
         raise no_checkpoint(path, _models_in(path))
     begin = beginning(path, LOOKED_AT)
-    known = [each for each in CONTAINERS if each.sniff(path, begin[:_BEGIN])]
+    # By what is in it, as files in a hub's cache have no suffix and others a wrong one; else by its name.
+    known = [each for each in CONTAINERS if each.sniff(path, begin[:_BEGIN])] or [
+        each for each in (SAFETENSORS, ONNX) if path.suffix in each.suffixes
+    ]
     if (foreign := foreign_file(path, begin, bool(known))) is not None:
         raise UnsupportedError(f"{path}: is {foreign}")
     if known:

@@ -224,8 +224,7 @@ class _Safetensors:
     written_as = "safetensors"
 
     def sniff(self, path: Path, begin: bytes) -> bool:
-        # By the name, or by how the header begins: files in a hub's cache have no suffix.
-        return path.suffix == ".safetensors" or begin[8:] == b"{"
+        return begin[8:9] == b"{"  # its header, after a length
 
     def open(self, path: Path, access: Access) -> SafetensorsSource:
         return SafetensorsSource(path, max_header=access.max_header, max_tensors=access.max_tensors)
