@@ -502,6 +502,44 @@ def test_a_named_format_holds_matrices_alone(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", CONVOLUTIONS)
     report = mo.quantize_file(source, tmp_path / "q.safetensors", format="nf4", only_dequantize=True, durable=False)
     assert report.totals.changed == 0
+    assert {each.reason for each in report.tensors if each.name.endswith(("weight", "ih_l0", "hh"))} >= {
+        "nf4 has no way to hold it: leave out format"
+    }
+
+
+MERGED = {
+    "mlp.experts.gate_up_proj": ("F32", weights((4, 64, 96), 1) * np.float32([1, 9, 81, 729])[:, None, None]),
+    "mlp.experts.gate_up_proj_bias": ("F32", weights((4, 96), 2)),
+    "mlp.experts.down_proj": ("F16", weights((4, 48, 64), 3).astype(np.float16)),
+}
+
+
+@pytest.mark.parametrize(("bits", "lost"), [(8, 0.01), (4, 0.12), (2, 0.5)])
+def test_experts_in_one_tensor_are_quantized_where_it_is_asked_for(tmp_path: Path, bits: int, lost: float) -> None:
+    """As gpt-oss has them: no loader reads their codes, and a scale for all rows of an expert would lose too much."""
+    source = write(tmp_path / "a.safetensors", MERGED)
+    report = mo.quantize_file(source, tmp_path / "q.safetensors", bits=bits, durable=False)
+    assert report.totals.changed == 0
+    (said,) = (each for each in report.warnings if "only_dequantize" in each)
+    assert said.startswith("2 weights, 99 % of the result, stay as they are: no loader reads their codes")
+    options: dict[str, Any] = {"bits": bits, "only_dequantize": True, "uniform": True, "overwrite": True}
+    report = mo.quantize_file(source, tmp_path / "q.safetensors", durable=False, **options)
+    assert [each.name for each in report.tensors if each.decision == "quantize"] == [*MERGED][::2]
+    mo.dequantize_file(tmp_path / "q.safetensors", tmp_path / "b.safetensors", durable=False)
+    with mo.files.open(source) as before, mo.files.open(tmp_path / "b.safetensors") as after:
+        for name in MERGED:
+            known, found = before.read(name).astype(np.float64), after.read(name).astype(np.float64)
+            # Each expert alone: the largest is 729 times the smallest.
+            off = [np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in zip(known, found, strict=True)]
+            assert max(off) <= (0 if name.endswith("bias") else lost)
+
+
+def test_experts_in_one_tensor_are_pruned_only_where_no_axis_counts(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.safetensors", MERGED)
+    report = mo.prune_file(source, tmp_path / "b.safetensors", sparsity=0.5, durable=False)
+    assert [each.decision for each in report.tensors] == ["prune", "copy", "prune"]
+    report = mo.prune_file(source, tmp_path / "b.safetensors", n=2, m=4, overwrite=True, durable=False)
+    assert "isn't clear: experts in one tensor" in report.tensors[0].reason
 
 
 @pytest.mark.parametrize(

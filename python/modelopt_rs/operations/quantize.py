@@ -85,7 +85,8 @@ def quantize_file(
         its weights get several numbers of bits, and of experts, the default is symmetric.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
-        By default 0 at 8 bits, 32 at 4 and 2 bits; in ONNX models what fits the operator.
+        By default 0 at 8 bits (of experts in one tensor a row of each), 32 at 4 and 2 bits; in ONNX models what fits the
+        operator.
     include, exclude : sequence of str
         Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
     max_memory : int or str
@@ -123,7 +124,8 @@ def quantize_file(
         are asked for.
     only_dequantize : bool
         Take also what no loader reads back quantized, and only `dequantize_file` and the other functions here do:
-        embeddings in the codes of bitsandbytes, experts with zero points, tables coded otherwise than layers.
+        embeddings in the codes of bitsandbytes, experts with zero points or in one tensor, tables coded otherwise than
+        layers.
     search : {"mse"} or None
         How the scales (and zero points) of uniform codes are found: those of least squared error, as `quantize` finds
         them with the same option, or by the plain formula. Nothing in the file gets larger by it.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from modelopt_rs.stream.model import is_kernel, is_recurrent, is_weight
+from modelopt_rs.stream.model import is_kernel, is_merged, is_recurrent, is_weight
 
 __all__ = ["CONV1D", "CONV1D_MODELS", "NO_WEIGHT", "is_conv1d", "is_embedding", "kept_by_default", "model_types"]
 
@@ -56,7 +56,7 @@ def kept_by_default(name: str) -> str | None:
     if is_kernel(name):
         layers = [re.sub(r"_\d+$", "", part) for part in name.split("/")]
         return "an embedding" if any(EMBEDDING.fullmatch(part.split(":")[0]) for part in layers) else None
-    if not (is_weight(name) or is_recurrent(name)):
+    if not (is_weight(name) or is_recurrent(name) or is_merged(name)):
         return NO_WEIGHT
     parts = name.removesuffix(".weight").split(".")
     if parts in (["output"], ["head"]) or any(HEAD.fullmatch(part) for part in parts):

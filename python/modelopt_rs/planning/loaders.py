@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from modelopt_rs.errors import OptionError, quote
 from modelopt_rs.planning.families import CONV1D, NO_WEIGHT, is_conv1d, is_embedding, model_types
-from modelopt_rs.stream.model import TensorInfo, is_kernel, is_recurrent, is_weight
+from modelopt_rs.stream.model import TensorInfo, is_kernel, is_merged, is_recurrent, is_weight
 
 __all__ = ["NO_ZERO_POINTS", "check_loaded", "groups_alike", "is_expert", "why_none_loaded", "why_not_loaded"]
 
@@ -109,6 +109,8 @@ def why_not_loaded(info: TensorInfo, layout: str, spec: Any, config: Mapping[str
     """Say why no loader reads a weight back that is stored in a layout; None if one does."""
     if len(info.shape) >= 2 and is_kernel(info.name):
         return "a weight of Keras, whose codes only `dequantize` reads: pass only_dequantize (--only-dequantize)"
+    if len(info.shape) == 3 and is_merged(info.name):
+        return "experts in one tensor, whose codes only `dequantize` reads: pass only_dequantize (--only-dequantize)"
     if len(info.shape) != 2:
         return f"not 2-dimensional, but {len(info.shape)}-dimensional"
     if is_recurrent(info.name):

@@ -10,7 +10,7 @@ from modelopt_rs.dtypes import FLOATS
 from modelopt_rs.errors import OptionError, check_option
 from modelopt_rs.planning.decide import Decision, check_globs, check_plain, decide
 from modelopt_rs.planning.families import CONV1D, is_conv1d
-from modelopt_rs.stream.model import TensorInfo, is_kernel
+from modelopt_rs.stream.model import TensorInfo, is_kernel, is_merged
 
 __all__ = [
     "FORMATS",
@@ -134,6 +134,7 @@ PLAIN = WeightAxes()
 """Of files that have nothing but tensors: (out, in)."""
 
 OF_KERAS = WeightAxes(None, None, unclear="a weight of Keras has its outputs along the last axis")
+OF_EXPERTS = WeightAxes(None, None, unclear="experts in one tensor have their inputs along one axis or the other")
 
 
 def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str = "dense") -> dict[str, WeightAxes]:
@@ -147,8 +148,8 @@ def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str
     """
     refused = None if format == "dense" else f"{CONV1D}, and no loader has bitmasks for it"
     conv1d = WeightAxes(1, 0, refused=refused)
-    kernels = {name: OF_KERAS for name in tensors if is_kernel(name)}
-    return {name: conv1d for name in tensors if is_conv1d(name, config)} | kernels
+    unclear = {name: OF_KERAS if is_kernel(name) else OF_EXPERTS for name in tensors if is_kernel(name) or is_merged(name)}
+    return {name: conv1d for name in tensors if is_conv1d(name, config)} | unclear
 
 
 def none_pruned(decisions: Mapping[str, Decision]) -> list[str]:

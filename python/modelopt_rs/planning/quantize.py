@@ -17,7 +17,7 @@ from modelopt_rs.planning.decide import Decision, check_globs, check_plain, deci
 from modelopt_rs.planning.loaders import is_expert, why_none_loaded, why_not_loaded
 from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
-from modelopt_rs.stream.model import TensorInfo
+from modelopt_rs.stream.model import TensorInfo, is_merged
 
 __all__ = [
     "METHODS",
@@ -350,7 +350,8 @@ def why_not(info: TensorInfo, options: QuantizeOptions, config: Mapping[str, Any
     unread = why_not_loaded(info, options.layout.name, options.layout.spec(options), config)
     can_hold = options.layout.can_hold(info)
     if unread is not None and not (options.only_dequantize and can_hold):
-        return unread
+        held = options.only_dequantize and options.format is not None and layout_of(None).can_hold(info)
+        return f"{options.format} has no way to hold it: leave out format" if held else unread
     refused = refusal(info, options)
     can = any(refusal(info, replace(options, bits=bits)) is None for bits in more_bits(options))
     return None if can else refused
@@ -364,14 +365,14 @@ def only_dequantized(
         return []
     unread = why_none_loaded(tensors, options.layout.name, config)
     asked = replace(options, only_dequantize=True)
-    # Formats by name are of matrices: what has more axes is coded without one.
+    # Formats by name are of matrices called `weight`: all else is coded without one.
     without = asked if options.format is None else replace(asked, format=None)
     return [
         info
         for info in map(tensors.__getitem__, names)
         if len(info.shape) >= 2
         and (unread is not None or why_not(info, options, config) is not None)
-        and why_not(info, asked if len(info.shape) == 2 else without, config) is None
+        and any(why_not(info, each, config) is None for each in (asked, without))
     ]
 
 
@@ -404,12 +405,14 @@ def refusal(info: TensorInfo, options: QuantizeOptions) -> str | None:
 
 
 def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
-    """Return how a weight is coded: where no size of groups is given, in half the default's if that doesn't fit."""
+    """Return how a weight is coded: where no size of groups is given, in half the default's if that does not fit."""
     spec = options.layout.spec(options)
     size = getattr(spec, "group_size", None)
-    if options.format is None and options.group_size is None and size and as_matrix(info.shape)[1] % size:
-        return replace(spec, group_size=size // 2)
-    return spec
+    if options.format is not None or options.group_size is not None:
+        return spec
+    if size is None and is_merged(info.name):  # or each expert would have one scale for all of its rows
+        return replace(spec, group_size=info.shape[-1])
+    return replace(spec, group_size=size // 2) if size and as_matrix(info.shape)[1] % size else spec
 
 
 def _why_tied(name: str, options: QuantizeOptions, config: Mapping[str, Any]) -> str | None:

@@ -16,10 +16,21 @@ from modelopt_rs.dtypes import is_packed
 from modelopt_rs.quant.array import QuantizedArray
 from modelopt_rs.stream.buffer import Buffer
 
-__all__ = ["Sink", "Source", "TensorInfo", "Tile", "is_kernel", "is_recurrent", "is_weight", "may_be_weight"]
+__all__ = [
+    "Sink",
+    "Source",
+    "TensorInfo",
+    "Tile",
+    "is_kernel",
+    "is_merged",
+    "is_recurrent",
+    "is_weight",
+    "may_be_weight",
+]
 
 
 KERNEL: Final = re.compile(r".*/(?:vars/\d+|\w*kernel(?::0)?|\w*embeddings?(?::0)?)")
+MERGED: Final = re.compile(r"(?:.*\.)?experts\.(?!\w*(?:bias|scale))[a-z]\w*")
 RECURRENT: Final = re.compile(r"(?:.*\.)?weight_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?")
 
 
@@ -52,9 +63,21 @@ def is_kernel(name: str) -> bool:
     return KERNEL.fullmatch(name) is not None
 
 
+def is_merged(name: str) -> bool:
+    """Whether a tensor has the name of the weights of all experts in one, [experts, rows, columns].
+
+    Examples
+    --------
+    >>> from modelopt_rs.stream.model import is_merged
+    >>> is_merged("mlp.experts.gate_up_proj"), is_merged("mlp.experts.gate_up_proj_bias"), is_merged("experts.0.w1")
+    (True, False, False)
+    """
+    return MERGED.fullmatch(name) is not None
+
+
 def may_be_weight(name: str) -> bool:
     """Whether a tensor has the name of a weight in one of the ways above."""
-    return is_weight(name) or is_recurrent(name) or is_kernel(name)
+    return is_weight(name) or is_recurrent(name) or is_kernel(name) or is_merged(name)
 
 
 @dataclass(frozen=True, slots=True)
