@@ -85,8 +85,8 @@ def quantize_file(
         its weights get several numbers of bits, and of experts, the default is symmetric.
     group_size : int, optional
         Consecutive elements of a row that share a scale; 0: the whole row (a scale for each output channel).
-        By default 0 at 8 bits (of experts in one tensor a row of each), 32 at 4 and 2 bits; in ONNX models what fits the
-        operator.
+        By default 0 at 8 bits (of experts in one tensor a row of each), 32 at 4 and 2 bits; in ONNX models what fits
+        the operator.
     include, exclude : sequence of str
         Globs over tensor names: what to quantize besides the default, and what not to. `exclude` wins.
     max_memory : int or str

@@ -148,7 +148,9 @@ def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str
     """
     refused = None if format == "dense" else f"{CONV1D}, and no loader has bitmasks for it"
     conv1d = WeightAxes(1, 0, refused=refused)
-    unclear = {name: OF_KERAS if is_kernel(name) else OF_EXPERTS for name in tensors if is_kernel(name) or is_merged(name)}
+    unclear = {
+        name: OF_KERAS if is_kernel(name) else OF_EXPERTS for name in tensors if is_kernel(name) or is_merged(name)
+    }
     return {name: conv1d for name in tensors if is_conv1d(name, config)} | unclear
 
 

@@ -382,3 +382,52 @@ def test_samples_are_never_cut_along_the_time_of_a_scan(how, count, tmp_path):
     found = Samples({"x": x}, {"x": InputInfo("x", "float32", ("n", "m", 4))}, path)
     assert len(list(found)) == found.rows == count
     assert np.array_equal(np.concatenate([feed["x"] for feed in found]), x)
+
+
+def looped(take: list, axes: list):
+    """A Loop that adds up what it takes of `x` in each round."""
+    info = helper.make_tensor_value_info
+    i, s, t = info("i", 7, []), info("s", 1, [2, 4]), info("t", 1, [2, 4])
+    go, on = info("go", 9, []), info("on", 9, [])
+    body = helper.make_graph(
+        [node("Identity", ["go"], ["on"]), *take, node("Add", ["s", "e"], ["t"])], "b", [i, go, s], [on, t]
+    )
+    numbers = {"zero": np.zeros((2, 4), np.float32), "first": np.array([0]), "one": np.array(1), "last": np.array(5)}
+    numbers |= {"axis": np.array([0]), "six": np.array(6)}
+    loop = helper.make_node("Loop", ["six", "", "zero"], ["y"], body=body)
+    graph = helper.make_graph(
+        [node("Relu", ["x"], ["r"]), loop],
+        "g",
+        [info("x", 1, axes)],
+        [info("y", 1, None)],
+        [numpy_helper.from_array(value, name) for name, value in numbers.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+TAKEN = {
+    "the row of the round": ([node("Gather", ["r", "i"], ["e"], axis=0)], 1),
+    "from the last on": ([node("Sub", ["last", "i"], ["j"]), node("Gather", ["r", "j"], ["e"], axis=0)], 1),
+    "a slice": (
+        [
+            node("Unsqueeze", ["i", "axis"], ["b"]),
+            node("Add", ["i", "one"], ["j"]),
+            node("Unsqueeze", ["j", "axis"], ["c"]),
+            node("Slice", ["r", "b", "c", "axis"], ["d"]),
+            node("Squeeze", ["d", "axis"], ["e"]),
+        ],
+        1,
+    ),
+    "always the same": ([node("Gather", ["r", "one"], ["e"], axis=0)], 6),
+}
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_samples_are_never_cut_along_what_a_loop_counts(how, tmp_path):
+    (take, count), path = TAKEN[how], tmp_path / "m.onnx"
+    path.write_bytes(looped(take, ["n", 2, 4]).SerializeToString())
+    x = np.random.default_rng(1).standard_normal((6, 2, 4)).astype(np.float32)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert onnxruntime.InferenceSession(path.read_bytes()).run(None, {"x": x})[0].shape == (2, 4)
+    found = Samples({"x": x}, {"x": InputInfo("x", "float32", ("n", 2, 4))}, path)
+    assert len(list(found)) == found.rows == count

@@ -303,7 +303,7 @@ def batch_axes(
 ) -> dict[str, int]:
     """Return which axis of an input is the batch, of those whose batch is open.
 
-    The one that is called a batch; else that of an LSTM, GRU, RNN or Scan, where that is known; else the first, if it
+    The one that is called a batch; else that of a recurrent layer or a loop, where that is known; else the first, if it
     is open, not called a sequence and not known to be time; else the one that has the name, or without a name the
     length, of the batch of another input (as that of the states of an LSTM).
 

@@ -1,10 +1,11 @@
-"""Which axes of a model's inputs are time, and which the batch, where LSTM, GRU, RNN or Scan say it.
+"""Which axes of a model's inputs are time, and which the batch, where LSTM, GRU, RNN, Scan or Loop say it.
 
-Names of axes say it often, and not always: torch's recurrent layers take time first unless they are told otherwise,
-and who exports them calls that axis what they like. What is cut along time is another sequence.
+A loop says it by what it takes of a value: the rows with the number of each round. Names of axes say it often, and not
+always: torch's recurrent layers take time first unless they are told otherwise, and who exports them calls that axis
+what they like. What is cut along time is another sequence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import onnx_ir as ir
@@ -35,7 +36,7 @@ class _Place(NamedTuple):
 
 
 def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
-    """Return what axes of inputs are to LSTM, GRU, RNN and Scan: of those that get there through nodes that keep them.
+    """Return what axes of inputs are to recurrent layers and loops, where nodes on the way keep them.
 
     Examples
     --------
@@ -47,13 +48,18 @@ def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
     >>> recurrent_axes(ir.Model(graph, ir_version=8))
     {'x': {0: 'time', 1: 'batch'}}
     """
-    if not any(map(_is_recurrent, model.graph)):
+    counters = {
+        node.attributes["body"].as_graph().inputs[0]
+        for node in model.graph.all_nodes()
+        if node.op_type == "Loop" and node.domain == "" and "body" in node.attributes
+    }
+    if not counters and not any(map(_is_recurrent, model.graph)):
         return {}
     found: dict[str, dict[int, Meaning]] = {}
     for value in model.graph.inputs:
         rank = 0 if value.shape is None else len(value.shape)
         for axis in range(rank):
-            meanings = set(_meanings(_Place(value, axis, rank)))
+            meanings = set(_meanings(_Place(value, axis, rank), counters))
             if len(meanings) == 1:
                 found.setdefault(str(value.name), {})[axis] = meanings.pop()
     return found
@@ -63,8 +69,8 @@ def _is_recurrent(node: ir.Node) -> bool:
     return node.op_type.lower() in RECURRENT or node.op_type == "Scan"
 
 
-def _meanings(start: _Place) -> Iterator[Meaning]:
-    """Yield what an axis is to the recurrent nodes that it gets to."""
+def _meanings(start: _Place, counters: Collection[ir.Value]) -> Iterator[Meaning]:
+    """Yield what an axis is to the recurrent nodes and loops that it gets to."""
     left, seen = [start], {start}
     while left:
         place = left.pop()
@@ -74,10 +80,36 @@ def _meanings(start: _Place) -> Iterator[Meaning]:
             if _is_recurrent(node):
                 yield from (_scanned if node.op_type == "Scan" else _meaning)(node, index, place)
                 continue
+            if index == 0 and _is_counted(node, place, counters):
+                yield "time"
+                continue
             after = _after(node, index, place)
             if after is not None and after not in seen:
                 seen.add(after)
                 left.append(after)
+
+
+def _is_counted(node: ir.Node, place: _Place, counters: Collection[ir.Value]) -> bool:
+    """Whether a node takes rows along an axis by the number of a loop's round, as it is or computed with."""
+    if node.op_type == "Gather":
+        axes = [node.attributes.get_int("axis", 0)]
+    elif node.op_type == "Slice" and len(node.inputs) > 1:
+        given = ir.convenience.get_const_tensor(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+        axes = list(range(place.rank)) if given is None else given.numpy().reshape(-1).tolist()
+    else:
+        return False
+    if not counters or place.axis not in [axis % place.rank for axis in axes]:
+        return False
+    left, seen = [node.inputs[1]], set()
+    while left:
+        value = left.pop()
+        if value in counters:
+            return True
+        if value is None or value in seen or (made := value.producer()) is None:
+            continue
+        seen.add(value)
+        left.extend(made.inputs)
+    return False
 
 
 def _scanned(node: ir.Node, index: int, place: _Place) -> Iterator[Meaning]:

@@ -38,7 +38,7 @@ class Samples:
 
     - A file (.npz) or a mapping has arrays named as the inputs; of a model with one input a file (.npy) or an array is
       enough. An array with one axis more than its input has a sample for each index of the first. Else it is cut along
-      its batch (see `batch_axes`), never along the time of a recurrent layer or a Scan: into samples of one row where
+      its batch (see `batch_axes`), never along the time of a recurrent layer or a loop: into samples of one row where
       that is open, or of as many as the model's batch has.
       A list has a sample in each element. All of them are in memory.
     - A directory has a sample in each .npz file, or, of a model with one input, .npy file, in the order of the names.
