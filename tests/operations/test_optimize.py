@@ -399,6 +399,7 @@ def test_other_answers_have_another_code_for_one_group_and_fit() -> None:
     assert losses == sorted(losses)
 
 
+@pytest.mark.slow
 def test_a_graph_of_small_convolutions_is_no_larger_than_asked_for(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -299,7 +299,7 @@ def test_a_session_that_is_limited_never_holds_more_and_later_ones_are_not(tmp_p
     assert run_session(open_session(path, threads=1), path, many)[0].nbytes == 1 << 27
 
 
-@pytest.mark.parametrize("build", [text, tall])
+@pytest.mark.parametrize("build", [text, pytest.param(tall, marks=pytest.mark.slow)])
 def test_no_clock_says_what_is_written_or_reported(
     tmp_path: Path, build: Callable[[], Net], monkeypatch: pytest.MonkeyPatch
 ) -> None:
