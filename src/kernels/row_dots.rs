@@ -112,6 +112,7 @@ mod tests {
             (vec![[3, 256], [259, 63]], 5),
             (vec![[0, 1]], 1),
             (vec![[0, 65], [65, 192]], 37),
+            ((0..17).map(|i| [100 * i, 100]).collect(), 70),
             (vec![], 2),
         ] {
             let stride = blocks.last().map_or(1, |[start, len]| start + len);

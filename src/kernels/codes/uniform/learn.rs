@@ -10,6 +10,8 @@ use crate::real::Real;
 
 /// What a searched scale must be better by than the plain formula: more than the sums are rounded by.
 const BETTER: f64 = 1.0 - 1.0 / 4096.0;
+/// Steps of the dtype below the largest number that a number with an offset is off by when it is measured or decoded, at most.
+const STEPS: f64 = 8.0;
 
 /// Sums of one try.
 type Sums = [[f64; LANES]; 3];
@@ -26,8 +28,9 @@ impl<C: Real> State<C> {
         } else {
             if self.round == 1 {
                 for lane in 0..LANES {
-                    self.error[lane] =
+                    let plain =
                         error(self.tries[0].scale[lane].to_f64(), self.sums[0][0][lane], self.how.norm) * BETTER;
+                    self.error[lane] = if self.has_offset() { self.above_rounding(plain, lane) } else { plain };
                 }
             }
             let next = self.take_last();
@@ -39,6 +42,15 @@ impl<C: Real> State<C> {
         }
         self.round += 1;
         self.clear_sums();
+    }
+
+    /// What an error of the plain formula is at least, and one that is found at most, whatever is rounded: 0 where it may be
+    /// that of nothing else. By the triangle inequality, with the largest number between 1 and 2.
+    #[inline(always)]
+    fn above_rounding(&self, plain: f64, lane: usize) -> f64 {
+        let step = 1.5 / C::ROUNDING.to_f64();
+        let least = plain.sqrt() - 2.0 * STEPS * step * self.first_sums[0][0][lane].sqrt();
+        if least > 0.0 { least * least } else { 0.0 }
     }
 
     /// How often codes are made with the best scale for the last ones.
