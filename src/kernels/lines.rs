@@ -34,8 +34,8 @@ impl<'a, T: Copy> Lines<'a, T> {
     pub fn go_on(&mut self, _place: ()) {}
 }
 
-/// What is made of so many elements or more is written past the caches: nothing of it would still be there.
-pub const STREAMED: usize = 1 << 24;
+/// What is made of so many elements or more is written past the caches: nothing of it would still be there. (In tests of fewer.)
+pub const STREAMED: usize = if cfg!(test) { 1 << 20 } else { 1 << 24 };
 
 /// What is left to be written of an array.
 pub enum Target<'a, T> {

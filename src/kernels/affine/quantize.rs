@@ -1,9 +1,9 @@
 //! Numbers to codes.
 
 use super::params::{Part, Repeated};
-use super::source::STREAMED;
 use super::{BLOCK, IN_L1, Params, Source, Target};
 use crate::isa::{self, kernel};
+use crate::kernels::lines::STREAMED;
 use crate::par::{self, CHUNK};
 use crate::real::{Divisor, Real};
 

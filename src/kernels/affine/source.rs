@@ -5,11 +5,9 @@ use std::marker::PhantomData;
 use super::params::{Part, Repeated};
 use super::{BLOCK, IN_L1, Minifloat, Params};
 use crate::isa::{self, kernel};
+use crate::kernels::lines::STREAMED;
 use crate::par::{self, CHUNK};
 use crate::real::{Element, Real};
-
-/// From so many elements on what is made is written past the caches.
-pub(super) const STREAMED: usize = 1 << 24;
 
 /// Numbers.
 pub trait Source<C>: Sync {

@@ -212,9 +212,10 @@ mod tests {
     use super::super::{fake_quantize, fake_quantize_given, quantize};
     use super::*;
     use crate::kernels::codes::{Granularity, Policy, Spec};
+    use crate::kernels::lines::STREAMED;
 
     /// As many as are written past the caches, and some more.
-    const N: usize = (1 << 24) + 32_768;
+    const N: usize = STREAMED + 32_768;
 
     /// Quantize and dequantize with the scales of the plain formula, found on the way or given.
     fn numbers(x: &[f32], uniform: Uniform, spec: Spec, is_given: bool) -> Vec<u32> {
