@@ -90,7 +90,7 @@ def test_units_are_chosen_and_repaired_as_the_array_functions_say(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"what": "hidden"}, "what must not name 'hidden' with calibrate"),
+        ({"what": "hidden"}, "what must be of 'ffn' or 'heads' with calibrate, got 'hidden'"),
         ({"what": "ffn", "calibrate": []}, "calibrate must have one or more samples, got none"),
         ({"what": "ffn", "calibrate": ["a text"]}, "calibrate: texts need a tokenizer"),
     ],

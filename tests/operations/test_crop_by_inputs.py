@@ -133,5 +133,8 @@ def test_hidden_and_models_of_tensors_are_refused_with_the_way_out(tmp_path):
     h = net.add("MatMul", "x", net.w("in", 32, 32))
     h = net.add("LayerNormalization", h, net.w("scale", 32), net.w("shift", 32))
     net.add("MatMul", h, net.w("head", 32, 24), out="y")
-    with pytest.raises(OptionError, match="what must not name 'hidden' with calibrate, got it: norms divide"):
+    with pytest.raises(
+        OptionError,
+        match="what must be of 'ffn', 'heads' or 'channels' with calibrate, got 'hidden', which 'all' has too: norms",
+    ):
         cropped(tmp_path, net.proto(), keep=0.5, what="hidden", calibrate={"x": np.ones((2, 32), np.float32)})

@@ -110,6 +110,5 @@ def check_no_hidden(has_hidden: bool, others: str) -> None:
     """
     if has_hidden:
         raise OptionError(
-            "what must not name 'hidden' with calibrate, got it: norms divide by all of it; "
-            f"name what is between them: {others}"
+            f"what must be of {others} with calibrate, got 'hidden', which 'all' has too: norms divide by all of it"
         )
