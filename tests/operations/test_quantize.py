@@ -514,6 +514,15 @@ MERGED = {
 }
 
 
+def test_a_matrix_for_each_of_the_first_axis_has_a_scale_for_each_row_whatever_it_is_called(tmp_path: Path) -> None:
+    experts = weights((4, 64, 96)) * np.float32(10) ** (np.arange(64, dtype=np.float32) % 9)[:, None]
+    source = write(tmp_path / "a.safetensors", {"moe.input_linear.weight": ("F32", experts)})
+    mo.quantize_file(source, tmp_path / "q.safetensors", only_dequantize=True, durable=False)
+    with mo.files.open(tmp_path / "q.safetensors", dequantize=True) as back:
+        found = back.read("moe.input_linear.weight")
+    assert (np.linalg.norm(found - experts, axis=-1) < 0.01 * np.linalg.norm(experts, axis=-1)).all()
+
+
 @pytest.mark.parametrize(("bits", "lost"), [(8, 0.01), (4, 0.12), (2, 0.5)])
 def test_experts_in_one_tensor_are_quantized_where_it_is_asked_for(tmp_path: Path, bits: int, lost: float) -> None:
     """As gpt-oss has them: no loader reads their codes, and a scale for all rows of an expert would lose too much."""

@@ -17,7 +17,7 @@ from modelopt_rs.planning.decide import Decision, check_globs, check_plain, deci
 from modelopt_rs.planning.loaders import is_expert, why_none_loaded, why_not_loaded
 from modelopt_rs.planning.sensitivity import ACTIVATION_ERROR, LAYER_ERRORS
 from modelopt_rs.quant.formats import BITS
-from modelopt_rs.stream.model import TensorInfo, is_merged
+from modelopt_rs.stream.model import TensorInfo
 
 __all__ = [
     "METHODS",
@@ -41,6 +41,9 @@ METHODS: Final = ("gptq", "awq")
 """By what goes into layers."""
 
 NONFINITE: Final = ("raise", "saturate")
+
+# Of convolutions: where the last axis is longer, its rows are those of a matrix for each of the first.
+LONGEST_WINDOW: Final = 31
 
 TIED_HEAD = re.compile(r"lm_head|embed_out|decoder")
 
@@ -410,7 +413,8 @@ def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
     size = getattr(spec, "group_size", None)
     if options.format is not None or options.group_size is not None:
         return spec
-    if size is None and is_merged(info.name):  # or each expert would have one scale for all of its rows
+    # Experts in one tensor, whatever it is called, are no convolution: each would have one scale for all of its rows.
+    if size is None and len(info.shape) == 3 and info.shape[-1] > LONGEST_WINDOW:
         return replace(spec, group_size=info.shape[-1])
     return replace(spec, group_size=size // 2) if size and as_matrix(info.shape)[1] % size else spec
 
