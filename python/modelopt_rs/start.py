@@ -1,4 +1,4 @@
-"""What an interrupt does while the command still starts: nothing has been written, so it ends the process at once.
+"""How an interrupt ends the command. While that still starts nothing has been written, so the process ends at once.
 
 An exception would not do. It may come while C code imports (NumPy then says that it is badly installed), or in a
 callback that Python lets no exception out of: then the interrupt is lost.
@@ -7,10 +7,11 @@ callback that Python lets no exception out of: then the interrupt is lost.
 import os
 import signal
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from types import FrameType
 
-__all__ = ["end_on_interrupt", "is_command", "raise_on_interrupt"]
+__all__ = ["end_command", "end_on_interrupt", "is_command", "raise_on_interrupt"]
 
 
 def is_command() -> bool:
@@ -22,6 +23,19 @@ def is_command() -> bool:
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"modelopt-rs: interrupted\n")
     os._exit(130)
+
+
+def end_command(code: int) -> None:
+    """End the process if it is the command, which has cleaned up behind itself after a signal.
+
+    Not by way of Python's own exit: that waits for threads, and takes down libraries in which others may still compute
+    (one of 53 interrupts of `optimize` ended in a segmentation fault).
+    """
+    if is_command():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, full, or none
+                stream.flush()
+        os._exit(code)
 
 
 def end_on_interrupt() -> None:

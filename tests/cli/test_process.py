@@ -66,6 +66,25 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: in
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize(("name", "code"), [("modelopt-rs", 130), ("modelopt-rs", 143), ("service.py", 0)])
+def test_a_command_that_a_signal_ends_waits_for_no_thread(tmp_path: Path, name: str, code: int) -> None:
+    """One may still compute in a library, which Python's own exit would take down under it."""
+    program = f"""
+        import sys, threading
+        sys.argv = [{name!r}]
+        from modelopt_rs import cli
+        from modelopt_rs.cli import app
+        app.run = lambda argv: {code or 130}
+        done = threading.Event()
+        threading.Thread(target=done.wait).start()
+        print("written")
+        assert cli.main() == 130  # where another program has called it
+        done.set()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "written\n", "")
+
+
 def test_f12_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     source = write(tmp_path / "a.safetensors", bert())
     reader, writer = os.pipe()

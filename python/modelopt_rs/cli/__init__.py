@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from modelopt_rs.start import raise_on_interrupt
+from modelopt_rs.start import end_command, raise_on_interrupt
 
 __all__ = ["main"]
 
@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 70
     try:
         raise_on_interrupt()
-        return run(sys.argv[1:] if argv is None else argv)
+        code = run(sys.argv[1:] if argv is None else argv)
+        if code > 128:  # by a signal
+            end_command(code)
+        return code
     except KeyboardInterrupt:  # before it is told what to do then
         return _interrupted()
 
