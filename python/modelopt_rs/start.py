@@ -16,8 +16,10 @@ __all__ = ["end_command", "end_on_interrupt", "is_command", "raise_on_interrupt"
 
 def is_command() -> bool:
     """Whether this process is `modelopt-rs` or `python -m modelopt_rs`, and no program that imports the package."""
-    script = sys.argv[0].rpartition("/")[2] if sys.argv else ""
-    return script == "modelopt-rs" or (script == "-m" and ("-m", "modelopt_rs") in pairwise(sys.orig_argv))
+    path = sys.argv[0] if sys.argv else ""
+    if path == "-m" or path.endswith("/modelopt_rs/__main__.py"):  # before it is found, and after
+        return ("-m", "modelopt_rs") in pairwise(sys.orig_argv)
+    return path.rpartition("/")[2] == "modelopt-rs"
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -28,8 +30,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 def end_command(code: int) -> None:
     """End the process if it is the command, which has cleaned up behind itself after a signal.
 
-    Not by way of Python's own exit: that waits for threads, and takes down libraries in which others may still compute
-    (one of 53 interrupts of `optimize` ended in a segmentation fault).
+    Not by way of Python's own exit. It waits for threads, and takes down libraries in which others may still compute
+    (one of 53 interrupts of `optimize` ended in a segmentation fault); and where the interrupt came within `exec`, as
+    dataclasses use it, it ends by SIGINT whatever the exit code is (2 of 120).
     """
     if is_command():
         for stream in (sys.stdout, sys.stderr):

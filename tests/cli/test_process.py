@@ -66,12 +66,15 @@ def test_f4_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: in
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize(("name", "code"), [("modelopt-rs", 130), ("modelopt-rs", 143), ("service.py", 0)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("bin/modelopt-rs", 130), ("bin/modelopt-rs", 143), ("lib/modelopt_rs/__main__.py", 130), ("service.py", 0)],
+)
 def test_a_command_that_a_signal_ends_waits_for_no_thread(tmp_path: Path, name: str, code: int) -> None:
     """One may still compute in a library, which Python's own exit would take down under it."""
     program = f"""
         import sys, threading
-        sys.argv = [{name!r}]
+        sys.argv, sys.orig_argv = [{name!r}], ["python", "-m", "modelopt_rs"]
         from modelopt_rs import cli
         from modelopt_rs.cli import app
         app.run = lambda argv: {code or 130}
