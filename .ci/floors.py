@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent / "python"
 PACKAGE = "modelopt_rs"
 # From the ground up. What stands in one line is one floor: its parts don't know each other.
 FLOORS = (
-    ("start",),
+    ("start", "interrupts"),
     ("_core", "_types"),
     ("errors",),
     ("dtypes",),

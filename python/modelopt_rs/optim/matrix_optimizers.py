@@ -9,8 +9,8 @@ import numpy as np
 from modelopt_rs import _core
 from modelopt_rs._types import AdafactorCall, Array, Bf16, StepCommon, StepNonfinite
 from modelopt_rs.arguments import shown
+from modelopt_rs.interrupts import uninterrupted
 from modelopt_rs.optim.arrays import as_arrays
-from modelopt_rs.optim.interrupts import uninterrupted
 from modelopt_rs.optim.muon import MuonCall, run_muon
 from modelopt_rs.optim.optimizer import Optimizer
 from modelopt_rs.optim.options import Common, Group, Groups, How, LearningRate, Params, StepTensors

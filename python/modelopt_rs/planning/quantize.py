@@ -413,8 +413,7 @@ def spec_of(info: TensorInfo, options: QuantizeOptions) -> Any:
     size = getattr(spec, "group_size", None)
     if options.format is not None or options.group_size is not None:
         return spec
-    # Experts in one tensor, whatever it is called, are no convolution: each would have one scale for all of its rows.
-    if size is None and len(info.shape) == 3 and info.shape[-1] > LONGEST_WINDOW:
+    if size is None and len(info.shape) == 3 and info.shape[-1] > LONGEST_WINDOW:  # else an expert has one
         return replace(spec, group_size=info.shape[-1])
     return replace(spec, group_size=size // 2) if size and as_matrix(info.shape)[1] % size else spec
 

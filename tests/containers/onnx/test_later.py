@@ -99,3 +99,22 @@ def test_imports_that_wait(tmp_path: Path) -> None:
     """
     wanted = [line for _, lines in SCRIPTS.values() for line in [*lines, ""]]
     assert shown(program) == wanted
+
+
+def test_an_interrupt_waits_until_the_extra_is_imported() -> None:
+    """Within protobuf's C code it ended in a segmentation fault."""
+    program = """
+        import signal, sys
+
+        class Interrupts:
+            def find_spec(self, name, *_):
+                if name in ("onnx", "google.protobuf", "onnx_ir"):
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupts())
+        try:
+            import modelopt_rs.containers.onnx
+        except KeyboardInterrupt:
+            print({"onnx", "google.protobuf", "onnx_ir"} <= set(sys.modules))
+    """
+    assert shown(program) == ["True"]

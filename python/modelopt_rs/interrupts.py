@@ -1,4 +1,4 @@
-"""Work of several calls that Ctrl-C does not cut."""
+"""Work that Ctrl-C does not cut: several calls, or what C code imports."""
 
 import signal
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def uninterrupted() -> Iterator[None]:
     Examples
     --------
     >>> import signal
-    >>> from modelopt_rs.optim.interrupts import uninterrupted
+    >>> from modelopt_rs.interrupts import uninterrupted
     >>> done = []
     >>> try:
     ...     with uninterrupted():
