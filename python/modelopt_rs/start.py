@@ -30,8 +30,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 def end_command(code: int) -> None:
     """End the process if it is the command, which has cleaned up behind itself after a signal.
 
-    Not by way of Python's own exit. It waits for threads, and takes down libraries in which others may still compute; and
-    where the interrupt came within `exec`, as dataclasses use it, it ends by SIGINT whatever the exit code is (2 of 120).
+    Not by way of Python's own exit. It waits for threads, and takes down libraries in which others may still compute;
+    and where the interrupt came within `exec`, as dataclasses use it, it ends by SIGINT whatever the exit code is (2 of
+    120).
     """
     if is_command():
         for stream in (sys.stdout, sys.stderr):

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
 
 
 def shown(script: str) -> list[str]:
@@ -101,20 +102,28 @@ def test_imports_that_wait(tmp_path: Path) -> None:
     assert shown(program) == wanted
 
 
-def test_an_interrupt_waits_until_the_extra_is_imported() -> None:
-    """Within protobuf's C code it ended in a segmentation fault."""
-    program = """
+@pytest.mark.parametrize(
+    ("imported", "before", "by"),
+    [
+        ({"onnx", "google.protobuf", "onnx_ir"}, "", "import modelopt_rs.containers.onnx"),
+        ({"onnxruntime"}, "from modelopt_rs.onnx.run import sessions", "sessions.session_options(1)"),
+    ],
+)
+def test_an_interrupt_waits_until_the_extra_is_imported(imported: set[str], before: str, by: str) -> None:
+    """Within protobuf's C code it ended in a segmentation fault, within onnxruntime's in an ImportError."""
+    program = f"""
         import signal, sys
 
         class Interrupts:
             def find_spec(self, name, *_):
-                if name in ("onnx", "google.protobuf", "onnx_ir"):
+                if name in {imported!r}:
                     signal.raise_signal(signal.SIGINT)
 
+        {before}
         sys.meta_path.insert(0, Interrupts())
         try:
-            import modelopt_rs.containers.onnx
+            {by}
         except KeyboardInterrupt:
-            print({"onnx", "google.protobuf", "onnx_ir"} <= set(sys.modules))
+            print({imported!r} <= set(sys.modules))
     """
     assert shown(program) == ["True"]

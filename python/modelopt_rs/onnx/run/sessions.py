@@ -17,6 +17,7 @@ from modelopt_rs.containers.onnx import OnnxSource
 from modelopt_rs.containers.reading import open_regular
 from modelopt_rs.containers.system import READ, descriptor_path
 from modelopt_rs.errors import quote
+from modelopt_rs.interrupts import uninterrupted
 from modelopt_rs.threads import get_num_threads
 
 __all__ = ["FOLDER", "Ended", "Feed", "Session", "bounded", "limited", "new_session", "open_session"]
@@ -94,9 +95,16 @@ def open_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
         return new_session(model, options, path)
 
 
+def _onnxruntime() -> Any:
+    """Import it whole: an interrupt within its C code is an ImportError, "initialization failed"."""
+    with uninterrupted():
+        import onnxruntime
+    return onnxruntime
+
+
 def session_options(threads: int | None) -> Any:
     """Return what every session has: silence, and so many threads."""
-    import onnxruntime
+    onnxruntime = _onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
@@ -113,7 +121,7 @@ def new_session(model: str | bytes, options: Any, path: str | os.PathLike[str]) 
     FormatError
         If onnxruntime refuses it.
     """
-    import onnxruntime
+    onnxruntime = _onnxruntime()
 
     with _allocator(options):
         try:
@@ -142,7 +150,7 @@ def _allocator(options: Any) -> Iterator[None]:
 
 def _register(nbytes: int) -> None:
     """Let sessions that are opened from now on, and share an allocator, have one of so many bytes (0: of any)."""
-    import onnxruntime as ort
+    ort = _onnxruntime()
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     same_as_requested = 1
@@ -263,7 +271,7 @@ class _Bounds:
     nbytes: int
 
     def run(self, session: Session, path: str | os.PathLike[str], feed: Feed, outputs: list[str] | None) -> list[Any]:
-        import onnxruntime
+        onnxruntime = _onnxruntime()
 
         options, done, why = onnxruntime.RunOptions(), threading.Event(), []
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # what it took, for the next
