@@ -50,7 +50,9 @@ def samples(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "options", [pytest.param({}, marks=pytest.mark.slow), {"method": "gptq"}], ids=["plain", "gptq"]
 )
-@pytest.mark.parametrize(("operator", "bias"), [("Identity", True), ("Relu", False)])
+@pytest.mark.parametrize(
+    ("operator", "bias"), [pytest.param("Identity", True, marks=pytest.mark.slow), ("Relu", False)]
+)
 def test_a_deep_graph_needs_no_recursion(
     tmp_path: Path, samples: Path, operator: str, bias: bool, options: dict[str, Any]
 ) -> None:

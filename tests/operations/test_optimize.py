@@ -43,7 +43,7 @@ def codes(report: mo.QuantizeOptions) -> dict[str, Any]:
     return report.options.get("bits_of", {})
 
 
-@pytest.mark.parametrize("config", [None, {"model_type": "llama"}])
+@pytest.mark.parametrize("config", [None, pytest.param({"model_type": "llama"}, marks=pytest.mark.slow)])
 def test_the_size_is_met_within_half_a_percent(tmp_path: Path, config: dict[str, Any] | None) -> None:
     source, table = model(tmp_path / "a", config), tmp_path / "t.json"
     plan = mo.optimize_file(source, tmp_path / "b", target_bpw=5.0, table=table, dry_run=True)
@@ -208,7 +208,7 @@ def test_a_table_is_read_as_it_was_written() -> None:
             LossTable.from_json(other, "t")
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "portable"])
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("portable", marks=pytest.mark.slow)])
 def test_an_onnx_model(tmp_path: Path, target: str) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -473,7 +473,8 @@ def off(report: Any) -> float:
     return float(np.sqrt(np.mean(squares)))
 
 
-@pytest.mark.parametrize("sizes", [(64, 96, 96, 10), pytest.param((32, 64, 64, 64, 5), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(64, 96, 96, 10), (32, 64, 64, 64, 5)])
 def test_no_answer_is_worse_than_uniform_bits_or_than_that_to_a_smaller_size(
     tmp_path: Path, sizes: tuple[int, ...]
 ) -> None:
@@ -522,7 +523,7 @@ def test_experts_get_one_of_the_codes_that_all_of_them_can_have(tmp_path: Path, 
     assert mo.dequantize_file(tmp_path / "b", tmp_path / "c", durable=False).totals.changed == 5
 
 
-@pytest.mark.parametrize("bpw", [3.0, 5.0, 8.0])
+@pytest.mark.parametrize("bpw", [3.0, *(pytest.param(bpw, marks=pytest.mark.slow) for bpw in (5.0, 8.0))])
 def test_a_model_in_float8_is_taken_as_the_floats_that_it_stands_for(tmp_path: Path, bpw: float) -> None:
     """By itself it stays as it is at 8 bits, and every code of 8 bits was an error of the whole command."""
     mo.quantize_file(model(tmp_path / "a", {"model_type": "llama"}), tmp_path / "f8", format="fp8_e4m3", durable=False)
