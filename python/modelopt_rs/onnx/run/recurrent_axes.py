@@ -48,18 +48,14 @@ def recurrent_axes(model: ir.Model) -> dict[str, dict[int, Meaning]]:
     >>> recurrent_axes(ir.Model(graph, ir_version=8))
     {'x': {0: 'time', 1: 'batch'}}
     """
-    counters = {
-        node.attributes["body"].as_graph().inputs[0]
-        for node in model.graph.all_nodes()
-        if node.op_type == "Loop" and node.domain == "" and "body" in node.attributes
-    }
-    if not counters and not any(map(_is_recurrent, model.graph)):
+    counted = _counted(model)
+    if not counted and not any(map(_is_recurrent, model.graph)):
         return {}
     found: dict[str, dict[int, Meaning]] = {}
     for value in model.graph.inputs:
         rank = 0 if value.shape is None else len(value.shape)
         for axis in range(rank):
-            meanings = set(_meanings(_Place(value, axis, rank), counters))
+            meanings = set(_meanings(_Place(value, axis, rank), counted))
             if len(meanings) == 1:
                 found.setdefault(str(value.name), {})[axis] = meanings.pop()
     return found
@@ -69,7 +65,7 @@ def _is_recurrent(node: ir.Node) -> bool:
     return node.op_type.lower() in RECURRENT or node.op_type == "Scan"
 
 
-def _meanings(start: _Place, counters: Collection[ir.Value]) -> Iterator[Meaning]:
+def _meanings(start: _Place, counted: Collection[ir.Value]) -> Iterator[Meaning]:
     """Yield what an axis is to the recurrent nodes and loops that it gets to."""
     left, seen = [start], {start}
     while left:
@@ -80,7 +76,7 @@ def _meanings(start: _Place, counters: Collection[ir.Value]) -> Iterator[Meaning
             if _is_recurrent(node):
                 yield from (_scanned if node.op_type == "Scan" else _meaning)(node, index, place)
                 continue
-            if index == 0 and _is_counted(node, place, counters):
+            if index == 0 and _is_counted(node, place, counted):
                 yield "time"
                 continue
             after = _after(node, index, place)
@@ -89,27 +85,33 @@ def _meanings(start: _Place, counters: Collection[ir.Value]) -> Iterator[Meaning
                 left.append(after)
 
 
-def _is_counted(node: ir.Node, place: _Place, counters: Collection[ir.Value]) -> bool:
+def _counted(model: ir.Model) -> set[ir.Value]:
+    """Return the numbers of rounds in the bodies of loops, and what is computed with them."""
+    left: list[ir.Value] = []
+    for node in model.graph.all_nodes():
+        body = node.attributes.get("body")
+        if node.op_type == "Loop" and node.domain == "" and body is not None and body.type == ir.AttributeType.GRAPH:
+            left.extend(body.as_graph().inputs[:1])
+    found = set(left)
+    while left:
+        new = {out for node, _ in left.pop().uses() for out in node.outputs} - found
+        found |= new
+        left.extend(new)
+    return found
+
+
+def _is_counted(node: ir.Node, place: _Place, counted: Collection[ir.Value]) -> bool:
     """Whether a node takes rows along an axis by the number of a loop's round, as it is or computed with."""
+    if len(node.inputs) < 2 or node.inputs[1] not in counted:
+        return False
     if node.op_type == "Gather":
         axes = [node.attributes.get_int("axis", 0)]
-    elif node.op_type == "Slice" and len(node.inputs) > 1:
+    elif node.op_type == "Slice":
         given = ir.convenience.get_const_tensor(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
         axes = list(range(place.rank)) if given is None else given.numpy().reshape(-1).tolist()
     else:
         return False
-    if not counters or place.axis not in [axis % place.rank for axis in axes]:
-        return False
-    left, seen = [node.inputs[1]], set()
-    while left:
-        value = left.pop()
-        if value in counters:
-            return True
-        if value is None or value in seen or (made := value.producer()) is None:
-            continue
-        seen.add(value)
-        left.extend(made.inputs)
-    return False
+    return place.axis in [axis % place.rank for axis in axes]
 
 
 def _scanned(node: ir.Node, index: int, place: _Place) -> Iterator[Meaning]:
