@@ -148,10 +148,9 @@ def axes_in_files(tensors: Iterable[str], config: Mapping[str, Any], format: str
     """
     refused = None if format == "dense" else f"{CONV1D}, and no loader has bitmasks for it"
     conv1d = WeightAxes(1, 0, refused=refused)
-    unclear = {
-        name: OF_KERAS if is_kernel(name) else OF_EXPERTS for name in tensors if is_kernel(name) or is_merged(name)
-    }
-    return {name: conv1d for name in tensors if is_conv1d(name, config)} | unclear
+    kernels = {name: OF_KERAS for name in tensors if is_kernel(name)}
+    experts = {name: OF_EXPERTS for name in tensors if is_merged(name)}
+    return {name: conv1d for name in tensors if is_conv1d(name, config)} | kernels | experts
 
 
 def none_pruned(decisions: Mapping[str, Decision]) -> list[str]:

@@ -30,7 +30,7 @@ __all__ = [
 
 
 KERNEL: Final = re.compile(r".*/(?:vars/\d+|\w*kernel(?::0)?|\w*embeddings?(?::0)?)")
-MERGED: Final = re.compile(r"(?:.*\.)?experts\.(?!\w*(?:bias|scale))[a-z]\w*")
+MERGED: Final = re.compile(r"(?:.*\.)?experts\.(?!weight$|\w*(?:bias|scale))[a-z]\w*")
 RECURRENT: Final = re.compile(r"(?:.*\.)?weight_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?")
 
 
@@ -71,6 +71,8 @@ def is_merged(name: str) -> bool:
     >>> from modelopt_rs.stream.model import is_merged
     >>> is_merged("mlp.experts.gate_up_proj"), is_merged("mlp.experts.gate_up_proj_bias"), is_merged("experts.0.w1")
     (True, False, False)
+    >>> is_merged("experts.weight")  # of a layer that is called so
+    False
     """
     return MERGED.fullmatch(name) is not None
 
