@@ -1,4 +1,7 @@
 //! Products of rows of bytes with one row of digits, each row where it lies: sums of blocks as whole numbers, 16 rows at once.
+//!
+//! Tried as tiles of bytes (AMX), the digits of three blocks as columns of one: 32 rows of 384 took as long in the cache, 1.25
+//! times as long from memory.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;

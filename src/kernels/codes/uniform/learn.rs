@@ -30,7 +30,9 @@ impl<C: Real> State<C> {
                 for lane in 0..LANES {
                     let plain =
                         error(self.tries[0].scale[lane].to_f64(), self.sums[0][0][lane], self.how.norm) * BETTER;
-                    self.error[lane] = if self.has_offset() { self.above_rounding(plain, lane) } else { plain };
+                    // Of other norms the inequality doesn't hold.
+                    let is_square = self.has_offset() && self.how.norm == 2.0;
+                    self.error[lane] = if is_square { self.above_rounding(plain, lane) } else { plain };
                 }
             }
             let next = self.take_last();
